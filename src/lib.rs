@@ -1,0 +1,38 @@
+//! telemetryx: takes telemetry events from many agents and puts them into the stores a team already runs, without
+//! losing or doubling one.
+//!
+//! The modules in the order in which data flows; each imports only from those below it in this list's first half
+//! (contract and protocol: bytes and `now` in, values out, no socket, file, thread or clock) and from the stages
+//! that it hands on to.
+//!
+//! ```text
+//!             event loop thread                          log thread          router threads, one a sink
+//!  socket ─▶ net ─▶ wire ─▶ session ─▶ event ─▶ pipeline (pool, ring) ─▶ batch ─▶ router ─▶ sink
+//!             │ └─▶ http ─▶ event::json ──┘        │                                  │
+//!             ◀──────────── ACK / 200 ◀── watermark ◀─────────────────────────────────┘
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`limits`] | every hard bound, its unit and its reason |
+//! | [`event`] | the contract: generated types, [`event::EventRef`], validation, JSON |
+//! | [`wire`] | frame header, decoder, encoder, checksums |
+//! | [`session`] | both sides of the agent protocol: hello, sequence, deduplication, acknowledgements |
+//! | [`client`] | blocking agent client |
+//! | `http` | request head, body, routes, responses |
+//! | `net` | mio: event loop, listener, connections, timers |
+//! | `pipeline` | buffer pool, slots, ring, batches, tickets and watermarks |
+//! | `router` | worker, retry, dead letters |
+//! | `sink` | trait, table of kinds, one file a sink |
+//! | `config`, `metrics`, `cli` | settings, registry, commands |
+//!
+//! Without the `server` feature (default) only what an agent links is built: `limits`, `event`, `wire`, `session`
+//! and `client`.
+
+pub mod event;
+pub mod limits;
+
+#[cfg(feature = "server")]
+pub mod pipeline;
+#[cfg(feature = "server")]
+pub mod sink;

@@ -1,0 +1,136 @@
+//! Every hard bound, its unit and its reason, in one place. What a user may set is in `config.rs`; its defaults and
+//! its own bounds are here as well, so that the relations between them can be checked when compiling.
+
+use std::time::Duration;
+
+// ---- events (design, section 4); an agent links these ----
+
+/// Bytes of `source` and of `name`: identifiers, which stores index.
+pub const EVENT_NAME_BYTES_MAX: usize = 256;
+/// Bytes of `body`: a log line with a stack trace fits, a file does not.
+pub const EVENT_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Attributes of one event, duplicates counted.
+pub const EVENT_ATTRIBUTES_MAX: usize = 128;
+/// Bytes of an attribute's key; it has at least one.
+pub const ATTRIBUTE_KEY_BYTES_MAX: usize = 128;
+/// Bytes of one encoded event: body, names and attributes together. Bounds what one row can cost a sink.
+pub const EVENT_BYTES_MAX: usize = 128 * 1024;
+/// Highest OpenTelemetry severity number.
+pub const SEVERITY_MAX: i32 = 24;
+/// Times and durations are below 2^63 nanoseconds, so that every store's signed 64-bit integer holds them.
+pub const TIME_UNIX_NANO_MAX: u64 = i64::MAX as u64;
+/// Events in one DATA frame or one request: bounds the work of one turn of the loop and the length of a reject list.
+pub const FRAME_EVENTS_MAX: usize = 65_536;
+/// Nested groups that an unknown protobuf field may have; prost's own limit, so that both refuse the same bytes.
+pub const PROTOBUF_DEPTH_MAX: usize = 100;
+/// Nested objects and arrays in a JSON body: a recursive parser must not run out of stack.
+pub const JSON_DEPTH_MAX: usize = 64;
+
+// ---- wire (protocol, "Numbers of version 1") ----
+
+/// Bytes of a frame's header.
+pub const HEADER_BYTES: usize = 32;
+/// Bytes of a HELLO payload: its 48 fixed bytes, the token and the name.
+pub const HELLO_BYTES_MAX: usize = 1024;
+/// Bytes of a NACK's or GOAWAY's payload that the server writes.
+pub const REASON_BYTES_MAX: usize = 16 * 1024;
+/// Default largest DATA payload, bytes.
+pub const FRAME_BYTES_DEFAULT: usize = 1024 * 1024;
+/// Largest settable `max_frame_bytes`: every connection may cause one to be reserved.
+pub const FRAME_BYTES_LIMIT: usize = 16 * 1024 * 1024;
+/// Unacknowledged payload bytes that an agent may send.
+pub const WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// Unacknowledged frames that an agent may send.
+pub const WINDOW_FRAMES: u16 = 64;
+/// Keepalive announced in WELCOME; silence of 1.5 × this ends a connection (R13).
+pub const KEEPALIVE: Duration = Duration::from_secs(30);
+/// From accept to a valid HELLO, or to a whole HTTP request head (R12).
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A frame may take this long plus its length at `FRAME_RATE_MIN_BYTES_PER_SECOND` to arrive (R11).
+pub const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
+/// Slowest rate at which a frame or body may arrive (R11).
+pub const FRAME_RATE_MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
+/// While others wait for memory, a partial frame may rest this long (R11).
+pub const STALLED_FRAME_TIMEOUT: Duration = Duration::from_secs(2);
+/// The last ACK is repeated this often while a commit stalls (R1).
+pub const ACK_REPEAT: Duration = Duration::from_secs(1);
+/// A server-made epoch of an unknown agent is random in `[1, this)` (R4).
+pub const EPOCH_FIRST_MAX: u64 = 1 << 48;
+/// An epoch from here on is a protocol error (R4): counting up from it could overflow.
+pub const EPOCH_LIMIT: u64 = 1 << 62;
+/// Agents whose deduplication marks are kept (R3); about 200 bytes each.
+pub const AGENTS_DEFAULT: usize = 100_000;
+/// A disconnected agent's mark may be forgotten after this time, when room is needed (R3).
+pub const DEDUPE_RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Open connections; a connection without traffic costs about 1 KiB.
+pub const CONNECTIONS_DEFAULT: usize = 16_384;
+/// Connections that have shown neither a valid HELLO nor a whole HTTP head (R12).
+pub const UNAUTHENTICATED_MAX: usize = 1_024;
+/// Retry hint of a GOAWAY, milliseconds; a random half is taken off, so that agents do not return together.
+pub const RETRY_HINT_MS: u32 = 2_000;
+
+// ---- HTTP ----
+
+/// Bytes of a request line and headers.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Headers of one request.
+pub const HTTP_HEADERS_MAX: usize = 64;
+/// Bytes of a request target.
+pub const HTTP_TARGET_BYTES_MAX: usize = 4 * 1024;
+/// Default largest body, raw and unpacked, bytes.
+pub const HTTP_BODY_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
+/// Entries of a `rejected` list; the number of all is in `rejected_total` then.
+pub const HTTP_REJECTED_MAX: usize = 1_000;
+/// A request that is not acknowledged by then is answered 504; its events stay kept.
+pub const HTTP_ACK_TIMEOUT: Duration = Duration::from_secs(30);
+/// A keep-alive connection may rest this long between requests.
+pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of torn request heads over all connections: they are kept outside the pool, so that GETs work without it.
+pub const HTTP_TORN_HEADS_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+// ---- event loop ----
+
+/// Bytes read from one connection in one turn: bounds how long the others wait, about 0.5 ms of parsing.
+pub const READ_BYTES_PER_TURN: usize = 256 * 1024;
+/// Connections accepted in one turn.
+pub const ACCEPTS_PER_TURN: usize = 64;
+/// Bytes of answers that may wait for a peer that does not read; above it the peer is not read either.
+pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;
+/// How long a peer may leave answers unread while it is still being asked to take them.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause of accepting after descriptors ran out.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
+/// Closing with words unread on the other side: discard at most this much … (R15)
+pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
+/// … for at most this long (R15).
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+// ---- pipeline ----
+
+/// Default bytes of the buffer pool.
+pub const BUFFER_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
+/// Unit of allocation in the pool: a torn frame costs at least this much, and the pool's map one bit for it.
+pub const POOL_PAGE_BYTES: usize = 4 * 1024;
+/// Slots in the ring between event loop and log thread: 2 MiB of descriptors.
+pub const RING_SLOTS: usize = 16_384;
+/// Payload bytes that one commit takes from the ring: bounds the size of a batch offered to the routers.
+pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Slots that one commit takes from the ring.
+pub const COMMIT_SLOTS_MAX: usize = 4_096;
+/// Batches offered to a router that it has not taken yet.
+pub const ROUTER_QUEUE_BATCHES: usize = 16;
+
+// ---- sinks ----
+
+/// First and largest delay between delivery attempts; the delay is uniformly random below it (full jitter).
+pub const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(100);
+pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Bytes of one dead-letter file; beyond it the oldest half is dropped and counted.
+pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+const _: () = assert!(EVENT_BODY_BYTES_MAX < EVENT_BYTES_MAX);
+const _: () = assert!(FRAME_BYTES_DEFAULT <= FRAME_BYTES_LIMIT);
+const _: () = assert!(FRAME_BYTES_DEFAULT <= WINDOW_BYTES as usize);
+const _: () = assert!(BUFFER_BYTES_DEFAULT >= 8 * FRAME_BYTES_DEFAULT);
+const _: () = assert!(EPOCH_FIRST_MAX < EPOCH_LIMIT);
+const _: () = assert!(POOL_PAGE_BYTES.is_power_of_two());

@@ -1,0 +1,170 @@
+//! Batches: what the log thread hands to the routers, and what a router hands to its sink.
+//!
+//! ```text
+//!  Batch      first_position ─▶ ┌ Run (one frame or request) ┬ Run ┬ Run ┐   shared by all routers (Arc)
+//!  Delivery   positions 7..=9016   ─── batch ─── batch ──              a router's view: whole batches, a range of positions
+//!  Record     one event with its position and where it came from            what a sink writes
+//! ```
+//!
+//! Nothing here copies an event: a run is a slice of the pool, a record borrows from it.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use crate::event::{EventRef, Events};
+use crate::pipeline::pool::PoolSlice;
+
+/// Where the events of a connection come from; shared by all its runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The agent's random id; `None`: came over HTTP.
+    pub agent_id: Option<[u8; 16]>,
+    /// HELLO's name, else the agent id in hex; `None`: came over HTTP.
+    pub agent: Option<String>,
+    /// `source` of events that carry none: HELLO's name, else the peer's address without the port.
+    pub default_source: String,
+    /// The agent's epoch; 0 over HTTP.
+    pub epoch: u64,
+}
+
+/// Events that came in one frame or request: the encoded `EventBatch` of the accepted ones, where it was received.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// Bytes of an `EventBatch`, every event in it accepted at the door.
+    pub payload: PoolSlice,
+    pub events: u32,
+    pub received_unix_nano: u64,
+    pub origin: Arc<Origin>,
+}
+
+/// Consecutive positions that became final in one commit.
+#[derive(Debug)]
+pub struct Batch {
+    first_position: u64,
+    events: u64,
+    payload_bytes: usize,
+    runs: Vec<Run>,
+}
+
+impl Batch {
+    /// A batch of `runs` whose first event has `first_position`. Runs without events are allowed.
+    pub fn new(first_position: u64, runs: Vec<Run>) -> Self {
+        let events = runs.iter().map(|run| u64::from(run.events)).sum();
+        let payload_bytes = runs.iter().map(|run| run.payload.len()).sum();
+        Self { first_position, events, payload_bytes, runs }
+    }
+
+    pub fn first_position(&self) -> u64 {
+        self.first_position
+    }
+
+    /// The position after the last event; equals `first_position` for a batch without events.
+    pub fn end_position(&self) -> u64 {
+        self.first_position + self.events
+    }
+
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    pub fn payload_bytes(&self) -> usize {
+        self.payload_bytes
+    }
+
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+}
+
+/// One event on its way into a sink.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    pub position: u64,
+    pub received_unix_nano: u64,
+    pub origin: &'a Origin,
+    pub event: EventRef<'a>,
+}
+
+impl<'a> Record<'a> {
+    /// The event's own source, else the agent's name, else the peer's address.
+    pub fn source(&self) -> &'a str {
+        match self.event.source() {
+            "" => &self.origin.default_source,
+            source => source,
+        }
+    }
+
+    /// The event's own time, else the time of receipt.
+    pub fn time_unix_nano(&self) -> u64 {
+        match self.event.time_unix_nano() {
+            0 => self.received_unix_nano,
+            time => time,
+        }
+    }
+}
+
+/// What a sink is asked to store in one go: a range of positions within consecutive batches. Splitting one (by limits,
+/// or to find a row that a store refuses) is arithmetic on positions.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    batches: Vec<Arc<Batch>>,
+    positions: RangeInclusive<u64>,
+}
+
+impl Delivery {
+    /// `positions` within `batches`, which are consecutive. The range is not empty.
+    pub fn new(batches: Vec<Arc<Batch>>, positions: RangeInclusive<u64>) -> Self {
+        debug_assert!(!positions.is_empty());
+        debug_assert!(batches.first().is_some_and(|batch| batch.first_position() <= *positions.start()));
+        debug_assert!(batches.last().is_some_and(|batch| batch.end_position() > *positions.end()));
+        Self { batches, positions }
+    }
+
+    /// The same batches, other positions: a part of this delivery.
+    pub fn part(&self, positions: RangeInclusive<u64>) -> Self {
+        debug_assert!(positions.start() >= self.positions.start() && positions.end() <= self.positions.end());
+        Self { batches: self.batches.clone(), positions }
+    }
+
+    pub fn first_position(&self) -> u64 {
+        *self.positions.start()
+    }
+
+    pub fn last_position(&self) -> u64 {
+        *self.positions.end()
+    }
+
+    pub fn events(&self) -> u64 {
+        self.last_position() - self.first_position() + 1
+    }
+
+    /// The records in order of position.
+    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        let (first, last) = (self.first_position(), self.last_position());
+        self.batches
+            .iter()
+            .flat_map(|batch| {
+                let mut next = batch.first_position;
+                batch.runs.iter().map(move |run| {
+                    let run_first = next;
+                    next += u64::from(run.events);
+                    (run_first, run)
+                })
+            })
+            .filter(move |(run_first, run)| *run_first <= last && run_first + u64::from(run.events) > first)
+            .flat_map(move |(run_first, run)| {
+                let skip = first.saturating_sub(run_first);
+                let take = (last - run_first + 1).saturating_sub(skip);
+                Events::accepted(&run.payload)
+                    .zip(run_first..)
+                    .skip(usize::try_from(skip).unwrap_or(usize::MAX))
+                    .take(usize::try_from(take).unwrap_or(usize::MAX))
+                    .map(move |(event, position)| Record {
+                        position,
+                        received_unix_nano: run.received_unix_nano,
+                        origin: &run.origin,
+                        event,
+                    })
+            })
+    }
+}

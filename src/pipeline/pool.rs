@@ -1,0 +1,356 @@
+//! The buffer pool: all memory that peers can make the server hold, reserved at start and never grown.
+//!
+//! ```text
+//!  one region of `buffer_bytes`, in pages of 4 KiB; a bit a page, 1 = free
+//!  ┌────┬────┬────┬────┬────┬────┬────┬────┐
+//!  │ Buffer (a run of pages)      │free│ …  │   the loop allocates and writes; one writer a run
+//!  └────┴────┴────┴────┴────┴────┴────┴────┘
+//!   ▲ shared ▲ filled   ▲ room      ▲ end
+//!     PoolSlices, read    may still    unfilled(): the only part ever borrowed mutably
+//!     by any thread       be rewound
+//! ```
+//!
+//! * **One thread allocates** ([`Pool`] is not `Clone`), any thread frees: a run goes back when its [`Buffer`] and the
+//!   last [`PoolSlice`] of it are gone. So a claim never races with another claim.
+//! * **Bytes below `shared_end` are never written again**, bytes from `filled` on are never shared. That is what makes
+//!   handing out `&[u8]` to other threads sound while the writer goes on; this module is the only one with `unsafe`.
+//! * **Who waits is woken**: [`Pool::wait_for_room`] arms the waker that a later free calls.
+//! * Nothing here allocates after [`Pool::new`].
+
+// The region is shared between a writer and readers of disjoint parts, which safe Rust cannot express; see SAFETY at
+// each block. Tests run under AddressSanitizer (`make asan`) and the hand-over under loom (`make loom`).
+#![allow(unsafe_code)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ops::{Deref, Range};
+use std::ptr::NonNull;
+
+#[cfg(loom)]
+use loom::sync::Arc;
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+#[cfg(not(loom))]
+use std::sync::Arc;
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use crate::limits::POOL_PAGE_BYTES;
+
+/// Called by the thread that frees memory while the loop waits for it.
+pub type Wake = Box<dyn Fn() + Send + Sync>;
+
+struct Region {
+    base: NonNull<u8>,
+    layout: Layout,
+    pages: usize,
+    /// Bit set: the page is free. Cleared by the allocating thread only, set by whoever drops the last reference.
+    free: Box<[AtomicU64]>,
+    /// By a run's first page: how many handles refer to the run.
+    refs: Box<[AtomicU32]>,
+    /// By a run's first page: its pages. Written by the run's only writer, read by whoever frees the run.
+    lens: Box<[AtomicU32]>,
+    pages_in_use: AtomicUsize,
+    /// The loop waits for memory.
+    waiting: AtomicBool,
+    wake: Wake,
+}
+
+// SAFETY: (needed) the raw base pointer makes the compiler refuse. (sound) the region is plain bytes; all access goes
+// through `Buffer` and `PoolSlice`, which never let a written range and a shared range overlap, and all bookkeeping is
+// atomic.
+unsafe impl Send for Region {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Region {}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: (needed) the region is not a Box, so that no `&mut` to all of it ever exists. (sound) allocated with
+        // this layout in `Pool::new`; every handle keeps the region alive, so none is left.
+        unsafe { dealloc(self.base.as_ptr(), self.layout) }
+    }
+}
+
+impl Region {
+    fn bits(range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
+        let mut page = range.start;
+        std::iter::from_fn(move || {
+            if page >= range.end {
+                return None;
+            }
+            let (word, bit) = (page / 64, page % 64);
+            let count = (64 - bit).min(range.end - page);
+            page += count;
+            let mask = if count == 64 { u64::MAX } else { ((1u64 << count) - 1) << bit };
+            Some((word, mask))
+        })
+    }
+
+    fn release_pages(&self, pages: Range<usize>) {
+        if pages.is_empty() {
+            return;
+        }
+        self.pages_in_use.fetch_sub(pages.len(), Ordering::Relaxed);
+        for (word, mask) in Self::bits(pages) {
+            // SeqCst, like `waiting`: either the loop sees these bits after it said that it waits, or we see it waiting.
+            self.free[word].fetch_or(mask, Ordering::SeqCst);
+        }
+        if self.waiting.load(Ordering::SeqCst) && self.waiting.swap(false, Ordering::SeqCst) {
+            (self.wake)();
+        }
+    }
+}
+
+/// A reference to a run: counted in the region, so that a handle costs one atomic operation.
+struct RunRef {
+    /// One count of the `Arc` belongs to the run, not to the handle; see `Pool::allocate`.
+    region: NonNull<Region>,
+    head: u32,
+}
+
+// SAFETY: (needed) raw pointer. (sound) it stays valid while the run has references, of which this is one; `Region` is
+// Sync.
+unsafe impl Send for RunRef {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for RunRef {}
+
+impl RunRef {
+    fn region(&self) -> &Region {
+        // SAFETY: (needed) see `region`. (sound) the run that `self` counts for owns one count of the Arc.
+        unsafe { self.region.as_ref() }
+    }
+
+    fn at(&self, offset: usize) -> *mut u8 {
+        // SAFETY: (needed) pointer arithmetic. (sound) callers pass offsets within the run, which is within the region.
+        unsafe { self.region().base.as_ptr().add(self.head as usize * POOL_PAGE_BYTES + offset) }
+    }
+}
+
+impl Clone for RunRef {
+    fn clone(&self) -> Self {
+        // Relaxed: a new reference is made from an existing one, which keeps the run alive meanwhile.
+        self.region().refs[self.head as usize].fetch_add(1, Ordering::Relaxed);
+        Self { region: self.region, head: self.head }
+    }
+}
+
+impl Drop for RunRef {
+    fn drop(&mut self) {
+        let head = self.head as usize;
+        // AcqRel: reads through this handle end before the pages can be claimed and written again.
+        if self.region().refs[head].fetch_sub(1, Ordering::AcqRel) == 1 {
+            let region_pointer = self.region.as_ptr();
+            let pages = self.region().lens[head].load(Ordering::Relaxed) as usize;
+            self.region().release_pages(head..head + pages);
+            // SAFETY: (needed) gives back the count that `Pool::allocate` took for the run. (sound) exactly once a
+            // run: only the drop that brought `refs` to 0 comes here, and nothing of `self` is used afterwards.
+            drop(unsafe { Arc::from_raw(region_pointer) });
+        }
+    }
+}
+
+/// The allocating end. Owned by the event loop.
+pub struct Pool {
+    region: Arc<Region>,
+}
+
+impl Pool {
+    /// A pool of `bytes`, rounded up to whole pages. `wake` is called once for each [`Pool::wait_for_room`] that came
+    /// before a free, by the freeing thread.
+    pub fn new(bytes: usize, wake: Wake) -> Self {
+        let pages = bytes.div_ceil(POOL_PAGE_BYTES).max(1);
+        let layout = Layout::from_size_align(pages * POOL_PAGE_BYTES, POOL_PAGE_BYTES)
+            .expect("a pool smaller than the address space");
+        // SAFETY: (needed) the memory must not be a Box, see `Region::drop`. (sound) the size is not zero.
+        // Zeroed memory from the system is not resident before it is written.
+        let Some(base) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        let words = pages.div_ceil(64);
+        let region = Region {
+            base,
+            layout,
+            pages,
+            free: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            refs: (0..pages).map(|_| AtomicU32::new(0)).collect(),
+            lens: (0..pages).map(|_| AtomicU32::new(0)).collect(),
+            pages_in_use: AtomicUsize::new(0),
+            waiting: AtomicBool::new(false),
+            wake,
+        };
+        for (word, mask) in Region::bits(0..pages) {
+            region.free[word].fetch_or(mask, Ordering::SeqCst);
+        }
+        Self { region: Arc::new(region) }
+    }
+
+    /// A buffer with room for at least `bytes`, or `None` when no run of pages is that long. First fit by address:
+    /// what is in use stays together, and pages that were never needed are never touched.
+    pub fn allocate(&mut self, bytes: usize) -> Option<Buffer> {
+        let pages = bytes.div_ceil(POOL_PAGE_BYTES).max(1);
+        let head = self.find_free(pages)?;
+        for (word, mask) in Region::bits(head..head + pages) {
+            self.region.free[word].fetch_and(!mask, Ordering::Acquire);
+        }
+        self.region.pages_in_use.fetch_add(pages, Ordering::Relaxed);
+        self.region.lens[head].store(pages as u32, Ordering::Relaxed);
+        self.region.refs[head].store(1, Ordering::Relaxed);
+        // The run keeps the region alive with one count, however many handles it has.
+        let region = Arc::into_raw(self.region.clone());
+        let region = NonNull::new(region.cast_mut())?;
+        let run = RunRef { region, head: head as u32 };
+        Some(Buffer { run, capacity: pages * POOL_PAGE_BYTES, filled: 0, shared_end: 0 })
+    }
+
+    fn find_free(&self, pages: usize) -> Option<usize> {
+        let (mut page, mut run) = (0, 0);
+        while page < self.region.pages {
+            let word = self.region.free[page / 64].load(Ordering::SeqCst) >> (page % 64);
+            if word & 1 == 0 {
+                run = 0;
+                page += if word == 0 { 64 - page % 64 } else { word.trailing_zeros() as usize };
+                continue;
+            }
+            let ones = (!word).trailing_zeros() as usize;
+            run += ones;
+            page += ones;
+            if run >= pages {
+                return Some(page - run);
+            }
+        }
+        None
+    }
+
+    /// Says that the loop waits for memory: the next free calls the waker. Try to allocate once more after this call,
+    /// then sleep: a free in between has either been seen by that try or calls the waker.
+    pub fn wait_for_room(&self) {
+        self.region.waiting.store(true, Ordering::SeqCst);
+    }
+
+    pub fn bytes_in_use(&self) -> usize {
+        self.region.pages_in_use.load(Ordering::Relaxed) * POOL_PAGE_BYTES
+    }
+
+    pub fn capacity_bytes(&self) -> usize {
+        self.region.pages * POOL_PAGE_BYTES
+    }
+}
+
+/// A run of pages with one writer.
+pub struct Buffer {
+    run: RunRef,
+    capacity: usize,
+    filled: usize,
+    shared_end: usize,
+}
+
+impl Buffer {
+    /// Bytes written so far.
+    pub fn filled(&self) -> &[u8] {
+        // SAFETY: (needed) raw region. (sound) `filled <= capacity`; written before, and mutably borrowed only through
+        // `&mut self`.
+        unsafe { std::slice::from_raw_parts(self.run.at(0), self.filled) }
+    }
+
+    pub fn len(&self) -> usize {
+        self.filled
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.filled == 0
+    }
+
+    /// Bytes that can still be written.
+    pub fn room(&self) -> usize {
+        self.capacity - self.filled
+    }
+
+    /// The part to write into; then [`Buffer::advance`].
+    pub fn unfilled(&mut self) -> &mut [u8] {
+        // SAFETY: (needed) raw region. (sound) no slice reaches beyond `filled`, and `&mut self` is the only writer;
+        // the memory is initialised (zeroed at start).
+        unsafe { std::slice::from_raw_parts_mut(self.run.at(self.filled), self.capacity - self.filled) }
+    }
+
+    /// `bytes` of [`Buffer::unfilled`] were written. More than the room counts as the room.
+    pub fn advance(&mut self, bytes: usize) {
+        self.filled = (self.filled + bytes).min(self.capacity);
+    }
+
+    /// Appends `bytes`, or nothing and `false` where they do not fit.
+    #[must_use]
+    pub fn extend(&mut self, bytes: &[u8]) -> bool {
+        let Some(room) = self.unfilled().get_mut(..bytes.len()) else { return false };
+        room.copy_from_slice(bytes);
+        self.advance(bytes.len());
+        true
+    }
+
+    /// Forgets what was written from `filled` on; never what is shared.
+    pub fn rewind(&mut self, filled: usize) {
+        self.filled = filled.clamp(self.shared_end, self.filled);
+    }
+
+    /// Shares written bytes. They stay as they are until the last slice is gone.
+    ///
+    /// # Panics
+    /// If `range` reaches beyond what is filled: a mistake of ours, never a peer's.
+    pub fn share(&mut self, range: Range<usize>) -> PoolSlice {
+        assert!(range.start <= range.end && range.end <= self.filled, "shared range is filled");
+        self.shared_end = self.shared_end.max(range.end);
+        PoolSlice { run: self.run.clone(), offset: range.start as u32, len: (range.end - range.start) as u32 }
+    }
+
+    /// Gives back the pages beyond what is filled; at least one stays.
+    pub fn trim(&mut self) {
+        let pages = self.filled.div_ceil(POOL_PAGE_BYTES).max(1);
+        let head = self.run.head as usize;
+        let before = self.capacity / POOL_PAGE_BYTES;
+        // Relaxed: read by whoever drops the last reference, after our own drop (AcqRel).
+        self.run.region().lens[head].store(pages as u32, Ordering::Relaxed);
+        self.capacity = pages * POOL_PAGE_BYTES;
+        self.run.region().release_pages(head + pages..head + before);
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer(page {}, {} of {} bytes)", self.run.head, self.filled, self.capacity)
+    }
+}
+
+/// Written bytes in the pool, shared and never written again. Cloning counts a reference, no bytes are copied.
+#[derive(Clone)]
+pub struct PoolSlice {
+    run: RunRef,
+    offset: u32,
+    len: u32,
+}
+
+impl PoolSlice {
+    /// A part of this slice. `None` if `range` is not within it.
+    pub fn part(&self, range: Range<usize>) -> Option<Self> {
+        if range.start > range.end || range.end > self.len as usize {
+            return None;
+        }
+        Some(Self {
+            run: self.run.clone(),
+            offset: self.offset + range.start as u32,
+            len: (range.end - range.start) as u32,
+        })
+    }
+}
+
+impl Deref for PoolSlice {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: (needed) raw region. (sound) within what was filled when it was shared, and never written since:
+        // `unfilled` begins at or above `shared_end`.
+        unsafe { std::slice::from_raw_parts(self.run.at(self.offset as usize), self.len as usize) }
+    }
+}
+
+impl fmt::Debug for PoolSlice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PoolSlice(page {}, {} bytes at {})", self.run.head, self.len, self.offset)
+    }
+}
