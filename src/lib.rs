@@ -31,7 +31,10 @@
 
 pub mod event;
 pub mod limits;
+pub mod wire;
 
+#[cfg(feature = "server")]
+pub mod metrics;
 #[cfg(feature = "server")]
 pub mod pipeline;
 #[cfg(feature = "server")]

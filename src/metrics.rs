@@ -1,0 +1,199 @@
+//! The registry: every metric, its labels resolved once. A thin skin over `prometheus`, so that it can be swapped.
+//!
+//! Names are `telemetryx_<noun>_<unit>[_total]`; label values are closed sets.
+
+use std::sync::Arc;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+};
+use prometheus::{Registry, TextEncoder};
+
+/// Bounds in seconds of the latency histograms: 100 µs to 30 s.
+const SECONDS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
+
+/// Why the door refused an event: the closed set of `reason` of `telemetryx_events_rejected_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum RejectReason {
+    /// No protobuf or JSON at all.
+    Malformed,
+    /// Breaks a rule of the event contract.
+    Invalid,
+    /// Frame or body above a limit.
+    TooLarge,
+    /// A codec or media type that was not offered.
+    Codec,
+}
+
+impl RejectReason {
+    const NAMES: [&'static str; 4] = ["malformed", "invalid", "too_large", "codec"];
+}
+
+/// How an event came in: the closed set of `protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Protocol {
+    Frames,
+    Http,
+}
+
+impl Protocol {
+    const NAMES: [&'static str; 2] = ["frames", "http"];
+}
+
+/// The metrics of the server.
+pub struct Metrics {
+    registry: Registry,
+    events_received: Vec<IntCounter>,
+    events_rejected: Vec<IntCounter>,
+    connections_closed: IntCounterVec,
+    http_responses: IntCounterVec,
+    pub connections: IntGauge,
+    pub connections_refused: IntCounter,
+    pub ring_depth: IntGauge,
+    pub ring_capacity: IntGauge,
+    pub buffer_bytes_in_use: IntGauge,
+    pub duplicates_dropped: IntCounter,
+    pub frames_missing: IntCounter,
+    pub ack_seconds: Histogram,
+    pub accept_pauses: IntCounter,
+    pub read_pauses: IntCounter,
+    events_delivered: IntCounterVec,
+    events_dead: IntCounterVec,
+    events_dropped: IntCounterVec,
+    sink_lag_events: IntGaugeVec,
+    sink_delivery_seconds: HistogramVec,
+    sink_retries: IntCounterVec,
+}
+
+/// The metrics of one sink.
+#[derive(Clone)]
+pub struct SinkMetrics {
+    pub events_delivered: IntCounter,
+    pub events_dead: IntCounter,
+    pub lag_events: IntGauge,
+    pub delivery_seconds: Histogram,
+    pub retries: IntCounter,
+}
+
+impl Metrics {
+    /// A registry with every metric of the server at zero.
+    pub fn new() -> Result<Arc<Self>, prometheus::Error> {
+        let registry = Registry::new();
+        let counter = |name: &str, help: &str| {
+            let metric = IntCounter::new(name, help)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        let gauge = |name: &str, help: &str| {
+            let metric = IntGauge::new(name, help)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        let received = counters("telemetryx_events_received_total", "Events accepted at the door.", &["protocol"])?;
+        let rejected = counters("telemetryx_events_rejected_total", "Events refused at the door.", &["reason"])?;
+        let lag = IntGaugeVec::new(
+            Opts::new("telemetryx_sink_lag_events", "Events that a sink has yet to store."),
+            &["sink"],
+        )?;
+        registry.register(Box::new(lag.clone()))?;
+        let delivery = HistogramVec::new(
+            HistogramOpts::new("telemetryx_sink_delivery_seconds", "Duration of one delivery to a sink.")
+                .buckets(SECONDS.to_vec()),
+            &["sink"],
+        )?;
+        registry.register(Box::new(delivery.clone()))?;
+        let ack_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "telemetryx_ack_seconds",
+                "From the last byte of a frame or request to its ACK or answer.",
+            )
+            .buckets(SECONDS.to_vec()),
+        )?;
+        registry.register(Box::new(ack_seconds.clone()))?;
+        Ok(Arc::new(Self {
+            events_received: Protocol::NAMES.iter().map(|name| received.with_label_values(&[name])).collect(),
+            events_rejected: RejectReason::NAMES.iter().map(|name| rejected.with_label_values(&[name])).collect(),
+            connections_closed: counters(
+                "telemetryx_connections_closed_total",
+                "Connections ended, by reason.",
+                &["reason"],
+            )?,
+            http_responses: counters("telemetryx_http_responses_total", "HTTP answers, by status.", &["status"])?,
+            connections: gauge("telemetryx_connections", "Open connections.")?,
+            connections_refused: counter("telemetryx_connections_refused_total", "Connections over a cap.")?,
+            ring_depth: gauge("telemetryx_ring_depth", "Slots waiting in the ring.")?,
+            ring_capacity: gauge("telemetryx_ring_capacity", "Slots that the ring holds.")?,
+            buffer_bytes_in_use: gauge("telemetryx_buffers_in_use", "Bytes of the buffer pool in use.")?,
+            duplicates_dropped: counter("telemetryx_duplicates_dropped_total", "Frames sent again and dropped.")?,
+            frames_missing: counter(
+                "telemetryx_frames_missing_total",
+                "Frames acknowledged at a weak level and lost.",
+            )?,
+            accept_pauses: counter(
+                "telemetryx_accept_pauses_total",
+                "Times that accepting paused for want of descriptors.",
+            )?,
+            read_pauses: counter(
+                "telemetryx_read_pauses_total",
+                "Times that reading paused for want of memory or ring.",
+            )?,
+            ack_seconds,
+            events_delivered: counters("telemetryx_events_delivered_total", "Events stored by a sink.", &["sink"])?,
+            events_dead: counters("telemetryx_events_dead_total", "Events kept in dead letters.", &["sink"])?,
+            events_dropped: counters(
+                "telemetryx_events_dropped_total",
+                "Events lost by a setting.",
+                &["sink", "reason"],
+            )?,
+            sink_retries: counters("telemetryx_sink_retries_total", "Deliveries tried again.", &["sink"])?,
+            sink_lag_events: lag,
+            sink_delivery_seconds: delivery,
+            registry,
+        }))
+    }
+
+    pub fn events_received(&self, protocol: Protocol) -> &IntCounter {
+        &self.events_received[protocol as usize]
+    }
+
+    pub fn events_rejected(&self, reason: RejectReason) -> &IntCounter {
+        &self.events_rejected[reason as usize]
+    }
+
+    /// `reason`: a name from a closed set of ours.
+    pub fn connection_closed(&self, reason: &'static str) {
+        self.connections_closed.with_label_values(&[reason]).inc();
+    }
+
+    pub fn http_response(&self, status: u16) {
+        self.http_responses.with_label_values(&[status.to_string().as_str()]).inc();
+    }
+
+    /// Events that the user's settings gave up: `reason` is a name from a closed set of ours.
+    pub fn events_dropped(&self, sink: &str, reason: &'static str) -> IntCounter {
+        self.events_dropped.with_label_values(&[sink, reason])
+    }
+
+    /// Resolves the labels of one sink; `door` for what the door refused.
+    pub fn sink(&self, sink: &str) -> SinkMetrics {
+        SinkMetrics {
+            events_delivered: self.events_delivered.with_label_values(&[sink]),
+            events_dead: self.events_dead.with_label_values(&[sink]),
+            lag_events: self.sink_lag_events.with_label_values(&[sink]),
+            delivery_seconds: self.sink_delivery_seconds.with_label_values(&[sink]),
+            retries: self.sink_retries.with_label_values(&[sink]),
+        }
+    }
+
+    /// The Prometheus text format.
+    pub fn text(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        // Writing into memory cannot fail; a broken family is left out rather than taking the page with it.
+        let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
+        text
+    }
+}
