@@ -1,6 +1,51 @@
-//! SKELETON, to be replaced: signatures that other stages are written against.
+//! [`EventRef`]: an event read in place from its encoded bytes. Nothing is copied and nothing allocates.
+//!
+//! ```text
+//!  bytes       09 time…… │ 22 len source │ 2a len name │ 32 len body │ 3a len attribute │ 3a len attribute │ 52 len …
+//!  EventRef    time (u64)      └ slice         └ slice        └ slice   └────── attributes, one slice ─────┘      └ slice
+//! ```
+//!
+//! * [`EventRef::check`] (module `check`) is for the door: it refuses what is no sound event.
+//! * [`EventRef::accepted`] is for everything after it: the same reading without the checks. Bytes that never passed a
+//!   door cannot make it fail either; what is malformed reads as unset.
+//! * Texts are kept as bytes, and an accessor turns them into `&str`. The door has checked them already, but safe Rust
+//!   keeps no proof of that in a slice; the door reads no texts and a sink reads each once, so each side pays one pass.
+//! * Attributes lie mostly side by side; `attributes` spans from the first to the last, and whatever another encoder
+//!   put in between is stepped over.
 
+use super::check::Malformed;
 pub use super::proto::EventKind;
+use super::protobuf::{
+    DELIMITED, DEPTH_ATTRIBUTE, DEPTH_BATCH, DEPTH_EVENT, FIXED64, Fault, Read, VARINT, delimited, field_key, fixed64,
+    is_utf8, key, skip, varint,
+};
+use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, SEVERITY_MAX, TIME_UNIX_NANO_MAX};
+
+// Keys of `EventBatch`, `Event` and `Attribute`, all of one byte.
+pub(super) const EVENTS: u32 = key(1, DELIMITED);
+pub(super) const BATCH_FIELD_LAST: u32 = 1;
+
+const TIME_UNIX_NANO: u32 = key(1, FIXED64);
+const KIND: u32 = key(2, VARINT);
+const SEVERITY: u32 = key(3, VARINT);
+const SOURCE: u32 = key(4, DELIMITED);
+const NAME: u32 = key(5, DELIMITED);
+const BODY: u32 = key(6, DELIMITED);
+const ATTRIBUTES: u32 = key(7, DELIMITED);
+const VALUE: u32 = key(8, FIXED64);
+const DURATION_NANO: u32 = key(9, FIXED64);
+const TRACE_ID: u32 = key(10, DELIMITED);
+const SPAN_ID: u32 = key(11, DELIMITED);
+const PARENT_SPAN_ID: u32 = key(12, DELIMITED);
+const EVENT_FIELD_LAST: u32 = 12;
+
+const ATTRIBUTE_KEY: u32 = key(1, DELIMITED);
+const STRING_VALUE: u32 = key(2, DELIMITED);
+const INT_VALUE: u32 = key(3, VARINT);
+const DOUBLE_VALUE: u32 = key(4, FIXED64);
+const BOOL_VALUE: u32 = key(5, VARINT);
+const BYTES_VALUE: u32 = key(6, DELIMITED);
+const ATTRIBUTE_FIELD_LAST: u32 = 6;
 
 /// A value of an attribute.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -17,74 +62,334 @@ pub enum AttributeValue<'a> {
 /// An event, borrowed from its encoded bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct EventRef<'a> {
-    bytes: &'a [u8],
+    pub(super) bytes: &'a [u8],
+    pub(super) time_unix_nano: u64,
+    pub(super) duration_nano: u64,
+    pub(super) value: Option<f64>,
+    pub(super) source: &'a [u8],
+    pub(super) name: &'a [u8],
+    pub(super) body: &'a [u8],
+    pub(super) attributes: &'a [u8],
+    pub(super) trace_id: &'a [u8],
+    pub(super) span_id: &'a [u8],
+    pub(super) parent_span_id: &'a [u8],
+    pub(super) kind: i32,
+    pub(super) severity: i32,
+}
+
+/// What the rules need to know about the attributes, found while reading them.
+#[derive(Default)]
+pub(super) struct Findings {
+    pub(super) attributes: usize,
+    /// Index and length of the first key that is empty or too long.
+    pub(super) bad_key: Option<(usize, usize)>,
 }
 
 impl<'a> EventRef<'a> {
+    /// Reads an event that was accepted at a door.
+    #[inline]
+    pub fn accepted(bytes: &'a [u8]) -> Self {
+        let mut event = Self::unset(bytes);
+        // A fault ends the reading; what was not reached stays unset.
+        let _ = event.locate::<false>();
+        event
+    }
+
     /// The encoded event.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
+
     /// 0: unset.
     pub fn time_unix_nano(&self) -> u64 {
-        0
+        below_2_63(self.time_unix_nano)
     }
+
     /// Log where unset.
     pub fn kind(&self) -> EventKind {
-        EventKind::Log
+        match EventKind::try_from(self.kind) {
+            Ok(EventKind::Unspecified) | Err(_) => EventKind::Log,
+            Ok(kind) => kind,
+        }
     }
+
     /// 1 to 24; 0: unset.
     pub fn severity(&self) -> u8 {
-        0
+        if self.severity > SEVERITY_MAX { 0 } else { u8::try_from(self.severity).unwrap_or(0) }
     }
+
     /// Empty: unset.
     pub fn source(&self) -> &'a str {
-        ""
+        text(self.source)
     }
+
+    /// Empty: unset.
     pub fn name(&self) -> &'a str {
-        ""
+        text(self.name)
     }
+
+    /// Empty: unset.
     pub fn body(&self) -> &'a str {
-        ""
+        text(self.body)
     }
+
     pub fn value(&self) -> Option<f64> {
-        None
+        self.value
     }
+
     /// 0: unset.
     pub fn duration_nano(&self) -> u64 {
-        0
+        below_2_63(self.duration_nano)
     }
+
     pub fn trace_id(&self) -> Option<&'a [u8; 16]> {
-        None
+        self.trace_id.try_into().ok()
     }
+
     pub fn span_id(&self) -> Option<&'a [u8; 8]> {
-        None
+        self.span_id.try_into().ok()
     }
+
     pub fn parent_span_id(&self) -> Option<&'a [u8; 8]> {
-        None
+        self.parent_span_id.try_into().ok()
     }
+
     /// Attributes in the order of the bytes, duplicates included (a later one wins).
     pub fn attributes(&self) -> impl Iterator<Item = (&'a str, AttributeValue<'a>)> + use<'a> {
-        std::iter::empty()
+        Fields { rest: self.attributes, key: ATTRIBUTES }.map(read_attribute)
+    }
+
+    #[inline(always)]
+    pub(super) fn unset(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            time_unix_nano: 0,
+            duration_nano: 0,
+            value: None,
+            source: &[],
+            name: &[],
+            body: &[],
+            attributes: &[],
+            trace_id: &[],
+            span_id: &[],
+            parent_span_id: &[],
+            kind: 0,
+            severity: 0,
+        }
+    }
+
+    /// One pass over the fields. With `CHECK` texts must be UTF-8 and attributes are read as well; without it the bytes
+    /// are trusted. The hot loop of the door: one branch a key, lengths of one byte first.
+    #[inline(always)]
+    pub(super) fn locate<const CHECK: bool>(&mut self) -> Result<Findings, Malformed> {
+        let mut findings = Findings::default();
+        let mut first_attribute = 0;
+        let mut rest = self.bytes;
+        while !rest.is_empty() {
+            let (key, after) = field_key(rest).map_err(|fault| Malformed { field: "Event", fault })?;
+            let named = |fault| Malformed { field: event_field(key), fault };
+            let start = self.bytes.len() - rest.len();
+            rest = match key {
+                TIME_UNIX_NANO => put(&mut self.time_unix_nano, fixed64(after)),
+                KIND => put_i32(&mut self.kind, varint(after)),
+                SEVERITY => put_i32(&mut self.severity, varint(after)),
+                SOURCE => put(&mut self.source, utf8::<CHECK>(after)),
+                NAME => put(&mut self.name, utf8::<CHECK>(after)),
+                BODY => put(&mut self.body, utf8::<CHECK>(after)),
+                ATTRIBUTES => {
+                    let (attribute, after) = delimited(after).map_err(named)?;
+                    if CHECK {
+                        let key_bytes = check_attribute(attribute)?;
+                        if !(1..=ATTRIBUTE_KEY_BYTES_MAX).contains(&key_bytes) && findings.bad_key.is_none() {
+                            findings.bad_key = Some((findings.attributes, key_bytes));
+                        }
+                    }
+                    if findings.attributes == 0 {
+                        first_attribute = start;
+                    }
+                    findings.attributes += 1;
+                    let end = self.bytes.len() - after.len();
+                    self.attributes = self.bytes.get(first_attribute..end).unwrap_or_default();
+                    Ok(after)
+                }
+                VALUE => fixed64(after).map(|(bits, after)| {
+                    self.value = Some(f64::from_bits(bits));
+                    after
+                }),
+                DURATION_NANO => put(&mut self.duration_nano, fixed64(after)),
+                TRACE_ID => put(&mut self.trace_id, delimited(after)),
+                SPAN_ID => put(&mut self.span_id, delimited(after)),
+                PARENT_SPAN_ID => put(&mut self.parent_span_id, delimited(after)),
+                _ => skip(key, after, EVENT_FIELD_LAST, DEPTH_EVENT),
+            }
+            .map_err(named)?;
+        }
+        Ok(findings)
+    }
+}
+
+#[inline(always)]
+fn put<'a, T>(field: &mut T, read: Read<'a, T>) -> Result<&'a [u8], Fault> {
+    let (value, after) = read?;
+    *field = value;
+    Ok(after)
+}
+
+/// An int32 or enum is the low half of its varint: negative numbers come as ten bytes.
+#[inline(always)]
+fn put_i32<'a>(field: &mut i32, read: Read<'a, u64>) -> Result<&'a [u8], Fault> {
+    let (value, after) = read?;
+    *field = value as i32;
+    Ok(after)
+}
+
+#[inline(always)]
+fn utf8<const CHECK: bool>(bytes: &[u8]) -> Read<'_, &[u8]> {
+    let (text, after) = delimited(bytes)?;
+    if CHECK && !is_utf8(text) {
+        return Err(Fault::Utf8);
+    }
+    Ok((text, after))
+}
+
+fn text(bytes: &[u8]) -> &str {
+    simdutf8::basic::from_utf8(bytes).unwrap_or_default()
+}
+
+fn below_2_63(nanoseconds: u64) -> u64 {
+    if nanoseconds > TIME_UNIX_NANO_MAX { 0 } else { nanoseconds }
+}
+
+/// Checks an attribute's structure and texts; returns the length of its key.
+#[inline(always)]
+fn check_attribute(bytes: &[u8]) -> Result<usize, Malformed> {
+    let mut key_bytes = 0;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (key, after) = field_key(rest).map_err(|fault| Malformed { field: "Attribute", fault })?;
+        rest = match key {
+            ATTRIBUTE_KEY => utf8::<true>(after).map(|(text, after)| {
+                key_bytes = text.len();
+                after
+            }),
+            STRING_VALUE => utf8::<true>(after).map(|(_, after)| after),
+            INT_VALUE | BOOL_VALUE => varint(after).map(|(_, after)| after),
+            DOUBLE_VALUE => fixed64(after).map(|(_, after)| after),
+            BYTES_VALUE => delimited(after).map(|(_, after)| after),
+            _ => skip(key, after, ATTRIBUTE_FIELD_LAST, DEPTH_ATTRIBUTE),
+        }
+        .map_err(|fault| Malformed { field: attribute_field(key), fault })?;
+    }
+    Ok(key_bytes)
+}
+
+/// Key and value of an accepted attribute.
+fn read_attribute(bytes: &[u8]) -> (&str, AttributeValue<'_>) {
+    let mut attribute = ("", AttributeValue::Null);
+    // A fault ends the reading; what was not reached stays unset.
+    let _ = read_attribute_into(bytes, &mut attribute);
+    attribute
+}
+
+fn read_attribute_into<'a>(bytes: &'a [u8], attribute: &mut (&'a str, AttributeValue<'a>)) -> Result<(), Fault> {
+    let (name, value) = attribute;
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (key, after) = field_key(rest)?;
+        let mut set = |read: Read<'a, AttributeValue<'a>>| put(value, read);
+        rest = match key {
+            ATTRIBUTE_KEY => put(name, delimited(after).map(|(bytes, after)| (text(bytes), after)))?,
+            STRING_VALUE => set(delimited(after).map(|(bytes, after)| (AttributeValue::String(text(bytes)), after)))?,
+            INT_VALUE => set(varint(after).map(|(bits, after)| (AttributeValue::Int(bits as i64), after)))?,
+            DOUBLE_VALUE => {
+                set(fixed64(after).map(|(bits, after)| (AttributeValue::Double(f64::from_bits(bits)), after)))?
+            }
+            BOOL_VALUE => set(varint(after).map(|(bits, after)| (AttributeValue::Bool(bits != 0), after)))?,
+            BYTES_VALUE => set(delimited(after).map(|(bytes, after)| (AttributeValue::Bytes(bytes), after)))?,
+            _ => skip(key, after, ATTRIBUTE_FIELD_LAST, DEPTH_ATTRIBUTE)?,
+        };
+    }
+    Ok(())
+}
+
+#[cold]
+fn event_field(key: u32) -> &'static str {
+    const NAMES: [&str; 13] = [
+        "Event",
+        "time_unix_nano",
+        "kind",
+        "severity",
+        "source",
+        "name",
+        "body",
+        "attributes",
+        "value",
+        "duration_nano",
+        "trace_id",
+        "span_id",
+        "parent_span_id",
+    ];
+    NAMES.get((key >> 3) as usize).copied().unwrap_or("Event")
+}
+
+#[cold]
+fn attribute_field(key: u32) -> &'static str {
+    const NAMES: [&str; 7] = [
+        "Attribute",
+        "attributes.key",
+        "attributes.string_value",
+        "attributes.int_value",
+        "attributes.double_value",
+        "attributes.bool_value",
+        "attributes.bytes_value",
+    ];
+    NAMES.get((key >> 3) as usize).copied().unwrap_or("Attribute")
+}
+
+/// The delimited fields of one key in a trusted message; others are stepped over. Ends at a fault.
+#[derive(Debug, Clone)]
+struct Fields<'a> {
+    rest: &'a [u8],
+    key: u32,
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = &'a [u8];
+
+    #[inline]
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while !self.rest.is_empty() {
+            // Whatever ends the reading early leaves nothing to read.
+            let (key, after) = field_key(std::mem::take(&mut self.rest)).ok()?;
+            if key == self.key {
+                let (bytes, after) = delimited(after).ok()?;
+                self.rest = after;
+                return Some(bytes);
+            }
+            self.rest = skip(key, after, 0, DEPTH_BATCH).ok()?;
+        }
+        None
     }
 }
 
 /// The events of an `EventBatch` that was accepted at the door.
+#[derive(Debug, Clone)]
 pub struct Events<'a> {
-    payload: &'a [u8],
+    fields: Fields<'a>,
 }
 
 impl<'a> Events<'a> {
     /// `payload` has been accepted: every event in it is sound.
     pub fn accepted(payload: &'a [u8]) -> Self {
-        Self { payload }
+        Self { fields: Fields { rest: payload, key: EVENTS } }
     }
 }
 
 impl<'a> Iterator for Events<'a> {
     type Item = EventRef<'a>;
+
+    #[inline]
     fn next(&mut self) -> Option<EventRef<'a>> {
-        let _ = self.payload;
-        None
+        self.fields.next().map(EventRef::accepted)
     }
 }

@@ -1,0 +1,194 @@
+//! The door: what makes bytes an event, and a payload a batch.
+//!
+//! Two kinds of fault, answered differently. *Malformed*: the bytes are no protobuf of the schema; nothing in the
+//! payload can be trusted and none of it is taken. *Invalid*: a sound message breaks a rule of the event contract (see
+//! `limits`); it is refused by its index and its neighbours are taken. A payload is read to its end before anything
+//! counts, so a malformed event behind an invalid one is found.
+//!
+//! Where a field occurs twice the last one counts, also for the rules, as in every protobuf reader. Nothing allocates.
+
+use std::ops::Range;
+
+use super::proto::EventKind;
+use super::protobuf::{DEPTH_BATCH, Fault, delimited, field_key, skip};
+use super::view::{BATCH_FIELD_LAST, EVENTS, EventRef, Findings};
+use crate::limits::{
+    ATTRIBUTE_KEY_BYTES_MAX, EVENT_ATTRIBUTES_MAX, EVENT_BODY_BYTES_MAX, EVENT_BYTES_MAX, EVENT_NAME_BYTES_MAX,
+    SEVERITY_MAX, TIME_UNIX_NANO_MAX,
+};
+
+/// The bytes are no message of the schema: the sender's encoder is at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed protobuf in `{field}`: {fault}; encode with proto/events.proto")]
+pub struct Malformed {
+    /// The field of the schema, or the message where the field is not known.
+    pub field: &'static str,
+    pub fault: Fault,
+}
+
+/// A sound message that breaks a rule of the contract. The sender can fix and resend it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEvent {
+    #[error("event has {bytes} bytes: send at most {EVENT_BYTES_MAX}")]
+    EventTooLong { bytes: usize },
+    #[error("event has neither `name` nor `body`: set one of them")]
+    Empty,
+    #[error("`{field}` has {bytes} bytes: send at most {max}")]
+    TextTooLong { field: &'static str, bytes: usize, max: usize },
+    #[error("`{field}` is {nanoseconds}: send nanoseconds below 2^63")]
+    TimeTooLarge { field: &'static str, nanoseconds: u64 },
+    #[error("`kind` is {0}: use 1 log, 2 gauge, 3 counter or 4 span")]
+    UnknownKind(i32),
+    #[error("`severity` is {0}: use 1 to {SEVERITY_MAX}, or 0 for none")]
+    UnknownSeverity(i32),
+    #[error("`{field}` has {bytes} bytes: send {expected}, or none")]
+    IdLength { field: &'static str, bytes: usize, expected: usize },
+    #[error("`attributes` has {0} entries: send at most {EVENT_ATTRIBUTES_MAX}")]
+    TooManyAttributes(usize),
+    #[error("`attributes` entry {index} has no key: give it 1 to {ATTRIBUTE_KEY_BYTES_MAX} bytes")]
+    NoAttributeKey { index: usize },
+    #[error("`attributes` entry {index} has a key of {bytes} bytes: send at most {ATTRIBUTE_KEY_BYTES_MAX}")]
+    AttributeKeyTooLong { index: usize, bytes: usize },
+}
+
+/// Why an event is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error(transparent)]
+    Invalid(#[from] InvalidEvent),
+}
+
+/// Why a payload is refused as a whole. Nothing of it may be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// `index` is that of the event, or where the next one was expected.
+    #[error("event {index}: {malformed}")]
+    Malformed { index: usize, malformed: Malformed },
+    #[error("more than {max} events in one batch: split it")]
+    TooManyEvents { max: usize },
+}
+
+/// What a sound batch held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub accepted: usize,
+    pub rejected: usize,
+}
+
+impl<'a> EventRef<'a> {
+    /// Reads and checks one encoded event: structure, UTF-8, limits and rules. Afterwards no accessor can fail.
+    ///
+    /// Nesting is counted as for an event within an `EventBatch`, where every event comes from.
+    ///
+    /// # Errors
+    /// [`EventError::Malformed`] wins over [`EventError::Invalid`]: rules are judged on a whole message.
+    #[inline]
+    pub fn check(bytes: &'a [u8]) -> Result<Self, EventError> {
+        let mut event = EventRef::unset(bytes);
+        let findings = event.locate::<true>()?;
+        event.judge(&findings)?;
+        Ok(event)
+    }
+
+    /// The rules of the contract that are not the schema's.
+    #[inline]
+    fn judge(&self, findings: &Findings) -> Result<(), InvalidEvent> {
+        if self.bytes.len() > EVENT_BYTES_MAX {
+            return Err(InvalidEvent::EventTooLong { bytes: self.bytes.len() });
+        }
+        if self.name.is_empty() && self.body.is_empty() {
+            return Err(InvalidEvent::Empty);
+        }
+        text_at_most("source", self.source, EVENT_NAME_BYTES_MAX)?;
+        text_at_most("name", self.name, EVENT_NAME_BYTES_MAX)?;
+        text_at_most("body", self.body, EVENT_BODY_BYTES_MAX)?;
+        time_in_range("time_unix_nano", self.time_unix_nano)?;
+        time_in_range("duration_nano", self.duration_nano)?;
+        if EventKind::try_from(self.kind).is_err() {
+            return Err(InvalidEvent::UnknownKind(self.kind));
+        }
+        if !(0..=SEVERITY_MAX).contains(&self.severity) {
+            return Err(InvalidEvent::UnknownSeverity(self.severity));
+        }
+        id_of_length("trace_id", self.trace_id, 16)?;
+        id_of_length("span_id", self.span_id, 8)?;
+        id_of_length("parent_span_id", self.parent_span_id, 8)?;
+        if findings.attributes > EVENT_ATTRIBUTES_MAX {
+            return Err(InvalidEvent::TooManyAttributes(findings.attributes));
+        }
+        match findings.bad_key {
+            None => Ok(()),
+            Some((index, 0)) => Err(InvalidEvent::NoAttributeKey { index }),
+            Some((index, bytes)) => Err(InvalidEvent::AttributeKeyTooLong { index, bytes }),
+        }
+    }
+}
+
+#[inline(always)]
+fn text_at_most(field: &'static str, text: &[u8], max: usize) -> Result<(), InvalidEvent> {
+    if text.len() > max {
+        return Err(InvalidEvent::TextTooLong { field, bytes: text.len(), max });
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn time_in_range(field: &'static str, nanoseconds: u64) -> Result<(), InvalidEvent> {
+    if nanoseconds > TIME_UNIX_NANO_MAX {
+        return Err(InvalidEvent::TimeTooLarge { field, nanoseconds });
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn id_of_length(field: &'static str, id: &[u8], expected: usize) -> Result<(), InvalidEvent> {
+    if !id.is_empty() && id.len() != expected {
+        return Err(InvalidEvent::IdLength { field, bytes: id.len(), expected });
+    }
+    Ok(())
+}
+
+/// Walks an encoded `EventBatch` and checks every event. `each` gets the event's 0-based index, its range in `payload`
+/// (key, length and event: joined ranges are an `EventBatch`), and the event or the rule that it breaks. Unknown fields
+/// of the batch are skipped and belong to no range.
+///
+/// # Errors
+/// The payload is refused as a whole, and what `each` was told is void.
+pub fn check_batch<'a>(
+    payload: &'a [u8],
+    max_events: usize,
+    mut each: impl FnMut(usize, Range<usize>, Result<EventRef<'a>, InvalidEvent>),
+) -> Result<Counts, BatchError> {
+    let mut counts = Counts::default();
+    let mut rest = payload;
+    while !rest.is_empty() {
+        let index = counts.accepted + counts.rejected;
+        let no_batch = |fault| BatchError::Malformed { index, malformed: Malformed { field: "EventBatch", fault } };
+        let start = payload.len() - rest.len();
+        let (key, after) = field_key(rest).map_err(no_batch)?;
+        if key != EVENTS {
+            rest = skip(key, after, BATCH_FIELD_LAST, DEPTH_BATCH).map_err(no_batch)?;
+            continue;
+        }
+        let (bytes, after) = delimited(after).map_err(no_batch)?;
+        rest = after;
+        if index == max_events {
+            return Err(BatchError::TooManyEvents { max: max_events });
+        }
+        let range = start..payload.len() - rest.len();
+        match EventRef::check(bytes) {
+            Ok(event) => {
+                counts.accepted += 1;
+                each(index, range, Ok(event));
+            }
+            Err(EventError::Invalid(invalid)) => {
+                counts.rejected += 1;
+                each(index, range, Err(invalid));
+            }
+            Err(EventError::Malformed(malformed)) => return Err(BatchError::Malformed { index, malformed }),
+        }
+    }
+    Ok(counts)
+}

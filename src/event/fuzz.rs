@@ -1,0 +1,142 @@
+//! Bodies of the fuzz targets, as ordinary functions: unit tests call them too, so they run on the stable toolchain.
+//! Each panics where a fast way and its plain twin disagree.
+
+use prost::Message;
+
+use super::proto;
+use super::{AttributeValue, BatchError, EventError, EventRef, Events, check_batch};
+use crate::limits::{
+    ATTRIBUTE_KEY_BYTES_MAX, EVENT_ATTRIBUTES_MAX, EVENT_BODY_BYTES_MAX, EVENT_BYTES_MAX, EVENT_NAME_BYTES_MAX,
+    SEVERITY_MAX, TIME_UNIX_NANO_MAX,
+};
+
+/// Reads `bytes` as an `EventBatch` and as an `Event`, in place and with prost: both accept or both refuse, they see the
+/// same values, and the rules hold exactly for the events that are taken.
+///
+/// # Panics
+/// If they disagree.
+pub fn compare_with_prost(bytes: &[u8]) {
+    compare_batch(bytes);
+    // An event is checked as a member of a batch, where prost counts its nesting one level deeper.
+    let mut batch = Vec::new();
+    prost::encoding::encode_key(1, prost::encoding::WireType::LengthDelimited, &mut batch);
+    prost::encoding::encode_varint(bytes.len() as u64, &mut batch);
+    batch.extend_from_slice(bytes);
+    compare_batch(&batch);
+    match (EventRef::check(bytes), proto::EventBatch::decode(batch.as_slice())) {
+        (Ok(view), Ok(batch)) => compare_event(&view, &batch.events[0]),
+        (Err(EventError::Malformed(_)), Err(_)) => {}
+        (Err(EventError::Invalid(_)), Ok(batch)) => assert!(!keeps_rules(&batch.events[0], bytes.len())),
+        (ours, theirs) => panic!("check: {ours:?}, prost: {theirs:?}"),
+    }
+    // Never fails, whatever it is given.
+    let view = EventRef::accepted(bytes);
+    let _ = (view.kind(), view.severity(), view.time_unix_nano(), view.duration_nano(), view.trace_id());
+    let _ = (view.source(), view.name(), view.body(), view.attributes().count(), view.span_id());
+    assert!(Events::accepted(bytes).count() <= bytes.len());
+}
+
+fn compare_batch(bytes: &[u8]) {
+    let (mut ours, mut accepted) = (Vec::new(), Vec::new());
+    let checked = check_batch(bytes, usize::MAX, |index, range, event| {
+        assert_eq!(index, ours.len());
+        if event.is_ok() {
+            accepted.extend_from_slice(&bytes[range]);
+        }
+        ours.push(event);
+    });
+    let theirs = proto::EventBatch::decode(bytes);
+    let (counts, theirs) = match (checked, theirs) {
+        (Ok(counts), Ok(theirs)) => (counts, theirs.events),
+        (Err(BatchError::Malformed { .. }), Err(_)) => return,
+        (ours, theirs) => panic!("check_batch: {ours:?}, prost: {theirs:?}"),
+    };
+    assert_eq!(ours.len(), theirs.len());
+    assert_eq!(counts.accepted + counts.rejected, ours.len());
+    let mut kept = Vec::new();
+    let mut lengths = event_lengths(bytes).into_iter();
+    for (ours, theirs) in ours.into_iter().zip(theirs) {
+        let length = lengths.next().expect("a length for each event");
+        assert_eq!(ours.is_ok(), keeps_rules(&theirs, length), "{ours:?} {theirs:?}");
+        if let Ok(view) = ours {
+            assert_eq!(view.bytes().len(), length);
+            compare_event(&view, &theirs);
+            kept.push(theirs);
+        }
+    }
+    assert_eq!(counts.accepted, kept.len());
+    // The accepted ranges are a batch of the accepted events.
+    let joined = proto::EventBatch::decode(accepted.as_slice()).expect("joined ranges are a batch");
+    assert_eq!(joined.events.len(), kept.len());
+    assert_eq!(Events::accepted(&accepted).count(), kept.len());
+    for (view, event) in Events::accepted(&accepted).zip(&kept) {
+        compare_event(&view, event);
+    }
+}
+
+/// Encoded lengths of the events of a sound batch, read with prost's primitives.
+fn event_lengths(mut bytes: &[u8]) -> Vec<usize> {
+    use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+    let mut lengths = Vec::new();
+    while !bytes.is_empty() {
+        let (tag, wire_type) = decode_key(&mut bytes).expect("a sound batch");
+        if (tag, wire_type) == (1, WireType::LengthDelimited) {
+            let length = decode_varint(&mut bytes).expect("a sound batch") as usize;
+            bytes = &bytes[length..];
+            lengths.push(length);
+        } else {
+            skip_field(wire_type, tag, &mut bytes, DecodeContext::default()).expect("a sound batch");
+        }
+    }
+    lengths
+}
+
+/// The rules of the contract once more, in the plainest form.
+fn keeps_rules(event: &proto::Event, bytes: usize) -> bool {
+    let id = |id: &[u8], bytes| id.is_empty() || id.len() == bytes;
+    bytes <= EVENT_BYTES_MAX
+        && !(event.name.is_empty() && event.body.is_empty())
+        && event.source.len() <= EVENT_NAME_BYTES_MAX
+        && event.name.len() <= EVENT_NAME_BYTES_MAX
+        && event.body.len() <= EVENT_BODY_BYTES_MAX
+        && event.time_unix_nano <= TIME_UNIX_NANO_MAX
+        && event.duration_nano <= TIME_UNIX_NANO_MAX
+        && (0..=4).contains(&event.kind)
+        && (0..=SEVERITY_MAX).contains(&event.severity)
+        && id(&event.trace_id, 16)
+        && id(&event.span_id, 8)
+        && id(&event.parent_span_id, 8)
+        && event.attributes.len() <= EVENT_ATTRIBUTES_MAX
+        && event.attributes.iter().all(|attribute| (1..=ATTRIBUTE_KEY_BYTES_MAX).contains(&attribute.key.len()))
+}
+
+/// Panics unless every accessor of `view` gives what prost decoded.
+pub fn compare_event(view: &EventRef<'_>, event: &proto::Event) {
+    assert_eq!(view.time_unix_nano(), event.time_unix_nano);
+    assert_eq!(view.kind() as i32, if event.kind == 0 { 1 } else { event.kind });
+    assert_eq!(i32::from(view.severity()), event.severity);
+    assert_eq!(view.source(), event.source);
+    assert_eq!(view.name(), event.name);
+    assert_eq!(view.body(), event.body);
+    assert_eq!(view.value().map(f64::to_bits), event.value.map(f64::to_bits));
+    assert_eq!(view.duration_nano(), event.duration_nano);
+    assert_eq!(view.trace_id().map_or(&[][..], |id| id), event.trace_id);
+    assert_eq!(view.span_id().map_or(&[][..], |id| id), event.span_id);
+    assert_eq!(view.parent_span_id().map_or(&[][..], |id| id), event.parent_span_id);
+    assert_eq!(view.attributes().count(), event.attributes.len());
+    for ((key, value), attribute) in view.attributes().zip(&event.attributes) {
+        use proto::attribute::Value;
+        assert_eq!(key, attribute.key);
+        match (value, &attribute.value) {
+            (AttributeValue::Null, None) => {}
+            (AttributeValue::String(ours), Some(Value::StringValue(theirs))) => assert_eq!(ours, theirs),
+            (AttributeValue::Int(ours), Some(Value::IntValue(theirs))) => assert_eq!(ours, *theirs),
+            (AttributeValue::Double(ours), Some(Value::DoubleValue(theirs))) => {
+                assert_eq!(ours.to_bits(), theirs.to_bits());
+            }
+            (AttributeValue::Bool(ours), Some(Value::BoolValue(theirs))) => assert_eq!(ours, *theirs),
+            (AttributeValue::Bytes(ours), Some(Value::BytesValue(theirs))) => assert_eq!(ours, theirs),
+            (ours, theirs) => panic!("attribute {key}: {ours:?}, prost: {theirs:?}"),
+        }
+    }
+}

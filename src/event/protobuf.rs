@@ -1,0 +1,145 @@
+//! The protobuf wire format as slices: keys, varints, lengths, and skipping of unknown fields. Knows no message.
+//!
+//! Accepts and refuses exactly the bytes that prost does (`fuzz` compares them): varints may be longer than needed but
+//! not beyond 64 bits, a key fits in 32 bits, groups are skipped. Every function takes the bytes that are left and
+//! returns what it read with the bytes after it.
+
+use crate::limits::PROTOBUF_DEPTH_MAX;
+
+/// How many levels may still be entered; counted down, as prost counts.
+pub const DEPTH_BATCH: usize = PROTOBUF_DEPTH_MAX;
+pub const DEPTH_EVENT: usize = DEPTH_BATCH - 1;
+pub const DEPTH_ATTRIBUTE: usize = DEPTH_EVENT - 1;
+
+// The key of a field is its number and its wire type; the numbers are those of proto/events.proto.
+pub const VARINT: u32 = 0;
+pub const FIXED64: u32 = 1;
+pub const DELIMITED: u32 = 2;
+const GROUP_START: u32 = 3;
+const GROUP_END: u32 = 4;
+const FIXED32: u32 = 5;
+
+/// What is wrong with bytes that are no protobuf. Always the sender's encoder, or damage that a checksum did not see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("the bytes end within it")]
+    Truncated,
+    #[error("a varint exceeds 64 bits")]
+    Varint,
+    #[error("a field key is 0 or exceeds 32 bits")]
+    Key,
+    #[error("its wire type is not the one of the schema")]
+    WireType,
+    #[error("a group ends that did not begin")]
+    GroupEnd,
+    #[error("groups are nested deeper than {PROTOBUF_DEPTH_MAX}")]
+    Depth,
+    #[error("its text is not UTF-8")]
+    Utf8,
+}
+
+pub type Read<'a, T> = Result<(T, &'a [u8]), Fault>;
+
+/// The key of a field: number and wire type.
+pub const fn key(number: u32, wire_type: u32) -> u32 {
+    number << 3 | wire_type
+}
+
+#[inline(always)]
+pub fn varint(bytes: &[u8]) -> Read<'_, u64> {
+    match bytes {
+        [byte, rest @ ..] if *byte < 0x80 => Ok((u64::from(*byte), rest)),
+        _ => long_varint(bytes),
+    }
+}
+
+fn long_varint(bytes: &[u8]) -> Read<'_, u64> {
+    let (mut value, mut rest) = (0, bytes);
+    for shift in (0..70).step_by(7) {
+        let Some((byte, after)) = rest.split_first() else { return Err(Fault::Truncated) };
+        rest = after;
+        // The tenth byte holds the highest bit alone.
+        if shift == 63 && *byte > 1 {
+            return Err(Fault::Varint);
+        }
+        value |= u64::from(byte & 0x7F) << shift;
+        if *byte < 0x80 {
+            return Ok((value, rest));
+        }
+    }
+    Err(Fault::Varint)
+}
+
+/// The key of the next field. Its number is checked by [`skip`], where all keys end that no message knows.
+#[inline(always)]
+pub fn field_key(bytes: &[u8]) -> Read<'_, u32> {
+    let (key, rest) = varint(bytes)?;
+    Ok((u32::try_from(key).map_err(|_| Fault::Key)?, rest))
+}
+
+#[inline(always)]
+pub fn fixed64(bytes: &[u8]) -> Read<'_, u64> {
+    let (value, rest) = bytes.split_first_chunk().ok_or(Fault::Truncated)?;
+    Ok((u64::from_le_bytes(*value), rest))
+}
+
+#[inline(always)]
+pub fn delimited(bytes: &[u8]) -> Read<'_, &[u8]> {
+    let (len, rest) = varint(bytes)?;
+    usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len)).ok_or(Fault::Truncated)
+}
+
+/// Skips a field that the message does not know. `known` is the highest number that it does know: such a field came
+/// with a wrong wire type. `depth`: levels that may still be entered.
+#[cold]
+pub fn skip(key: u32, bytes: &[u8], known: u32, depth: usize) -> Result<&[u8], Fault> {
+    let (number, wire_type) = (key >> 3, key & 7);
+    if number == 0 {
+        return Err(Fault::Key);
+    }
+    if number <= known {
+        return Err(Fault::WireType);
+    }
+    let depth = depth.checked_sub(1).ok_or(Fault::Depth)?;
+    match wire_type {
+        VARINT => varint(bytes).map(|(_, rest)| rest),
+        FIXED64 => bytes.get(8..).ok_or(Fault::Truncated),
+        FIXED32 => bytes.get(4..).ok_or(Fault::Truncated),
+        DELIMITED => delimited(bytes).map(|(_, rest)| rest),
+        GROUP_START => {
+            let mut rest = bytes;
+            loop {
+                let (inner, after) = field_key(rest)?;
+                if inner & 7 == GROUP_END {
+                    return if inner >> 3 == number { Ok(after) } else { Err(Fault::GroupEnd) };
+                }
+                rest = skip(inner, after, 0, depth)?;
+            }
+        }
+        GROUP_END => Err(Fault::GroupEnd),
+        _ => Err(Fault::WireType),
+    }
+}
+
+/// Whether `bytes` are UTF-8. Most are short and ASCII: eight bytes at a time, the last eight overlapping.
+#[inline(always)]
+pub fn is_utf8(bytes: &[u8]) -> bool {
+    is_short_ascii(bytes) || simdutf8::basic::from_utf8(bytes).is_ok()
+}
+
+#[inline(always)]
+fn is_short_ascii(bytes: &[u8]) -> bool {
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    const SHORT: usize = 64;
+    if bytes.len() > SHORT {
+        return false;
+    }
+    let bits = if let Some(last) = bytes.last_chunk() {
+        bytes.as_chunks().0.iter().fold(u64::from_ne_bytes(*last), |bits, word| bits | u64::from_ne_bytes(*word))
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        u64::from(u32::from_ne_bytes(*first) | u32::from_ne_bytes(*last))
+    } else {
+        bytes.iter().fold(0, |bits, byte| bits | u64::from(*byte))
+    };
+    bits & HIGH == 0
+}
