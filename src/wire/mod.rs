@@ -2,6 +2,18 @@
 //!
 //! Everything here takes slices and returns values; who may say what when is `session`'s.
 
+pub mod answer;
+pub mod decoder;
+pub mod header;
+pub mod hello;
+#[cfg(test)]
+mod tests;
+
+pub use answer::Goaway;
+pub use decoder::{Decoded, PayloadCaps, decode};
+pub use header::{FrameError, FrameKind, Header};
+pub use hello::{Hello, Welcome};
+
 use serde::{Deserialize, Serialize};
 
 /// What an ACK (or a 200) promises of every event up to it. Ordered: a higher level promises more.
