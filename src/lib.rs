@@ -31,6 +31,7 @@
 
 pub mod event;
 pub mod limits;
+pub mod session;
 pub mod wire;
 
 #[cfg(feature = "server")]

@@ -301,9 +301,14 @@ impl Buffer {
 
     /// Gives back the pages beyond what is filled; at least one stays.
     pub fn trim(&mut self) {
-        let pages = self.filled.div_ceil(POOL_PAGE_BYTES).max(1);
+        self.shrink(self.filled);
+    }
+
+    /// Gives back the pages beyond `bytes`, never filled ones; at least one stays.
+    pub fn shrink(&mut self, bytes: usize) {
         let head = self.run.head as usize;
         let before = self.capacity / POOL_PAGE_BYTES;
+        let pages = bytes.max(self.filled).div_ceil(POOL_PAGE_BYTES).clamp(1, before);
         // Relaxed: read by whoever drops the last reference, after our own drop (AcqRel).
         self.run.region().lens[head].store(pages as u32, Ordering::Relaxed);
         self.capacity = pages * POOL_PAGE_BYTES;

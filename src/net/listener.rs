@@ -1,0 +1,92 @@
+//! The listening socket: bind, bounded accepts, pause when descriptors run out.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use mio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::limits::{ACCEPT_PAUSE, ACCEPTS_PER_TURN};
+
+/// Connections that the kernel completes before they are accepted; it caps this at its own `somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Binds and listens.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    // A restarted server must not wait for the connections of its former life to time out.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// What one turn of accepting came to.
+pub enum Accepted {
+    Connection(TcpStream, SocketAddr),
+    /// No more for now.
+    Nothing,
+    /// Descriptors or kernel memory ran out; accepting goes on after the pause.
+    Paused(io::Error),
+}
+
+pub struct Listener {
+    listener: TcpListener,
+    /// Connections may wait in the backlog.
+    ready: bool,
+    paused_until: Option<Instant>,
+    accepts_left: usize,
+}
+
+impl Listener {
+    pub fn new(listener: std::net::TcpListener) -> Self {
+        Self { listener: TcpListener::from_std(listener), ready: true, paused_until: None, accepts_left: 0 }
+    }
+
+    pub fn source(&mut self) -> &mut TcpListener {
+        &mut self.listener
+    }
+
+    pub fn set_ready(&mut self) {
+        self.ready = true;
+    }
+
+    /// A new turn begins.
+    pub fn begin_turn(&mut self, now: Instant) {
+        self.accepts_left = ACCEPTS_PER_TURN;
+        if self.paused_until.is_some_and(|until| now >= until) {
+            (self.paused_until, self.ready) = (None, true);
+        }
+    }
+
+    /// Whether the next turn has connections to accept without being told by the poll.
+    pub fn is_ready(&self) -> bool {
+        self.ready && self.paused_until.is_none()
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        self.paused_until
+    }
+
+    pub fn accept(&mut self, now: Instant) -> Accepted {
+        while self.is_ready() && self.accepts_left > 0 {
+            self.accepts_left -= 1;
+            match self.listener.accept() {
+                Ok((stream, peer)) => return Accepted::Connection(stream, peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.ready = false,
+                Err(error) if out_of_resources(&error) => {
+                    self.paused_until = Some(now + ACCEPT_PAUSE);
+                    return Accepted::Paused(error);
+                }
+                // The peer gave up between SYN and accept, or a signal came: the next one may be fine.
+                Err(_) => {}
+            }
+        }
+        Accepted::Nothing
+    }
+}
+
+fn out_of_resources(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

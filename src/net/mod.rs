@@ -1,0 +1,35 @@
+//! The event loop: the only part that names mio.
+//!
+//! ```text
+//!  a turn    poll ─▶ note who is readable ─▶ accept ─▶ serve each once (bounded read, parse, push) ─▶ wake the log thread
+//!            ─▶ acknowledge what the watermarks cover ─▶ timers ─▶ poll
+//!
+//!  a read    Undecided ── first byte ──▶ Frames: HELLO by scratch, then straight into the pool's current buffer
+//!                                   └──▶ Http:   heads by scratch, bodies straight into their own pool buffer
+//! ```
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `event_loop` | the turn: who is served, acknowledged, timed out, closed |
+//! | `connection` | one socket: what was read and not yet parsed, what was said and not yet written |
+//! | `serve` | reads and parses for one connection, by protocol |
+//! | `intake` | the current buffer, and the reserve that a torn frame may need |
+//! | `door` | everything accepted goes through here: tickets, ring, marks, counters |
+//! | `listener` | bind, bounded accepts, pause when descriptors run out |
+//! | `timers` | deadlines of connections |
+//!
+//! **Backpressure is one rule**: where the ring has no slot or the pool no room for a whole largest frame, a connection
+//! is not read but put into the waiting line; the freeing thread wakes the loop, which serves the line in order.
+//! Sockets are registered edge-triggered for both directions, so *not reading* needs no system call.
+
+mod connection;
+mod door;
+mod event_loop;
+mod intake;
+mod listener;
+mod serve;
+mod timers;
+
+pub use door::SinkState;
+pub use event_loop::{EventLoop, LoopError, Parts};
+pub use listener::bind;

@@ -1,0 +1,59 @@
+//! Deadlines of connections: a heap with at most a few entries a connection.
+//!
+//! A deadline mostly moves later (every frame moves the idle timer), and the heap is not told. An entry that comes up
+//! is compared with the connection's deadline of that moment, and put back if that is later. Only a deadline that moves
+//! before the entry in the heap adds one; the older one is then recognised as stale.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+use crate::session::marks::ConnectionId;
+
+#[derive(Debug, Default)]
+pub struct Timers {
+    heap: BinaryHeap<Reverse<(Instant, ConnectionId)>>,
+}
+
+impl Timers {
+    /// The connection is looked at by `deadline`. `scheduled` is its earliest entry, kept by the connection.
+    pub fn schedule(&mut self, connection: ConnectionId, deadline: Option<Instant>, scheduled: &mut Option<Instant>) {
+        let Some(deadline) = deadline else { return };
+        if scheduled.is_none_or(|at| deadline < at) {
+            *scheduled = Some(deadline);
+            self.heap.push(Reverse((deadline, connection)));
+        }
+    }
+
+    /// When the next entry comes up.
+    pub fn next(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+
+    /// Takes an entry that is due: its time and its connection, which may be gone or have newer entries.
+    pub fn due(&mut self, now: Instant) -> Option<(Instant, ConnectionId)> {
+        (self.next()? <= now).then(|| self.heap.pop().map(|Reverse(entry)| entry)).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn later_deadlines_add_no_entries_and_earlier_ones_do() {
+        let (mut timers, now) = (Timers::default(), Instant::now());
+        let mut scheduled = None;
+        let second = Duration::from_secs(1);
+        timers.schedule(7, Some(now + 5 * second), &mut scheduled);
+        timers.schedule(7, Some(now + 9 * second), &mut scheduled);
+        timers.schedule(7, None, &mut scheduled);
+        assert_eq!((timers.heap.len(), timers.next()), (1, Some(now + 5 * second)));
+        timers.schedule(7, Some(now + second), &mut scheduled);
+        assert_eq!((timers.heap.len(), scheduled), (2, Some(now + second)));
+        assert_eq!(timers.due(now), None);
+        assert_eq!(timers.due(now + second), Some((now + second, 7)));
+        assert_eq!(timers.due(now + second), None);
+    }
+}

@@ -1,0 +1,65 @@
+//! The log thread: takes what is in the ring, gives it positions, hands it to the routers.
+//!
+//! ```text
+//!  ring ─▶ take all (up to 4 MiB) ─▶ keep refused payloads ─▶ positions ─▶ one Batch, shared ─▶ each router's queue
+//! ```
+//!
+//! It never waits to fill a batch: an event alone goes on at once, and while the routers are busy the next batch grows
+//! in the ring. Without a write-ahead log (there is none yet) a full queue makes it wait: the ring fills, the loop
+//! stops reading, TCP does the rest. What is in here when the process is killed is lost, which is why the only ack
+//! level offered is *received*.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+
+use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX};
+use crate::pipeline::batch::{Batch, Run};
+use crate::pipeline::ring::{Content, Slot, SlotReceiver};
+
+/// Keeps a payload that the door refused (R8). Called before anything after it is handed on.
+pub type KeepRefused = Box<dyn FnMut(&Slot) + Send>;
+
+/// Runs until the event loop is gone and the ring is empty; then the routers' queues end. Positions begin at 1.
+pub fn run(mut ring: SlotReceiver, routers: Vec<SyncSender<Arc<Batch>>>, mut keep_refused: KeepRefused) {
+    let mut next_position = 1;
+    let mut slots = Vec::with_capacity(COMMIT_SLOTS_MAX);
+    while ring.wait() {
+        let mut bytes = 0;
+        ring.take(COMMIT_SLOTS_MAX, &mut slots, |slot| {
+            if let Content::Events { payload, .. } = &slot.content {
+                bytes += payload.len();
+            }
+            bytes >= COMMIT_BYTES_MAX
+        });
+        let mut runs = Vec::with_capacity(slots.len());
+        for slot in slots.drain(..) {
+            match slot.content {
+                Content::Events { payload, events } => {
+                    runs.push(Run {
+                        payload,
+                        events,
+                        received_unix_nano: slot.received_unix_nano,
+                        origin: slot.origin,
+                    });
+                }
+                Content::Refused { .. } => keep_refused(&slot),
+            }
+        }
+        let batch = Batch::new(next_position, runs);
+        if batch.events() == 0 {
+            continue;
+        }
+        next_position = batch.end_position();
+        tracing::debug!(
+            first_position = batch.first_position(),
+            events = batch.events(),
+            bytes = batch.payload_bytes(),
+            "batch"
+        );
+        let batch = Arc::new(batch);
+        for router in &routers {
+            // An error means that the router has ended, which it does only when its drain time is over.
+            let _ = router.send(batch.clone());
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The SPSC ring between the event loop and the log thread, with its two wake-ups.
+//!
+//! ```text
+//!  event loop ── push ──▶ [ slot slot slot … ] ── take ──▶ log thread
+//!        └─ flush: unpark, once a turn ──────────────────────▲
+//!        ◀─ wake, if the loop waits for room ─────────────────┘
+//! ```
+//!
+//! * The loop pushes in order of tickets, so the ring's order is the order of positions.
+//! * The log thread parks only after it found the ring empty; unparking a thread that is awake is remembered, so no
+//!   wake-up is lost.
+//! * A full ring is the loop's reason to stop reading: [`SlotSender::wait_for_room`] arms one wake-up.
+//! * Either end notices when the other is gone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::thread::Thread;
+
+use ringbuf::HeapRb;
+use ringbuf::traits::{Consumer, Observer, Producer, Split};
+
+use crate::pipeline::batch::Origin;
+use crate::pipeline::pool::{PoolSlice, Wake};
+use crate::wire::NackCode;
+
+/// What one frame or request hands on. Refused payloads travel the same way, so that their dead letter is written
+/// before the ACK that covers them.
+#[derive(Debug)]
+pub struct Slot {
+    /// Its number; one more than the slot before.
+    pub ticket: u64,
+    pub content: Content,
+    pub received_unix_nano: u64,
+    /// The frame's sequence number; 0 over HTTP.
+    pub seq: u64,
+    pub origin: Arc<Origin>,
+}
+
+#[derive(Debug)]
+pub enum Content {
+    /// `EventBatch` bytes of accepted events only. May be empty: a frame without events.
+    Events { payload: PoolSlice, events: u32 },
+    /// A payload as it was sent, all or part of it refused.
+    Refused { payload: PoolSlice, code: NackCode, reason: Box<str> },
+}
+
+struct Shared {
+    /// The loop waits for room.
+    waiting: AtomicBool,
+    wake: Wake,
+}
+
+/// The loop's end.
+pub struct SlotSender {
+    // Fields are dropped in this order: the log thread is woken once the ring says that this end is gone.
+    ring: ringbuf::HeapProd<Slot>,
+    log_thread: LogThread,
+    shared: Arc<Shared>,
+    pushed: bool,
+}
+
+struct LogThread(Option<Thread>);
+
+impl LogThread {
+    fn wake(&self) {
+        if let Some(thread) = &self.0 {
+            thread.unpark();
+        }
+    }
+}
+
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        self.wake();
+    }
+}
+
+/// The log thread's end.
+pub struct SlotReceiver {
+    ring: ringbuf::HeapCons<Slot>,
+    shared: Arc<Shared>,
+}
+
+/// A ring of `slots`. `wake` is called by the log thread when it made room that the loop waits for.
+pub fn ring(slots: usize, wake: Wake) -> (SlotSender, SlotReceiver) {
+    let (producer, consumer) = HeapRb::new(slots).split();
+    let shared = Arc::new(Shared { waiting: AtomicBool::new(false), wake });
+    let sender = SlotSender { ring: producer, shared: shared.clone(), log_thread: LogThread(None), pushed: false };
+    (sender, SlotReceiver { ring: consumer, shared })
+}
+
+impl SlotSender {
+    /// Whom [`SlotSender::flush`] wakes.
+    pub fn set_log_thread(&mut self, thread: Thread) {
+        self.log_thread.0 = Some(thread);
+    }
+
+    /// Slots that can be pushed now.
+    pub fn room(&self) -> usize {
+        self.ring.vacant_len()
+    }
+
+    /// Slots that the log thread has not taken.
+    pub fn depth(&self) -> usize {
+        self.ring.occupied_len()
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.ring.capacity().get()
+    }
+
+    /// Hands `slot` on, or gives it back where the ring is full: ask for [`SlotSender::room`] first.
+    pub fn push(&mut self, slot: Slot) -> Result<(), Slot> {
+        self.ring.try_push(slot)?;
+        self.pushed = true;
+        Ok(())
+    }
+
+    /// Wakes the log thread if something was pushed since the last call; once a turn of the loop.
+    pub fn flush(&mut self) {
+        if std::mem::take(&mut self.pushed) {
+            self.log_thread.wake();
+        }
+    }
+
+    /// Says that the loop waits for room. Look at [`SlotSender::room`] once more after this call, then sleep.
+    pub fn wait_for_room(&self) {
+        self.shared.waiting.store(true, Ordering::SeqCst);
+        // Pairs with the fence in `take`: either the look after this call sees the room, or the log thread sees us.
+        fence(Ordering::SeqCst);
+    }
+}
+
+impl SlotReceiver {
+    /// Moves up to `max` slots into `slots` while `enough` of the last one is false, without waiting.
+    pub fn take(&mut self, max: usize, slots: &mut Vec<Slot>, mut enough: impl FnMut(&Slot) -> bool) {
+        let mut taken = 0;
+        while taken < max
+            && let Some(slot) = self.ring.try_pop()
+        {
+            taken += 1;
+            let full = enough(&slot);
+            slots.push(slot);
+            if full {
+                break;
+            }
+        }
+        if taken > 0 {
+            fence(Ordering::SeqCst);
+            if self.shared.waiting.load(Ordering::SeqCst) && self.shared.waiting.swap(false, Ordering::SeqCst) {
+                (self.shared.wake)();
+            }
+        }
+    }
+
+    /// Waits until there is a slot. `false`: there is none and the loop is gone.
+    pub fn wait(&self) -> bool {
+        loop {
+            // In this order: a slot pushed before the loop went is still seen.
+            let closed = !self.ring.write_is_held();
+            if !self.ring.is_empty() {
+                return true;
+            }
+            if closed {
+                return false;
+            }
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::pool::Pool;
+    use std::sync::atomic::AtomicUsize;
+
+    fn slot(pool: &mut Pool, ticket: u64) -> Slot {
+        let mut buffer = pool.allocate(1).unwrap();
+        let payload = buffer.share(0..0);
+        let origin = Origin { agent_id: None, agent: None, default_source: String::new(), epoch: 0 };
+        let content = Content::Events { payload, events: 0 };
+        Slot { ticket, content, received_unix_nano: 0, seq: 0, origin: Arc::new(origin) }
+    }
+
+    #[test]
+    fn slots_arrive_in_order_across_threads_and_the_end_is_noticed() {
+        const SLOTS: u64 = 10_000;
+        let (mut sender, mut receiver) = ring(8, Box::new(|| {}));
+        let reader = std::thread::spawn(move || {
+            let (mut slots, mut tickets) = (Vec::new(), Vec::new());
+            while receiver.wait() {
+                receiver.take(3, &mut slots, |_| false);
+                tickets.extend(slots.drain(..).map(|slot| slot.ticket));
+            }
+            tickets
+        });
+        sender.set_log_thread(reader.thread().clone());
+        let mut pool = Pool::new(1 << 20, Box::new(|| {}));
+        for ticket in 1..=SLOTS {
+            let mut next = slot(&mut pool, ticket);
+            while let Err(back) = sender.push(next) {
+                sender.flush();
+                std::thread::yield_now();
+                next = back;
+            }
+        }
+        drop(sender);
+        assert_eq!(reader.join().unwrap(), (1..=SLOTS).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_loop_that_waits_for_room_is_woken_once() {
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = woken.clone();
+        let (mut sender, mut receiver) = ring(
+            2,
+            Box::new(move || {
+                count.fetch_add(1, Ordering::SeqCst);
+            }),
+        );
+        let mut pool = Pool::new(1 << 20, Box::new(|| {}));
+        sender.push(slot(&mut pool, 1)).unwrap();
+        sender.push(slot(&mut pool, 2)).unwrap();
+        assert_eq!(sender.room(), 0);
+        sender.wait_for_room();
+        let mut slots = Vec::new();
+        receiver.take(1, &mut slots, |_| false);
+        receiver.take(1, &mut slots, |_| false);
+        assert_eq!((woken.load(Ordering::SeqCst), sender.room(), slots.len()), (1, 2, 2));
+    }
+
+    #[test]
+    fn taking_stops_where_it_is_enough() {
+        let (mut sender, mut receiver) = ring(8, Box::new(|| {}));
+        let mut pool = Pool::new(1 << 20, Box::new(|| {}));
+        for ticket in 1..=5 {
+            sender.push(slot(&mut pool, ticket)).unwrap();
+        }
+        let mut slots = Vec::new();
+        receiver.take(9, &mut slots, |slot| slot.ticket == 2);
+        assert_eq!(slots.len(), 2);
+    }
+}

@@ -1,0 +1,61 @@
+//! Which events of a DATA payload come in: the pure half of the door.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use crate::event::view::check_batch;
+use crate::limits::{FRAME_EVENTS_MAX, HTTP_REJECTED_MAX, REASON_BYTES_MAX};
+use crate::wire::NackCode;
+
+/// The verdict on a payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// Every event is sound: the payload is stored as it stands.
+    All { events: u32 },
+    /// Some are: their byte ranges are in the scratch list; `reason` is PARTIAL's JSON.
+    Some { events: u32, refused: u32, reason: String },
+    /// None is, or the payload is no batch.
+    None { code: NackCode, refused: u32, reason: String },
+}
+
+/// Checks `payload`, an `EventBatch`. `ranges` is scratch of the caller's: afterwards it holds the accepted ranges,
+/// neighbours joined. Nothing is allocated where every event is sound.
+pub fn admit(payload: &[u8], ranges: &mut Vec<Range<usize>>) -> Admission {
+    ranges.clear();
+    let (mut events, mut refused) = (0u32, 0u32);
+    let mut rejected = String::new();
+    let walked = check_batch(payload, FRAME_EVENTS_MAX, |index, range, checked| match checked {
+        Ok(_) => {
+            events += 1;
+            match ranges.last_mut() {
+                Some(last) if last.end == range.start => last.end = range.end,
+                _ => ranges.push(range),
+            }
+        }
+        Err(error) => {
+            refused += 1;
+            // A NACK is bounded; what does not fit into its list is still counted.
+            if rejected.len() < REASON_BYTES_MAX / 2 && (refused as usize) <= HTTP_REJECTED_MAX {
+                let error = serde_json::Value::String(error.to_string());
+                let comma = if rejected.is_empty() { "" } else { "," };
+                let _ = write!(rejected, "{comma}{{\"index\":{index},\"error\":{error}}}");
+            }
+        }
+    });
+    match walked {
+        Err(error) => Admission::None {
+            code: if error.is_too_large() { NackCode::TooLarge } else { NackCode::Malformed },
+            refused: 1.max(events + refused),
+            reason: error.to_string(),
+        },
+        Ok(_) if refused == 0 => Admission::All { events },
+        Ok(_) => {
+            let reason = format!("{{\"accepted\":{events},\"rejected\":[{rejected}]}}");
+            if events == 0 {
+                Admission::None { code: NackCode::Invalid, refused, reason }
+            } else {
+                Admission::Some { events, refused, reason }
+            }
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The agent protocol as two state machines without sockets or clocks: frames and `now` in, frames and decisions out.
+
+#[cfg(feature = "server")]
+pub mod admission;
+#[cfg(feature = "server")]
+pub mod marks;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+pub mod tokens;
+#[cfg(all(test, feature = "server"))]
+mod server_tests;

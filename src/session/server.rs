@@ -1,0 +1,477 @@
+//! The server's side of one agent connection.
+//!
+//! ```text
+//!             HELLO accepted            ticket of the older connection passed
+//!  Opening ───────────────────▶ Settling ───────────────────────────────────▶ Streaming ──▶ Closed
+//!     │  5 s (R12)                                              DATA, PING │      ▲            ▲
+//!     └──────────── GOAWAY ──────────────────────────────────────────────────────┴────────────┘
+//! ```
+//!
+//! Frames and `now` come in; answers are appended to `out`; what the caller must do is the returned [`Step`]. The
+//! session keeps a FIFO of (ticket, seq) and answers all up to a watermark with one ACK (R1).
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::marks::{AgentId, ConnectionId, Greeting, GreetingError, Marks, Place};
+use crate::limits::{
+    ACK_REPEAT, FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, RETRY_HINT_MS, STALLED_FRAME_TIMEOUT,
+};
+use crate::wire::answer;
+use crate::wire::hello::{CODECS, common_version};
+use crate::wire::{AckLevel, FrameError, FrameKind, Goaway, GoawayCode, Header, Hello, NackCode, PayloadCaps, Welcome};
+
+/// What all sessions of a server share.
+#[derive(Debug, Clone)]
+pub struct SessionSettings {
+    pub server_id: [u8; 16],
+    /// Largest DATA payload, bytes; raw and framed are the same while there is no codec.
+    pub max_frame_bytes: u32,
+    pub window_bytes: u32,
+    pub window_frames: u16,
+    pub keepalive: Duration,
+    pub default_ack: AckLevel,
+    /// The highest level that can be kept: *received* without a log.
+    pub highest_ack: AckLevel,
+}
+
+impl SessionSettings {
+    pub fn payload_caps(&self) -> PayloadCaps {
+        PayloadCaps { data: self.max_frame_bytes }
+    }
+}
+
+/// Decides on tokens; the server's is in constant time.
+pub trait Gate {
+    /// `Err`: why the agent is not let in, for GOAWAY(AUTH).
+    fn admit(&self, token: &[u8]) -> Result<(), &'static str>;
+}
+
+/// What every call gets: the clock, fresh randomness, and what all sessions of the server share.
+pub struct Turn<'a> {
+    pub now: Instant,
+    /// Seeds a first epoch and the jitter of retry hints.
+    pub random: u64,
+    pub settings: &'a SessionSettings,
+    pub marks: &'a mut Marks,
+    pub gate: &'a dyn Gate,
+}
+
+/// What a frame asks the caller to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Continue,
+    /// An agent came in: close `replaced`, then call [`ServerSession::settled`] once `after_ticket` is passed.
+    Greeted(Greeting),
+    /// The next DATA of the sequence: check and store its payload, then call [`ServerSession::taken`].
+    Data,
+    /// A DATA that can never be stored; keep it in the dead letters, then call [`ServerSession::taken`] with the code.
+    Refuse(NackCode, &'static str),
+    /// GOAWAY is written: flush, linger, close. The name is for logs and counters.
+    Close(GoawayCode),
+}
+
+/// Why the server hangs up, in words for the agent's operator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+enum Reason {
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("{0}")]
+    Hello(#[from] crate::wire::hello::HelloError),
+    #[error("{0}")]
+    Greeting(#[from] GreetingError),
+    #[error("this server speaks version 1; the agent speaks {min} to {max}")]
+    Version { min: u8, max: u8 },
+    #[error("ack level {wanted} is not offered: without a log this server acknowledges at most `{highest}`")]
+    AckLevel { wanted: u32, highest: &'static str },
+    #[error("{0}")]
+    Plain(&'static str),
+    #[error("frame {seq} came, {expected} is next: frames were lost on the agent's side, or reordered")]
+    Gap { seq: u64, expected: u64 },
+    #[error("frame {0} came again with other bytes: an agent must resend what it sent")]
+    Altered(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Opening,
+    Settling(Greeting),
+    Streaming,
+    Closed,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pending {
+    ticket: u64,
+    seq: u64,
+    bytes: u32,
+    received: Instant,
+}
+
+/// A frame of which only a part has come (R11).
+#[derive(Debug, Clone, Copy)]
+struct Partial {
+    since: Instant,
+    progress: Instant,
+    have: usize,
+    total: usize,
+}
+
+/// One agent's connection.
+#[derive(Debug)]
+pub struct ServerSession {
+    state: State,
+    connection: ConnectionId,
+    opened: Instant,
+    heard: Instant,
+    partial: Option<Partial>,
+    agent_id: AgentId,
+    level: AckLevel,
+    pending: VecDeque<Pending>,
+    pending_bytes: u64,
+    acked_seq: u64,
+    acked_at: Instant,
+    /// A duplicate came: say again what is acknowledged.
+    ack_due: bool,
+    /// The caller does not read this connection: its peer must not be blamed, and hears the last ACK every second.
+    paused: bool,
+    keepalive: Duration,
+}
+
+impl ServerSession {
+    pub fn new(connection: ConnectionId, settings: &SessionSettings, now: Instant) -> Self {
+        Self {
+            state: State::Opening,
+            connection,
+            opened: now,
+            heard: now,
+            partial: None,
+            agent_id: [0; 16],
+            level: settings.default_ack,
+            pending: VecDeque::new(),
+            pending_bytes: 0,
+            acked_seq: 0,
+            acked_at: now,
+            ack_due: false,
+            paused: false,
+            keepalive: settings.keepalive,
+        }
+    }
+
+    pub fn level(&self) -> AckLevel {
+        self.level
+    }
+
+    /// The agent, once its HELLO was accepted.
+    pub fn agent_id(&self) -> Option<&AgentId> {
+        (self.agent_id != [0; 16]).then_some(&self.agent_id)
+    }
+
+    /// Whether a HELLO was accepted.
+    pub fn is_authenticated(&self) -> bool {
+        self.agent_id().is_some()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
+    /// Whether frames may be shown to the session now: not while the log settles a takeover, not over the window (R10).
+    pub fn may_receive(&self, settings: &SessionSettings) -> bool {
+        match self.state {
+            State::Opening => true,
+            State::Streaming => {
+                // One frame is always allowed, however large.
+                self.pending.is_empty()
+                    || (self.pending_bytes < u64::from(settings.window_bytes)
+                        && self.pending.len() < usize::from(settings.window_frames))
+            }
+            State::Settling(_) | State::Closed => false,
+        }
+    }
+
+    /// One whole frame. After [`Step::Data`] and [`Step::Refuse`] comes [`ServerSession::taken`] before the next frame.
+    pub fn frame(&mut self, header: &Header, payload: &[u8], turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Step {
+        let random = turn.random;
+        self.heard = turn.now;
+        self.partial = None;
+        match (self.state, header.kind) {
+            (State::Closed | State::Settling(_), _) => Step::Continue,
+            (_, FrameKind::Skippable(_)) => Step::Continue,
+            (State::Opening, FrameKind::Hello) => {
+                self.hello(payload, turn).unwrap_or_else(|(code, reason)| {
+                    self.close(code, &reason.to_string(), random, out)
+                })
+            }
+            (State::Opening, _) => self.close(GoawayCode::Protocol, "the first frame must be a HELLO", random, out),
+            (State::Streaming, FrameKind::Data) => self.data(header, turn, out),
+            (State::Streaming, FrameKind::Ping) => {
+                answer::pong(header.seq, out);
+                Step::Continue
+            }
+            (State::Streaming, FrameKind::Pong) => Step::Continue,
+            (State::Streaming, FrameKind::Hello) => self.close(GoawayCode::Protocol, "a second HELLO", random, out),
+            (
+                State::Streaming,
+                FrameKind::Welcome | FrameKind::Ack | FrameKind::Nack | FrameKind::Goaway,
+            ) => self.close(GoawayCode::Protocol, "a frame that only servers send", random, out),
+        }
+    }
+
+    fn hello(&mut self, payload: &[u8], turn: &mut Turn<'_>) -> Result<Step, (GoawayCode, Reason)> {
+        let settings = turn.settings;
+        let hello = Hello::decode(payload).map_err(|error| (GoawayCode::Protocol, error.into()))?;
+        if common_version(hello.min_version, hello.max_version).is_none() {
+            let reason = Reason::Version { min: hello.min_version, max: hello.max_version };
+            return Err((GoawayCode::Version, reason));
+        }
+        turn.gate.admit(hello.token).map_err(|reason| (GoawayCode::Auth, Reason::Plain(reason)))?;
+        let wanted = match hello.ack {
+            Ok(level) => level.unwrap_or(settings.default_ack),
+            Err(wanted) => {
+                let highest = settings.highest_ack.name();
+                return Err((GoawayCode::AckLevel, Reason::AckLevel { wanted, highest }));
+            }
+        };
+        if wanted > settings.highest_ack {
+            let reason = Reason::AckLevel { wanted: wanted as u32, highest: settings.highest_ack.name() };
+            return Err((GoawayCode::AckLevel, reason));
+        }
+        let greeting = turn
+            .marks
+            .greet(hello.agent_id, hello.epoch, hello.oldest_seq, self.connection, turn.now, turn.random)
+            .map_err(|error| match error {
+                GreetingError::Fenced { .. } => (GoawayCode::Fenced, error.into()),
+                GreetingError::TooManyAgents { .. } => (GoawayCode::Overloaded, error.into()),
+                GreetingError::EpochsUsedUp => (GoawayCode::Protocol, error.into()),
+            })?;
+        self.agent_id = hello.agent_id;
+        self.level = wanted;
+        self.state = State::Settling(greeting);
+        Ok(Step::Greeted(greeting))
+    }
+
+    /// The watermark has reached `watermark`: says WELCOME if that is what it waited for.
+    pub fn settled(&mut self, watermark: u64, turn: &Turn<'_>, out: &mut Vec<u8>) {
+        let (now, settings) = (turn.now, turn.settings);
+        let State::Settling(greeting) = self.state else { return };
+        if watermark < greeting.after_ticket {
+            return;
+        }
+        self.acked_seq = greeting.last_seq;
+        (self.heard, self.acked_at) = (now, now);
+        self.state = State::Streaming;
+        let welcome = Welcome {
+            version: crate::wire::header::VERSION,
+            ack: self.level,
+            codecs: CODECS,
+            max_frame: settings.max_frame_bytes,
+            max_raw: settings.max_frame_bytes,
+            window_bytes: settings.window_bytes,
+            window_frames: settings.window_frames,
+            keepalive_seconds: settings.keepalive.as_secs() as u16,
+            resumed: greeting.resumed,
+            epoch: greeting.epoch,
+            last_seq: greeting.last_seq,
+            server_id: settings.server_id,
+        };
+        welcome.encode(out);
+    }
+
+    fn data(&mut self, header: &Header, turn: &Turn<'_>, out: &mut Vec<u8>) -> Step {
+        let (settings, random) = (turn.settings, turn.random);
+        match turn.marks.place(&self.agent_id, header.seq, header.payload_crc) {
+            Place::Duplicate => {
+                self.ack_due = true;
+                Step::Continue
+            }
+            Place::Altered => {
+                let reason = Reason::Altered(header.seq).to_string();
+                self.close(GoawayCode::Protocol, &reason, random, out)
+            }
+            Place::Gap { expected } => {
+                let reason = Reason::Gap { seq: header.seq, expected }.to_string();
+                self.close(GoawayCode::SeqGap, &reason, random, out)
+            }
+            Place::Next if header.arg > settings.max_frame_bytes => {
+                Step::Refuse(NackCode::TooLarge, "arg is above the max_raw of WELCOME")
+            }
+            Place::Next if header.codec != 0 => {
+                Step::Refuse(NackCode::Codec, "the payload's codec was not offered in WELCOME")
+            }
+            Place::Next if header.arg != header.length => {
+                Step::Refuse(NackCode::Decompress, "without a codec, arg must equal length")
+            }
+            Place::Next => Step::Data,
+        }
+    }
+
+    /// The DATA `header` was handed on under `ticket`, whole or without what `nack` says; its sequence number is
+    /// used up. A NACK is written now, before the first ACK that covers it (R8).
+    pub fn taken(
+        &mut self,
+        header: &Header,
+        ticket: u64,
+        nack: Option<(NackCode, &str)>,
+        turn: &mut Turn<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let now = turn.now;
+        if let Some((code, reason)) = nack {
+            answer::nack(header.seq, code, reason, out);
+        }
+        turn.marks.advance(&self.agent_id, header.seq, header.payload_crc, ticket, now);
+        self.pending_bytes += u64::from(header.length);
+        self.pending.push_back(Pending { ticket, seq: header.seq, bytes: header.length, received: now });
+    }
+
+    /// Whether an answer may be due: something waits for a watermark, or a duplicate asks for its ACK.
+    pub fn wants_ack(&self) -> bool {
+        self.ack_due || !self.pending.is_empty()
+    }
+
+    /// The watermark of this connection's level has reached `watermark`: one ACK for all it covers. `observe` is
+    /// called with the age of each frame that it covers.
+    pub fn acknowledge(
+        &mut self,
+        watermark: u64,
+        turn: &Turn<'_>,
+        out: &mut Vec<u8>,
+        mut observe: impl FnMut(Duration),
+    ) {
+        if self.state != State::Streaming {
+            return;
+        }
+        while let Some(first) = self.pending.front()
+            && first.ticket <= watermark
+        {
+            self.acked_seq = first.seq;
+            self.pending_bytes -= u64::from(first.bytes);
+            observe(turn.now.saturating_duration_since(first.received));
+            self.ack_due = true;
+            self.pending.pop_front();
+        }
+        if self.ack_due {
+            self.write_ack(turn, out);
+        }
+    }
+
+    fn write_ack(&mut self, turn: &Turn<'_>, out: &mut Vec<u8>) {
+        answer::ack(self.acked_seq, turn.settings.window_bytes, out);
+        (self.ack_due, self.acked_at) = (false, turn.now);
+    }
+
+    /// A read left a frame of `total` bytes (or a header) incomplete, of which `have` are here.
+    pub fn partial(&mut self, have: usize, total: usize, now: Instant) {
+        match &mut self.partial {
+            Some(partial) => {
+                if have > partial.have {
+                    (partial.have, partial.progress, partial.total) = (have, now, total);
+                }
+            }
+            None => self.partial = Some(Partial { since: now, progress: now, have, total }),
+        }
+        self.heard = now;
+    }
+
+    /// The caller stops or begins to read this connection. Timers on the peer run only while it is read (R11).
+    pub fn set_paused(&mut self, paused: bool, now: Instant) {
+        if self.paused == paused {
+            return;
+        }
+        self.paused = paused;
+        if !paused {
+            self.heard = now;
+            if let Some(partial) = &mut self.partial {
+                (partial.since, partial.progress) = (now, now);
+            }
+        }
+    }
+
+    /// When [`ServerSession::handle_timeout`] has something to do. `pressure`: others wait for memory.
+    pub fn deadline(&self, pressure: bool) -> Option<Instant> {
+        let repeat = (self.state == State::Streaming && (self.paused || !self.pending.is_empty()))
+            .then(|| self.acked_at + ACK_REPEAT);
+        let peer = match self.state {
+            State::Closed | State::Settling(_) => None,
+            _ if self.paused => None,
+            State::Opening => Some(self.opened + HELLO_TIMEOUT),
+            State::Streaming => Some(match &self.partial {
+                Some(partial) => partial.deadline(pressure),
+                // Frames that wait for a commit are no silence of the agent's.
+                None => self.heard + self.keepalive.mul_f32(1.5),
+            }),
+        };
+        [repeat, peer].into_iter().flatten().min()
+    }
+
+    /// Call when the deadline is over; for a peer's own timers only after a read that found nothing.
+    pub fn handle_timeout(
+        &mut self,
+        pressure: bool,
+        turn: &Turn<'_>,
+        out: &mut Vec<u8>,
+    ) -> Step {
+        let (now, random) = (turn.now, turn.random);
+        if self.state == State::Streaming
+            && (self.paused || !self.pending.is_empty())
+            && now >= self.acked_at + ACK_REPEAT
+        {
+            self.write_ack(turn, out);
+        }
+        match self.state {
+            _ if self.paused => Step::Continue,
+            State::Opening if now >= self.opened + HELLO_TIMEOUT => {
+                self.close(GoawayCode::Idle, "no HELLO within 5 s of connecting", random, out)
+            }
+            State::Streaming => match &self.partial {
+                Some(partial) if now >= partial.deadline(pressure) => self.close(
+                    GoawayCode::FrameTimeout,
+                    "a frame took longer than 10 s and 1 s for each 64 KiB, or stood still while memory was short",
+                    random,
+                    out,
+                ),
+                None if now >= self.heard + self.keepalive.mul_f32(1.5) => {
+                    self.close(GoawayCode::Idle, "nothing heard for 1.5 × keepalive: agents PING", random, out)
+                }
+                _ => Step::Continue,
+            },
+            _ => Step::Continue,
+        }
+    }
+
+    /// Bytes that are no frames.
+    pub fn broken(&mut self, error: FrameError, random: u64, out: &mut Vec<u8>) -> Step {
+        // A sound header of another version is another protocol; all else may be damage on the way, and is retried.
+        let code = if matches!(error, FrameError::Version(_)) { GoawayCode::Version } else { GoawayCode::Protocol };
+        self.close(code, &error.to_string(), random, out)
+    }
+
+    /// Ends the session from the server's side: SHUTDOWN, OVERLOADED, STORAGE.
+    pub fn end(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> Step {
+        self.close(code, text, random, out)
+    }
+
+    /// Whether everything taken is acknowledged: after the last read of a drain, GOAWAY(SHUTDOWN) may follow (R15).
+    pub fn is_settled(&self) -> bool {
+        self.pending.is_empty() && !self.ack_due
+    }
+
+    fn close(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> Step {
+        if self.state != State::Closed {
+            self.state = State::Closed;
+            let retry_ms = if code.retry() { RETRY_HINT_MS / 2 + random as u32 % (RETRY_HINT_MS / 2) } else { 0 };
+            Goaway { code: Ok(code), retry_ms, text }.encode(self.acked_seq, out);
+        }
+        Step::Close(code)
+    }
+}
+
+impl Partial {
+    fn deadline(&self, pressure: bool) -> Instant {
+        let transfer = Duration::from_secs_f64(self.total as f64 / FRAME_RATE_MIN_BYTES_PER_SECOND as f64);
+        let slow = self.since + FRAME_TIMEOUT + transfer;
+        if pressure { slow.min(self.progress + STALLED_FRAME_TIMEOUT) } else { slow }
+    }
+}
