@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
-use crate::event::view::check_batch;
+use crate::event::{BatchError, check_batch};
 use crate::limits::{FRAME_EVENTS_MAX, HTTP_REJECTED_MAX, REASON_BYTES_MAX};
 use crate::wire::NackCode;
 
@@ -44,7 +44,7 @@ pub fn admit(payload: &[u8], ranges: &mut Vec<Range<usize>>) -> Admission {
     });
     match walked {
         Err(error) => Admission::None {
-            code: if error.is_too_large() { NackCode::TooLarge } else { NackCode::Malformed },
+            code: if matches!(error, BatchError::TooManyEvents { .. }) { NackCode::TooLarge } else { NackCode::Malformed },
             refused: 1.max(events + refused),
             reason: error.to_string(),
         },
