@@ -35,6 +35,8 @@ pub mod session;
 pub mod wire;
 
 #[cfg(feature = "server")]
+pub mod http;
+#[cfg(feature = "server")]
 pub mod metrics;
 #[cfg(feature = "server")]
 pub mod pipeline;

@@ -1,0 +1,74 @@
+//! The server side of HTTP/1.1 (RFC 9110, RFC 9112): bytes and `now` in, answers out; no sockets, no clock.
+//!
+//! ```text
+//!            ┌───────────── answered, keep-alive ────────────────┐
+//!            ▼                                                   │
+//!  bytes ─▶ Head ─ POST /v1/events ─▶ Body ─ whole, sound ─▶ Waiting ─ watermark ─▶ 200
+//!            │ GET: page, answered       │ bad: 4xx, 503         │ 30 s ─▶ 504, the events stay kept
+//!            └────────────┬──────────────┴───────────────────────┘ no keep-alive
+//!                         ▼
+//!                      Closing: the caller writes what is in `out`, half-closes, discards, closes (R15)
+//! ```
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `connection` | the states above, timers, pipelining, 100-continue |
+//! | `head` | request line and header fields, read strictly |
+//! | `routes` | what can be asked for, and what a POST must say before its body is read |
+//! | `body` | Content-Length and chunked, incremental, into one pool buffer |
+//! | `ingest` | a whole body becomes `EventBatch` bytes in the pool and a list of what was refused |
+//! | `response` | status line, header fields, JSON bodies |
+//!
+//! * **Strict where two readers could differ** (request smuggling): what RFC 9112 lets a server refuse about framing
+//!   is refused, answered, and the connection closed. An answer that leaves bytes of its request unread always closes.
+//! * **Heads cost no pool memory**, so that GETs are answered under any load; a body costs one buffer of the pool,
+//!   reserved when its head is complete.
+//! * **All or nothing**: events are handed on only once the whole document was sound and the ring has room for all.
+//! * HTTP/1.0 is answered and closed: nginx and old health checks still speak it. Everything else gets 505.
+
+mod connection;
+
+pub use connection::{Connection, Settings};
+
+use crate::metrics::RejectReason;
+use crate::pipeline::pool::{Buffer, PoolSlice};
+use crate::wire::AckLevel;
+
+/// The pages that GET and HEAD can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    Health,
+    Ready,
+    Metrics,
+}
+
+/// What the machine asks of the server around it. The event loop implements it; tests implement a small one.
+pub trait Door {
+    /// The page's status, content type and body.
+    fn status_page(&mut self, page: Page) -> (u16, &'static str, Vec<u8>);
+
+    /// Whether a POST with this bearer token is allowed; `None`: it came without one. Compares in constant time.
+    fn authorized(&mut self, token: Option<&[u8]>) -> bool;
+
+    /// The level that `?ack=` asks for (`None`: it does not), if the server offers it; else why not, for a 400.
+    fn ack_level(&mut self, wanted: Option<AckLevel>) -> Result<AckLevel, String>;
+
+    /// A buffer with room for `bytes`, or `None` while the pool has no such run: the request gets 503.
+    fn reserve(&mut self, bytes: usize) -> Option<Buffer>;
+
+    /// Whether `slots` slots fit into the ring now.
+    fn ring_room(&mut self, slots: usize) -> bool;
+
+    /// Takes accepted events: `payload` is `EventBatch` bytes, at most [`Settings::max_frame_bytes`] of them. Called
+    /// only after [`Door::ring_room`] has said yes to all slots of the request. Returns the ticket.
+    fn accept(&mut self, payload: PoolSlice, events: u32) -> u64;
+
+    /// Counts refused events.
+    fn rejected(&mut self, reason: RejectReason, events: u64);
+
+    /// Counts an answer by its status.
+    fn answered(&mut self, status: u16);
+
+    /// Whether the server is draining: POSTs get 503, and every connection ends after its answer.
+    fn draining(&self) -> bool;
+}
