@@ -81,6 +81,10 @@ pub const HTTP_TARGET_BYTES_MAX: usize = 4 * 1024;
 pub const HTTP_BODY_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
 /// Entries of a `rejected` list; the number of all is in `rejected_total` then.
 pub const HTTP_REJECTED_MAX: usize = 1_000;
+/// Bytes of one error in that list: some quote the peer's own words.
+pub const HTTP_ERROR_BYTES_MAX: usize = 256;
+/// Members of a gzip body: an empty one costs 20 bytes and a new start of the decoder.
+pub const HTTP_GZIP_MEMBERS_MAX: usize = 1_024;
 /// A request that is not acknowledged by then is answered 504; its events stay kept.
 pub const HTTP_ACK_TIMEOUT: Duration = Duration::from_secs(30);
 /// A keep-alive connection may rest this long between requests.

@@ -1,8 +1,18 @@
-//! One connection: heads, bodies and answers in strict order.
+//! One connection: heads, bodies and answers in strict order. The states are drawn in [`super`].
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::body::{self, Chunked, Framing};
+use super::head::{BodyLength, Head, HeadScan};
+use super::ingest::{self, Settled};
+use super::response::{Answer, CONTINUE, JSON, Refusal, error_body};
+use super::routes::{self, Route, Submission};
 use super::Door;
+use crate::limits::{
+    FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_IDLE_TIMEOUT,
+    OUTBOX_BYTES_MAX,
+};
+use crate::pipeline::pool::Buffer;
 use crate::wire::AckLevel;
 
 /// Bounds that the user sets.
@@ -17,13 +27,49 @@ pub struct Settings {
 /// The state machine of one connection. Every method that takes `out` appends what is to be written to the peer.
 pub struct Connection {
     settings: Settings,
+    state: State,
+}
+
+enum State {
+    /// Between two requests.
+    Idle {
+        deadline: Instant,
+    },
+    /// Within a head, or before the first one.
+    Head {
+        scan: HeadScan,
+        deadline: Instant,
+    },
+    Body(Body),
+    Waiting(Waiting),
+    Closing,
+}
+
+/// A body on its way in.
+struct Body {
+    submission: Submission,
+    framing: Framing,
+    buffer: Buffer,
+    /// Of the request: the connection ends after the answer.
+    close: bool,
+    /// When the first byte of the body could come.
+    since: Instant,
+}
+
+/// A request whose events were handed on.
+struct Waiting {
+    level: AckLevel,
+    ticket: u64,
+    settled: Settled,
+    close: bool,
+    deadline: Instant,
 }
 
 impl Connection {
     /// A connection accepted at `now`.
     pub fn new(settings: Settings, now: Instant) -> Self {
-        let _ = now;
-        Self { settings }
+        let state = State::Head { scan: HeadScan::default(), deadline: now + HELLO_TIMEOUT };
+        Self { settings, state }
     }
 
     /// Takes bytes from the peer and returns how many were consumed.
@@ -34,47 +80,258 @@ impl Connection {
     /// * `out` holds `OUTBOX_BYTES_MAX` or more: call again when it has been written;
     /// * [`Connection::closing`]: nothing is consumed any more.
     pub fn receive(&mut self, input: &[u8], now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> usize {
-        let _ = (input, now, door, out, self.settings);
-        0
+        let mut consumed = 0;
+        while let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) {
+            let taken = match &mut self.state {
+                State::Idle { .. } | State::Head { .. } if out.len() >= OUTBOX_BYTES_MAX => 0,
+                State::Idle { .. } => {
+                    self.state = State::Head { scan: HeadScan::default(), deadline: now + HELLO_TIMEOUT };
+                    continue;
+                }
+                State::Head { .. } => self.receive_head(rest, now, door, out),
+                State::Body(_) => self.receive_body(rest, now, door, out),
+                State::Waiting(_) | State::Closing => 0,
+            };
+            if taken == 0 {
+                break;
+            }
+            consumed += taken;
+        }
+        consumed
     }
 
     /// Where the next bytes of a body of known length belong, so that the socket can be read straight into the pool;
-    /// then [`Connection::body_filled`]. `None`: bytes go through [`Connection::receive`].
+    /// then [`Connection::body_filled`]. `None`: bytes go through [`Connection::receive`]. Never empty.
     pub fn body_room(&mut self) -> Option<&mut [u8]> {
-        None
+        match &mut self.state {
+            State::Body(Body { framing: Framing::Length(missing), buffer, .. }) => buffer.unfilled().get_mut(..*missing),
+            _ => None,
+        }
     }
 
     /// The first `bytes` of [`Connection::body_room`] were written.
     pub fn body_filled(&mut self, bytes: usize, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
-        let _ = (bytes, now, door, out);
+        if let State::Body(Body { framing: Framing::Length(missing), buffer, .. }) = &mut self.state {
+            let bytes = bytes.min(*missing);
+            buffer.advance(bytes);
+            *missing -= bytes;
+            if *missing == 0 {
+                self.body_complete(now, door, out);
+            }
+        }
     }
 
     /// The level and the ticket whose acknowledgement the answer waits for.
     pub fn waiting_for(&self) -> Option<(AckLevel, u64)> {
-        None
+        match &self.state {
+            State::Waiting(waiting) => Some((waiting.level, waiting.ticket)),
+            _ => None,
+        }
     }
 
     /// The watermark of [`Connection::waiting_for`] was reached: answers 200. Then offer what is left to
     /// [`Connection::receive`].
     pub fn acknowledged(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
-        let _ = (now, door, out);
+        if let State::Waiting(waiting) = &self.state {
+            let (body, close) = (waiting.settled.body(None), waiting.close);
+            self.answer(Answer::json(200, &body, close), now, door, out);
+        }
     }
 
     /// When [`Connection::handle_timeout`] is due.
     pub fn deadline(&self) -> Option<Instant> {
-        None
+        match &self.state {
+            State::Idle { deadline } | State::Head { deadline, .. } => Some(*deadline),
+            State::Body(body) => Some(body.deadline()),
+            State::Waiting(waiting) => Some(waiting.deadline),
+            State::Closing => None,
+        }
     }
 
     /// Time has passed. For timers on the peer (R11) call it only after a read that found nothing.
     pub fn handle_timeout(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
-        let _ = (now, door, out);
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        match &self.state {
+            State::Head { scan, .. } if scan.begun() => {
+                let error = error_body("the request head took too long");
+                self.answer(Answer::json(408, &error, true), now, door, out);
+            }
+            State::Idle { .. } | State::Head { .. } => self.state = State::Closing,
+            State::Body(_) => {
+                let error = error_body("the body took too long: nothing of it was taken, send it again");
+                self.answer(Answer::json(408, &error, true), now, door, out);
+            }
+            State::Waiting(waiting) => {
+                let error = format!(
+                    "not {} within {} s; the events are kept and stay on their way: sending them again doubles them",
+                    waiting.level.name(),
+                    HTTP_ACK_TIMEOUT.as_secs()
+                );
+                let (body, close) = (waiting.settled.body(Some(&error)), waiting.close);
+                self.answer(Answer::json(504, &body, close), now, door, out);
+            }
+            State::Closing => {}
+        }
     }
 
     /// The server begins to drain: an idle connection closes at once, others after their answer.
-    pub fn drain(&mut self) {}
+    pub fn drain(&mut self) {
+        match &self.state {
+            State::Idle { .. } => self.state = State::Closing,
+            State::Head { scan, .. } if !scan.begun() => self.state = State::Closing,
+            _ => {}
+        }
+    }
 
     /// Nothing more will be consumed or answered: write what is in `out`, then close as R15 says.
     pub fn closing(&self) -> bool {
-        false
+        matches!(self.state, State::Closing)
+    }
+
+    fn receive_head(&mut self, input: &[u8], now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> usize {
+        let State::Head { scan, .. } = &mut self.state else { return 0 };
+        let range = match scan.advance(input) {
+            Ok(Some(range)) => range,
+            Ok(None) => return 0,
+            Err(refusal) => {
+                self.refuse(&refusal, Ending::unreadable(), now, door, out);
+                return 0;
+            }
+        };
+        let consumed = range.end;
+        match Head::parse(input.get(range).unwrap_or_default()) {
+            Ok(head) => self.request(&head, now, door, out),
+            Err(refusal) => self.refuse(&refusal, Ending::unreadable(), now, door, out),
+        }
+        consumed
+    }
+
+    /// A whole head: answers at once, or goes on with the body.
+    fn request(&mut self, head: &Head<'_>, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+        // An answer that is given now leaves the body unread, and what follows must not be read as a request.
+        let empty = head.length == BodyLength::Known(0);
+        let ending = Ending { close: head.close || !empty, head_only: head.method == "HEAD" };
+        match Route::find(head) {
+            Ok(Route::Page(page)) => {
+                let (status, content_type, body) = door.status_page(page);
+                let answer = Answer { content_type, head_only: ending.head_only, ..Answer::json(status, &body, ending.close) };
+                self.answer(answer, now, door, out);
+            }
+            Ok(Route::Events) => match self.begin_body(head, now, door) {
+                Ok(body) => {
+                    self.state = State::Body(body);
+                    if empty {
+                        self.body_complete(now, door, out);
+                    } else if head.expects_continue {
+                        out.extend_from_slice(CONTINUE);
+                    }
+                }
+                Err(refusal) => self.refuse(&refusal, ending, now, door, out),
+            },
+            Err(refusal) => self.refuse(&refusal, ending, now, door, out),
+        }
+    }
+
+    fn begin_body(&self, head: &Head<'_>, now: Instant, door: &mut impl Door) -> Result<Body, Refusal> {
+        let submission = Submission::check(head, door)?;
+        let max_bytes = self.settings.max_body_bytes;
+        let (framing, bytes) = match head.length {
+            BodyLength::Chunked => (Framing::Chunked(Chunked::new()), max_bytes),
+            BodyLength::Known(length) => match usize::try_from(length) {
+                Ok(length) if length <= max_bytes => (Framing::Length(length), length),
+                _ => return Err(body::too_large(max_bytes)),
+            },
+        };
+        let buffer = door.reserve(bytes).ok_or_else(ingest::no_memory)?;
+        Ok(Body { submission, framing, buffer, close: head.close, since: now })
+    }
+
+    fn receive_body(&mut self, input: &[u8], now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> usize {
+        let State::Body(body) = &mut self.state else { return 0 };
+        match body.framing.receive(input, &mut body.buffer, self.settings.max_body_bytes) {
+            Ok((consumed, complete)) => {
+                if complete {
+                    self.body_complete(now, door, out);
+                }
+                consumed
+            }
+            Err(refusal) => {
+                self.refuse(&refusal, Ending::unreadable(), now, door, out);
+                0
+            }
+        }
+    }
+
+    fn body_complete(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+        let State::Body(body) = std::mem::replace(&mut self.state, State::Closing) else { return };
+        let Body { submission, buffer, close, .. } = body;
+        let ingested = if door.draining() {
+            Err(routes::draining())
+        } else {
+            ingest::ingest(buffer, submission, self.settings, door)
+        };
+        match ingested {
+            Ok((settled, Some(ticket))) => {
+                let deadline = now + HTTP_ACK_TIMEOUT;
+                self.state = State::Waiting(Waiting { level: submission.level, ticket, settled, close, deadline });
+            }
+            Ok((settled, None)) if settled.nothing_but_refused() => {
+                let body = settled.body(Some("every event was refused"));
+                self.answer(Answer::json(400, &body, close), now, door, out);
+            }
+            Ok((settled, None)) => self.answer(Answer::json(200, &settled.body(None), close), now, door, out),
+            Err(refusal) => self.refuse(&refusal, Ending { close, head_only: false }, now, door, out),
+        }
+    }
+
+    fn refuse(&mut self, refusal: &Refusal, ending: Ending, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+        if let Some(reason) = refusal.reason {
+            door.rejected(reason, 1);
+        }
+        let body = error_body(&refusal.error);
+        // A server without memory or ring is not helped by who asks again at once on the same connection.
+        let close = ending.close || refusal.status == 503;
+        let answer = Answer {
+            allow: refusal.allow,
+            head_only: ending.head_only,
+            ..Answer::json(refusal.status, &body, close)
+        };
+        self.answer(answer, now, door, out);
+    }
+
+    fn answer(&mut self, answer: Answer<'_>, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+        let answer = Answer { close: answer.close || door.draining(), ..answer };
+        answer.write(out);
+        door.answered(answer.status);
+        self.state =
+            if answer.close { State::Closing } else { State::Idle { deadline: now + HTTP_IDLE_TIMEOUT } };
+    }
+}
+
+/// What a request says about how its answer ends.
+#[derive(Clone, Copy)]
+struct Ending {
+    close: bool,
+    head_only: bool,
+}
+
+impl Ending {
+    /// Where the next request would begin is not known.
+    fn unreadable() -> Self {
+        Self { close: true, head_only: false }
+    }
+}
+
+impl Body {
+    /// R11: 10 s and what the slowest allowed rate needs; for chunked, whose length is unknown, for what has come.
+    fn deadline(&self) -> Instant {
+        let bytes = match &self.framing {
+            Framing::Length(missing) => self.buffer.len() + missing,
+            Framing::Chunked(_) => self.buffer.len(),
+        };
+        let millis = (bytes as u64).saturating_mul(1000) / FRAME_RATE_MIN_BYTES_PER_SECOND;
+        self.since + FRAME_TIMEOUT + Duration::from_millis(millis)
     }
 }

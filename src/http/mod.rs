@@ -26,7 +26,12 @@
 //! * **All or nothing**: events are handed on only once the whole document was sound and the ring has room for all.
 //! * HTTP/1.0 is answered and closed: nginx and old health checks still speak it. Everything else gets 505.
 
+mod body;
 mod connection;
+mod head;
+mod ingest;
+mod response;
+mod routes;
 
 pub use connection::{Connection, Settings};
 

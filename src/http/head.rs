@@ -1,0 +1,293 @@
+//! Request line and header fields, read strictly (RFC 9112, sections 2 to 6).
+//!
+//! ```text
+//!  bytes ─▶ HeadScan: line ends, control bytes, bounds ─▶ (whole head) ─▶ Head::parse: grammar, framing
+//! ```
+//!
+//! [`HeadScan`] looks at every byte once, however the head was torn, and refuses what two readers could read
+//! differently: LF without CR, CR without LF, control bytes. `httparse`, which takes some of that, sees sound lines only.
+
+use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX, HTTP_TARGET_BYTES_MAX};
+
+use super::response::Refusal;
+
+/// A request line beside its target: the method, two spaces, the version. Generous for any registered method.
+const REQUEST_LINE_EXTRA_BYTES: usize = 64;
+
+/// Finds the end of a head in bytes that come in pieces; the caller offers the same bytes again with more behind them.
+#[derive(Debug, Default)]
+pub struct HeadScan {
+    /// Bytes that were looked at.
+    seen: usize,
+    /// Bytes of the current line so far.
+    line: usize,
+    /// Lines that ended, an empty one before the request line not counted.
+    lines: usize,
+    /// The last byte was CR.
+    cr: bool,
+    /// Bytes of an empty line before the request line: 0 or 2.
+    skip: usize,
+}
+
+impl HeadScan {
+    /// Whether bytes of a head have come.
+    pub fn begun(&self) -> bool {
+        self.seen > 0
+    }
+
+    /// Looks at what is new in `input`, which begins where the head does. `Some`: the range of the whole head, from
+    /// the request line to the end of the empty line.
+    pub fn advance(&mut self, input: &[u8]) -> Result<Option<std::ops::Range<usize>>, Refusal> {
+        for &byte in input.iter().skip(self.seen) {
+            if self.seen >= HTTP_HEAD_BYTES_MAX {
+                return Err(Refusal::new(431, format!("the request head is larger than {HTTP_HEAD_BYTES_MAX} bytes")));
+            }
+            self.seen += 1;
+            match (self.cr, byte) {
+                (true, b'\n') => {
+                    self.cr = false;
+                    if self.line > 0 {
+                        self.lines += 1;
+                        self.line = 0;
+                    } else if self.lines > 0 {
+                        return Ok(Some(self.skip..self.seen));
+                    } else if self.skip == 0 {
+                        // RFC 9112, section 2.2: some clients send a CRLF after a body. One is enough.
+                        self.skip = self.seen;
+                    } else {
+                        return Err(Refusal::malformed("empty lines before the request line"));
+                    }
+                }
+                (true, _) => return Err(Refusal::malformed("CR without LF in the request head")),
+                (false, b'\r') => self.cr = true,
+                (false, b'\n') => return Err(Refusal::malformed("LF without CR in the request head")),
+                (false, b'\t' | b' '..=b'~' | 0x80..) => {
+                    self.line += 1;
+                    if self.lines == 0 && self.line > HTTP_TARGET_BYTES_MAX + REQUEST_LINE_EXTRA_BYTES {
+                        return Err(target_too_long());
+                    }
+                }
+                (false, _) => return Err(Refusal::malformed("control byte in the request head")),
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn target_too_long() -> Refusal {
+    Refusal::new(414, format!("the request target is longer than {HTTP_TARGET_BYTES_MAX} bytes"))
+}
+
+/// How the body's end is found (RFC 9112, section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLength {
+    /// Content-Length; 0 where neither field is there.
+    Known(u64),
+    Chunked,
+}
+
+/// A whole head that was found sound. Borrows from the bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Head<'a> {
+    pub method: &'a str,
+    /// Of the target: what stands before `?`; `*` and the authority of a CONNECT stand as they are.
+    pub path: &'a str,
+    /// Of the target: what stands behind `?`.
+    pub query: Option<&'a str>,
+    pub length: BodyLength,
+    /// The peer wants the connection to end, or speaks HTTP/1.0.
+    pub close: bool,
+    /// The peer waits for `100 Continue` before it sends the body.
+    pub expects_continue: bool,
+    pub content_type: Option<&'a str>,
+    pub content_encoding: Option<&'a str>,
+    /// The token of `Authorization: Bearer`.
+    pub bearer: Option<&'a str>,
+}
+
+impl<'a> Head<'a> {
+    /// Parses a head that [`HeadScan`] found whole.
+    ///
+    /// # Errors
+    /// 400, 414, 417, 431, 501 or 505. The framing of what follows is not known then: the connection must end.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
+        let line_end = bytes.windows(2).position(|two| two == b"\r\n").unwrap_or(bytes.len());
+        let (line, fields) = bytes.split_at_checked(line_end).unwrap_or((bytes, &[]));
+        let fields = fields.get(2..).unwrap_or(&[]);
+
+        let (method, target, http_1_0) = request_line(line)?;
+        let (path, query) = split_target(method, target)?;
+        let mut headers = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
+        let headers = match httparse::parse_headers(fields, &mut headers) {
+            Ok(httparse::Status::Complete((_, headers))) => headers,
+            Err(httparse::Error::TooManyHeaders) => {
+                return Err(Refusal::new(431, format!("more than {HTTP_HEADERS_MAX} header fields")));
+            }
+            Ok(httparse::Status::Partial) | Err(_) => {
+                return Err(Refusal::malformed("a header field is not `name: value` (RFC 9112, section 5)"));
+            }
+        };
+        let fields = Fields(headers);
+
+        match fields.once("Host")? {
+            Some(host) if !is_host(host) => return Err(Refusal::malformed("Host is not a host and port")),
+            None if !http_1_0 => return Err(Refusal::malformed("Host is missing")),
+            _ => {}
+        }
+        let length = body_length(&fields, http_1_0)?;
+        let expects_continue = match fields.once("Expect")? {
+            // RFC 9110, section 10.1.1: HTTP/1.0 knows no interim answers.
+            _ if http_1_0 => false,
+            None => false,
+            Some(expected) if expected.eq_ignore_ascii_case("100-continue") => true,
+            Some(_) => return Err(Refusal::new(417, "only `Expect: 100-continue` is known")),
+        };
+        let bearer = fields.once("Authorization")?.and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_start_matches(' '))
+        });
+        let close = http_1_0
+            || fields
+                .all("Connection")
+                .flat_map(|value| value.split(|&byte| byte == b','))
+                .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
+        Ok(Self {
+            method,
+            path,
+            query,
+            length,
+            close,
+            expects_continue,
+            content_type: fields.once("Content-Type")?,
+            content_encoding: fields.once("Content-Encoding")?,
+            bearer,
+        })
+    }
+}
+
+/// Method, target, and whether the version is 1.0.
+fn request_line(line: &[u8]) -> Result<(&str, &str, bool), Refusal> {
+    let malformed = || Refusal::malformed("the request line is not `METHOD target HTTP/1.1`");
+    // Obsolete text in a target is refused below with everything else that is no ASCII.
+    let line = str::from_utf8(line).map_err(|_| malformed())?;
+    let mut parts = line.split(' ');
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(malformed());
+    };
+    let http_1_0 = match version.as_bytes() {
+        b"HTTP/1.1" => false,
+        b"HTTP/1.0" => true,
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            return Err(Refusal::new(505, format!("{version} is not offered: use HTTP/1.1")));
+        }
+        _ => return Err(malformed()),
+    };
+    if method.is_empty() || !method.bytes().all(is_token_byte) {
+        return Err(malformed());
+    }
+    if target.len() > HTTP_TARGET_BYTES_MAX {
+        return Err(target_too_long());
+    }
+    if target.is_empty() || !target.bytes().all(is_target_byte) {
+        return Err(Refusal::malformed("the request target has a byte that must be percent-encoded"));
+    }
+    Ok((method, target, http_1_0))
+}
+
+/// The four forms of a target (RFC 9112, section 3.2), as path and query.
+fn split_target<'a>(method: &str, target: &'a str) -> Result<(&'a str, Option<&'a str>), Refusal> {
+    let malformed = || Refusal::malformed("the request target is neither a path nor an http address");
+    let path_and_query = match (method, target) {
+        ("OPTIONS", "*") => return Ok(("*", None)),
+        ("CONNECT", authority) if is_host(authority) => return Ok((authority, None)),
+        ("CONNECT", _) => return Err(malformed()),
+        (_, origin) if origin.starts_with('/') => origin,
+        (_, absolute) => {
+            let (scheme, rest) = absolute.split_once("://").ok_or_else(malformed)?;
+            if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+                return Err(malformed());
+            }
+            let end = rest.find(['/', '?']).unwrap_or(rest.len());
+            let (authority, path_and_query) = rest.split_at(end);
+            if authority.is_empty() || !is_host(authority) {
+                return Err(malformed());
+            }
+            path_and_query
+        }
+    };
+    let (path, query) = match path_and_query.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path_and_query, None),
+    };
+    Ok((if path.is_empty() { "/" } else { path }, query))
+}
+
+/// RFC 9112, section 6: whatever two readers could read as two lengths is refused.
+fn body_length(fields: &Fields<'_, '_>, http_1_0: bool) -> Result<BodyLength, Refusal> {
+    let content_length = fields.once("Content-Length")?;
+    match (fields.once("Transfer-Encoding")?, content_length) {
+        (Some(_), Some(_)) => Err(Refusal::malformed("both Content-Length and Transfer-Encoding")),
+        (Some(_), None) if http_1_0 => Err(Refusal::malformed("HTTP/1.0 has no Transfer-Encoding")),
+        (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => Ok(BodyLength::Chunked),
+        (Some(codings), None) => {
+            // Section 6.3: without `chunked` at the end (once) the length is unknowable; before it, it is only unknown.
+            let mut codings = codings.rsplit(',').map(str::trim_ascii);
+            let last = codings.next().unwrap_or_default();
+            if last.eq_ignore_ascii_case("chunked")
+                && codings.all(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("chunked"))
+            {
+                Err(Refusal::new(501, "the only Transfer-Encoding that is offered is `chunked`"))
+            } else {
+                Err(Refusal::malformed("Transfer-Encoding must be `chunked`"))
+            }
+        }
+        (None, Some(digits)) => {
+            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(Refusal::malformed("Content-Length is not a number"));
+            }
+            // All digits, so that the only error left is a number beyond u64.
+            let length = digits.parse().map_err(|_| Refusal::new(413, "Content-Length is beyond any limit"))?;
+            Ok(BodyLength::Known(length))
+        }
+        (None, None) => Ok(BodyLength::Known(0)),
+    }
+}
+
+/// The header fields of one request.
+struct Fields<'h, 'a>(&'h [httparse::Header<'a>]);
+
+impl<'a> Fields<'_, 'a> {
+    fn all(&self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        self.0.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
+    }
+
+    /// A field whose value must not come twice, and is ASCII.
+    fn once(&self, name: &'static str) -> Result<Option<&'a str>, Refusal> {
+        let mut values = self.all(name);
+        let Some(value) = values.next() else { return Ok(None) };
+        if values.next().is_some() {
+            return Err(Refusal::malformed(format!("{name} is there more than once")));
+        }
+        match str::from_utf8(value) {
+            Ok(text) if text.is_ascii() => Ok(Some(text)),
+            _ => Err(Refusal::malformed(format!("{name} has bytes that are not ASCII"))),
+        }
+    }
+}
+
+/// RFC 9110, section 5.6.2.
+pub fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// RFC 3986, and the brackets that some clients leave as they are in a query.
+fn is_target_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%[]".contains(&byte)
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110, section 7.2), as far as it is needed to tell a host from something else. Empty
+/// is allowed in the field. No user information, no list.
+fn is_host(value: &str) -> bool {
+    value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:%[]".contains(&byte))
+}

@@ -1,0 +1,199 @@
+//! Answers: status line, header fields, JSON bodies. Every answer has a `Content-Length`.
+
+use std::borrow::Cow;
+use std::io::Write;
+
+use crate::limits::RETRY_HINT_MS;
+use crate::metrics::RejectReason;
+
+/// Content type of every body that is not a page.
+pub const JSON: &str = "application/json";
+
+/// The interim answer to `Expect: 100-continue` (RFC 9110, section 10.1.1).
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Why a request is not served: the peer's fault (4xx), not offered (501, 505), or not now (503, 504).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{status}: {error}")]
+pub struct Refusal {
+    pub status: u16,
+    /// What is wrong and what to do instead; becomes `{"error":"…"}`.
+    pub error: Cow<'static, str>,
+    /// Of a 405: the methods that the target has.
+    pub allow: Option<&'static str>,
+    /// Of a POST whose events are lost with it: what the events count as. Not for what can be sent again as it is.
+    pub reason: Option<RejectReason>,
+}
+
+impl Refusal {
+    pub fn new(status: u16, error: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, error: error.into(), allow: None, reason: None }
+    }
+
+    /// A refused body.
+    pub fn body(reason: RejectReason, error: impl Into<Cow<'static, str>>) -> Self {
+        let status = match reason {
+            RejectReason::Malformed | RejectReason::Invalid => 400,
+            RejectReason::TooLarge => 413,
+            RejectReason::Codec => 415,
+        };
+        Self { reason: Some(reason), ..Self::new(status, error) }
+    }
+
+    /// A request that is no sound HTTP, or asks for what is not there to be asked.
+    pub fn malformed(error: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(400, error)
+    }
+}
+
+/// One answer, to be written by [`Answer::write`].
+#[derive(Debug)]
+pub struct Answer<'a> {
+    pub status: u16,
+    pub content_type: &'a str,
+    pub body: &'a [u8],
+    pub allow: Option<&'a str>,
+    /// The request was a HEAD: the length is told, the body is not sent.
+    pub head_only: bool,
+    /// The connection ends after this answer.
+    pub close: bool,
+}
+
+impl<'a> Answer<'a> {
+    /// An answer to anything but a HEAD.
+    pub fn json(status: u16, body: &'a [u8], close: bool) -> Self {
+        Self { status, content_type: JSON, body, allow: None, head_only: false, close }
+    }
+
+    pub fn write(&self, out: &mut Vec<u8>) {
+        // Writing into a Vec cannot fail.
+        let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
+        let _ = write!(out, "Content-Type: {}\r\nContent-Length: {}\r\n", self.content_type, self.body.len());
+        if let Some(methods) = self.allow {
+            let _ = write!(out, "Allow: {methods}\r\n");
+        }
+        match self.status {
+            401 => out.extend_from_slice(b"WWW-Authenticate: Bearer\r\n"),
+            // Probes send GETs and take no hints: a hint on /ready does no harm.
+            503 => {
+                let _ = write!(out, "Retry-After: {}\r\n", RETRY_HINT_MS.div_ceil(1000));
+            }
+            _ => {}
+        }
+        if self.close {
+            out.extend_from_slice(b"Connection: close\r\n");
+        }
+        out.extend_from_slice(b"\r\n");
+        if !self.head_only {
+            out.extend_from_slice(self.body);
+        }
+    }
+}
+
+/// `{"error":"…"}`
+pub fn error_body(error: &str) -> Vec<u8> {
+    let mut body = Vec::with_capacity(error.len() + 16);
+    body.extend_from_slice(br#"{"error":"#);
+    push_json_string(&mut body, error);
+    body.push(b'}');
+    body
+}
+
+/// `{"error":"…","accepted":n,"rejected":[…],"rejected_total":n}`: the error only where there is one, the total only
+/// where it is more than `listed`. `entries` are the joined entries of the list, `{"index":i,"error":"…"},…`.
+pub fn result_body(error: Option<&str>, accepted: u64, entries: &[u8], listed: u64, total: u64) -> Vec<u8> {
+    let mut body = Vec::with_capacity(entries.len() + 128);
+    body.push(b'{');
+    if let Some(error) = error {
+        body.extend_from_slice(br#""error":"#);
+        push_json_string(&mut body, error);
+        body.push(b',');
+    }
+    let _ = write!(body, r#""accepted":{accepted},"rejected":["#);
+    body.extend_from_slice(entries);
+    body.push(b']');
+    if total > listed {
+        let _ = write!(body, r#","rejected_total":{total}"#);
+    }
+    body.push(b'}');
+    body
+}
+
+/// `text` as a JSON string, quotes included.
+pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
+    // A string always is representable, and a Vec takes it.
+    let _ = serde_json::to_writer(out, text);
+}
+
+/// RFC 9110, section 15.
+fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(answer: &Answer<'_>) -> String {
+        let mut out = Vec::new();
+        answer.write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    const PLAIN: Answer<'_> =
+        Answer { status: 200, content_type: JSON, body: b"{}", allow: None, head_only: false, close: false };
+
+    #[test]
+    fn an_answer_has_a_length_and_its_body() {
+        assert_eq!(
+            written(&PLAIN),
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+        );
+    }
+
+    #[test]
+    fn an_answer_to_head_tells_the_length_and_has_no_body() {
+        let answer = written(&Answer { head_only: true, ..PLAIN });
+        assert!(answer.contains("Content-Length: 2\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+
+    #[test]
+    fn statuses_bring_their_fields() {
+        let with = |status, allow| written(&Answer { status, allow, close: true, ..PLAIN });
+        assert!(with(401, None).contains("\r\nWWW-Authenticate: Bearer\r\n"));
+        assert!(with(405, Some("POST")).contains("\r\nAllow: POST\r\n"));
+        assert!(with(503, None).contains("\r\nRetry-After: 2\r\n"));
+        assert!(with(400, None).contains("\r\nConnection: close\r\n"));
+        assert!(!written(&PLAIN).contains("Connection"));
+    }
+
+    #[test]
+    fn bodies_are_json_and_escaped() {
+        assert_eq!(error_body("a \"b\"\n"), br#"{"error":"a \"b\"\n"}"#);
+        assert_eq!(result_body(None, 2, b"", 0, 0), br#"{"accepted":2,"rejected":[]}"#);
+        let entries = br#"{"index":1,"error":"x"}"#;
+        assert_eq!(
+            result_body(Some("no"), 0, entries, 1, 7),
+            br#"{"error":"no","accepted":0,"rejected":[{"index":1,"error":"x"}],"rejected_total":7}"#
+        );
+    }
+}

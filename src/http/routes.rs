@@ -1,0 +1,132 @@
+//! What can be asked for, and what a POST must say before its body is read.
+
+use super::head::Head;
+use super::response::Refusal;
+use super::{Door, Page};
+use crate::metrics::RejectReason;
+use crate::wire::AckLevel;
+
+const PAGE_METHODS: &str = "GET, HEAD";
+const EVENTS_METHODS: &str = "POST";
+const ALL_METHODS: &str = "GET, HEAD, POST";
+
+/// What a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    Page(Page),
+    Events,
+}
+
+impl Route {
+    /// # Errors
+    /// 404; 405 with Allow.
+    pub fn find(head: &Head<'_>) -> Result<Self, Refusal> {
+        let (route, methods) = match head.path {
+            "/health" => (Self::Page(Page::Health), PAGE_METHODS),
+            "/ready" => (Self::Page(Page::Ready), PAGE_METHODS),
+            "/metrics" => (Self::Page(Page::Metrics), PAGE_METHODS),
+            "/v1/events" => (Self::Events, EVENTS_METHODS),
+            // `OPTIONS *` and `CONNECT host:port` name no resource of ours; they ask the server itself.
+            path if !path.starts_with('/') => return Err(wrong_method(head.method, ALL_METHODS)),
+            _ => {
+                return Err(Refusal::new(
+                    404,
+                    "not found: there are POST /v1/events and GET /health, /ready, /metrics",
+                ));
+            }
+        };
+        if methods.split(", ").any(|method| method == head.method) {
+            Ok(route)
+        } else {
+            Err(wrong_method(head.method, methods))
+        }
+    }
+}
+
+fn wrong_method(method: &str, allow: &'static str) -> Refusal {
+    // The method is the peer's, and as long as a request line: it is not repeated.
+    let error = if method.eq_ignore_ascii_case("POST") || allow != EVENTS_METHODS {
+        format!("method not allowed here: use {allow}")
+    } else {
+        "method not allowed here: events are sent with POST".to_owned()
+    };
+    Refusal { allow: Some(allow), ..Refusal::new(405, error) }
+}
+
+/// What the body of a POST is (protocol, "HTTP on the same port").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MediaType {
+    Json,
+    Ndjson,
+    Protobuf,
+}
+
+/// What the head of a POST /v1/events said about its body and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Submission {
+    pub media_type: MediaType,
+    pub gzip: bool,
+    pub level: AckLevel,
+}
+
+impl Submission {
+    /// # Errors
+    /// 503 while draining; 401; 400 for `?ack=`; 415.
+    pub fn check(head: &Head<'_>, door: &mut impl Door) -> Result<Self, Refusal> {
+        if door.draining() {
+            return Err(draining());
+        }
+        if !door.authorized(head.bearer.map(str::as_bytes)) {
+            return Err(Refusal::new(401, "send `Authorization: Bearer TOKEN` with a token of this server"));
+        }
+        let level = door.ack_level(wanted_level(head.query)?).map_err(Refusal::malformed)?;
+        let media_type = media_type(head.content_type)?;
+        let gzip = match head.content_encoding {
+            None => false,
+            Some(coding) if coding.eq_ignore_ascii_case("identity") => false,
+            Some(coding) if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") => true,
+            Some(_) => return Err(Refusal::body(RejectReason::Codec, "the only Content-Encoding that is offered is gzip")),
+        };
+        Ok(Self { media_type, gzip, level })
+    }
+}
+
+pub fn draining() -> Refusal {
+    Refusal::new(503, "the server is shutting down: nothing of this request was taken, send it again elsewhere or later")
+}
+
+/// An unknown parameter is refused: a misspelt `ack` would promise less than was asked for.
+fn wanted_level(query: Option<&str>) -> Result<Option<AckLevel>, Refusal> {
+    let mut wanted = None;
+    for parameter in query.unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty()) {
+        match parameter.split_once('=') {
+            Some(("ack", level)) if wanted.is_none() => {
+                // Names of levels need no percent-encoding; whatever has some is unknown.
+                wanted = Some(level.parse().map_err(|_| {
+                    Refusal::malformed("unknown ack level: use ?ack=received, written, synced or delivered")
+                })?);
+            }
+            _ => return Err(Refusal::malformed("the query may have one parameter, `ack`")),
+        }
+    }
+    Ok(wanted)
+}
+
+/// The type without its parameters: text is UTF-8 whatever `charset` says, and is checked.
+fn media_type(content_type: Option<&str>) -> Result<MediaType, Refusal> {
+    let name = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim_ascii();
+    [
+        ("application/json", MediaType::Json),
+        ("application/x-ndjson", MediaType::Ndjson),
+        ("application/x-protobuf", MediaType::Protobuf),
+    ]
+    .into_iter()
+    .find(|(known, _)| name.eq_ignore_ascii_case(known))
+    .map(|(_, media_type)| media_type)
+    .ok_or_else(|| {
+        Refusal::body(
+            RejectReason::Codec,
+            "set Content-Type to application/json, application/x-ndjson or application/x-protobuf",
+        )
+    })
+}
