@@ -31,6 +31,7 @@
 
 pub mod event;
 pub mod limits;
+pub mod random;
 pub mod session;
 pub mod wire;
 
@@ -38,6 +39,8 @@ pub mod wire;
 pub mod http;
 #[cfg(feature = "server")]
 pub mod metrics;
+#[cfg(feature = "server")]
+pub mod net;
 #[cfg(feature = "server")]
 pub mod pipeline;
 #[cfg(feature = "server")]
