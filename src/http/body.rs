@@ -50,13 +50,24 @@ pub struct Chunked {
 #[derive(Debug, Clone, Copy)]
 enum ChunkState {
     /// Hex digits of a size; how many there were.
-    Size { size: u64, digits: u8 },
+    Size {
+        size: u64,
+        digits: u8,
+    },
     /// White space behind a size: only an extension may follow (RFC 9112, section 7.1.1).
-    SizeSpace { size: u64 },
-    Extension { size: u64 },
+    SizeSpace {
+        size: u64,
+    },
+    Extension {
+        size: u64,
+    },
     /// CR of the size's line was there.
-    SizeLf { size: u64 },
-    Data { missing: usize },
+    SizeLf {
+        size: u64,
+    },
+    Data {
+        missing: usize,
+    },
     DataCr,
     DataLf,
     /// At the first byte of a trailer line, or of the empty line that ends the body.
@@ -131,7 +142,9 @@ impl Chunked {
             (S::TrailerValue, _) if is_field_byte(byte) => self.extra_byte(state)?,
             (S::TrailerLf, b'\n') => S::TrailerStart,
             (S::EndLf, b'\n') => S::Done,
-            (S::DataCr | S::DataLf, _) => return Err(Refusal::body(RejectReason::Malformed, "a chunk is longer than its size")),
+            (S::DataCr | S::DataLf, _) => {
+                return Err(Refusal::body(RejectReason::Malformed, "a chunk is longer than its size"));
+            }
             (S::TrailerStart | S::TrailerName | S::TrailerValue | S::TrailerLf | S::EndLf, _) => {
                 return Err(Refusal::body(RejectReason::Malformed, "a trailer field is not `name: value`"));
             }
@@ -159,7 +172,10 @@ fn is_field_byte(byte: u8) -> bool {
 }
 
 pub fn too_large(max_bytes: usize) -> Refusal {
-    Refusal::body(RejectReason::TooLarge, format!("the body is larger than {max_bytes} bytes (server.max_body_bytes): send less at once"))
+    Refusal::body(
+        RejectReason::TooLarge,
+        format!("the body is larger than {max_bytes} bytes (server.max_body_bytes): send less at once"),
+    )
 }
 
 /// The buffer was reserved for all that the framing lets through; a body that does not fit is a mistake of ours.

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use super::Door;
 use super::body::{self, Chunked, Framing};
 use super::head::{BodyLength, Head, HeadScan};
 use super::ingest::{self, Settled};
 use super::response::{Answer, CONTINUE, JSON, Refusal, error_body};
 use super::routes::{self, Route, Submission};
-use super::Door;
 use crate::limits::{
     FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_IDLE_TIMEOUT,
     OUTBOX_BYTES_MAX,
@@ -104,7 +104,9 @@ impl Connection {
     /// then [`Connection::body_filled`]. `None`: bytes go through [`Connection::receive`]. Never empty.
     pub fn body_room(&mut self) -> Option<&mut [u8]> {
         match &mut self.state {
-            State::Body(Body { framing: Framing::Length(missing), buffer, .. }) => buffer.unfilled().get_mut(..*missing),
+            State::Body(Body { framing: Framing::Length(missing), buffer, .. }) => {
+                buffer.unfilled().get_mut(..*missing)
+            }
             _ => None,
         }
     }
@@ -216,7 +218,8 @@ impl Connection {
         match Route::find(head) {
             Ok(Route::Page(page)) => {
                 let (status, content_type, body) = door.status_page(page);
-                let answer = Answer { content_type, head_only: ending.head_only, ..Answer::json(status, &body, ending.close) };
+                let answer =
+                    Answer { content_type, head_only: ending.head_only, ..Answer::json(status, &body, ending.close) };
                 self.answer(answer, now, door, out);
             }
             Ok(Route::Events) => match self.begin_body(head, now, door) {
@@ -293,11 +296,8 @@ impl Connection {
         let body = error_body(&refusal.error);
         // A server without memory or ring is not helped by who asks again at once on the same connection.
         let close = ending.close || refusal.status == 503;
-        let answer = Answer {
-            allow: refusal.allow,
-            head_only: ending.head_only,
-            ..Answer::json(refusal.status, &body, close)
-        };
+        let answer =
+            Answer { allow: refusal.allow, head_only: ending.head_only, ..Answer::json(refusal.status, &body, close) };
         self.answer(answer, now, door, out);
     }
 
@@ -305,8 +305,7 @@ impl Connection {
         let answer = Answer { close: answer.close || door.draining(), ..answer };
         answer.write(out);
         door.answered(answer.status);
-        self.state =
-            if answer.close { State::Closing } else { State::Idle { deadline: now + HTTP_IDLE_TIMEOUT } };
+        self.state = if answer.close { State::Closing } else { State::Idle { deadline: now + HTTP_IDLE_TIMEOUT } };
     }
 }
 

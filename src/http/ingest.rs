@@ -14,11 +14,11 @@ use std::ops::Range;
 
 use flate2::bufread::GzDecoder;
 
+use super::Door;
 use super::body::too_large;
 use super::connection::Settings;
 use super::response::{Refusal, push_json_string, result_body};
 use super::routes::{MediaType, Submission};
-use super::Door;
 use crate::event::{BatchError, check_batch};
 use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX, HTTP_REJECTED_MAX};
 use crate::metrics::RejectReason;
@@ -145,7 +145,8 @@ pub fn no_memory() -> Refusal {
 /// Unpacks gzip (RFC 1952). Several members are one text, as the RFC has it (log shippers append them); anything
 /// behind the last one is refused, padding too.
 fn unpack(packed: Buffer, max_bytes: usize, door: &mut impl Door) -> Result<Buffer, Refusal> {
-    let malformed = |error: std::io::Error| Refusal::body(RejectReason::Malformed, format!("the body is not gzip: {error}"));
+    let malformed =
+        |error: std::io::Error| Refusal::body(RejectReason::Malformed, format!("the body is not gzip: {error}"));
     let mut unpacked = door.reserve(max_bytes).ok_or_else(no_memory)?;
     let mut decoder = GzDecoder::new(packed.filled());
     for _ in 0..HTTP_GZIP_MEMBERS_MAX {

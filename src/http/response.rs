@@ -164,10 +164,7 @@ mod tests {
 
     #[test]
     fn an_answer_has_a_length_and_its_body() {
-        assert_eq!(
-            written(&PLAIN),
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
-        );
+        assert_eq!(written(&PLAIN), "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
     }
 
     #[test]

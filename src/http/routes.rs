@@ -85,14 +85,19 @@ impl Submission {
             None => false,
             Some(coding) if coding.eq_ignore_ascii_case("identity") => false,
             Some(coding) if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") => true,
-            Some(_) => return Err(Refusal::body(RejectReason::Codec, "the only Content-Encoding that is offered is gzip")),
+            Some(_) => {
+                return Err(Refusal::body(RejectReason::Codec, "the only Content-Encoding that is offered is gzip"));
+            }
         };
         Ok(Self { media_type, gzip, level })
     }
 }
 
 pub fn draining() -> Refusal {
-    Refusal::new(503, "the server is shutting down: nothing of this request was taken, send it again elsewhere or later")
+    Refusal::new(
+        503,
+        "the server is shutting down: nothing of this request was taken, send it again elsewhere or later",
+    )
 }
 
 /// An unknown parameter is refused: a misspelt `ack` would promise less than was asked for.

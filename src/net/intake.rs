@@ -23,6 +23,8 @@ const READ_BYTES_MIN: usize = 16 * 1024;
 pub trait Source {
     fn bytes(&self) -> &[u8];
     fn share(&mut self, range: Range<usize>) -> PoolSlice;
+    /// Bytes from `at` on were copied elsewhere; their place may be used again.
+    fn rewind(&mut self, at: usize);
 }
 
 impl Source for Buffer {
@@ -32,6 +34,10 @@ impl Source for Buffer {
 
     fn share(&mut self, range: Range<usize>) -> PoolSlice {
         Buffer::share(self, range)
+    }
+
+    fn rewind(&mut self, at: usize) {
+        Buffer::rewind(self, at);
     }
 }
 
@@ -44,6 +50,8 @@ impl Source for PoolSlice {
         // Ranges come from parsing these very bytes.
         self.part(range).unwrap_or_else(|| self.clone())
     }
+
+    fn rewind(&mut self, _at: usize) {}
 }
 
 pub struct Intake {

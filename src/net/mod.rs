@@ -30,6 +30,8 @@ mod listener;
 mod serve;
 mod timers;
 
+pub use door::Door;
 pub use door::SinkState;
-pub use event_loop::{EventLoop, LoopError, Parts};
+pub use event_loop::{Ended, EventLoop, LoopError, Parts};
+pub use intake::Intake;
 pub use listener::bind;

@@ -44,7 +44,11 @@ pub fn admit(payload: &[u8], ranges: &mut Vec<Range<usize>>) -> Admission {
     });
     match walked {
         Err(error) => Admission::None {
-            code: if matches!(error, BatchError::TooManyEvents { .. }) { NackCode::TooLarge } else { NackCode::Malformed },
+            code: if matches!(error, BatchError::TooManyEvents { .. }) {
+                NackCode::TooLarge
+            } else {
+                NackCode::Malformed
+            },
             refused: 1.max(events + refused),
             reason: error.to_string(),
         },

@@ -43,9 +43,13 @@ pub struct Greeting {
 /// Why an agent is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum GreetingError {
-    #[error("epoch {epoch} is over; a newer one, {current}, was given out: two agents use one agent_id, or an old copy of an agent's state was restored")]
+    #[error(
+        "epoch {epoch} is over; a newer one, {current}, was given out: two agents use one agent_id, or an old copy of an agent's state was restored"
+    )]
     Fenced { epoch: u64, current: u64 },
-    #[error("{max} agents are known and none may be forgotten yet: raise server.max_agents, or point agents at another server")]
+    #[error(
+        "{max} agents are known and none may be forgotten yet: raise server.max_agents, or point agents at another server"
+    )]
     TooManyAgents { max: usize },
     #[error("this agent_id has used up its epochs: give the agent a new agent_id")]
     EpochsUsedUp,
@@ -58,7 +62,9 @@ pub enum Place {
     Duplicate,
     /// The last frame again, with other bytes.
     Altered,
-    Gap { expected: u64 },
+    Gap {
+        expected: u64,
+    },
 }
 
 /// The marks of all agents; bounded.

@@ -8,5 +8,3 @@ pub mod marks;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod tokens;
-#[cfg(all(test, feature = "server"))]
-mod server_tests;

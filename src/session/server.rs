@@ -127,6 +127,7 @@ pub struct ServerSession {
     heard: Instant,
     partial: Option<Partial>,
     agent_id: AgentId,
+    name: String,
     level: AckLevel,
     pending: VecDeque<Pending>,
     pending_bytes: u64,
@@ -148,6 +149,7 @@ impl ServerSession {
             heard: now,
             partial: None,
             agent_id: [0; 16],
+            name: String::new(),
             level: settings.default_ack,
             pending: VecDeque::new(),
             pending_bytes: 0,
@@ -166,6 +168,11 @@ impl ServerSession {
     /// The agent, once its HELLO was accepted.
     pub fn agent_id(&self) -> Option<&AgentId> {
         (self.agent_id != [0; 16]).then_some(&self.agent_id)
+    }
+
+    /// HELLO's name; may be empty.
+    pub fn agent_name(&self) -> &str {
+        &self.name
     }
 
     /// Whether a HELLO was accepted.
@@ -199,11 +206,9 @@ impl ServerSession {
         match (self.state, header.kind) {
             (State::Closed | State::Settling(_), _) => Step::Continue,
             (_, FrameKind::Skippable(_)) => Step::Continue,
-            (State::Opening, FrameKind::Hello) => {
-                self.hello(payload, turn).unwrap_or_else(|(code, reason)| {
-                    self.close(code, &reason.to_string(), random, out)
-                })
-            }
+            (State::Opening, FrameKind::Hello) => self
+                .hello(payload, turn)
+                .unwrap_or_else(|(code, reason)| self.close(code, &reason.to_string(), random, out)),
             (State::Opening, _) => self.close(GoawayCode::Protocol, "the first frame must be a HELLO", random, out),
             (State::Streaming, FrameKind::Data) => self.data(header, turn, out),
             (State::Streaming, FrameKind::Ping) => {
@@ -212,10 +217,9 @@ impl ServerSession {
             }
             (State::Streaming, FrameKind::Pong) => Step::Continue,
             (State::Streaming, FrameKind::Hello) => self.close(GoawayCode::Protocol, "a second HELLO", random, out),
-            (
-                State::Streaming,
-                FrameKind::Welcome | FrameKind::Ack | FrameKind::Nack | FrameKind::Goaway,
-            ) => self.close(GoawayCode::Protocol, "a frame that only servers send", random, out),
+            (State::Streaming, FrameKind::Welcome | FrameKind::Ack | FrameKind::Nack | FrameKind::Goaway) => {
+                self.close(GoawayCode::Protocol, "a frame that only servers send", random, out)
+            }
         }
     }
 
@@ -247,6 +251,7 @@ impl ServerSession {
                 GreetingError::EpochsUsedUp => (GoawayCode::Protocol, error.into()),
             })?;
         self.agent_id = hello.agent_id;
+        self.name = hello.name.to_owned();
         self.level = wanted;
         self.state = State::Settling(greeting);
         Ok(Step::Greeted(greeting))
@@ -326,9 +331,13 @@ impl ServerSession {
         self.pending.push_back(Pending { ticket, seq: header.seq, bytes: header.length, received: now });
     }
 
-    /// Whether an answer may be due: something waits for a watermark, or a duplicate asks for its ACK.
-    pub fn wants_ack(&self) -> bool {
-        self.ack_due || !self.pending.is_empty()
+    /// Whether something waits for a watermark, or a duplicate asks for its ACK.
+    pub fn is_waiting(&self) -> bool {
+        match self.state {
+            State::Settling(_) => true,
+            State::Streaming => self.ack_due || !self.pending.is_empty(),
+            State::Opening | State::Closed => false,
+        }
     }
 
     /// The watermark of this connection's level has reached `watermark`: one ACK for all it covers. `observe` is
@@ -407,12 +416,7 @@ impl ServerSession {
     }
 
     /// Call when the deadline is over; for a peer's own timers only after a read that found nothing.
-    pub fn handle_timeout(
-        &mut self,
-        pressure: bool,
-        turn: &Turn<'_>,
-        out: &mut Vec<u8>,
-    ) -> Step {
+    pub fn handle_timeout(&mut self, pressure: bool, turn: &Turn<'_>, out: &mut Vec<u8>) -> Step {
         let (now, random) = (turn.now, turn.random);
         if self.state == State::Streaming
             && (self.paused || !self.pending.is_empty())
@@ -451,11 +455,6 @@ impl ServerSession {
     /// Ends the session from the server's side: SHUTDOWN, OVERLOADED, STORAGE.
     pub fn end(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> Step {
         self.close(code, text, random, out)
-    }
-
-    /// Whether everything taken is acknowledged: after the last read of a drain, GOAWAY(SHUTDOWN) may follow (R15).
-    pub fn is_settled(&self) -> bool {
-        self.pending.is_empty() && !self.ack_due
     }
 
     fn close(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> Step {

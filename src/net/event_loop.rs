@@ -1,0 +1,623 @@
+//! The turn of the loop. Its order is a contract: read, wake the log thread, acknowledge, then time out (see [`super`]).
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
+use slab::Slab;
+
+use crate::limits::{STALLED_FRAME_TIMEOUT, UNAUTHENTICATED_MAX};
+use crate::net::connection::{Connection, Held, Protocol};
+use crate::net::door::Door;
+use crate::net::listener::{Accepted, Listener};
+use crate::net::serve::{Scratch, Served, serve};
+use crate::net::timers::Timers;
+use crate::session::marks::ConnectionId;
+use crate::session::server::Step;
+use crate::wire::GoawayCode;
+
+const WAKER: Token = Token(usize::MAX);
+const SIGNALS: Token = Token(usize::MAX - 1);
+const LISTENER: Token = Token(usize::MAX - 2);
+/// Readiness events taken in one poll.
+const EVENTS: usize = 1024;
+/// Connections above `max_connections` that are still accepted, to be told in their own protocol.
+const OVERLOADED_MAX: usize = 64;
+/// A peer's timer that is over while its bytes wait to be read is looked at again after this.
+const TIMER_RECHECK: Duration = Duration::from_millis(20);
+
+/// What ends the loop against its will. The system is at fault: descriptors, memory, permissions.
+#[derive(Debug, thiserror::Error)]
+#[error("the event loop cannot go on: {doing}: {error}")]
+pub struct LoopError {
+    doing: &'static str,
+    error: io::Error,
+}
+
+fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> LoopError {
+    move |error| LoopError { doing, error }
+}
+
+/// The poll and what wakes it; made first, because pool and ring need to wake the loop.
+pub struct Parts {
+    poll: Poll,
+    waker: Arc<Waker>,
+}
+
+impl Parts {
+    pub fn new() -> Result<Self, LoopError> {
+        let poll = Poll::new().map_err(failed("creating the poll"))?;
+        let waker = Waker::new(poll.registry(), WAKER).map_err(failed("creating the waker"))?;
+        Ok(Self { poll, waker: Arc::new(waker) })
+    }
+
+    /// Wakes the loop from any thread.
+    pub fn wake(&self) -> impl Fn() + Send + Sync + Clone + 'static {
+        let waker = self.waker.clone();
+        move || {
+            // It fails only when the loop's descriptor is gone, and then there is nobody to wake.
+            let _ = waker.wake();
+        }
+    }
+}
+
+/// How the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every connection was told and closed.
+    Drained,
+    /// The drain timeout was over first; the number of connections cut.
+    TimedOut { connections: usize },
+}
+
+pub struct EventLoop {
+    poll: Poll,
+    signals: Signals,
+    listener: Option<Listener>,
+    connections: Slab<Connection>,
+    next_generation: u32,
+    max_connections: usize,
+    drain_timeout: Duration,
+    drain_until: Option<Instant>,
+    /// To be served in this or the next turn.
+    ready: VecDeque<ConnectionId>,
+    /// In line for ring or memory, in order.
+    waiting: VecDeque<ConnectionId>,
+    /// Wait for a watermark.
+    awaiting: Vec<ConnectionId>,
+    /// In order of accept; entries of those that are known or gone are skipped.
+    unauthenticated: VecDeque<ConnectionId>,
+    unauthenticated_count: usize,
+    timers: Timers,
+    /// When the timers of partial frames were last shortened.
+    pressure_swept: Instant,
+    door: Door,
+    scratch: Scratch,
+    out: Vec<u8>,
+}
+
+impl EventLoop {
+    pub fn new(
+        parts: Parts,
+        listener: std::net::TcpListener,
+        door: Door,
+        max_connections: usize,
+        drain_timeout: Duration,
+    ) -> Result<Self, LoopError> {
+        let mut listener = Listener::new(listener);
+        let registry = parts.poll.registry();
+        registry
+            .register(listener.source(), LISTENER, Interest::READABLE)
+            .map_err(failed("registering the listening socket"))?;
+        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed("listening for signals"))?;
+        registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("registering signals"))?;
+        Ok(Self {
+            poll: parts.poll,
+            signals,
+            listener: Some(listener),
+            connections: Slab::new(),
+            next_generation: 0,
+            max_connections,
+            drain_timeout,
+            drain_until: None,
+            ready: VecDeque::new(),
+            waiting: VecDeque::new(),
+            awaiting: Vec::new(),
+            unauthenticated: VecDeque::new(),
+            unauthenticated_count: 0,
+            timers: Timers::default(),
+            pressure_swept: door.now,
+            door,
+            scratch: Scratch::new(),
+            out: Vec::with_capacity(4096),
+        })
+    }
+
+    /// Serves until a signal asks for the end and the connections are drained.
+    pub fn run(&mut self) -> Result<Ended, LoopError> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => other.map_err(failed("polling"))?,
+            }
+            self.door.begin_turn();
+            if let Some(listener) = &mut self.listener {
+                listener.begin_turn(self.door.now);
+            }
+            for event in &events {
+                match event.token() {
+                    WAKER => {}
+                    SIGNALS => self.take_signals(),
+                    LISTENER => {
+                        if let Some(listener) = &mut self.listener {
+                            listener.set_ready();
+                        }
+                    }
+                    Token(key) => self.note(key, event),
+                }
+            }
+            self.accept();
+            self.serve_ready();
+            self.serve_waiting();
+            self.door.end_turn();
+            self.acknowledge();
+            self.fire_timers();
+            if let Some(until) = self.drain_until {
+                if self.connections.is_empty() {
+                    return Ok(Ended::Drained);
+                }
+                if self.door.now >= until {
+                    return Ok(Ended::TimedOut { connections: self.connections.len() });
+                }
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if !self.ready.is_empty() || self.listener.as_ref().is_some_and(Listener::is_ready) {
+            return Some(Duration::ZERO);
+        }
+        let paused = self.listener.as_ref().and_then(Listener::deadline);
+        let next = [self.timers.next(), paused, self.drain_until].into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    // ---- connections ----
+
+    fn key(id: ConnectionId) -> usize {
+        (id & u64::from(u32::MAX)) as usize
+    }
+
+    fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id)
+    }
+
+    fn note(&mut self, key: usize, event: &mio::event::Event) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let id = connection.id;
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            connection.readable = true;
+        }
+        if event.is_writable() {
+            let was_choked = connection.is_choked();
+            if connection.flush(self.door.now).is_err() {
+                self.remove(id, "broken");
+                return;
+            }
+            if connection.finish_closing(self.door.now) {
+                self.remove(id, "closed");
+                return;
+            }
+            // Unread answers no longer hold it back.
+            connection.readable |= was_choked && !connection.is_choked();
+        }
+        if connection.readable {
+            self.enqueue(id);
+        }
+        self.schedule(id);
+    }
+
+    fn enqueue(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.get(id)
+            && !connection.queued
+            && !connection.waiting
+        {
+            connection.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    fn accept(&mut self) {
+        let now = self.door.now;
+        while let Some(listener) = &mut self.listener {
+            match listener.accept(now) {
+                Accepted::Nothing => return,
+                Accepted::Paused(error) => {
+                    tracing::warn!(%error, "accepting pauses: raise the limit of open files, or lower server.max_connections");
+                    self.door.metrics.accept_pauses.inc();
+                    return;
+                }
+                Accepted::Connection(stream, peer) => self.admit(stream, peer),
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: mio::net::TcpStream, peer: std::net::SocketAddr) {
+        let overloaded = self.connections.len() >= self.max_connections;
+        if overloaded {
+            self.door.metrics.connections_refused.inc();
+        }
+        if self.connections.len() >= self.max_connections + OVERLOADED_MAX {
+            return;
+        }
+        // Answers are written whole, once a turn: waiting for more to send only delays them.
+        let _ = stream.set_nodelay(true);
+        let entry = self.connections.vacant_entry();
+        let key = entry.key();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = self.poll.registry().register(&mut stream, Token(key), interest) {
+            tracing::warn!(%error, %peer, "a connection could not be registered and is closed");
+            return;
+        }
+        self.next_generation = self.next_generation.wrapping_add(1);
+        let id = u64::from(self.next_generation) << 32 | key as u64;
+        entry.insert(Connection::new(id, stream, peer, overloaded, self.door.now));
+        self.door.metrics.connections.inc();
+        tracing::debug!(connection = id, %peer, "connected");
+        self.unauthenticated.push_back(id);
+        self.unauthenticated_count += 1;
+        // Real agents say HELLO at once; whoever has waited longest is the likeliest to be none (R12).
+        while self.unauthenticated_count > UNAUTHENTICATED_MAX
+            && let Some(oldest) = self.unauthenticated.pop_front()
+        {
+            if self.get(oldest).is_some_and(|connection| connection.unauthenticated) {
+                self.remove(oldest, "unauthenticated_cap");
+            }
+        }
+        self.enqueue(id);
+        self.schedule(id);
+    }
+
+    fn remove(&mut self, id: ConnectionId, reason: &'static str) {
+        if self.get(id).is_none() {
+            return;
+        }
+        let mut connection = self.connections.remove(Self::key(id));
+        // Closing the descriptor takes it out of the poll as well.
+        let _ = self.poll.registry().deregister(&mut connection.stream);
+        if connection.unauthenticated {
+            self.unauthenticated_count -= 1;
+        }
+        let reason = connection.close_reason.unwrap_or(reason);
+        if let Some(agent_id) = connection.origin.agent_id {
+            self.door.marks.disconnect(&agent_id, id, self.door.now);
+            tracing::info!(connection = id, agent = connection.origin.agent, reason, "agent disconnected");
+        } else {
+            tracing::debug!(connection = id, peer = %connection.peer, reason, "disconnected");
+        }
+        self.scratch.small_bytes = self.scratch.small_bytes.saturating_sub(connection.small.len());
+        self.door.metrics.connections.dec();
+        self.door.metrics.connection_closed(reason);
+        if self.unauthenticated.len() > 2 * UNAUTHENTICATED_MAX {
+            let connections = &self.connections;
+            self.unauthenticated.retain(|id| {
+                connections.get(Self::key(*id)).is_some_and(|known| known.id == *id && known.unauthenticated)
+            });
+        }
+    }
+
+    fn schedule(&mut self, id: ConnectionId) {
+        let pressure = !self.waiting.is_empty();
+        if let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) {
+            let deadline = connection.deadline(pressure);
+            self.timers.schedule(id, deadline, &mut connection.scheduled);
+        }
+    }
+
+    /// Sends what was said, begins or goes on to close where that is due, and sets the timer.
+    fn settle(&mut self, id: ConnectionId, close: Option<&'static str>) {
+        let now = self.door.now;
+        let out = std::mem::take(&mut self.out);
+        let mut gone = None;
+        if let Some(connection) = self.get(id) {
+            if !out.is_empty() && connection.send(&out, now).is_err() {
+                gone = Some("broken");
+            }
+            if let Some(reason) = close {
+                connection.close(reason);
+            }
+            if gone.is_none() && connection.finish_closing(now) {
+                gone = Some("closed");
+            }
+        }
+        self.out = out;
+        self.out.clear();
+        match gone {
+            Some(reason) => self.remove(id, reason),
+            None => {
+                if close.is_some() {
+                    // What the peer still sends is discarded.
+                    self.enqueue(id);
+                }
+                self.schedule(id);
+            }
+        }
+    }
+
+    // ---- serving ----
+
+    fn serve_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { return };
+            self.serve_one(id);
+        }
+    }
+
+    /// Those in line, in order, while there is ring and memory. Where there is not, whoever frees some wakes the loop.
+    fn serve_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            self.door.starved_since = None;
+            return;
+        }
+        let mut left = self.waiting.len();
+        while left > 0 && self.door.has_slots_or_wake() && self.door.intake.prepare() {
+            left -= 1;
+            let Some(id) = self.waiting.pop_front() else { break };
+            if let Some(connection) = self.get(id) {
+                connection.waiting = false;
+                self.serve_one(id);
+            }
+            // Slots in the ring are of use to nobody but an awake log thread.
+            self.door.ring.flush();
+        }
+        if self.waiting.is_empty() {
+            self.door.starved_since = None;
+        } else if self.door.now >= self.pressure_swept + STALLED_FRAME_TIMEOUT / 2 {
+            self.press_partial_frames();
+        }
+    }
+
+    /// While others wait for memory, a frame that stands still has less time (R11): timers set before are too late.
+    fn press_partial_frames(&mut self) {
+        self.pressure_swept = self.door.now;
+        for (_, connection) in &mut self.connections {
+            if matches!(connection.held, Held::Frame { .. }) {
+                let deadline = connection.deadline(true);
+                self.timers.schedule(connection.id, deadline, &mut connection.scheduled);
+            }
+        }
+    }
+
+    fn serve_one(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
+            return;
+        };
+        connection.queued = false;
+        let was_unauthenticated = connection.unauthenticated;
+        let served = serve(connection, &mut self.door, &mut self.scratch, &mut self.out);
+        if let Some(session) = connection.session()
+            && session.is_authenticated()
+        {
+            connection.unauthenticated = false;
+        }
+        if was_unauthenticated && !connection.unauthenticated {
+            self.unauthenticated_count -= 1;
+        }
+        let waits = match &connection.protocol {
+            Protocol::Frames(session) => session.is_waiting(),
+            Protocol::Http(machine) => machine.waiting_for().is_some(),
+            _ => false,
+        };
+        if waits && !connection.awaiting {
+            connection.awaiting = true;
+            self.awaiting.push(id);
+        }
+        let close = match served {
+            Served::Close(reason) => Some(reason),
+            // Closed once what it sent is acknowledged and written; see `acknowledge`.
+            Served::End if !waits => Some("end"),
+            _ => None,
+        };
+        if let Served::Gone(reason) = served {
+            self.out.clear();
+            self.remove(id, reason);
+            return;
+        }
+        self.settle(id, close);
+        match served {
+            Served::Again => self.enqueue(id),
+            Served::Wait => self.line_up(id),
+            _ => {}
+        }
+        while let Some(older) = self.scratch.replaced.pop() {
+            // It gets no word: an agent that is alive on both would only come back and push the newer one out.
+            self.remove(older, "replaced");
+        }
+    }
+
+    fn line_up(&mut self, id: ConnectionId) {
+        if self.waiting.is_empty() {
+            self.door.starved_since = Some(self.door.now);
+            self.door.metrics.read_pauses.inc();
+        }
+        if let Some(connection) = self.get(id)
+            && !connection.waiting
+        {
+            connection.waiting = true;
+            self.waiting.push_back(id);
+        }
+    }
+
+    // ---- acknowledging ----
+
+    fn acknowledge(&mut self) {
+        let mut awaiting = std::mem::take(&mut self.awaiting);
+        awaiting.retain(|id| self.acknowledge_one(*id));
+        // `retain` may have let new ones in through `serve`; there are none today, but order costs nothing.
+        awaiting.append(&mut self.awaiting);
+        self.awaiting = awaiting;
+    }
+
+    /// Answers what the watermarks cover. `true`: something still waits.
+    fn acknowledge_one(&mut self, id: ConnectionId) -> bool {
+        let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
+            return false;
+        };
+        let Connection { protocol, loopback, origin, .. } = connection;
+        let (out, door) = (&mut self.out, &mut self.door);
+        let waits = match protocol {
+            Protocol::Frames(session) => {
+                let watermark = door.watermarks.get(session.level());
+                let metrics = door.metrics.clone();
+                door.turn(*loopback, |turn| {
+                    session.settled(watermark, turn, out);
+                    session.acknowledge(watermark, turn, out, |age| metrics.ack_seconds.observe(age.as_secs_f64()));
+                });
+                session.is_waiting()
+            }
+            Protocol::Http(machine) => match machine.waiting_for() {
+                Some((level, ticket)) if door.watermarks.get(level) >= ticket => {
+                    let now = door.now;
+                    machine.acknowledged(now, &mut door.http(origin, *loopback), out);
+                    false
+                }
+                waiting => waiting.is_some(),
+            },
+            _ => false,
+        };
+        connection.awaiting = waits;
+        if waits {
+            if !self.out.is_empty() {
+                self.settle(id, None);
+            }
+            return true;
+        }
+        let close = match &connection.protocol {
+            Protocol::Http(machine) if machine.closing() => Some("http"),
+            _ if connection.end_of_stream => Some("end"),
+            _ => None,
+        };
+        let more = connection.readable || !connection.small.is_empty() || !matches!(connection.held, Held::Nothing);
+        self.settle(id, close);
+        if close.is_none() && self.draining() {
+            self.drain_one(id);
+        } else if more {
+            self.enqueue(id);
+        }
+        false
+    }
+
+    // ---- timers ----
+
+    fn fire_timers(&mut self) {
+        let now = self.door.now;
+        while let Some((at, id)) = self.timers.due(now) {
+            let pressure = !self.waiting.is_empty();
+            let Some(connection) = self.get(id).filter(|connection| connection.scheduled == Some(at)) else { continue };
+            connection.scheduled = None;
+            let deadline = connection.deadline(pressure);
+            if deadline.is_none_or(|deadline| deadline > now) {
+                self.schedule(id);
+            } else if connection.is_write_timed_out(now) {
+                self.remove(id, "write_timeout");
+            } else if connection.queued {
+                // A timer on a peer fires only after a read that found nothing (R11), and this one's read is due.
+                let mut scheduled = None;
+                self.timers.schedule(id, Some(now + TIMER_RECHECK), &mut scheduled);
+                if let Some(connection) = self.get(id) {
+                    connection.scheduled = scheduled;
+                }
+            } else {
+                self.time_out(id, pressure);
+            }
+        }
+    }
+
+    fn time_out(&mut self, id: ConnectionId, pressure: bool) {
+        let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
+            return;
+        };
+        let flushed = connection.is_flushed();
+        let Connection { protocol, loopback, origin, .. } = connection;
+        let (out, door) = (&mut self.out, &mut self.door);
+        let close = match protocol {
+            Protocol::Undecided => {
+                self.remove(id, "silent");
+                return;
+            }
+            Protocol::Frames(session) => {
+                let step = door.turn(*loopback, |turn| session.handle_timeout(pressure, turn, out));
+                if !flushed && !matches!(step, Step::Close(_)) {
+                    // A repeated ACK tells nothing to a peer that has not read the last one.
+                    out.clear();
+                }
+                if let Step::Close(code) = step { Some(code.name()) } else { None }
+            }
+            Protocol::Http(machine) => {
+                let now = door.now;
+                machine.handle_timeout(now, &mut door.http(origin, *loopback), out);
+                machine.closing().then_some("http_timeout")
+            }
+            Protocol::Closing | Protocol::Lingering { .. } => None,
+        };
+        self.settle(id, close);
+    }
+
+    // ---- the end ----
+
+    fn take_signals(&mut self) {
+        let signals: Vec<_> = self.signals.pending().collect();
+        if !signals.is_empty() && self.drain_until.is_none() {
+            self.begin_drain();
+        }
+    }
+
+    fn draining(&self) -> bool {
+        self.drain_until.is_some()
+    }
+
+    /// R15: no more connections, no more reading; what was taken is acknowledged, then everybody is told.
+    fn begin_drain(&mut self) {
+        tracing::info!(connections = self.connections.len(), "shutting down: draining connections");
+        self.drain_until = Some(self.door.now + self.drain_timeout);
+        self.door.draining = true;
+        if let Some(mut listener) = self.listener.take() {
+            let _ = self.poll.registry().deregister(listener.source());
+        }
+        let ids: Vec<_> = self.connections.iter().map(|(_, connection)| connection.id).collect();
+        for id in ids {
+            self.drain_one(id);
+        }
+    }
+
+    /// Ends one connection, or leaves it until what it waits for has come.
+    fn drain_one(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
+            return;
+        };
+        let close = match &mut connection.protocol {
+            Protocol::Undecided => {
+                self.remove(id, "SHUTDOWN");
+                return;
+            }
+            Protocol::Frames(session) if session.is_waiting() => None,
+            Protocol::Frames(session) => {
+                let random = self.door.random.next_u64();
+                session.end(GoawayCode::Shutdown, "this server is shutting down", random, &mut self.out);
+                Some(GoawayCode::Shutdown.name())
+            }
+            Protocol::Http(machine) => {
+                machine.drain();
+                machine.closing().then_some("SHUTDOWN")
+            }
+            Protocol::Closing | Protocol::Lingering { .. } => None,
+        };
+        self.settle(id, close);
+    }
+}

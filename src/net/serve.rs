@@ -1,0 +1,500 @@
+//! One connection's share of a turn: one bounded read, and the parsing of what it brought.
+
+use std::sync::Arc;
+
+use crate::http;
+use crate::limits::{HEADER_BYTES, HELLO_BYTES_MAX, HTTP_TORN_HEADS_BYTES_MAX, READ_BYTES_PER_TURN};
+use crate::net::connection::{Connection, Held, Protocol, ReadEnd};
+use crate::net::door::Door;
+use crate::net::intake::Source;
+use crate::pipeline::batch::Origin;
+use crate::session::marks::ConnectionId;
+use crate::session::server::{ServerSession, Step};
+use crate::wire::header::MAGIC;
+use crate::wire::{Decoded, FrameError, GoawayCode, decode};
+
+/// First byte of a TLS record: offered in a later version.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// Bytes of one read of a head: most requests are smaller, and what is left over stays with the connection.
+const HEAD_READ_BYTES: usize = 16 * 1024;
+/// Bytes of a whole HELLO frame. Until it came, no more is read.
+const HELLO_FRAME_BYTES: usize = HEADER_BYTES + HELLO_BYTES_MAX;
+/// Requests and body pieces of one connection in one turn.
+const HTTP_STEPS_PER_TURN: usize = 16;
+
+/// What to do with the connection next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// Its socket is empty: wait for the poll.
+    Idle,
+    /// There may be more: serve it again in the next turn.
+    Again,
+    /// Not without ring or memory: into the line of those that wait.
+    Wait,
+    /// Not before a watermark or the peer's reading moves on.
+    Hold,
+    /// The peer has ended its half: close once everything is acknowledged.
+    End,
+    /// The last words are in `out`.
+    Close(&'static str),
+    /// The socket is broken: nobody listens.
+    Gone(&'static str),
+}
+
+/// What serving shares besides the door.
+pub struct Scratch {
+    /// Reads that must not need the pool.
+    pub read: Box<[u8]>,
+    /// Older connections of agents that came in again (R5).
+    pub replaced: Vec<ConnectionId>,
+    /// Bytes kept in all [`Connection::small`].
+    pub small_bytes: usize,
+}
+
+impl Scratch {
+    pub fn new() -> Self {
+        Self { read: vec![0; HEAD_READ_BYTES].into_boxed_slice(), replaced: Vec::new(), small_bytes: 0 }
+    }
+}
+
+/// Reads once and parses what is there. Answers are appended to `out`.
+pub fn serve(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
+    let small_before = connection.small.len();
+    let served = match &connection.protocol {
+        Protocol::Undecided => serve_undecided(connection, door, scratch, out),
+        Protocol::Frames(_) => serve_frames(connection, door, scratch, out),
+        Protocol::Http(_) => serve_http(connection, door, scratch, out),
+        Protocol::Closing | Protocol::Lingering { .. } => discard(connection, scratch),
+    };
+    scratch.small_bytes = (scratch.small_bytes + connection.small.len()).saturating_sub(small_before);
+    if scratch.small_bytes > HTTP_TORN_HEADS_BYTES_MAX && connection.small.len() > small_before {
+        return Served::Gone("heads_over_budget");
+    }
+    served
+}
+
+fn serve_undecided(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
+    let Some(room) = scratch.read.get_mut(..HELLO_FRAME_BYTES) else { return Served::Gone("internal") };
+    let bytes = match connection.read(room) {
+        ReadEnd::Bytes(bytes) => bytes,
+        ReadEnd::Empty => return Served::Idle,
+        ReadEnd::End => return Served::Gone("silent"),
+        ReadEnd::Broken => return Served::Gone("broken"),
+    };
+    let first = room.first().copied().unwrap_or_default();
+    connection.small.extend_from_slice(room.get(..bytes).unwrap_or_default());
+    if first == TLS_HANDSHAKE {
+        tracing::debug!(connection = connection.id, peer = %connection.peer, "TLS is not offered on this port");
+        return Served::Gone("tls");
+    }
+    if first == MAGIC[0] {
+        let session = ServerSession::new(connection.id, &door.settings, connection.opened);
+        connection.protocol = Protocol::Frames(Box::new(session));
+        serve_frames(connection, door, scratch, out)
+    } else {
+        let mut machine = http::Connection::new(door.http, connection.opened);
+        if door.draining {
+            machine.drain();
+        }
+        connection.protocol = Protocol::Http(Box::new(machine));
+        serve_http(connection, door, scratch, out)
+    }
+}
+
+// ---- frames ----
+
+fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
+    let loopback = connection.loopback;
+    let overloaded = connection.overloaded;
+    let Some(session) = connection.session() else { return Served::Gone("internal") };
+    if door.draining || overloaded {
+        let (code, text) = if door.draining {
+            (GoawayCode::Shutdown, "this server is shutting down")
+        } else {
+            (GoawayCode::Overloaded, "this server has as many connections as server.max_connections allows")
+        };
+        // Agents that are being drained are no longer served; these came too late.
+        return door.turn(loopback, |turn| closed(session.end(code, text, turn.random, out)));
+    }
+    if !session.is_authenticated() {
+        return greet(connection, door, scratch, out);
+    }
+    session.set_paused(false, door.now);
+    if !session.may_receive(&door.settings) {
+        return Served::Hold;
+    }
+    if connection.is_choked() {
+        return Served::Hold;
+    }
+    if !door.has_slots_or_wake() {
+        return wait(connection, door);
+    }
+    match std::mem::replace(&mut connection.held, Held::Nothing) {
+        Held::Unparsed(mut slice) => {
+            let parsed = parse(connection, door, &mut slice, 0, out);
+            keep(connection, door, &mut slice, parsed)
+        }
+        Held::Frame { mut buffer, total } => {
+            let missing = total.saturating_sub(buffer.len());
+            let end = connection.read(buffer.unfilled().get_mut(..missing).unwrap_or_default());
+            if let ReadEnd::Bytes(bytes) = end {
+                buffer.advance(bytes);
+            }
+            if buffer.len() < total {
+                note_partial(connection, door, buffer.len(), total);
+                connection.held = Held::Frame { buffer, total };
+                return after_read(connection, end);
+            }
+            let parsed = parse(connection, door, &mut buffer, 0, out);
+            keep(connection, door, &mut buffer, parsed)
+        }
+        Held::Nothing => {
+            if !door.intake.prepare() {
+                return wait(connection, door);
+            }
+            let Some(mut current) = door.intake.take_current() else { return wait(connection, door) };
+            let served = read_into_current(connection, door, &mut current, out);
+            door.intake.put_back(current);
+            served
+        }
+    }
+}
+
+fn read_into_current(
+    connection: &mut Connection,
+    door: &mut Door,
+    current: &mut crate::pipeline::pool::Buffer,
+    out: &mut Vec<u8>,
+) -> Served {
+    let start = current.len();
+    // A torn header, or what came right behind the HELLO. It fits: a current buffer has room for a read.
+    let fits = current.extend(&connection.small);
+    debug_assert!(fits);
+    connection.small.clear();
+    let room = current.unfilled();
+    let limit = room.len().min(READ_BYTES_PER_TURN);
+    let end = connection.read(room.get_mut(..limit).unwrap_or_default());
+    if let ReadEnd::Bytes(bytes) = end {
+        current.advance(bytes);
+    }
+    if current.len() == start {
+        return after_read(connection, end);
+    }
+    let parsed = parse(connection, door, current, start, out);
+    match keep(connection, door, current, parsed) {
+        Served::Again => after_read(connection, end),
+        other => other,
+    }
+}
+
+/// Until the HELLO is accepted, bytes stay outside the pool: strangers cost no buffers.
+fn greet(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
+    let missing = HELLO_FRAME_BYTES.saturating_sub(connection.small.len());
+    let mut end = ReadEnd::Empty;
+    if connection.readable && missing > 0 {
+        let room = scratch.read.get_mut(..missing).unwrap_or_default();
+        end = connection.read(room);
+        if let ReadEnd::Bytes(bytes) = end {
+            connection.small.extend_from_slice(room.get(..bytes).unwrap_or_default());
+        }
+    }
+    let Connection { small, protocol: Protocol::Frames(session), loopback, peer, .. } = connection else {
+        return Served::Gone("internal");
+    };
+    let (used, step) = match decode(small, door.settings.payload_caps()) {
+        Ok(Decoded::Frame { header, payload }) => {
+            let step = door.turn(*loopback, |turn| session.frame(&header, payload, turn, out));
+            (HEADER_BYTES + payload.len(), step)
+        }
+        Ok(Decoded::NeedHeader) => return after_read(connection, end),
+        // A first frame that is not a HELLO may be large: it is refused by its header alone.
+        Ok(Decoded::Partial { total, .. }) if total > HELLO_FRAME_BYTES => {
+            let error = "the first frame must be a HELLO of at most 1 KiB";
+            return door.turn(*loopback, |turn| closed(session.end(GoawayCode::Protocol, error, turn.random, out)));
+        }
+        Ok(Decoded::Partial { .. }) => return after_read(connection, end),
+        Err(error) => (0, broken(session, door, *loopback, error, out)),
+    };
+    match step {
+        Step::Greeted(greeting) => {
+            let agent_id = session.agent_id().copied().unwrap_or_default();
+            let name = session.agent_name();
+            let id_hex = || agent_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+            connection.origin = Arc::new(Origin {
+                agent_id: Some(agent_id),
+                agent: Some(if name.is_empty() { id_hex() } else { name.to_owned() }),
+                default_source: if name.is_empty() { peer.ip().to_canonical().to_string() } else { name.to_owned() },
+                epoch: greeting.epoch,
+            });
+            tracing::info!(
+                connection = connection.id,
+                agent = connection.origin.agent,
+                peer = %connection.peer,
+                epoch = greeting.epoch,
+                last_seq = greeting.last_seq,
+                resumed = greeting.resumed,
+                "agent connected"
+            );
+            if greeting.missing > 0 {
+                tracing::warn!(
+                    agent = connection.origin.agent,
+                    frames = greeting.missing,
+                    "frames acknowledged at a weak level were lost"
+                );
+                door.metrics.frames_missing.inc_by(greeting.missing);
+            }
+            scratch.replaced.extend(greeting.replaced);
+            connection.small.drain(..used);
+            Served::Again
+        }
+        Step::Close(code) => Served::Close(code.name()),
+        // A skippable frame before the HELLO.
+        Step::Continue | Step::Data | Step::Refuse(..) => {
+            connection.small.drain(..used);
+            if connection.small.is_empty() { after_read(connection, end) } else { Served::Again }
+        }
+    }
+}
+
+/// How far parsing came.
+enum Parsed {
+    All,
+    /// A frame begins at `at` and is not all there; of `total` bytes, if its header is.
+    Torn {
+        at: usize,
+        total: Option<usize>,
+    },
+    /// The frame at `at` cannot be taken now.
+    Stalled {
+        at: usize,
+    },
+    Closed(&'static str),
+}
+
+/// Takes frames from `start` on.
+fn parse(
+    connection: &mut Connection,
+    door: &mut Door,
+    source: &mut impl Source,
+    start: usize,
+    out: &mut Vec<u8>,
+) -> Parsed {
+    let Connection { protocol: Protocol::Frames(session), loopback, origin, .. } = connection else {
+        return Parsed::Closed("internal");
+    };
+    let mut at = start;
+    loop {
+        let bytes = source.bytes().get(at..).unwrap_or_default();
+        if bytes.is_empty() {
+            return Parsed::All;
+        }
+        if !door.has_slots() || !session.may_receive(&door.settings) {
+            return Parsed::Stalled { at };
+        }
+        let (header, length, step) = match decode(bytes, door.settings.payload_caps()) {
+            Ok(Decoded::Frame { header, payload }) => {
+                let step = door.turn(*loopback, |turn| session.frame(&header, payload, turn, out));
+                (header, payload.len(), step)
+            }
+            Ok(Decoded::NeedHeader) => return Parsed::Torn { at, total: None },
+            Ok(Decoded::Partial { total, .. }) => return Parsed::Torn { at, total: Some(total) },
+            Err(error) => match broken(session, door, *loopback, error, out) {
+                Step::Close(code) => return Parsed::Closed(code.name()),
+                _ => return Parsed::Closed("internal"),
+            },
+        };
+        let payload = at + HEADER_BYTES..at + HEADER_BYTES + length;
+        let next = payload.end;
+        match step {
+            Step::Data => {
+                if door.admit(session, &header, source, payload, origin, out).is_err() {
+                    return Parsed::Stalled { at };
+                }
+            }
+            Step::Refuse(code, reason) => {
+                door.refuse_whole(session, &header, code, reason, source, payload, origin, out);
+            }
+            Step::Continue => {
+                if header.kind == crate::wire::FrameKind::Data {
+                    door.metrics.duplicates_dropped.inc();
+                }
+            }
+            Step::Greeted(_) => return Parsed::Closed("internal"),
+            Step::Close(code) => return Parsed::Closed(code.name()),
+        }
+        at = next;
+    }
+}
+
+/// Keeps what parsing left over.
+fn keep(connection: &mut Connection, door: &mut Door, source: &mut impl Source, parsed: Parsed) -> Served {
+    match parsed {
+        Parsed::All => Served::Again,
+        Parsed::Closed(reason) => Served::Close(reason),
+        Parsed::Torn { at, total: None } => {
+            let tail = source.bytes().get(at..).unwrap_or_default();
+            connection.small.extend_from_slice(tail);
+            let have = tail.len();
+            source.rewind(at);
+            note_partial(connection, door, have, HEADER_BYTES);
+            Served::Again
+        }
+        Parsed::Torn { at, total: Some(total) } => {
+            let tail = source.bytes().get(at..).unwrap_or_default();
+            let Some(mut buffer) = door.intake.take(total) else {
+                return stall(connection, door, source, at);
+            };
+            let fits = buffer.extend(tail);
+            debug_assert!(fits);
+            let have = tail.len();
+            source.rewind(at);
+            note_partial(connection, door, have, total);
+            connection.held = Held::Frame { buffer, total };
+            Served::Again
+        }
+        Parsed::Stalled { at } => stall(connection, door, source, at),
+    }
+}
+
+fn stall(connection: &mut Connection, door: &mut Door, source: &mut impl Source, at: usize) -> Served {
+    let end = source.bytes().len();
+    connection.held = Held::Unparsed(source.share(at..end));
+    let settings = &door.settings;
+    if connection.session().is_some_and(|session| !session.may_receive(settings)) {
+        return Served::Hold;
+    }
+    wait(connection, door)
+}
+
+fn wait(connection: &mut Connection, door: &Door) -> Served {
+    if let Some(session) = connection.session() {
+        session.set_paused(true, door.now);
+    }
+    Served::Wait
+}
+
+fn note_partial(connection: &mut Connection, door: &Door, have: usize, total: usize) {
+    if let Some(session) = connection.session() {
+        session.partial(have, total, door.now);
+    }
+}
+
+fn broken(session: &mut ServerSession, door: &mut Door, loopback: bool, error: FrameError, out: &mut Vec<u8>) -> Step {
+    door.turn(loopback, |turn| session.broken(error, turn.random, out))
+}
+
+fn closed(step: Step) -> Served {
+    match step {
+        Step::Close(code) => Served::Close(code.name()),
+        _ => Served::Gone("internal"),
+    }
+}
+
+fn after_read(connection: &Connection, end: ReadEnd) -> Served {
+    match end {
+        ReadEnd::Bytes(_) => Served::Again,
+        ReadEnd::Empty if connection.readable => Served::Again,
+        ReadEnd::Empty => Served::Idle,
+        ReadEnd::End => Served::End,
+        ReadEnd::Broken => Served::Gone("broken"),
+    }
+}
+
+// ---- HTTP ----
+
+fn serve_http(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
+    if connection.overloaded {
+        out.extend_from_slice(OVERLOADED);
+        return Served::Close("OVERLOADED");
+    }
+    // What is left of an earlier read comes first.
+    if !connection.small.is_empty() {
+        let small = std::mem::take(&mut connection.small);
+        let used = offer(connection, door, &small, out);
+        connection.small = small;
+        connection.small.drain(..used);
+    }
+    for _ in 0..HTTP_STEPS_PER_TURN {
+        let choked = connection.is_choked();
+        let Protocol::Http(machine) = &mut connection.protocol else { return Served::Gone("internal") };
+        if machine.closing() {
+            return Served::Close("http");
+        }
+        if machine.waiting_for().is_some() || choked || out.len() >= crate::limits::OUTBOX_BYTES_MAX {
+            return Served::Hold;
+        }
+        if !connection.readable {
+            return if connection.end_of_stream { Served::End } else { Served::Idle };
+        }
+        let has_body = machine.body_room().is_some();
+        let end = if has_body { read_body(connection, door, out) } else { read_head(connection, door, scratch, out) };
+        match end {
+            ReadEnd::Bytes(_) => connection.unauthenticated &= !connection.small.is_empty(),
+            ReadEnd::Broken => return Served::Gone("broken"),
+            ReadEnd::End | ReadEnd::Empty => {}
+        }
+    }
+    Served::Again
+}
+
+fn read_body(connection: &mut Connection, door: &mut Door, out: &mut Vec<u8>) -> ReadEnd {
+    let Protocol::Http(mut machine) = std::mem::replace(&mut connection.protocol, Protocol::Undecided) else {
+        return ReadEnd::Broken;
+    };
+    let end = match machine.body_room() {
+        Some(room) => {
+            let limit = room.len().min(READ_BYTES_PER_TURN);
+            connection.read(room.get_mut(..limit).unwrap_or_default())
+        }
+        None => ReadEnd::Empty,
+    };
+    if let ReadEnd::Bytes(bytes) = end {
+        let now = door.now;
+        machine.body_filled(bytes, now, &mut door.http(&connection.origin, connection.loopback), out);
+    }
+    connection.protocol = Protocol::Http(machine);
+    end
+}
+
+fn read_head(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> ReadEnd {
+    let end = connection.read(&mut scratch.read);
+    let ReadEnd::Bytes(bytes) = end else { return end };
+    let read = scratch.read.get(..bytes).unwrap_or_default();
+    if connection.small.is_empty() {
+        let used = offer(connection, door, read, out);
+        connection.small.extend_from_slice(read.get(used..).unwrap_or_default());
+    } else {
+        let mut small = std::mem::take(&mut connection.small);
+        small.extend_from_slice(read);
+        let used = offer(connection, door, &small, out);
+        small.drain(..used);
+        connection.small = small;
+    }
+    end
+}
+
+fn offer(connection: &mut Connection, door: &mut Door, bytes: &[u8], out: &mut Vec<u8>) -> usize {
+    let Protocol::Http(machine) = &mut connection.protocol else { return bytes.len() };
+    let now = door.now;
+    machine.receive(bytes, now, &mut door.http(&connection.origin, connection.loopback), out).min(bytes.len())
+}
+
+const OVERLOADED: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 62\r\n\
+Retry-After: 1\r\nConnection: close\r\n\r\n{\"error\":\"too many connections: see server.max_connections\"}\r\n";
+
+// ---- closing ----
+
+fn discard(connection: &mut Connection, scratch: &mut Scratch) -> Served {
+    let end = connection.read(&mut scratch.read);
+    if let (ReadEnd::Bytes(bytes), Protocol::Lingering { discarded, .. }) = (end, &mut connection.protocol) {
+        *discarded += bytes;
+    }
+    match end {
+        ReadEnd::Bytes(_) => Served::Again,
+        ReadEnd::Empty => Served::Idle,
+        // Closing: what is written may still be read by the peer, so the outbox is not thrown away.
+        ReadEnd::End => Served::Idle,
+        ReadEnd::Broken => Served::Gone("broken"),
+    }
+}
