@@ -6,5 +6,7 @@ pub mod admission;
 pub mod marks;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(all(test, feature = "server"))]
+mod server_tests;
 #[cfg(feature = "server")]
 pub mod tokens;
