@@ -187,7 +187,7 @@ impl Door {
         };
         self.metrics.events_rejected(why).inc_by(u64::from(events));
         tracing::debug!(agent = %origin.default_source, seq = header.seq, code = code.name(), reason, "frame refused");
-        let content = Content::Refused { payload: source.share(range), code, reason: reason.into() };
+        let content = Content::Refused { payload: source.share(range), events, code, reason: reason.into() };
         self.push(content, header.seq, origin)
     }
 

@@ -578,6 +578,11 @@ impl EventLoop {
         }
     }
 
+    /// When the drain must be over; `None` before it began.
+    pub fn drain_deadline(&self) -> Option<Instant> {
+        self.drain_until
+    }
+
     fn draining(&self) -> bool {
         self.drain_until.is_some()
     }

@@ -10,19 +10,32 @@
 //! level offered is *received*.
 
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX};
-use crate::pipeline::batch::{Batch, Run};
+use crate::pipeline::batch::{Batch, Origin, Run};
+use crate::pipeline::pool::PoolSlice;
 use crate::pipeline::ring::{Content, Slot, SlotReceiver};
+use crate::router::RouterQueue;
+use crate::wire::NackCode;
 
-/// Keeps a payload that the door refused (R8). Called before anything after it is handed on.
-pub type KeepRefused = Box<dyn FnMut(&Slot) + Send>;
+/// A payload that the door refused, all or part of it: for the dead letters (R8).
+pub struct RefusedPayload {
+    pub payload: PoolSlice,
+    /// Refused events in it.
+    pub events: u32,
+    pub code: NackCode,
+    pub reason: Box<str>,
+    pub seq: u64,
+    pub received_unix_nano: u64,
+    pub origin: Arc<Origin>,
+}
 
 /// Runs until the event loop is gone and the ring is empty; then the routers' queues end. Positions begin at 1.
-pub fn run(mut ring: SlotReceiver, routers: Vec<SyncSender<Arc<Batch>>>, mut keep_refused: KeepRefused) {
+/// `keep_refused` gets what a commit holds of refused payloads, before anything of the commit is handed on.
+pub fn run(mut ring: SlotReceiver, routers: Vec<RouterQueue>, mut keep_refused: impl FnMut(&[RefusedPayload])) {
     let mut next_position = 1;
     let mut slots = Vec::with_capacity(COMMIT_SLOTS_MAX);
+    let mut refused = Vec::new();
     while ring.wait() {
         let mut bytes = 0;
         ring.take(COMMIT_SLOTS_MAX, &mut slots, |slot| {
@@ -32,18 +45,17 @@ pub fn run(mut ring: SlotReceiver, routers: Vec<SyncSender<Arc<Batch>>>, mut kee
             bytes >= COMMIT_BYTES_MAX
         });
         let mut runs = Vec::with_capacity(slots.len());
-        for slot in slots.drain(..) {
-            match slot.content {
-                Content::Events { payload, events } => {
-                    runs.push(Run {
-                        payload,
-                        events,
-                        received_unix_nano: slot.received_unix_nano,
-                        origin: slot.origin,
-                    });
+        for Slot { content, received_unix_nano, seq, origin, .. } in slots.drain(..) {
+            match content {
+                Content::Events { payload, events } => runs.push(Run { payload, events, received_unix_nano, origin }),
+                Content::Refused { payload, events, code, reason } => {
+                    refused.push(RefusedPayload { payload, events, code, reason, seq, received_unix_nano, origin });
                 }
-                Content::Refused { .. } => keep_refused(&slot),
             }
+        }
+        if !refused.is_empty() {
+            keep_refused(&refused);
+            refused.clear();
         }
         let batch = Batch::new(next_position, runs);
         if batch.events() == 0 {

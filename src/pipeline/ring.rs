@@ -40,8 +40,8 @@ pub struct Slot {
 pub enum Content {
     /// `EventBatch` bytes of accepted events only. May be empty: a frame without events.
     Events { payload: PoolSlice, events: u32 },
-    /// A payload as it was sent, all or part of it refused.
-    Refused { payload: PoolSlice, code: NackCode, reason: Box<str> },
+    /// A payload as it was sent, `events` of it refused.
+    Refused { payload: PoolSlice, events: u32, code: NackCode, reason: Box<str> },
 }
 
 struct Shared {

@@ -327,7 +327,7 @@ fn known_agent(epoch: u64, seqs: u64) -> Server {
 
 #[test]
 fn r4_the_same_epoch_resumes_after_the_last_stored_frame() {
-    let input = [bytes_of(Hello { epoch: 5, oldest_seq: 2, ..hello() }), data(2, "again"), data(3, "new")].concat();
+    let input = [bytes_of(Hello { epoch: 5, oldest_seq: 2, ..hello() }), data(2, "earlier"), data(3, "new")].concat();
     let (all, stored) = scenario(|| known_agent(5, 2), &input);
     let resumed = Heard::Welcome { epoch: 5, last_seq: 2, resumed: true, level: AckLevel::Received };
     assert_eq!(all[0], resumed);
