@@ -36,6 +36,8 @@ pub const HELLO_BYTES_MAX: usize = 1024;
 pub const REASON_BYTES_MAX: usize = 16 * 1024;
 /// Default largest DATA payload, bytes.
 pub const FRAME_BYTES_DEFAULT: usize = 1024 * 1024;
+/// Smallest settable `max_frame_bytes`: the largest event fits with room.
+pub const FRAME_BYTES_LOWEST: usize = 2 * EVENT_BYTES_MAX;
 /// Largest settable `max_frame_bytes`: every connection may cause one to be reserved.
 pub const FRAME_BYTES_LIMIT: usize = 16 * 1024 * 1024;
 /// Unacknowledged payload bytes that an agent may send.
@@ -60,10 +62,14 @@ pub const EPOCH_FIRST_MAX: u64 = 1 << 48;
 pub const EPOCH_LIMIT: u64 = 1 << 62;
 /// Agents whose deduplication marks are kept (R3); about 200 bytes each.
 pub const AGENTS_DEFAULT: usize = 100_000;
+/// Largest settable `max_agents`: 2 GiB of marks.
+pub const AGENTS_LIMIT: usize = 10_000_000;
 /// A disconnected agent's mark may be forgotten after this time, when room is needed (R3).
 pub const DEDUPE_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Open connections; a connection without traffic costs about 1 KiB.
 pub const CONNECTIONS_DEFAULT: usize = 16_384;
+/// Largest settable `max_connections`: what Linux lets one process open by default (`fs.nr_open`).
+pub const CONNECTIONS_LIMIT: usize = 1_048_576;
 /// Connections that have shown neither a valid HELLO nor a whole HTTP head (R12).
 pub const UNAUTHENTICATED_MAX: usize = 1_024;
 /// Retry hint of a GOAWAY, milliseconds; a random half is taken off, so that agents do not return together.
@@ -113,6 +119,8 @@ pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Default bytes of the buffer pool.
 pub const BUFFER_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
+/// Largest settable `buffer_bytes`: a typing error must not ask for all memory of any host.
+pub const BUFFER_BYTES_LIMIT: usize = 64 * 1024 * 1024 * 1024;
 /// Unit of allocation in the pool: a torn frame costs at least this much, and the pool's map one bit for it.
 pub const POOL_PAGE_BYTES: usize = 4 * 1024;
 /// Slots in the ring between event loop and log thread: 2 MiB of descriptors.
@@ -126,11 +134,24 @@ pub const ROUTER_QUEUE_BATCHES: usize = 16;
 
 // ---- sinks ----
 
+/// Largest settable `batch.max_events`: one transaction of a store.
+pub const BATCH_EVENTS_LIMIT: u64 = 1_000_000;
 /// First and largest delay between delivery attempts; the delay is uniformly random below it (full jitter).
 pub const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Bytes of one dead-letter file; beyond it the oldest half is dropped and counted.
 pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+// ---- settings ----
+
+/// Bytes of a settings file, and of a file that holds one secret: a larger one is the wrong file.
+pub const SETTINGS_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Bytes of log lines that wait for stderr; beyond it lines are dropped and counted.
+pub const LOG_BYTES_MAX: usize = 1024 * 1024;
+/// Longest wait at exit for stderr to take the last log lines.
+pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest wait of `telemetryx health` for an answer.
+pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 const _: () = assert!(EVENT_BODY_BYTES_MAX < EVENT_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_DEFAULT <= FRAME_BYTES_LIMIT);

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::config::setting::{Form, Setting, Value};
 use crate::pipeline::batch::Delivery;
 
 /// Why a sink could not say yes. Every variant is an answer for one delivery.
@@ -40,3 +41,83 @@ pub trait Sink: Send {
     /// position to the delivery's last one in the same transaction where the store can.
     fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Outcome;
 }
+
+/// One `[[sinks]]` section.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SinkSettings {
+    pub name: String,
+    pub required: bool,
+    pub batch: BatchSettings,
+    pub kind: Settings,
+}
+
+/// How events are gathered into one delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+pub struct BatchSettings {
+    pub max_events: u64,
+    pub max_bytes: usize,
+    pub max_age: Duration,
+}
+
+/// The table of kinds: `kind = "…"` with the settings of that kind beside it.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Settings {
+    Sqlite { path: std::path::PathBuf },
+    File { path: std::path::PathBuf, rotate_bytes: u64, rotate_age: Duration },
+    Stdout {},
+    Discard {},
+}
+
+/// What the settings need to know of a kind of sink.
+pub struct Kind {
+    /// As in `kind = "…"`.
+    pub name: &'static str,
+    pub doc: &'static str,
+    /// Its own keys, beside those that every sink has.
+    pub settings: &'static [Setting],
+}
+
+/// The kinds there are. The first is the default sink.
+pub const KINDS: &[Kind] = &[
+    Kind {
+        name: "sqlite",
+        doc: "An SQLite file, written in transactions that hold the sink's position too: exactly once.",
+        settings: &[Setting {
+            key: "path",
+            default: Value::text("{data_dir}/events.db"),
+            form: Form::Output,
+            doc: "The database file; made at start if it is missing.",
+        }],
+    },
+    Kind {
+        name: "file",
+        doc: "A file of one JSON object a line. At least once.",
+        settings: &[
+            Setting {
+                key: "path",
+                default: Value::text("{data_dir}/events.ndjson"),
+                form: Form::Output,
+                doc: "The file that is appended to.",
+            },
+            Setting {
+                key: "rotate_bytes",
+                default: Value::Bytes(256 * 1024 * 1024),
+                form: Form::Bytes { min: 1024, max: 1 << 40 },
+                doc: "Size from which a new file is begun.",
+            },
+            Setting {
+                key: "rotate_age",
+                default: Value::Duration(Duration::from_secs(24 * 3600)),
+                form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(365 * 86_400) },
+                doc: "Age from which a new file is begun.",
+            },
+        ],
+    },
+    Kind { name: "stdout", doc: "One JSON object a line on standard output. At least once.", settings: &[] },
+    Kind {
+        name: "discard",
+        doc: "Takes everything and keeps nothing: for measuring what is before it.",
+        settings: &[],
+    },
+];

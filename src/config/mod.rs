@@ -1,0 +1,147 @@
+//! Settings, once: layers in, one typed and checked [`Config`] out.
+//!
+//! ```text
+//!  defaults < telemetryx.toml < TELEMETRYX__SECTION__KEY < --set section.key=value
+//!      │            │                    │                       │
+//!   table.rs     file.rs             layers.rs                layers.rs
+//!      └────────────┴──── resolve.rs ────┴───────────────────────┘
+//!                              │  every value against its row, then their relations
+//!                 Config ◀─────┴─────▶ Resolved: values with where they came from (document.rs prints them)
+//! ```
+//!
+//! After [`load`] no setting is wrong: nothing else in the server checks one. All problems are reported together.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::limits;
+use crate::sink::{BatchSettings, SinkSettings};
+use crate::wire::AckLevel;
+
+pub mod document;
+mod file;
+mod layers;
+mod resolve;
+pub mod setting;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use layers::Layers;
+pub use resolve::Resolved;
+
+/// Names the settings file when `--config` does not.
+const FILE_VARIABLE: &str = "TELEMETRYX_CONFIG";
+/// Read from the working directory if it is there and no other file is named.
+const FILE_DEFAULT: &str = "telemetryx.toml";
+
+/// Every setting of a server, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Folder of everything that the server keeps.
+    pub data_dir: PathBuf,
+    pub server: Server,
+    /// What a sink's own batch settings default to.
+    pub batch: BatchSettings,
+    /// At least one; names differ, and so do the files they write.
+    pub sinks: Vec<SinkSettings>,
+    pub log: Log,
+}
+
+/// `[server]`; `table.rs` says what each means.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub address: SocketAddr,
+    /// Promised to agents and requests that ask for no level.
+    pub ack: AckLevel,
+    /// At most an eighth of `buffer_bytes`.
+    pub max_frame_bytes: usize,
+    /// At most a quarter of `buffer_bytes`.
+    pub max_body_bytes: usize,
+    pub buffer_bytes: usize,
+    pub max_connections: usize,
+    pub max_agents: usize,
+    pub dedupe_retention: Duration,
+    pub drain_timeout: Duration,
+    /// `None`: no token is needed.
+    pub tokens_file: Option<PathBuf>,
+    pub allow_plaintext_tokens: bool,
+}
+
+/// `[log]`: what the server says about itself.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Wrong settings: one line a problem, each with the key, where it was said, and what was expected. Exit code 78.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .problems.join("\n"))]
+pub struct ConfigError {
+    pub problems: Vec<String>,
+}
+
+/// Reads the settings of this process: `file`, else `TELEMETRYX_CONFIG`, else `telemetryx.toml` if it is there; over it
+/// the environment, over that `set` (key and value).
+pub fn load(file: Option<&Path>, set: Vec<(String, String)>) -> Result<Resolved, ConfigError> {
+    let mut environment = BTreeMap::new();
+    for (variable, value) in std::env::vars_os() {
+        match (variable.into_string(), value.into_string()) {
+            (Ok(variable), Ok(value)) => {
+                environment.insert(variable, value);
+            }
+            (Ok(variable), Err(_)) if variable.starts_with("TELEMETRYX_") => {
+                return Err(problem(format!("{variable}: its value is no UTF-8")));
+            }
+            // A variable that no setting can name.
+            _ => {}
+        }
+    }
+    let named = file
+        .map(|path| (path.to_owned(), String::new()))
+        .or_else(|| {
+            let path = environment.get(FILE_VARIABLE).filter(|path| !path.is_empty())?;
+            Some((PathBuf::from(path), format!("{FILE_VARIABLE}: ")))
+        })
+        .or_else(|| {
+            let path = PathBuf::from(FILE_DEFAULT);
+            path.exists().then_some((path, String::new()))
+        });
+    let file = match named {
+        Some((path, by)) => match read_bounded(&path) {
+            Ok(text) => Some((path.display().to_string(), text)),
+            Err(error) => return Err(problem(format!("{by}{}: cannot be read: {error}", path.display()))),
+        },
+        None => None,
+    };
+    Layers { file, environment, set }.resolve()
+}
+
+fn problem(problem: String) -> ConfigError {
+    ConfigError { problems: vec![problem] }
+}
+
+/// A settings or secret file is small; one that is not is the wrong file.
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let bytes = std::fs::File::open(path)?.take(limits::SETTINGS_FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if bytes as u64 > limits::SETTINGS_FILE_BYTES_MAX {
+        let why = format!("larger than {} bytes", limits::SETTINGS_FILE_BYTES_MAX);
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, why));
+    }
+    Ok(text)
+}

@@ -1,0 +1,390 @@
+//! Unchecked keys against the table: each value against its row, then the relations between values.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::layers::{Given, GivenSink, Keys, Layers, Origin};
+use super::setting::{Form, Raw, Setting, Value};
+use super::{Config, ConfigError, Log, Server, read_bounded, table};
+use crate::sink::{self, BatchSettings, SinkSettings};
+use crate::wire::AckLevel;
+
+/// Checked settings, and where each value came from.
+#[derive(Debug)]
+pub struct Resolved {
+    pub config: Config,
+    /// The settings file that was read.
+    pub file: Option<String>,
+    /// In the order of the table.
+    pub(super) entries: Vec<Entry>,
+    pub(super) sinks: Vec<ResolvedSink>,
+}
+
+#[derive(Debug)]
+pub(super) struct ResolvedSink {
+    pub name: String,
+    pub kind: &'static str,
+    pub origin: Origin,
+    pub entries: Vec<Entry>,
+}
+
+/// One value in force. `key` is relative to the sink for a sink's entries.
+pub(super) struct Entry {
+    pub key: String,
+    pub value: Value,
+    pub origin: Origin,
+    pub form: Form,
+}
+
+impl Entry {
+    /// The value as it may be shown.
+    pub fn shown(&self) -> String {
+        match self.form {
+            Form::Secret => "\"***\"".to_owned(),
+            _ => self.value.to_string(),
+        }
+    }
+}
+
+/// Not derived: it would show secrets.
+impl fmt::Debug for Entry {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} = {} ({})", self.key, self.shown(), self.origin)
+    }
+}
+
+/// A row of the table in its place: full key, and the default that holds here.
+pub(super) struct Row<'a> {
+    key: String,
+    setting: &'a Setting,
+    default: (Value, Origin),
+}
+
+impl<'a> Row<'a> {
+    pub(super) fn new(key: String, setting: &'a Setting) -> Self {
+        Self { key, setting, default: (setting.default.clone(), Origin::Default) }
+    }
+}
+
+impl Layers {
+    /// One checked configuration, or every problem there is.
+    pub fn resolve(&self) -> Result<Resolved, ConfigError> {
+        let mut problems = Vec::new();
+        let merged = self.merge(&mut problems);
+        let rows = table::SECTIONS
+            .iter()
+            .flat_map(|section| section.settings.iter().map(|setting| Row::new(section.key(setting), setting)))
+            .collect();
+        let entries = check_keys("", rows, merged.keys, &mut problems);
+        let data_dir = text_of(&entries, "data_dir").to_owned();
+        let mut given_sinks = merged.sinks;
+        if given_sinks.is_empty() {
+            given_sinks.extend(default_sink());
+        }
+        let sinks: Vec<ResolvedSink> = given_sinks
+            .into_iter()
+            .filter_map(|given| resolve_sink(given, &entries, &data_dir, &mut problems))
+            .collect();
+        if problems.is_empty() {
+            match typed(&entries, &sinks) {
+                Ok(config) => {
+                    check_relations(&config, &entries, &sinks, &mut problems);
+                    if problems.is_empty() {
+                        let file = self.file.as_ref().map(|(name, _)| name.clone());
+                        return Ok(Resolved { config, file, entries, sinks });
+                    }
+                }
+                Err(error) => problems.push(format!("a bug in the table of settings: {}", error.message())),
+            }
+        }
+        Err(ConfigError { problems })
+    }
+}
+
+/// What there is when no sink is named: the first kind, under its own name, with its defaults.
+fn default_sink() -> Option<GivenSink> {
+    let kind = sink::KINDS.first()?;
+    Some(GivenSink { name: kind.name.to_owned(), origin: Origin::Default, keys: Keys::new() })
+}
+
+/// Takes the rows' keys out of `keys`, checks them, and complains about what is left. `prefix` is put before keys
+/// in messages.
+pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, problems: &mut Vec<String>) -> Vec<Entry> {
+    let mut entries = Vec::with_capacity(rows.len());
+    let mut known = Vec::with_capacity(rows.len());
+    for row in rows {
+        let given = keys.remove(&row.key);
+        let given = if row.setting.form == Form::Secret {
+            let file_key = format!("{}_file", row.key);
+            let from_file = keys.remove(&file_key);
+            let chosen = choose_secret(given, from_file, &format!("{prefix}{}", row.key), problems);
+            known.push(file_key);
+            chosen
+        } else {
+            given
+        };
+        let (value, origin) = match given {
+            None => row.default,
+            Some(Given { raw, origin }) => match row.setting.parse(&raw) {
+                Ok(value) => (value, origin),
+                Err(expected) => {
+                    let shown = if row.setting.form == Form::Secret { "***".to_owned() } else { raw.to_string() };
+                    problems.push(format!("{origin}: {prefix}{} = {shown}: expected {expected}", row.key));
+                    row.default
+                }
+            },
+        };
+        entries.push(Entry { key: row.key.clone(), value, origin, form: row.setting.form });
+        known.push(row.key);
+    }
+    for (key, Given { raw, origin }) in keys {
+        let section = known.iter().any(|known| known.strip_prefix(&key).is_some_and(|rest| rest.starts_with('.')));
+        match (section, &raw) {
+            (true, Raw::Table) => {}
+            (true, _) => problems.push(format!("{origin}: {prefix}{key} = {raw}: expected a section, [{prefix}{key}]")),
+            (false, _) if prefix.is_empty() && key.starts_with("wal.") => {
+                problems.push(format!("{origin}: {key}: {NO_LOG}; [wal] takes only enabled = false"));
+            }
+            (false, _) => {
+                let hint = nearest(&key, known.iter().map(String::as_str))
+                    .map_or_else(String::new, |name| format!(": did you mean `{prefix}{name}`?"));
+                problems.push(format!("{origin}: unknown key `{prefix}{key}`{hint}"));
+            }
+        }
+    }
+    entries
+}
+
+/// A secret is given itself or as the file that holds it; the higher layer wins.
+fn choose_secret(
+    given: Option<Given>,
+    from_file: Option<Given>,
+    key: &str,
+    problems: &mut Vec<String>,
+) -> Option<Given> {
+    let Some(file) = from_file else { return given };
+    if let Some(given) = given {
+        if given.origin.rank() == file.origin.rank() {
+            problems.push(format!("{}: {key}_file: {key} is given too ({}); keep one", file.origin, given.origin));
+            return None;
+        }
+        if given.origin.rank() > file.origin.rank() {
+            return Some(given);
+        }
+    }
+    let Raw::Text(path) = &file.raw else {
+        problems.push(format!("{}: {key}_file = {}: expected a path", file.origin, file.raw));
+        return None;
+    };
+    match read_bounded(Path::new(path)) {
+        // An editor's last line end is not part of a secret.
+        Ok(secret) => Some(Given { raw: Raw::Text(secret.trim_end_matches(['\r', '\n']).to_owned()), ..file }),
+        Err(error) => {
+            problems.push(format!("{}: {key}_file: {path} cannot be read: {error}", file.origin));
+            None
+        }
+    }
+}
+
+fn resolve_sink(
+    mut given: GivenSink,
+    top: &[Entry],
+    data_dir: &str,
+    problems: &mut Vec<String>,
+) -> Option<ResolvedSink> {
+    let name = given.name;
+    let names = || sink::KINDS.iter().map(|kind| kind.name);
+    let (kind_name, kind_origin) = match given.keys.remove("kind") {
+        Some(Given { raw: Raw::Text(kind), origin }) => (kind, origin),
+        Some(Given { raw, origin }) => (raw.to_string(), origin),
+        // A sink that is named as a kind is one.
+        None if names().any(|kind| kind == name) => (name.clone(), given.origin.clone()),
+        None => {
+            let kinds = names().collect::<Vec<_>>().join(", ");
+            problems.push(format!("{}: sinks.{name} needs a kind, one of {kinds}", given.origin));
+            return None;
+        }
+    };
+    let Some(kind) = sink::KINDS.iter().find(|kind| kind.name == kind_name) else {
+        let kinds = names().collect::<Vec<_>>().join(", ");
+        problems.push(format!("{kind_origin}: sinks.{name}.kind = \"{kind_name}\": expected one of {kinds}"));
+        return None;
+    };
+    let mut rows: Vec<Row<'_>> = table::SINK.iter().map(|row| Row::new(row.key.to_owned(), row)).collect();
+    rows.extend(kind.settings.iter().map(|row| Row::new(row.key.to_owned(), row)));
+    rows.extend(table::BATCH.settings.iter().map(|row| {
+        let mut row = Row::new(table::BATCH.key(row), row);
+        if let Some(entry) = top.iter().find(|entry| entry.key == row.key) {
+            row.default = (entry.value.clone(), entry.origin.clone());
+        }
+        row
+    }));
+    for row in &mut rows {
+        if let (Form::Output, Value::Text(path)) = (row.setting.form, &mut row.default.0) {
+            *path = path.replace("{data_dir}", data_dir.trim_end_matches('/')).into();
+        }
+    }
+    let entries = check_keys(&format!("sinks.{name}."), rows, given.keys, problems);
+    Some(ResolvedSink { name, kind: kind.name, origin: given.origin, entries })
+}
+
+/// The values as the types of the code. Fails only where table and types differ.
+fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Top {
+        data_dir: PathBuf,
+        server: Server,
+        #[serde(rename = "wal")]
+        _wal: Wal,
+        batch: BatchSettings,
+        log: Log,
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Wal {
+        #[serde(rename = "enabled")]
+        _enabled: bool,
+    }
+    fn read<T: DeserializeOwned>(table: toml::Table) -> Result<T, toml::de::Error> {
+        toml::Value::Table(table).try_into()
+    }
+
+    let top: Top = read(tree(entries))?;
+    let sinks = sinks
+        .iter()
+        .map(|sink| {
+            let mut kind = tree(&sink.entries);
+            let common = |key| sink.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
+            let required = common("required") == Some(&Value::Flag(true));
+            let batch = match kind.remove("batch") {
+                Some(batch) => batch.try_into()?,
+                None => top.batch.clone(),
+            };
+            for row in table::SINK {
+                kind.remove(row.key);
+            }
+            kind.insert("kind".to_owned(), sink.kind.into());
+            Ok(SinkSettings { name: sink.name.clone(), required, batch, kind: read(kind)? })
+        })
+        .collect::<Result<_, toml::de::Error>>()?;
+    Ok(Config { data_dir: top.data_dir, server: top.server, batch: top.batch, sinks, log: top.log })
+}
+
+/// Dotted keys as nested tables. An empty path is left out: none.
+fn tree(entries: &[Entry]) -> toml::Table {
+    let mut tree = toml::Table::new();
+    for entry in entries {
+        if entry.form == Form::Path && entry.value == Value::text("") {
+            continue;
+        }
+        match entry.key.split_once('.') {
+            None => {
+                tree.insert(entry.key.clone(), entry.value.to_toml());
+            }
+            Some((section, key)) => {
+                let section = tree.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+                if let Some(section) = section.as_table_mut() {
+                    section.insert(key.to_owned(), entry.value.to_toml());
+                }
+            }
+        }
+    }
+    tree
+}
+
+const NO_LOG: &str = "this version has no write-ahead log yet";
+
+/// What no single row can say.
+fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) {
+    let at = |key: &str| entries.iter().find(|entry| entry.key == key);
+    let said = |key: &str| at(key).map_or_else(String::new, |e| format!("{}: {key} = {}", e.origin, e.shown()));
+    let other = |key: &str| at(key).map_or_else(String::new, |e| format!("{key} ({}, {})", e.shown(), e.origin));
+    let server = &config.server;
+
+    if at("wal.enabled").is_some_and(|entry| entry.value == Value::Flag(true)) {
+        problems.push(format!("{}: {NO_LOG}; set it to false or leave it out", said("wal.enabled")));
+    }
+    if server.ack > AckLevel::Received {
+        problems.push(format!("{}: {NO_LOG}, so it can promise \"received\" only", said("server.ack")));
+    }
+    if server.buffer_bytes / 8 < server.max_frame_bytes {
+        let frame = other("server.max_frame_bytes");
+        problems.push(format!("{}: must be at least 8 times {frame}", said("server.buffer_bytes")));
+    }
+    if server.max_body_bytes > server.buffer_bytes / 4 {
+        let buffer = other("server.buffer_bytes");
+        problems.push(format!("{}: must be at most a quarter of {buffer}", said("server.max_body_bytes")));
+    }
+    // A batch pins the buffers that its events came in: one that cannot fill before the pool is empty never would.
+    for (sink, settings) in sinks.iter().zip(&config.sinks) {
+        if settings.batch.max_bytes > server.buffer_bytes / 4
+            && let Some(entry) = sink.entries.iter().find(|entry| entry.key == "batch.max_bytes")
+        {
+            let (name, buffer) = (&sink.name, other("server.buffer_bytes"));
+            let problem = format!(
+                "{}: batch.max_bytes of sink {name} = {}: must be at most a quarter of {buffer}",
+                entry.origin,
+                entry.shown()
+            );
+            problems.push(problem);
+        }
+    }
+    let mut outputs: Vec<(PathBuf, String)> = Vec::new();
+    for sink in sinks {
+        for entry in sink.entries.iter().filter(|entry| entry.form == Form::Output) {
+            let Value::Text(path) = &entry.value else { continue };
+            let path = std::path::absolute(path.as_ref()).unwrap_or_else(|_| PathBuf::from(path.as_ref()));
+            let key = format!("sinks.{}.{}", sink.name, entry.key);
+            if let Some((_, first)) = outputs.iter().find(|(taken, _)| *taken == path) {
+                problems.push(format!(
+                    "{}: {key} = {}: {first} is the same file; give each sink its own",
+                    entry.origin,
+                    entry.shown()
+                ));
+            }
+            outputs.push((path, key));
+        }
+    }
+}
+
+fn text_of<'a>(entries: &'a [Entry], key: &str) -> &'a str {
+    match entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value) {
+        Some(Value::Text(text)) => text,
+        _ => "",
+    }
+}
+
+/// The known name that `word` was most likely meant to be: at most a third of its letters away.
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        // A far longer word is none of ours, and not worth the time.
+        .filter(|name| word.len() <= 2 * name.len())
+        .map(|name| (edit_distance(word, name), name))
+        .filter(|(distance, name)| distance * 3 <= name.len())
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+/// Letters to insert, delete, replace or swap with their neighbour (optimal string alignment), in bytes.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    // rows[i][j]: from the first i bytes of `a` to the first j of `b`.
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}

@@ -1,0 +1,297 @@
+//! One setting: its key, default, form and meaning. Text in, checked value out, and back.
+//!
+//! The rows themselves are in `table.rs` and, for the keys of one kind of sink, in that sink's file.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// A row of the table of settings. Its key is relative to its section.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    pub key: &'static str,
+    pub default: Value,
+    pub form: Form,
+    /// What it does, in full sentences; printed into the documented file and `docs/configuration.md`.
+    pub doc: &'static str,
+}
+
+/// What a value must look like. Bounds are inclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    Flag,
+    Count {
+        min: u64,
+        max: u64,
+    },
+    /// A number of bytes, `"4MiB"` or a plain integer.
+    Bytes {
+        min: u64,
+        max: u64,
+    },
+    /// A time with its unit, `"10s"`.
+    Duration {
+        min: Duration,
+        max: Duration,
+    },
+    /// IP address and port.
+    Address,
+    Choice(&'static [&'static str]),
+    /// A path that is read, or a folder. Empty where the default is empty: none.
+    Path,
+    /// A path that a sink writes: two sinks may not share it. `{data_dir}` in a default stands for `data_dir`.
+    Output,
+    /// Text that is never shown. It may also come from the file that `<key>_file` names.
+    Secret,
+}
+
+/// A checked value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    Flag(bool),
+    Count(u64),
+    Bytes(u64),
+    Duration(Duration),
+    Text(Cow<'static, str>),
+}
+
+/// A value as a layer gave it, `${VAR}` already replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Raw {
+    Text(String),
+    Integer(i64),
+    Flag(bool),
+    /// A TOML type that no setting has, named with its article.
+    Other(&'static str),
+    /// A section without keys.
+    Table,
+}
+
+impl Value {
+    /// For the rows of a table of settings.
+    pub const fn text(text: &'static str) -> Self {
+        Self::Text(Cow::Borrowed(text))
+    }
+
+    /// As serde takes it. A duration becomes the fields of `std::time::Duration`, so that a settings type is a plain
+    /// struct with a derived `Deserialize`.
+    pub(super) fn to_toml(&self) -> toml::Value {
+        let integer = |number: u64| toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
+        match self {
+            Self::Flag(flag) => toml::Value::Boolean(*flag),
+            Self::Count(number) | Self::Bytes(number) => integer(*number),
+            Self::Duration(time) => toml::Value::Table(toml::Table::from_iter([
+                ("secs".to_owned(), integer(time.as_secs())),
+                ("nanos".to_owned(), integer(time.subsec_nanos().into())),
+            ])),
+            Self::Text(text) => toml::Value::String(text.clone().into_owned()),
+        }
+    }
+}
+
+/// The value as it is written in a settings file.
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(flag) => write!(out, "{flag}"),
+            Self::Count(number) => write!(out, "{number}"),
+            Self::Bytes(bytes) => write!(out, "\"{}\"", format_bytes(*bytes)),
+            Self::Duration(time) => write!(out, "\"{}\"", format_duration(*time)),
+            Self::Text(text) => quote(out, text),
+        }
+    }
+}
+
+impl fmt::Display for Raw {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => quote(out, text),
+            Self::Integer(number) => write!(out, "{number}"),
+            Self::Flag(flag) => write!(out, "{flag}"),
+            Self::Other(what) => write!(out, "{what}"),
+            Self::Table => write!(out, "a section"),
+        }
+    }
+}
+
+/// A TOML basic string.
+fn quote(out: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    use fmt::Write;
+    out.write_char('"')?;
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => write!(out, "\\{c}")?,
+            '\n' => out.write_str("\\n")?,
+            '\t' => out.write_str("\\t")?,
+            c if c.is_control() => write!(out, "\\u{:04X}", u32::from(c))?,
+            c => out.write_char(c)?,
+        }
+    }
+    out.write_char('"')
+}
+
+impl Setting {
+    /// Checks `raw` against the form; the error is what was expected instead.
+    pub fn parse(&self, raw: &Raw) -> Result<Value, String> {
+        self.parse_form(raw).ok_or_else(|| self.expected())
+    }
+
+    fn parse_form(&self, raw: &Raw) -> Option<Value> {
+        let number = || match raw {
+            Raw::Integer(number) => u64::try_from(*number).ok(),
+            Raw::Text(text) => text.parse().ok(),
+            _ => None,
+        };
+        let text = || match raw {
+            Raw::Text(text) => Some(text.as_str()),
+            _ => None,
+        };
+        let own = |text: &str| Some(Value::Text(Cow::Owned(text.to_owned())));
+        match self.form {
+            Form::Flag => match raw {
+                Raw::Flag(flag) => Some(Value::Flag(*flag)),
+                _ => text()?.parse().ok().map(Value::Flag),
+            },
+            Form::Count { min, max } => number().filter(|count| (min..=max).contains(count)).map(Value::Count),
+            Form::Bytes { min, max } => {
+                number().or_else(|| parse_bytes(text()?)).filter(|bytes| (min..=max).contains(bytes)).map(Value::Bytes)
+            }
+            Form::Duration { min, max } => {
+                parse_duration(text()?).filter(|time| (min..=max).contains(time)).map(Value::Duration)
+            }
+            Form::Address => text().filter(|text| text.parse::<SocketAddr>().is_ok()).and_then(own),
+            Form::Choice(names) => text().filter(|text| names.contains(text)).and_then(own),
+            Form::Path | Form::Output => {
+                text().filter(|text| !text.is_empty() || self.default == Value::text("")).and_then(own)
+            }
+            Form::Secret => text().and_then(own),
+        }
+    }
+
+    /// The form in words: `a size from 1KiB to 16MiB, such as "1MiB"`.
+    pub fn expected(&self) -> String {
+        let default = &self.default;
+        match self.form {
+            Form::Flag => "true or false".to_owned(),
+            Form::Count { min, max } => format!("a whole number from {min} to {max}"),
+            Form::Bytes { min, max } => {
+                format!("a size from {} to {}, such as {default}", format_bytes(min), format_bytes(max))
+            }
+            Form::Duration { min, max } => {
+                format!("a time from {} to {}, such as {default}", format_duration(min), format_duration(max))
+            }
+            Form::Address => format!("an IP address and port, such as {default}"),
+            Form::Choice(names) => {
+                let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+                names.join(" or ")
+            }
+            Form::Path | Form::Output => "a path".to_owned(),
+            Form::Secret => "text".to_owned(),
+        }
+    }
+}
+
+const BYTE_UNITS: [(&str, u64); 5] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// `"64MiB"`: a whole number and a binary unit.
+fn parse_bytes(text: &str) -> Option<u64> {
+    let (number, unit) = split_unit(text)?;
+    let (_, factor) = BYTE_UNITS.into_iter().find(|(name, _)| *name == unit)?;
+    number.checked_mul(factor)
+}
+
+fn format_bytes(bytes: u64) -> String {
+    let fits = |(_, factor): &(&str, u64)| bytes >= *factor && bytes.is_multiple_of(*factor);
+    let (unit, factor) = BYTE_UNITS.into_iter().find(fits).unwrap_or(("B", 1));
+    format!("{}{unit}", bytes / factor)
+}
+
+const TIME_UNITS_MS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// `"50ms"`: a whole number and a unit.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let (number, unit) = split_unit(text)?;
+    let (_, factor) = TIME_UNITS_MS.into_iter().find(|(name, _)| *name == unit)?;
+    number.checked_mul(factor).map(Duration::from_millis)
+}
+
+fn format_duration(time: Duration) -> String {
+    let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    if ms == 0 {
+        return "0s".to_owned();
+    }
+    // Days only from a week on: "24h" is how people say it.
+    let fits = |(unit, factor): &(&str, u64)| {
+        ms >= *factor && ms.is_multiple_of(*factor) && (*unit != "d" || ms >= 7 * factor)
+    };
+    let (unit, factor) = TIME_UNITS_MS.into_iter().find(fits).unwrap_or(("ms", 1));
+    format!("{}{unit}", ms / factor)
+}
+
+fn split_unit(text: &str) -> Option<(u64, &str)> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    Some((number.parse().ok()?, unit.trim_start()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: Setting =
+        Setting { key: "size", default: Value::Bytes(1 << 20), form: Form::Bytes { min: 1, max: u64::MAX }, doc: "" };
+    const TIME: Setting = Setting {
+        key: "time",
+        default: Value::Duration(Duration::from_millis(50)),
+        form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(30 * 86_400) },
+        doc: "",
+    };
+
+    #[test]
+    fn sizes_are_read_and_written_in_binary_units() {
+        for (text, bytes, written) in [
+            ("64MiB", 64 << 20, "\"64MiB\""),
+            ("4 MiB", 4 << 20, "\"4MiB\""),
+            ("1024", 1024, "\"1KiB\""),
+            ("1025B", 1025, "\"1025B\""),
+            ("2TiB", 2 << 40, "\"2TiB\""),
+        ] {
+            let value = SIZE.parse(&Raw::Text(text.to_owned()));
+            assert_eq!(value, Ok(Value::Bytes(bytes)), "{text}");
+            assert_eq!(Value::Bytes(bytes).to_string(), written);
+        }
+        assert_eq!(SIZE.parse(&Raw::Integer(7)), Ok(Value::Bytes(7)));
+        for text in ["", "MiB", "1MB", "-1", "1.5MiB", "99999999TiB", "1MiB1"] {
+            assert!(SIZE.parse(&Raw::Text(text.to_owned())).is_err(), "{text}");
+        }
+        assert!(SIZE.parse(&Raw::Integer(-7)).is_err());
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        for (text, ms, written) in [
+            ("50ms", 50, "\"50ms\""),
+            ("10s", 10_000, "\"10s\""),
+            ("1500ms", 1_500, "\"1500ms\""),
+            ("24h", 86_400_000, "\"24h\""),
+            ("7d", 604_800_000, "\"7d\""),
+            ("0s", 0, "\"0s\""),
+        ] {
+            let time = Duration::from_millis(ms);
+            assert_eq!(TIME.parse(&Raw::Text(text.to_owned())), Ok(Value::Duration(time)), "{text}");
+            assert_eq!(Value::Duration(time).to_string(), written);
+        }
+        for text in ["", "10", "s", "1.5s", "1w", "99999999999999999999s"] {
+            assert!(TIME.parse(&Raw::Text(text.to_owned())).is_err(), "{text}");
+        }
+        assert!(TIME.parse(&Raw::Integer(10)).is_err());
+    }
+
+    #[test]
+    fn text_is_quoted_as_toml() {
+        let text = "a \"b\" \\ \n \u{1}";
+        let document = format!("key = {}", Value::Text(text.into()));
+        let table: toml::Table = toml::from_str(&document).unwrap();
+        assert_eq!(table["key"].as_str(), Some(text));
+    }
+}

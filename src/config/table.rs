@@ -1,0 +1,168 @@
+//! The table: every setting of the server, once. Defaults, `telemetryx config --defaults` and
+//! `docs/configuration.md` are made from it. The keys of one kind of sink are in that sink's file.
+
+use std::time::Duration;
+
+use super::setting::{Form, Setting, Value};
+use crate::limits;
+
+/// A part of the file. Its rows' keys are relative to `name`; the first section has none.
+pub struct Section {
+    pub name: &'static str,
+    pub doc: &'static str,
+    pub settings: &'static [Setting],
+}
+
+impl Section {
+    /// The full key of a row of this section.
+    pub fn key(&self, setting: &Setting) -> String {
+        if self.name.is_empty() { setting.key.to_owned() } else { format!("{}.{}", self.name, setting.key) }
+    }
+}
+
+pub const SECTIONS: &[Section] = &[TOP, SERVER, WAL, BATCH, LOG];
+
+const TOP: Section = Section {
+    name: "",
+    doc: "",
+    settings: &[Setting {
+        key: "data_dir",
+        default: Value::text("telemetryx-data"),
+        form: Form::Path,
+        doc: "Folder of everything that the server keeps. Made at start if it is missing.",
+    }],
+};
+
+const SERVER: Section = Section {
+    name: "server",
+    doc: "The port that agents and HTTP clients talk to.",
+    settings: &[
+        Setting {
+            key: "address",
+            default: Value::text("127.0.0.1:4640"),
+            form: Form::Address,
+            doc: "Where to listen, for frames and HTTP alike. Port 0 takes any free port; the start line names it.",
+        },
+        Setting {
+            key: "ack",
+            default: Value::text("received"),
+            form: Form::Choice(&["received", "written", "synced", "delivered"]),
+            doc: "What an acknowledgement promises when the agent does not ask for a level. This version has no \
+                  write-ahead log and can promise \"received\" only: the events are in the server's memory.",
+        },
+        Setting {
+            key: "max_frame_bytes",
+            default: Value::Bytes(limits::FRAME_BYTES_DEFAULT as u64),
+            form: Form::Bytes { min: limits::FRAME_BYTES_LOWEST as u64, max: limits::FRAME_BYTES_LIMIT as u64 },
+            doc: "Largest payload of one frame. At most an eighth of buffer_bytes.",
+        },
+        Setting {
+            key: "max_body_bytes",
+            default: Value::Bytes(limits::HTTP_BODY_BYTES_DEFAULT as u64),
+            form: Form::Bytes { min: 1024, max: limits::BUFFER_BYTES_LIMIT as u64 / 4 },
+            doc: "Largest HTTP body, as sent and unpacked. At most a quarter of buffer_bytes.",
+        },
+        Setting {
+            key: "buffer_bytes",
+            default: Value::Bytes(limits::BUFFER_BYTES_DEFAULT as u64),
+            form: Form::Bytes { min: 8 * limits::FRAME_BYTES_LOWEST as u64, max: limits::BUFFER_BYTES_LIMIT as u64 },
+            doc: "Memory for events on their way, taken at start. When it is used up the server stops reading sockets \
+                  until sinks have caught up; it never grows and never drops.",
+        },
+        Setting {
+            key: "max_connections",
+            default: Value::Count(limits::CONNECTIONS_DEFAULT as u64),
+            form: Form::Count { min: 1, max: limits::CONNECTIONS_LIMIT as u64 },
+            doc: "Open connections; those beyond are refused. Each needs a file descriptor.",
+        },
+        Setting {
+            key: "max_agents",
+            default: Value::Count(limits::AGENTS_DEFAULT as u64),
+            form: Form::Count { min: 1, max: limits::AGENTS_LIMIT as u64 },
+            doc: "Agents whose last sequence number is remembered, to drop what they send twice; about 200 bytes each. \
+                  New agents beyond it are refused until one may be forgotten.",
+        },
+        Setting {
+            key: "dedupe_retention",
+            default: Value::Duration(limits::DEDUPE_RETENTION),
+            form: Form::Duration { min: Duration::from_secs(60), max: Duration::from_secs(365 * 86_400) },
+            doc: "A disconnected agent may be forgotten after this time, when max_agents is reached.",
+        },
+        Setting {
+            key: "drain_timeout",
+            default: Value::Duration(Duration::from_secs(10)),
+            form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(3_600) },
+            doc: "After SIGTERM: how long sinks may take for what was accepted before the server gives up and exits 1.",
+        },
+        Setting {
+            key: "tokens_file",
+            default: Value::text(""),
+            form: Form::Path,
+            doc: "File of accepted tokens, one a line. Empty: no token is needed.",
+        },
+        Setting {
+            key: "allow_plaintext_tokens",
+            default: Value::Flag(false),
+            form: Form::Flag,
+            doc: "Accept tokens without encryption on addresses other than loopback.",
+        },
+    ],
+};
+
+const WAL: Section = Section {
+    name: "wal",
+    doc: "The write-ahead log. This version has none yet.",
+    settings: &[Setting {
+        key: "enabled",
+        default: Value::Flag(false),
+        form: Form::Flag,
+        doc: "Must be false until there is a log.",
+    }],
+};
+
+/// Also the `batch.*` keys of each sink, whose defaults are then what this section says.
+pub const BATCH: Section = Section {
+    name: "batch",
+    doc: "How events are gathered for a sink. An idle sink is given what there is at once; these bound what gathers \
+          while it is busy. Each sink may set its own.",
+    settings: &[
+        Setting {
+            key: "max_events",
+            default: Value::Count(10_000),
+            form: Form::Count { min: 1, max: limits::BATCH_EVENTS_LIMIT },
+            doc: "Events in one delivery.",
+        },
+        Setting {
+            key: "max_bytes",
+            default: Value::Bytes(4 * 1024 * 1024),
+            form: Form::Bytes { min: 1024, max: limits::BUFFER_BYTES_LIMIT as u64 / 4 },
+            doc: "Encoded bytes of one delivery. At most a quarter of server.buffer_bytes.",
+        },
+        Setting {
+            key: "max_age",
+            default: Value::Duration(Duration::from_millis(50)),
+            form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(60) },
+            doc: "Longest wait of an event for others to join it after a delivery.",
+        },
+    ],
+};
+
+const LOG: Section = Section {
+    name: "log",
+    doc: "What the server says about itself, on stderr. How much is set by TELEMETRYX_LOG in the environment, such as \
+          \"info\" or \"warn,telemetryx::net=debug\".",
+    settings: &[Setting {
+        key: "format",
+        default: Value::text("text"),
+        form: Form::Choice(&["text", "json"]),
+        doc: "Lines for people, or one JSON object a line. --log-format sets it too.",
+    }],
+};
+
+/// What every sink has besides `kind`, `batch.*` and its kind's own keys.
+pub const SINK: &[Setting] = &[Setting {
+    key: "required",
+    default: Value::Flag(true),
+    form: Form::Flag,
+    doc: "Whether the ack level \"delivered\" waits for this sink.",
+}];

@@ -1,0 +1,446 @@
+//! What users see of the settings: which layer wins, what each mistake is told, what is shown.
+
+use super::setting::{Form, Raw, Setting, Value};
+use super::*;
+use crate::sink;
+
+/// The layers of one test.
+fn layers(file: &str, environment: &[(&str, &str)], set: &[(&str, &str)]) -> Layers {
+    let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+    Layers {
+        file: (!file.is_empty()).then(|| ("t.toml".to_owned(), file.to_owned())),
+        environment: environment.iter().map(own).collect(),
+        set: set.iter().map(own).collect(),
+    }
+}
+
+fn resolve(file: &str, environment: &[(&str, &str)], set: &[(&str, &str)]) -> Config {
+    layers(file, environment, set).resolve().unwrap_or_else(|error| panic!("{error}")).config
+}
+
+#[track_caller]
+fn refused(file: &str, environment: &[(&str, &str)], set: &[(&str, &str)], problems: &[&str]) {
+    let error = layers(file, environment, set).resolve().expect_err("these settings are wrong");
+    assert_eq!(error.problems, problems, "file: {file} environment: {environment:?} set: {set:?}");
+}
+
+/// One mistake in a file, and what its user is told.
+#[track_caller]
+fn file_refused(file: &str, problem: &str) {
+    refused(file, &[], &[], &[problem]);
+}
+
+#[test]
+fn defaults_are_the_ones_of_the_design() {
+    let config = resolve("", &[], &[]);
+    assert_eq!(config.data_dir, Path::new("telemetryx-data"));
+    let expected = Server {
+        address: "127.0.0.1:4640".parse().unwrap(),
+        ack: AckLevel::Received,
+        max_frame_bytes: 1 << 20,
+        max_body_bytes: 4 << 20,
+        buffer_bytes: 64 << 20,
+        max_connections: 16_384,
+        max_agents: 100_000,
+        dedupe_retention: Duration::from_secs(24 * 3600),
+        drain_timeout: Duration::from_secs(10),
+        tokens_file: None,
+        allow_plaintext_tokens: false,
+    };
+    assert_eq!(config.server, expected);
+    let batch = BatchSettings { max_events: 10_000, max_bytes: 4 << 20, max_age: Duration::from_millis(50) };
+    assert_eq!(config.batch, batch);
+    assert_eq!(config.log, Log { format: LogFormat::Text });
+    assert_eq!(config.sinks.len(), 1);
+    assert_eq!((config.sinks[0].name.as_str(), config.sinks[0].required), ("sqlite", true));
+    assert_eq!(config.sinks[0].batch, batch);
+    assert_eq!(config.sinks[0].kind, sqlite("telemetryx-data/events.db"));
+}
+
+fn sqlite(path: &str) -> sink::Settings {
+    sink::Settings::Sqlite { path: path.into() }
+}
+
+#[test]
+fn every_default_passes_its_own_row() {
+    let kinds = sink::KINDS.iter().flat_map(|kind| kind.settings);
+    for row in table::SECTIONS.iter().flat_map(|section| section.settings).chain(table::SINK).chain(kinds) {
+        let raw = match &row.default {
+            Value::Flag(flag) => Raw::Flag(*flag),
+            Value::Text(text) => Raw::Text(text.clone().into_owned()),
+            number => Raw::Text(number.to_string().trim_matches('"').to_owned()),
+        };
+        assert_eq!(row.parse(&raw), Ok(row.default.clone()), "{}", row.key);
+        assert!(row.doc.ends_with('.'), "{}: its doc is no sentence", row.key);
+    }
+}
+
+#[test]
+fn every_kind_of_sink_resolves_with_its_defaults() {
+    for kind in sink::KINDS {
+        let config = resolve("", &[], &[("sinks.a.kind", kind.name)]);
+        assert_eq!(config.sinks.len(), 1);
+        assert_eq!(config.sinks[0].name, "a");
+    }
+}
+
+#[test]
+fn a_later_layer_wins_key_by_key() {
+    let file = "[server]\nmax_agents = 1\nmax_connections = 1\ndrain_timeout = \"1s\"\nmax_body_bytes = 65536";
+    let environment = [("TELEMETRYX__SERVER__MAX_AGENTS", "2"), ("TELEMETRYX__SERVER__MAX_CONNECTIONS", "2")];
+    let set = [("server.max_agents", "3"), ("server.max_agents", "4")];
+    let server = resolve(file, &environment, &set).server;
+    assert_eq!((server.max_agents, server.max_connections), (4, 2));
+    assert_eq!((server.drain_timeout, server.max_body_bytes), (Duration::from_secs(1), 65536));
+    assert_eq!(server.buffer_bytes, 64 << 20);
+}
+
+#[test]
+fn a_bad_value_that_is_overridden_does_no_harm() {
+    let config = resolve("[server]\nmax_agents = -1", &[], &[("server.max_agents", "5")]);
+    assert_eq!(config.server.max_agents, 5);
+}
+
+#[test]
+fn top_level_keys_have_variables_too() {
+    let config = resolve("", &[("TELEMETRYX__DATA_DIR", "/d"), ("TELEMETRYX_LOG", "debug"), ("PATH", "/bin")], &[]);
+    assert_eq!(config.data_dir, Path::new("/d"));
+}
+
+#[test]
+fn the_default_sink_follows_data_dir() {
+    let path = |set: &[(&str, &str)]| resolve("", &[], set).sinks[0].kind.clone();
+    assert_eq!(path(&[("data_dir", "/var/t/")]), sqlite("/var/t/events.db"));
+    assert_eq!(path(&[("data_dir", "/")]), sqlite("/events.db"));
+    assert_eq!(path(&[("data_dir", "/var/t"), ("sinks.sqlite.path", "x.db")]), sqlite("x.db"));
+}
+
+#[test]
+fn a_named_sink_replaces_the_default_one() {
+    let names = |file: &str, environment: &[(&str, &str)], set: &[(&str, &str)]| {
+        let config = resolve(file, environment, set);
+        config.sinks.into_iter().map(|sink| sink.name).collect::<Vec<_>>()
+    };
+    let file = "[[sinks]]\nname = \"My-Lines\"\nkind = \"file\"";
+    assert_eq!(names(file, &[], &[]), ["My-Lines"]);
+    assert_eq!(names("", &[("TELEMETRYX__SINKS__OUT__KIND", "stdout")], &[]), ["out"]);
+    assert_eq!(names("", &[], &[("sinks.stdout.required", "false")]), ["stdout"]);
+    assert_eq!(names(file, &[("TELEMETRYX__SINKS__MY_LINES__REQUIRED", "false")], &[]), ["My-Lines"]);
+    assert_eq!(names(file, &[], &[("sinks.more.kind", "discard")]), ["My-Lines", "more"]);
+    assert_eq!(names("[[sinks]]\nkind = \"discard\"", &[], &[]), ["discard"]);
+    assert_eq!(names("sinks = []", &[], &[]), ["sqlite"]);
+}
+
+#[test]
+fn a_sink_is_set_by_name_in_every_layer() {
+    let file = "[[sinks]]\nname = \"a\"\nkind = \"file\"\nrotate_bytes = \"1MiB\"\nbatch.max_events = 7\n\
+                [sinks.batch]\n"
+        .replace("batch.max_events = 7\n[sinks.batch]\n", "[sinks.batch]\nmax_events = 7\n");
+    let environment = [("TELEMETRYX__SINKS__A__BATCH__MAX_AGE", "1s"), ("TELEMETRYX__SINKS__A__REQUIRED", "false")];
+    let config = resolve(&file, &environment, &[("sinks.a.path", "p"), ("batch.max_bytes", "1MiB")]);
+    let sink = &config.sinks[0];
+    assert!(!sink.required);
+    let batch = BatchSettings { max_events: 7, max_bytes: 1 << 20, max_age: Duration::from_secs(1) };
+    assert_eq!(sink.batch, batch);
+    assert!(matches!(&sink.kind, sink::Settings::File { path, rotate_bytes: 1_048_576, .. } if path == Path::new("p")));
+}
+
+#[test]
+fn variables_in_text_are_replaced_before_the_value_is_checked() {
+    let file = "data_dir = \"${DIR}/x\"\n[server]\nmax_agents = \"${AGENTS:-7}\"\naddress = \"${IP:-[::1]}:1\"";
+    let config = resolve(file, &[("DIR", "/d")], &[]);
+    assert_eq!(config.data_dir, Path::new("/d/x"));
+    assert_eq!(config.server.max_agents, 7);
+    assert_eq!(config.server.address, "[::1]:1".parse().unwrap());
+    file_refused(file, "t.toml:1: data_dir: the variable DIR is not set; set it, or write ${DIR:-default}");
+}
+
+#[test]
+fn unknown_keys_are_named_with_line_and_nearest_name() {
+    file_refused("[server]\n\nadress = 1", "t.toml:3: unknown key `server.adress`: did you mean `server.address`?");
+    file_refused("[sever]\naddress = 1", "t.toml:2: unknown key `sever.address`: did you mean `server.address`?");
+    file_refused("colour = 1", "t.toml:1: unknown key `colour`");
+    file_refused("[colours]", "t.toml:1: unknown key `colours`");
+    file_refused(
+        "[[sinks]]\nkind = \"file\"\npaht = \"x\"",
+        "t.toml:3: unknown key `sinks.file.paht`: did you mean `sinks.file.path`?",
+    );
+    // `path` is a key of files, not of this kind.
+    file_refused("[[sinks]]\nkind = \"stdout\"\npath = \"x\"", "t.toml:3: unknown key `sinks.stdout.path`");
+    let variable = "TELEMETRYX__SERVER__ADDRES";
+    let problem = "TELEMETRYX__SERVER__ADDRES: unknown key `server.addres`: did you mean `server.address`?";
+    refused("", &[(variable, "x")], &[], &[problem]);
+    refused(
+        "",
+        &[],
+        &[("server.Address", "x")],
+        &["--set: unknown key `server.Address`: did you mean `server.address`?"],
+    );
+    refused("", &[("TELEMETRYX__", "x")], &[], &["TELEMETRYX__: unknown key ``"]);
+}
+
+#[test]
+fn bad_values_are_named_with_key_layer_and_expected_form() {
+    for (file, problem) in [
+        (
+            "[server]\nmax_frame_bytes = \"1MB\"",
+            "t.toml:2: server.max_frame_bytes = \"1MB\": expected a size from 256KiB to 16MiB, such as \"1MiB\"",
+        ),
+        (
+            "[server]\ndrain_timeout = 10",
+            "t.toml:2: server.drain_timeout = 10: expected a time from 0s to 1h, such as \"10s\"",
+        ),
+        (
+            "[server]\nmax_connections = 0",
+            "t.toml:2: server.max_connections = 0: expected a whole number from 1 to 1048576",
+        ),
+        (
+            "[server]\naddress = \":4640\"",
+            "t.toml:2: server.address = \":4640\": expected an IP address and port, such as \"127.0.0.1:4640\"",
+        ),
+        (
+            "[server]\nallow_plaintext_tokens = \"yes\"",
+            "t.toml:2: server.allow_plaintext_tokens = \"yes\": expected true or false",
+        ),
+        ("data_dir = \"\"", "t.toml:1: data_dir = \"\": expected a path"),
+        ("data_dir = [1]", "t.toml:1: data_dir = a list: expected a path"),
+        ("data_dir = 1.5", "t.toml:1: data_dir = a decimal number: expected a path"),
+        ("server = 5", "t.toml:1: server = 5: expected a section, [server]"),
+        ("[log]\nformat = \"xml\"", "t.toml:2: log.format = \"xml\": expected \"text\" or \"json\""),
+        (
+            "[[sinks]]\nkind = \"file\"\n[sinks.batch]\nmax_events = \"many\"",
+            "t.toml:4: sinks.file.batch.max_events = \"many\": expected a whole number from 1 to 1000000",
+        ),
+    ] {
+        file_refused(file, problem);
+    }
+    refused(
+        "",
+        &[("TELEMETRYX__SERVER__ACK", "maybe")],
+        &[("batch.max_age", "1")],
+        &[
+            "TELEMETRYX__SERVER__ACK: server.ack = \"maybe\": \
+             expected \"received\" or \"written\" or \"synced\" or \"delivered\"",
+            "--set: batch.max_age = \"1\": expected a time from 0s to 1m, such as \"50ms\"",
+        ],
+    );
+}
+
+#[test]
+fn a_file_that_is_no_toml_names_the_line_without_quoting_it() {
+    let error = layers("[server]\npassword = secret\n", &[], &[]).resolve().unwrap_err();
+    assert_eq!(error.problems.len(), 1, "{error}");
+    assert!(error.problems[0].starts_with("t.toml:2: no TOML: "), "{error}");
+    assert!(!error.to_string().contains("= secret"), "{error}");
+}
+
+#[test]
+fn what_needs_a_log_is_refused() {
+    resolve("[wal]\nenabled = false\n[server]\nack = \"received\"", &[], &[]);
+    file_refused(
+        "[wal]\nenabled = true",
+        "t.toml:2: wal.enabled = true: this version has no write-ahead log yet; set it to false or leave it out",
+    );
+    file_refused(
+        "[wal]\nmax_bytes = 1",
+        "t.toml:2: wal.max_bytes: this version has no write-ahead log yet; [wal] takes only enabled = false",
+    );
+    file_refused(
+        "[server]\nack = \"synced\"",
+        "t.toml:2: server.ack = \"synced\": this version has no write-ahead log yet, \
+         so it can promise \"received\" only",
+    );
+}
+
+#[test]
+fn related_values_are_checked_against_each_other() {
+    refused(
+        "[server]\nmax_frame_bytes = \"4MiB\"",
+        &[("TELEMETRYX__SERVER__BUFFER_BYTES", "16MiB")],
+        &[],
+        &["TELEMETRYX__SERVER__BUFFER_BYTES: server.buffer_bytes = \"16MiB\": \
+           must be at least 8 times server.max_frame_bytes (\"4MiB\", t.toml:2)"],
+    );
+    refused(
+        "",
+        &[],
+        &[("server.max_body_bytes", "32MiB"), ("sinks.sqlite.batch.max_bytes", "17MiB")],
+        &[
+            "--set: server.max_body_bytes = \"32MiB\": must be at most a quarter of \
+             server.buffer_bytes (\"64MiB\", default)",
+            "--set: batch.max_bytes of sink sqlite = \"17MiB\": must be at most a quarter of \
+             server.buffer_bytes (\"64MiB\", default)",
+        ],
+    );
+}
+
+#[test]
+fn two_sinks_may_not_share_a_name_or_a_file() {
+    let twice = |a: &str, b: &str| {
+        format!("[[sinks]]\nname = \"{a}\"\nkind = \"stdout\"\n[[sinks]]\nname = \"{b}\"\nkind = \"discard\"")
+    };
+    file_refused(&twice("a", "a"), "t.toml:5: sink `a` has the name of sink `a` (t.toml:2)");
+    file_refused(
+        &twice("a-b", "A_b"),
+        "t.toml:5: sink `A_b` has the name of sink `a-b` (t.toml:2): case, - and _ do not tell names apart",
+    );
+    file_refused(
+        "[[sinks]]\nname = \"a\"\nkind = \"sqlite\"\npath = \"x\"\n[[sinks]]\nname = \"b\"\nkind = \"file\"\npath = \"./x\"",
+        "t.toml:8: sinks.b.path = \"./x\": sinks.a.path is the same file; give each sink its own",
+    );
+    refused(
+        "",
+        &[],
+        &[("sinks.a.kind", "file"), ("sinks.b.kind", "file")],
+        &["default: sinks.b.path = \"telemetryx-data/events.ndjson\": sinks.a.path is the same file; \
+           give each sink its own"],
+    );
+}
+
+#[test]
+fn a_sink_needs_a_name_and_a_kind() {
+    let kinds = "sqlite, file, stdout, discard";
+    refused("", &[], &[("sinks.a.path", "x")], &[&format!("--set: sinks.a needs a kind, one of {kinds}")]);
+    file_refused(
+        "\n[[sinks]]\nname = \"a\"\nkind = \"kafka\"",
+        &format!("t.toml:4: sinks.a.kind = \"kafka\": expected one of {kinds}"),
+    );
+    file_refused("\n[[sinks]]\npath = \"a\"", "t.toml:2: this sink needs a kind, such as kind = \"file\", and a name");
+    file_refused("[sinks.a]\nkind = \"file\"", "t.toml:1: sinks are written as [[sinks]], each with its name");
+    file_refused("sinks = [1]", "t.toml:1: sinks are written as [[sinks]], each with its name");
+    file_refused("[[sinks]]\nname = 1\nkind = \"file\"", "t.toml:2: name = 1: expected text");
+    let bad = |name: &str| {
+        format!("t.toml:2: `{name}` is no name for a sink: use 1 to 64 letters, digits, - and _, but not __")
+    };
+    for name in ["", "a/b", "a.b", "a__b", "ä"] {
+        file_refused(&format!("[[sinks]]\nname = \"{name}\"\nkind = \"file\""), &bad(name));
+    }
+    file_refused(
+        "[[sinks]]\nname = \"door\"\nkind = \"file\"",
+        "t.toml:2: no sink may be named `door`: what the door refuses is kept under that name",
+    );
+    refused(
+        "",
+        &[],
+        &[("sinks.a", "x")],
+        &["--set: a sink's setting is named sinks.NAME.KEY, such as sinks.sqlite.path"],
+    );
+}
+
+#[test]
+fn all_problems_are_reported_together() {
+    let error = layers("a = 1\nb = 2\n[server]\nack = 3", &[], &[("c", "4")]).resolve().unwrap_err();
+    assert_eq!(error.problems.len(), 4, "{error}");
+}
+
+#[test]
+fn a_named_file_that_cannot_be_read_is_an_error() {
+    let error = load(Some(Path::new("/nonexistent/t.toml")), Vec::new()).unwrap_err();
+    assert_eq!(error.to_string(), "/nonexistent/t.toml: cannot be read: No such file or directory (os error 2)");
+}
+
+/// No built-in sink has a secret yet; the rows of this one do.
+const PASSWORD: Setting = Setting { key: "password", default: Value::text(""), form: Form::Secret, doc: "A secret." };
+
+#[test]
+fn secrets_come_from_files_and_are_never_shown() {
+    use super::layers::{Given, Keys, Origin};
+    use super::resolve::{Row, check_keys};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("password");
+    std::fs::write(&path, "hunter2\n").unwrap();
+    let path = path.to_str().unwrap();
+    let file = |line| Origin::File { name: "t.toml".to_owned(), line };
+    let variable = || Origin::Environment("V".to_owned());
+    let check = |given: &[(&str, Raw, Origin)]| {
+        let keys = given
+            .iter()
+            .map(|(key, raw, origin)| ((*key).to_owned(), Given { raw: raw.clone(), origin: origin.clone() }))
+            .collect::<Keys>();
+        let mut problems = Vec::new();
+        let entries = check_keys("sinks.a.", vec![Row::new("password".to_owned(), &PASSWORD)], keys, &mut problems);
+        (entries, problems)
+    };
+    let text = |text: &str| Raw::Text(text.to_owned());
+
+    let (entries, problems) = check(&[("password_file", text(path), file(1))]);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(entries[0].value, Value::Text("hunter2".into()));
+    assert_eq!(entries[0].shown(), "\"***\"");
+    assert!(!format!("{entries:?}").contains("hunter2"), "{entries:?}");
+
+    // The higher layer wins, in either form.
+    let (entries, _) = check(&[("password_file", text(path), file(1)), ("password", text("x"), variable())]);
+    assert_eq!(entries[0].value, Value::Text("x".into()));
+    let (entries, _) = check(&[("password_file", text(path), variable()), ("password", text("x"), file(1))]);
+    assert_eq!(entries[0].value, Value::Text("hunter2".into()));
+
+    let problems = |given: &[(&str, Raw, Origin)]| check(given).1;
+    assert_eq!(
+        problems(&[("password_file", text(path), file(1)), ("password", text("x"), file(2))]),
+        ["t.toml:1: sinks.a.password_file: sinks.a.password is given too (t.toml:2); keep one"]
+    );
+    assert_eq!(
+        problems(&[("password_file", text("/nonexistent"), file(1))]),
+        ["t.toml:1: sinks.a.password_file: /nonexistent cannot be read: No such file or directory (os error 2)"]
+    );
+    assert_eq!(
+        problems(&[("password", Raw::Integer(1234), file(1))]),
+        ["t.toml:1: sinks.a.password = ***: expected text"]
+    );
+}
+
+#[test]
+fn the_documented_file_gives_the_defaults() {
+    let text = document::default_file();
+    let from_file = resolve(&text, &[], &[]);
+    assert_eq!(from_file, resolve("", &[], &[]));
+    // Each key is there, if only as a comment.
+    let kinds = sink::KINDS.iter().flat_map(|kind| kind.settings);
+    for row in table::SECTIONS.iter().flat_map(|section| section.settings).chain(table::SINK).chain(kinds) {
+        assert!(text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{} = ", row.key))));
+    }
+    // With its comments taken off, every sink in it is sound too.
+    let all = text.lines().map(|line| match line.strip_prefix("# ") {
+        Some(code) if code.starts_with("[[") || code.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => {
+            code
+        }
+        _ => line,
+    });
+    let all = resolve(&all.collect::<Vec<_>>().join("\n"), &[], &[]);
+    assert_eq!(all.sinks.len(), sink::KINDS.len());
+}
+
+#[test]
+fn the_settings_in_force_read_back_as_the_same() {
+    let file = "[server]\naddress = \"0.0.0.0:1\"\n[[sinks]]\nname = \"a\"\nkind = \"file\"\npath = \"a \\\"b\\\"\"";
+    let resolved =
+        layers(file, &[("TELEMETRYX__BATCH__MAX_AGE", "1s")], &[("server.max_agents", "9")]).resolve().unwrap();
+    let shown = resolved.to_string();
+    assert_eq!(resolve(&shown, &[], &[]), resolved.config, "{shown}");
+    for line in [
+        "address = \"0.0.0.0:1\" # t.toml:2",
+        "max_agents = 9 # --set",
+        "max_age = \"1s\" # TELEMETRYX__BATCH__MAX_AGE",
+        "batch.max_age = \"1s\" # TELEMETRYX__BATCH__MAX_AGE",
+        "max_connections = 16384",
+        "name = \"a\" # t.toml:4",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} is not in:\n{shown}");
+    }
+}
+
+/// `UPDATE_DOCS=1` writes the part that is made from the table.
+#[test]
+fn the_reference_is_in_step_with_the_table() {
+    const MARK: &str = "<!-- generated: do not edit below this line -->\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let committed = std::fs::read_to_string(&path).unwrap();
+    let (prose, generated) = committed.split_once(MARK).expect("the page has its mark");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, format!("{prose}{MARK}{}", document::reference())).unwrap();
+    } else {
+        assert!(generated == document::reference(), "run UPDATE_DOCS=1 cargo test --lib config:: and commit");
+    }
+}
