@@ -68,6 +68,8 @@ pub const AGENTS_LIMIT: usize = 10_000_000;
 pub const DEDUPE_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Open connections; a connection without traffic costs about 1 KiB.
 pub const CONNECTIONS_DEFAULT: usize = 16_384;
+/// Descriptors that are no agent's connection: listener, log, sinks, standard streams.
+pub const DESCRIPTORS_BESIDE_CONNECTIONS: usize = 64;
 /// Largest settable `max_connections`: what Linux lets one process open by default (`fs.nr_open`).
 pub const CONNECTIONS_LIMIT: usize = 1_048_576;
 /// Connections that have shown neither a valid HELLO nor a whole HTTP head (R12).

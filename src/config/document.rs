@@ -76,6 +76,15 @@ fn comment(out: &mut String, text: &str) {
     out.push('\n');
 }
 
+impl Resolved {
+    /// One line: file, address, sinks.
+    pub fn summary(&self) -> String {
+        let file = self.file.as_deref().unwrap_or("no settings file");
+        let sinks: Vec<_> = self.sinks.iter().map(|sink| format!("{} ({})", sink.name, sink.kind)).collect();
+        format!("sound: {file} · {} · sinks {}", self.config.server.address, sinks.join(", "))
+    }
+}
+
 /// The settings in force, as a file that gives the same again (secrets apart), with where each came from.
 impl fmt::Display for Resolved {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -262,7 +262,7 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::
             let required = common("required") == Some(&Value::Flag(true));
             let batch = match kind.remove("batch") {
                 Some(batch) => batch.try_into()?,
-                None => top.batch.clone(),
+                None => top.batch,
             };
             for row in table::SINK {
                 kind.remove(row.key);

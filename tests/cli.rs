@@ -1,0 +1,201 @@
+//! The commands as their users call them: the real binary, its exit codes, what it says and where.
+#![cfg(feature = "server")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+/// `telemetryx ARGUMENTS` in `folder`, with nobody's settings in its environment.
+fn telemetryx(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    command.args(arguments).current_dir(folder).env_clear().stdin(Stdio::null());
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    telemetryx(folder, arguments).output().unwrap()
+}
+
+#[track_caller]
+fn expect(output: &Output, code: i32, stdout: &str, stderr: &str) {
+    assert_eq!(text(&output.stderr), stderr);
+    assert_eq!(text(&output.stdout), stdout);
+    assert_eq!(output.status.code(), Some(code));
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn check_says_what_it_found_sound() {
+    let folder = tempfile::tempdir().unwrap();
+    let found = "sound: no settings file · 127.0.0.1:4640 · sinks sqlite (sqlite)\n";
+    expect(&run(folder.path(), &["check"]), 0, found, "");
+
+    std::fs::write(folder.path().join("telemetryx.toml"), "[[sinks]]\nname = \"a\"\nkind = \"file\"").unwrap();
+    let found = "sound: telemetryx.toml · 127.0.0.1:1 · sinks a (file), out (stdout)\n";
+    let output = telemetryx(folder.path(), &["check", "--set", "server.address=127.0.0.1:1"])
+        .env("TELEMETRYX__SINKS__OUT__KIND", "stdout")
+        .output();
+    expect(&output.unwrap(), 0, found, "");
+}
+
+#[test]
+fn wrong_settings_exit_78_for_every_command_that_reads_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = ["--set", "a=1"];
+    let said = "telemetryx: --set: unknown key `a`\n";
+    for command in [&["check"][..], &["config"], &["health"], &["run"], &[]] {
+        expect(&run(folder.path(), &[command, &wrong[..]].concat()), 78, "", said);
+    }
+    let said = "telemetryx: none.toml: cannot be read: No such file or directory (os error 2)\n";
+    expect(&run(folder.path(), &["check", "--config", "none.toml"]), 78, "", said);
+    let output = telemetryx(folder.path(), &["check"]).env("TELEMETRYX_CONFIG", "none.toml").output().unwrap();
+    expect(&output, 78, "", &said.replace("none", "TELEMETRYX_CONFIG: none"));
+
+    let output = telemetryx(folder.path(), &["run"]).env("TELEMETRYX_LOG", "a=b=c").output().unwrap();
+    let said = "telemetryx: TELEMETRYX_LOG: \"a=b=c\": expected a level (error, warn, info, debug, trace, off) or \
+                targets with levels, such as \"warn,telemetryx::net=debug\"\n";
+    expect(&output, 78, "", said);
+}
+
+#[test]
+fn files_are_looked_for_in_their_order() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, agents) in [("telemetryx.toml", 1), ("variable.toml", 2), ("argument.toml", 3)] {
+        std::fs::write(folder.path().join(name), format!("server.max_agents = {agents}")).unwrap();
+    }
+    let shown = |command: &mut Command| {
+        let output = command.output().unwrap();
+        text(&output.stdout).lines().find(|line| line.starts_with("max_agents")).unwrap().to_owned()
+    };
+    let mut command = telemetryx(folder.path(), &["config"]);
+    assert_eq!(shown(&mut command), "max_agents = 1 # telemetryx.toml:1");
+    command.env("TELEMETRYX_CONFIG", "variable.toml");
+    assert_eq!(shown(&mut command), "max_agents = 2 # variable.toml:1");
+    assert_eq!(shown(command.args(["--config", "argument.toml"])), "max_agents = 3 # argument.toml:1");
+}
+
+#[test]
+fn wrong_arguments_exit_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&["--set", "x"][..], &["frobnicate"], &["run", "--colour"], &["send", "--ack", "never"]] {
+        let output = run(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).starts_with("error: "), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), "");
+    }
+}
+
+#[test]
+fn help_and_version_are_printed_where_pipes_read_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    for word in ["run ", "check ", "config ", "health ", "send ", "curl localhost:4640/v1/events", "78"] {
+        assert!(text(&output.stdout).contains(word), "{word} is not in the help");
+    }
+    let width = text(&output.stdout).lines().map(|line| line.chars().count()).max();
+    assert!(width < Some(120), "the help is {width:?} wide");
+    let version = format!("telemetryx {}\n", env!("CARGO_PKG_VERSION"));
+    expect(&run(folder.path(), &["--version"]), 0, &version, "");
+}
+
+#[test]
+fn the_documented_file_checks_as_sound() {
+    let folder = tempfile::tempdir().unwrap();
+    let defaults = run(folder.path(), &["config", "--defaults", "--set", "not=asked"]);
+    expect(&defaults, 0, text(&defaults.stdout), "");
+    std::fs::write(folder.path().join("telemetryx.toml"), &defaults.stdout).unwrap();
+    let found = "sound: telemetryx.toml · 127.0.0.1:4640 · sinks sqlite (sqlite)\n";
+    expect(&run(folder.path(), &["check"]), 0, found, "");
+}
+
+#[test]
+fn a_reader_that_left_is_no_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let nobody_reads = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        writer
+    };
+    let output = telemetryx(folder.path(), &["config", "--defaults"]).stdout(nobody_reads()).output().unwrap();
+    expect(&output, 0, "", "");
+    let output = telemetryx(folder.path(), &["--help"]).stdout(nobody_reads()).output().unwrap();
+    expect(&output, 0, "", "");
+    let output = telemetryx(folder.path(), &["check", "--set", "a=1"]).stderr(nobody_reads()).output().unwrap();
+    expect(&output, 78, "", "");
+}
+
+/// A server that gives one answer to one connection, and returns what it was asked.
+fn answer_once(answer: &'static str) -> (SocketAddr, thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (mut peer, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            peer.read_exact(&mut byte).unwrap();
+            request.extend(byte);
+        }
+        peer.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    (address, server)
+}
+
+#[test]
+fn health_is_the_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let healthy = "HTTP/1.1 200 OK\r\nContent-Length: 15\r\nConnection: close\r\n\r\n{\"status\":\"ok\"}";
+    let (address, server) = answer_once(healthy);
+    let output = run(folder.path(), &["health", &address.to_string()]);
+    expect(&output, 0, "{\"status\":\"ok\"}\n", "");
+    assert!(server.join().unwrap().starts_with("GET /health HTTP/1.1\r\n"));
+
+    // The address of the settings; 0.0.0.0 is reached on loopback.
+    let (address, server) = answer_once(healthy);
+    let set = format!("server.address=0.0.0.0:{}", address.port());
+    // A proxy is not asked.
+    let output = telemetryx(folder.path(), &["health", "--set", &set]).env("http_proxy", "http://127.0.0.1:1").output();
+    expect(&output.unwrap(), 0, "{\"status\":\"ok\"}\n", "");
+    server.join().unwrap();
+
+    let (address, server) = answer_once(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 21\r\nConnection: close\r\n\r\n{\"status\":\"stopping\"}",
+    );
+    let output = run(folder.path(), &["health", &format!("http://{address}/")]);
+    server.join().unwrap();
+    let said = format!("telemetryx: http://{address}/health: answers 503 {{\"status\":\"stopping\"}}\n");
+    expect(&output, 1, "", &said);
+
+    // Bound but never accepting would wait; a port that was closed refuses.
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = run(folder.path(), &["health", &closed.to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).starts_with(&format!("telemetryx: http://{closed}/health: ")));
+
+    let output = run(folder.path(), &["health", "--set", "server.address=127.0.0.1:0"]);
+    let said = "telemetryx: server.address has port 0, any port: name the one in use, \
+                as in `telemetryx health localhost:4640`\n";
+    expect(&output, 1, "", said);
+}
+
+#[test]
+fn a_port_in_use_exits_1_and_log_lines_are_json_where_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("server.address={}", taken.local_addr().unwrap());
+    let arguments = ["--log-format", "json", "--set", &address, "--set", "sinks.discard.required=true"];
+    let output = run(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "");
+    let first = text(&output.stderr).lines().next().unwrap();
+    let line: serde_json::Value = serde_json::from_str(first).unwrap_or_else(|error| panic!("{error}: {first}"));
+    assert_eq!(line["message"], "no settings file");
+    assert_eq!(line["level"], "INFO");
+}
