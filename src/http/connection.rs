@@ -6,7 +6,7 @@ use super::Door;
 use super::body::{self, Chunked, Framing};
 use super::head::{BodyLength, Head, HeadScan};
 use super::ingest::{self, Settled};
-use super::response::{Answer, CONTINUE, JSON, Refusal, error_body};
+use super::response::{Answer, CONTINUE, Refusal, error_body};
 use super::routes::{self, Route, Submission};
 use crate::limits::{
     FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_IDLE_TIMEOUT,

@@ -107,7 +107,7 @@ impl Rejects {
 
 /// At most [`HTTP_ERROR_BYTES_MAX`] bytes of what a peer may have made long by quoting itself.
 fn shortened(error: &str) -> &str {
-    error.get(..error.floor_char_boundary(HTTP_ERROR_BYTES_MAX)).unwrap_or(error)
+    (0..=error.len().min(HTTP_ERROR_BYTES_MAX)).rev().find_map(|end| error.get(..end)).unwrap_or_default()
 }
 
 /// Reads a whole body and hands its events on. Returns the last ticket, or `None` where no event was accepted.

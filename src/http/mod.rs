@@ -32,6 +32,8 @@ mod head;
 mod ingest;
 mod response;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 pub use connection::{Connection, Settings};
 

@@ -1,0 +1,222 @@
+//! Bodies: protobuf, JSON, gzip; what is accepted, refused, and handed on.
+
+use std::io::Write;
+
+use super::*;
+use crate::limits::{HTTP_GZIP_MEMBERS_MAX, HTTP_REJECTED_MAX};
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(text).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn body(outcome: &Outcome) -> serde_json::Value {
+    serde_json::from_str(outcome.answers.split("\r\n\r\n").last().unwrap()).unwrap()
+}
+
+#[test]
+fn a_protobuf_batch_is_handed_on_as_it_came() {
+    let sent = batch(&["a", "b", "c"]);
+    let got = exchange(post(PROTOBUF, &sent));
+    assert_eq!(got.payloads, [sent]);
+    assert_eq!(got.names, ["a", "b", "c"]);
+    assert_eq!(body(&got).to_string(), r#"{"accepted":3,"rejected":[]}"#);
+}
+
+#[test]
+fn an_empty_batch_is_answered_at_once() {
+    let mut peer = Peer { acknowledge: false, ..Peer::new() };
+    peer.send(post(PROTOBUF, b""));
+    assert!(peer.answer().ends_with(r#"{"accepted":0,"rejected":[]}"#));
+    assert!(peer.door.accepted.is_empty());
+    // The same without any length.
+    peer.send("POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\n\r\n");
+    assert_eq!((peer.statuses(), peer.kept.len()), (vec![200, 200], 0));
+}
+
+#[test]
+fn a_bad_event_is_named_and_its_neighbours_are_taken() {
+    let got = exchange(post(PROTOBUF, batch(&["a", "", "c"])));
+    assert_eq!(got.names, ["a", "c"]);
+    let answer = body(&got);
+    assert_eq!((&answer["accepted"], &answer["rejected"][0]["index"]), (&2.into(), &1.into()));
+    assert!(answer["rejected"][0]["error"].as_str().unwrap().contains("name"), "{answer}");
+    assert_eq!((got.statuses.as_slice(), got.closing), (&[200][..], false));
+    assert_eq!(got.rejected, [(RejectReason::Invalid, 1)]);
+}
+
+#[test]
+fn nothing_but_bad_events_is_400() {
+    let got = exchange(post(PROTOBUF, batch(&["", ""])));
+    let answer = body(&got);
+    assert_eq!((got.statuses.as_slice(), got.closing), (&[400][..], false));
+    assert_eq!((&answer["accepted"], answer["rejected"].as_array().unwrap().len()), (&0.into(), 2));
+    assert!(answer["error"].is_string() && got.payloads.is_empty());
+    assert_eq!(got.rejected, [(RejectReason::Invalid, 2)]);
+}
+
+#[test]
+fn bytes_that_are_no_batch_are_400_and_the_connection_stays() {
+    let got = exchange(post(PROTOBUF, b"{\"name\":\"json\"}"));
+    assert_eq!((got.statuses.as_slice(), got.closing), (&[400][..], false));
+    assert!(body(&got)["error"].as_str().unwrap().contains("protobuf"));
+    assert_eq!((got.payloads.len(), got.rejected), (0, vec![(RejectReason::Malformed, 1)]));
+}
+
+#[test]
+fn a_large_batch_is_cut_between_events_into_slots_of_at_most_a_frame() {
+    let long = "n".repeat(200);
+    let names: Vec<&str> = std::iter::repeat_n(long.as_str(), 300).collect();
+    let sent = batch(&names);
+    assert!(sent.len() > 3 * SETTINGS.max_frame_bytes);
+    let mut peer = Peer { acknowledge: false, ..Peer::new() };
+    peer.send(post(PROTOBUF, &sent));
+    assert_eq!(peer.door.names().len(), 300);
+    assert_eq!(peer.door.accepted.iter().flat_map(|(payload, _)| payload.to_vec()).collect::<Vec<_>>(), sent);
+    let slots = peer.door.accepted.len();
+    assert!(slots > 3);
+    assert_eq!(peer.connection.waiting_for(), Some((AckLevel::Synced, slots as u64)), "the last ticket counts");
+}
+
+#[test]
+fn a_batch_full_of_gaps_is_packed_into_few_slots() {
+    let names: Vec<&str> = ["a", ""].into_iter().cycle().take(2 * (HTTP_REJECTED_MAX + 1)).collect();
+    let mut peer = Peer::new();
+    peer.send(post(PROTOBUF, batch(&names)));
+    assert_eq!((peer.door.accepted.len(), peer.door.names().len()), (1, HTTP_REJECTED_MAX + 1));
+    let answer = peer.answer();
+    let answer: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").last().unwrap()).unwrap();
+    assert_eq!(answer["rejected"].as_array().unwrap().len(), HTTP_REJECTED_MAX);
+    assert_eq!(answer["rejected_total"], HTTP_REJECTED_MAX + 1);
+}
+
+#[test]
+fn a_full_ring_takes_all_or_nothing() {
+    let full = |door: &mut FakeDoor| door.ring_slots = 1;
+    let mut peer = Peer::new();
+    full(&mut peer.door);
+    let long = "n".repeat(200);
+    let names: Vec<&str> = std::iter::repeat_n(long.as_str(), 100).collect();
+    peer.send(post(PROTOBUF, batch(&names)));
+    assert_eq!((peer.statuses(), peer.door.accepted.len()), (vec![503], 0));
+    assert!(peer.answer().contains("\r\nRetry-After: ") && peer.door.rejected.is_empty());
+    assert_eq!(peer.door.pool.bytes_in_use(), 0);
+    assert_eq!(exchange_with(post(PROTOBUF, batch(&["a"])), full).statuses, [200]);
+}
+
+#[test]
+fn without_memory_posts_get_503_and_pages_are_served() {
+    let none = |door: &mut FakeDoor| door.pool = Pool::new(4096, Box::new(|| {}));
+    let get = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+    let got = exchange_with([&get[..], &post(PROTOBUF, vec![0; 5000]), &get[..]].concat(), none);
+    assert_eq!((got.statuses.as_slice(), got.closing), (&[200, 503][..], true));
+    assert!(got.answers.contains("\r\nRetry-After: ") && got.answers.contains("\r\nConnection: close\r\n"));
+    // There is memory for the body, but not for what it unpacks to.
+    let got = exchange_with(
+        post_with("Content-Type: application/x-protobuf\r\nContent-Encoding: gzip\r\n", gzip(&batch(&["a"]))),
+        none,
+    );
+    assert_eq!((got.statuses.as_slice(), got.closing), (&[503][..], true));
+}
+
+#[test]
+fn a_body_beyond_the_limit_is_refused_by_its_head() {
+    let head = |length| {
+        format!(
+            "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let got = exchange(head(SETTINGS.max_body_bytes + 1));
+    assert_eq!((got.statuses.as_slice(), got.closing), (&[413][..], true));
+    assert_eq!(exchange(head(SETTINGS.max_body_bytes)).statuses, [0u16; 0]);
+}
+
+#[test]
+fn media_types_are_told_apart_and_others_refused() {
+    for field in [
+        "",
+        "Content-Type:\r\n",
+        "Content-Type: text/plain\r\n",
+        "Content-Type: application/jsonx\r\n",
+        "Content-Type: application/x-www-form-urlencoded\r\n",
+        "Content-Type: application/x-protobuf, application/json\r\n",
+        "Content-Type: application/x-protobuf\r\nContent-Encoding: br\r\n",
+        "Content-Type: application/x-protobuf\r\nContent-Encoding: gzip, gzip\r\n",
+    ] {
+        let got = exchange(post_with(field, batch(&["a"])));
+        assert_eq!((got.statuses.as_slice(), got.closing), (&[415][..], true), "{field}");
+        assert_eq!((got.rejected.as_slice(), got.payloads.len()), (&[(RejectReason::Codec, 1)][..], 0));
+    }
+    for field in [
+        "Content-Type: Application/X-Protobuf ; charset=utf-8\r\n",
+        "Content-Type: application/x-protobuf\r\nContent-Encoding: identity\r\n",
+    ] {
+        assert_eq!(exchange(post_with(field, batch(&["a"]))).names, ["a"], "{field}");
+    }
+}
+
+fn post_gzip(packed: &[u8]) -> Vec<u8> {
+    post_with("Content-Type: application/x-protobuf\r\nContent-Encoding: gzip\r\n", packed)
+}
+
+#[test]
+fn gzip_bodies_are_unpacked_all_members_of_them() {
+    let packed = gzip(&batch(&["a"]));
+    assert_eq!(exchange(post_gzip(&packed)).names, ["a"]);
+    assert_eq!(exchange(post_gzip(&[packed.clone(), gzip(b""), packed.clone()].concat())).names, ["a", "a"]);
+}
+
+#[test]
+fn gzip_that_is_damaged_is_refused() {
+    let packed = gzip(&batch(&["hello"]));
+    let mut damaged: Vec<Vec<u8>> = (0..packed.len()).map(|end| packed[..end].to_vec()).collect();
+    damaged.push([&packed[..], b"x"].concat());
+    damaged.push([&packed[..], &[0; 512]].concat());
+    damaged.push([&packed[..], &packed[..packed.len() - 1]].concat());
+    for at in [packed.len() - 1, packed.len() - 8, 0, 2] {
+        let mut bytes = packed.clone();
+        bytes[at] ^= 0x55;
+        damaged.push(bytes);
+    }
+    damaged.push(batch(&["a"]));
+    for bytes in damaged {
+        let mut peer = Peer::new();
+        peer.send(post_gzip(&bytes));
+        assert_eq!((peer.statuses(), peer.door.accepted.len()), (vec![400], 0), "{}", bytes.escape_ascii());
+        assert!(!peer.connection.closing());
+    }
+}
+
+#[test]
+fn gzip_is_bounded_by_what_it_unpacks_to() {
+    // Unknown field 2 of the batch, so that zeros are a sound body without events.
+    let of = |bytes: usize| {
+        let mut text = vec![0x12];
+        let len = bytes - 4;
+        text.extend_from_slice(&[len as u8 & 0x7f | 0x80, (len >> 7) as u8 & 0x7f | 0x80, (len >> 14) as u8]);
+        text.resize(bytes, 0);
+        text
+    };
+    for (bytes, status) in [(SETTINGS.max_body_bytes, 200), (SETTINGS.max_body_bytes + 1, 413), (10 << 20, 413)] {
+        let mut peer = Peer::new();
+        peer.send(post_gzip(&gzip(&of(bytes))));
+        assert_eq!(peer.statuses(), [status], "{bytes}");
+    }
+    let member = gzip(b"");
+    for (members, status) in [(HTTP_GZIP_MEMBERS_MAX, 200), (HTTP_GZIP_MEMBERS_MAX + 1, 400)] {
+        let mut peer = Peer::new();
+        peer.send(post_gzip(&member.repeat(members)));
+        assert_eq!(peer.statuses(), [status], "{members} members");
+    }
+}
+
+#[test]
+fn memory_returns_when_a_request_is_done() {
+    let mut peer = Peer::new();
+    peer.send(post(PROTOBUF, batch(&["a", ""])));
+    peer.send(post_gzip(&gzip(&batch(&["a", ""]))));
+    peer.send(post(PROTOBUF, b"\x0a"));
+    peer.door.accepted.clear();
+    assert_eq!((peer.statuses(), peer.door.pool.bytes_in_use()), (vec![200, 200, 400], 0));
+}
