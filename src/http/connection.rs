@@ -79,6 +79,9 @@ impl Connection {
     /// * [`Connection::waiting_for`] an acknowledgement: requests are answered in order, nothing is consumed;
     /// * `out` holds `OUTBOX_BYTES_MAX` or more: call again when it has been written;
     /// * [`Connection::closing`]: nothing is consumed any more.
+    ///
+    /// A peer that has half-closed still gets the answers to what it sent: close once nothing is waited for, nothing
+    /// more is consumed, and `out` is written.
     pub fn receive(&mut self, input: &[u8], now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> usize {
         let mut consumed = 0;
         while let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) {
@@ -161,10 +164,7 @@ impl Connection {
                 self.answer(Answer::json(408, &error, true), now, door, out);
             }
             State::Idle { .. } | State::Head { .. } => self.state = State::Closing,
-            State::Body(_) => {
-                let error = error_body("the body took too long: nothing of it was taken, send it again");
-                self.answer(Answer::json(408, &error, true), now, door, out);
-            }
+            State::Body(_) => self.abandon_body(now, door, out),
             State::Waiting(waiting) => {
                 let error = format!(
                     "not {} within {} s; the events are kept and stay on their way: sending them again doubles them",
@@ -175,6 +175,14 @@ impl Connection {
                 self.answer(Answer::json(504, &body, close), now, door, out);
             }
             State::Closing => {}
+        }
+    }
+
+    /// Ends a body that rests while others wait for memory (R11), and gives its memory back. Does nothing elsewhere.
+    pub fn abandon_body(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+        if matches!(self.state, State::Body(_)) {
+            let error = error_body("the body took too long: nothing of it was taken, send it again");
+            self.answer(Answer::json(408, &error, true), now, door, out);
         }
     }
 
