@@ -159,7 +159,7 @@ fn id_of_length(field: &'static str, id: &[u8], expected: usize) -> Result<(), I
 pub fn check_batch<'a>(
     payload: &'a [u8],
     max_events: usize,
-    mut each: impl FnMut(usize, Range<usize>, Result<EventRef<'a>, InvalidEvent>),
+    mut each: impl FnMut(usize, Range<usize>, Result<&EventRef<'a>, InvalidEvent>),
 ) -> Result<Counts, BatchError> {
     let mut counts = Counts::default();
     let mut rest = payload;
@@ -178,16 +178,17 @@ pub fn check_batch<'a>(
             return Err(BatchError::TooManyEvents { max: max_events });
         }
         let range = start..payload.len() - rest.len();
-        match EventRef::check(bytes) {
-            Ok(event) => {
+        let mut event = EventRef::unset(bytes);
+        let findings = event.locate::<true>().map_err(|malformed| BatchError::Malformed { index, malformed })?;
+        match event.judge(&findings) {
+            Ok(()) => {
                 counts.accepted += 1;
-                each(index, range, Ok(event));
+                each(index, range, Ok(&event));
             }
-            Err(EventError::Invalid(invalid)) => {
+            Err(invalid) => {
                 counts.rejected += 1;
                 each(index, range, Err(invalid));
             }
-            Err(EventError::Malformed(malformed)) => return Err(BatchError::Malformed { index, malformed }),
         }
     }
     Ok(counts)

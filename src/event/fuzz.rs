@@ -43,7 +43,7 @@ fn compare_batch(bytes: &[u8]) {
         if event.is_ok() {
             accepted.extend_from_slice(&bytes[range]);
         }
-        ours.push(event);
+        ours.push(event.copied());
     });
     let theirs = proto::EventBatch::decode(bytes);
     let (counts, theirs) = match (checked, theirs) {

@@ -130,8 +130,9 @@ pub fn is_utf8(bytes: &[u8]) -> bool {
 #[inline(always)]
 fn is_short_ascii(bytes: &[u8]) -> bool {
     const HIGH: u64 = 0x8080_8080_8080_8080;
-    const SHORT: usize = 64;
-    if bytes.len() > SHORT {
+    // Longer texts are the SIMD validator's, whose dispatch costs more than these words.
+    const SHORT_BYTES: usize = 256;
+    if bytes.len() > SHORT_BYTES {
         return false;
     }
     let bits = if let Some(last) = bytes.last_chunk() {
