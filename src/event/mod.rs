@@ -4,6 +4,7 @@ pub mod check;
 #[doc(hidden)]
 pub mod fuzz;
 mod protobuf;
+pub mod rfc3339;
 pub mod view;
 
 pub use check::{BatchError, Counts, EventError, InvalidEvent, Malformed, check_batch};

@@ -1,0 +1,294 @@
+//! RFC 3339 times to and from nanoseconds since 1970-01-01T00:00:00Z, in the range of the contract: `[0, 2^63)`, which
+//! ends on 2262-04-11. Years are those of the Gregorian calendar; nothing allocates.
+
+use crate::limits::TIME_UNIX_NANO_MAX;
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+const SECONDS_PER_DAY: i64 = 86_400;
+/// Bytes of what [`format`] writes.
+pub const FORMATTED_BYTES: usize = 30;
+
+/// Why a text is no time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TimeError {
+    #[error("not an RFC 3339 time: write it like 2026-11-23T20:15:48.123Z or 2026-11-23T21:15:48+01:00")]
+    Syntax,
+    #[error("no such date or time of day")]
+    NoSuchTime,
+    #[error("before 1970 or after 2262-04-11T23:47:16.854775807Z")]
+    OutOfRange,
+}
+
+/// Reads `2026-11-23T20:15:48.123456789Z` or with an offset like `+01:00`.
+///
+/// `t`, `z` and a space for the `T` are allowed, as the RFC says; digits beyond nanoseconds are cut off. A leap second
+/// (23:59:60 UTC) is the second after it, as in POSIX time.
+///
+/// # Errors
+/// The text is no such time, or is outside of `[0, 2^63)` nanoseconds.
+pub fn parse(text: &str) -> Result<u64, TimeError> {
+    let mut rest = text.as_bytes();
+    let year = number(&mut rest, 4)?;
+    byte(&mut rest, b"-")?;
+    let month = number(&mut rest, 2)?;
+    byte(&mut rest, b"-")?;
+    let day = number(&mut rest, 2)?;
+    byte(&mut rest, b"Tt ")?;
+    let hour = number(&mut rest, 2)?;
+    byte(&mut rest, b":")?;
+    let minute = number(&mut rest, 2)?;
+    byte(&mut rest, b":")?;
+    let second = number(&mut rest, 2)?;
+    let nanos = if byte(&mut rest, b".").is_ok() { fraction(&mut rest)? } else { 0 };
+    let offset_minutes = offset(&mut rest)?;
+    if !rest.is_empty() {
+        return Err(TimeError::Syntax);
+    }
+
+    if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
+        return Err(TimeError::NoSuchTime);
+    }
+    if hour > 23 || minute > 59 || second > 60 {
+        return Err(TimeError::NoSuchTime);
+    }
+    let minutes = hour * 60 + minute - offset_minutes;
+    if second == 60 && minutes.rem_euclid(24 * 60) != 24 * 60 - 1 {
+        return Err(TimeError::NoSuchTime);
+    }
+    let seconds = days_since_1970(year, month, day) * SECONDS_PER_DAY + minutes * 60 + second;
+    u64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| seconds.checked_mul(NANOS_PER_SECOND)?.checked_add(nanos))
+        .filter(|nanoseconds| *nanoseconds <= TIME_UNIX_NANO_MAX)
+        .ok_or(TimeError::OutOfRange)
+}
+
+/// UTC with nine digits of a second: `2026-11-23T20:15:48.123456789Z`, ASCII. Sorts as text in order of time.
+pub fn format(unix_nano: u64) -> [u8; FORMATTED_BYTES] {
+    let (seconds, nanos) = (unix_nano / NANOS_PER_SECOND, unix_nano % NANOS_PER_SECOND);
+    let (days, second_of_day) = (seconds / SECONDS_PER_DAY as u64, seconds % SECONDS_PER_DAY as u64);
+    let (year, month, day) = date(days);
+    let mut text = *b"0000-00-00T00:00:00.000000000Z";
+    let mut put = |end: usize, digits: usize, value: u64| {
+        let mut value = value;
+        for place in text.iter_mut().take(end).rev().take(digits) {
+            *place = b'0' + (value % 10) as u8;
+            value /= 10;
+        }
+    };
+    put(4, 4, year);
+    put(7, 2, month);
+    put(10, 2, day);
+    put(13, 2, second_of_day / 3600);
+    put(16, 2, second_of_day / 60 % 60);
+    put(19, 2, second_of_day % 60);
+    put(29, 9, nanos);
+    text
+}
+
+fn byte(rest: &mut &[u8], one_of: &[u8]) -> Result<u8, TimeError> {
+    match rest.split_first() {
+        Some((byte, after)) if one_of.contains(byte) => {
+            *rest = after;
+            Ok(*byte)
+        }
+        _ => Err(TimeError::Syntax),
+    }
+}
+
+fn digit(rest: &mut &[u8]) -> Result<i64, TimeError> {
+    Ok(i64::from(byte(rest, b"0123456789")? - b'0'))
+}
+
+fn number(rest: &mut &[u8], digits: usize) -> Result<i64, TimeError> {
+    (0..digits).try_fold(0, |number, _| Ok(number * 10 + digit(rest)?))
+}
+
+/// One digit or more, as nanoseconds.
+fn fraction(rest: &mut &[u8]) -> Result<u64, TimeError> {
+    let (mut nanos, mut unit) = (0, NANOS_PER_SECOND / 10);
+    nanos += unit * digit(rest)? as u64;
+    while let Ok(digit) = digit(rest) {
+        unit /= 10;
+        nanos += unit * digit as u64;
+    }
+    Ok(nanos)
+}
+
+/// Minutes east of UTC.
+fn offset(rest: &mut &[u8]) -> Result<i64, TimeError> {
+    let sign = match byte(rest, b"Zz+-")? {
+        b'+' => 1,
+        b'-' => -1,
+        _ => return Ok(0),
+    };
+    let hours = number(rest, 2)?;
+    byte(rest, b":")?;
+    let minutes = number(rest, 2)?;
+    if hours > 23 || minutes > 59 {
+        return Err(TimeError::NoSuchTime);
+    }
+    Ok(sign * (hours * 60 + minutes))
+}
+
+fn days_in_month(year: i64, month: i64) -> i64 {
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    match month {
+        2 => 28 + i64::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+// Years that begin in March put the leap day at their end, so that a month's first day is a linear formula:
+// (153 * month + 2) / 5 days after 1 March. 400 such years have 146,097 days; 719,468 lie before 1970.
+const DAYS_PER_400_YEARS: i64 = 146_097;
+const DAYS_TO_1970: i64 = 719_468;
+
+fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (era, year) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * month + 2) / 5 + day - 1;
+    era * DAYS_PER_400_YEARS + year * 365 + year / 4 - year / 100 + day_of_year - DAYS_TO_1970
+}
+
+/// Year, month and day of a day counted from 1970-01-01.
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + DAYS_TO_1970 as u64;
+    let (era, day) = (days / DAYS_PER_400_YEARS as u64, days % DAYS_PER_400_YEARS as u64);
+    // 1,460 and 36,524 are the last days of 4 and 100 such years, 146,096 that of 400.
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day_of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, next_year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    (era * 400 + year + next_year, month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn text(unix_nano: u64) -> String {
+        String::from_utf8(format(unix_nano).to_vec()).unwrap()
+    }
+
+    #[test]
+    fn known_times() {
+        for (written, nanoseconds) in [
+            ("1970-01-01T00:00:00.000000000Z", 0),
+            ("1970-01-01T00:00:00.000000001Z", 1),
+            ("1972-02-29T12:00:00.000000000Z", 68_212_800_000_000_000),
+            ("2000-02-29T23:59:59.999999999Z", 951_868_799_999_999_999),
+            ("2000-03-01T00:00:00.000000000Z", 951_868_800_000_000_000),
+            ("2001-09-09T01:46:40.000000000Z", 1_000_000_000_000_000_000),
+            ("2026-11-23T20:15:48.123456789Z", 1_795_464_948_123_456_789),
+            ("2100-02-28T00:00:00.000000000Z", 4_107_456_000_000_000_000),
+            ("2100-03-01T00:00:00.000000000Z", 4_107_542_400_000_000_000),
+            ("2262-04-11T23:47:16.854775807Z", i64::MAX as u64),
+        ] {
+            assert_eq!(text(nanoseconds), written);
+            assert_eq!(parse(written), Ok(nanoseconds), "{written}");
+        }
+    }
+
+    #[test]
+    fn other_spellings() {
+        let utc = 1_795_464_948_000_000_000;
+        for (written, nanoseconds) in [
+            ("2026-11-23T20:15:48Z", utc),
+            ("2026-11-23t20:15:48z", utc),
+            ("2026-11-23 20:15:48Z", utc),
+            ("2026-11-23T20:15:48+00:00", utc),
+            ("2026-11-23T20:15:48-00:00", utc),
+            ("2026-11-23T21:15:48+01:00", utc),
+            ("2026-11-24T01:45:48+05:30", utc),
+            ("2026-11-23T12:15:48-08:00", utc),
+            ("2026-11-22T20:16:48-23:59", utc),
+            ("2026-11-23T20:15:48.5Z", utc + 500_000_000),
+            ("2026-11-23T20:15:48.000001Z", utc + 1_000),
+            ("2026-11-23T20:15:48.1234567899999Z", utc + 123_456_789),
+            ("1970-01-01T01:00:00+01:00", 0),
+            ("1969-12-31T23:00:00-01:00", 0),
+            // The leap second of 2016, also as seen from Tokyo.
+            ("2016-12-31T23:59:60Z", 1_483_228_800_000_000_000),
+            ("2017-01-01T08:59:60.5+09:00", 1_483_228_800_500_000_000),
+        ] {
+            assert_eq!(parse(written), Ok(nanoseconds), "{written}");
+        }
+    }
+
+    #[test]
+    fn refused_texts() {
+        use TimeError::{NoSuchTime, OutOfRange, Syntax};
+        for (written, error) in [
+            ("", Syntax),
+            ("now", Syntax),
+            ("2026", Syntax),
+            ("2026-11-23", Syntax),
+            ("2026-11-23T20:15Z", Syntax),
+            ("2026-11-23T20:15:48", Syntax),
+            ("2026-11-23T20:15:48.Z", Syntax),
+            ("2026-11-23T20:15:48,5Z", Syntax),
+            ("2026-11-23T20:15:48+0100", Syntax),
+            ("2026-11-23T20:15:48+01", Syntax),
+            ("2026-11-23T20:15:48ZZ", Syntax),
+            (" 2026-11-23T20:15:48Z", Syntax),
+            ("2026-11-23T20:15:48Z ", Syntax),
+            ("2026-1-23T20:15:48Z", Syntax),
+            ("+2026-11-23T20:15:48Z", Syntax),
+            ("20261-11-23T20:15:48Z", Syntax),
+            ("２026-11-23T20:15:48Z", Syntax),
+            ("2026-00-23T20:15:48Z", NoSuchTime),
+            ("2026-13-23T20:15:48Z", NoSuchTime),
+            ("2026-11-00T20:15:48Z", NoSuchTime),
+            ("2026-11-31T20:15:48Z", NoSuchTime),
+            ("2025-02-29T20:15:48Z", NoSuchTime),
+            ("2100-02-29T20:15:48Z", NoSuchTime),
+            ("2026-11-23T24:00:00Z", NoSuchTime),
+            ("2026-11-23T20:60:00Z", NoSuchTime),
+            ("2026-11-23T20:15:61Z", NoSuchTime),
+            ("2026-11-23T20:15:60Z", NoSuchTime),
+            ("2026-11-23T20:15:48+24:00", NoSuchTime),
+            ("2026-11-23T20:15:48+01:60", NoSuchTime),
+            ("1969-12-31T23:59:59.999999999Z", OutOfRange),
+            ("1970-01-01T00:00:00+00:01", OutOfRange),
+            ("0000-01-01T00:00:00Z", OutOfRange),
+            ("2262-04-11T23:47:16.854775808Z", OutOfRange),
+            ("9999-12-31T23:59:59Z", OutOfRange),
+        ] {
+            assert_eq!(parse(written), Err(error), "{written}");
+        }
+    }
+
+    #[test]
+    fn every_day_of_the_range_follows_the_one_before() {
+        // A plain calendar: count days month by month.
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for days in 0..106_752 {
+            assert_eq!(date(days), (year as u64, month as u64, day as u64));
+            assert_eq!(days_since_1970(year, month, day), days as i64);
+            day += 1;
+            if day > days_in_month(year, month) {
+                (month, day) = (month + 1, 1);
+            }
+            if month > 12 {
+                (year, month) = (year + 1, 1);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(unix_nano in 0..=TIME_UNIX_NANO_MAX) {
+            prop_assert_eq!(parse(&text(unix_nano)), Ok(unix_nano));
+        }
+
+        #[test]
+        fn no_text_panics(bytes in "[0-9TZtz:.+ -]{0,40}", number in any::<u64>()) {
+            let _ = parse(&bytes);
+            prop_assert_eq!(text(number).len(), FORMATTED_BYTES);
+        }
+    }
+}
