@@ -1,4 +1,4 @@
-//! Every hard bound, its unit and its reason, in one place. What a user may set is in `config.rs`; its defaults and
+//! Every hard bound, its unit and its reason, in one place. What a user may set is in `config/table.rs`; its defaults and
 //! its own bounds are here as well, so that the relations between them can be checked when compiling.
 
 use std::time::Duration;

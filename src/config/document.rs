@@ -51,13 +51,12 @@ pub fn default_file() -> String {
 
 fn key(out: &mut String, setting: &Setting, name: &str, hidden: &str) {
     comment(out, setting.doc);
-    match setting.form {
-        // Written out it would no longer follow data_dir.
-        Form::Output => {
-            let default = setting.default.to_string().replace("{data_dir}", "telemetryx-data");
-            *out += &format!("# {name} = {default} # follows data_dir while it is left out\n");
-        }
-        _ => *out += &format!("{hidden}{name} = {}\n", setting.default),
+    let default = &setting.default;
+    if default.follows_data_dir() {
+        // Written out it would no longer follow.
+        *out += &format!("# {name} = {} # follows data_dir while it is left out\n", default.within("telemetryx-data"));
+    } else {
+        *out += &format!("{hidden}{name} = {default}\n");
     }
 }
 
@@ -147,7 +146,7 @@ fn rows<'a>(out: &mut String, rows: impl Iterator<Item = (String, &'a Setting)>)
     *out += "\n| key | default | takes | |\n|---|---|---|---|\n";
     for (key, setting) in rows {
         let also = if setting.form == Form::Secret { format!(" (or `{key}_file`)") } else { String::new() };
-        let default = setting.default.to_string().replace("{data_dir}", "<data_dir>");
+        let default = setting.default.within("<data_dir>");
         // Writing into a String cannot fail.
         let _ = writeln!(out, "| `{key}`{also} | `{default}` | {} | {} |", takes(setting), setting.doc);
     }

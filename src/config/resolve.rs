@@ -223,9 +223,7 @@ fn resolve_sink(
         row
     }));
     for row in &mut rows {
-        if let (Form::Output, Value::Text(path)) = (row.setting.form, &mut row.default.0) {
-            *path = path.replace("{data_dir}", data_dir.trim_end_matches('/')).into();
-        }
+        row.default.0 = row.default.0.within(data_dir);
     }
     let entries = check_keys(&format!("sinks.{name}."), rows, given.keys, problems);
     Some(ResolvedSink { name, kind: kind.name, origin: given.origin, entries })
@@ -333,21 +331,16 @@ fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], p
             problems.push(problem);
         }
     }
-    let mut outputs: Vec<(PathBuf, String)> = Vec::new();
-    for sink in sinks {
-        for entry in sink.entries.iter().filter(|entry| entry.form == Form::Output) {
-            let Value::Text(path) = &entry.value else { continue };
-            let path = std::path::absolute(path.as_ref()).unwrap_or_else(|_| PathBuf::from(path.as_ref()));
-            let key = format!("sinks.{}.{}", sink.name, entry.key);
-            if let Some((_, first)) = outputs.iter().find(|(taken, _)| *taken == path) {
-                problems.push(format!(
-                    "{}: {key} = {}: {first} is the same file; give each sink its own",
-                    entry.origin,
-                    entry.shown()
-                ));
-            }
-            outputs.push((path, key));
+    let mut outputs: Vec<(String, &ResolvedSink)> = Vec::new();
+    for (sink, settings) in sinks.iter().zip(&config.sinks) {
+        let Some(output) = settings.kind.output() else { continue };
+        if let Some((_, first)) = outputs.iter().find(|(taken, _)| *taken == output) {
+            problems.push(format!(
+                "{}: sinks.{} writes to {output}, where sinks.{} ({}) writes too; give each its own",
+                sink.origin, sink.name, first.name, first.origin
+            ));
         }
+        outputs.push((output, sink));
     }
 }
 

@@ -38,13 +38,14 @@ pub enum Form {
     /// IP address and port.
     Address,
     Choice(&'static [&'static str]),
-    /// A path that is read, or a folder. Empty where the default is empty: none.
+    /// A file or folder. Empty where the default is empty: none. [`DATA_DIR`] in a default follows `data_dir`.
     Path,
-    /// A path that a sink writes: two sinks may not share it. `{data_dir}` in a default stands for `data_dir`.
-    Output,
     /// Text that is never shown. It may also come from the file that `<key>_file` names.
     Secret,
 }
+
+/// Stands for the value of `data_dir` in the default of another path.
+pub const DATA_DIR: &str = "{data_dir}";
 
 /// A checked value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +73,19 @@ impl Value {
     /// For the rows of a table of settings.
     pub const fn text(text: &'static str) -> Self {
         Self::Text(Cow::Borrowed(text))
+    }
+
+    /// The default of a path, with `data_dir` in its place.
+    pub(super) fn within(&self, data_dir: &str) -> Self {
+        match self {
+            Self::Text(path) => Self::Text(path.replace(DATA_DIR, data_dir.trim_end_matches('/')).into()),
+            other => other.clone(),
+        }
+    }
+
+    /// Whether the default is another where `data_dir` is.
+    pub(super) fn follows_data_dir(&self) -> bool {
+        matches!(self, Self::Text(path) if path.contains(DATA_DIR))
     }
 
     /// As serde takes it. A duration becomes the fields of `std::time::Duration`, so that a settings type is a plain
@@ -162,9 +176,7 @@ impl Setting {
             }
             Form::Address => text().filter(|text| text.parse::<SocketAddr>().is_ok()).and_then(own),
             Form::Choice(names) => text().filter(|text| names.contains(text)).and_then(own),
-            Form::Path | Form::Output => {
-                text().filter(|text| !text.is_empty() || self.default == Value::text("")).and_then(own)
-            }
+            Form::Path => text().filter(|text| !text.is_empty() || self.default == Value::text("")).and_then(own),
             Form::Secret => text().and_then(own),
         }
     }
@@ -186,7 +198,7 @@ impl Setting {
                 let names: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
                 names.join(" or ")
             }
-            Form::Path | Form::Output => "a path".to_owned(),
+            Form::Path => "a path".to_owned(),
             Form::Secret => "text".to_owned(),
         }
     }

@@ -284,16 +284,17 @@ fn two_sinks_may_not_share_a_name_or_a_file() {
         &twice("a-b", "A_b"),
         "t.toml:5: sink `A_b` has the name of sink `a-b` (t.toml:2): case, - and _ do not tell names apart",
     );
+    let x = std::path::absolute("x").unwrap();
     file_refused(
         "[[sinks]]\nname = \"a\"\nkind = \"sqlite\"\npath = \"x\"\n[[sinks]]\nname = \"b\"\nkind = \"file\"\npath = \"./x\"",
-        "t.toml:8: sinks.b.path = \"./x\": sinks.a.path is the same file; give each sink its own",
+        &format!("t.toml:6: sinks.b writes to {}, where sinks.a (t.toml:2) writes too; give each its own", x.display()),
     );
     refused(
         "",
-        &[],
-        &[("sinks.a.kind", "file"), ("sinks.b.kind", "file")],
-        &["default: sinks.b.path = \"telemetryx-data/events.ndjson\": sinks.a.path is the same file; \
-           give each sink its own"],
+        &[("TELEMETRYX__SINKS__A__KIND", "stdout")],
+        &[("sinks.b.kind", "stdout"), ("sinks.c.kind", "discard"), ("sinks.d.kind", "discard")],
+        &["--set: sinks.b writes to standard output, where sinks.a (TELEMETRYX__SINKS__A__KIND) writes too; \
+           give each its own"],
     );
 }
 

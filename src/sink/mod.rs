@@ -69,6 +69,22 @@ pub enum Settings {
     Discard {},
 }
 
+impl Settings {
+    /// What the sink writes to: two sinks may not write to the same. `None`: nothing.
+    pub fn output(&self) -> Option<String> {
+        match self {
+            Self::Sqlite { path } | Self::File { path, .. } => Some(file_output(path)),
+            Self::Stdout {} => Some("standard output".to_owned()),
+            Self::Discard {} => None,
+        }
+    }
+}
+
+/// A file as an output, the same for every way to write its path that no link makes different.
+fn file_output(path: &std::path::Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
 /// What the settings need to know of a kind of sink.
 pub struct Kind {
     /// As in `kind = "…"`.
@@ -86,7 +102,7 @@ pub const KINDS: &[Kind] = &[
         settings: &[Setting {
             key: "path",
             default: Value::text("{data_dir}/events.db"),
-            form: Form::Output,
+            form: Form::Path,
             doc: "The database file; made at start if it is missing.",
         }],
     },
@@ -97,7 +113,7 @@ pub const KINDS: &[Kind] = &[
             Setting {
                 key: "path",
                 default: Value::text("{data_dir}/events.ndjson"),
-                form: Form::Output,
+                form: Form::Path,
                 doc: "The file that is appended to.",
             },
             Setting {
