@@ -22,8 +22,8 @@
 //! | `http` | request head, body, routes, responses |
 //! | `net` | mio: event loop, listener, connections, timers |
 //! | `pipeline` | buffer pool, slots, ring, batches, tickets and watermarks |
-//! | `router` | worker, retry, dead letters |
-//! | `sink` | trait, table of kinds, one file a sink |
+//! | [`router`] | worker, retry, dead letters |
+//! | [`sink`] | trait, table of kinds, one file a sink |
 //! | `config`, `metrics`, `cli` | settings, registry, commands |
 //!
 //! Without the `server` feature (default) only what an agent links is built: `limits`, `event`, `wire`, `session`
@@ -47,5 +47,9 @@ pub mod metrics;
 pub mod net;
 #[cfg(feature = "server")]
 pub mod pipeline;
+#[cfg(feature = "server")]
+pub mod router;
+#[cfg(feature = "server")]
+pub mod server;
 #[cfg(feature = "server")]
 pub mod sink;

@@ -141,6 +141,22 @@ pub const BATCH_EVENTS_LIMIT: u64 = 1_000_000;
 /// First and largest delay between delivery attempts; the delay is uniformly random below it (full jitter).
 pub const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A store's own "retry after" is honoured up to this: a mistaken date must not stop a sink for a year.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+/// Warnings about one sink's retries: the first at once, then one in this time.
+pub const RETRY_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// Default events of one delivery: 10,000 rows amortise a commit.
+pub const BATCH_EVENTS_DEFAULT: u64 = 10_000;
+/// Default encoded bytes of one delivery: one commit of the log.
+pub const BATCH_BYTES_DEFAULT: usize = COMMIT_BYTES_MAX;
+/// Default wait after a delivery for the next one to fill.
+pub const BATCH_AGE_DEFAULT: Duration = Duration::from_millis(50);
+/// Bytes of a store's reason for refusing an event that are kept in a dead letter.
+pub const REFUSAL_REASON_BYTES_MAX: usize = 1024;
+/// Bytes of NDJSON that are encoded before they are written: bounds a sink's own memory.
+pub const NDJSON_CHUNK_BYTES: usize = 64 * 1024;
+/// How long SQLite waits for another process's lock before a delivery is tried again.
+pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of one dead-letter file; beyond it the oldest half is dropped and counted.
 pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
 

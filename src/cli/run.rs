@@ -1,11 +1,12 @@
 //! `telemetryx run`: settings, log output, descriptors, then the server.
 
+use std::io::Write as _;
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use super::{Failure, SettingsArgs, logging};
-use crate::config::Config;
-use crate::limits;
+use crate::{limits, server};
 
 pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
     let settings = settings.load()?;
@@ -16,12 +17,11 @@ pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
         None => info!("no settings file"),
     }
     raise_descriptor_limit(settings.config.server.max_connections);
-    serve(settings.config)
-}
-
-/// The place of `server::run`.
-fn serve(_config: Config) -> Result<(), Failure> {
-    Err(Failure::Failed("run: not in this build yet".to_owned()))
+    server::run(&settings.config, |line| {
+        // For the person who started it, whatever the log's level; nobody can be told if it cannot be printed.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    })
+    .map_err(|error| Failure::Failed(error.to_string()))
 }
 
 /// Raises the soft limit of open files to the hard one, and warns where that is too few.

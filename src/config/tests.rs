@@ -58,7 +58,7 @@ fn defaults_are_the_ones_of_the_design() {
 }
 
 fn sqlite(path: &str) -> sink::Settings {
-    sink::Settings::Sqlite { path: path.into() }
+    sink::Settings::Sqlite(sink::sqlite::Settings { path: path.into() })
 }
 
 #[test]
@@ -142,7 +142,9 @@ fn a_sink_is_set_by_name_in_every_layer() {
     assert!(!sink.required);
     let batch = BatchSettings { max_events: 7, max_bytes: 1 << 20, max_age: Duration::from_secs(1) };
     assert_eq!(sink.batch, batch);
-    assert!(matches!(&sink.kind, sink::Settings::File { path, rotate_bytes: 1_048_576, .. } if path == Path::new("p")));
+    assert!(
+        matches!(&sink.kind, sink::Settings::File(file) if file.path == Path::new("p") && file.rotate_bytes == 1_048_576)
+    );
 }
 
 #[test]

@@ -1,25 +1,86 @@
 //! Sinks: the trait, the table of kinds, one file a sink.
 //!
-//! A sink only speaks its store's language. Retry, backoff, deadlines, dead letters and metrics are the router's.
+//! A sink only speaks its store's language. Retry, backoff, deadlines, bisection, dead letters, metrics and the
+//! positions of stores that keep none are the router's.
+//!
+//! Adding a sink is one file with its [`Kind`], its `Settings` and its `Sink`, one variant of [`Settings`], and its
+//! lines in [`KINDS`], [`open`] and [`Settings::output`].
 
+pub mod discard;
+pub mod file;
+mod ndjson;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+pub mod stdout;
+pub(crate) mod stub_json;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::path::Path;
 use std::time::Duration;
 
-use crate::config::setting::{Form, Setting, Value};
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::config::setting::Setting;
+use crate::limits;
 use crate::pipeline::batch::Delivery;
 
-/// Why a sink could not say yes. Every variant is an answer for one delivery.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// All of it is stored (or had been stored by an earlier attempt), and the position with it where the store
-    /// keeps positions.
-    Delivered,
-    /// Nothing was stored, and the reason passes: deliver the same again, not before `after` if the store named a time.
-    Retry { reason: String, after: Option<Duration> },
-    /// The store refuses events and nothing of the delivery was stored; deliver the rest without them.
-    /// Empty: it names none; the router finds them by bisection.
+/// One store. Lives on its router's thread; may block there.
+pub trait Sink: Send {
+    /// Connects and prepares the store (tables exist before the port opens). Called before the first delivery, and
+    /// again after one that ended with [`Failure::Unavailable`].
+    ///
+    /// Returns the last position that the store holds of this log, 0 for none of it; `None` where the store keeps no
+    /// positions, so that the router keeps them in a file.
+    fn connect(&mut self) -> Result<Option<u64>, Unavailable>;
+
+    /// Stores the delivery without the events at `except` (sorted positions that were refused before), and moves the
+    /// store's position to the delivery's last one in the same transaction where the store can. `Ok`: all of it is
+    /// stored, by this attempt or by an earlier one whose answer was lost.
+    ///
+    /// A delivery of which nothing is left by `except` only moves the position.
+    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure>;
+}
+
+/// Why a delivery was not stored. Nothing of it was, as far as the store can undo what it began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The store refuses these events, in order of position; deliver the rest without them. Never empty.
     Refused(Vec<Refusal>),
+    /// The store refuses the delivery and names no event; the router finds it by bisection.
+    BatchRefused {
+        code: String,
+        reason: String,
+    },
+    Unavailable(Unavailable),
+}
+
+impl From<Unavailable> for Failure {
+    fn from(unavailable: Unavailable) -> Self {
+        Self::Unavailable(unavailable)
+    }
+}
+
+/// Why a store takes nothing now. The reason names the store's error and, where a person must act, what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Unavailable {
+    /// It passes: deliver the same again, not before `after` if the store named a time.
+    #[error("{reason}")]
+    Retry { reason: String, after: Option<Duration> },
     /// Nothing can be stored before a person acts (authentication, wrong schema, fenced): keep the data, try slowly.
+    #[error("{reason}")]
     Down { reason: String },
+}
+
+impl Unavailable {
+    pub fn retry(reason: impl Into<String>) -> Self {
+        Self::Retry { reason: reason.into(), after: None }
+    }
+
+    pub fn down(reason: impl Into<String>) -> Self {
+        Self::Down { reason: reason.into() }
+    }
 }
 
 /// One event that a store will never take.
@@ -31,57 +92,85 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// One store. Lives on its router's thread; may block there.
-pub trait Sink: Send {
-    /// Connects and prepares the store (tables exist before the port opens). Called again after a failed delivery.
-    /// Returns the last position that the store holds of this `server_id`: `None` where it keeps no positions.
-    fn connect(&mut self, server_id: [u8; 16]) -> Result<Option<u64>, Outcome>;
-
-    /// Stores the delivery without the events at `except` (sorted positions refused earlier), and moves the store's
-    /// position to the delivery's last one in the same transaction where the store can.
-    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Outcome;
+/// What every sink needs to know about where it is.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Names the log whose positions these are.
+    pub server_id: [u8; 16],
+    /// Random per process start: the newest owner of a position wins, an older one is fenced.
+    pub owner: [u8; 16],
 }
 
 /// One `[[sinks]]` section.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SinkSettings {
+    /// Label of its metrics, name of its files: letters, digits, `-` and `_`. `door` is taken by the dead letters.
     pub name: String,
+    /// Acknowledgements of level `delivered` wait for this sink.
     pub required: bool,
     pub batch: BatchSettings,
     pub kind: Settings,
 }
 
 /// How events are gathered into one delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BatchSettings {
+    /// Events of one delivery; at least 1.
     pub max_events: u64,
+    /// Encoded bytes of one delivery; one event is always allowed.
     pub max_bytes: usize,
+    /// After a delivery, the wait for more events to fill the next one. An idle sink is served at once.
     pub max_age: Duration,
 }
 
+impl Default for BatchSettings {
+    fn default() -> Self {
+        Self {
+            max_events: limits::BATCH_EVENTS_DEFAULT,
+            max_bytes: limits::BATCH_BYTES_DEFAULT,
+            max_age: limits::BATCH_AGE_DEFAULT,
+        }
+    }
+}
+
 /// The table of kinds: `kind = "…"` with the settings of that kind beside it.
-#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Settings {
-    Sqlite { path: std::path::PathBuf },
-    File { path: std::path::PathBuf, rotate_bytes: u64, rotate_age: Duration },
-    Stdout {},
-    Discard {},
+    #[cfg(feature = "sqlite")]
+    Sqlite(sqlite::Settings),
+    File(file::Settings),
+    Stdout(stdout::Settings),
+    Discard(discard::Settings),
+}
+
+/// The sink called `name`. Touches nothing outside before [`Sink::connect`].
+pub fn open(name: &str, settings: &Settings, identity: &Identity) -> Box<dyn Sink> {
+    match settings {
+        #[cfg(feature = "sqlite")]
+        Settings::Sqlite(settings) => Box::new(sqlite::Sqlite::new(name, settings, identity)),
+        Settings::File(settings) => Box::new(file::File::new(settings, identity)),
+        Settings::Stdout(_) => Box::new(stdout::Stdout::new(identity)),
+        Settings::Discard(_) => Box::new(discard::Discard),
+    }
 }
 
 impl Settings {
     /// What the sink writes to: two sinks may not write to the same. `None`: nothing.
     pub fn output(&self) -> Option<String> {
         match self {
-            Self::Sqlite { path } | Self::File { path, .. } => Some(file_output(path)),
-            Self::Stdout {} => Some("standard output".to_owned()),
-            Self::Discard {} => None,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(settings) => Some(file_output(&settings.path)),
+            Self::File(settings) => Some(file_output(&settings.path)),
+            Self::Stdout(_) => Some("standard output".to_owned()),
+            Self::Discard(_) => None,
         }
     }
 }
 
 /// A file as an output, the same for every way to write its path that no link makes different.
-fn file_output(path: &std::path::Path) -> String {
+fn file_output(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
@@ -96,44 +185,23 @@ pub struct Kind {
 
 /// The kinds there are. The first is the default sink.
 pub const KINDS: &[Kind] = &[
-    Kind {
-        name: "sqlite",
-        doc: "An SQLite file, written in transactions that hold the sink's position too: exactly once.",
-        settings: &[Setting {
-            key: "path",
-            default: Value::text("{data_dir}/events.db"),
-            form: Form::Path,
-            doc: "The database file; made at start if it is missing.",
-        }],
-    },
-    Kind {
-        name: "file",
-        doc: "A file of one JSON object a line. At least once.",
-        settings: &[
-            Setting {
-                key: "path",
-                default: Value::text("{data_dir}/events.ndjson"),
-                form: Form::Path,
-                doc: "The file that is appended to.",
-            },
-            Setting {
-                key: "rotate_bytes",
-                default: Value::Bytes(256 * 1024 * 1024),
-                form: Form::Bytes { min: 1024, max: 1 << 40 },
-                doc: "Size from which a new file is begun.",
-            },
-            Setting {
-                key: "rotate_age",
-                default: Value::Duration(Duration::from_secs(24 * 3600)),
-                form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(365 * 86_400) },
-                doc: "Age from which a new file is begun.",
-            },
-        ],
-    },
-    Kind { name: "stdout", doc: "One JSON object a line on standard output. At least once.", settings: &[] },
-    Kind {
-        name: "discard",
-        doc: "Takes everything and keeps nothing: for measuring what is before it.",
-        settings: &[],
-    },
+    #[cfg(feature = "sqlite")]
+    sqlite::KIND,
+    file::KIND,
+    stdout::KIND,
+    discard::KIND,
 ];
+
+/// A server id as stores show it: a UUID in lower-case text.
+pub fn uuid(id: &[u8; 16]) -> String {
+    use std::fmt::Write;
+    let mut text = String::with_capacity(36);
+    for (index, byte) in id.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}

@@ -1,0 +1,121 @@
+//! Routers: one thread a sink. Each takes batches from a short queue, gathers them into deliveries, and does not rest
+//! before its sink has them.
+//!
+//! ```text
+//!  log thread ─▶ RouterQueue ─▶ gather ─▶ [delivery] ─▶ sink ── stored ──▶ position moves, others are notified
+//!                (bounded)        ▲                      │
+//!                                 │                      ├─ unavailable ─▶ wait (backoff), connect, the same again
+//!                                 │                      ├─ refused ─────▶ dead letters (synced), then without them
+//!                                 └── next ◀─────────────┴─ refused unnamed ─▶ bisection
+//! ```
+//!
+//! | file | what | I/O |
+//! |---|---|---|
+//! | `gather` | when a delivery is due and what is in it | none |
+//! | `retry` | delays between attempts, rate of warnings | none |
+//! | `bisection` | finds a row that a store refuses without naming it | none |
+//! | `worker` | the thread: queue, clock, sink | all of it |
+//! | `drain` | the end: one deadline for all routers | sleeps |
+//! | `progress` | position and status, for others to read | none |
+//! | `positions` | position files of stores that keep none | files |
+//! | `dead` | dead letters | files |
+//!
+//! **End.** Dropping the [`RouterQueue`] drains the router: it stores what it was given, for ever until
+//! [`Drain::begin`] gives it a deadline. A store may hold its thread longer than that (a FIFO without a reader):
+//! [`Router::wait`] then gives up, and the process ends without it.
+
+mod bisection;
+pub mod dead;
+pub mod drain;
+pub mod gather;
+pub mod positions;
+pub mod progress;
+pub mod retry;
+mod worker;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::Instant;
+
+use thiserror::Error;
+
+pub use drain::Drain;
+pub use progress::{SinkProgress, SinkStatus};
+
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::pipeline::batch::Batch;
+use crate::sink::{Identity, Sink, SinkSettings};
+
+/// Called by a router after its position moved.
+pub type Notify = Arc<dyn Fn() + Send + Sync>;
+
+/// What all routers of a server share.
+pub struct Shared<'a> {
+    pub identity: &'a Identity,
+    pub data_dir: &'a Path,
+    pub metrics: &'a Metrics,
+    pub drain: Arc<Drain>,
+    pub notify: Notify,
+}
+
+/// The end that batches go into. Dropped: the router drains and ends.
+pub struct RouterQueue {
+    batches: SyncSender<Arc<Batch>>,
+    progress: Arc<SinkProgress>,
+}
+
+/// The router has ended: its drain deadline passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the router has ended")]
+pub struct Ended;
+
+impl RouterQueue {
+    /// Hands over the batch that follows. Waits while the queue is full.
+    pub fn send(&self, batch: Arc<Batch>) -> Result<(), Ended> {
+        self.progress.offered(batch.end_position().saturating_sub(1));
+        self.batches.send(batch).map_err(|_| Ended)
+    }
+}
+
+/// A running router, as its owner sees it.
+pub struct Router {
+    progress: Arc<SinkProgress>,
+    /// Never sends; disconnected when the thread has ended.
+    ended: Receiver<()>,
+}
+
+impl Router {
+    /// Starts the thread that delivers to `sink`.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(settings: &SinkSettings, sink: Box<dyn Sink>, shared: &Shared<'_>) -> io::Result<(RouterQueue, Self)> {
+        let (batches, queue) = mpsc::sync_channel(limits::ROUTER_QUEUE_BATCHES);
+        let (running, ended) = mpsc::sync_channel(0);
+        let lag_events = shared.metrics.sink(&settings.name).lag_events;
+        let progress = Arc::new(SinkProgress::new(&settings.name, settings.required, lag_events));
+        let worker = worker::Worker::new(settings, sink, shared, queue, progress.clone());
+        thread::Builder::new().name(format!("router {}", settings.name)).spawn(move || {
+            worker.run();
+            drop(running);
+        })?;
+        Ok((RouterQueue { batches, progress: progress.clone() }, Self { progress, ended }))
+    }
+
+    pub fn progress(&self) -> &Arc<SinkProgress> {
+        &self.progress
+    }
+
+    /// Waits for the thread to end. `false`: it had not by `until`; what it owes is in its progress.
+    pub fn wait(&self, until: Instant) -> bool {
+        let left = until.saturating_duration_since(Instant::now());
+        self.ended.recv_timeout(left) == Err(RecvTimeoutError::Disconnected)
+    }
+}
+
+#[cfg(test)]
+mod tests;

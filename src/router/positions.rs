@@ -1,0 +1,107 @@
+//! The position of a sink whose store keeps none: `data_dir/positions/<sink>`, one line `server_id position`.
+//!
+//! Replaced as a whole (write, sync, rename, sync the folder), so that a crash leaves the old one or the new one.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use crate::sink::uuid;
+
+#[derive(Debug)]
+pub struct PositionFile {
+    path: PathBuf,
+    new_path: PathBuf,
+    server_id: String,
+}
+
+impl PositionFile {
+    pub fn new(data_dir: &Path, sink: &str, server_id: &[u8; 16]) -> Self {
+        let folder = data_dir.join("positions");
+        Self { path: folder.join(sink), new_path: folder.join(format!("{sink}.new")), server_id: uuid(server_id) }
+    }
+
+    /// The last position saved of this log; 0: none, or it was of another log.
+    ///
+    /// # Errors
+    /// `InvalidData`: the file is not one of ours. Otherwise the file cannot be read.
+    pub fn load(&self) -> io::Result<u64> {
+        let text = match fs::read_to_string(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(self.named(&error)),
+        };
+        let (server_id, position) = text.trim_end().split_once(' ').ok_or_else(|| self.damaged())?;
+        let position = position.parse().map_err(|_| self.damaged())?;
+        Ok(if server_id == self.server_id { position } else { 0 })
+    }
+
+    /// Saves `position`; when it returns, the position survives power loss.
+    pub fn save(&self, position: u64) -> io::Result<()> {
+        self.replace(position).map_err(|error| self.named(&error))
+    }
+
+    fn replace(&self, position: u64) -> io::Result<()> {
+        let Some(folder) = self.path.parent() else { return Err(ErrorKind::InvalidInput.into()) };
+        fs::create_dir_all(folder)?;
+        let mut file = File::create(&self.new_path)?;
+        writeln!(file, "{} {position}", self.server_id)?;
+        file.sync_all()?;
+        fs::rename(&self.new_path, &self.path)?;
+        File::open(folder)?.sync_all()
+    }
+
+    fn named(&self, error: &io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("position file {}: {error}", self.path.display()))
+    }
+
+    fn damaged(&self) -> io::Error {
+        let reason = format!(
+            "position file {} does not hold a server id and a position; remove it to deliver again from the oldest \
+             event kept",
+            self.path.display()
+        );
+        io::Error::new(ErrorKind::InvalidData, reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saved_position_is_loaded_by_the_same_log_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let positions = PositionFile::new(dir.path(), "out", &[1; 16]);
+        assert_eq!(positions.load().unwrap(), 0);
+        positions.save(7).unwrap();
+        positions.save(u64::MAX).unwrap();
+        assert_eq!(PositionFile::new(dir.path(), "out", &[1; 16]).load().unwrap(), u64::MAX);
+        assert_eq!(PositionFile::new(dir.path(), "out", &[2; 16]).load().unwrap(), 0);
+        assert_eq!(PositionFile::new(dir.path(), "other", &[1; 16]).load().unwrap(), 0);
+    }
+
+    #[test]
+    fn a_torn_new_file_does_not_harm_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let positions = PositionFile::new(dir.path(), "out", &[1; 16]);
+        positions.save(7).unwrap();
+        fs::write(dir.path().join("positions/out.new"), "0101").unwrap();
+        assert_eq!(positions.load().unwrap(), 7);
+        positions.save(8).unwrap();
+        assert_eq!(positions.load().unwrap(), 8);
+    }
+
+    #[test]
+    fn a_foreign_file_is_an_error_that_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let positions = PositionFile::new(dir.path(), "out", &[1; 16]);
+        fs::create_dir(dir.path().join("positions")).unwrap();
+        for text in ["", "hello", "01010101-0101-0101-0101-010101010101 x", "a b c"] {
+            fs::write(dir.path().join("positions/out"), text).unwrap();
+            let error = positions.load().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{text:?}");
+            assert!(error.to_string().contains("remove it"), "{error}");
+        }
+    }
+}

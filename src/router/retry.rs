@@ -1,0 +1,135 @@
+//! When to try again, and how often to say so. No clock and no sleep here: `now` comes in, durations go out.
+
+use std::time::{Duration, Instant};
+
+use crate::limits;
+
+/// Capped exponential backoff with full jitter, for ever: each delay is uniformly random below a bound that doubles.
+/// So sinks that failed together do not come back together.
+#[derive(Debug)]
+pub struct Backoff {
+    attempt: u32,
+    random: u64,
+}
+
+impl Backoff {
+    /// The same seed gives the same delays.
+    pub fn new(seed: u64) -> Self {
+        Self { attempt: 0, random: seed }
+    }
+
+    /// The next delay for a trouble that passes; not below `after`, which the store named, up to a bound.
+    pub fn retry(&mut self, after: Option<Duration>) -> Duration {
+        let bound = limits::RETRY_BACKOFF_MIN.saturating_mul(1u32.checked_shl(self.attempt).unwrap_or(u32::MAX));
+        self.attempt = self.attempt.saturating_add(1);
+        let delay = self.below(bound.min(limits::RETRY_BACKOFF_MAX));
+        delay.max(after.unwrap_or_default().min(limits::RETRY_AFTER_MAX))
+    }
+
+    /// The next delay while a person has to act: the upper half of the largest one.
+    pub fn down(&mut self) -> Duration {
+        let half = limits::RETRY_BACKOFF_MAX / 2;
+        half + self.below(half)
+    }
+
+    /// It works again, or the rules changed: begin with short delays.
+    pub fn reset(&mut self) {
+        self.attempt = 0;
+    }
+
+    fn below(&mut self, bound: Duration) -> Duration {
+        // SplitMix64: enough for jitter, and a seed replays it.
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        let nanos = (u128::from(z) * bound.as_nanos()) >> 64;
+        Duration::from_nanos(nanos as u64)
+    }
+}
+
+/// Lets the first warning through, then one in every `limits::RETRY_WARNING_INTERVAL`.
+#[derive(Debug, Default)]
+pub struct Warnings {
+    last: Option<Instant>,
+    suppressed: u64,
+}
+
+impl Warnings {
+    /// `Some(n)`: say it now; `n` were swallowed since the last one.
+    pub fn due(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_some_and(|last| now < last + limits::RETRY_WARNING_INTERVAL) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_stay_below_a_doubling_bound_and_the_cap() {
+        for seed in 0..200 {
+            let mut backoff = Backoff::new(seed);
+            let mut bound = limits::RETRY_BACKOFF_MIN;
+            for _ in 0..64 {
+                assert!(backoff.retry(None) < bound, "seed {seed}");
+                bound = (bound * 2).min(limits::RETRY_BACKOFF_MAX);
+            }
+        }
+    }
+
+    #[test]
+    fn delays_use_the_whole_range() {
+        let mut backoff = Backoff::new(7);
+        let first: Vec<_> = (0..1000)
+            .map(|_| {
+                backoff.reset();
+                backoff.retry(None)
+            })
+            .collect();
+        assert!(first.iter().any(|delay| *delay < limits::RETRY_BACKOFF_MIN / 10));
+        assert!(first.iter().any(|delay| *delay > limits::RETRY_BACKOFF_MIN * 9 / 10));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_delays() {
+        let delays = |seed| {
+            let mut backoff = Backoff::new(seed);
+            (0..20).map(|_| backoff.retry(None)).collect::<Vec<_>>()
+        };
+        assert_eq!(delays(42), delays(42));
+        assert_ne!(delays(42), delays(43));
+    }
+
+    #[test]
+    fn a_time_named_by_the_store_is_honoured_up_to_a_bound() {
+        let mut backoff = Backoff::new(1);
+        assert_eq!(backoff.retry(Some(Duration::from_secs(60))), Duration::from_secs(60));
+        assert_eq!(backoff.retry(Some(Duration::MAX)), limits::RETRY_AFTER_MAX);
+    }
+
+    #[test]
+    fn a_sink_that_is_down_is_tried_slowly() {
+        let mut backoff = Backoff::new(1);
+        for _ in 0..100 {
+            let delay = backoff.down();
+            assert!(delay >= limits::RETRY_BACKOFF_MAX / 2 && delay <= limits::RETRY_BACKOFF_MAX);
+        }
+    }
+
+    #[test]
+    fn the_first_warning_passes_then_one_an_interval() {
+        let start = Instant::now();
+        let mut warnings = Warnings::default();
+        assert_eq!(warnings.due(start), Some(0));
+        assert_eq!(warnings.due(start), None);
+        assert_eq!(warnings.due(start + limits::RETRY_WARNING_INTERVAL / 2), None);
+        assert_eq!(warnings.due(start + limits::RETRY_WARNING_INTERVAL), Some(2));
+    }
+}

@@ -1,0 +1,379 @@
+//! Real threads and files, waited for with deadlines; the sink is one in memory that fails as it is told.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::pipeline::batch::Delivery;
+use crate::sink::testing::{batch, identity};
+use crate::sink::{BatchSettings, Failure, Refusal, Settings, Unavailable, discard};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a sink in memory has and will answer.
+#[derive(Default)]
+struct Memory {
+    stored: Vec<u64>,
+    /// Positions of each delivery that was asked for, stored or not.
+    asked: Vec<(u64, u64)>,
+    connects: u32,
+    connect_failures: VecDeque<Unavailable>,
+    failures: VecDeque<Failure>,
+    /// Stores the delivery and then says that it failed: the answer was lost.
+    answers_lost: u32,
+    /// Refused one by one, or, with `unnamed`, as a batch.
+    poison: Vec<u64>,
+    unnamed: bool,
+    /// What the store itself keeps; `None`: nothing.
+    position: Option<u64>,
+}
+
+#[derive(Clone, Default)]
+struct MemorySink(Arc<Mutex<Memory>>);
+
+impl MemorySink {
+    fn with(change: impl FnOnce(&mut Memory)) -> Self {
+        let sink = Self::default();
+        change(&mut sink.memory());
+        sink
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.0.lock().unwrap()
+    }
+
+    fn stored(&self) -> Vec<u64> {
+        self.memory().stored.clone()
+    }
+}
+
+impl Sink for MemorySink {
+    fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
+        let mut memory = self.memory();
+        memory.connects += 1;
+        match memory.connect_failures.pop_front() {
+            Some(unavailable) => Err(unavailable),
+            None => Ok(memory.position),
+        }
+    }
+
+    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        let mut memory = self.memory();
+        memory.asked.push((delivery.first_position(), delivery.last_position()));
+        if let Some(failure) = memory.failures.pop_front() {
+            return Err(failure);
+        }
+        let asked: Vec<u64> =
+            delivery.records().map(|record| record.position).filter(|position| !except.contains(position)).collect();
+        let refusals: Vec<Refusal> = asked
+            .iter()
+            .filter(|position| memory.poison.contains(position))
+            .map(|position| Refusal { position: *position, code: "E42".into(), reason: "poison \"quoted\"".into() })
+            .collect();
+        if !refusals.is_empty() && memory.unnamed {
+            return Err(Failure::BatchRefused { code: "400".into(), reason: "bad request".into() });
+        }
+        if !refusals.is_empty() {
+            return Err(Failure::Refused(refusals));
+        }
+        memory.stored.extend(asked);
+        memory.position = memory.position.map(|_| delivery.last_position());
+        if memory.answers_lost > 0 {
+            memory.answers_lost -= 1;
+            return Err(Unavailable::retry("answer lost").into());
+        }
+        Ok(())
+    }
+}
+
+/// A router with its surroundings.
+struct Bench {
+    dir: TempDir,
+    metrics: Arc<Metrics>,
+    drain: Arc<Drain>,
+    notified: Arc<AtomicU64>,
+    queue: Option<RouterQueue>,
+    router: Router,
+}
+
+const BATCH: BatchSettings = BatchSettings { max_events: 100, max_bytes: 1 << 20, max_age: Duration::from_millis(1) };
+
+impl Bench {
+    fn new(sink: Box<dyn Sink>) -> Self {
+        Self::in_dir(tempfile::tempdir().unwrap(), sink)
+    }
+
+    fn in_dir(dir: TempDir, sink: Box<dyn Sink>) -> Self {
+        let metrics = Metrics::new().unwrap();
+        let drain = Arc::new(Drain::default());
+        let notified = Arc::new(AtomicU64::new(0));
+        let settings = SinkSettings {
+            name: "out".into(),
+            required: true,
+            batch: BATCH,
+            kind: Settings::Discard(discard::Settings {}),
+        };
+        let notify: Notify = Arc::new({
+            let notified = notified.clone();
+            move || {
+                notified.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let identity = identity(1);
+        let shared =
+            Shared { identity: &identity, data_dir: dir.path(), metrics: &metrics, drain: drain.clone(), notify };
+        let (queue, router) = Router::start(&settings, sink, &shared).unwrap();
+        Self { dir, metrics, drain, notified, queue: Some(queue), router }
+    }
+
+    fn send(&self, positions: std::ops::RangeInclusive<u64>) {
+        self.queue.as_ref().unwrap().send(batch(positions)).unwrap();
+    }
+
+    fn wait_for_position(&self, position: u64) {
+        self.wait_for(|bench| bench.router.progress().position() >= position);
+    }
+
+    fn wait_for(&self, condition: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition(self) {
+            assert!(Instant::now() < deadline, "status {}", self.router.progress().status());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Closes the queue and waits for the thread.
+    fn finish(&mut self) {
+        self.queue = None;
+        assert!(self.router.wait(Instant::now() + PATIENCE), "the router does not end");
+    }
+
+    fn dead_letters(&self) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(self.dir.path().join("dead/out.ndjson")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn metric(&self, name: &str) -> String {
+        let text = String::from_utf8(self.metrics.text()).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("{sink=\"out\"} "));
+        line.unwrap_or("absent").to_owned()
+    }
+}
+
+#[test]
+fn delivers_what_is_sent_and_drains_when_the_queue_is_dropped() {
+    let sink = MemorySink::default();
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    bench.send(1..=3);
+    bench.wait_for_position(3);
+    assert!(bench.notified.load(Ordering::SeqCst) > 0);
+    for first in (4..=1_000).step_by(3) {
+        bench.send(first..=first + 2);
+    }
+    bench.finish();
+    assert_eq!(sink.stored(), (1..=1_002).collect::<Vec<_>>());
+    assert_eq!(bench.router.progress().owed_events(), 0);
+    assert_eq!(bench.metric("telemetryx_events_delivered_total"), "1002");
+    assert_eq!(bench.metric("telemetryx_sink_lag_events"), "0");
+    assert!(sink.memory().asked.iter().all(|(first, last)| last - first < 100), "max_events holds");
+}
+
+#[test]
+fn a_trouble_that_passes_costs_time_only() {
+    let sink = MemorySink::with(|memory| {
+        memory.connect_failures.push_back(Unavailable::retry("starting up"));
+        memory.failures.extend((0..3).map(|_| Failure::from(Unavailable::retry("busy"))));
+    });
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    bench.send(1..=5);
+    bench.finish();
+    assert_eq!(sink.stored(), [1, 2, 3, 4, 5]);
+    assert_eq!(sink.memory().connects, 5, "connects again after each failure");
+    assert_eq!(bench.metric("telemetryx_sink_retries_total"), "4");
+    assert_eq!(bench.router.progress().status(), SinkStatus::Ok);
+}
+
+#[test]
+fn a_lost_answer_is_settled_by_the_stores_own_position() {
+    let sink = MemorySink::with(|memory| {
+        memory.position = Some(0);
+        memory.answers_lost = 1;
+    });
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    bench.send(1..=5);
+    bench.wait_for_position(5);
+    bench.send(6..=7);
+    bench.finish();
+    assert_eq!(sink.stored(), [1, 2, 3, 4, 5, 6, 7], "nothing twice");
+    assert_eq!(bench.metric("telemetryx_events_delivered_total"), "7");
+    assert!(!bench.dir.path().join("positions").exists(), "the store keeps the position");
+}
+
+#[test]
+fn what_the_store_has_already_is_skipped() {
+    let sink = MemorySink::with(|memory| memory.position = Some(4));
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    bench.send(1..=3);
+    bench.send(4..=6);
+    bench.finish();
+    assert_eq!(sink.stored(), [5, 6]);
+}
+
+#[test]
+fn a_store_without_positions_goes_on_from_the_file() {
+    let sink = MemorySink::default();
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    bench.send(1..=5);
+    bench.finish();
+    let mut bench = Bench::in_dir(bench.dir, Box::new(sink.clone()));
+    bench.send(1..=8);
+    bench.finish();
+    assert_eq!(sink.stored(), [1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn named_events_are_buried_and_the_rest_is_stored() {
+    let sink = MemorySink::with(|memory| memory.poison = vec![2, 7]);
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    bench.send(1..=8);
+    bench.finish();
+    assert_eq!(sink.stored(), [1, 3, 4, 5, 6, 8]);
+    let letters = bench.dead_letters();
+    assert_eq!(letters.iter().map(|letter| letter["position"].as_u64().unwrap()).collect::<Vec<_>>(), [2, 7]);
+    assert_eq!(letters[0]["server_id"], "5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e");
+    assert_eq!(letters[0]["code"], "E42");
+    assert_eq!(letters[0]["reason"], "poison \"quoted\"");
+    assert_eq!(letters[1]["event"]["name"], "e7");
+    assert_eq!(bench.metric("telemetryx_events_dead_total"), "2");
+    assert_eq!(bench.metric("telemetryx_events_delivered_total"), "6");
+    assert_eq!(bench.router.progress().position(), 8, "a buried event is passed");
+}
+
+#[test]
+fn unnamed_events_are_found_by_bisection() {
+    let sink = MemorySink::with(|memory| {
+        memory.poison = vec![1, 33, 34, 64];
+        memory.unnamed = true;
+    });
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    bench.send(1..=64);
+    bench.finish();
+    assert_eq!(sink.stored(), (1..=64).filter(|position| ![1, 33, 34, 64].contains(position)).collect::<Vec<_>>());
+    let dead: Vec<_> = bench.dead_letters().iter().map(|letter| letter["position"].as_u64().unwrap()).collect();
+    assert_eq!(dead, [1, 33, 34, 64]);
+    assert!(sink.memory().asked.len() < 60, "{} deliveries", sink.memory().asked.len());
+}
+
+#[test]
+fn a_sink_that_refuses_what_is_not_in_the_delivery_is_down_and_does_not_spin() {
+    let sink = MemorySink::with(|memory| {
+        let refusal = Refusal { position: 99, code: "X".into(), reason: "confused".into() };
+        memory.failures.extend((0..1_000).map(|_| Failure::Refused(vec![refusal.clone()])));
+    });
+    let bench = Bench::new(Box::new(sink.clone()));
+    bench.send(1..=3);
+    bench.wait_for(|bench| matches!(bench.router.progress().status(), SinkStatus::Down(_)));
+    bench.drain.begin(Instant::now() + Duration::from_millis(50));
+    assert!(bench.router.wait(Instant::now() + PATIENCE));
+    assert!(sink.memory().asked.len() < 100);
+    assert_eq!(bench.router.progress().owed_events(), 3);
+    assert_eq!(bench.dead_letters().len(), 0);
+}
+
+#[test]
+fn dead_letters_that_cannot_be_written_hold_the_delivery_back() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("dead"), "in the way").unwrap();
+    let sink = MemorySink::with(|memory| memory.poison = vec![2]);
+    let mut bench = Bench::in_dir(dir, Box::new(sink.clone()));
+    bench.send(1..=3);
+    bench.wait_for(|bench| matches!(bench.router.progress().status(), SinkStatus::Retrying(_)));
+    assert!(sink.stored().is_empty());
+    fs::remove_file(bench.dir.path().join("dead")).unwrap();
+    bench.finish();
+    assert_eq!(sink.stored(), [1, 3]);
+    assert_eq!(bench.dead_letters().len(), 1);
+}
+
+#[test]
+fn a_sink_that_is_down_is_shown_and_tried_again_when_the_drain_begins() {
+    let sink = MemorySink::with(|memory| memory.failures.push_back(Unavailable::down("wrong password").into()));
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    bench.send(1..=3);
+    bench.wait_for(|bench| bench.router.progress().status() == SinkStatus::Down("wrong password".into()));
+    assert_eq!(bench.router.progress().status().to_string(), "down: wrong password");
+    assert_eq!(bench.metric("telemetryx_sink_lag_events"), "3");
+    // It would rest for half a minute; the drain does not let it.
+    bench.drain.begin(Instant::now() + PATIENCE);
+    bench.finish();
+    assert_eq!(sink.stored(), [1, 2, 3]);
+}
+
+#[test]
+fn the_drain_deadline_ends_a_backoff_and_what_is_owed_is_counted() {
+    let sink = MemorySink::with(|memory| {
+        memory.failures.extend((0..1_000).map(|_| Failure::from(Unavailable::retry("busy"))));
+    });
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    bench.send(1..=3);
+    bench.send(4..=9);
+    bench.wait_for(|bench| matches!(bench.router.progress().status(), SinkStatus::Retrying(_)));
+    let begun = Instant::now();
+    bench.drain.begin(begun + Duration::from_millis(100));
+    bench.finish();
+    assert!(begun.elapsed() >= Duration::from_millis(100));
+    assert_eq!(bench.router.progress().owed_events(), 9);
+}
+
+#[test]
+fn a_store_that_never_connects_lets_the_server_start_and_end() {
+    let sink = MemorySink::with(|memory| {
+        memory.connect_failures.extend((0..1_000).map(|_| Unavailable::retry("connection refused")));
+    });
+    let mut bench = Bench::new(Box::new(sink));
+    assert!(bench.router.progress().wait_for_first_connect(Instant::now() + PATIENCE));
+    assert_eq!(bench.router.progress().status(), SinkStatus::Retrying("connection refused".into()));
+    bench.drain.begin(Instant::now());
+    bench.finish();
+}
+
+#[test]
+fn a_full_queue_makes_the_sender_wait_and_bounds_what_is_held() {
+    let sink = MemorySink::with(|memory| memory.failures.push_back(Unavailable::down("stopped").into()));
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    bench.send(1..=1);
+    bench.wait_for(|bench| matches!(bench.router.progress().status(), SinkStatus::Down(_)));
+    let queue = bench.queue.take().unwrap();
+    let sent = Arc::new(AtomicU64::new(0));
+    let sender = thread::spawn({
+        let sent = sent.clone();
+        move || {
+            for position in 2..=200 {
+                queue.send(batch(position..=position)).unwrap();
+                sent.store(position, Ordering::SeqCst);
+            }
+        }
+    });
+    let full = 1 + limits::ROUTER_QUEUE_BATCHES as u64;
+    bench.wait_for(|_| sent.load(Ordering::SeqCst) >= full);
+    assert_eq!(sent.load(Ordering::SeqCst), full);
+    bench.drain.begin(Instant::now() + PATIENCE);
+    sender.join().unwrap();
+    bench.finish();
+    assert_eq!(sink.stored(), (1..=200).collect::<Vec<_>>());
+}
+
+#[test]
+fn after_the_deadline_the_sender_is_told() {
+    let mut bench = Bench::new(Box::new(MemorySink::with(|memory| {
+        memory.connect_failures.extend((0..1_000).map(|_| Unavailable::retry("busy")));
+    })));
+    bench.drain.begin(Instant::now());
+    assert!(bench.router.wait(Instant::now() + PATIENCE));
+    assert_eq!(bench.queue.take().unwrap().send(batch(1..=1)), Err(Ended));
+}

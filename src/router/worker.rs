@@ -1,0 +1,293 @@
+//! The thread of a router: waits for batches, delivers them, does what the sink's answer asks for.
+//!
+//! ```text
+//!             ┌──────────────── unavailable: sleep (backoff) ◀────────────┐
+//!             ▼                                                           │
+//!  start ─▶ connect ─▶ next_delivery ─▶ deliver ── stored ─▶ next …       │
+//!                          │               ├────── unavailable ───────────┘
+//!                          │               └────── refused ─▶ bury, deliver the rest
+//!                          ▼ queue closed and nothing held, or the deadline passed
+//!                         end
+//! ```
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::Instant;
+use std::{io, mem};
+
+use tracing::{debug, info, warn};
+
+use super::bisection::{Answer, Bisection};
+use super::dead::{DeadLetters, RefusedEvent};
+use super::gather::{Due, Gather};
+use super::positions::PositionFile;
+use super::progress::{SinkProgress, SinkStatus};
+use super::retry::{Backoff, Warnings};
+use super::{Drain, Notify, Shared};
+use crate::metrics::SinkMetrics;
+use crate::pipeline::batch::{Batch, Delivery};
+use crate::sink::{Failure, Refusal, Sink, SinkSettings, Unavailable, uuid};
+
+/// The drain deadline passed while something was still to be done.
+struct DeadlinePassed;
+
+type Done<T = ()> = Result<T, DeadlinePassed>;
+
+pub(super) struct Worker {
+    name: String,
+    server_id: String,
+    sink: Box<dyn Sink>,
+    queue: Receiver<Arc<Batch>>,
+    gather: Gather,
+    /// Last position that the sink has passed.
+    position: u64,
+    position_file: PositionFile,
+    /// The store keeps no positions: the file does.
+    saves_position: bool,
+    dead: DeadLetters,
+    backoff: Backoff,
+    warnings: Warnings,
+    /// A warning was logged since the sink was last well.
+    warned: bool,
+    drain: Arc<Drain>,
+    draining: bool,
+    progress: Arc<SinkProgress>,
+    notify: Notify,
+    metrics: SinkMetrics,
+}
+
+impl Worker {
+    pub fn new(
+        settings: &SinkSettings,
+        sink: Box<dyn Sink>,
+        shared: &Shared<'_>,
+        queue: Receiver<Arc<Batch>>,
+        progress: Arc<SinkProgress>,
+    ) -> Self {
+        let name = settings.name.clone();
+        // Random per process and different for each sink.
+        let [a, b, c, d, e, f, g, h, ..] = shared.identity.owner;
+        let seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]) ^ u64::from(crc32fast::hash(name.as_bytes()));
+        Self {
+            server_id: uuid(&shared.identity.server_id),
+            sink,
+            queue,
+            gather: Gather::new(settings.batch),
+            position: 0,
+            position_file: PositionFile::new(shared.data_dir, &name, &shared.identity.server_id),
+            saves_position: false,
+            dead: DeadLetters::new(shared.data_dir, &name, shared.metrics),
+            backoff: Backoff::new(seed),
+            warnings: Warnings::default(),
+            warned: false,
+            drain: shared.drain.clone(),
+            draining: false,
+            progress,
+            notify: shared.notify.clone(),
+            metrics: shared.metrics.sink(&name),
+            name,
+        }
+    }
+
+    /// Delivers until the queue is closed and empty, or the drain deadline has passed.
+    pub fn run(mut self) {
+        if self.deliver_all().is_err() {
+            let owed = self.progress.owed_events();
+            warn!(sink = self.name, events = owed, "drain deadline passed, these events were not delivered");
+        }
+    }
+
+    fn deliver_all(&mut self) -> Done {
+        self.connect()?;
+        self.well();
+        while let Some(delivery) = self.next_delivery()? {
+            self.deliver(&delivery)?;
+            self.gather.delivery_ended(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Connects, however long it takes, and learns where the sink is.
+    fn connect(&mut self) -> Done {
+        loop {
+            let position = self.sink.connect().and_then(|kept| {
+                self.saves_position = kept.is_none();
+                kept.map_or_else(|| self.position_file.load().map_err(unreadable), Ok)
+            });
+            match position {
+                Ok(position) => {
+                    self.pass(position);
+                    return Ok(());
+                }
+                Err(unavailable) => self.wait(&unavailable)?,
+            }
+        }
+    }
+
+    /// Waits until a delivery is due. `None`: the queue is closed and everything is stored.
+    fn next_delivery(&mut self) -> Done<Option<Delivery>> {
+        loop {
+            if self.drain.passed(Instant::now()) {
+                return Err(DeadlinePassed);
+            }
+            while self.gather.has_room() {
+                match self.queue.try_recv() {
+                    Ok(batch) => self.gather.take(batch),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        self.gather.close();
+                        break;
+                    }
+                }
+            }
+            let now = Instant::now();
+            let batch = match self.gather.due(now) {
+                Due::Now(delivery) => return Ok(Some(delivery)),
+                Due::Nothing if self.gather.is_closed() => return Ok(None),
+                Due::Nothing => self.queue.recv().map_err(RecvTimeoutError::from),
+                Due::At(at) => self.queue.recv_timeout(at - now),
+            };
+            match batch {
+                Ok(batch) => self.gather.take(batch),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.gather.close(),
+            }
+        }
+    }
+
+    /// Delivers all of it, in parts where the store makes that necessary.
+    fn deliver(&mut self, delivery: &Delivery) -> Done {
+        let mut parts = Bisection::new(delivery.first_position()..=delivery.last_position());
+        let mut except = Vec::new();
+        while let Some(positions) = parts.next() {
+            let part = delivery.part(positions);
+            // A reconnect may have found that the store has it already.
+            let there = self.position >= part.last_position();
+            match if there { Ok(()) } else { self.attempt(&part, &except) } {
+                Ok(()) => {
+                    parts.answer(Answer::Stored);
+                    self.stored(&part, &except)?;
+                }
+                Err(Failure::Refused(refusals)) => self.bury(&part, &refusals, &mut except)?,
+                Err(Failure::BatchRefused { code, reason }) => {
+                    if let Some(position) = parts.answer(Answer::Refused) {
+                        self.bury(&part, &[Refusal { position, code, reason }], &mut except)?;
+                    }
+                }
+                Err(Failure::Unavailable(unavailable)) => {
+                    self.wait(&unavailable)?;
+                    self.connect()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attempt(&mut self, part: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        let started = Instant::now();
+        let result = self.sink.deliver(part, except);
+        let seconds = started.elapsed().as_secs_f64();
+        self.metrics.delivery_seconds.observe(seconds);
+        let (first, last) = (part.first_position(), part.last_position());
+        debug!(sink = self.name, first, last, refused = except.len(), seconds, stored = result.is_ok(), "delivery");
+        result
+    }
+
+    /// The sink has everything up to the end of `part`.
+    fn stored(&mut self, part: &Delivery, except: &[u64]) -> Done {
+        let (first, last) = (part.first_position(), part.last_position());
+        if self.saves_position {
+            self.persist(|worker| worker.position_file.save(last))?;
+        }
+        let refused = except.iter().filter(|position| (first..=last).contains(*position)).count() as u64;
+        self.metrics.events_delivered.inc_by(part.events() - refused);
+        self.well();
+        self.pass(last);
+        Ok(())
+    }
+
+    /// Keeps what the sink refuses in dead letters, on disk before anything of the delivery is committed.
+    fn bury(&mut self, part: &Delivery, refusals: &[Refusal], except: &mut Vec<u64>) -> Done {
+        let asked = part.first_position()..=part.last_position();
+        let mut new: Vec<&Refusal> = refusals
+            .iter()
+            .filter(|refusal| asked.contains(&refusal.position) && except.binary_search(&refusal.position).is_err())
+            .collect();
+        new.sort_unstable_by_key(|refusal| refusal.position);
+        new.dedup_by_key(|refusal| refusal.position);
+        let Some(Refusal { code, reason, .. }) = new.first() else {
+            // Without a pause a sink that refuses what it is not asked to take would be asked the same for ever.
+            let given = refusals.first().map_or("", |refusal| &refusal.reason);
+            self.wait(&Unavailable::down(format!("refuses a delivery, but no event that is left in it: {given}")))?;
+            return self.connect();
+        };
+        self.persist(|worker| {
+            worker.dead.append(part.records().filter_map(|record| {
+                let index = new.binary_search_by_key(&record.position, |refusal| refusal.position).ok()?;
+                Some(RefusedEvent { server_id: &worker.server_id, record, refusal: new.get(index)? })
+            }))
+        })?;
+        warn!(sink = self.name, events = new.len(), code, reason, "events refused, kept in dead letters");
+        self.metrics.events_dead.inc_by(new.len() as u64);
+        except.extend(new.iter().map(|refusal| refusal.position));
+        except.sort_unstable();
+        Ok(())
+    }
+
+    /// Does `what` until it works: the disk has to take it before the delivery may go on.
+    fn persist(&mut self, what: impl Fn(&Self) -> io::Result<()>) -> Done {
+        while let Err(error) = what(self) {
+            self.wait(&Unavailable::retry(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, position: u64) {
+        // What this router has seen stored stays stored, whatever the store says later.
+        self.position = self.position.max(position);
+        self.gather.stored(position);
+        self.progress.passed(position);
+        (self.notify)();
+    }
+
+    /// The sink works.
+    fn well(&mut self) {
+        self.backoff.reset();
+        if self.progress.set_status(SinkStatus::Ok) != SinkStatus::Ok && mem::take(&mut self.warned) {
+            info!(sink = self.name, "sink works again");
+        }
+    }
+
+    /// Shows the trouble, then sleeps before the next attempt.
+    fn wait(&mut self, unavailable: &Unavailable) -> Done {
+        let (status, delay) = match unavailable {
+            Unavailable::Retry { reason, after } => (SinkStatus::Retrying(reason.clone()), self.backoff.retry(*after)),
+            // While draining there is no time to be slow.
+            Unavailable::Down { reason } if self.draining => {
+                (SinkStatus::Down(reason.clone()), self.backoff.retry(None))
+            }
+            Unavailable::Down { reason } => (SinkStatus::Down(reason.clone()), self.backoff.down()),
+        };
+        let now = Instant::now();
+        if let Some(suppressed) = self.warnings.due(now) {
+            warn!(sink = self.name, %status, suppressed, next_attempt_seconds = delay.as_secs_f64(), "sink does not take events");
+            self.warned = true;
+        }
+        self.progress.set_status(status);
+        self.metrics.retries.inc();
+        self.sleep(now + delay)
+    }
+
+    fn sleep(&mut self, until: Instant) -> Done {
+        self.drain.sleep(until, self.draining);
+        if !self.draining && self.drain.begun() {
+            self.draining = true;
+            self.backoff.reset();
+        }
+        if self.drain.passed(Instant::now()) { Err(DeadlinePassed) } else { Ok(()) }
+    }
+}
+
+fn unreadable(error: io::Error) -> Unavailable {
+    Unavailable::down(error.to_string())
+}

@@ -1,0 +1,244 @@
+//! The server, put together: threads, queues and the order in which they start and end.
+//!
+//! ```text
+//!  start  lock ─▶ routers connect ─▶ log thread ─▶ bind ─▶ event loop
+//!  end    signal ─▶ event loop drains ─▶ ring ends ─▶ log thread ends ─▶ queues end ─▶ routers deliver the rest
+//! ```
+
+use std::fmt::Write as _;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::config::{self, Config};
+use crate::http;
+use crate::limits::{HEADER_BYTES, KEEPALIVE, RING_SLOTS, WINDOW_BYTES, WINDOW_FRAMES};
+use crate::metrics::Metrics;
+use crate::net::{self, Door, Ended, EventLoop, Intake, LoopError, SinkState};
+use crate::pipeline::commit::{self, RefusedPayload};
+use crate::pipeline::pool::Pool;
+use crate::pipeline::ring::ring;
+use crate::pipeline::watermark::Watermarks;
+use crate::random::Random;
+use crate::router::dead::{DOOR, DeadLetters, RefusedFrame};
+use crate::router::{Drain, Router, Shared};
+use crate::session::marks::Marks;
+use crate::session::server::SessionSettings;
+use crate::session::tokens::Tokens;
+use crate::sink::{self, Identity};
+use crate::wire::AckLevel;
+
+/// The port opens once every sink has answered, or after this time: a dead sink must not keep agents out.
+const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause before dead letters that could not be written are written again.
+const DEAD_LETTERS_RETRY: Duration = Duration::from_secs(1);
+
+/// Why the server did not start, or could not go on. Exit code 1.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("data directory {path}: {error}; set data_dir to a folder that this user may write")]
+    DataDir { path: PathBuf, error: io::Error },
+    #[error("data directory {0} is in use by another telemetryx: stop it, or set another data_dir")]
+    Locked(PathBuf),
+    #[error("tokens file {path}: {error}")]
+    Tokens { path: PathBuf, error: io::Error },
+    #[error("tokens file {0} holds no token: write one a line, or unset server.tokens_file")]
+    NoTokens(PathBuf),
+    #[error("cannot listen on {address}: {error}; stop what listens there, or set server.address")]
+    Listen { address: std::net::SocketAddr, error: io::Error },
+    #[error("the system gives no {what}: {error}")]
+    System { what: &'static str, error: io::Error },
+    #[error(transparent)]
+    Loop(#[from] LoopError),
+    #[error(
+        "shut down after server.drain_timeout with {connections} connections open and {events} events undelivered; without a log these are lost"
+    )]
+    DrainTimeout { connections: usize, events: u64 },
+}
+
+/// Runs the server until a signal ends it. `started` gets the line that says where it listens and what it writes to.
+pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerError> {
+    let _lock = lock(&config.data_dir)?;
+    let tokens = read_tokens(&config.server)?;
+    let system = |what| move |error| ServerError::System { what, error };
+    let mut random = Random::from_system();
+    let server_id = uuid_v4(&mut random);
+    let metrics =
+        Metrics::new().map_err(|error| ServerError::System { what: "metrics", error: io::Error::other(error) })?;
+    let watermarks = Arc::new(Watermarks::default());
+    let parts = net::Parts::new()?;
+    let drain = Arc::new(Drain::default());
+
+    let shared = Shared {
+        identity: &Identity { server_id, owner: uuid_v4(&mut random) },
+        data_dir: &config.data_dir,
+        metrics: &metrics,
+        drain: drain.clone(),
+        notify: Arc::new(parts.wake()),
+    };
+    let mut queues = Vec::new();
+    let mut routers: Vec<Router> = Vec::new();
+    for settings in &config.sinks {
+        let sink = sink::open(&settings.name, &settings.kind, shared.identity);
+        let (queue, router) = Router::start(settings, sink, &shared).map_err(system("thread for a router"))?;
+        queues.push(queue);
+        routers.push(router);
+    }
+    let until = Instant::now() + FIRST_CONNECT_TIMEOUT;
+    for router in &routers {
+        if !router.progress().wait_for_first_connect(until) {
+            tracing::warn!(sink = router.progress().name(), "the sink has not answered yet; events wait for it");
+        }
+    }
+
+    let (mut sender, receiver) = ring(RING_SLOTS, Box::new(parts.wake()));
+    let letters = DeadLetters::new(&config.data_dir, DOOR, &metrics);
+    let door_metrics = metrics.sink(DOOR);
+    let log_drain = drain.clone();
+    let log_thread = thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || {
+            commit::run(receiver, queues, |refused| {
+                keep(&letters, refused, &log_drain);
+                door_metrics.events_dead.inc_by(refused.iter().map(|payload| u64::from(payload.events)).sum());
+            });
+        })
+        .map_err(system("thread for the log"))?;
+    sender.set_log_thread(log_thread.thread().clone());
+
+    let server = &config.server;
+    let listener = net::bind(server.address).map_err(|error| ServerError::Listen { address: server.address, error })?;
+    let address = listener.local_addr().map_err(system("address"))?;
+    if !address.ip().is_loopback() && tokens.is_empty() {
+        tracing::warn!(%address, "anybody who reaches this address can send events: set server.tokens_file");
+    }
+    if !address.ip().is_loopback() && !tokens.is_empty() && !server.allow_plaintext_tokens {
+        tracing::warn!(
+            %address,
+            "tokens are accepted from this machine only: set server.allow_plaintext_tokens where the network is trusted"
+        );
+    }
+    let progress: Vec<_> = routers.iter().map(|router| router.progress().clone()).collect();
+    let pool = Pool::new(server.buffer_bytes, Box::new(parts.wake()));
+    let door = Door {
+        settings: SessionSettings {
+            server_id,
+            max_frame_bytes: server.max_frame_bytes as u32,
+            window_bytes: WINDOW_BYTES,
+            window_frames: WINDOW_FRAMES,
+            keepalive: KEEPALIVE,
+            default_ack: server.ack,
+            // All that a server without a log can give.
+            highest_ack: AckLevel::Received,
+        },
+        http: http::Settings { max_body_bytes: server.max_body_bytes, max_frame_bytes: server.max_frame_bytes },
+        tokens,
+        marks: Marks::new(server.max_agents, server.dedupe_retention),
+        intake: Intake::new(pool, HEADER_BYTES + server.max_frame_bytes),
+        ring: sender,
+        watermarks,
+        metrics,
+        sinks: Box::new(move || {
+            let state = |sink: &Arc<crate::router::SinkProgress>| SinkState {
+                name: sink.name().to_owned(),
+                state: sink.status().to_string(),
+            };
+            progress.iter().map(state).collect()
+        }),
+        random,
+        now: Instant::now(),
+        received_unix_nano: 0,
+        last_ticket: 0,
+        draining: false,
+        starved_since: None,
+        ranges: Vec::new(),
+    };
+    let mut event_loop = EventLoop::new(parts, listener, door, server.max_connections, server.drain_timeout)?;
+    started(&start_line(address, config));
+
+    let ended = event_loop.run()?;
+    // The loop leaves the rest of the drain time to the routers; they get at least a moment.
+    let deadline =
+        event_loop.drain_deadline().unwrap_or_else(Instant::now).max(Instant::now() + Duration::from_millis(200));
+    drop(event_loop);
+    drain.begin(deadline);
+    let delivered = routers.iter().fold(true, |all, router| router.wait(deadline) && all);
+    let events: u64 = routers.iter().map(|router| router.progress().owed_events()).sum();
+    let connections = if let Ended::TimedOut { connections } = ended { connections } else { 0 };
+    if connections > 0 || events > 0 || !delivered {
+        return Err(ServerError::DrainTimeout { connections, events });
+    }
+    // Every router has ended because its queue has, so the log thread has too.
+    let _ = log_thread.join();
+    tracing::info!("shut down, everything delivered");
+    Ok(())
+}
+
+/// Keeps a second process out of the data directory for as long as the file lives.
+fn lock(data_dir: &Path) -> Result<File, ServerError> {
+    let failed = |error| ServerError::DataDir { path: data_dir.to_owned(), error };
+    fs::create_dir_all(data_dir).map_err(failed)?;
+    let file = File::create(data_dir.join("lock")).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ServerError::Locked(data_dir.to_owned())),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn read_tokens(server: &config::Server) -> Result<Tokens, ServerError> {
+    let Some(path) = &server.tokens_file else { return Ok(Tokens::default()) };
+    let lines = fs::read_to_string(path).map_err(|error| ServerError::Tokens { path: path.clone(), error })?;
+    let tokens = Tokens::from_lines(&lines, server.allow_plaintext_tokens);
+    if tokens.is_empty() { Err(ServerError::NoTokens(path.clone())) } else { Ok(tokens) }
+}
+
+/// Writes refused payloads to the dead letters, however long it takes: their ACK must not come first (R8). A disk that
+/// takes nothing until the drain is over loses them, and says so.
+fn keep(letters: &DeadLetters, refused: &[RefusedPayload], drain: &Drain) {
+    loop {
+        let appended = letters.append(refused.iter().map(|refused| RefusedFrame {
+            origin: &refused.origin,
+            seq: refused.seq,
+            code: refused.code.name(),
+            reason: &refused.reason,
+            payload: &refused.payload,
+            received_unix_nano: refused.received_unix_nano,
+        }));
+        let Err(error) = appended else { return };
+        let now = Instant::now();
+        if drain.passed(now) {
+            tracing::error!(%error, frames = refused.len(), "refused frames could not be kept in dead letters and are lost");
+            return;
+        }
+        tracing::warn!(%error, "dead letters cannot be written; nothing more is taken until they can");
+        drain.sleep(now + DEAD_LETTERS_RETRY, drain.begun());
+    }
+}
+
+/// Random, version 4 (RFC 9562).
+fn uuid_v4(random: &mut Random) -> [u8; 16] {
+    let mut id = [0; 16];
+    let (high, low) = id.split_at_mut(8);
+    high.copy_from_slice(&random.next_u64().to_be_bytes());
+    low.copy_from_slice(&random.next_u64().to_be_bytes());
+    // Better than the generator's 64 bits of state, where the system gives it.
+    let _ = getrandom::fill(&mut id);
+    id[6] = id[6] & 0x0F | 0x40;
+    id[8] = id[8] & 0x3F | 0x80;
+    id
+}
+
+fn start_line(address: std::net::SocketAddr, config: &Config) -> String {
+    let mut line = format!("listening on {address} (frames, HTTP) · no log: acknowledges `received`");
+    for sink in &config.sinks {
+        let _ = write!(line, " · sink {}", sink.name);
+        if let Some(output) = sink.kind.output() {
+            let _ = write!(line, " {output}");
+        }
+    }
+    line
+}

@@ -1,0 +1,30 @@
+//! Takes everything and keeps nothing: for measuring what is before it.
+
+use serde::Deserialize;
+
+use super::{Failure, Kind, Sink, Unavailable};
+use crate::pipeline::batch::Delivery;
+
+/// What the settings know of it.
+pub const KIND: Kind = Kind {
+    name: "discard",
+    doc: "Takes everything and keeps nothing: for measuring what is before it.",
+    settings: &[],
+};
+
+/// `kind = "discard"` has no settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {}
+
+pub struct Discard;
+
+impl Sink for Discard {
+    fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
+        Ok(None)
+    }
+
+    fn deliver(&mut self, _delivery: &Delivery, _except: &[u64]) -> Result<(), Failure> {
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! NDJSON into a file or a FIFO; at least once.
+//!
+//! A file is rotated before a delivery that finds it large or old: it is renamed to `<path>.<UTC time>`, and a new one
+//! begins. A file that somebody else moved away is noticed and made anew. Each delivery is synced before the router
+//! saves its position. A delivery that fails is cut off the file again.
+//!
+//! A FIFO is opened by the first delivery, because that waits for its reader; a write waits for room. Neither spins
+//! nor ends before the reader does its part: a server that drains gives up on it from outside.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+
+use super::ndjson::{LINE_START, Lines};
+use super::stub_json::rfc3339;
+use super::{Failure, Identity, Kind, Sink, Unavailable};
+use crate::config::setting::{Form, Setting, Value};
+use crate::limits;
+use crate::pipeline::batch::Delivery;
+
+/// What the settings know of it.
+pub const KIND: Kind = Kind {
+    name: "file",
+    doc: "A file or FIFO of one JSON object a line. At least once.",
+    settings: &[
+        Setting {
+            key: "path",
+            default: Value::text("{data_dir}/events.ndjson"),
+            form: Form::Path,
+            doc: "What is appended to; a file and its folder are made where they are missing.",
+        },
+        Setting {
+            key: "rotate_bytes",
+            default: Value::Bytes(256 * 1024 * 1024),
+            form: Form::Bytes { min: 0, max: 1 << 40 },
+            doc: "A file of this size is rotated before the next delivery; 0: never.",
+        },
+        Setting {
+            key: "rotate_age",
+            default: Value::Duration(Duration::from_secs(24 * 3600)),
+            form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(365 * 86_400) },
+            doc: "A file of this age is rotated before the next delivery; 0s: never.",
+        },
+    ],
+};
+
+/// `kind = "file"`: one JSON object a line.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// File or FIFO to append to; a file and its folder are made where they are missing.
+    pub path: PathBuf,
+    /// A file of this size is rotated before the next delivery; 0: never.
+    pub rotate_bytes: u64,
+    /// A file of this age is rotated before the next delivery; 0: never.
+    pub rotate_age: Duration,
+}
+
+/// Bytes in which the start of a torn line is looked for: an event as JSON with every byte escaped, and more.
+const TORN_LINE_BYTES_MAX: u64 = 8 * limits::EVENT_BYTES_MAX as u64;
+
+pub struct File {
+    settings: Settings,
+    lines: Lines,
+    open: Option<Open>,
+}
+
+struct Open {
+    file: fs::File,
+    /// `None`: a FIFO or another device, which is neither cut, rotated nor synced.
+    regular: Option<Regular>,
+}
+
+struct Regular {
+    device: u64,
+    inode: u64,
+    /// End of the last whole delivery.
+    end: u64,
+    created: SystemTime,
+}
+
+impl File {
+    pub fn new(settings: &Settings, identity: &Identity) -> Self {
+        Self { settings: settings.clone(), lines: Lines::new(identity), open: None }
+    }
+
+    fn path(&self) -> &Path {
+        &self.settings.path
+    }
+
+    /// Opens the path; a FIFO waits for its reader here.
+    fn open(&self) -> io::Result<Open> {
+        let folder = match self.path().parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        fs::create_dir_all(folder)?;
+        let is_new = !self.path().exists();
+        // Reading a FIFO as well would make its open not wait, and its reader never see the end.
+        let readable = is_new || self.path().is_file();
+        let mut file = OpenOptions::new().append(true).create(true).read(readable).open(self.path())?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Ok(Open { file, regular: None });
+        }
+        if is_new {
+            fs::File::open(folder)?.sync_all()?;
+        }
+        let end = cut_torn_line(&mut file, metadata.len())?;
+        let created = metadata.created().unwrap_or_else(|_| SystemTime::now());
+        let regular = Regular { device: metadata.dev(), inode: metadata.ino(), end, created };
+        Ok(Open { file, regular: Some(regular) })
+    }
+
+    /// Whether the open file is still the one at the path.
+    fn is_current(&self) -> bool {
+        match &self.open {
+            None => false,
+            Some(Open { regular: None, .. }) => true,
+            Some(Open { regular: Some(regular), .. }) => fs::metadata(self.path())
+                .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == (regular.device, regular.inode)),
+        }
+    }
+
+    fn is_due_for_rotation(&self, now: SystemTime) -> bool {
+        let Some(Open { regular: Some(regular), .. }) = &self.open else { return false };
+        let Settings { rotate_bytes, rotate_age, .. } = self.settings;
+        let age = now.duration_since(regular.created).unwrap_or_default();
+        regular.end > 0
+            && (rotate_bytes > 0 && regular.end >= rotate_bytes || !rotate_age.is_zero() && age >= rotate_age)
+    }
+
+    fn write(&mut self, delivery: &Delivery, except: &[u64]) -> io::Result<()> {
+        let now = SystemTime::now();
+        if self.is_current() && self.is_due_for_rotation(now) {
+            fs::rename(self.path(), rotated(self.path(), now))?;
+        }
+        if !self.is_current() {
+            self.open = None;
+            self.open = Some(self.open()?);
+        }
+        let Some(Open { file, regular }) = &mut self.open else { return Ok(()) };
+        let Some(regular) = regular else { return self.lines.write(delivery, except, file) };
+        let written = self.lines.write(delivery, except, file).and_then(|()| file.sync_data());
+        match written {
+            Ok(()) => regular.end = file.metadata()?.len(),
+            // No part of it stays in front of the next attempt; a full disk still lets a file shrink.
+            Err(_) => file.set_len(regular.end)?,
+        }
+        written
+    }
+
+    fn unavailable(&self, error: &io::Error) -> Unavailable {
+        let reason = format!("{}: {error}", self.path().display());
+        match error.kind() {
+            io::ErrorKind::PermissionDenied
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::InvalidData => Unavailable::down(reason),
+            _ => Unavailable::retry(reason),
+        }
+    }
+}
+
+impl Sink for File {
+    fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
+        self.open = None;
+        let waits = fs::metadata(self.path()).is_ok_and(|metadata| metadata.file_type().is_fifo());
+        if !waits {
+            self.open = Some(self.open().map_err(|error| self.unavailable(&error))?);
+        }
+        Ok(None)
+    }
+
+    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        self.write(delivery, except).map_err(|error| self.unavailable(&error).into())
+    }
+}
+
+/// The name under which a file is put aside: no two of them within a nanosecond.
+fn rotated(path: &Path, now: SystemTime) -> PathBuf {
+    let nanos = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
+    let mut time = String::new();
+    rfc3339(&mut time, nanos);
+    time.retain(|c| !matches!(c, '-' | ':'));
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(time);
+    name.into()
+}
+
+/// Cuts off what a crash left of our last line, and returns the new length. What does not look like ours stays, ended.
+fn cut_torn_line(file: &mut fs::File, len: u64) -> io::Result<u64> {
+    let tail_bytes = len.min(TORN_LINE_BYTES_MAX);
+    file.seek(SeekFrom::Start(len - tail_bytes))?;
+    let mut tail = Vec::new();
+    Read::take(&mut *file, tail_bytes).read_to_end(&mut tail)?;
+    let line_start = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+    let torn = tail.split_off(line_start);
+    if torn.is_empty() {
+        return Ok(len);
+    }
+    let starts_here = line_start > 0 || tail_bytes == len;
+    if starts_here && (torn.starts_with(LINE_START) || LINE_START.starts_with(&torn)) {
+        let end = len - torn.len() as u64;
+        file.set_len(end)?;
+        return Ok(end);
+    }
+    file.write_all(b"\n")?;
+    Ok(len + 1)
+}

@@ -1,0 +1,757 @@
+//! SQLite: the embedded default.
+//!
+//! ```text
+//!  BEGIN IMMEDIATE
+//!    UPDATE telemetryx_positions  old position ─▶ last of the delivery, under the own owner   no row: fenced, or done
+//!    INSERT INTO events           one row an event; a row that is there already stays
+//!  COMMIT                         synced (journal_mode WAL, synchronous FULL)
+//! ```
+//!
+//! Rows and position commit together, so that every event is stored exactly once. A row that a constraint or trigger
+//! refuses rolls the delivery back; all such rows of it are named at once.
+//!
+//! **Fencing.** The row of the position names its owner. The first connect of a process takes it; a later one only
+//! looks, so that two servers do not take it from each other for ever.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
+use serde::Deserialize;
+
+use super::stub_json::{rfc3339, write_attributes_json};
+use super::{Failure, Identity, Kind, Refusal, Sink, Unavailable, uuid};
+use crate::config::setting::{Form, Setting, Value};
+use crate::event::EventKind;
+use crate::limits;
+use crate::pipeline::batch::{Delivery, Record};
+
+/// What the settings know of it.
+pub const KIND: Kind = Kind {
+    name: "sqlite",
+    doc: "An SQLite file, written in transactions that hold the sink's position too: exactly once.",
+    settings: &[Setting {
+        key: "path",
+        default: Value::text("{data_dir}/events.db"),
+        form: Form::Path,
+        doc: "The database file; it and its folder are made where they are missing.",
+    }],
+};
+
+/// `kind = "sqlite"`: an embedded database.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// The database file; it and its folder are made where they are missing.
+    pub path: PathBuf,
+}
+
+const CREATE: &str = "
+    CREATE TABLE IF NOT EXISTS events (
+        server_id TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        received_at TEXT NOT NULL,
+        time TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        severity INTEGER,
+        source TEXT,
+        name TEXT,
+        body TEXT,
+        value REAL,
+        duration_nano INTEGER,
+        trace_id TEXT,
+        span_id TEXT,
+        parent_span_id TEXT,
+        agent TEXT,
+        attributes TEXT,
+        PRIMARY KEY (server_id, position)
+    ) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS telemetryx_positions (
+        server_id TEXT NOT NULL,
+        sink TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        owner TEXT NOT NULL,
+        PRIMARY KEY (server_id, sink)
+    ) WITHOUT ROWID;";
+
+/// Only a row of the same position is "already there"; every other conflict is the user's constraint and is reported.
+const INSERT: &str = "
+    INSERT INTO events (server_id, position, received_at, time, kind, severity, source, name, body, value,
+        duration_nano, trace_id, span_id, parent_span_id, agent, attributes)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
+    ON CONFLICT (server_id, position) DO NOTHING";
+
+const READ_POSITION: &str = "SELECT position, owner FROM telemetryx_positions WHERE server_id = ?1 AND sink = ?2";
+
+const TAKE_POSITION: &str = "
+    INSERT INTO telemetryx_positions (server_id, sink, position, owner) VALUES (?1, ?2, 0, ?3)
+    ON CONFLICT (server_id, sink) DO UPDATE SET owner = excluded.owner";
+
+const MOVE_POSITION: &str = "
+    UPDATE telemetryx_positions SET position = ?5
+    WHERE server_id = ?1 AND sink = ?2 AND owner = ?3 AND position = ?4";
+
+const TABLES: [(&str, &[&str]); 2] = [
+    (
+        "events",
+        &[
+            "server_id",
+            "position",
+            "received_at",
+            "time",
+            "kind",
+            "severity",
+            "source",
+            "name",
+            "body",
+            "value",
+            "duration_nano",
+            "trace_id",
+            "span_id",
+            "parent_span_id",
+            "agent",
+            "attributes",
+        ],
+    ),
+    ("telemetryx_positions", &["server_id", "sink", "position", "owner"]),
+];
+
+pub struct Sqlite {
+    sink: String,
+    path: PathBuf,
+    server_id: String,
+    owner: String,
+    /// This process has taken the position once.
+    owned: bool,
+    connection: Option<Connection>,
+    /// The store's position as of the last look or commit.
+    position: u64,
+}
+
+impl Sqlite {
+    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
+        Self {
+            sink: sink.to_owned(),
+            path: settings.path.clone(),
+            server_id: uuid(&identity.server_id),
+            owner: uuid(&identity.owner),
+            owned: false,
+            connection: None,
+            position: 0,
+        }
+    }
+
+    fn open(&self) -> Result<Connection, Unavailable> {
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder)
+                .map_err(|error| Unavailable::down(format!("cannot make the folder {}: {error}", folder.display())))?;
+        }
+        let open = || {
+            let flags =
+                OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(&self.path, flags)?;
+            connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT)?;
+            connection.pragma_update(None, "journal_mode", "wal")?;
+            connection.pragma_update(None, "synchronous", "full")?;
+            // A static binary in a container may have no temporary folder.
+            connection.pragma_update(None, "temp_store", "memory")?;
+            Ok(connection)
+        };
+        open().map_err(|error| self.unavailable(&error))
+    }
+
+    /// Makes the tables and takes the position, or looks whether it is still ours.
+    fn prepare(&mut self, connection: &mut Connection) -> Result<(), Unavailable> {
+        let sql = |error| self.unavailable(&error);
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+        transaction.execute_batch(CREATE).map_err(sql)?;
+        for (table, columns) in TABLES {
+            let missing = missing_columns(&transaction, table, columns).map_err(sql)?;
+            if !missing.is_empty() {
+                return Err(self.down(&format!(
+                    "table `{table}` has no column {}: add it, or rename the table so that a new one is made",
+                    missing.join(", ")
+                )));
+            }
+        }
+        // Names what else a table of the user's lacks, such as the primary key.
+        for statement in [INSERT, MOVE_POSITION, TAKE_POSITION] {
+            transaction.prepare_cached(statement).map_err(sql)?;
+        }
+        let held = self.read_position(&transaction).map_err(sql)?;
+        match held {
+            Some((position, owner)) if self.owned && owner != self.owner => {
+                return Err(self.fenced(position));
+            }
+            _ => transaction.execute(TAKE_POSITION, params![self.server_id, self.sink, self.owner]).map_err(sql)?,
+        };
+        transaction.commit().map_err(sql)?;
+        self.owned = true;
+        self.position = held.map_or(0, |(position, _)| position);
+        Ok(())
+    }
+
+    fn read_position(&self, connection: &Connection) -> rusqlite::Result<Option<(u64, String)>> {
+        let mut statement = connection.prepare_cached(READ_POSITION)?;
+        statement
+            .query_row(params![self.server_id, self.sink], |row| {
+                Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?))
+            })
+            .optional()
+    }
+
+    fn write(&self, connection: &mut Connection, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        let sql = |error| self.unavailable(&error);
+        let last = delivery.last_position();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+        let moved = transaction
+            .prepare_cached(MOVE_POSITION)
+            .and_then(|mut statement| {
+                let (old, new) = (self.position.cast_signed(), last.cast_signed());
+                statement.execute(params![self.server_id, self.sink, self.owner, old, new])
+            })
+            .map_err(sql)?;
+        if moved == 0 {
+            transaction.rollback().map_err(sql)?;
+            return self.not_moved(connection, last);
+        }
+        let refusals = self.insert(&transaction, delivery, except)?;
+        if !refusals.is_empty() {
+            // Rolled back when dropped.
+            return Err(Failure::Refused(refusals));
+        }
+        transaction.commit().map_err(|error| match refusal(&error) {
+            // A deferred constraint names no row.
+            Some((code, reason)) => Failure::BatchRefused { code, reason },
+            None => sql(error).into(),
+        })
+    }
+
+    /// Inserts what it can; returns what a constraint or a trigger refuses.
+    fn insert(
+        &self,
+        transaction: &Transaction<'_>,
+        delivery: &Delivery,
+        except: &[u64],
+    ) -> Result<Vec<Refusal>, Unavailable> {
+        let mut statement = transaction.prepare_cached(INSERT).map_err(|error| self.unavailable(&error))?;
+        let mut row = Row::default();
+        let mut refusals = Vec::new();
+        for record in delivery.records().filter(|record| except.binary_search(&record.position).is_err()) {
+            let Err(error) = row.insert(&mut statement, &self.server_id, &record) else { continue };
+            let Some((code, reason)) = refusal(&error) else { return Err(self.unavailable(&error)) };
+            refusals.push(Refusal { position: record.position, code, reason });
+            // The statement alone was undone, so that the others can be tried; unless a trigger has ended it all.
+            if transaction.is_autocommit() {
+                break;
+            }
+        }
+        Ok(refusals)
+    }
+
+    /// The position was not where this process had left it.
+    fn not_moved(&self, connection: &Connection, last: u64) -> Result<(), Failure> {
+        match self.read_position(connection).map_err(|error| self.unavailable(&error))? {
+            Some((position, _)) if position >= last => Ok(()),
+            Some((position, owner)) if owner != self.owner => Err(self.fenced(position).into()),
+            _ => {
+                Err(Unavailable::retry(format!("{}: the position of this sink was changed", self.path.display()))
+                    .into())
+            }
+        }
+    }
+
+    fn fenced(&self, position: u64) -> Unavailable {
+        self.down(&format!(
+            "fenced at position {position}: another server with the same log delivers as sink `{}`; stop one of them, \
+             then start this one again",
+            self.sink
+        ))
+    }
+
+    fn down(&self, reason: &str) -> Unavailable {
+        Unavailable::down(format!("{}: {reason}", self.path.display()))
+    }
+
+    fn unavailable(&self, error: &rusqlite::Error) -> Unavailable {
+        let passes = matches!(
+            error.sqlite_error_code(),
+            Some(
+                ErrorCode::DatabaseBusy
+                    | ErrorCode::DatabaseLocked
+                    | ErrorCode::DiskFull
+                    | ErrorCode::SystemIoFailure
+                    | ErrorCode::OutOfMemory
+                    | ErrorCode::OperationAborted
+                    | ErrorCode::OperationInterrupted
+                    | ErrorCode::FileLockingProtocolFailed
+                    | ErrorCode::SchemaChanged
+            )
+        );
+        let reason = format!("{}: {error}", self.path.display());
+        if passes { Unavailable::retry(reason) } else { Unavailable::down(reason) }
+    }
+}
+
+impl Sink for Sqlite {
+    fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
+        self.connection = None;
+        let mut connection = self.open()?;
+        self.prepare(&mut connection)?;
+        self.connection = Some(connection);
+        Ok(Some(self.position))
+    }
+
+    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        let Some(mut connection) = self.connection.take() else {
+            return Err(Unavailable::retry(format!("{}: not open", self.path.display())).into());
+        };
+        let result = self.write(&mut connection, delivery, except);
+        self.connection = Some(connection);
+        if result.is_ok() {
+            self.position = self.position.max(delivery.last_position());
+        }
+        result
+    }
+}
+
+fn missing_columns<'a>(connection: &Connection, table: &str, columns: &[&'a str]) -> rusqlite::Result<Vec<&'a str>> {
+    let mut statement = connection.prepare("SELECT name FROM pragma_table_info(?1)")?;
+    let present = statement.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
+    Ok(columns.iter().filter(|column| !present.iter().any(|name| name.eq_ignore_ascii_case(column))).copied().collect())
+}
+
+/// Code and reason where the store refuses the row itself, and would refuse it again.
+fn refusal(error: &rusqlite::Error) -> Option<(String, String)> {
+    let error_code = error.sqlite_error_code()?;
+    if !matches!(error_code, ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) {
+        return None;
+    }
+    let code = match error.sqlite_error()?.extended_code {
+        ffi::SQLITE_CONSTRAINT_CHECK => "SQLITE_CONSTRAINT_CHECK".to_owned(),
+        ffi::SQLITE_CONSTRAINT_DATATYPE => "SQLITE_CONSTRAINT_DATATYPE".to_owned(),
+        ffi::SQLITE_CONSTRAINT_FOREIGNKEY => "SQLITE_CONSTRAINT_FOREIGNKEY".to_owned(),
+        ffi::SQLITE_CONSTRAINT_NOTNULL => "SQLITE_CONSTRAINT_NOTNULL".to_owned(),
+        ffi::SQLITE_CONSTRAINT_TRIGGER => "SQLITE_CONSTRAINT_TRIGGER".to_owned(),
+        ffi::SQLITE_CONSTRAINT_UNIQUE => "SQLITE_CONSTRAINT_UNIQUE".to_owned(),
+        ffi::SQLITE_MISMATCH => "SQLITE_MISMATCH".to_owned(),
+        ffi::SQLITE_TOOBIG => "SQLITE_TOOBIG".to_owned(),
+        other => format!("SQLITE_{other}"),
+    };
+    Some((code, error.to_string()))
+}
+
+/// Text of the row that is being written; reused, so that a row costs no allocation.
+#[derive(Default)]
+struct Row {
+    received_at: String,
+    time: String,
+    trace_id: String,
+    span_id: String,
+    parent_span_id: String,
+    attributes: Vec<u8>,
+}
+
+impl Row {
+    fn insert(
+        &mut self,
+        statement: &mut rusqlite::Statement<'_>,
+        server_id: &str,
+        record: &Record<'_>,
+    ) -> rusqlite::Result<usize> {
+        let event = &record.event;
+        self.received_at.clear();
+        rfc3339(&mut self.received_at, record.received_unix_nano);
+        self.time.clear();
+        rfc3339(&mut self.time, record.time_unix_nano());
+        self.attributes.clear();
+        write_attributes_json(event, &mut self.attributes);
+        let attributes = event.attributes().next().map(|_| String::from_utf8_lossy(&self.attributes));
+        statement.execute(params![
+            server_id,
+            record.position.cast_signed(),
+            self.received_at,
+            self.time,
+            kind(event.kind()),
+            set(event.severity() != 0, event.severity()),
+            text(record.source()),
+            text(event.name()),
+            text(event.body()),
+            // SQLite has no NaN and stores NULL.
+            event.value(),
+            set(event.duration_nano() != 0, event.duration_nano().cast_signed()),
+            hex(&mut self.trace_id, event.trace_id().map(|id| id.as_slice())),
+            hex(&mut self.span_id, event.span_id().map(|id| id.as_slice())),
+            hex(&mut self.parent_span_id, event.parent_span_id().map(|id| id.as_slice())),
+            record.origin.agent,
+            attributes,
+        ])
+    }
+}
+
+fn set<T>(set: bool, value: T) -> Option<T> {
+    set.then_some(value)
+}
+
+fn text(text: &str) -> Option<&str> {
+    set(!text.is_empty(), text)
+}
+
+fn kind(kind: EventKind) -> &'static str {
+    match kind {
+        EventKind::Unspecified | EventKind::Log => "log",
+        EventKind::Gauge => "gauge",
+        EventKind::Counter => "counter",
+        EventKind::Span => "span",
+    }
+}
+
+fn hex<'a>(out: &'a mut String, bytes: Option<&[u8]>) -> Option<&'a str> {
+    use std::fmt::Write;
+    out.clear();
+    for byte in bytes? {
+        // Writing into a String cannot fail.
+        let _ = write!(out, "{byte:02x}");
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::super::testing::{self, Store, batch_of, delivery, delivery_of, identity, named};
+    use super::*;
+    use crate::event::proto::{self, Attribute, attribute};
+
+    struct Database {
+        dir: TempDir,
+    }
+
+    impl Database {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap() }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.dir.path().join("new/folder/events.db")
+        }
+
+        fn sqlite(&self, owner: u8) -> Sqlite {
+            Sqlite::new("main", &Settings { path: self.path() }, &identity(owner))
+        }
+
+        /// A sink on a database in which `sql` was run once the tables were there.
+        fn with(sql: &str) -> (Self, Sqlite) {
+            let database = Self::new();
+            let mut sink = database.sqlite(1);
+            sink.connect().unwrap();
+            database.user().execute_batch(sql).unwrap();
+            (database, sink)
+        }
+
+        /// Somebody else's connection.
+        fn user(&self) -> Connection {
+            let connection = Connection::open(self.path()).unwrap();
+            connection.busy_timeout(Duration::from_secs(10)).unwrap();
+            connection
+        }
+
+        fn positions(&self) -> Vec<u64> {
+            self.rows().unwrap().into_iter().map(|(position, _)| position).collect()
+        }
+    }
+
+    impl Store for Database {
+        const EXACTLY_ONCE: bool = true;
+        const KEEPS_POSITIONS: bool = true;
+
+        fn sink(&self, owner: u8) -> Box<dyn Sink> {
+            Box::new(self.sqlite(owner))
+        }
+
+        fn rows(&self) -> Option<Vec<(u64, String)>> {
+            let user = self.user();
+            let mut rows = user.prepare("SELECT position, name FROM events ORDER BY server_id, position").unwrap();
+            let rows = rows.query_map([], |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?))).unwrap();
+            Some(rows.collect::<rusqlite::Result<_>>().unwrap())
+        }
+    }
+
+    fn refused(result: Result<(), Failure>) -> Vec<(u64, String)> {
+        match result {
+            Err(Failure::Refused(refusals)) => {
+                refusals.into_iter().map(|refusal| (refusal.position, refusal.code)).collect()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
+        match result.map_err(Into::into) {
+            Err(Failure::Unavailable(Unavailable::Down { reason })) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn passes_the_conformance_suite() {
+        testing::conformance(Database::new);
+    }
+
+    #[test]
+    fn every_field_has_its_column() {
+        let database = Database::new();
+        let mut sink = database.sqlite(1);
+        sink.connect().unwrap();
+        let full = proto::Event {
+            time_unix_nano: 1,
+            kind: proto::EventKind::Span.into(),
+            severity: 9,
+            source: "host".into(),
+            name: "na\0me".into(),
+            body: "zwölf".into(),
+            attributes: vec![Attribute { key: "k".into(), value: Some(attribute::Value::IntValue(1)) }],
+            value: Some(1.5),
+            duration_nano: 77,
+            trace_id: vec![0xab; 16],
+            span_id: vec![0xcd; 8],
+            parent_span_id: vec![0xef; 8],
+        };
+        sink.deliver(&delivery_of(batch_of(1, vec![vec![full, named("bare")]])), &[]).unwrap();
+        let user = database.user();
+        let mut rows = user.prepare("SELECT * FROM events ORDER BY position").unwrap();
+        let mut text = Vec::new();
+        let mut rows = rows.query([]).unwrap();
+        while let Some(row) = rows.next().unwrap() {
+            let columns: Vec<_> = (0..16).map(|column| format!("{:?}", row.get_ref(column).unwrap())).collect();
+            text.push(columns.join(" "));
+        }
+        let value = |text: &str| format!("Text({:?})", text.as_bytes());
+        let expected = [
+            value("5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e"),
+            "Integer(1)".into(),
+            value("2026-01-02T03:04:05.000000006Z"),
+            value("1970-01-01T00:00:00.000000001Z"),
+            value("span"),
+            "Integer(9)".into(),
+            value("host"),
+            value("na\0me"),
+            value("zwölf"),
+            "Real(1.5)".into(),
+            "Integer(77)".into(),
+            value(&"ab".repeat(16)),
+            value(&"cd".repeat(8)),
+            value(&"ef".repeat(8)),
+            value("api"),
+            value("{\"k\":1}"),
+        ];
+        assert_eq!(text[0], expected.join(" "));
+        let bare = [
+            value("5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e"),
+            "Integer(2)".into(),
+            value("2026-01-02T03:04:05.000000006Z"),
+            value("2026-01-02T03:04:05.000000006Z"),
+            value("log"),
+            "Null".into(),
+            value("api"),
+            value("bare"),
+            "Null Null Null Null Null Null".into(),
+            value("api"),
+            "Null".into(),
+        ];
+        assert_eq!(text[1], bare.join(" "));
+    }
+
+    #[test]
+    fn the_database_is_durable_and_readable_while_written() {
+        let (database, sink) = Database::with("");
+        let mode: String = database.user().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+        assert_eq!(mode, "wal");
+        let synchronous: i64 = sink.connection.unwrap().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+        assert_eq!(synchronous, 2, "FULL");
+    }
+
+    #[test]
+    fn all_rows_that_a_constraint_refuses_are_named_and_the_rest_can_be_stored() {
+        let (database, mut sink) = Database::with(
+            "CREATE TRIGGER no_e3 BEFORE INSERT ON events WHEN new.name = 'e3' BEGIN SELECT RAISE(ABORT, 'no e3'); END;
+             CREATE UNIQUE INDEX one_body ON events (body);",
+        );
+        let mut events: Vec<_> = (1..=5).map(|n| named(format!("e{n}"))).collect();
+        events[0].body = "same".into();
+        events[4].body = "same".into();
+        let delivery = delivery_of(batch_of(1, vec![events]));
+        let refusals = refused(sink.deliver(&delivery, &[]));
+        assert_eq!(refusals, [(3, "SQLITE_CONSTRAINT_TRIGGER".into()), (5, "SQLITE_CONSTRAINT_UNIQUE".into())]);
+        assert!(database.positions().is_empty(), "nothing of it is stored");
+        assert_eq!(sink.deliver(&delivery, &[3, 5]), Ok(()));
+        assert_eq!(database.positions(), [1, 2, 4]);
+    }
+
+    #[test]
+    fn a_trigger_that_ends_the_transaction_names_its_row() {
+        let (database, mut sink) = Database::with(
+            "CREATE TRIGGER no_e2 BEFORE INSERT ON events WHEN new.name = 'e2' BEGIN SELECT RAISE(ROLLBACK, 'no'); END;",
+        );
+        assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "SQLITE_CONSTRAINT_TRIGGER".into())]);
+        assert_eq!(sink.deliver(&delivery(1..=3), &[2]), Ok(()));
+        assert_eq!(database.positions(), [1, 3]);
+    }
+
+    #[test]
+    fn the_users_own_table_with_a_check_is_used() {
+        let database = Database::new();
+        fs::create_dir_all(database.path().parent().unwrap()).unwrap();
+        let create = CREATE.replace("name TEXT,", "name TEXT CHECK (name <> 'e2'), site TEXT DEFAULT 'here',");
+        database.user().execute_batch(&create).unwrap();
+        let mut sink = database.sqlite(1);
+        sink.connect().unwrap();
+        assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "SQLITE_CONSTRAINT_CHECK".into())]);
+    }
+
+    #[test]
+    fn a_constraint_that_is_checked_at_the_commit_names_no_row() {
+        let (database, mut sink) = Database::with("CREATE TABLE kinds (name TEXT PRIMARY KEY);");
+        let strict = CREATE
+            .replace("kind TEXT NOT NULL", "kind TEXT NOT NULL REFERENCES kinds (name) DEFERRABLE INITIALLY DEFERRED");
+        database.user().execute_batch(&format!("DROP TABLE events; {strict}")).unwrap();
+        sink.connect().unwrap();
+        sink.connection.as_ref().unwrap().pragma_update(None, "foreign_keys", true).unwrap();
+        let result = sink.deliver(&delivery(1..=3), &[]);
+        assert!(
+            matches!(&result, Err(Failure::BatchRefused { code, .. }) if code.contains("FOREIGNKEY")),
+            "{result:?}"
+        );
+        database.user().execute_batch("INSERT INTO kinds VALUES ('log')").unwrap();
+        assert_eq!(sink.deliver(&delivery(1..=3), &[]), Ok(()));
+        assert_eq!(database.positions(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_table_without_a_column_or_the_key_is_down_with_what_to_do() {
+        let (database, mut sink) =
+            Database::with("ALTER TABLE events DROP COLUMN body; ALTER TABLE events DROP COLUMN value;");
+        let reason = down(sink.connect());
+        assert!(reason.contains("`events` has no column body, value: add it"), "{reason}");
+        let keyless = CREATE.replacen(",\n        PRIMARY KEY (server_id, position)\n    ) WITHOUT ROWID", ")", 1);
+        database.user().execute_batch(&format!("DROP TABLE events; {keyless}")).unwrap();
+        let reason = down(sink.connect());
+        assert!(reason.contains("PRIMARY KEY"), "{reason}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_down() {
+        let database = Database::new();
+        fs::create_dir_all(database.path().parent().unwrap()).unwrap();
+        fs::write(database.path(), "no database, but long enough to be looked at".repeat(100)).unwrap();
+        let reason = down(database.sqlite(1).connect());
+        assert!(reason.contains("events.db") && reason.contains("not a database"), "{reason}");
+    }
+
+    #[test]
+    fn the_newest_owner_wins_and_the_older_one_does_not_take_it_back() {
+        let database = Database::new();
+        let mut old = database.sqlite(1);
+        old.connect().unwrap();
+        old.deliver(&delivery(1..=2), &[]).unwrap();
+        let mut new = database.sqlite(2);
+        assert_eq!(new.connect(), Ok(Some(2)));
+        let reason = down(old.deliver(&delivery(3..=4), &[]));
+        assert!(reason.contains("fenced at position 2"), "{reason}");
+        assert!(down(old.connect()).contains("fenced"));
+        new.deliver(&delivery(3..=4), &[]).unwrap();
+        // What the other has stored is stored.
+        assert_eq!(new.deliver(&delivery(3..=4), &[]), Ok(()));
+        assert!(down(old.connect()).contains("fenced"));
+        assert_eq!(database.positions(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn sinks_and_logs_have_their_own_positions_in_one_database() {
+        let database = Database::new();
+        let mut first = database.sqlite(1);
+        first.connect().unwrap();
+        first.deliver(&delivery(1..=5), &[]).unwrap();
+        let other_log = Identity { server_id: [9; 16], owner: [1; 16] };
+        let settings = Settings { path: database.path() };
+        let mut second = Sqlite::new("main", &settings, &other_log);
+        assert_eq!(second.connect(), Ok(Some(0)));
+        second.deliver(&delivery(1..=3), &[]).unwrap();
+        assert_eq!(Sqlite::new("other", &settings, &identity(1)).connect(), Ok(Some(0)));
+        assert_eq!(database.rows().unwrap().len(), 8);
+    }
+
+    #[test]
+    fn a_crash_before_the_commit_leaves_nothing_and_one_after_it_everything() {
+        let database = Database::new();
+        let mut sink = database.sqlite(1);
+        sink.connect().unwrap();
+        {
+            let mut connection = sink.connection.take().unwrap();
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+            assert_eq!(sink.insert(&transaction, &delivery(1..=3), &[]), Ok(vec![]));
+            // Dropped in the middle, as a killed process leaves it.
+        }
+        assert!(database.positions().is_empty());
+        let mut sink = database.sqlite(2);
+        assert_eq!(sink.connect(), Ok(Some(0)));
+        sink.deliver(&delivery(1..=3), &[]).unwrap();
+        drop(sink);
+        let mut sink = database.sqlite(3);
+        assert_eq!(sink.connect(), Ok(Some(3)));
+        assert_eq!(sink.deliver(&delivery(1..=3), &[]), Ok(()));
+        assert_eq!(database.positions(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_row_that_is_there_already_stays_as_it_is() {
+        let (database, mut sink) = Database::with("");
+        sink.deliver(&delivery(1..=3), &[]).unwrap();
+        // The store was restored from a copy in which the position is older than the rows.
+        database.user().execute_batch("UPDATE telemetryx_positions SET position = 1").unwrap();
+        sink.connect().unwrap();
+        assert_eq!(sink.deliver(&delivery(2..=4), &[]), Ok(()));
+        assert_eq!(database.positions(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_position_changed_from_outside_is_read_again() {
+        let (database, mut sink) = Database::with("");
+        sink.deliver(&delivery(1..=3), &[]).unwrap();
+        database.user().execute_batch("UPDATE telemetryx_positions SET position = 1").unwrap();
+        let result = sink.deliver(&delivery(4..=5), &[]);
+        assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+        assert_eq!(sink.connect(), Ok(Some(1)));
+        assert_eq!(sink.deliver(&delivery(4..=5), &[]), Ok(()));
+    }
+
+    #[test]
+    fn another_processes_lock_is_waited_for_then_tried_again_later() {
+        let (database, mut sink) = Database::with("");
+        sink.connection.as_ref().unwrap().busy_timeout(Duration::from_millis(10)).unwrap();
+        let user = database.user();
+        user.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let result = sink.deliver(&delivery(1..=1), &[]);
+        assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+        user.execute_batch("ROLLBACK").unwrap();
+        assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
+    }
+
+    #[test]
+    fn a_full_disk_passes() {
+        let (database, mut sink) = Database::with("");
+        let limit = |sink: &Sqlite, pages: i64| {
+            sink.connection.as_ref().unwrap().pragma_update(None, "max_page_count", pages).unwrap();
+        };
+        limit(&sink, 1);
+        let result = sink.deliver(&delivery(1..=1_000), &[]);
+        assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+        limit(&sink, 100_000);
+        assert_eq!(sink.deliver(&delivery(1..=1_000), &[]), Ok(()));
+        assert_eq!(database.positions().len(), 1_000);
+    }
+}
