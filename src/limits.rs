@@ -77,6 +77,31 @@ pub const UNAUTHENTICATED_MAX: usize = 1_024;
 /// Retry hint of a GOAWAY, milliseconds; a random half is taken off, so that agents do not return together.
 pub const RETRY_HINT_MS: u32 = 2_000;
 
+// ---- agents: session/agent.rs and client ----
+
+/// First and largest delay before an agent reconnects; it is uniformly random below that (R16).
+pub const AGENT_BACKOFF_MIN: Duration = Duration::from_millis(50);
+pub const AGENT_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// From an agent's HELLO to its WELCOME. A server lets it wait while what an older connection sent is settled (R5).
+pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
+/// Connections that one frame may end with a protocol error before the agent sets it aside (R16).
+pub const PROTOCOL_ERRORS_MAX: u32 = 4;
+/// Default bytes of frames that a client holds unacknowledged: the window of 4 MiB, and as much again to follow it.
+pub const CLIENT_QUEUE_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes at which a client ends a frame: large enough to be cheap, small enough for several in a window.
+pub const CLIENT_FRAME_BYTES: usize = 256 * 1024;
+/// Reports of refused events and of frames set aside that a client keeps for its user; older ones are dropped and
+/// counted. One set aside holds its payload.
+pub const CLIENT_REPORTS_MAX: usize = 64;
+/// Bytes that a client reads at once: ACKs are 32 bytes.
+pub const CLIENT_READ_BYTES: usize = 16 * 1024;
+/// A TCP connection that is not established by then is given up.
+pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client stuck in writing looks up this often, whether the server is still there.
+pub const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of one line of JSON that `send` reads: an event of 128 KiB, every byte escaped, fits.
+pub const SEND_LINE_BYTES_MAX: usize = 1024 * 1024;
+
 // ---- HTTP ----
 
 /// Bytes of a request line and headers.

@@ -2,6 +2,10 @@
 
 #[cfg(feature = "server")]
 pub mod admission;
+pub mod agent;
+#[cfg(test)]
+mod agent_tests;
+pub mod backoff;
 #[cfg(feature = "server")]
 pub mod marks;
 #[cfg(feature = "server")]

@@ -1,0 +1,88 @@
+//! Delays between attempts to reconnect: capped exponential with full jitter, from a seed.
+
+use std::time::Duration;
+
+/// The n-th delay is uniformly random below `min × 2^n`, and below `max`: agents that lost the same server do not
+/// come back together. Equal seeds give equal delays.
+#[derive(Debug, Clone)]
+pub struct Backoff {
+    min: Duration,
+    max: Duration,
+    attempt: u32,
+    random: u64,
+}
+
+impl Backoff {
+    pub fn new(min: Duration, max: Duration, seed: u64) -> Self {
+        Self { min, max, attempt: 0, random: seed }
+    }
+
+    /// The next delay; the one after it may be twice as long.
+    pub fn next_delay(&mut self) -> Duration {
+        let ceiling = self.min.saturating_mul(1u32 << self.attempt.min(31)).min(self.max);
+        self.attempt = self.attempt.saturating_add(1);
+        let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos((u128::from(self.random()) * u128::from(nanos) >> 64) as u64)
+    }
+
+    /// All went well: the next delay is a short one again.
+    pub fn reset(&mut self) {
+        self.attempt = 0;
+    }
+
+    /// The next delays are random below the longest one.
+    pub fn slow_down(&mut self) {
+        self.attempt = 31;
+    }
+
+    /// SplitMix64: enough to spread agents over time.
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIN: Duration = Duration::from_millis(50);
+    const MAX: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn delays_grow_up_to_the_cap_and_use_the_whole_range() {
+        for attempt in 0..40u32 {
+            let ceiling = MIN.saturating_mul(1 << attempt.min(20)).min(MAX);
+            let (mut lowest, mut highest) = (MAX, Duration::ZERO);
+            for seed in 0..200 {
+                let mut backoff = Backoff::new(MIN, MAX, seed);
+                let delay = (0..=attempt).map(|_| backoff.next_delay()).last().unwrap();
+                assert!(delay < ceiling, "attempt {attempt}: {delay:?}");
+                (lowest, highest) = (lowest.min(delay), highest.max(delay));
+            }
+            assert!(lowest < ceiling / 10 && highest > ceiling / 10 * 9, "attempt {attempt}: {lowest:?} {highest:?}");
+        }
+    }
+
+    #[test]
+    fn a_reset_makes_delays_short_and_slowing_down_makes_them_long() {
+        let mut backoff = Backoff::new(MIN, MAX, 1);
+        backoff.slow_down();
+        assert!((0..50).map(|_| backoff.next_delay()).max().unwrap() > MAX / 2);
+        backoff.reset();
+        assert!(backoff.next_delay() < MIN);
+    }
+
+    #[test]
+    fn equal_seeds_give_equal_delays() {
+        let delays = |seed| {
+            let mut backoff = Backoff::new(MIN, MAX, seed);
+            std::array::from_fn::<_, 8, _>(|_| backoff.next_delay())
+        };
+        assert_eq!(delays(7), delays(7));
+        assert_ne!(delays(7), delays(8));
+    }
+}
