@@ -29,6 +29,7 @@
 //! Without the `server` feature (default) only what an agent links is built: `limits`, `event`, `wire`, `session`
 //! and `client`.
 
+pub mod client;
 pub mod event;
 pub mod limits;
 pub mod random;

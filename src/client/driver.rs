@@ -1,0 +1,160 @@
+//! The client's threads: one connects and writes, one a connection reads. Both only carry out what the agent says.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use crate::limits::{CLIENT_CONNECT_TIMEOUT, CLIENT_READ_BYTES, CLIENT_WRITE_TIMEOUT};
+use crate::session::agent::Action;
+
+/// After a failed write, how long the reader may take to find the server's last words.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Starts the writer thread; it ends when the agent stops or the client is dropped.
+pub(super) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new().name("telemetryx-client".to_owned()).spawn(move || run(&shared))
+}
+
+/// An open connection; dropping it ends the reader, so the lock must not be held then.
+struct Connection {
+    stream: TcpStream,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+fn run(shared: &Arc<Shared>) {
+    let mut connection: Option<Connection> = None;
+    let mut state = shared.lock();
+    while !state.abandoned {
+        let now = Instant::now();
+        let action = state.agent.poll(now);
+        state.take_notices(&shared.address);
+        match action {
+            Action::Wait(until) => {
+                state = shared.wait(state, until, now);
+                continue;
+            }
+            Action::Stop => break,
+            Action::Close => {
+                drop(state);
+                connection = None;
+                state = shared.lock();
+            }
+            Action::Connect => {
+                drop(state);
+                connection = None;
+                let opened = open(&shared.address);
+                state = shared.lock();
+                state.connection += 1;
+                let started = opened.and_then(|stream| {
+                    state.agent.connected(Instant::now());
+                    let number = state.connection;
+                    let (reading, shared) = (stream.try_clone()?, Arc::clone(shared));
+                    let reader = std::thread::Builder::new()
+                        .name("telemetryx-client-read".to_owned())
+                        .spawn(move || read(&reading, &shared, number))?;
+                    Ok(Connection { stream, reader: Some(reader) })
+                });
+                match started {
+                    Ok(started) => connection = Some(started),
+                    Err(error) => state.agent.disconnected(error.to_string(), Instant::now()),
+                }
+            }
+            Action::Write(bytes) => {
+                drop(state);
+                let written = connection.as_ref().map_or(Ok(()), |open| write(&open.stream, &bytes, shared));
+                state = shared.lock();
+                if let Err(error) = written {
+                    // A server that closes has said why, and the reader is about to find it.
+                    let until = Instant::now() + LAST_WORDS;
+                    while state.agent.is_connected() && Instant::now() < until {
+                        state = shared.wait(state, Some(until), Instant::now());
+                    }
+                    state.agent.disconnected(error.to_string(), Instant::now());
+                }
+            }
+            Action::HalfClose => {
+                // If this fails, the reader meets the same error.
+                let _ = connection.as_ref().map(|open| open.stream.shutdown(Shutdown::Write));
+            }
+        }
+        state.take_notices(&shared.address);
+        shared.changed.notify_all();
+    }
+    drop(state);
+    drop(connection);
+    shared.changed.notify_all();
+}
+
+fn open(address: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CLIENT_CONNECT_TIMEOUT) {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                stream.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT))?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Writes all of it, unless the agent gives the connection up meanwhile.
+fn write(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match stream.write(bytes) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                let mut state = shared.lock();
+                state.agent.tick(Instant::now());
+                if state.abandoned || !state.agent.is_connected() {
+                    return Err(ErrorKind::ConnectionAborted.into());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Shows the agent what the server says, until either has enough.
+fn read(mut stream: &TcpStream, shared: &Shared, connection: u64) {
+    let mut buffer = vec![0; CLIENT_READ_BYTES];
+    loop {
+        let outcome = stream.read(&mut buffer);
+        let now = Instant::now();
+        let mut state = shared.lock();
+        if state.connection != connection || !state.agent.is_connected() {
+            return;
+        }
+        match outcome {
+            Ok(0) => state.agent.disconnected("the server closed the connection".to_owned(), now),
+            Ok(count) => state.agent.receive(buffer.get(..count).unwrap_or_default(), now),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => state.agent.disconnected(error.to_string(), now),
+        }
+        state.take_notices(&shared.address);
+        shared.changed.notify_all();
+        if !state.agent.is_connected() {
+            // The writer may be stuck in writing.
+            let _ = stream.shutdown(Shutdown::Both);
+            return;
+        }
+    }
+}
