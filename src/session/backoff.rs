@@ -22,7 +22,7 @@ impl Backoff {
         let ceiling = self.min.saturating_mul(1u32 << self.attempt.min(31)).min(self.max);
         self.attempt = self.attempt.saturating_add(1);
         let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
-        Duration::from_nanos((u128::from(self.random()) * u128::from(nanos) >> 64) as u64)
+        Duration::from_nanos(((u128::from(self.random()) * u128::from(nanos)) >> 64) as u64)
     }
 
     /// All went well: the next delay is a short one again.
