@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::random::Random;
+
 /// The n-th delay is uniformly random below `min × 2^n`, and below `max`: agents that lost the same server do not
 /// come back together. Equal seeds give equal delays.
 #[derive(Debug, Clone)]
@@ -9,20 +11,19 @@ pub struct Backoff {
     min: Duration,
     max: Duration,
     attempt: u32,
-    random: u64,
+    random: Random,
 }
 
 impl Backoff {
     pub fn new(min: Duration, max: Duration, seed: u64) -> Self {
-        Self { min, max, attempt: 0, random: seed }
+        Self { min, max, attempt: 0, random: Random::seeded(seed) }
     }
 
     /// The next delay; the one after it may be twice as long.
     pub fn next_delay(&mut self) -> Duration {
         let ceiling = self.min.saturating_mul(1u32 << self.attempt.min(31)).min(self.max);
         self.attempt = self.attempt.saturating_add(1);
-        let nanos = u64::try_from(ceiling.as_nanos()).unwrap_or(u64::MAX);
-        Duration::from_nanos(((u128::from(self.random()) * u128::from(nanos)) >> 64) as u64)
+        self.random.below(ceiling)
     }
 
     /// All went well: the next delay is a short one again.
@@ -33,15 +34,6 @@ impl Backoff {
     /// The next delays are random below the longest one.
     pub fn slow_down(&mut self) {
         self.attempt = 31;
-    }
-
-    /// SplitMix64: enough to spread agents over time.
-    fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.random;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
     }
 }
 
