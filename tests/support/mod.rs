@@ -1,0 +1,19 @@
+//! What tests with real processes and sockets share.
+
+#![allow(dead_code)] // every test file is a crate of its own and uses a part
+
+pub mod proxy;
+pub mod server;
+
+use std::hash::{BuildHasher, RandomState};
+
+/// The seed of a randomized test: `TELEMETRYX_TEST_SEED`, else another one each time. Printed, so that a failure can
+/// be run again.
+pub fn seed() -> u64 {
+    let seed = match std::env::var("TELEMETRYX_TEST_SEED") {
+        Ok(seed) => seed.parse().expect("TELEMETRYX_TEST_SEED is a number"),
+        Err(_) => RandomState::new().hash_one(()),
+    };
+    println!("TELEMETRYX_TEST_SEED={seed}");
+    seed
+}

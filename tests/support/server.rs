@@ -1,0 +1,154 @@
+//! Starts the real server as a process and waits for what it says.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// From start to the start line; a debug build that recovers a log on a busy machine needs a while.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks at a condition that nobody announces.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A running server. Dropping it kills it.
+pub struct Server {
+    child: Child,
+    address: SocketAddr,
+    log: Arc<Log>,
+}
+
+/// The lines of standard error so far; `None` behind the last one.
+#[derive(Default)]
+struct Log {
+    lines: Mutex<Vec<Option<String>>>,
+    grown: Condvar,
+}
+
+impl Server {
+    /// Starts `telemetryx` on a free port of 127.0.0.1 with its log and its default sink in `data_dir`. `settings`
+    /// are further `section.key=value`. Panics with what the server said if it does not listen in time.
+    pub fn start(data_dir: &Path, settings: &[&str]) -> Self {
+        let data_dir = data_dir.to_str().expect("a test's directory has a UTF-8 name");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+        for setting in [&format!("data_dir={data_dir}") as &str, "server.address=127.0.0.1:0"].iter().chain(settings) {
+            command.args(["--set", setting]);
+        }
+        // Not where the tests run: a telemetryx.toml that lies there is not this server's.
+        command.current_dir(data_dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the server's binary starts");
+        let log = Arc::new(Log::default());
+        let stderr = child.stderr.take().expect("standard error is piped");
+        thread::spawn({
+            let log = Arc::clone(&log);
+            move || log.collect(stderr)
+        });
+        match log.wait_for(bound_address, START_TIMEOUT) {
+            Some(address) => Self { child, address, log },
+            None => {
+                let _ = child.kill();
+                let status = child.wait();
+                panic!("the server did not listen within {START_TIMEOUT:?} ({status:?}):\n{}", log.text());
+            }
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the server has written to standard error.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Asks for an orderly end (SIGTERM).
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends the signal named so, as in `kill -TERM`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status();
+        assert!(status.expect("there is a kill command").success(), "the server is gone:\n{}", self.log());
+    }
+
+    /// Ends the process at once (SIGKILL) and waits for it.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the server can be killed");
+        self.child.wait().expect("a killed server ends");
+    }
+
+    /// Waits for the process to end by itself. Panics with its log when it does not in time.
+    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
+        let mut exited = None;
+        let ended = wait_until(timeout, || {
+            exited = self.child.try_wait().expect("the server is our child");
+            exited.is_some()
+        });
+        assert!(ended, "the server still runs after {timeout:?}:\n{}", self.log());
+        exited.expect("it has ended")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // fails only if it has ended
+        let _ = self.child.wait();
+        if thread::panicking() {
+            println!("the server said:\n{}", self.log());
+        }
+    }
+}
+
+impl Log {
+    fn collect(&self, stderr: ChildStderr) {
+        let lines = BufReader::new(stderr).lines().map_while(Result::ok).map(Some);
+        for line in lines.chain([None]) {
+            self.lines.lock().expect("collecting does not panic").push(line);
+            self.grown.notify_all();
+        }
+    }
+
+    /// The first `Some` that `find` makes of a line; None if the log ends, or the time, without one.
+    fn wait_for<T>(&self, find: impl Fn(&str) -> Option<T>, timeout: Duration) -> Option<T> {
+        let deadline = Instant::now() + timeout;
+        let mut lines = self.lines.lock().expect("collecting does not panic");
+        loop {
+            if let Some(found) = lines.iter().flatten().find_map(|line| find(line)) {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || lines.last().is_some_and(Option::is_none) {
+                return None;
+            }
+            lines = self.grown.wait_timeout(lines, left).expect("collecting does not panic").0;
+        }
+    }
+
+    fn text(&self) -> String {
+        let lines = self.lines.lock().expect("collecting does not panic");
+        lines.iter().flatten().flat_map(|line| [line, "\n"]).collect()
+    }
+}
+
+/// `listening on 127.0.0.1:4640 (frames, HTTP) · …`
+fn bound_address(line: &str) -> Option<SocketAddr> {
+    line.split_once("listening on ")?.1.split_whitespace().next()?.parse().ok()
+}
+
+/// Looks again and again until the condition holds. False: not within `timeout`.
+pub fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if condition() {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(POLL);
+    }
+}
