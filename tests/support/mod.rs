@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // every test file is a crate of its own and uses a part
 
+pub mod agent;
 pub mod proxy;
 pub mod server;
 

@@ -1,0 +1,172 @@
+//! Overload: a sink that takes nothing, agents and HTTP clients that push, and memory that stays where it was promised.
+
+mod support;
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::agent::{RawAgent, batch, data, hello, log_line};
+use support::server::{Server, wait_until};
+use telemetryx::wire::FrameKind;
+
+const AGENTS: u64 = 8;
+const FRAME_EVENTS: u64 = 200;
+const WINDOW_FRAMES: u64 = 32;
+const PUSH: Duration = Duration::from_secs(30);
+const BUFFER_BYTES: u64 = 64 << 20;
+/// What the process may need beside its buffers.
+const BESIDE_BUFFERS_BYTES: u64 = 64 << 20;
+
+/// Status and body.
+fn request(address: SocketAddr, text: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).expect("the server accepts");
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the server answers in time");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (status.unwrap_or_else(|| panic!("no status in {answer:?}")), body.to_owned())
+}
+
+fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    request(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+}
+
+fn post(address: SocketAddr, name: &str) -> u16 {
+    let body = format!("{{\"name\":\"{name}\"}}");
+    let head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close";
+    request(address, &format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())).0
+}
+
+/// Sends numbered events until told to stop; then waits until all is acknowledged. Returns how many events it sent.
+fn push(address: SocketAddr, index: u64, stop: &AtomicBool, acked_events: &AtomicU64) -> u64 {
+    let mut id = [0; 16];
+    id[0] = index as u8 + 1;
+    let name = format!("agent-{index}");
+    let (mut agent, _) = RawAgent::greeted(address, telemetryx::wire::Hello { name: &name, ..hello(id, 0) });
+    let (mut sent, mut acked) = (0, 0);
+    while !stop.load(Ordering::Relaxed) || acked < sent {
+        if !stop.load(Ordering::Relaxed) && sent - acked < WINDOW_FRAMES {
+            sent += 1;
+            let first = index * 1_000_000_000 + (sent - 1) * FRAME_EVENTS;
+            let events = (first..first + FRAME_EVENTS).map(log_line).collect();
+            write_all_while_reading(&mut agent, &data(sent, &batch(events)), &mut acked, stop);
+        } else {
+            acked = next_ack(&mut agent, acked);
+        }
+        acked_events.fetch_max(acked * FRAME_EVENTS, Ordering::Relaxed);
+    }
+    assert!(agent.finish().iter().all(|answer| answer.header.kind == FrameKind::Ack));
+    sent * FRAME_EVENTS
+}
+
+/// The server may not read for as long as it likes, but it repeats its ACK every second.
+fn next_ack(agent: &mut RawAgent, acked: u64) -> u64 {
+    agent.stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    agent.answer(FrameKind::Ack).header.seq.max(acked)
+}
+
+fn write_all_while_reading(agent: &mut RawAgent, mut bytes: &[u8], acked: &mut u64, stop: &AtomicBool) {
+    agent.stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    while !bytes.is_empty() {
+        match agent.stream.write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                // Not disconnected: words from the server still come.
+                if !stop.load(Ordering::Relaxed) {
+                    *acked = next_ack(agent, *acked);
+                }
+            }
+            Err(error) => panic!("the agent was disconnected: {error}"),
+        }
+    }
+}
+
+fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn a_sink_that_takes_nothing_stops_reading_and_loses_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let path = format!("sinks.fifo.path={}", fifo.display());
+    let mut server = Server::start(directory.path(), &["sinks.fifo.kind=file", &path, "server.buffer_bytes=64MiB"]);
+    let address = server.address();
+    // The sink's first connect has its pipe and then nobody reads it.
+    let held = File::options().read(true).write(true).open(&fifo).unwrap();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let acked_events = Arc::new(AtomicU64::new(0));
+    let agents: Vec<_> = (0..AGENTS)
+        .map(|index| {
+            let (stop, acked_events) = (stop.clone(), acked_events.clone());
+            thread::spawn(move || push(address, index, &stop, &acked_events))
+        })
+        .collect();
+
+    let started = Instant::now();
+    let (mut refused, mut posted, mut largest) = (0, Vec::new(), 0);
+    while started.elapsed() < PUSH {
+        let name = format!("post-{}", posted.len());
+        match post(address, &name) {
+            200 => posted.push(name),
+            503 => refused += 1,
+            other => panic!("POST was answered {other}"),
+        }
+        assert_eq!(get(address, "/health").0, 200);
+        let (status, metrics) = get(address, "/metrics");
+        assert!(status == 200 && metrics.contains("telemetryx_buffers_in_use"), "{metrics}");
+        largest = largest.max(resident_bytes(server.pid()));
+        thread::sleep(Duration::from_millis(100));
+    }
+    let (ready, reasons) = get(address, "/ready");
+    assert!(ready == 503 && reasons.contains("buffers_exhausted"), "{ready} {reasons}");
+    let stalled = acked_events.load(Ordering::Relaxed);
+    println!("largest resident {largest} bytes, {refused} POSTs refused, {} taken, {stalled} acked", posted.len());
+    assert!(largest <= BUFFER_BYTES + BESIDE_BUFFERS_BYTES, "resident memory grew to {largest} bytes");
+    assert!(refused > 10, "POSTs without memory get 503");
+    thread::sleep(Duration::from_secs(1));
+    assert_eq!(acked_events.load(Ordering::Relaxed), stalled, "reads have stopped");
+
+    // The sink returns.
+    stop.store(true, Ordering::Relaxed);
+    let reader = thread::spawn(move || {
+        let mut seen = HashSet::new();
+        let (mut lines, mut doubled) = (0, 0);
+        for line in BufReader::new(File::open(&fifo).unwrap()).lines() {
+            let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+            let key = match line["value"].as_f64() {
+                Some(value) => format!("{value}"),
+                None => line["name"].as_str().unwrap().to_owned(),
+            };
+            if key == "end" {
+                return (seen, lines, doubled);
+            }
+            lines += 1;
+            doubled += u64::from(!seen.insert(key));
+        }
+        panic!("the pipe was closed before the last event");
+    });
+    let sent: u64 = agents.into_iter().map(|agent| agent.join().expect("no agent was disconnected")).sum();
+    let flows = wait_until(Duration::from_secs(60), || post(address, "end") == 200);
+    assert!(flows, "a fresh event flows again");
+    let (seen, lines, doubled) = reader.join().unwrap();
+    drop(held);
+    println!("{sent} events sent and acknowledged, {lines} lines read, {doubled} doubled");
+    assert_eq!((lines, doubled), (sent + posted.len() as u64, 0));
+    assert!(posted.iter().all(|name| seen.contains(name)), "every 200 was kept");
+    server.terminate();
+    assert!(server.wait(Duration::from_secs(30)).success(), "{}", server.log());
+}
