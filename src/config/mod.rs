@@ -29,7 +29,8 @@ mod layers;
 mod resolve;
 pub mod setting;
 mod table;
-#[cfg(test)]
+// The default sink is SQLite.
+#[cfg(all(test, feature = "sqlite"))]
 mod tests;
 
 pub use layers::Layers;

@@ -128,19 +128,19 @@ pub const BATCH: Section = Section {
     settings: &[
         Setting {
             key: "max_events",
-            default: Value::Count(10_000),
+            default: Value::Count(limits::BATCH_EVENTS_DEFAULT),
             form: Form::Count { min: 1, max: limits::BATCH_EVENTS_LIMIT },
             doc: "Events in one delivery.",
         },
         Setting {
             key: "max_bytes",
-            default: Value::Bytes(4 * 1024 * 1024),
+            default: Value::Bytes(limits::BATCH_BYTES_DEFAULT as u64),
             form: Form::Bytes { min: 1024, max: limits::BUFFER_BYTES_LIMIT as u64 / 4 },
             doc: "Encoded bytes of one delivery. At most a quarter of server.buffer_bytes.",
         },
         Setting {
             key: "max_age",
-            default: Value::Duration(Duration::from_millis(50)),
+            default: Value::Duration(limits::BATCH_AGE_DEFAULT),
             form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(60) },
             doc: "Longest wait of an event for others to join it after a delivery.",
         },

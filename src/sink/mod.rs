@@ -23,7 +23,6 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::config::setting::Setting;
-use crate::limits;
 use crate::pipeline::batch::Delivery;
 
 /// One store. Lives on its router's thread; may block there.
@@ -124,17 +123,7 @@ pub struct BatchSettings {
     pub max_age: Duration,
 }
 
-impl Default for BatchSettings {
-    fn default() -> Self {
-        Self {
-            max_events: limits::BATCH_EVENTS_DEFAULT,
-            max_bytes: limits::BATCH_BYTES_DEFAULT,
-            max_age: limits::BATCH_AGE_DEFAULT,
-        }
-    }
-}
-
-/// The table of kinds: `kind = "…"` with the settings of that kind beside it.
+/// `kind = "…"` with the settings of that kind beside it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Settings {
@@ -183,7 +172,7 @@ pub struct Kind {
     pub settings: &'static [Setting],
 }
 
-/// The kinds there are. The first is the default sink.
+/// The table of kinds. The first is the default sink.
 pub const KINDS: &[Kind] = &[
     #[cfg(feature = "sqlite")]
     sqlite::KIND,
