@@ -91,12 +91,12 @@ class Agent:
             self._fill()
             readable, writable, _ = select.select([self.socket], [self.socket] * bool(self.out), [],
                                                   min(timeout, self.keepalive / 8))
-            if writable:
-                del self.out[: self.socket.send(self.out)]
-            if readable:
+            if readable:  # before writing, which may fail and hide the server's last words
                 self._read()
             elif time.monotonic() - self.heard_at > 1.5 * self.keepalive:
                 raise TimeoutError("the server is silent")
+            if writable:
+                del self.out[: self.socket.send(self.out)]
         except (Goaway, OSError, EOFError, ValueError, struct.error) as error:
             self._disconnect(error)
 
