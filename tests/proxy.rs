@@ -1,4 +1,5 @@
 //! The fault-injecting proxy of the other tests does what it says.
+#![cfg(feature = "server")]
 
 mod support;
 
@@ -56,7 +57,7 @@ fn both_directions_and_the_half_close_are_forwarded() {
             scope.spawn(|| assert!(exchange(&proxy, &bytes) == (bytes.clone(), None)));
         }
     });
-    assert_eq!((proxy.connections(), proxy.cuts()), (3, 0));
+    assert_eq!((proxy.connections(), proxy.cuts(), proxy.forwarded_bytes()), (3, 0, 6_000_000));
 }
 
 #[test]

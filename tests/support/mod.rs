@@ -6,14 +6,14 @@ pub mod agent;
 pub mod proxy;
 pub mod server;
 
-use std::hash::{BuildHasher, RandomState};
+use telemetryx::random::Random;
 
 /// The seed of a randomized test: `TELEMETRYX_TEST_SEED`, else another one each time. Printed, so that a failure can
 /// be run again.
 pub fn seed() -> u64 {
     let seed = match std::env::var("TELEMETRYX_TEST_SEED") {
         Ok(seed) => seed.parse().expect("TELEMETRYX_TEST_SEED is a number"),
-        Err(_) => RandomState::new().hash_one(()),
+        Err(_) => Random::from_system().next_u64(),
     };
     println!("TELEMETRYX_TEST_SEED={seed}");
     seed

@@ -21,6 +21,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use telemetryx::random::Random;
+
 /// Connections at a time; each has two threads.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a thread waits in a socket before it looks at the switches again.
@@ -55,6 +57,7 @@ struct Shared {
     stopped: AtomicBool,
     connections: AtomicU64,
     cuts: AtomicU64,
+    forwarded_bytes: AtomicU64,
     open: Mutex<usize>,
     closed: Condvar,
 }
@@ -73,6 +76,7 @@ impl Proxy {
             stopped: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             cuts: AtomicU64::new(0),
+            forwarded_bytes: AtomicU64::new(0),
             open: Mutex::new(0),
             closed: Condvar::new(),
         });
@@ -95,6 +99,11 @@ impl Proxy {
     /// Connections cut so far.
     pub fn cuts(&self) -> u64 {
         self.shared.cuts.load(SeqCst)
+    }
+
+    /// Bytes forwarded so far, both directions together.
+    pub fn forwarded_bytes(&self) -> u64 {
+        self.shared.forwarded_bytes.load(SeqCst)
     }
 
     /// No more cuts from now on: connections live as long as their ends want.
@@ -249,7 +258,10 @@ impl<'a> Connection<'a> {
     fn write(&self, mut to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() && !self.is_over() {
             match to.write(bytes) {
-                Ok(length) => bytes = &bytes[length..],
+                Ok(length) => {
+                    bytes = &bytes[length..];
+                    self.shared.forwarded_bytes.fetch_add(length as u64, SeqCst);
+                }
                 Err(error) if is_tick(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -277,29 +289,17 @@ struct Fate {
 
 impl Fate {
     fn draw(plan: &CutPlan, number: u64) -> Self {
-        let mut random = SplitMix64(plan.seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
+        let mut random = Random::seeded(plan.seed ^ number.wrapping_mul(0xd134_2543_de82_ef95));
         Self {
-            bytes: random.within(&plan.bytes),
-            answer_bytes: random.within(&plan.answer_bytes),
-            reset: random.next() % 100 < plan.reset_percent,
+            bytes: within(&plan.bytes, &mut random),
+            answer_bytes: within(&plan.answer_bytes, &mut random),
+            reset: random.next_u64() % 100 < plan.reset_percent,
         }
     }
 }
 
-/// Sebastiano Vigna's generator: one addition and a mix, any seed is good.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number in the range; never reached if the range is empty.
-    fn within(&mut self, range: &Range<u64>) -> u64 {
-        if range.is_empty() { u64::MAX } else { range.start + self.next() % (range.end - range.start) }
-    }
+/// A number in the range; one that is never reached if the range is empty.
+fn within(range: &Range<u64>, random: &mut Random) -> u64 {
+    let drawn = random.next_u64();
+    if range.is_empty() { u64::MAX } else { range.start + drawn % (range.end - range.start) }
 }

@@ -36,8 +36,13 @@ impl Server {
         for setting in [&format!("data_dir={data_dir}") as &str, "server.address=127.0.0.1:0"].iter().chain(settings) {
             command.args(["--set", setting]);
         }
-        // Not where the tests run: a telemetryx.toml that lies there is not this server's.
-        command.current_dir(data_dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        // No settings but these: neither of the environment, nor a telemetryx.toml that lies where the tests run.
+        command
+            .env_remove("TELEMETRYX_CONFIG")
+            .current_dir(data_dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the server's binary starts");
         let log = Arc::new(Log::default());
         let stderr = child.stderr.take().expect("standard error is piped");
