@@ -24,7 +24,9 @@ use support::server::{Server, wait_until};
 const AGENT_TIMEOUT: Duration = Duration::from_secs(240);
 /// Without a new row in the table.
 const SINK_TIMEOUT: Duration = Duration::from_secs(60);
-const EXIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// More than `PATIENT`: an orderly end delivers what was received.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(90);
+const PATIENT: &[&str] = &["server.drain_timeout=60s"];
 
 fn tool(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/python").join(name)
@@ -113,7 +115,7 @@ fn assert_stored_once_and_in_order(mut server: Server, data_dir: &Path, agents: 
 fn a_million_events_through_a_network_that_cuts_are_stored_once_and_in_order() {
     const EVENTS: u64 = 500_000;
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(directory.path(), &[]);
+    let server = Server::start(directory.path(), PATIENT);
     // Cut after up to 800 kB of events or 125 answers, half of the time with a reset.
     let plan =
         CutPlan { seed: seed(), bytes: 0..800_000, answer_bytes: 0..4_000, reset_percent: 50, ..CutPlan::default() };
@@ -131,7 +133,7 @@ fn a_million_events_through_a_network_that_cuts_are_stored_once_and_in_order() {
 fn orderly_restarts_under_load_lose_and_double_nothing() {
     const EVENTS: u64 = 200_000;
     let directory = tempfile::tempdir().unwrap();
-    let mut server = Server::start(directory.path(), &[]);
+    let mut server = Server::start(directory.path(), PATIENT);
     // Nothing is cut: without a log, an acknowledgement that is lost together with the server's memory means a double.
     let proxy = Proxy::start(server.address(), CutPlan::default()).unwrap();
     let agent = Agent::start("restarted", proxy.address(), EVENTS, 20, directory.path());
@@ -141,7 +143,7 @@ fn orderly_restarts_under_load_lose_and_double_nothing() {
         assert!(loaded, "the agent sends no more:\n{}", server.log());
         server.terminate();
         assert!(server.wait(EXIT_TIMEOUT).success(), "{}", server.log());
-        server = Server::start(directory.path(), &[]);
+        server = Server::start(directory.path(), PATIENT);
         proxy.retarget(server.address());
     }
     assert_eq!(agent.finish()["reconnects"], 3);
