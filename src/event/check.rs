@@ -14,7 +14,7 @@ use super::protobuf::{DEPTH_BATCH, Fault, delimited, field_key, skip};
 use super::view::{BATCH_FIELD_LAST, EVENTS, EventRef, Findings};
 use crate::limits::{
     ATTRIBUTE_KEY_BYTES_MAX, EVENT_ATTRIBUTES_MAX, EVENT_BODY_BYTES_MAX, EVENT_BYTES_MAX, EVENT_NAME_BYTES_MAX,
-    SEVERITY_MAX, TIME_UNIX_NANO_MAX,
+    HTTP_REJECTED_MAX, SEVERITY_MAX, TIME_UNIX_NANO_MAX,
 };
 
 /// The bytes are no message of the schema: the sender's encoder is at fault.
@@ -75,6 +75,31 @@ pub enum BatchError {
 pub struct Counts {
     pub accepted: usize,
     pub rejected: usize,
+}
+
+/// One refused event of a request, as the answer names it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Rejection {
+    /// 0-based among the events of the request; for NDJSON the 0-based line.
+    pub index: usize,
+    pub error: String,
+}
+
+/// The refused events of a request: the first ones by name, all by number.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rejections {
+    /// At most [`HTTP_REJECTED_MAX`].
+    pub named: Vec<Rejection>,
+    pub total: usize,
+}
+
+impl Rejections {
+    pub fn add(&mut self, index: usize, error: impl std::fmt::Display) {
+        self.total += 1;
+        if self.named.len() < HTTP_REJECTED_MAX {
+            self.named.push(Rejection { index, error: error.to_string() });
+        }
+    }
 }
 
 impl<'a> EventRef<'a> {

@@ -1,13 +1,20 @@
 //! The event contract: generated types, [`EventRef`], validation and JSON.
 
 pub mod check;
+mod draft;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod json;
+mod json_event;
+pub mod json_out;
+pub mod nearest;
 mod protobuf;
 pub mod rfc3339;
 pub mod view;
 
-pub use check::{BatchError, Counts, EventError, InvalidEvent, Malformed, check_batch};
+pub use check::{BatchError, Counts, EventError, InvalidEvent, Malformed, Rejection, Rejections, check_batch};
+pub use json::{Decoded, JsonDecoder, JsonError};
+pub use json_out::{JsonRecord, write_attributes_json, write_json};
 pub use protobuf::Fault;
 pub use view::{AttributeValue, EventKind, EventRef, Events};
 

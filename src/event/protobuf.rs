@@ -121,6 +121,18 @@ pub fn skip(key: u32, bytes: &[u8], known: u32, depth: usize) -> Result<&[u8], F
     }
 }
 
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+pub const fn varint_bytes(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros()).div_ceil(7) as usize
+}
+
 /// Whether `bytes` are UTF-8. Most are short and ASCII: eight bytes at a time, the last eight overlapping.
 #[inline(always)]
 pub fn is_utf8(bytes: &[u8]) -> bool {

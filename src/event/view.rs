@@ -25,26 +25,26 @@ use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, SEVERITY_MAX, TIME_UNIX_NANO_MAX};
 pub(super) const EVENTS: u32 = key(1, DELIMITED);
 pub(super) const BATCH_FIELD_LAST: u32 = 1;
 
-const TIME_UNIX_NANO: u32 = key(1, FIXED64);
-const KIND: u32 = key(2, VARINT);
-const SEVERITY: u32 = key(3, VARINT);
-const SOURCE: u32 = key(4, DELIMITED);
-const NAME: u32 = key(5, DELIMITED);
-const BODY: u32 = key(6, DELIMITED);
-const ATTRIBUTES: u32 = key(7, DELIMITED);
-const VALUE: u32 = key(8, FIXED64);
-const DURATION_NANO: u32 = key(9, FIXED64);
-const TRACE_ID: u32 = key(10, DELIMITED);
-const SPAN_ID: u32 = key(11, DELIMITED);
-const PARENT_SPAN_ID: u32 = key(12, DELIMITED);
+pub(super) const TIME_UNIX_NANO: u32 = key(1, FIXED64);
+pub(super) const KIND: u32 = key(2, VARINT);
+pub(super) const SEVERITY: u32 = key(3, VARINT);
+pub(super) const SOURCE: u32 = key(4, DELIMITED);
+pub(super) const NAME: u32 = key(5, DELIMITED);
+pub(super) const BODY: u32 = key(6, DELIMITED);
+pub(super) const ATTRIBUTES: u32 = key(7, DELIMITED);
+pub(super) const VALUE: u32 = key(8, FIXED64);
+pub(super) const DURATION_NANO: u32 = key(9, FIXED64);
+pub(super) const TRACE_ID: u32 = key(10, DELIMITED);
+pub(super) const SPAN_ID: u32 = key(11, DELIMITED);
+pub(super) const PARENT_SPAN_ID: u32 = key(12, DELIMITED);
 const EVENT_FIELD_LAST: u32 = 12;
 
-const ATTRIBUTE_KEY: u32 = key(1, DELIMITED);
-const STRING_VALUE: u32 = key(2, DELIMITED);
-const INT_VALUE: u32 = key(3, VARINT);
-const DOUBLE_VALUE: u32 = key(4, FIXED64);
-const BOOL_VALUE: u32 = key(5, VARINT);
-const BYTES_VALUE: u32 = key(6, DELIMITED);
+pub(super) const ATTRIBUTE_KEY: u32 = key(1, DELIMITED);
+pub(super) const STRING_VALUE: u32 = key(2, DELIMITED);
+pub(super) const INT_VALUE: u32 = key(3, VARINT);
+pub(super) const DOUBLE_VALUE: u32 = key(4, FIXED64);
+pub(super) const BOOL_VALUE: u32 = key(5, VARINT);
+pub(super) const BYTES_VALUE: u32 = key(6, DELIMITED);
 const ATTRIBUTE_FIELD_LAST: u32 = 6;
 
 /// A value of an attribute.

@@ -1,0 +1,137 @@
+//! An event while it is being written: its encoded bytes, and the first reason to refuse it.
+//!
+//! ```text
+//!  field  [ . . . .│ 32 05 hello 2a 03 api 3a … ]      one buffer, reused from event to event
+//!          └ room for the key and length of the event in a batch, known only at the end
+//! ```
+//!
+//! Fields are appended as they come: in protobuf the last one of a number counts, as in JSON. After a refusal nothing
+//! is written any more, so that a hostile body cannot make the buffer much longer than one event may be.
+
+use std::fmt::Display;
+
+use super::protobuf::{put_varint, varint_bytes};
+use super::view::{
+    ATTRIBUTE_KEY, ATTRIBUTES, AttributeValue, BOOL_VALUE, BYTES_VALUE, DOUBLE_VALUE, EVENTS, INT_VALUE, STRING_VALUE,
+};
+use crate::limits::EVENT_BYTES_MAX;
+
+/// Bytes before the event: one of key, and the varint of a length up to [`EVENT_BYTES_MAX`].
+const HEADER_BYTES: usize = 1 + varint_bytes(EVENT_BYTES_MAX as u64);
+
+#[derive(Debug)]
+pub struct Draft {
+    field: Vec<u8>,
+    refusal: Option<String>,
+}
+
+impl Default for Draft {
+    fn default() -> Self {
+        Self { field: vec![0; HEADER_BYTES], refusal: None }
+    }
+}
+
+impl Draft {
+    /// Begins the next event.
+    pub fn clear(&mut self) {
+        self.field.truncate(HEADER_BYTES);
+        self.refusal = None;
+    }
+
+    /// The first reason counts.
+    pub fn refuse(&mut self, reason: impl Display) {
+        if self.refusal.is_none() {
+            self.refusal = Some(reason.to_string());
+        }
+    }
+
+    pub fn is_refused(&self) -> bool {
+        self.refusal.is_some()
+    }
+
+    pub fn take_refusal(&mut self) -> Option<String> {
+        self.refusal.take()
+    }
+
+    /// The encoded event.
+    pub fn event(&self) -> &[u8] {
+        self.field.get(HEADER_BYTES..).unwrap_or_default()
+    }
+
+    /// The event as a field of an `EventBatch`: key, length, event.
+    pub fn batch_field(&mut self) -> &[u8] {
+        let event_bytes = self.event().len() as u64;
+        let start = HEADER_BYTES.saturating_sub(1 + varint_bytes(event_bytes));
+        let mut header = self.field.iter_mut().skip(start).take(HEADER_BYTES - start);
+        if let Some(place) = header.next() {
+            *place = EVENTS as u8;
+        }
+        let mut length = event_bytes;
+        for place in header {
+            *place = length as u8 & 0x7F | if length >= 0x80 { 0x80 } else { 0 };
+            length >>= 7;
+        }
+        self.field.get(start..).unwrap_or_default()
+    }
+
+    /// Whether `bytes` more can be written; if not, the event is refused.
+    pub fn has_room(&mut self, bytes: usize) -> bool {
+        if self.event().len().saturating_add(bytes) > EVENT_BYTES_MAX {
+            self.refuse(format_args!("event has more than {EVENT_BYTES_MAX} bytes"));
+        }
+        !self.is_refused()
+    }
+
+    pub fn put_varint(&mut self, key: u32, value: u64) {
+        if self.has_room(varint_bytes(value) + 1) {
+            self.field.push(key as u8);
+            put_varint(&mut self.field, value);
+        }
+    }
+
+    pub fn put_fixed64(&mut self, key: u32, value: u64) {
+        if self.has_room(9) {
+            self.field.push(key as u8);
+            self.field.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    pub fn put_bytes(&mut self, key: u32, bytes: &[u8]) {
+        if self.has_room(delimited_bytes(bytes)) {
+            self.field.push(key as u8);
+            put_varint(&mut self.field, bytes.len() as u64);
+            self.field.extend_from_slice(bytes);
+        }
+    }
+
+    pub fn put_attribute(&mut self, key: &str, value: AttributeValue<'_>) {
+        let value_bytes = match value {
+            AttributeValue::Null => 0,
+            AttributeValue::String(text) => delimited_bytes(text.as_bytes()),
+            AttributeValue::Int(number) => 1 + varint_bytes(number as u64),
+            AttributeValue::Double(_) => 9,
+            AttributeValue::Bool(_) => 2,
+            AttributeValue::Bytes(bytes) => delimited_bytes(bytes),
+        };
+        let bytes = delimited_bytes(key.as_bytes()) + value_bytes;
+        if !self.has_room(1 + varint_bytes(bytes as u64) + bytes) {
+            return;
+        }
+        self.field.push(ATTRIBUTES as u8);
+        put_varint(&mut self.field, bytes as u64);
+        self.put_bytes(ATTRIBUTE_KEY, key.as_bytes());
+        match value {
+            AttributeValue::Null => {}
+            AttributeValue::String(text) => self.put_bytes(STRING_VALUE, text.as_bytes()),
+            AttributeValue::Int(number) => self.put_varint(INT_VALUE, number as u64),
+            AttributeValue::Double(number) => self.put_fixed64(DOUBLE_VALUE, number.to_bits()),
+            AttributeValue::Bool(yes) => self.put_varint(BOOL_VALUE, u64::from(yes)),
+            AttributeValue::Bytes(bytes) => self.put_bytes(BYTES_VALUE, bytes),
+        }
+    }
+}
+
+/// Key of one byte, length and content.
+fn delimited_bytes(content: &[u8]) -> usize {
+    1 + varint_bytes(content.len() as u64) + content.len()
+}

@@ -1,0 +1,226 @@
+//! JSON in: bodies of requests and lines of NDJSON become encoded events, without a tree in between.
+//!
+//! ```text
+//!  body ─▶ serde_json, pulled ─▶ visitors append fields ─▶ Draft ─▶ EventRef::check ─▶ emit(key, length, event)
+//!                                   └ what the event does wrong: refused under its index, the rest is read on
+//! ```
+//!
+//! A *document* is one event object, an array of them, or an envelope `{"events":[…]}`: an object is an envelope if it
+//! has the key `events` and no key of an event. A document that is not well-formed gives an error, and the caller throws
+//! away what was emitted. In *lines* (NDJSON) each line is an event object and stands for itself.
+//!
+//! | JSON | becomes |
+//! |---|---|
+//! | key that no event has | refusal, with the name that was meant |
+//! | `null` | as if the key were absent |
+//! | a key twice | the later one counts |
+//! | `time`: RFC 3339 text or integer | nanoseconds; 0, which is also 1970-01-01T00:00:00Z, means unset |
+//! | `kind` | one of the four names, in lower case |
+//! | `severity` | number, or the lowest number of a name's range |
+//! | `value` | number, or `"NaN"`, `"Infinity"`, `"-Infinity"` as JSON out writes them |
+//! | ids | hex digits of either case; `""` means unset |
+//! | number in `attributes` | integer if it is one and an i64 holds it, else double; `-0` is a double |
+//! | object in `attributes` | its members, with the names joined by dots; an empty one leaves nothing |
+//! | array in `attributes` | a string: its JSON text without spaces |
+//!
+//! Numbers beyond a double (`1e999`) and halves of surrogate pairs are no well-formed JSON here. Nesting is capped for
+//! each event, the event object being level 1; deeper events are refused. In steady state nothing allocates but
+//! refusals, and a buffer of serde_json for texts with escapes.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use super::check::Rejections;
+use super::json_event::{At, EventPlace, Key, KeySeed, Scratch, read_fields};
+use super::view::EventRef;
+use crate::limits::FRAME_EVENTS_MAX;
+
+/// Why a body is refused as a whole. Nothing that was emitted for it may be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum JsonError<E> {
+    #[error("malformed JSON: {0}")]
+    Malformed(String),
+    #[error("more than {max} events in one body: split it")]
+    TooManyEvents { max: usize },
+    /// What `emit` returned.
+    #[error("an event was not taken")]
+    Emit(E),
+}
+
+/// What a body held.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Decoded {
+    pub accepted: usize,
+    pub rejected: Rejections,
+}
+
+/// Turns JSON into encoded events. Reuse it: its buffers stay.
+#[derive(Debug, Default)]
+pub struct JsonDecoder {
+    scratch: Scratch,
+}
+
+impl JsonDecoder {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads one document (`application/json`). `emit` gets each accepted event as a field of an `EventBatch`: what it
+    /// gets, joined, is the batch.
+    ///
+    /// # Errors
+    /// The body is no well-formed document of events, holds more than [`FRAME_EVENTS_MAX`], or `emit` failed. What was
+    /// emitted is void.
+    pub fn document<E>(
+        &mut self,
+        body: &[u8],
+        emit: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<Decoded, JsonError<E>> {
+        let body = text(body).map_err(JsonError::Malformed)?;
+        let mut reading = Reading { scratch: &mut self.scratch, emit, decoded: Decoded::default(), stopped: None };
+        let mut json = serde_json::Deserializer::from_str(body);
+        match json.deserialize_any(Document(&mut reading)).and_then(|()| json.end()) {
+            Ok(()) => Ok(reading.decoded),
+            Err(error) => Err(reading.stopped.unwrap_or_else(|| JsonError::Malformed(error.to_string()))),
+        }
+    }
+
+    /// Reads lines (`application/x-ndjson`), one event object each. A bad line is rejected under its 0-based number;
+    /// blank lines are counted and skipped.
+    ///
+    /// # Errors
+    /// There are more than [`FRAME_EVENTS_MAX`] lines that are not blank, or `emit` failed. What was emitted is void.
+    pub fn lines<E>(&mut self, body: &[u8], emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<Decoded, JsonError<E>> {
+        let mut reading = Reading { scratch: &mut self.scratch, emit, decoded: Decoded::default(), stopped: None };
+        for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
+            if line.iter().all(|byte| b" \t\r".contains(byte)) {
+                continue;
+            }
+            if let Err(reason) = read_line(reading.scratch, line) {
+                reading.scratch.draft.clear();
+                reading.scratch.draft.refuse(format_args!("malformed JSON: {reason}"));
+            }
+            reading.settle(index)?;
+        }
+        Ok(reading.decoded)
+    }
+}
+
+fn read_line(scratch: &mut Scratch, line: &[u8]) -> Result<(), String> {
+    let line = text(line)?;
+    let mut json = serde_json::Deserializer::from_str(line);
+    let read = At(EventPlace(scratch)).deserialize(&mut json).and_then(|()| json.end());
+    read.map_err(|error| {
+        // The number of the line is the index of the rejection; within it there is only "line 1".
+        let (reason, column) = (error.to_string(), error.column());
+        let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
+        format!("{reason} at column {column}")
+    })
+}
+
+fn text(bytes: &[u8]) -> Result<&str, String> {
+    let text = simdutf8::compat::from_utf8(bytes)
+        .map_err(|error| format!("byte {} is not UTF-8: encode texts as UTF-8", error.valid_up_to()))?;
+    if text.starts_with('\u{FEFF}') {
+        return Err("it begins with a byte order mark: leave it out".to_owned());
+    }
+    Ok(text)
+}
+
+/// A body while it is read.
+struct Reading<'s, F, E> {
+    scratch: &'s mut Scratch,
+    emit: F,
+    decoded: Decoded,
+    /// Why the reading ended, where that was not the JSON's fault.
+    stopped: Option<JsonError<E>>,
+}
+
+impl<E, F: FnMut(&[u8]) -> Result<(), E>> Reading<'_, F, E> {
+    /// Takes the event in the draft, or rejects it.
+    fn settle(&mut self, index: usize) -> Result<(), JsonError<E>> {
+        let Self { scratch: Scratch { draft, .. }, decoded, .. } = self;
+        if decoded.accepted + decoded.rejected.total == FRAME_EVENTS_MAX {
+            return Err(JsonError::TooManyEvents { max: FRAME_EVENTS_MAX });
+        }
+        if let Some(reason) = draft.take_refusal() {
+            decoded.rejected.add(index, reason);
+        } else if let Err(error) = EventRef::check(draft.event()) {
+            decoded.rejected.add(index, error);
+        } else {
+            decoded.accepted += 1;
+            (self.emit)(draft.batch_field()).map_err(JsonError::Emit)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Reading::settle`], for the next event of a document, within serde.
+    fn settle_next<D: Error>(&mut self) -> Result<(), D> {
+        let index = self.decoded.accepted + self.decoded.rejected.total;
+        self.settle(index).map_err(|error| {
+            self.stopped = Some(error);
+            D::custom("stopped")
+        })
+    }
+
+    fn read_array<'de, A: SeqAccess<'de>>(&mut self, mut array: A) -> Result<(), A::Error> {
+        while array.next_element_seed(At(EventPlace(self.scratch)))?.is_some() {
+            self.settle_next()?;
+        }
+        Ok(())
+    }
+}
+
+struct Document<'r, 's, F, E>(&'r mut Reading<'s, F, E>);
+
+impl<'de, E, F: FnMut(&[u8]) -> Result<(), E>> Visitor<'de> for Document<'_, '_, F, E> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event object, an array of events or {\"events\":[…]}")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<(), A::Error> {
+        self.0.read_array(array)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
+        let Self(reading) = self;
+        reading.scratch.draft.clear();
+        let first = object.next_key_seed(KeySeed(&mut reading.scratch.draft))?;
+        // The first key decides. An object that also has the other sort of key is refused whichever comes first: as an
+        // envelope with a key too many, or as an event with the unknown key `events`.
+        if matches!(first, Some(Key::Events)) {
+            object.next_value_seed(Envelope(reading))?;
+            return match object.next_key::<String>()? {
+                None => Ok(()),
+                Some(_) => Err(A::Error::custom("an envelope has no key but one `events`")),
+            };
+        }
+        read_fields(reading.scratch, &mut object, first)?;
+        reading.settle_next()
+    }
+}
+
+struct Envelope<'r, 's, F, E>(&'r mut Reading<'s, F, E>);
+
+impl<'de, E, F: FnMut(&[u8]) -> Result<(), E>> DeserializeSeed<'de> for Envelope<'_, '_, F, E> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_seq(self)
+    }
+}
+
+impl<'de, E, F: FnMut(&[u8]) -> Result<(), E>> Visitor<'de> for Envelope<'_, '_, F, E> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of events")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<(), A::Error> {
+        self.0.read_array(array)
+    }
+}

@@ -1,0 +1,576 @@
+//! One event in JSON, read from serde_json as it comes and appended to a [`Draft`]. The rules are those of `json`.
+//!
+//! What is wrong with an event is noted in its draft and the reading goes on, so that only JSON that is not well-formed
+//! ends it. Every value of JSON stands at a [`Place`]: an event, one of its fields, an attribute, or within an array.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::draft::Draft;
+use super::nearest::nearest;
+use super::proto::EventKind;
+use super::rfc3339;
+use super::view::{
+    AttributeValue, BODY, DURATION_NANO, KIND, NAME, PARENT_SPAN_ID, SEVERITY, SOURCE, SPAN_ID, TIME_UNIX_NANO,
+    TRACE_ID, VALUE,
+};
+use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, JSON_DEPTH_MAX, SEVERITY_MAX};
+
+/// Buffers that are reused from event to event.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub draft: Draft,
+    /// Names of the objects around an attribute, joined by dots.
+    path: String,
+    /// The JSON text of an array.
+    array: Vec<u8>,
+}
+
+/// A value that is neither array nor object.
+#[derive(Debug, Clone, Copy)]
+pub enum Scalar<'a> {
+    Null,
+    Bool(bool),
+    Int(i64),
+    /// An integer beyond i64.
+    Unsigned(u64),
+    Double(f64),
+    Text(&'a str),
+}
+
+/// Where a value stands, and so what it means.
+pub trait Place<'de>: Sized {
+    fn scalar(self, value: Scalar<'_>);
+    fn array<A: SeqAccess<'de>>(self, array: A) -> Result<(), A::Error>;
+    fn object<A: MapAccess<'de>>(self, object: A) -> Result<(), A::Error>;
+}
+
+/// A place, as serde wants it.
+pub struct At<P>(pub P);
+
+impl<'de, P: Place<'de>> DeserializeSeed<'de> for At<P> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'de, P: Place<'de>> Visitor<'de> for At<P> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.0.scalar(Scalar::Null);
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.0.scalar(Scalar::Bool(value));
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.0.scalar(Scalar::Int(value));
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.0.scalar(i64::try_from(value).map_or(Scalar::Unsigned(value), Scalar::Int));
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.0.scalar(Scalar::Double(value));
+        Ok(())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<(), E> {
+        self.0.scalar(Scalar::Text(value));
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, array: A) -> Result<(), A::Error> {
+        self.0.array(array)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<(), A::Error> {
+        self.0.object(object)
+    }
+}
+
+fn skip_array<'de, A: SeqAccess<'de>>(mut array: A) -> Result<(), A::Error> {
+    while array.next_element::<IgnoredAny>()?.is_some() {}
+    Ok(())
+}
+
+fn skip_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<(), A::Error> {
+    while object.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+    Ok(())
+}
+
+/// A text from outside within a message, cut to a bounded length.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const CHARS_MAX: usize = 64;
+        let end = self.0.char_indices().nth(CHARS_MAX).map_or(self.0.len(), |(end, _)| end);
+        let (text, rest) = self.0.split_at(end);
+        write!(f, "`{}{}`", text.escape_debug(), if rest.is_empty() { "" } else { "…" })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    Time,
+    Kind,
+    Severity,
+    Source,
+    Name,
+    Body,
+    Attributes,
+    Value,
+    DurationNano,
+    TraceId,
+    SpanId,
+    ParentSpanId,
+}
+
+/// The keys of an event, in the order of [`Field`].
+pub const FIELD_NAMES: [&str; 12] = [
+    "time",
+    "kind",
+    "severity",
+    "source",
+    "name",
+    "body",
+    "attributes",
+    "value",
+    "duration_nano",
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+];
+
+impl Field {
+    fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "time" => Self::Time,
+            "kind" => Self::Kind,
+            "severity" => Self::Severity,
+            "source" => Self::Source,
+            "name" => Self::Name,
+            "body" => Self::Body,
+            "attributes" => Self::Attributes,
+            "value" => Self::Value,
+            "duration_nano" => Self::DurationNano,
+            "trace_id" => Self::TraceId,
+            "span_id" => Self::SpanId,
+            "parent_span_id" => Self::ParentSpanId,
+            _ => return None,
+        })
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Self::Time => "`time` must be an RFC 3339 text or integer nanoseconds from 0 to 2^63 - 1",
+            Self::Kind => "`kind` must be \"log\", \"gauge\", \"counter\" or \"span\"",
+            Self::Severity => {
+                "`severity` must be an integer from 0 to 24, or \"trace\", \"debug\", \"info\", \"warn\", \"error\" or \
+                 \"fatal\""
+            }
+            Self::Source => "`source` must be a text",
+            Self::Name => "`name` must be a text",
+            Self::Body => "`body` must be a text",
+            Self::Attributes => "`attributes` must be an object",
+            Self::Value => "`value` must be a number",
+            Self::DurationNano => "`duration_nano` must be integer nanoseconds from 0 to 2^63 - 1",
+            Self::TraceId => "`trace_id` must be a text of 32 hex digits",
+            Self::SpanId => "`span_id` must be a text of 16 hex digits",
+            Self::ParentSpanId => "`parent_span_id` must be a text of 16 hex digits",
+        }
+    }
+}
+
+/// What other systems call our fields, where the letters do not tell.
+const OTHER_NAMES: [(&str, &str); 14] = [
+    ("timestamp", "time"),
+    ("@timestamp", "time"),
+    ("ts", "time"),
+    ("level", "severity"),
+    ("service", "source"),
+    ("host", "source"),
+    ("event", "name"),
+    ("message", "body"),
+    ("msg", "body"),
+    ("text", "body"),
+    ("fields", "attributes"),
+    ("labels", "attributes"),
+    ("tags", "attributes"),
+    ("duration", "duration_nano"),
+];
+
+/// A key of an event or a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    Field(Field),
+    /// The key of an envelope; an event has none of this name.
+    Events,
+    /// Not known: the draft says so.
+    Unknown,
+}
+
+pub struct KeySeed<'s>(pub &'s mut Draft);
+
+impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
+    type Value = Key;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Key, D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for KeySeed<'_> {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Key, E> {
+        Ok(match Field::from_name(name) {
+            Some(field) => Key::Field(field),
+            None if name == "events" => Key::Events,
+            None => {
+                let other = OTHER_NAMES.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
+                match other.or_else(|| nearest(name, &FIELD_NAMES)) {
+                    Some(ours) => self.0.refuse(format_args!("unknown key {}: did you mean `{ours}`?", Quoted(name))),
+                    None => self.0.refuse(format_args!("unknown key {}: put it into `attributes`", Quoted(name))),
+                }
+                Key::Unknown
+            }
+        })
+    }
+}
+
+/// The place of an event: the draft holds it, or why it is refused, afterwards.
+pub struct EventPlace<'s>(pub &'s mut Scratch);
+
+const NO_OBJECT: &str = "an event must be an object";
+
+impl<'de> Place<'de> for EventPlace<'_> {
+    fn scalar(self, _: Scalar<'_>) {
+        self.0.draft.clear();
+        self.0.draft.refuse(NO_OBJECT);
+    }
+
+    fn array<A: SeqAccess<'de>>(self, array: A) -> Result<(), A::Error> {
+        self.0.draft.clear();
+        self.0.draft.refuse(NO_OBJECT);
+        skip_array(array)
+    }
+
+    fn object<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
+        self.0.draft.clear();
+        let first = object.next_key_seed(KeySeed(&mut self.0.draft))?;
+        read_fields(self.0, &mut object, first)
+    }
+}
+
+/// Reads the fields of an event from its first key on.
+pub fn read_fields<'de, A: MapAccess<'de>>(
+    scratch: &mut Scratch,
+    object: &mut A,
+    first: Option<Key>,
+) -> Result<(), A::Error> {
+    let mut next = first;
+    while let Some(key) = next {
+        if key == Key::Events {
+            scratch.draft.refuse("unknown key `events`: an envelope has no keys of an event");
+        }
+        match key {
+            Key::Field(field) if !scratch.draft.is_refused() => {
+                object.next_value_seed(At(FieldPlace { scratch: &mut *scratch, field }))?;
+            }
+            _ => {
+                object.next_value::<IgnoredAny>()?;
+            }
+        }
+        next = object.next_key_seed(KeySeed(&mut scratch.draft))?;
+    }
+    Ok(())
+}
+
+struct FieldPlace<'s> {
+    scratch: &'s mut Scratch,
+    field: Field,
+}
+
+impl<'de> Place<'de> for FieldPlace<'_> {
+    fn scalar(self, value: Scalar<'_>) {
+        let draft = &mut self.scratch.draft;
+        match (self.field, value) {
+            (_, Scalar::Null) => {}
+            (Field::Time, Scalar::Int(nanoseconds @ 0..)) => draft.put_fixed64(TIME_UNIX_NANO, nanoseconds as u64),
+            (Field::Time, Scalar::Text(text)) => match rfc3339::parse(text) {
+                Ok(nanoseconds) => draft.put_fixed64(TIME_UNIX_NANO, nanoseconds),
+                Err(error) => draft.refuse(format_args!("`time` is {}: {error}", Quoted(text))),
+            },
+            (Field::Kind, Scalar::Text(text)) => match kind_from_name(text) {
+                Some(kind) => draft.put_varint(KIND, kind as u64),
+                None => draft.refuse(format_args!("{}, not {}", self.field.expected(), Quoted(text))),
+            },
+            (Field::Severity, Scalar::Int(number)) if (0..=i64::from(SEVERITY_MAX)).contains(&number) => {
+                draft.put_varint(SEVERITY, number as u64);
+            }
+            (Field::Severity, Scalar::Text(text)) => match severity_from_name(text) {
+                Some(number) => draft.put_varint(SEVERITY, number),
+                None => draft.refuse(format_args!("{}, not {}", self.field.expected(), Quoted(text))),
+            },
+            (Field::Source, Scalar::Text(text)) => draft.put_bytes(SOURCE, text.as_bytes()),
+            (Field::Name, Scalar::Text(text)) => draft.put_bytes(NAME, text.as_bytes()),
+            (Field::Body, Scalar::Text(text)) => draft.put_bytes(BODY, text.as_bytes()),
+            (Field::Value, Scalar::Int(number)) => draft.put_fixed64(VALUE, (number as f64).to_bits()),
+            (Field::Value, Scalar::Unsigned(number)) => draft.put_fixed64(VALUE, (number as f64).to_bits()),
+            (Field::Value, Scalar::Double(number)) => draft.put_fixed64(VALUE, number.to_bits()),
+            (Field::Value, Scalar::Text("NaN")) => draft.put_fixed64(VALUE, f64::NAN.to_bits()),
+            (Field::Value, Scalar::Text("Infinity")) => draft.put_fixed64(VALUE, f64::INFINITY.to_bits()),
+            (Field::Value, Scalar::Text("-Infinity")) => draft.put_fixed64(VALUE, f64::NEG_INFINITY.to_bits()),
+            (Field::DurationNano, Scalar::Int(nanoseconds @ 0..)) => {
+                draft.put_fixed64(DURATION_NANO, nanoseconds as u64);
+            }
+            (Field::TraceId, Scalar::Text(text)) => put_id::<16>(draft, TRACE_ID, self.field, text),
+            (Field::SpanId, Scalar::Text(text)) => put_id::<8>(draft, SPAN_ID, self.field, text),
+            (Field::ParentSpanId, Scalar::Text(text)) => put_id::<8>(draft, PARENT_SPAN_ID, self.field, text),
+            (field, _) => draft.refuse(field.expected()),
+        }
+    }
+
+    fn array<A: SeqAccess<'de>>(self, array: A) -> Result<(), A::Error> {
+        self.scratch.draft.refuse(self.field.expected());
+        skip_array(array)
+    }
+
+    fn object<A: MapAccess<'de>>(self, object: A) -> Result<(), A::Error> {
+        if self.field != Field::Attributes {
+            self.scratch.draft.refuse(self.field.expected());
+            return skip_object(object);
+        }
+        self.scratch.path.clear();
+        read_attributes(self.scratch, object, 2)
+    }
+}
+
+fn kind_from_name(name: &str) -> Option<EventKind> {
+    Some(match name {
+        "log" => EventKind::Log,
+        "gauge" => EventKind::Gauge,
+        "counter" => EventKind::Counter,
+        "span" => EventKind::Span,
+        _ => return None,
+    })
+}
+
+/// The lowest number of a name's range in OpenTelemetry.
+fn severity_from_name(name: &str) -> Option<u64> {
+    Some(match name {
+        "trace" => 1,
+        "debug" => 5,
+        "info" => 9,
+        "warn" => 13,
+        "error" => 17,
+        "fatal" => 21,
+        _ => return None,
+    })
+}
+
+fn put_id<const BYTES: usize>(draft: &mut Draft, key: u32, field: Field, text: &str) {
+    if text.is_empty() {
+        return draft.put_bytes(key, &[]);
+    }
+    let (pairs, odd) = text.as_bytes().as_chunks::<2>();
+    let mut id = [0; BYTES];
+    if pairs.len() != BYTES || !odd.is_empty() {
+        return draft.refuse(format_args!("{}, not {}", field.expected(), Quoted(text)));
+    }
+    for (byte, [high, low]) in id.iter_mut().zip(pairs) {
+        match (char::from(*high).to_digit(16), char::from(*low).to_digit(16)) {
+            (Some(high), Some(low)) => *byte = (high << 4 | low) as u8,
+            _ => return draft.refuse(format_args!("{}, not {}", field.expected(), Quoted(text))),
+        }
+    }
+    draft.put_bytes(key, &id);
+}
+
+/// Reads an object of attributes whose path is `scratch.path`; `depth` is its own level, 2 for `attributes`.
+fn read_attributes<'de, A: MapAccess<'de>>(scratch: &mut Scratch, mut object: A, depth: usize) -> Result<(), A::Error> {
+    let parent_bytes = scratch.path.len();
+    while object.next_key_seed(PathSeed { scratch, nested: depth > 2 })?.is_some() {
+        if scratch.draft.is_refused() {
+            object.next_value::<IgnoredAny>()?;
+        } else {
+            object.next_value_seed(At(AttributePlace { scratch: &mut *scratch, depth: depth + 1 }))?;
+        }
+        scratch.path.truncate(parent_bytes);
+    }
+    Ok(())
+}
+
+fn refuse_depth(draft: &mut Draft) {
+    draft.refuse(format_args!("`attributes` is nested deeper than {JSON_DEPTH_MAX} levels"));
+}
+
+/// Appends a name to the path.
+struct PathSeed<'s> {
+    scratch: &'s mut Scratch,
+    nested: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for PathSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for PathSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<(), E> {
+        let Scratch { draft, path, .. } = self.scratch;
+        if path.len() + usize::from(self.nested) + name.len() > ATTRIBUTE_KEY_BYTES_MAX {
+            draft.refuse(format_args!(
+                "the key of attribute {} has more than {ATTRIBUTE_KEY_BYTES_MAX} bytes",
+                Quoted(name)
+            ));
+            return Ok(());
+        }
+        if self.nested {
+            path.push('.');
+        }
+        path.push_str(name);
+        Ok(())
+    }
+}
+
+struct AttributePlace<'s> {
+    scratch: &'s mut Scratch,
+    /// The level of an array or object that stands here.
+    depth: usize,
+}
+
+impl<'de> Place<'de> for AttributePlace<'_> {
+    fn scalar(self, value: Scalar<'_>) {
+        let Scratch { draft, path, .. } = self.scratch;
+        match value {
+            Scalar::Null => {}
+            Scalar::Bool(yes) => draft.put_attribute(path, AttributeValue::Bool(yes)),
+            Scalar::Int(number) => draft.put_attribute(path, AttributeValue::Int(number)),
+            Scalar::Unsigned(number) => draft.put_attribute(path, AttributeValue::Double(number as f64)),
+            Scalar::Double(number) => draft.put_attribute(path, AttributeValue::Double(number)),
+            Scalar::Text(text) => draft.put_attribute(path, AttributeValue::String(text)),
+        }
+    }
+
+    fn array<A: SeqAccess<'de>>(self, array: A) -> Result<(), A::Error> {
+        self.scratch.array.clear();
+        TextPlace { scratch: self.scratch, depth: self.depth }.array(array)?;
+        let Scratch { draft, path, array } = self.scratch;
+        match std::str::from_utf8(array) {
+            Ok(text) => draft.put_attribute(path, AttributeValue::String(text)),
+            Err(_) => draft.refuse("an array in `attributes` is not UTF-8"),
+        }
+        Ok(())
+    }
+
+    fn object<A: MapAccess<'de>>(self, object: A) -> Result<(), A::Error> {
+        if self.depth > JSON_DEPTH_MAX {
+            refuse_depth(&mut self.scratch.draft);
+            return skip_object(object);
+        }
+        read_attributes(self.scratch, object, self.depth)
+    }
+}
+
+/// Within an array: appends the value's JSON text to `scratch.array`.
+struct TextPlace<'s> {
+    scratch: &'s mut Scratch,
+    depth: usize,
+}
+
+impl<'de> Place<'de> for TextPlace<'_> {
+    fn scalar(self, value: Scalar<'_>) {
+        let Scratch { draft, array, .. } = self.scratch;
+        let text_bytes = if let Scalar::Text(text) = value { text.len() } else { 0 };
+        if !draft.has_room(array.len() + text_bytes) {
+            return;
+        }
+        // Writing to a Vec cannot fail.
+        let _ = match value {
+            Scalar::Null => serde_json::to_writer(array, &()),
+            Scalar::Bool(yes) => serde_json::to_writer(array, &yes),
+            Scalar::Int(number) => serde_json::to_writer(array, &number),
+            Scalar::Unsigned(number) => serde_json::to_writer(array, &number),
+            Scalar::Double(number) => serde_json::to_writer(array, &number),
+            Scalar::Text(text) => serde_json::to_writer(array, text),
+        };
+    }
+
+    fn array<A: SeqAccess<'de>>(self, mut array: A) -> Result<(), A::Error> {
+        let Self { scratch, depth } = self;
+        if depth > JSON_DEPTH_MAX {
+            refuse_depth(&mut scratch.draft);
+        }
+        let start = scratch.array.len();
+        scratch.array.push(b'[');
+        loop {
+            let end = scratch.array.len();
+            if !scratch.draft.has_room(end) {
+                return skip_array(array);
+            }
+            if end > start + 1 {
+                scratch.array.push(b',');
+            }
+            if array.next_element_seed(At(TextPlace { scratch: &mut *scratch, depth: depth + 1 }))?.is_none() {
+                scratch.array.truncate(end);
+                scratch.array.push(b']');
+                return Ok(());
+            }
+        }
+    }
+
+    fn object<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
+        let Self { scratch, depth } = self;
+        if depth > JSON_DEPTH_MAX {
+            refuse_depth(&mut scratch.draft);
+        }
+        let start = scratch.array.len();
+        scratch.array.push(b'{');
+        loop {
+            let end = scratch.array.len();
+            if !scratch.draft.has_room(end) {
+                return skip_object(object);
+            }
+            if end > start + 1 {
+                scratch.array.push(b',');
+            }
+            if object.next_key_seed(At(TextPlace { scratch: &mut *scratch, depth: depth + 1 }))?.is_none() {
+                scratch.array.truncate(end);
+                scratch.array.push(b'}');
+                return Ok(());
+            }
+            scratch.array.push(b':');
+            object.next_value_seed(At(TextPlace { scratch: &mut *scratch, depth: depth + 1 }))?;
+        }
+    }
+}
