@@ -4,7 +4,9 @@
 use prost::Message;
 
 use super::proto;
-use super::{AttributeValue, BatchError, EventError, EventRef, Events, check_batch};
+use super::{
+    AttributeValue, BatchError, Counts, EventError, EventRef, Events, JsonDecoder, JsonRecord, check_batch, write_json,
+};
 use crate::limits::{
     ATTRIBUTE_KEY_BYTES_MAX, EVENT_ATTRIBUTES_MAX, EVENT_BODY_BYTES_MAX, EVENT_BYTES_MAX, EVENT_NAME_BYTES_MAX,
     SEVERITY_MAX, TIME_UNIX_NANO_MAX,
@@ -137,6 +139,61 @@ pub fn compare_event(view: &EventRef<'_>, event: &proto::Event) {
             (AttributeValue::Bool(ours), Some(Value::BoolValue(theirs))) => assert_eq!(ours, *theirs),
             (AttributeValue::Bytes(ours), Some(Value::BytesValue(theirs))) => assert_eq!(ours, theirs),
             (ours, theirs) => panic!("attribute {key}: {ours:?}, prost: {theirs:?}"),
+        }
+    }
+}
+
+/// Reads `body` as a JSON document and as NDJSON. What is accepted is a sound batch, and is the same events again after
+/// it was written as JSON and read back.
+///
+/// # Panics
+/// If it is not.
+pub fn json_round_trip(body: &[u8]) {
+    let mut decoder = JsonDecoder::new();
+    let mut batch = Vec::new();
+    let decoded = decoder.document(body, |field| {
+        batch.extend_from_slice(field);
+        Ok::<(), ()>(())
+    });
+    if let Ok(decoded) = decoded {
+        assert!(decoded.rejected.named.len() <= decoded.rejected.total);
+        write_and_read_back(&batch, decoded.accepted);
+    }
+    batch.clear();
+    let decoded = decoder.lines(body, |field| {
+        batch.extend_from_slice(field);
+        Ok::<(), ()>(())
+    });
+    if let Ok(decoded) = decoded {
+        write_and_read_back(&batch, decoded.accepted);
+    }
+}
+
+fn write_and_read_back(batch: &[u8], accepted: usize) {
+    let counts = check_batch(batch, usize::MAX, |_, _, event| assert!(event.is_ok(), "{event:?}"));
+    assert_eq!(counts, Ok(Counts { accepted, rejected: 0 }));
+    let mut lines = Vec::new();
+    for event in Events::accepted(batch) {
+        write_json(&JsonRecord::event(event), &mut lines);
+        lines.push(b'\n');
+    }
+    let mut again = Vec::new();
+    let decoded = JsonDecoder::new().lines(&lines, |field| {
+        again.extend_from_slice(field);
+        Ok::<(), ()>(())
+    });
+    let decoded = decoded.expect("JSON out is JSON in");
+    assert_eq!((decoded.accepted, decoded.rejected.total), (accepted, 0), "{decoded:?}");
+    for (event, again) in Events::accepted(batch).zip(Events::accepted(&again)) {
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        write_json(&JsonRecord::event(event), &mut first);
+        write_json(&JsonRecord::event(again), &mut second);
+        assert_eq!(String::from_utf8(first), String::from_utf8(second));
+        // Equal as values too, each key once.
+        assert_eq!(event.value().map(f64::to_bits), again.value().map(f64::to_bits));
+        for (key, value) in again.attributes() {
+            let last = event.attributes().filter(|(name, _)| *name == key).last();
+            assert_eq!(last, Some((key, value)));
         }
     }
 }
