@@ -215,10 +215,8 @@ fn from_json(
     door: &mut impl Door,
     rejects: &mut Rejects,
 ) -> Result<Vec<Piece>, Refusal> {
-    let mut packing = Packing::new(settings, door);
-    let _ = (form, &body, rejects);
-    packing.push(&[], b"", 0)?;
-    Ok(packing.finish())
+    let _ = (form, body, settings, door, rejects);
+    Err(Refusal::new(501, "JSON is not read yet: send application/x-protobuf"))
 }
 
 /// Packs encoded events into buffers of at most one frame.
