@@ -215,7 +215,7 @@ fn an_upper_case_size_is_hexadecimal_too() {
     let body = batch(&[&name]);
     for size in [format!("{:X}", body.len()), format!("{:x}", body.len())] {
         let coded = [size.as_bytes(), b"\r\n", &body, b"\r\n0\r\n\r\n"].concat();
-        assert_eq!(exchange(chunked(&coded)).names, [name.clone()]);
+        assert_eq!(exchange(chunked(&coded)).names, [name.as_str()]);
     }
 }
 
@@ -224,17 +224,22 @@ fn malformed_chunks_are_refused_and_close() {
     for (coded, status) in [
         (&b"\r\n"[..], 400),
         (b"x\r\n", 400),
-        (b"-1\r\n", 400),
-        (b"+1\r\n", 400),
-        (b"0x1\r\n", 400),
-        (b" 1\r\n", 400),
-        (b"1 \r\n", 400),
-        (b"1\n", 400),
-        (b"1\rx", 400),
-        (b";a\r\n", 400),
-        (b"1;a\nx", 400),
-        (b"1;\0\r\n", 400),
-        (b"1;a\x7f\r\n", 400),
+        // These would end an empty body, were it not for one byte.
+        (b"\r\n\r\n", 400),
+        (b"-0\r\n\r\n", 400),
+        (b"+0\r\n\r\n", 400),
+        (b"0x0\r\n\r\n", 400),
+        (b" 0\r\n\r\n", 400),
+        (b"0 \r\n\r\n", 400),
+        (b"0 0\r\n\r\n", 400),
+        (b"0\n\r\n", 400),
+        (b"0\r\r\n", 400),
+        (b"0\rx\r\n\r\n", 400),
+        (b";a\r\n\r\n", 400),
+        (b"0;a\n\r\n", 400),
+        (b"0;\0\r\n\r\n", 400),
+        (b"0;a\x7f\r\n\r\n", 400),
+        (b"0,\r\n\r\n", 400),
         (b"1\r\nab", 400),
         (b"1\r\na\n", 400),
         (b"1\r\na\rb", 400),
@@ -330,6 +335,18 @@ fn a_body_that_comes_whole_while_draining_is_not_taken() {
     peer.connection.drain();
     peer.send(&request[request.len() - 1..]);
     assert_eq!((peer.statuses(), peer.door.names().len(), peer.connection.closing()), (vec![503], 0, true));
+}
+
+#[test]
+fn a_resting_body_gives_its_memory_back_when_others_wait_for_it() {
+    let mut peer = Peer::new();
+    let request = post(PROTOBUF, batch(&["a"]));
+    peer.connection.abandon_body(peer.now, &mut peer.door, &mut peer.out);
+    assert!(peer.out.is_empty() && !peer.connection.closing());
+    peer.send(&request[..request.len() - 1]);
+    peer.connection.abandon_body(peer.now, &mut peer.door, &mut peer.out);
+    assert_eq!((peer.statuses(), peer.connection.closing()), (vec![408], true));
+    assert_eq!(peer.door.pool.bytes_in_use(), 0);
 }
 
 #[test]
