@@ -171,3 +171,169 @@ impl Cut {
         self.end += (fitting.count() as u64).clamp(1, self.events_left);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::RangeInclusive;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::event::proto::Event;
+    use crate::sink::testing::{batch, batch_of, named};
+
+    const AGE: Duration = Duration::from_millis(50);
+
+    fn gather(max_events: u64, max_bytes: usize) -> Gather {
+        Gather::new(BatchSettings { max_events, max_bytes, max_age: AGE })
+    }
+
+    fn positions(delivery: &Delivery) -> RangeInclusive<u64> {
+        delivery.first_position()..=delivery.last_position()
+    }
+
+    #[track_caller]
+    fn now(due: Due) -> Delivery {
+        match due {
+            Due::Now(delivery) => delivery,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Takes everything that is due at `at`, as if each delivery was stored at once.
+    fn store_all(gather: &mut Gather, at: Instant) -> Vec<RangeInclusive<u64>> {
+        let mut stored = Vec::new();
+        while let Due::Now(delivery) = gather.due(at) {
+            gather.stored(delivery.last_position());
+            stored.push(positions(&delivery));
+        }
+        stored
+    }
+
+    #[test]
+    fn an_idle_router_delivers_at_once() {
+        let start = Instant::now();
+        let mut gather = gather(100, 1 << 20);
+        assert!(matches!(gather.due(start), Due::Nothing));
+        gather.take(batch(1..=1));
+        assert_eq!(positions(&now(gather.due(start))), 1..=1);
+        assert_eq!(positions(&now(gather.due(start))), 1..=1, "the same until it is stored");
+        gather.stored(1);
+        gather.delivery_ended(start);
+        assert!(matches!(gather.due(start), Due::Nothing));
+        gather.take(batch(2..=2));
+        assert_eq!(positions(&now(gather.due(start + AGE))), 2..=2, "idle for long enough");
+    }
+
+    #[test]
+    fn after_a_delivery_the_next_one_may_fill_for_max_age() {
+        let start = Instant::now();
+        let mut gather = gather(10, 1 << 20);
+        gather.delivery_ended(start);
+        gather.take(batch(1..=4));
+        assert!(matches!(gather.due(start), Due::At(at) if at == start + AGE));
+        gather.take(batch(5..=9));
+        assert!(matches!(gather.due(start), Due::At(_)));
+        gather.take(batch(10..=10));
+        assert_eq!(positions(&now(gather.due(start))), 1..=10, "full");
+    }
+
+    #[test]
+    fn a_closed_router_waits_for_nothing() {
+        let start = Instant::now();
+        let mut gather = gather(10, 1 << 20);
+        gather.delivery_ended(start);
+        gather.take(batch(1..=4));
+        gather.close();
+        assert_eq!(positions(&now(gather.due(start))), 1..=4);
+    }
+
+    #[test]
+    fn batches_are_joined_and_split_by_events() {
+        let start = Instant::now();
+        let mut gather = gather(4, 1 << 20);
+        for first in [1, 4, 7] {
+            gather.take(batch(first..=first + 2));
+        }
+        assert_eq!(store_all(&mut gather, start), [1..=3, 4..=6, 7..=9], "runs are not cut without need");
+        gather.take(batch(10..=19));
+        assert_eq!(store_all(&mut gather, start), [10..=13, 14..=17, 18..=19]);
+    }
+
+    #[test]
+    fn batches_are_split_by_bytes_and_one_event_is_always_allowed() {
+        let start = Instant::now();
+        let mut gather = gather(1_000, 100);
+        let sized = |bytes: usize| Event { body: "x".repeat(bytes), ..named("e") };
+        let events = [10, 10, 500, 10, 30, 30, 30, 500].map(sized).to_vec();
+        gather.take(batch_of(1, vec![events]));
+        gather.take(batch_of(9, vec![vec![sized(10)], vec![sized(10)], vec![sized(80)]]));
+        assert_eq!(store_all(&mut gather, start), [1..=2, 3..=3, 4..=6, 7..=7, 8..=8, 9..=10, 11..=11]);
+    }
+
+    #[test]
+    fn what_is_held_is_bounded() {
+        let mut gather = gather(10, 1 << 20);
+        gather.take(batch(1..=9));
+        assert!(gather.has_room());
+        gather.take(batch(10..=500));
+        assert!(!gather.has_room());
+        gather.stored(499);
+        assert!(!gather.has_room(), "a batch that is stored in part is held as a whole");
+        gather.stored(500);
+        assert!(gather.has_room());
+    }
+
+    #[test]
+    fn what_is_stored_already_is_skipped_and_gaps_are_not_spanned() {
+        let start = Instant::now();
+        let mut gather = gather(100, 1 << 20);
+        gather.stored(5);
+        gather.take(batch(1..=3));
+        assert!(matches!(gather.due(start), Due::Nothing));
+        gather.take(batch(4..=8));
+        gather.take(batch(9..=9));
+        gather.take(batch(1_000..=1_001));
+        gather.take(batch_of(1_002, vec![]));
+        assert_eq!(store_all(&mut gather, start), [6..=9, 1_000..=1_001]);
+        assert!(matches!(gather.due(start), Due::Nothing));
+    }
+
+    proptest! {
+        #[test]
+        fn every_position_is_delivered_once_in_order_and_within_the_limits(
+            batches in prop::collection::vec(prop::collection::vec(prop::collection::vec(0usize..60, 0..8), 0..4), 1..8),
+            max_events in 1u64..12,
+            max_bytes in 1usize..200,
+        ) {
+            let start = Instant::now();
+            let mut gather = gather(max_events, max_bytes);
+            let (mut next, mut delivered) = (1, Vec::new());
+            let mut deliver = |gather: &mut Gather, delivered: &mut Vec<u64>| {
+                while let Due::Now(delivery) = gather.due(start) {
+                    let records: Vec<_> = delivery.records().map(|record| record.position).collect();
+                    let bytes: usize = delivery.records().map(|record| record.event.bytes().len()).sum();
+                    assert_eq!(records, positions(&delivery).collect::<Vec<_>>());
+                    assert!(delivery.events() <= max_events);
+                    assert!(bytes <= max_bytes || delivery.events() == 1);
+                    delivered.extend(records);
+                    gather.stored(delivery.last_position());
+                }
+            };
+            for runs in &batches {
+                let runs: Vec<Vec<Event>> = runs.iter().map(|run| {
+                    run.iter().map(|bytes| Event { body: "x".repeat(*bytes), ..named("e") }).collect()
+                }).collect();
+                let events = runs.iter().flatten().count() as u64;
+                if !gather.has_room() {
+                    deliver(&mut gather, &mut delivered);
+                }
+                gather.take(batch_of(next, runs));
+                next += events;
+            }
+            deliver(&mut gather, &mut delivered);
+            prop_assert_eq!(delivered, (1..next).collect::<Vec<_>>());
+        }
+    }
+}

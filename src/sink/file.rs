@@ -160,8 +160,7 @@ impl File {
             io::ErrorKind::PermissionDenied
             | io::ErrorKind::IsADirectory
             | io::ErrorKind::NotADirectory
-            | io::ErrorKind::ReadOnlyFilesystem
-            | io::ErrorKind::InvalidData => Unavailable::down(reason),
+            | io::ErrorKind::ReadOnlyFilesystem => Unavailable::down(reason),
             _ => Unavailable::retry(reason),
         }
     }
@@ -178,7 +177,11 @@ impl Sink for File {
     }
 
     fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
-        self.write(delivery, except).map_err(|error| self.unavailable(&error).into())
+        self.write(delivery, except).map_err(|error| {
+            // At once: the next reader of a FIFO must not meet this end of it, and take its end for ours.
+            self.open = None;
+            self.unavailable(&error).into()
+        })
     }
 }
 
@@ -213,4 +216,204 @@ fn cut_torn_line(file: &mut fs::File, len: u64) -> io::Result<u64> {
     }
     file.write_all(b"\n")?;
     Ok(len + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use tempfile::TempDir;
+
+    use super::super::testing::{self, Store, delivery, identity};
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    struct Folder {
+        dir: TempDir,
+    }
+
+    impl Folder {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap() }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.dir.path().join("new/out.ndjson")
+        }
+
+        fn file(&self, rotate_bytes: u64, rotate_age: Duration) -> File {
+            File::new(&Settings { path: self.path(), rotate_bytes, rotate_age }, &identity(1))
+        }
+
+        fn never_rotated(&self) -> File {
+            self.file(0, Duration::ZERO)
+        }
+
+        /// The files, oldest first, and the positions in each.
+        fn files(&self) -> Vec<Vec<u64>> {
+            let mut paths: Vec<_> =
+                fs::read_dir(self.path().parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            paths.sort_by_key(|path| (*path == self.path(), path.clone()));
+            paths.iter().map(|path| positions(&fs::read_to_string(path).unwrap())).collect()
+        }
+    }
+
+    fn line(line: &str) -> serde_json::Value {
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    fn positions(text: &str) -> Vec<u64> {
+        text.lines().map(|text| line(text)["position"].as_u64().unwrap()).collect()
+    }
+
+    impl Store for Folder {
+        const EXACTLY_ONCE: bool = false;
+        const KEEPS_POSITIONS: bool = false;
+
+        fn sink(&self, _owner: u8) -> Box<dyn Sink> {
+            Box::new(self.never_rotated())
+        }
+
+        fn rows(&self) -> Option<Vec<(u64, String)>> {
+            let text = fs::read_to_string(self.path()).unwrap();
+            let row = |text| {
+                let line = line(text);
+                (line["position"].as_u64().unwrap(), line["name"].as_str().unwrap().to_owned())
+            };
+            Some(text.lines().map(row).collect())
+        }
+    }
+
+    #[test]
+    fn passes_the_conformance_suite() {
+        testing::conformance(Folder::new);
+    }
+
+    #[test]
+    fn a_large_file_is_put_aside_before_the_next_delivery() {
+        let folder = Folder::new();
+        let mut sink = folder.file(1, Duration::ZERO);
+        sink.connect().unwrap();
+        for position in 1..=3 {
+            sink.deliver(&delivery(position..=position), &[]).unwrap();
+        }
+        assert_eq!(folder.files(), [[1], [2], [3]]);
+        // Size is known after a restart as well.
+        let mut sink = folder.file(1, Duration::ZERO);
+        sink.connect().unwrap();
+        sink.deliver(&delivery(4..=5), &[]).unwrap();
+        assert_eq!(folder.files(), [vec![1], vec![2], vec![3], vec![4, 5]]);
+    }
+
+    #[test]
+    fn an_old_file_is_put_aside_but_not_an_empty_one() {
+        let folder = Folder::new();
+        let mut sink = folder.file(0, Duration::from_nanos(1));
+        sink.connect().unwrap();
+        thread::sleep(Duration::from_millis(5));
+        sink.deliver(&delivery(1..=2), &[]).unwrap();
+        thread::sleep(Duration::from_millis(5));
+        sink.deliver(&delivery(3..=4), &[]).unwrap();
+        assert_eq!(folder.files(), [[1, 2], [3, 4]]);
+    }
+
+    #[test]
+    fn a_file_that_somebody_moved_or_removed_is_made_anew() {
+        let folder = Folder::new();
+        let mut sink = folder.never_rotated();
+        sink.connect().unwrap();
+        sink.deliver(&delivery(1..=1), &[]).unwrap();
+        fs::rename(folder.path(), folder.path().with_extension("1")).unwrap();
+        sink.deliver(&delivery(2..=2), &[]).unwrap();
+        assert_eq!(folder.files(), [[1], [2]]);
+        fs::remove_file(folder.path()).unwrap();
+        sink.deliver(&delivery(3..=3), &[]).unwrap();
+        assert_eq!(folder.files(), [[1], [3]]);
+    }
+
+    #[test]
+    fn a_torn_last_line_is_cut_at_whatever_byte() {
+        let folder = Folder::new();
+        let mut sink = folder.never_rotated();
+        sink.connect().unwrap();
+        sink.deliver(&delivery(1..=2), &[]).unwrap();
+        let whole = fs::read(folder.path()).unwrap();
+        let first_line = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        for end in 0..whole.len() {
+            fs::write(folder.path(), &whole[..end]).unwrap();
+            let mut sink = folder.never_rotated();
+            sink.connect().unwrap();
+            sink.deliver(&delivery(9..=9), &[]).unwrap();
+            let expected = if end < first_line { vec![9] } else { vec![1, 9] };
+            assert_eq!(folder.files(), [expected], "torn at {end}");
+        }
+    }
+
+    #[test]
+    fn a_last_line_of_somebody_else_stays_and_is_ended() {
+        let folder = Folder::new();
+        fs::create_dir(folder.path().parent().unwrap()).unwrap();
+        for theirs in ["notes", "first\nnotes", &"x".repeat(TORN_LINE_BYTES_MAX as usize + 1)] {
+            fs::write(folder.path(), theirs).unwrap();
+            let mut sink = folder.never_rotated();
+            sink.connect().unwrap();
+            sink.deliver(&delivery(1..=1), &[]).unwrap();
+            let text = fs::read_to_string(folder.path()).unwrap();
+            let ours = text.strip_prefix(theirs).unwrap().strip_prefix('\n').unwrap();
+            assert_eq!(positions(ours), [1]);
+        }
+    }
+
+    #[test]
+    fn a_folder_in_the_way_is_down() {
+        let folder = Folder::new();
+        fs::create_dir_all(folder.path()).unwrap();
+        let result = folder.never_rotated().connect();
+        assert!(matches!(&result, Err(Unavailable::Down { reason }) if reason.contains("out.ndjson")), "{result:?}");
+    }
+
+    #[test]
+    fn a_full_disk_passes_and_leaves_no_part_of_a_delivery() {
+        let path = PathBuf::from("/dev/full");
+        let mut sink = File::new(&Settings { path, ..Settings::default() }, &identity(1));
+        sink.connect().unwrap();
+        let result = sink.deliver(&delivery(1..=1), &[]);
+        assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+    }
+
+    #[test]
+    fn a_fifo_waits_for_its_reader_and_for_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let mut sink = File::new(&Settings { path: path.clone(), ..Settings::default() }, &identity(1));
+        // Does not wait: the server must be able to start.
+        assert_eq!(sink.connect(), Ok(None));
+        let (results, delivered) = mpsc::channel();
+        let writer = thread::spawn(move || {
+            results.send(sink.deliver(&delivery(1..=2), &[])).unwrap();
+            // Far more than a pipe holds: the reader goes in the middle of it.
+            results.send(sink.deliver(&delivery(3..=50_000), &[])).unwrap();
+            sink.connect().unwrap();
+            results.send(sink.deliver(&delivery(3..=5), &[])).unwrap();
+        });
+        assert!(delivered.try_recv().is_err(), "nobody reads yet");
+        {
+            let mut reader = fs::File::open(&path).unwrap();
+            assert_eq!(delivered.recv_timeout(PATIENCE), Ok(Ok(())));
+            let mut some = [0; 1000];
+            reader.read_exact(&mut some).unwrap();
+            assert!(some.starts_with(LINE_START));
+        }
+        let result = delivered.recv_timeout(PATIENCE).unwrap();
+        assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+        let mut text = String::new();
+        fs::File::open(&path).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(delivered.recv_timeout(PATIENCE), Ok(Ok(())));
+        assert_eq!(positions(&text), [3, 4, 5]);
+        writer.join().unwrap();
+    }
 }

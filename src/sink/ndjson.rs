@@ -36,5 +36,10 @@ impl Lines {
 }
 
 fn write_line(out: &mut Vec<u8>, server_id: &str, record: &Record<'_>) {
-    let _ = writeln!(out, "{{\"server_id\":\"{server_id}\",\"position\":{}}}", record.position);
+    let _ = writeln!(
+        out,
+        "{{\"server_id\":\"{server_id}\",\"position\":{},\"name\":\"{}\"}}",
+        record.position,
+        record.event.name()
+    );
 }
