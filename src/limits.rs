@@ -168,8 +168,8 @@ pub const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(100);
 pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A store's own "retry after" is honoured up to this: a mistaken date must not stop a sink for a year.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
-/// Warnings about one sink's retries: the first at once, then one in this time.
-pub const RETRY_WARNING_INTERVAL: Duration = Duration::from_secs(10);
+/// Warnings about one sink's retries, and about what it refuses: the first at once, then one in this time.
+pub const SINK_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// Default events of one delivery: 10,000 rows amortise a commit.
 pub const BATCH_EVENTS_DEFAULT: u64 = 10_000;
 /// Default encoded bytes of one delivery: one commit of the log.

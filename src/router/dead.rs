@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use prometheus::IntCounter;
 
+use crate::event::json_out::write_base64;
+use crate::event::{JsonRecord, rfc3339, write_json};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pipeline::batch::{Origin, Record};
 use crate::sink::Refusal;
-use crate::sink::stub_json::{rfc3339, write_base64, write_json, write_string};
 
 /// Name of the file for what the door refuses; no sink is called so.
 pub const DOOR: &str = "door";
@@ -155,13 +156,15 @@ impl Letter for RefusedEvent<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         let Self { server_id, record, refusal } = self;
         let position = record.position;
-        // Writing into memory cannot fail.
+        // As in `write_string`.
         let _ = write!(out, r#"{{"server_id":"{server_id}","position":{position},"code":"#);
         write_string(&refusal.code, out);
         out.extend_from_slice(br#","reason":"#);
         write_string(cut(&refusal.reason), out);
         out.extend_from_slice(br#","event":"#);
-        write_json(&record.event, out);
+        // With the source and time that the stores have, so that they are not lost when it is sent again.
+        let (source, time_unix_nano) = (record.source(), record.time_unix_nano());
+        write_json(&JsonRecord { source, time_unix_nano, ..JsonRecord::event(record.event) }, out);
         out.push(b'}');
     }
 }
@@ -181,12 +184,17 @@ impl Letter for RefusedFrame<'_> {
         write_string(self.code, out);
         out.extend_from_slice(br#","reason":"#);
         write_string(cut(self.reason), out);
-        let mut received_at = String::new();
-        rfc3339(&mut received_at, self.received_unix_nano);
-        let _ = write!(out, r#","received_at":"{received_at}","payload":""#);
+        out.extend_from_slice(br#","received_at":""#);
+        out.extend_from_slice(&rfc3339::format(self.received_unix_nano));
+        out.extend_from_slice(br#"","payload":""#);
         write_base64(self.payload, out);
         out.extend_from_slice(br#""}"#);
     }
+}
+
+fn write_string(text: &str, out: &mut Vec<u8>) {
+    // Writing into memory cannot fail.
+    let _ = serde_json::to_writer(out, text);
 }
 
 /// A store's words, no longer than they are worth.
@@ -196,4 +204,131 @@ fn cut(reason: &str) -> &str {
         end -= 1;
     }
     reason.split_at(end).0
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::event::proto::Event;
+    use crate::sink::testing::{batch_of, delivery_of, named, origin};
+
+    struct Text(String);
+
+    impl Letter for Text {
+        fn write(&self, out: &mut Vec<u8>) {
+            write_string(&self.0, out);
+        }
+    }
+
+    fn letters(dir: &Path, bytes_max: u64) -> DeadLetters {
+        DeadLetters { bytes_max, ..DeadLetters::new(dir, "out", &Metrics::new().unwrap()) }
+    }
+
+    fn lines(dir: &Path) -> Vec<Value> {
+        let text = fs::read_to_string(dir.join("dead/out.ndjson")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
+    }
+
+    #[test]
+    fn the_file_is_made_on_first_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let letters = letters(dir.path(), u64::MAX);
+        letters.append(Vec::<Text>::new()).unwrap();
+        assert!(!dir.path().join("dead").exists());
+        letters.append([Text("a".into()), Text("b".into())]).unwrap();
+        letters.append([Text("c".into())]).unwrap();
+        assert_eq!(lines(dir.path()), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let letters = letters(dir.path(), u64::MAX);
+        letters.append([Text("a".into())]).unwrap();
+        fs::rename(dir.path().join("dead/out.ndjson"), dir.path().join("aside")).unwrap();
+        letters.append([Text("b".into())]).unwrap();
+        assert_eq!(lines(dir.path()), ["b"]);
+    }
+
+    #[test]
+    fn a_torn_line_spoils_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let letters = letters(dir.path(), u64::MAX);
+        letters.append([Text("a".into())]).unwrap();
+        let path = dir.path().join("dead/out.ndjson");
+        fs::write(&path, "\"a\"\n\"tor").unwrap();
+        letters.append([Text("b".into())]).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "\"a\"\n\"tor\n\"b\"\n");
+    }
+
+    #[test]
+    fn a_full_file_loses_its_older_half_and_counts_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let letters = letters(dir.path(), 1_000);
+        for number in 0..500 {
+            letters.append([Text(format!("{number:04}"))]).unwrap();
+            let bytes = fs::metadata(dir.path().join("dead/out.ndjson")).unwrap().len();
+            assert!(bytes <= 1_000 + 7, "{bytes}");
+        }
+        let left = lines(dir.path());
+        assert_eq!(left.len() as u64 + letters.dropped.get(), 500);
+        let first = 500 - left.len();
+        assert_eq!(left, (first..500).map(|number| json!(format!("{number:04}"))).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn many_letters_are_more_than_one_chunk() {
+        let dir = tempfile::tempdir().unwrap();
+        let letters = letters(dir.path(), u64::MAX);
+        letters.append((0..20_000).map(|number| Text(format!("letter {number}")))).unwrap();
+        assert_eq!(lines(dir.path()).len(), 20_000);
+    }
+
+    #[test]
+    fn a_refused_event_can_be_sent_again_from_its_letter() {
+        let dir = tempfile::tempdir().unwrap();
+        let event = Event { body: "line\nnext \"quoted\"".into(), value: Some(1.5), ..named("cpu") };
+        let delivery = delivery_of(batch_of(41, vec![vec![named("other"), event]]));
+        let refusal = Refusal { position: 42, code: "22P02".into(), reason: "é".repeat(2_000) };
+        let record = delivery.records().last().unwrap();
+        letters(dir.path(), u64::MAX).append([RefusedEvent { server_id: "5e5e", record, refusal: &refusal }]).unwrap();
+        let letter = &lines(dir.path())[0];
+        assert_eq!(letter["server_id"], "5e5e");
+        assert_eq!(letter["position"], 42);
+        assert_eq!(letter["code"], "22P02");
+        assert_eq!(letter["reason"], "é".repeat(512));
+        assert_eq!(letter["event"]["name"], "cpu");
+        assert_eq!(letter["event"]["body"], "line\nnext \"quoted\"");
+        assert_eq!(letter["event"]["value"], 1.5);
+    }
+
+    #[test]
+    fn a_refused_frame_is_kept_as_it_was_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let frame = |origin, payload| RefusedFrame {
+            origin,
+            seq: 3,
+            code: "MALFORMED",
+            reason: "no protobuf",
+            payload,
+            received_unix_nano: 1,
+        };
+        let agent = origin();
+        let http = Origin { agent_id: None, agent: None, default_source: "127.0.0.1".into(), epoch: 0 };
+        letters(dir.path(), u64::MAX).append([frame(&agent, b"\xff\x00\xfe\x01"), frame(&http, b"")]).unwrap();
+        let expected = json!({
+            "agent": "api",
+            "agent_id": "a9".repeat(16),
+            "epoch": 7,
+            "seq": 3,
+            "code": "MALFORMED",
+            "reason": "no protobuf",
+            "received_at": "1970-01-01T00:00:00.000000001Z",
+            "payload": "/wD+AQ==",
+        });
+        assert_eq!(lines(dir.path())[0], expected);
+        assert_eq!(lines(dir.path())[1]["agent"], Value::Null);
+    }
 }

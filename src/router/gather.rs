@@ -310,7 +310,7 @@ mod tests {
             let start = Instant::now();
             let mut gather = gather(max_events, max_bytes);
             let (mut next, mut delivered) = (1, Vec::new());
-            let mut deliver = |gather: &mut Gather, delivered: &mut Vec<u64>| {
+            let deliver = |gather: &mut Gather, delivered: &mut Vec<u64>| {
                 while let Due::Now(delivery) = gather.due(start) {
                     let records: Vec<_> = delivery.records().map(|record| record.position).collect();
                     let bytes: usize = delivery.records().map(|record| record.event.bytes().len()).sum();

@@ -49,7 +49,7 @@ impl Backoff {
     }
 }
 
-/// Lets the first warning through, then one in every `limits::RETRY_WARNING_INTERVAL`.
+/// Lets the first warning through, then one in every `limits::SINK_WARNING_INTERVAL`.
 #[derive(Debug, Default)]
 pub struct Warnings {
     last: Option<Instant>,
@@ -59,7 +59,7 @@ pub struct Warnings {
 impl Warnings {
     /// `Some(n)`: say it now; `n` were swallowed since the last one.
     pub fn due(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now < last + limits::RETRY_WARNING_INTERVAL) {
+        if self.last.is_some_and(|last| now < last + limits::SINK_WARNING_INTERVAL) {
             self.suppressed += 1;
             return None;
         }
@@ -129,7 +129,7 @@ mod tests {
         let mut warnings = Warnings::default();
         assert_eq!(warnings.due(start), Some(0));
         assert_eq!(warnings.due(start), None);
-        assert_eq!(warnings.due(start + limits::RETRY_WARNING_INTERVAL / 2), None);
-        assert_eq!(warnings.due(start + limits::RETRY_WARNING_INTERVAL), Some(2));
+        assert_eq!(warnings.due(start + limits::SINK_WARNING_INTERVAL / 2), None);
+        assert_eq!(warnings.due(start + limits::SINK_WARNING_INTERVAL), Some(2));
     }
 }

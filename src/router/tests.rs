@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::pipeline::batch::Delivery;
 use crate::sink::testing::{batch, identity};
-use crate::sink::{BatchSettings, Failure, Refusal, Settings, Unavailable, discard};
+use crate::sink::{self, BatchSettings, Failure, Refusal, Settings, Unavailable, discard, file};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -376,4 +376,62 @@ fn after_the_deadline_the_sender_is_told() {
     bench.drain.begin(Instant::now());
     assert!(bench.router.wait(Instant::now() + PATIENCE));
     assert_eq!(bench.queue.take().unwrap().send(batch(1..=1)), Err(Ended));
+}
+
+#[test]
+fn a_fifo_without_a_reader_does_not_hold_the_end_of_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let settings = Settings::File(file::Settings { path: path.clone(), ..file::Settings::default() });
+    let mut bench = Bench::in_dir(dir, sink::open("out", &settings, &identity(1)));
+    assert!(bench.router.progress().wait_for_first_connect(Instant::now() + PATIENCE));
+    assert_eq!(bench.router.progress().status(), SinkStatus::Ok);
+    bench.send(1..=3);
+    bench.queue = None;
+    let deadline = Instant::now() + Duration::from_millis(50);
+    bench.drain.begin(deadline);
+    assert!(!bench.router.wait(deadline), "it waits for its reader; the process would end now");
+    assert_eq!(bench.router.progress().owed_events(), 3);
+    // The test's process goes on: let the thread end.
+    let reader = fs::File::open(&path).unwrap();
+    assert!(bench.router.wait(Instant::now() + PATIENCE));
+    drop(reader);
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_poison_row_in_sqlite_is_buried_and_everything_else_is_stored_once() {
+    use crate::sink::sqlite;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.db");
+    let settings = Settings::Sqlite(sqlite::Settings { path: path.clone() });
+    let open = |owner| sink::open("out", &settings, &identity(owner));
+    open(9).connect().unwrap();
+    let user = rusqlite::Connection::open(&path).unwrap();
+    user.execute_batch(
+        "DROP TABLE events;
+         CREATE TABLE events (
+            server_id, position INTEGER, received_at, time, kind, severity, source, name CHECK (name NOT LIKE '%7'),
+            body, value, duration_nano, trace_id, span_id, parent_span_id, agent, attributes,
+            PRIMARY KEY (server_id, position)
+         ) WITHOUT ROWID;",
+    )
+    .unwrap();
+    let mut bench = Bench::in_dir(dir, open(1));
+    for first in (1..=500).step_by(50) {
+        bench.send(first..=first + 49);
+    }
+    bench.finish();
+    // A restart offers the same again.
+    let mut bench = Bench::in_dir(bench.dir, open(2));
+    bench.send(1..=500);
+    bench.send(501..=510);
+    bench.finish();
+    let mut rows = user.prepare("SELECT position FROM events ORDER BY position").unwrap();
+    let stored: Vec<i64> = rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(stored, (1..=510).filter(|position| position % 10 != 7).collect::<Vec<_>>());
+    let dead: Vec<_> = bench.dead_letters().iter().map(|letter| letter["position"].as_i64().unwrap()).collect();
+    assert_eq!(dead, (1..=510).filter(|position| position % 10 == 7).collect::<Vec<_>>());
 }

@@ -47,6 +47,7 @@ pub(super) struct Worker {
     dead: DeadLetters,
     backoff: Backoff,
     warnings: Warnings,
+    refusal_warnings: Warnings,
     /// A warning was logged since the sink was last well.
     warned: bool,
     drain: Arc<Drain>,
@@ -79,6 +80,7 @@ impl Worker {
             dead: DeadLetters::new(shared.data_dir, &name, shared.metrics),
             backoff: Backoff::new(seed),
             warnings: Warnings::default(),
+            refusal_warnings: Warnings::default(),
             warned: false,
             drain: shared.drain.clone(),
             draining: false,
@@ -92,8 +94,10 @@ impl Worker {
     /// Delivers until the queue is closed and empty, or the drain deadline has passed.
     pub fn run(mut self) {
         if self.deliver_all().is_err() {
-            let owed = self.progress.owed_events();
-            warn!(sink = self.name, events = owed, "drain deadline passed, these events were not delivered");
+            let events = self.progress.owed_events();
+            if events > 0 {
+                warn!(sink = self.name, events, "drain deadline passed, events not delivered");
+            }
         }
     }
 
@@ -127,9 +131,7 @@ impl Worker {
     /// Waits until a delivery is due. `None`: the queue is closed and everything is stored.
     fn next_delivery(&mut self) -> Done<Option<Delivery>> {
         loop {
-            if self.drain.passed(Instant::now()) {
-                return Err(DeadlinePassed);
-            }
+            self.check_deadline()?;
             while self.gather.has_room() {
                 match self.queue.try_recv() {
                     Ok(batch) => self.gather.take(batch),
@@ -160,6 +162,7 @@ impl Worker {
         let mut parts = Bisection::new(delivery.first_position()..=delivery.last_position());
         let mut except = Vec::new();
         while let Some(positions) = parts.next() {
+            self.check_deadline()?;
             let part = delivery.part(positions);
             // A reconnect may have found that the store has it already.
             let there = self.position >= part.last_position();
@@ -227,7 +230,10 @@ impl Worker {
                 Some(RefusedEvent { server_id: &worker.server_id, record, refusal: new.get(index)? })
             }))
         })?;
-        warn!(sink = self.name, events = new.len(), code, reason, "events refused, kept in dead letters");
+        if let Some(suppressed) = self.refusal_warnings.due(Instant::now()) {
+            let events = new.len();
+            warn!(sink = self.name, events, code, reason, suppressed, "events refused, kept in dead letters");
+        }
         self.metrics.events_dead.inc_by(new.len() as u64);
         except.extend(new.iter().map(|refusal| refusal.position));
         except.sort_unstable();
@@ -270,7 +276,8 @@ impl Worker {
         };
         let now = Instant::now();
         if let Some(suppressed) = self.warnings.due(now) {
-            warn!(sink = self.name, %status, suppressed, next_attempt_seconds = delay.as_secs_f64(), "sink does not take events");
+            let next_attempt_seconds = delay.as_secs_f64();
+            warn!(sink = self.name, %status, suppressed, next_attempt_seconds, "sink does not take events");
             self.warned = true;
         }
         self.progress.set_status(status);
@@ -284,6 +291,10 @@ impl Worker {
             self.draining = true;
             self.backoff.reset();
         }
+        self.check_deadline()
+    }
+
+    fn check_deadline(&self) -> Done {
         if self.drain.passed(Instant::now()) { Err(DeadlinePassed) } else { Ok(()) }
     }
 }

@@ -16,9 +16,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 
 use super::ndjson::{LINE_START, Lines};
-use super::stub_json::rfc3339;
 use super::{Failure, Identity, Kind, Sink, Unavailable};
 use crate::config::setting::{Form, Setting, Value};
+use crate::event::rfc3339;
 use crate::limits;
 use crate::pipeline::batch::Delivery;
 
@@ -116,42 +116,21 @@ impl File {
         Ok(Open { file, regular: Some(regular) })
     }
 
-    /// Whether the open file is still the one at the path.
-    fn is_current(&self) -> bool {
-        match &self.open {
-            None => false,
-            Some(Open { regular: None, .. }) => true,
-            Some(Open { regular: Some(regular), .. }) => fs::metadata(self.path())
-                .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == (regular.device, regular.inode)),
-        }
-    }
-
-    fn is_due_for_rotation(&self, now: SystemTime) -> bool {
-        let Some(Open { regular: Some(regular), .. }) = &self.open else { return false };
-        let Settings { rotate_bytes, rotate_age, .. } = self.settings;
-        let age = now.duration_since(regular.created).unwrap_or_default();
-        regular.end > 0
-            && (rotate_bytes > 0 && regular.end >= rotate_bytes || !rotate_age.is_zero() && age >= rotate_age)
-    }
-
     fn write(&mut self, delivery: &Delivery, except: &[u64]) -> io::Result<()> {
         let now = SystemTime::now();
-        if self.is_current() && self.is_due_for_rotation(now) {
-            fs::rename(self.path(), rotated(self.path(), now))?;
-        }
-        if !self.is_current() {
-            self.open = None;
-            self.open = Some(self.open()?);
-        }
-        let Some(Open { file, regular }) = &mut self.open else { return Ok(()) };
-        let Some(regular) = regular else { return self.lines.write(delivery, except, file) };
-        let written = self.lines.write(delivery, except, file).and_then(|()| file.sync_data());
-        match written {
-            Ok(()) => regular.end = file.metadata()?.len(),
-            // No part of it stays in front of the next attempt; a full disk still lets a file shrink.
-            Err(_) => file.set_len(regular.end)?,
-        }
-        written
+        // Taken: after an error it is closed at once. The next reader of a FIFO must not meet this end of it, and take
+        // its end for ours.
+        let mut open = match self.open.take().filter(|open| open.is_at(self.path())) {
+            Some(open) if open.is_due_for_rotation(&self.settings, now) => {
+                fs::rename(self.path(), rotated(self.path(), now))?;
+                self.open()?
+            }
+            Some(open) => open,
+            None => self.open()?,
+        };
+        open.write(&mut self.lines, delivery, except)?;
+        self.open = Some(open);
+        Ok(())
     }
 
     fn unavailable(&self, error: &io::Error) -> Unavailable {
@@ -177,23 +156,44 @@ impl Sink for File {
     }
 
     fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
-        self.write(delivery, except).map_err(|error| {
-            // At once: the next reader of a FIFO must not meet this end of it, and take its end for ours.
-            self.open = None;
-            self.unavailable(&error).into()
-        })
+        self.write(delivery, except).map_err(|error| self.unavailable(&error).into())
+    }
+}
+
+impl Open {
+    /// Whether this is still what is at `path`.
+    fn is_at(&self, path: &Path) -> bool {
+        let Some(Regular { device, inode, .. }) = self.regular else { return true };
+        fs::metadata(path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == (device, inode))
+    }
+
+    fn is_due_for_rotation(&self, settings: &Settings, now: SystemTime) -> bool {
+        let Some(Regular { end, created, .. }) = self.regular else { return false };
+        let is_large = settings.rotate_bytes > 0 && end >= settings.rotate_bytes;
+        let is_old =
+            !settings.rotate_age.is_zero() && now.duration_since(created).is_ok_and(|age| age >= settings.rotate_age);
+        end > 0 && (is_large || is_old)
+    }
+
+    fn write(&mut self, lines: &mut Lines, delivery: &Delivery, except: &[u64]) -> io::Result<()> {
+        let Some(regular) = &mut self.regular else { return lines.write(delivery, except, &mut self.file) };
+        let written = lines.write(delivery, except, &mut self.file).and_then(|()| self.file.sync_data());
+        match written {
+            Ok(()) => regular.end = self.file.metadata()?.len(),
+            // No part of it stays in front of the next attempt; a full disk still lets a file shrink.
+            Err(_) => self.file.set_len(regular.end)?,
+        }
+        written
     }
 }
 
 /// The name under which a file is put aside: no two of them within a nanosecond.
 fn rotated(path: &Path, now: SystemTime) -> PathBuf {
     let nanos = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
-    let mut time = String::new();
-    rfc3339(&mut time, nanos);
-    time.retain(|c| !matches!(c, '-' | ':'));
+    let time = rfc3339::format(nanos);
     let mut name = path.as_os_str().to_owned();
     name.push(".");
-    name.push(time);
+    name.push(time.iter().filter(|byte| !b"-:".contains(byte)).map(|byte| char::from(*byte)).collect::<String>());
     name.into()
 }
 
@@ -293,6 +293,25 @@ mod tests {
     }
 
     #[test]
+    fn a_line_says_what_happened_and_where_it_came_in() {
+        let folder = Folder::new();
+        let mut sink = folder.never_rotated();
+        sink.connect().unwrap();
+        sink.deliver(&delivery(7..=7), &[]).unwrap();
+        let expected = serde_json::json!({
+            "server_id": "5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e",
+            "position": 7,
+            "received_at": "2026-01-02T03:04:05.000000006Z",
+            "agent": "api",
+            "time": "2026-01-02T03:04:05.000000006Z",
+            "kind": "log",
+            "source": "api",
+            "name": "e7",
+        });
+        assert_eq!(line(&fs::read_to_string(folder.path()).unwrap()), expected);
+    }
+
+    #[test]
     fn a_large_file_is_put_aside_before_the_next_delivery() {
         let folder = Folder::new();
         let mut sink = folder.file(1, Duration::ZERO);
@@ -313,9 +332,7 @@ mod tests {
         let folder = Folder::new();
         let mut sink = folder.file(0, Duration::from_nanos(1));
         sink.connect().unwrap();
-        thread::sleep(Duration::from_millis(5));
         sink.deliver(&delivery(1..=2), &[]).unwrap();
-        thread::sleep(Duration::from_millis(5));
         sink.deliver(&delivery(3..=4), &[]).unwrap();
         assert_eq!(folder.files(), [[1, 2], [3, 4]]);
     }
@@ -378,7 +395,7 @@ mod tests {
     #[test]
     fn a_full_disk_passes_and_leaves_no_part_of_a_delivery() {
         let path = PathBuf::from("/dev/full");
-        let mut sink = File::new(&Settings { path, ..Settings::default() }, &identity(1));
+        let mut sink = File::new(&Settings { path, rotate_bytes: 0, rotate_age: Duration::ZERO }, &identity(1));
         sink.connect().unwrap();
         let result = sink.deliver(&delivery(1..=1), &[]);
         assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
@@ -389,7 +406,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fifo");
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
-        let mut sink = File::new(&Settings { path: path.clone(), ..Settings::default() }, &identity(1));
+        let mut sink =
+            File::new(&Settings { path: path.clone(), rotate_bytes: 0, rotate_age: Duration::ZERO }, &identity(1));
         // Does not wait: the server must be able to start.
         assert_eq!(sink.connect(), Ok(None));
         let (results, delivered) = mpsc::channel();

@@ -12,7 +12,6 @@ mod ndjson;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod stdout;
-pub(crate) mod stub_json;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -135,6 +134,7 @@ pub enum Settings {
 }
 
 /// The sink called `name`. Touches nothing outside before [`Sink::connect`].
+#[cfg_attr(not(feature = "sqlite"), expect(unused_variables))] // only stores that keep positions need the name
 pub fn open(name: &str, settings: &Settings, identity: &Identity) -> Box<dyn Sink> {
     match settings {
         #[cfg(feature = "sqlite")]
@@ -193,4 +193,56 @@ pub fn uuid(id: &[u8; 16]) -> String {
         let _ = write!(text, "{byte:02x}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn the_settings_of_a_kind_are_beside_it() {
+        let settings =
+            parse("kind = 'file'\npath = '/x'\nrotate_bytes = 5\nrotate_age = { secs = 7, nanos = 0 }").unwrap();
+        let expected = file::Settings { path: "/x".into(), rotate_bytes: 5, rotate_age: Duration::from_secs(7) };
+        assert_eq!(settings, Settings::File(expected));
+    }
+
+    #[test]
+    fn unknown_kinds_and_keys_are_refused_by_name() {
+        assert!(parse("kind = 'kafka'").unwrap_err().to_string().contains("kafka"));
+        for kind in ["file", "stdout", "discard"] {
+            let error = parse(&format!("kind = '{kind}'\npaht = 'x'")).unwrap_err();
+            assert!(error.to_string().contains("paht"), "{kind}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_uuid_is_written_as_stores_expect_it() {
+        let id = std::array::from_fn(|index| (index as u8) << 4 | index as u8);
+        assert_eq!(uuid(&id), "00112233-4455-6677-8899-aabbccddeeff");
+    }
+
+    struct Nothing(Settings);
+
+    impl testing::Store for Nothing {
+        const EXACTLY_ONCE: bool = false;
+        const KEEPS_POSITIONS: bool = false;
+
+        fn sink(&self, owner: u8) -> Box<dyn Sink> {
+            open("out", &self.0, &testing::identity(owner))
+        }
+
+        fn rows(&self) -> Option<Vec<(u64, String)>> {
+            None
+        }
+    }
+
+    #[test]
+    fn discard_passes_the_conformance_suite() {
+        testing::conformance(|| Nothing(Settings::Discard(discard::Settings {})));
+    }
 }

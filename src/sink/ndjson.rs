@@ -2,29 +2,40 @@
 
 use std::io::{self, Write};
 
-use super::{Identity, uuid};
+use super::Identity;
+use crate::event::{JsonRecord, write_json};
 use crate::limits;
-use crate::pipeline::batch::{Delivery, Record};
+use crate::pipeline::batch::Delivery;
 
 /// Every line begins so.
 pub const LINE_START: &[u8] = b"{\"server_id\":\"";
 
 /// Writes deliveries as lines, in bounded chunks that end with a line.
 pub struct Lines {
-    server_id: String,
+    server_id: [u8; 16],
     chunk: Vec<u8>,
 }
 
 impl Lines {
     pub fn new(identity: &Identity) -> Self {
-        Self { server_id: uuid(&identity.server_id), chunk: Vec::new() }
+        Self { server_id: identity.server_id, chunk: Vec::new() }
     }
 
     /// Writes the events of `delivery` that are not in `except`.
     pub fn write(&mut self, delivery: &Delivery, except: &[u64], out: &mut impl Write) -> io::Result<()> {
         self.chunk.clear();
         for record in delivery.records().filter(|record| except.binary_search(&record.position).is_err()) {
-            write_line(&mut self.chunk, &self.server_id, &record);
+            let line = JsonRecord {
+                server_id: Some(self.server_id),
+                position: Some(record.position),
+                received_unix_nano: Some(record.received_unix_nano),
+                agent: record.origin.agent.as_deref(),
+                source: record.source(),
+                time_unix_nano: record.time_unix_nano(),
+                event: record.event,
+            };
+            write_json(&line, &mut self.chunk);
+            self.chunk.push(b'\n');
             if self.chunk.len() >= limits::NDJSON_CHUNK_BYTES {
                 out.write_all(&self.chunk)?;
                 self.chunk.clear();
@@ -33,13 +44,4 @@ impl Lines {
         out.write_all(&self.chunk)?;
         out.flush()
     }
-}
-
-fn write_line(out: &mut Vec<u8>, server_id: &str, record: &Record<'_>) {
-    let _ = writeln!(
-        out,
-        "{{\"server_id\":\"{server_id}\",\"position\":{},\"name\":\"{}\"}}",
-        record.position,
-        record.event.name()
-    );
 }

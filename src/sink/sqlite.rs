@@ -14,15 +14,17 @@
 //! looks, so that two servers do not take it from each other for ever.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
 use serde::Deserialize;
 
-use super::stub_json::{rfc3339, write_attributes_json};
 use super::{Failure, Identity, Kind, Refusal, Sink, Unavailable, uuid};
 use crate::config::setting::{Form, Setting, Value};
-use crate::event::EventKind;
+use crate::event::json_out::write_hex;
+use crate::event::{rfc3339, write_attributes_json};
 use crate::limits;
 use crate::pipeline::batch::{Delivery, Record};
 
@@ -91,31 +93,6 @@ const MOVE_POSITION: &str = "
     UPDATE telemetryx_positions SET position = ?5
     WHERE server_id = ?1 AND sink = ?2 AND owner = ?3 AND position = ?4";
 
-const TABLES: [(&str, &[&str]); 2] = [
-    (
-        "events",
-        &[
-            "server_id",
-            "position",
-            "received_at",
-            "time",
-            "kind",
-            "severity",
-            "source",
-            "name",
-            "body",
-            "value",
-            "duration_nano",
-            "trace_id",
-            "span_id",
-            "parent_span_id",
-            "agent",
-            "attributes",
-        ],
-    ),
-    ("telemetryx_positions", &["server_id", "sink", "position", "owner"]),
-];
-
 pub struct Sqlite {
     sink: String,
     path: PathBuf,
@@ -124,6 +101,8 @@ pub struct Sqlite {
     /// This process has taken the position once.
     owned: bool,
     connection: Option<Connection>,
+    /// What `connection` writes to.
+    file: Option<(u64, u64)>,
     /// The store's position as of the last look or commit.
     position: u64,
 }
@@ -137,6 +116,7 @@ impl Sqlite {
             owner: uuid(&identity.owner),
             owned: false,
             connection: None,
+            file: None,
             position: 0,
         }
     }
@@ -165,18 +145,9 @@ impl Sqlite {
         let sql = |error| self.unavailable(&error);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         transaction.execute_batch(CREATE).map_err(sql)?;
-        for (table, columns) in TABLES {
-            let missing = missing_columns(&transaction, table, columns).map_err(sql)?;
-            if !missing.is_empty() {
-                return Err(self.down(&format!(
-                    "table `{table}` has no column {}: add it, or rename the table so that a new one is made",
-                    missing.join(", ")
-                )));
-            }
-        }
-        // Names what else a table of the user's lacks, such as the primary key.
-        for statement in [INSERT, MOVE_POSITION, TAKE_POSITION] {
-            transaction.prepare_cached(statement).map_err(sql)?;
+        // A table of the user's is welcome if it has what these name.
+        for statement in [READ_POSITION, TAKE_POSITION, MOVE_POSITION, INSERT] {
+            transaction.prepare_cached(statement).map_err(|error| self.wrong_table(&error))?;
         }
         let held = self.read_position(&transaction).map_err(sql)?;
         match held {
@@ -254,10 +225,7 @@ impl Sqlite {
         match self.read_position(connection).map_err(|error| self.unavailable(&error))? {
             Some((position, _)) if position >= last => Ok(()),
             Some((position, owner)) if owner != self.owner => Err(self.fenced(position).into()),
-            _ => {
-                Err(Unavailable::retry(format!("{}: the position of this sink was changed", self.path.display()))
-                    .into())
-            }
+            _ => Err(self.retry("the position of this sink was changed").into()),
         }
     }
 
@@ -269,8 +237,22 @@ impl Sqlite {
         ))
     }
 
+    fn retry(&self, reason: &str) -> Unavailable {
+        Unavailable::retry(format!("{}: {reason}", self.path.display()))
+    }
+
     fn down(&self, reason: &str) -> Unavailable {
         Unavailable::down(format!("{}: {reason}", self.path.display()))
+    }
+
+    /// SQLite's words name the table and what it lacks.
+    fn wrong_table(&self, error: &rusqlite::Error) -> Unavailable {
+        match self.unavailable(error) {
+            Unavailable::Down { reason } => Unavailable::down(format!(
+                "{reason}: add what is missing to the table, or rename the table so that a new one is made"
+            )),
+            passes => passes,
+        }
     }
 
     fn unavailable(&self, error: &rusqlite::Error) -> Unavailable {
@@ -288,8 +270,12 @@ impl Sqlite {
                     | ErrorCode::SchemaChanged
             )
         );
-        let reason = format!("{}: {error}", self.path.display());
-        if passes { Unavailable::retry(reason) } else { Unavailable::down(reason) }
+        let reason = match error {
+            // Its own words would quote the whole statement.
+            rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+            other => other.to_string(),
+        };
+        if passes { self.retry(&reason) } else { self.down(&reason) }
     }
 }
 
@@ -297,28 +283,35 @@ impl Sink for Sqlite {
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.connection = None;
         let mut connection = self.open()?;
+        self.file = file_id(&self.path);
         self.prepare(&mut connection)?;
         self.connection = Some(connection);
         Ok(Some(self.position))
     }
 
     fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        if self.position >= delivery.last_position() {
+            return Ok(());
+        }
         let Some(mut connection) = self.connection.take() else {
-            return Err(Unavailable::retry(format!("{}: not open", self.path.display())).into());
+            return Err(self.retry("not open").into());
         };
+        if self.file != file_id(&self.path) {
+            // SQLite would go on writing into a file that no one can find any more.
+            return Err(self.retry("the file was moved or removed").into());
+        }
         let result = self.write(&mut connection, delivery, except);
         self.connection = Some(connection);
         if result.is_ok() {
-            self.position = self.position.max(delivery.last_position());
+            self.position = delivery.last_position();
         }
         result
     }
 }
 
-fn missing_columns<'a>(connection: &Connection, table: &str, columns: &[&'a str]) -> rusqlite::Result<Vec<&'a str>> {
-    let mut statement = connection.prepare("SELECT name FROM pragma_table_info(?1)")?;
-    let present = statement.query_map([table], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()?;
-    Ok(columns.iter().filter(|column| !present.iter().any(|name| name.eq_ignore_ascii_case(column))).copied().collect())
+/// Device and inode of what is at `path` now.
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Code and reason where the store refuses the row itself, and would refuse it again.
@@ -344,11 +337,9 @@ fn refusal(error: &rusqlite::Error) -> Option<(String, String)> {
 /// Text of the row that is being written; reused, so that a row costs no allocation.
 #[derive(Default)]
 struct Row {
-    received_at: String,
-    time: String,
-    trace_id: String,
-    span_id: String,
-    parent_span_id: String,
+    trace_id: Vec<u8>,
+    span_id: Vec<u8>,
+    parent_span_id: Vec<u8>,
     attributes: Vec<u8>,
 }
 
@@ -360,19 +351,17 @@ impl Row {
         record: &Record<'_>,
     ) -> rusqlite::Result<usize> {
         let event = &record.event;
-        self.received_at.clear();
-        rfc3339(&mut self.received_at, record.received_unix_nano);
-        self.time.clear();
-        rfc3339(&mut self.time, record.time_unix_nano());
+        let received_at = rfc3339::format(record.received_unix_nano);
+        let time = rfc3339::format(record.time_unix_nano());
         self.attributes.clear();
         write_attributes_json(event, &mut self.attributes);
-        let attributes = event.attributes().next().map(|_| String::from_utf8_lossy(&self.attributes));
+        let attributes = event.attributes().next().map(|_| utf8(&self.attributes));
         statement.execute(params![
             server_id,
             record.position.cast_signed(),
-            self.received_at,
-            self.time,
-            kind(event.kind()),
+            utf8(&received_at),
+            utf8(&time),
+            event.kind().name(),
             set(event.severity() != 0, event.severity()),
             text(record.source()),
             text(event.name()),
@@ -397,29 +386,22 @@ fn text(text: &str) -> Option<&str> {
     set(!text.is_empty(), text)
 }
 
-fn kind(kind: EventKind) -> &'static str {
-    match kind {
-        EventKind::Unspecified | EventKind::Log => "log",
-        EventKind::Gauge => "gauge",
-        EventKind::Counter => "counter",
-        EventKind::Span => "span",
-    }
+/// Text that is known to be UTF-8.
+fn utf8(text: &[u8]) -> ToSqlOutput<'_> {
+    ToSqlOutput::Borrowed(ValueRef::Text(text))
 }
 
-fn hex<'a>(out: &'a mut String, bytes: Option<&[u8]>) -> Option<&'a str> {
-    use std::fmt::Write;
+fn hex<'a>(out: &'a mut Vec<u8>, bytes: Option<&[u8]>) -> Option<ToSqlOutput<'a>> {
     out.clear();
-    for byte in bytes? {
-        // Writing into a String cannot fail.
-        let _ = write!(out, "{byte:02x}");
-    }
-    Some(out)
+    write_hex(bytes?, out);
+    Some(utf8(out))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
+    use rusqlite::types::Value;
     use tempfile::TempDir;
 
     use super::super::testing::{self, Store, batch_of, delivery, delivery_of, identity, named};
@@ -524,46 +506,37 @@ mod tests {
         sink.deliver(&delivery_of(batch_of(1, vec![vec![full, named("bare")]])), &[]).unwrap();
         let user = database.user();
         let mut rows = user.prepare("SELECT * FROM events ORDER BY position").unwrap();
-        let mut text = Vec::new();
-        let mut rows = rows.query([]).unwrap();
-        while let Some(row) = rows.next().unwrap() {
-            let columns: Vec<_> = (0..16).map(|column| format!("{:?}", row.get_ref(column).unwrap())).collect();
-            text.push(columns.join(" "));
-        }
-        let value = |text: &str| format!("Text({:?})", text.as_bytes());
-        let expected = [
-            value("5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e"),
-            "Integer(1)".into(),
-            value("2026-01-02T03:04:05.000000006Z"),
-            value("1970-01-01T00:00:00.000000001Z"),
-            value("span"),
-            "Integer(9)".into(),
-            value("host"),
-            value("na\0me"),
-            value("zwölf"),
-            "Real(1.5)".into(),
-            "Integer(77)".into(),
-            value(&"ab".repeat(16)),
-            value(&"cd".repeat(8)),
-            value(&"ef".repeat(8)),
-            value("api"),
-            value("{\"k\":1}"),
+        let row = |row: &rusqlite::Row<'_>| (0..16).map(|column| row.get(column)).collect();
+        let rows: rusqlite::Result<Vec<Vec<Value>>> = rows.query_map([], row).unwrap().collect();
+        let text = |text: &str| Value::Text(text.to_owned());
+        let full = vec![
+            text("5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e"),
+            Value::Integer(1),
+            text("2026-01-02T03:04:05.000000006Z"),
+            text("1970-01-01T00:00:00.000000001Z"),
+            text("span"),
+            Value::Integer(9),
+            text("host"),
+            text("na\0me"),
+            text("zwölf"),
+            Value::Real(1.5),
+            Value::Integer(77),
+            text(&"ab".repeat(16)),
+            text(&"cd".repeat(8)),
+            text(&"ef".repeat(8)),
+            text("api"),
+            text("{\"k\":1}"),
         ];
-        assert_eq!(text[0], expected.join(" "));
-        let bare = [
-            value("5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e"),
-            "Integer(2)".into(),
-            value("2026-01-02T03:04:05.000000006Z"),
-            value("2026-01-02T03:04:05.000000006Z"),
-            value("log"),
-            "Null".into(),
-            value("api"),
-            value("bare"),
-            "Null Null Null Null Null Null".into(),
-            value("api"),
-            "Null".into(),
-        ];
-        assert_eq!(text[1], bare.join(" "));
+        let mut bare = vec![Value::Null; 16];
+        bare[0] = text("5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e");
+        bare[1] = Value::Integer(2);
+        bare[2] = text("2026-01-02T03:04:05.000000006Z");
+        bare[3] = text("2026-01-02T03:04:05.000000006Z");
+        bare[4] = text("log");
+        bare[6] = text("api");
+        bare[7] = text("bare");
+        bare[14] = text("api");
+        assert_eq!(rows.unwrap(), [full, bare]);
     }
 
     #[test]
@@ -633,10 +606,9 @@ mod tests {
 
     #[test]
     fn a_table_without_a_column_or_the_key_is_down_with_what_to_do() {
-        let (database, mut sink) =
-            Database::with("ALTER TABLE events DROP COLUMN body; ALTER TABLE events DROP COLUMN value;");
+        let (database, mut sink) = Database::with("ALTER TABLE events DROP COLUMN body;");
         let reason = down(sink.connect());
-        assert!(reason.contains("`events` has no column body, value: add it"), "{reason}");
+        assert!(reason.contains("table events has no column named body: add what is missing"), "{reason}");
         let keyless = CREATE.replacen(",\n        PRIMARY KEY (server_id, position)\n    ) WITHOUT ROWID", ")", 1);
         database.user().execute_batch(&format!("DROP TABLE events; {keyless}")).unwrap();
         let reason = down(sink.connect());
@@ -716,6 +688,18 @@ mod tests {
         sink.connect().unwrap();
         assert_eq!(sink.deliver(&delivery(2..=4), &[]), Ok(()));
         assert_eq!(database.positions(), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_database_that_was_removed_is_made_anew() {
+        let (database, mut sink) = Database::with("");
+        sink.deliver(&delivery(1..=3), &[]).unwrap();
+        fs::remove_file(database.path()).unwrap();
+        let result = sink.deliver(&delivery(4..=5), &[]);
+        assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+        assert_eq!(sink.connect(), Ok(Some(0)));
+        assert_eq!(sink.deliver(&delivery(4..=5), &[]), Ok(()));
+        assert_eq!(database.positions(), [4, 5]);
     }
 
     #[test]

@@ -50,3 +50,45 @@ impl Sink for Stdout {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, pipe};
+    use std::os::fd::OwnedFd;
+
+    use super::super::testing::{delivery, identity};
+    use super::*;
+
+    fn into_pipe() -> (Stdout, io::PipeReader) {
+        let (reader, writer) = pipe().unwrap();
+        let stdout = Stdout { out: Some(OwnedFd::from(writer).into()), ..Stdout::new(&identity(1)) };
+        (stdout, reader)
+    }
+
+    #[test]
+    fn writes_a_line_an_event() {
+        let (mut stdout, mut reader) = into_pipe();
+        stdout.deliver(&delivery(1..=3), &[2]).unwrap();
+        drop(stdout);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let positions: Vec<_> = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["position"].as_u64().unwrap())
+            .collect();
+        assert_eq!(positions, [1, 3]);
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_down() {
+        let (mut stdout, reader) = into_pipe();
+        drop(reader);
+        let result = stdout.deliver(&delivery(1..=1), &[]);
+        assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{result:?}");
+    }
+
+    #[test]
+    fn connects_to_the_real_one() {
+        assert_eq!(Stdout::new(&identity(1)).connect(), Ok(None));
+    }
+}
