@@ -154,7 +154,7 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
         }
         Some(Command::Send(args)) => {
             shared.merge(args.settings);
-            send::run(&shared, &args.send)
+            send::run(&shared, &args.options)
         }
     }
 }

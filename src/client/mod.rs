@@ -32,6 +32,8 @@
 mod batch;
 mod driver;
 #[cfg(test)]
+pub(crate) mod script;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
