@@ -330,10 +330,10 @@ impl<'a> Sending<'a> {
         let level = self.client.welcome().map(|welcome| welcome.ack);
         let progress = self.client.close(None)?;
         if self.replaced > 0 {
-            warn(&format!("{} lines were not UTF-8: what was not is now U+FFFD", self.replaced));
+            warn(&format!("lines with bytes that are not UTF-8, now U+FFFD: {}", self.replaced));
         }
         if self.truncated > 0 {
-            warn(&format!("{} lines were cut to 64 KiB", self.truncated));
+            warn(&format!("lines cut to 64 KiB: {}", self.truncated));
         }
         if progress.possibly_doubled_events > 0 {
             warn(&format!(

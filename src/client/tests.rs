@@ -1,15 +1,12 @@
 //! The client against a server on loopback that follows a script, one connection after the other.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use prost::Message;
-
+use super::script::{serve, welcome};
 use super::*;
-use crate::event::proto::EventBatch;
-use crate::wire::{Decoded, FrameKind, Goaway, GoawayCode, Header, Hello, NackCode, PayloadCaps, answer, decode};
+use crate::wire::{Goaway, GoawayCode, NackCode, answer};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
