@@ -14,6 +14,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -21,12 +22,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use prost::Message;
 
 use self::lines::Lines;
 use super::{Failure, SettingsArgs, print, reachable};
 use crate::client::{self, Batch, Client, ClientError, Progress, Refusal, Report};
 use crate::event::proto::Event;
+use crate::event::{FIELD_NAMES, JsonDecoder};
 use crate::limits::{EVENT_BODY_BYTES_MAX, EVENT_NAME_BYTES_MAX, SEND_LINE_BYTES_MAX};
 use crate::wire::AckLevel;
 
@@ -166,8 +167,9 @@ struct Sending<'a> {
     max_frame: usize,
     /// Reused for every line of text.
     event: Event,
-    /// Reused for every line of JSON.
-    encoded: Vec<u8>,
+    /// The event of the last line, encoded.
+    line: Batch,
+    json: JsonDecoder,
     /// Sequence number and first line of the frames that are not acknowledged: for reports.
     places: VecDeque<(u64, String)>,
     bar: ProgressBar,
@@ -185,7 +187,8 @@ impl<'a> Sending<'a> {
             client,
             batch: Batch::new(),
             event: Event { name: options.name.clone(), ..Event::default() },
-            encoded: Vec::new(),
+            line: Batch::new(),
+            json: JsonDecoder::new(),
             places: VecDeque::new(),
             bar: progress_bar(files),
             events: 0,
@@ -225,7 +228,6 @@ impl<'a> Sending<'a> {
             }
             let done = match format {
                 Format::Text => self.text(bytes, line.cut_bytes),
-                Format::Ndjson if bytes.is_empty() => Ok(false),
                 Format::Ndjson => self.json(bytes, line.cut_bytes),
                 Format::Auto => Ok(false),
             };
@@ -253,7 +255,7 @@ impl<'a> Sending<'a> {
         Ok(())
     }
 
-    /// Makes `self.encoded` of a line of text.
+    /// Makes `self.line` of a line of text.
     fn text(&mut self, line: &[u8], cut_bytes: u64) -> Result<bool, LineError> {
         let text = match simdutf8::basic::from_utf8(line) {
             Ok(text) => Cow::Borrowed(text),
@@ -277,32 +279,40 @@ impl<'a> Sending<'a> {
         self.event.body.push_str(text.get(..end).unwrap_or_default());
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.event.time_unix_nano = since_epoch.as_nanos() as u64;
-        self.encoded.clear();
-        // A Vec takes all that is written.
-        let _ = self.event.encode(&mut self.encoded);
+        self.line.clear();
+        self.line.push(&self.event);
         Ok(true)
     }
 
-    /// Makes `self.encoded` of a line of JSON.
+    /// Makes `self.line` of a line of JSON.
     fn json(&mut self, line: &[u8], cut_bytes: u64) -> Result<bool, LineError> {
         if cut_bytes > 0 {
             return Err(LineError::JsonTooLong { found: line.len() as u64 + cut_bytes });
         }
-        self.encoded.clear();
-        encode_json(line, &mut self.encoded).map_err(LineError::Json)?;
-        Ok(true)
+        self.line.clear();
+        let taken = self.json.lines(line, |event| {
+            self.line.append(event, 1);
+            Ok::<_, Infallible>(())
+        });
+        match taken {
+            Ok(decoded) => match decoded.rejected.named.into_iter().next() {
+                Some(rejection) => Err(LineError::Json(rejection.error)),
+                None => Ok(decoded.accepted > 0),
+            },
+            Err(error) => Err(LineError::Json(error.to_string())),
+        }
     }
 
-    /// Puts `self.encoded` into the frame.
+    /// Puts `self.line` into the frame.
     fn push(&mut self, path: &str, line: u64) -> Result<(), SendError> {
-        if !self.batch.has_room(self.encoded.len(), self.max_frame) {
+        if !self.batch.has_room(self.line.bytes().len(), self.max_frame) {
             self.send_batch()?;
         }
         if self.batch.is_empty() {
             // The number that the frame is going to get.
             self.places.push_back((self.client.progress().last_seq + 1, format!("{path}:{line}")));
         }
-        self.batch.push_encoded(&self.encoded);
+        self.batch.append(self.line.bytes(), 1);
         self.events += 1;
         Ok(())
     }
@@ -368,28 +378,10 @@ impl<'a> Sending<'a> {
 
 /// Whether a line is a JSON object, and all its keys are an event's.
 fn looks_like_event(line: &[u8]) -> bool {
-    const KEYS: [&str; 12] = [
-        "time",
-        "kind",
-        "severity",
-        "source",
-        "name",
-        "body",
-        "attributes",
-        "value",
-        "duration_nano",
-        "trace_id",
-        "span_id",
-        "parent_span_id",
-    ];
     match serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(line) {
-        Ok(object) => !object.is_empty() && object.keys().all(|key| KEYS.contains(&key.as_str())),
+        Ok(object) => !object.is_empty() && object.keys().all(|key| FIELD_NAMES.contains(&key.as_str())),
         Err(_) => false,
     }
-}
-
-fn encode_json(_line: &[u8], _out: &mut Vec<u8>) -> Result<(), String> {
-    Err("NDJSON is not in this build yet".to_owned())
 }
 
 /// What an event's name and source may be.

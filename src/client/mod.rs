@@ -42,7 +42,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use prost::Message;
 
 pub use self::batch::Batch;
 pub use crate::session::agent::{Progress, QueueError, Refusal, SettingsError, Stopped};
@@ -178,7 +177,7 @@ impl Client {
         let max_frame = self.max_frame();
         self.batch.clear();
         for (index, event) in events.iter().enumerate() {
-            let bytes = event.encoded_len();
+            let bytes = Batch::bytes_of(event);
             if !self.batch.has_room(bytes, max_frame) {
                 self.send_batch()?;
                 if !self.batch.has_room(bytes, max_frame) {

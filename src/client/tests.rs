@@ -153,17 +153,17 @@ fn last_words_are_heard_in_the_midst_of_writing() {
         }
     });
     let client = Client::connect(options(address)).unwrap();
+    let event = Event { body: "b".repeat(60_000), ..Event::default() };
     let mut batch = Batch::new();
-    batch.push(&Event { body: "b".repeat(60_000), ..Event::default() });
-    while batch.has_room(60_010, 1 << 20) {
-        batch.push(&Event { body: "b".repeat(60_000), ..Event::default() });
+    while batch.has_room(Batch::bytes_of(&event), 1 << 20) {
+        batch.push(&event);
     }
-    for _ in 0..60 {
+    for _ in 0..240 {
         client.send_encoded(batch.bytes(), batch.events()).unwrap();
     }
     let progress = client.close(within(PATIENCE)).unwrap();
     assert_eq!(progress.connections, 2);
-    assert_eq!(received.try_iter().sum::<usize>(), 60 * batch.events() as usize);
+    assert_eq!(received.try_iter().sum::<usize>(), 240 * batch.events() as usize);
 }
 
 #[test]

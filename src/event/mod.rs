@@ -14,6 +14,7 @@ pub mod view;
 
 pub use check::{BatchError, Counts, EventError, InvalidEvent, Malformed, Rejection, Rejections, check_batch};
 pub use json::{Decoded, JsonDecoder, JsonError};
+pub use json_event::FIELD_NAMES;
 pub use json_out::{JsonRecord, write_attributes_json, write_json};
 pub use protobuf::Fault;
 pub use view::{AttributeValue, EventKind, EventRef, Events};

@@ -173,3 +173,39 @@ fn arguments_that_no_event_can_carry_are_refused() {
 fn sizes_are_for_people() {
     assert_eq!([999, 1_500, 21_900_000, 3_000_000_000].map(megabytes), ["999 B", "1.5 kB", "21.9 MB", "3.0 GB"]);
 }
+
+#[test]
+fn a_json_line_is_an_event_and_empty_ones_are_none() {
+    let lines =
+        "\n{\"name\":\"a\",\"severity\":\"warn\",\"time\":5}\r\n   \n\n{\"body\":\"b\",\"attributes\":{\"k\":1}}";
+    for (name, arguments) in [("x.log", &["--format", "ndjson"][..]), ("x.ndjson", &[]), ("x.jsonl", &[]), ("x", &[])] {
+        let (outcome, events) = send_files(&[(name, lines.as_bytes())], arguments);
+        outcome.unwrap();
+        assert_eq!(events.len(), 2, "{name}");
+        let first = events.first().map(|event| (event.name.as_str(), event.severity, event.time_unix_nano));
+        assert_eq!(first, Some(("a", 13, 5)), "{name}");
+    }
+}
+
+#[test]
+fn a_json_line_that_is_no_event_ends_the_command_after_all_before_it() {
+    for (bad, why) in [
+        ("{\"name\":", "malformed JSON"),
+        ("{\"nam\":\"c\"}", "name"),
+        ("{\"severity\":1}", "neither"),
+        ("text", "malformed JSON"),
+        ("{\"name\":\"c\"} {\"name\":\"d\"}", "malformed JSON"),
+    ] {
+        let lines = format!("{{\"name\":\"a\"}}\n\n{{\"name\":\"b\"}}\n{bad}\n{{\"name\":\"e\"}}\n");
+        let (outcome, events) = send_files(&[("x.ndjson", lines.as_bytes())], &[]);
+        let error = outcome.err().unwrap().to_string();
+        assert!(error.contains("x.ndjson:4: no event: ") && error.contains(why), "{error}");
+        let names: Vec<_> = events.iter().map(|event| event.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+    let long = format!("{{\"name\":\"{}\"}}", "x".repeat(SEND_LINE_BYTES_MAX));
+    let (outcome, events) = send_files(&[("x.ndjson", long.as_bytes())], &[]);
+    let error = outcome.err().unwrap().to_string();
+    assert!(error.contains("x.ndjson:1: the line has 1048587 bytes"), "{error}");
+    assert_eq!(events.len(), 0);
+}
