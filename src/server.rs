@@ -165,7 +165,11 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
         event_loop.drain_deadline().unwrap_or_else(Instant::now).max(Instant::now() + Duration::from_millis(200));
     drop(event_loop);
     drain.begin(deadline);
-    let delivered = routers.iter().fold(true, |all, router| router.wait(deadline) && all);
+    let mut delivered = true;
+    for router in &routers {
+        // All of them are waited for, also behind one that has not ended.
+        delivered &= router.wait(deadline);
+    }
     let events: u64 = routers.iter().map(|router| router.progress().owed_events()).sum();
     let connections = if let Ended::TimedOut { connections } = ended { connections } else { 0 };
     if connections > 0 || events > 0 || !delivered {

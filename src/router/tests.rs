@@ -383,7 +383,7 @@ fn a_fifo_without_a_reader_does_not_hold_the_end_of_the_server() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-    let settings = Settings::File(file::Settings { path: path.clone(), ..file::Settings::default() });
+    let settings = Settings::File(file::Settings { path: path.clone(), rotate_bytes: 0, rotate_age: Duration::ZERO });
     let mut bench = Bench::in_dir(dir, sink::open("out", &settings, &identity(1)));
     assert!(bench.router.progress().wait_for_first_connect(Instant::now() + PATIENCE));
     assert_eq!(bench.router.progress().status(), SinkStatus::Ok);

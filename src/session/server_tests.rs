@@ -111,7 +111,8 @@ impl Server {
         let mut ranges = Vec::new();
         let nack = match admit(payload, &mut ranges) {
             Admission::All { .. } => {
-                ranges = vec![0..payload.len()];
+                ranges.clear();
+                ranges.push(0..payload.len());
                 None
             }
             Admission::Some { reason, .. } => Some((NackCode::Partial, reason)),

@@ -63,5 +63,9 @@ impl<'a> Goaway<'a> {
 
 /// The longest prefix of whole characters within `max_bytes`.
 fn cut(text: &str, max_bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(max_bytes)]
+    let mut end = max_bytes.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
 }
