@@ -420,6 +420,7 @@ fn a_line_stands_for_itself() {
             (9, "unknown key `events`: an envelope has no keys of an event"),
         ]
     );
+    assert_eq!(lines("{\"name\":\"a\"}\x0c\n\x0c\n").0.unwrap().rejected.total, 2, "a form feed is no space of JSON");
     for body in ["", "\n", "\r\n\r\n", " "] {
         assert_eq!(lines(body).0.unwrap(), Decoded::default());
     }

@@ -28,6 +28,7 @@
 //! refusals, and a buffer of serde_json for texts with escapes.
 
 use std::fmt;
+use std::io::BufRead;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
@@ -93,7 +94,14 @@ impl JsonDecoder {
     /// There are more than [`FRAME_EVENTS_MAX`] lines that are not blank, or `emit` failed. What was emitted is void.
     pub fn lines<E>(&mut self, body: &[u8], emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<Decoded, JsonError<E>> {
         let mut reading = Reading { scratch: &mut self.scratch, emit, decoded: Decoded::default(), stopped: None };
-        for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
+        let mut rest = body;
+        for index in 0.. {
+            let mut after = rest;
+            // Reading from a slice cannot fail; it finds the newline many bytes at a time.
+            let Ok(bytes @ 1..) = after.skip_until(b'\n') else { break };
+            let line = rest.get(..bytes).unwrap_or_default();
+            rest = after;
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
             if line.iter().all(|byte| b" \t\r".contains(byte)) {
                 continue;
             }
