@@ -19,8 +19,8 @@ use super::body::too_large;
 use super::connection::Settings;
 use super::response::{Refusal, push_json_string, result_body};
 use super::routes::{MediaType, Submission};
-use crate::event::{BatchError, check_batch};
-use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX, HTTP_REJECTED_MAX};
+use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, Rejection, Rejections, check_batch};
+use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
 use crate::metrics::RejectReason;
 use crate::pipeline::pool::{Buffer, PoolSlice};
 
@@ -43,6 +43,27 @@ pub struct Settled {
 }
 
 impl Settled {
+    /// Moves the list of what was refused into the pool.
+    fn new(accepted: u64, rejections: &Rejections, door: &mut impl Door) -> Result<Self, Refusal> {
+        let listed = rejections.named.len() as u64;
+        let mut settled = Self { accepted, rejected: rejections.total as u64, listed, entries: None };
+        if listed > 0 {
+            let mut entries = Vec::new();
+            for Rejection { index, error } in &rejections.named {
+                entries.extend_from_slice(if entries.is_empty() { b"" } else { b"," });
+                entries.extend_from_slice(format!(r#"{{"index":{index},"error":"#).as_bytes());
+                push_json_string(&mut entries, shortened(error));
+                entries.push(b'}');
+            }
+            let mut buffer = door.reserve(entries.len()).ok_or_else(no_memory)?;
+            if !buffer.extend(&entries) {
+                return Err(no_memory());
+            }
+            settled.entries = Some(buffer);
+        }
+        Ok(settled)
+    }
+
     pub fn nothing_but_refused(&self) -> bool {
         self.accepted == 0 && self.rejected > 0
     }
@@ -51,57 +72,6 @@ impl Settled {
     pub fn body(&self, error: Option<&str>) -> Vec<u8> {
         let entries = self.entries.as_ref().map_or(&[][..], Buffer::filled);
         result_body(error, self.accepted, entries, self.listed, self.rejected)
-    }
-}
-
-/// The events that were refused, one by one.
-#[derive(Default)]
-struct Rejects {
-    entries: Vec<u8>,
-    listed: u64,
-    malformed: u64,
-    invalid: u64,
-}
-
-impl Rejects {
-    fn total(&self) -> u64 {
-        self.malformed + self.invalid
-    }
-
-    /// Event (or line) `index` is refused.
-    fn push(&mut self, index: usize, reason: RejectReason, error: &str) {
-        match reason {
-            RejectReason::Malformed => self.malformed += 1,
-            _ => self.invalid += 1,
-        }
-        if self.listed >= HTTP_REJECTED_MAX as u64 {
-            return;
-        }
-        if self.listed > 0 {
-            self.entries.push(b',');
-        }
-        self.listed += 1;
-        self.entries.extend_from_slice(format!(r#"{{"index":{index},"error":"#).as_bytes());
-        push_json_string(&mut self.entries, shortened(error));
-        self.entries.push(b'}');
-    }
-
-    /// Moves the list into the pool, and counts it.
-    fn settle(self, accepted: u64, door: &mut impl Door) -> Result<Settled, Refusal> {
-        let mut settled = Settled { accepted, rejected: self.total(), listed: self.listed, entries: None };
-        if !self.entries.is_empty() {
-            let mut buffer = door.reserve(self.entries.len()).ok_or_else(no_memory)?;
-            if !buffer.extend(&self.entries) {
-                return Err(no_memory());
-            }
-            settled.entries = Some(buffer);
-        }
-        for (reason, events) in [(RejectReason::Malformed, self.malformed), (RejectReason::Invalid, self.invalid)] {
-            if events > 0 {
-                door.rejected(reason, events);
-            }
-        }
-        Ok(settled)
     }
 }
 
@@ -121,16 +91,19 @@ pub fn ingest(
     door: &mut impl Door,
 ) -> Result<(Settled, Option<u64>), Refusal> {
     let body = if submission.gzip { unpack(body, settings.max_body_bytes, door)? } else { body };
-    let mut rejects = Rejects::default();
-    let pieces = match submission.media_type {
-        MediaType::Protobuf => from_protobuf(body, settings, door, &mut rejects)?,
-        form @ (MediaType::Json | MediaType::Ndjson) => from_json(form, body, settings, door, &mut rejects)?,
+    let (pieces, rejections) = match submission.media_type {
+        MediaType::Protobuf => from_protobuf(body, settings, door)?,
+        MediaType::Json => from_json(settings, door, |decoder, emit| decoder.document(body.filled(), emit))?,
+        MediaType::Ndjson => from_json(settings, door, |decoder, emit| decoder.lines(body.filled(), emit))?,
     };
     if !pieces.is_empty() && !door.ring_room(pieces.len()) {
         return Err(Refusal::new(503, "too many events are waiting: nothing of this request was taken, send it again"));
     }
     let accepted = pieces.iter().map(|piece| u64::from(piece.events)).sum();
-    let settled = rejects.settle(accepted, door)?;
+    let settled = Settled::new(accepted, &rejections, door)?;
+    if settled.rejected > 0 {
+        door.rejected(RejectReason::Invalid, settled.rejected);
+    }
     let mut last_ticket = None;
     for Piece { payload, events } in pieces {
         last_ticket = Some(door.accept(payload, events));
@@ -176,8 +149,8 @@ fn from_protobuf(
     mut body: Buffer,
     settings: Settings,
     door: &mut impl Door,
-    rejects: &mut Rejects,
-) -> Result<Vec<Piece>, Refusal> {
+) -> Result<(Vec<Piece>, Rejections), Refusal> {
+    let mut rejections = Rejections::default();
     // Neighbouring accepted events, as many as one slot takes.
     let mut runs: Vec<(Range<usize>, u32)> = Vec::new();
     let checked = check_batch(body.filled(), FRAME_EVENTS_MAX, |index, range, event| match event {
@@ -188,7 +161,7 @@ fn from_protobuf(
             }
             _ => runs.push((range, 1)),
         },
-        Err(invalid) => rejects.push(index, RejectReason::Invalid, &invalid.to_string()),
+        Err(invalid) => rejections.add(index, invalid),
     });
     checked.map_err(|error| {
         let reason = match error {
@@ -199,24 +172,33 @@ fn from_protobuf(
     })?;
     if runs.len() <= body.len() / settings.max_frame_bytes.max(1) + GAPS_SHARED_MAX {
         body.trim();
-        return Ok(runs.into_iter().map(|(run, events)| Piece { payload: body.share(run), events }).collect());
+        let pieces = runs.into_iter().map(|(run, events)| Piece { payload: body.share(run), events }).collect();
+        return Ok((pieces, rejections));
     }
     let mut packing = Packing::new(settings, door);
     for (run, events) in runs {
-        packing.push(&[], body.filled().get(run).unwrap_or_default(), events)?;
+        packing.push(body.filled().get(run).unwrap_or_default(), events)?;
     }
-    Ok(packing.finish())
+    Ok((packing.finish(), rejections))
 }
 
-fn from_json(
-    form: MediaType,
-    body: Buffer,
+/// `decode` reads the body, and calls what it is given with each accepted event.
+fn from_json<D: Door>(
     settings: Settings,
-    door: &mut impl Door,
-    rejects: &mut Rejects,
-) -> Result<Vec<Piece>, Refusal> {
-    let _ = (form, body, settings, door, rejects);
-    Err(Refusal::new(501, "JSON is not read yet: send application/x-protobuf"))
+    door: &mut D,
+    decode: impl FnOnce(
+        &mut JsonDecoder,
+        &mut dyn FnMut(&[u8]) -> Result<(), Refusal>,
+    ) -> Result<Decoded, JsonError<Refusal>>,
+) -> Result<(Vec<Piece>, Rejections), Refusal> {
+    let mut packing = Packing::new(settings, door);
+    let decoded =
+        decode(&mut JsonDecoder::new(), &mut |event| packing.push(event, 1)).map_err(|error| match error {
+            JsonError::Emit(refusal) => refusal,
+            JsonError::Malformed(_) => Refusal::body(RejectReason::Malformed, shortened(&error.to_string()).to_owned()),
+            JsonError::TooManyEvents { .. } => Refusal::body(RejectReason::TooLarge, error.to_string()),
+        })?;
+    Ok((packing.finish(), decoded.rejected))
 }
 
 /// Packs encoded events into buffers of at most one frame.
@@ -234,10 +216,10 @@ impl<'d, D: Door> Packing<'d, D> {
         Self { door, settings, open: None, pieces: Vec::new(), bytes: 0 }
     }
 
-    /// Appends `events` events, whose `EventBatch` bytes are `key` and `bytes` together; they stay in one slot.
-    fn push(&mut self, key: &[u8], bytes: &[u8], events: u32) -> Result<(), Refusal> {
+    /// Appends `bytes`, the `EventBatch` of `events` events; they stay in one slot.
+    fn push(&mut self, bytes: &[u8], events: u32) -> Result<(), Refusal> {
         let Settings { max_frame_bytes, max_body_bytes } = self.settings;
-        let len = key.len() + bytes.len();
+        let len = bytes.len();
         self.bytes += len;
         if self.bytes > max_body_bytes || len > max_frame_bytes {
             let max = if len > max_frame_bytes { max_frame_bytes } else { max_body_bytes };
@@ -253,7 +235,7 @@ impl<'d, D: Door> Packing<'d, D> {
             Some(open) => open,
             none => none.insert((self.door.reserve(max_frame_bytes).ok_or_else(no_memory)?, 0)),
         };
-        if !buffer.extend(key) || !buffer.extend(bytes) {
+        if !buffer.extend(bytes) {
             return Err(no_memory());
         }
         *held += events;

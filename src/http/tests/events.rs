@@ -220,3 +220,106 @@ fn memory_returns_when_a_request_is_done() {
     peer.door.accepted.clear();
     assert_eq!((peer.statuses(), peer.door.pool.bytes_in_use()), (vec![200, 200, 400], 0));
 }
+
+const JSON: &str = "application/json";
+const NDJSON: &str = "application/x-ndjson";
+
+#[test]
+fn json_is_one_event_an_array_or_an_object_of_events() {
+    for (text, names) in [
+        (r#"{"name":"a"}"#, &["a"][..]),
+        (r#" [ {"name":"a"} , {"name":"b"} ] "#, &["a", "b"]),
+        (r#"{"events":[{"name":"a"},{"name":"b","body":"x"}]}"#, &["a", "b"]),
+        ("[]", &[]),
+        (r#"{"events":[]}"#, &[]),
+    ] {
+        let got = exchange(post("application/json; charset=utf-8", text));
+        assert_eq!(
+            (got.statuses.as_slice(), got.names.as_slice()),
+            (&[200][..], &names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()[..]),
+            "{text}: {}",
+            got.answers
+        );
+        assert_eq!(body(&got)["accepted"], names.len());
+    }
+}
+
+#[test]
+fn json_becomes_the_bytes_that_protobuf_would_be() {
+    let got = exchange(post(JSON, r#"[{"name":"a"},{"name":"b"}]"#));
+    assert_eq!(got.payloads, [batch(&["a", "b"])]);
+}
+
+#[test]
+fn a_malformed_json_document_takes_nothing() {
+    for text in ["", " ", "{", "x", r#"[{"name":"a"},"#, r#"[{"name":"a"}] x"#, "1", "null", "[1"] {
+        let got = exchange(post(JSON, text));
+        assert_eq!(
+            (got.statuses.as_slice(), got.payloads.len(), got.closing),
+            (&[400][..], 0, false),
+            "{text}: {}",
+            got.answers
+        );
+        assert!(body(&got)["error"].is_string());
+    }
+    let mut peer = Peer::new();
+    peer.send(post(JSON, b"[{\"name\":\"a\"},{\"name\":\"\xff\"}]"));
+    assert_eq!((peer.statuses(), peer.door.accepted.len()), (vec![400], 0));
+}
+
+#[test]
+fn a_bad_event_of_a_json_array_is_named_by_its_index() {
+    let got = exchange(post(JSON, r#"[{"name":"a"},{"nam":"b"},{"name":"c"},{"severity":99,"name":"d"}]"#));
+    assert_eq!(got.names, ["a", "c"]);
+    let answer = body(&got);
+    assert_eq!(
+        (&answer["accepted"], &answer["rejected"][0]["index"], &answer["rejected"][1]["index"]),
+        (&2.into(), &1.into(), &3.into())
+    );
+    assert_eq!(exchange(post(JSON, r#"{"nam":"b"}"#)).statuses, [400]);
+}
+
+#[test]
+fn a_bad_line_is_named_by_its_number_and_blank_lines_count() {
+    let text = "{\"name\":\"a\"}\n\n{broken\r\n  \n{\"name\":\"b\"}\r\n{\"name\":7}";
+    let got = exchange(post(NDJSON, text));
+    assert_eq!((got.statuses.as_slice(), got.names.as_slice()), (&[200][..], &["a".to_owned(), "b".to_owned()][..]));
+    let answer = body(&got);
+    assert_eq!(
+        (&answer["accepted"], &answer["rejected"][0]["index"], &answer["rejected"][1]["index"]),
+        (&2.into(), &2.into(), &5.into())
+    );
+    assert_eq!(exchange(post(NDJSON, "\n\n")).statuses, [200]);
+    assert_eq!(exchange(post(NDJSON, "x\ny\n")).statuses, [400]);
+}
+
+#[test]
+fn json_is_packed_into_slots_of_at_most_a_frame() {
+    let text = format!("{{\"name\":\"a\",\"body\":\"{}\"}}\n", "b".repeat(3000)).repeat(20);
+    let mut peer = Peer { acknowledge: false, ..Peer::new() };
+    peer.send(post(NDJSON, &text));
+    assert_eq!(peer.door.names().len(), 20);
+    assert_eq!(peer.door.accepted.len(), 4);
+    assert_eq!(peer.connection.waiting_for(), Some((AckLevel::Synced, 4)));
+    // Only what is filled stays reserved.
+    assert!(peer.door.pool.bytes_in_use() <= 4 * SETTINGS.max_frame_bytes);
+}
+
+#[test]
+fn json_that_becomes_too_much_is_refused_with_its_reason() {
+    // The prefix of a nested object is repeated in every key.
+    let members: Vec<String> = (0..100).map(|index| format!("\"{index}\":1")).collect();
+    let event = format!("{{\"name\":\"a\",\"attributes\":{{\"{}\":{{{}}}}}}}\n", "k".repeat(120), members.join(","));
+    let text = event.repeat(8);
+    assert!(text.len() < SETTINGS.max_body_bytes / 4);
+    let got = exchange(post(NDJSON, &text));
+    assert_eq!((got.statuses.as_slice(), got.payloads.len()), (&[413][..], 0), "{}", got.answers);
+    assert!(got.answers.contains("becomes"), "{}", got.answers);
+}
+
+#[test]
+fn json_may_be_packed_with_gzip() {
+    let got =
+        exchange(post_with("Content-Type: application/json\r\nContent-Encoding: gzip\r\n", gzip(br#"{"name":"a"}"#)));
+    assert_eq!(got.names, ["a"]);
+}
