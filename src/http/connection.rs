@@ -20,7 +20,7 @@ use crate::wire::AckLevel;
 pub struct Settings {
     /// Bytes of a body, as sent and unpacked, and of what it becomes.
     pub max_body_bytes: usize,
-    /// Bytes of one slot.
+    /// Bytes of one slot; the largest event fits (the settings refuse less than 256 KiB).
     pub max_frame_bytes: usize,
 }
 

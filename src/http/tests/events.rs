@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::*;
-use crate::limits::{HTTP_GZIP_MEMBERS_MAX, HTTP_REJECTED_MAX};
+use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX, HTTP_REJECTED_MAX};
 
 fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
@@ -322,4 +322,39 @@ fn json_may_be_packed_with_gzip() {
     let got =
         exchange(post_with("Content-Type: application/json\r\nContent-Encoding: gzip\r\n", gzip(br#"{"name":"a"}"#)));
     assert_eq!(got.names, ["a"]);
+}
+
+#[test]
+fn more_events_than_a_request_may_have_are_refused_as_a_whole() {
+    let settings = Settings { max_body_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
+    let of = |events: usize| {
+        [
+            (PROTOBUF, batch(&["a"]).repeat(events)),
+            (JSON, format!("[{}{{\"name\":\"a\"}}]", "{\"name\":\"a\"},".repeat(events - 1)).into_bytes()),
+            (NDJSON, "{\"name\":\"a\"}\n".repeat(events).into_bytes()),
+        ]
+    };
+    for (events, status) in [(FRAME_EVENTS_MAX, 200), (FRAME_EVENTS_MAX + 1, 413)] {
+        for (media_type, text) in of(events) {
+            let mut peer = Peer { connection: Connection::new(settings, Instant::now()), ..Peer::new() };
+            peer.door.pool = Pool::new(8 << 20, Box::new(|| {}));
+            peer.send(post(media_type, &text));
+            assert_eq!((peer.statuses(), peer.door.accepted.len()), (vec![status], usize::from(status == 200)));
+        }
+    }
+}
+
+#[test]
+fn errors_that_quote_the_peer_are_cut() {
+    let long = "\u{e9}".repeat(5000);
+    for (media_type, text) in [
+        (NDJSON, format!("{{\"name\":\"a\"}}\n{{\"{long}\":1}}\n{{\"severity\":\"{long}\"}}")),
+        (JSON, format!("{{\"{long}\":1}}")),
+        (JSON, format!("{{\"events\":\"{long}\"}}")),
+    ] {
+        let mut peer = Peer::new();
+        peer.send(post(media_type, &text));
+        let answer = peer.answer();
+        assert!(answer.len() < 2 * HTTP_ERROR_BYTES_MAX + 500, "{answer}");
+    }
 }
