@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::agent::{RawAgent, batch, data, hello, log_line};
-use support::server::{Server, wait_until};
+use support::server::{Server, resident_bytes, wait_until};
 use telemetryx::wire::FrameKind;
 
 const AGENTS: u64 = 8;
@@ -88,12 +88,6 @@ fn write_all_while_reading(agent: &mut RawAgent, mut bytes: &[u8], acked: &mut u
             Err(error) => panic!("the agent was disconnected: {error}"),
         }
     }
-}
-
-fn resident_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
 #[test]

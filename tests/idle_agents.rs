@@ -1,0 +1,64 @@
+//! Ten thousand agents that say nothing: what each costs, and whether a busy one notices them.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use support::agent::{RawAgent, batch, data, hello, log_line};
+use support::server::{Server, resident_bytes};
+
+const IDLE: usize = 10_000;
+/// Resident bytes that one idle agent may cost the server.
+const BYTES_EACH_MAX: u64 = 4096;
+const FRAMES: u64 = 2_000;
+
+/// Sends frames one at a time; the 99th percentile of the time from sending one to its ACK.
+fn ack_p99(agent: &mut RawAgent, next_seq: &mut u64) -> Duration {
+    let payload = batch((0..10).map(log_line).collect());
+    let mut times: Vec<Duration> = (0..FRAMES)
+        .map(|_| {
+            *next_seq += 1;
+            let frame = data(*next_seq, &payload);
+            let started = Instant::now();
+            agent.send(&frame);
+            agent.acknowledged(*next_seq);
+            started.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[times.len() * 99 / 100]
+}
+
+fn id(index: usize) -> [u8; 16] {
+    let mut id = [1; 16];
+    id[..8].copy_from_slice(&(index as u64).to_le_bytes());
+    id
+}
+
+#[test]
+fn ten_thousand_idle_agents_cost_little_memory_and_no_latency() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
+    let (mut busy, _) = RawAgent::greeted(server.address(), hello(id(0), 0));
+    let mut seq = 0;
+    ack_p99(&mut busy, &mut seq);
+    let alone = ack_p99(&mut busy, &mut seq);
+
+    let before = resident_bytes(server.pid());
+    let started = Instant::now();
+    let idle: Vec<RawAgent> =
+        (1..=IDLE).map(|index| RawAgent::greeted(server.address(), hello(id(index), 0)).0).collect();
+    let connected = started.elapsed();
+    let each = resident_bytes(server.pid()).saturating_sub(before) / IDLE as u64;
+    let beside = ack_p99(&mut busy, &mut seq);
+
+    println!(
+        "{IDLE} idle agents within {connected:?}: {each} bytes each; ack p99 {alone:?} alone, {beside:?} beside them"
+    );
+    assert!(each <= BYTES_EACH_MAX, "{each} bytes an idle agent");
+    assert!(beside <= (2 * alone).max(alone + Duration::from_millis(1)), "{alone:?} became {beside:?}");
+    assert_eq!(idle.len(), IDLE);
+}
