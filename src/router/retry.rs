@@ -3,49 +3,38 @@
 use std::time::{Duration, Instant};
 
 use crate::limits;
+use crate::random::Random;
 
 /// Capped exponential backoff with full jitter, for ever: each delay is uniformly random below a bound that doubles.
 /// So sinks that failed together do not come back together.
 #[derive(Debug)]
 pub struct Backoff {
     attempt: u32,
-    random: u64,
+    random: Random,
 }
 
 impl Backoff {
-    /// The same seed gives the same delays.
-    pub fn new(seed: u64) -> Self {
-        Self { attempt: 0, random: seed }
+    pub fn new(random: Random) -> Self {
+        Self { attempt: 0, random }
     }
 
     /// The next delay for a trouble that passes; not below `after`, which the store named, up to a bound.
     pub fn retry(&mut self, after: Option<Duration>) -> Duration {
         let bound = limits::RETRY_BACKOFF_MIN.saturating_mul(1u32.checked_shl(self.attempt).unwrap_or(u32::MAX));
         self.attempt = self.attempt.saturating_add(1);
-        let delay = self.below(bound.min(limits::RETRY_BACKOFF_MAX));
+        let delay = self.random.below(bound.min(limits::RETRY_BACKOFF_MAX));
         delay.max(after.unwrap_or_default().min(limits::RETRY_AFTER_MAX))
     }
 
     /// The next delay while a person has to act: the upper half of the largest one.
     pub fn down(&mut self) -> Duration {
         let half = limits::RETRY_BACKOFF_MAX / 2;
-        half + self.below(half)
+        half + self.random.below(half)
     }
 
     /// It works again, or the rules changed: begin with short delays.
     pub fn reset(&mut self) {
         self.attempt = 0;
-    }
-
-    fn below(&mut self, bound: Duration) -> Duration {
-        // SplitMix64: enough for jitter, and a seed replays it.
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^= z >> 31;
-        let nanos = (u128::from(z) * bound.as_nanos()) >> 64;
-        Duration::from_nanos(nanos as u64)
     }
 }
 
@@ -75,7 +64,7 @@ mod tests {
     #[test]
     fn delays_stay_below_a_doubling_bound_and_the_cap() {
         for seed in 0..200 {
-            let mut backoff = Backoff::new(seed);
+            let mut backoff = Backoff::new(Random::seeded(seed));
             let mut bound = limits::RETRY_BACKOFF_MIN;
             for _ in 0..64 {
                 assert!(backoff.retry(None) < bound, "seed {seed}");
@@ -86,7 +75,7 @@ mod tests {
 
     #[test]
     fn delays_use_the_whole_range() {
-        let mut backoff = Backoff::new(7);
+        let mut backoff = Backoff::new(Random::seeded(7));
         let first: Vec<_> = (0..1000)
             .map(|_| {
                 backoff.reset();
@@ -100,7 +89,7 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_delays() {
         let delays = |seed| {
-            let mut backoff = Backoff::new(seed);
+            let mut backoff = Backoff::new(Random::seeded(seed));
             (0..20).map(|_| backoff.retry(None)).collect::<Vec<_>>()
         };
         assert_eq!(delays(42), delays(42));
@@ -109,14 +98,14 @@ mod tests {
 
     #[test]
     fn a_time_named_by_the_store_is_honoured_up_to_a_bound() {
-        let mut backoff = Backoff::new(1);
+        let mut backoff = Backoff::new(Random::seeded(1));
         assert_eq!(backoff.retry(Some(Duration::from_secs(60))), Duration::from_secs(60));
         assert_eq!(backoff.retry(Some(Duration::MAX)), limits::RETRY_AFTER_MAX);
     }
 
     #[test]
     fn a_sink_that_is_down_is_tried_slowly() {
-        let mut backoff = Backoff::new(1);
+        let mut backoff = Backoff::new(Random::seeded(1));
         for _ in 0..100 {
             let delay = backoff.down();
             assert!(delay >= limits::RETRY_BACKOFF_MAX / 2 && delay <= limits::RETRY_BACKOFF_MAX);

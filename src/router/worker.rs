@@ -26,6 +26,7 @@ use super::retry::{Backoff, Warnings};
 use super::{Drain, Notify, Shared};
 use crate::metrics::SinkMetrics;
 use crate::pipeline::batch::{Batch, Delivery};
+use crate::random::Random;
 use crate::sink::{Failure, Refusal, Sink, SinkSettings, Unavailable, uuid};
 
 /// The drain deadline passed while something was still to be done.
@@ -66,9 +67,6 @@ impl Worker {
         progress: Arc<SinkProgress>,
     ) -> Self {
         let name = settings.name.clone();
-        // Random per process and different for each sink.
-        let [a, b, c, d, e, f, g, h, ..] = shared.identity.owner;
-        let seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]) ^ u64::from(crc32fast::hash(name.as_bytes()));
         Self {
             server_id: uuid(&shared.identity.server_id),
             sink,
@@ -78,7 +76,7 @@ impl Worker {
             position_file: PositionFile::new(shared.data_dir, &name, &shared.identity.server_id),
             saves_position: false,
             dead: DeadLetters::new(shared.data_dir, &name, shared.metrics),
-            backoff: Backoff::new(seed),
+            backoff: Backoff::new(Random::from_system()),
             warnings: Warnings::default(),
             refusal_warnings: Warnings::default(),
             warned: false,

@@ -249,7 +249,7 @@ mod tests {
         }
 
         fn never_rotated(&self) -> File {
-            self.file(0, Duration::ZERO)
+            never_rotated(&self.path())
         }
 
         /// The files, oldest first, and the positions in each.
@@ -259,6 +259,11 @@ mod tests {
             paths.sort_by_key(|path| (*path == self.path(), path.clone()));
             paths.iter().map(|path| positions(&fs::read_to_string(path).unwrap())).collect()
         }
+    }
+
+    fn never_rotated(path: &Path) -> File {
+        let settings = Settings { path: path.to_owned(), rotate_bytes: 0, rotate_age: Duration::ZERO };
+        File::new(&settings, &identity(1))
     }
 
     fn line(line: &str) -> serde_json::Value {
@@ -394,8 +399,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_passes_and_leaves_no_part_of_a_delivery() {
-        let path = PathBuf::from("/dev/full");
-        let mut sink = File::new(&Settings { path, rotate_bytes: 0, rotate_age: Duration::ZERO }, &identity(1));
+        let mut sink = never_rotated(Path::new("/dev/full"));
         sink.connect().unwrap();
         let result = sink.deliver(&delivery(1..=1), &[]);
         assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
@@ -406,8 +410,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fifo");
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
-        let mut sink =
-            File::new(&Settings { path: path.clone(), rotate_bytes: 0, rotate_age: Duration::ZERO }, &identity(1));
+        let mut sink = never_rotated(&path);
         // Does not wait: the server must be able to start.
         assert_eq!(sink.connect(), Ok(None));
         let (results, delivered) = mpsc::channel();
