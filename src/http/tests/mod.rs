@@ -30,7 +30,7 @@ struct FakeDoor {
 impl FakeDoor {
     fn new() -> Self {
         Self {
-            pool: Pool::new(1024 * 1024, Box::new(|| {})),
+            pool: Pool::new(4 * SETTINGS.max_body_bytes, Box::new(|| {})),
             ring_slots: 1000,
             token: None,
             draining: false,
