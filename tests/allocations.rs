@@ -128,11 +128,13 @@ fn send(agent: &mut RawAgent, payload: &[u8], frames: u64, seq: &mut u64) {
             thread::yield_now();
             agent.send(right);
         }
-        if *seq % 8 == 0 {
+        if seq.is_multiple_of(8) {
             agent.acknowledged(*seq);
         }
     }
-    agent.acknowledged(*seq);
+    if !seq.is_multiple_of(8) {
+        agent.acknowledged(*seq);
+    }
 }
 
 #[test]

@@ -62,6 +62,8 @@ pub struct Connection {
     /// When the peer last took something of the outbox.
     outbox_progress: Instant,
     pub opened: Instant,
+    /// When bytes last came.
+    pub heard: Instant,
     /// The socket may have bytes: no read has come back empty since the poll said so.
     pub readable: bool,
     /// Is in the list of those to be served.
@@ -108,6 +110,7 @@ impl Connection {
             outbox: Vec::new(),
             outbox_progress: now,
             opened: now,
+            heard: now,
             readable: true,
             queued: false,
             waiting: false,
@@ -127,14 +130,17 @@ impl Connection {
     }
 
     /// One read into `room`, which is not empty.
-    pub fn read(&mut self, room: &mut [u8]) -> ReadEnd {
+    pub fn read(&mut self, room: &mut [u8], now: Instant) -> ReadEnd {
         loop {
             match self.stream.read(room) {
                 Ok(0) => {
                     (self.readable, self.end_of_stream) = (false, true);
                     return ReadEnd::End;
                 }
-                Ok(bytes) => return ReadEnd::Bytes(bytes),
+                Ok(bytes) => {
+                    self.heard = now;
+                    return ReadEnd::Bytes(bytes);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.readable = false;

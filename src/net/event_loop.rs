@@ -379,18 +379,32 @@ impl EventLoop {
         if self.waiting.is_empty() {
             self.door.starved_since = None;
         } else if self.door.now >= self.pressure_swept + STALLED_FRAME_TIMEOUT / 2 {
-            self.press_partial_frames();
+            self.press_partial();
         }
     }
 
-    /// While others wait for memory, a frame that stands still has less time (R11): timers set before are too late.
-    fn press_partial_frames(&mut self) {
-        self.pressure_swept = self.door.now;
+    /// While others wait for memory, a frame or body that stands still has less time (R11): timers set before are too
+    /// late.
+    fn press_partial(&mut self) {
+        let now = self.door.now;
+        self.pressure_swept = now;
+        let mut resting = Vec::new();
         for (_, connection) in &mut self.connections {
             if matches!(connection.held, Held::Frame { .. }) {
                 let deadline = connection.deadline(true);
                 self.timers.schedule(connection.id, deadline, &mut connection.scheduled);
             }
+            let rests = !connection.queued && now >= connection.heard + STALLED_FRAME_TIMEOUT;
+            if rests && matches!(connection.protocol, Protocol::Http(_)) {
+                resting.push(connection.id);
+            }
+        }
+        for id in resting {
+            let Some(connection) = self.connections.get_mut(Self::key(id)) else { continue };
+            let Connection { protocol: Protocol::Http(machine), loopback, origin, .. } = connection else { continue };
+            machine.abandon_body(now, &mut self.door.http(origin, *loopback), &mut self.out);
+            let close = machine.closing().then_some("body_timeout");
+            self.settle(id, close);
         }
     }
 

@@ -64,7 +64,7 @@ pub fn serve(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch
         Protocol::Undecided => serve_undecided(connection, door, scratch, out),
         Protocol::Frames(_) => serve_frames(connection, door, scratch, out),
         Protocol::Http(_) => serve_http(connection, door, scratch, out),
-        Protocol::Closing | Protocol::Lingering { .. } => discard(connection, scratch),
+        Protocol::Closing | Protocol::Lingering { .. } => discard(connection, door, scratch),
     };
     scratch.small_bytes = (scratch.small_bytes + connection.small.len()).saturating_sub(small_before);
     if scratch.small_bytes > HTTP_TORN_HEADS_BYTES_MAX && connection.small.len() > small_before {
@@ -75,7 +75,7 @@ pub fn serve(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch
 
 fn serve_undecided(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
     let Some(room) = scratch.read.get_mut(..HELLO_FRAME_BYTES) else { return Served::Gone("internal") };
-    let bytes = match connection.read(room) {
+    let bytes = match connection.read(room, door.now) {
         ReadEnd::Bytes(bytes) => bytes,
         ReadEnd::Empty => return Served::Idle,
         ReadEnd::End => return Served::Gone("silent"),
@@ -136,7 +136,7 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
         }
         Held::Frame { mut buffer, total } => {
             let missing = total.saturating_sub(buffer.len());
-            let end = connection.read(buffer.unfilled().get_mut(..missing).unwrap_or_default());
+            let end = connection.read(buffer.unfilled().get_mut(..missing).unwrap_or_default(), door.now);
             if let ReadEnd::Bytes(bytes) = end {
                 buffer.advance(bytes);
             }
@@ -173,7 +173,7 @@ fn read_into_current(
     connection.small.clear();
     let room = current.unfilled();
     let limit = room.len().min(READ_BYTES_PER_TURN);
-    let end = connection.read(room.get_mut(..limit).unwrap_or_default());
+    let end = connection.read(room.get_mut(..limit).unwrap_or_default(), door.now);
     if let ReadEnd::Bytes(bytes) = end {
         current.advance(bytes);
     }
@@ -193,7 +193,7 @@ fn greet(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, ou
     let mut end = ReadEnd::Empty;
     if connection.readable && missing > 0 {
         let room = scratch.read.get_mut(..missing).unwrap_or_default();
-        end = connection.read(room);
+        end = connection.read(room, door.now);
         if let ReadEnd::Bytes(bytes) = end {
             connection.small.extend_from_slice(room.get(..bytes).unwrap_or_default());
         }
@@ -444,7 +444,7 @@ fn read_body(connection: &mut Connection, door: &mut Door, out: &mut Vec<u8>) ->
     let end = match machine.body_room() {
         Some(room) => {
             let limit = room.len().min(READ_BYTES_PER_TURN);
-            connection.read(room.get_mut(..limit).unwrap_or_default())
+            connection.read(room.get_mut(..limit).unwrap_or_default(), door.now)
         }
         None => ReadEnd::Empty,
     };
@@ -457,7 +457,7 @@ fn read_body(connection: &mut Connection, door: &mut Door, out: &mut Vec<u8>) ->
 }
 
 fn read_head(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> ReadEnd {
-    let end = connection.read(&mut scratch.read);
+    let end = connection.read(&mut scratch.read, door.now);
     let ReadEnd::Bytes(bytes) = end else { return end };
     let read = scratch.read.get(..bytes).unwrap_or_default();
     if connection.small.is_empty() {
@@ -485,8 +485,8 @@ Retry-After: 1\r\nConnection: close\r\n\r\n{\"error\":\"too many connections: se
 
 // ---- closing ----
 
-fn discard(connection: &mut Connection, scratch: &mut Scratch) -> Served {
-    let end = connection.read(&mut scratch.read);
+fn discard(connection: &mut Connection, door: &Door, scratch: &mut Scratch) -> Served {
+    let end = connection.read(&mut scratch.read, door.now);
     if let (ReadEnd::Bytes(bytes), Protocol::Lingering { discarded, .. }) = (end, &mut connection.protocol) {
         *discarded += bytes;
     }

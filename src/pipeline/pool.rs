@@ -159,8 +159,9 @@ impl Pool {
     /// before a free, by the freeing thread.
     pub fn new(bytes: usize, wake: Wake) -> Self {
         let pages = bytes.div_ceil(POOL_PAGE_BYTES).max(1);
-        let layout = Layout::from_size_align(pages * POOL_PAGE_BYTES, POOL_PAGE_BYTES)
-            .expect("a pool smaller than the address space");
+        // 16: with a larger alignment std would fill the memory itself instead of taking zero pages from the system.
+        let layout =
+            Layout::from_size_align(pages * POOL_PAGE_BYTES, 16).expect("a pool smaller than the address space");
         // SAFETY: (needed) the memory must not be a Box, see `Region::drop`. (sound) the size is not zero.
         // Zeroed memory from the system is not resident before it is written.
         let Some(base) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
