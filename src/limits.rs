@@ -23,7 +23,8 @@ pub const TIME_UNIX_NANO_MAX: u64 = i64::MAX as u64;
 pub const FRAME_EVENTS_MAX: usize = 65_536;
 /// Nested groups that an unknown protobuf field may have; prost's own limit, so that both refuse the same bytes.
 pub const PROTOBUF_DEPTH_MAX: usize = 100;
-/// Nested objects and arrays in a JSON body: a recursive parser must not run out of stack.
+/// Nested objects and arrays of one event in JSON, the event itself being the first: a recursive parser must not run out
+/// of stack.
 pub const JSON_DEPTH_MAX: usize = 64;
 
 // ---- wire (protocol, "Numbers of version 1") ----

@@ -217,3 +217,37 @@ fn agrees_with_prost_on_every_short_input() {
         }
     }
 }
+
+#[test]
+fn agrees_with_prost_on_every_prefix_and_every_changed_byte() {
+    let attributes = [
+        Value::StringValue("ü".repeat(70)),
+        Value::IntValue(-1),
+        Value::DoubleValue(0.5),
+        Value::BoolValue(true),
+        Value::BytesValue(vec![0xFF]),
+    ];
+    let event = Event {
+        time_unix_nano: 1_795_464_948_123_456_789,
+        kind: 4,
+        severity: 9,
+        source: "api".to_owned(),
+        name: "request".to_owned(),
+        body: "x".repeat(130),
+        attributes: attributes.map(|value| Attribute { key: "k".to_owned(), value: Some(value) }).to_vec(),
+        value: Some(-0.0),
+        duration_nano: 1,
+        trace_id: vec![1; 16],
+        span_id: vec![2; 8],
+        parent_span_id: vec![3; 8],
+    };
+    let bytes = event.encode_to_vec();
+    for place in 0..bytes.len() {
+        compare_with_prost(&bytes[..place]);
+        for byte in [0, 1, 0x3a, 0x7f, 0x80, 0xff, bytes[place] ^ 1, bytes[place] ^ 4, bytes[place].wrapping_sub(1)] {
+            let mut changed = bytes.clone();
+            changed[place] = byte;
+            compare_with_prost(&changed);
+        }
+    }
+}

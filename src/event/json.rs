@@ -33,7 +33,8 @@ use std::io::BufRead;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::check::Rejections;
-use super::json_event::{At, EventPlace, Key, KeySeed, Scratch, read_fields};
+use super::json_event::{At, EventPlace, Scratch, read_fields};
+use super::json_key::{Key, KeySeed};
 use super::view::EventRef;
 use crate::limits::FRAME_EVENTS_MAX;
 

@@ -1,4 +1,13 @@
 //! The event contract: generated types, [`EventRef`], validation and JSON.
+//!
+//! ```text
+//!  agent ─▶ EventBatch ─▶ check_batch ─┐
+//!                                      ├─▶ accepted bytes ─▶ Events, EventRef ─▶ write_json, sinks
+//!  curl ──▶ JSON ──▶ JsonDecoder ──────┘
+//! ```
+//!
+//! `view` reads events in place over the primitives of `protobuf`; `check` holds the rules of the door. `json` reads
+//! bodies, `json_event` one event into a `draft`, `json_key` its keys; `json_out` writes. `fuzz` compares with prost.
 
 pub mod check;
 mod draft;
@@ -6,6 +15,7 @@ mod draft;
 pub mod fuzz;
 pub mod json;
 mod json_event;
+mod json_key;
 pub mod json_out;
 pub mod nearest;
 mod protobuf;
@@ -14,7 +24,7 @@ pub mod view;
 
 pub use check::{BatchError, Counts, EventError, InvalidEvent, Malformed, Rejection, Rejections, check_batch};
 pub use json::{Decoded, JsonDecoder, JsonError};
-pub use json_event::FIELD_NAMES;
+pub use json_key::FIELD_NAMES;
 pub use json_out::{JsonRecord, write_attributes_json, write_json};
 pub use protobuf::Fault;
 pub use view::{AttributeValue, EventKind, EventRef, Events};

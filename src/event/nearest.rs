@@ -54,7 +54,7 @@ mod tests {
             ("attribute", Some("attributes")),
             ("attrs", None),
             ("traceId", Some("trace_id")),
-            ("duration", None),
+            ("duration", Some("duration_nano")),
             ("duration_nanos", Some("duration_nano")),
             ("", None),
             ("message", None),

@@ -156,3 +156,46 @@ fn is_short_ascii(bytes: &[u8]) -> bool {
     };
     bits & HIGH == 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn utf8_is_what_the_standard_library_says_it_is() {
+        for length in 0..300 {
+            let ascii = vec![b'a'; length];
+            assert!(is_utf8(&ascii), "{length}");
+            for place in 0..length {
+                for bad in [
+                    &b"\x80"[..],
+                    b"\xff",
+                    "ä".as_bytes(),
+                    "😀".as_bytes(),
+                    b"\xed\xa0\x80",
+                    b"\xe2\x82",
+                    b"\0",
+                    b"\x7f",
+                ] {
+                    let mut bytes = ascii.clone();
+                    let end = (place + bad.len()).min(length);
+                    bytes[place..end].copy_from_slice(&bad[..end - place]);
+                    assert_eq!(is_utf8(&bytes), std::str::from_utf8(&bytes).is_ok(), "{bad:?} at {place} of {length}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn varints_are_written_as_they_are_read() {
+        for value in (0..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit, (1 << bit) + 1]).chain([u64::MAX]) {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, value);
+            assert_eq!(bytes.len(), varint_bytes(value));
+            assert_eq!(varint(&bytes), Ok((value, &[][..])));
+            for end in 0..bytes.len() {
+                assert_eq!(varint(&bytes[..end]), Err(Fault::Truncated));
+            }
+        }
+    }
+}

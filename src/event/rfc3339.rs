@@ -5,7 +5,7 @@ use crate::limits::TIME_UNIX_NANO_MAX;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
-/// Bytes of what [`format`] writes.
+/// Bytes of what [`format()`] writes.
 pub const FORMATTED_BYTES: usize = 30;
 
 /// Why a text is no time.

@@ -1,0 +1,167 @@
+//! The keys of an event in JSON: what they are called, what stands under them, and what was meant by a wrong one.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Visitor};
+
+use super::draft::Draft;
+use super::nearest::nearest;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    Time,
+    Kind,
+    Severity,
+    Source,
+    Name,
+    Body,
+    Attributes,
+    Value,
+    DurationNano,
+    TraceId,
+    SpanId,
+    ParentSpanId,
+}
+
+/// The keys that an event may have.
+pub const FIELD_NAMES: [&str; 12] = [
+    "time",
+    "kind",
+    "severity",
+    "source",
+    "name",
+    "body",
+    "attributes",
+    "value",
+    "duration_nano",
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+];
+
+impl Field {
+    fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "time" => Self::Time,
+            "kind" => Self::Kind,
+            "severity" => Self::Severity,
+            "source" => Self::Source,
+            "name" => Self::Name,
+            "body" => Self::Body,
+            "attributes" => Self::Attributes,
+            "value" => Self::Value,
+            "duration_nano" => Self::DurationNano,
+            "trace_id" => Self::TraceId,
+            "span_id" => Self::SpanId,
+            "parent_span_id" => Self::ParentSpanId,
+            _ => return None,
+        })
+    }
+
+    /// What its value must be, as a sentence.
+    pub fn expected(self) -> &'static str {
+        match self {
+            Self::Time => "`time` must be an RFC 3339 text or integer nanoseconds from 0 to 2^63 - 1",
+            Self::Kind => "`kind` must be \"log\", \"gauge\", \"counter\" or \"span\"",
+            Self::Severity => {
+                "`severity` must be an integer from 0 to 24, or \"trace\", \"debug\", \"info\", \"warn\", \"error\" or \
+                 \"fatal\""
+            }
+            Self::Source => "`source` must be a text",
+            Self::Name => "`name` must be a text",
+            Self::Body => "`body` must be a text",
+            Self::Attributes => "`attributes` must be an object",
+            Self::Value => "`value` must be a number",
+            Self::DurationNano => "`duration_nano` must be integer nanoseconds from 0 to 2^63 - 1",
+            Self::TraceId => "`trace_id` must be a text of 32 hex digits",
+            Self::SpanId => "`span_id` must be a text of 16 hex digits",
+            Self::ParentSpanId => "`parent_span_id` must be a text of 16 hex digits",
+        }
+    }
+}
+
+/// What other systems call our fields, where the letters do not tell.
+const OTHER_NAMES: [(&str, &str); 13] = [
+    ("timestamp", "time"),
+    ("@timestamp", "time"),
+    ("ts", "time"),
+    ("level", "severity"),
+    ("service", "source"),
+    ("host", "source"),
+    ("event", "name"),
+    ("message", "body"),
+    ("msg", "body"),
+    ("text", "body"),
+    ("fields", "attributes"),
+    ("labels", "attributes"),
+    ("tags", "attributes"),
+];
+
+/// A key of an event or a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    Field(Field),
+    /// The key of an envelope; an event has none of this name.
+    Events,
+    /// Not known: the draft says so.
+    Unknown,
+}
+
+pub struct KeySeed<'s>(pub &'s mut Draft);
+
+impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
+    type Value = Key;
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Key, D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for KeySeed<'_> {
+    type Value = Key;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Key, E> {
+        Ok(match Field::from_name(name) {
+            Some(field) => Key::Field(field),
+            None if name == "events" => Key::Events,
+            None => {
+                let other = OTHER_NAMES.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
+                match other.or_else(|| nearest(name, &FIELD_NAMES)) {
+                    Some(ours) => self.0.refuse(format_args!("unknown key {}: did you mean `{ours}`?", Quoted(name))),
+                    None => self.0.refuse(format_args!("unknown key {}: put it into `attributes`", Quoted(name))),
+                }
+                Key::Unknown
+            }
+        })
+    }
+}
+
+/// A text from outside within a message, cut to a bounded length.
+pub struct Quoted<'a>(pub &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const CHARS_MAX: usize = 64;
+        let end = self.0.char_indices().nth(CHARS_MAX).map_or(self.0.len(), |(end, _)| end);
+        let (text, rest) = self.0.split_at(end);
+        write!(f, "`{}{}`", text.escape_debug(), if rest.is_empty() { "" } else { "…" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_that_is_suggested_is_a_key() {
+        for name in FIELD_NAMES.into_iter().chain(OTHER_NAMES.map(|(_, ours)| ours)) {
+            let field = Field::from_name(name).expect(name);
+            assert!(field.expected().starts_with(&format!("`{name}` must be ")), "{name}");
+        }
+        assert!(OTHER_NAMES.iter().all(|(other, _)| Field::from_name(other).is_none()));
+    }
+}
