@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::layers::{Given, GivenSink, Keys, Layers, Origin};
 use super::setting::{Form, Raw, Setting, Value};
 use super::{Config, ConfigError, Log, Server, read_bounded, table};
+use crate::event::nearest::nearest;
 use crate::sink::{self, BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 
@@ -149,8 +150,9 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
                 problems.push(format!("{origin}: {key}: {NO_LOG}; [wal] takes only enabled = false"));
             }
             (false, _) => {
-                let hint = nearest(&key, known.iter().map(String::as_str))
-                    .map_or_else(String::new, |name| format!(": did you mean `{prefix}{name}`?"));
+                let names: Vec<&str> = known.iter().map(String::as_str).collect();
+                let hint =
+                    nearest(&key, &names).map_or_else(String::new, |name| format!(": did you mean `{prefix}{name}`?"));
                 problems.push(format!("{origin}: unknown key `{prefix}{key}`{hint}"));
             }
         }
@@ -349,35 +351,4 @@ fn text_of<'a>(entries: &'a [Entry], key: &str) -> &'a str {
         Some(Value::Text(text)) => text,
         _ => "",
     }
-}
-
-/// The known name that `word` was most likely meant to be: at most a third of its letters away.
-fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known
-        // A far longer word is none of ours, and not worth the time.
-        .filter(|name| word.len() <= 2 * name.len())
-        .map(|name| (edit_distance(word, name), name))
-        .filter(|(distance, name)| distance * 3 <= name.len())
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
-}
-
-/// Letters to insert, delete, replace or swap with their neighbour (optimal string alignment), in bytes.
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b) = (a.as_bytes(), b.as_bytes());
-    // rows[i][j]: from the first i bytes of `a` to the first j of `b`.
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }

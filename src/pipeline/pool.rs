@@ -29,11 +29,11 @@ use std::ptr::NonNull;
 #[cfg(loom)]
 use loom::sync::Arc;
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 #[cfg(not(loom))]
 use std::sync::Arc;
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 use crate::limits::POOL_PAGE_BYTES;
 
@@ -54,6 +54,9 @@ struct Region {
     /// The loop waits for memory.
     waiting: AtomicBool,
     wake: Wake,
+    /// By a run's first page: lets loom see reads and writes of the run's bytes, which it cannot see by itself.
+    #[cfg(loom)]
+    touched: Box<[loom::cell::UnsafeCell<()>]>,
 }
 
 // SAFETY: (needed) the raw base pointer makes the compiler refuse. (sound) the region is plain bytes; all access goes
@@ -92,10 +95,11 @@ impl Region {
         }
         self.pages_in_use.fetch_sub(pages.len(), Ordering::Relaxed);
         for (word, mask) in Self::bits(pages) {
-            // SeqCst, like `waiting`: either the loop sees these bits after it said that it waits, or we see it waiting.
-            self.free[word].fetch_or(mask, Ordering::SeqCst);
+            self.free[word].fetch_or(mask, Ordering::Release);
         }
-        if self.waiting.load(Ordering::SeqCst) && self.waiting.swap(false, Ordering::SeqCst) {
+        // Pairs with the fence in `wait_for_room`: either the loop's next try sees these bits, or we see it waiting.
+        fence(Ordering::SeqCst);
+        if self.waiting.load(Ordering::Relaxed) && self.waiting.swap(false, Ordering::AcqRel) {
             (self.wake)();
         }
     }
@@ -176,9 +180,11 @@ impl Pool {
             pages_in_use: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             wake,
+            #[cfg(loom)]
+            touched: (0..pages).map(|_| loom::cell::UnsafeCell::new(())).collect(),
         };
         for (word, mask) in Region::bits(0..pages) {
-            region.free[word].fetch_or(mask, Ordering::SeqCst);
+            region.free[word].fetch_or(mask, Ordering::Release);
         }
         Self { region: Arc::new(region) }
     }
@@ -204,7 +210,7 @@ impl Pool {
     fn find_free(&self, pages: usize) -> Option<usize> {
         let (mut page, mut run) = (0, 0);
         while page < self.region.pages {
-            let word = self.region.free[page / 64].load(Ordering::SeqCst) >> (page % 64);
+            let word = self.region.free[page / 64].load(Ordering::Acquire) >> (page % 64);
             if word & 1 == 0 {
                 run = 0;
                 page += if word == 0 { 64 - page % 64 } else { word.trailing_zeros() as usize };
@@ -223,7 +229,8 @@ impl Pool {
     /// Says that the loop waits for memory: the next free calls the waker. Try to allocate once more after this call,
     /// then sleep: a free in between has either been seen by that try or calls the waker.
     pub fn wait_for_room(&self) {
-        self.region.waiting.store(true, Ordering::SeqCst);
+        self.region.waiting.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 
     pub fn bytes_in_use(&self) -> usize {
@@ -266,6 +273,8 @@ impl Buffer {
 
     /// The part to write into; then [`Buffer::advance`].
     pub fn unfilled(&mut self) -> &mut [u8] {
+        #[cfg(loom)]
+        self.run.region().touched[self.run.head as usize].with_mut(|_| ());
         // SAFETY: (needed) raw region. (sound) no slice reaches beyond `filled`, and `&mut self` is the only writer;
         // the memory is initialised (zeroed at start).
         unsafe { std::slice::from_raw_parts_mut(self.run.at(self.filled), self.capacity - self.filled) }
@@ -273,7 +282,7 @@ impl Buffer {
 
     /// `bytes` of [`Buffer::unfilled`] were written. More than the room counts as the room.
     pub fn advance(&mut self, bytes: usize) {
-        self.filled = (self.filled + bytes).min(self.capacity);
+        self.filled = self.filled.saturating_add(bytes).min(self.capacity);
     }
 
     /// Appends `bytes`, or nothing and `false` where they do not fit.
@@ -349,6 +358,8 @@ impl Deref for PoolSlice {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
+        #[cfg(loom)]
+        self.run.region().touched[self.run.head as usize].with(|_| ());
         // SAFETY: (needed) raw region. (sound) within what was filled when it was shared, and never written since:
         // `unfilled` begins at or above `shared_end`.
         unsafe { std::slice::from_raw_parts(self.run.at(self.offset as usize), self.len as usize) }
@@ -358,5 +369,239 @@ impl Deref for PoolSlice {
 impl fmt::Debug for PoolSlice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PoolSlice(page {}, {} bytes at {})", self.run.head, self.len, self.offset)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+    use std::sync::atomic::AtomicUsize as Count;
+
+    const PAGE: usize = POOL_PAGE_BYTES;
+
+    fn pool(pages: usize) -> Pool {
+        Pool::new(pages * PAGE, Box::new(|| {}))
+    }
+
+    #[test]
+    fn a_run_is_free_again_when_buffer_and_slices_are_gone() {
+        let mut pool = pool(4);
+        let mut buffer = pool.allocate(3 * PAGE).unwrap();
+        assert!(buffer.extend(b"hello world"));
+        let hello = buffer.share(0..5);
+        let ell = hello.part(1..4).unwrap();
+        assert!(pool.allocate(2 * PAGE).is_none());
+        drop(buffer);
+        drop(hello);
+        assert_eq!((&*ell, pool.bytes_in_use()), (&b"ell"[..], 3 * PAGE));
+        drop(ell);
+        assert_eq!(pool.bytes_in_use(), 0);
+        assert!(pool.allocate(4 * PAGE).is_some());
+    }
+
+    #[test]
+    fn shared_bytes_are_never_written_again() {
+        let mut pool = pool(1);
+        let mut buffer = pool.allocate(1).unwrap();
+        assert!(buffer.extend(b"shared, rest"));
+        let shared = buffer.share(0..6);
+        buffer.rewind(0);
+        assert_eq!(buffer.len(), 6, "not below what is shared");
+        assert!(buffer.extend(b"other"));
+        assert_eq!((&*shared, buffer.filled()), (&b"shared"[..], &b"sharedother"[..]));
+        assert!(!buffer.extend(&[0; PAGE]), "no room for a page more");
+        buffer.advance(usize::MAX);
+        assert_eq!(buffer.len(), PAGE);
+        assert!(shared.part(3..7).is_none() && shared.part(4..3).is_none());
+    }
+
+    #[test]
+    fn what_is_not_used_goes_back_at_once() {
+        let mut pool = pool(8);
+        let mut buffer = pool.allocate(8 * PAGE).unwrap();
+        buffer.advance(PAGE + 1);
+        buffer.trim();
+        assert_eq!((pool.bytes_in_use(), buffer.room()), (2 * PAGE, PAGE - 1));
+        let mut empty = pool.allocate(6 * PAGE).unwrap();
+        empty.trim();
+        assert_eq!(pool.bytes_in_use(), 3 * PAGE, "a page stays");
+        drop((buffer, empty));
+        assert_eq!(pool.bytes_in_use(), 0);
+    }
+
+    #[test]
+    fn who_waits_for_room_is_woken_by_the_next_free_only() {
+        let woken = std::sync::Arc::new(Count::new(0));
+        let count = woken.clone();
+        let mut pool = Pool::new(
+            2 * PAGE,
+            Box::new(move || {
+                count.fetch_add(1, Ordering::SeqCst);
+            }),
+        );
+        let (first, second) = (pool.allocate(PAGE).unwrap(), pool.allocate(PAGE).unwrap());
+        assert!(pool.allocate(PAGE).is_none());
+        pool.wait_for_room();
+        drop(first);
+        drop(second);
+        assert_eq!(woken.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn slices_outlive_the_pool() {
+        let mut pool = pool(2);
+        let mut buffer = pool.allocate(10).unwrap();
+        assert!(buffer.extend(b"kept"));
+        let slice = buffer.share(0..4);
+        drop(buffer);
+        drop(pool);
+        assert_eq!(&*slice, b"kept");
+    }
+
+    /// The naive twin: a list of runs.
+    #[derive(Default)]
+    struct Model {
+        pages: Vec<bool>,
+    }
+
+    impl Model {
+        fn first_fit(&self, pages: usize) -> Option<usize> {
+            (0..(self.pages.len() + 1).saturating_sub(pages))
+                .find(|head| self.pages[*head..head + pages].iter().all(|used| !used))
+        }
+    }
+
+    #[test]
+    fn random_use_agrees_with_a_naive_model() {
+        let seed = std::env::var("TELEMETRYX_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5EED);
+        println!("TELEMETRYX_TEST_SEED={seed}");
+        let mut random = Random::seeded(seed);
+        for pages in [1, 63, 64, 65, 130, 200] {
+            let (mut pool, mut model) = (pool(pages), Model { pages: vec![false; pages] });
+            let mut live: Vec<(usize, usize, Buffer, Option<PoolSlice>)> = Vec::new();
+            for _ in 0..2000 {
+                let dice = random.next_u64();
+                if dice % 3 != 0 {
+                    let want = 1 + (dice >> 8) as usize % (pages.min(70));
+                    let found = pool.allocate(want * PAGE);
+                    let expected = model.first_fit(want);
+                    assert_eq!(
+                        found.as_ref().map(|buffer| buffer.run.head as usize),
+                        expected,
+                        "{want} of {pages} pages"
+                    );
+                    if let (Some(mut buffer), Some(head)) = (found, expected) {
+                        model.pages[head..head + want].fill(true);
+                        let mark = dice.to_le_bytes();
+                        assert!(buffer.extend(&mark));
+                        let slice = (dice % 2 == 0).then(|| buffer.share(0..8));
+                        if slice.is_some() {
+                            assert_eq!(slice.as_deref(), Some(&mark[..]));
+                        }
+                        live.push((head, want, buffer, slice));
+                    }
+                } else if !live.is_empty() {
+                    let (head, used, buffer, slice) = live.swap_remove((dice >> 8) as usize % live.len());
+                    if let Some(slice) = slice {
+                        assert_eq!(&*slice, &buffer.filled()[..8], "nobody wrote over it");
+                    }
+                    drop(buffer);
+                    model.pages[head..head + used].fill(false);
+                }
+                let in_use = model.pages.iter().filter(|used| **used).count();
+                assert_eq!(pool.bytes_in_use(), in_use * PAGE);
+            }
+        }
+    }
+
+    #[test]
+    fn readers_on_other_threads_see_their_bytes_while_the_writer_goes_on() {
+        let mut pool = Pool::new(64 * PAGE, Box::new(|| {}));
+        let (send, receive) = std::sync::mpsc::sync_channel::<(u8, PoolSlice)>(16);
+        let reader = std::thread::spawn(move || {
+            receive
+                .iter()
+                .map(|(byte, slice)| {
+                    assert!(slice.iter().all(|found| *found == byte));
+                    slice.len()
+                })
+                .sum::<usize>()
+        });
+        let mut sent = 0;
+        for round in 0..3000usize {
+            let byte = round as u8;
+            let Some(mut buffer) = pool.allocate(1 + round % (3 * PAGE)) else {
+                std::thread::yield_now();
+                continue;
+            };
+            for length in [100, 700, 0, 200] {
+                let start = buffer.len();
+                buffer.unfilled()[..length].fill(byte);
+                buffer.advance(length);
+                let slice = buffer.share(start..start + length);
+                sent += length;
+                send.send((byte, slice)).unwrap();
+            }
+        }
+        drop(send);
+        assert_eq!(reader.join().unwrap(), sent);
+        assert_eq!(pool.bytes_in_use(), 0);
+    }
+}
+
+/// `make loom`: every order in which two threads can meet here.
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_claimed_again_only_after_the_last_read_and_no_wake_up_is_lost() {
+        loom::model(|| {
+            let woken = Arc::new(AtomicBool::new(false));
+            let bell = woken.clone();
+            let mut pool = Pool::new(1, Box::new(move || bell.store(true, Ordering::SeqCst)));
+            let mut buffer = pool.allocate(1).unwrap();
+            assert!(buffer.extend(b"x"));
+            let slice = buffer.share(0..1);
+            drop(buffer);
+            let reader = loom::thread::spawn(move || {
+                assert_eq!(&*slice, b"x");
+                drop(slice);
+            });
+            // What the loop does: say that it waits, try once more, sleep.
+            let mut found = pool.allocate(1);
+            if found.is_none() {
+                pool.wait_for_room();
+                found = pool.allocate(1);
+            }
+            let asleep = found.is_none();
+            if let Some(mut buffer) = found {
+                assert!(buffer.extend(b"y"));
+            }
+            reader.join().unwrap();
+            if asleep {
+                assert!(woken.load(Ordering::SeqCst), "the free came after the wait, so it wakes");
+                assert!(pool.allocate(1).is_some());
+            }
+        });
+    }
+
+    #[test]
+    fn two_readers_free_a_run_exactly_once() {
+        loom::model(|| {
+            let mut pool = Pool::new(2 * POOL_PAGE_BYTES, Box::new(|| {}));
+            let mut buffer = pool.allocate(2 * POOL_PAGE_BYTES).unwrap();
+            assert!(buffer.extend(b"ab"));
+            let (left, right) = (buffer.share(0..1), buffer.share(1..2));
+            buffer.trim();
+            drop(buffer);
+            let first = loom::thread::spawn(move || drop(left));
+            let second = loom::thread::spawn(move || drop(right));
+            first.join().unwrap();
+            second.join().unwrap();
+            assert_eq!(pool.bytes_in_use(), 0);
+            assert!(pool.allocate(2 * POOL_PAGE_BYTES).is_some());
+        });
     }
 }

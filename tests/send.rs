@@ -1,0 +1,154 @@
+//! Real input: the logs of this machine, sent by `telemetryx send` as text and as NDJSON, equal what SQLite holds.
+
+#![cfg(feature = "sqlite")]
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use support::server::{Server, wait_until};
+
+const LINES_MIN: u64 = 100_000;
+
+/// Number of lines, and a checksum over all of them in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sum {
+    lines: u64,
+    crc: u32,
+}
+
+fn sum<S: AsRef<[u8]>>(lines: impl Iterator<Item = S>) -> Sum {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut count = 0;
+    for line in lines {
+        hasher.update(line.as_ref());
+        hasher.update(b"\n");
+        count += 1;
+    }
+    Sum { lines: count, crc: hasher.finalize() }
+}
+
+/// The lines as `send` documents them: ended by `\n` or `\r\n`, the last one also without; U+FFFD for what is no UTF-8.
+fn lines_of(log: &[u8]) -> Vec<String> {
+    let mut lines: Vec<&[u8]> = log.split(|byte| *byte == b'\n').collect();
+    if lines.last().is_some_and(|last| last.is_empty()) {
+        lines.pop();
+    }
+    let text = |line: &[u8]| String::from_utf8_lossy(line.strip_suffix(b"\r").unwrap_or(line)).into_owned();
+    lines.into_iter().map(text).collect()
+}
+
+/// Logs of the package manager and of the kernel where there are any, and cargo's own log of building this project.
+fn real_logs(directory: &Path) -> Vec<PathBuf> {
+    let mut logs: Vec<PathBuf> = ["dpkg.log", "alternatives.log", "apt/history.log", "apt/term.log", "bootstrap.log"]
+        .iter()
+        .map(|name| Path::new("/var/log").join(name))
+        .filter(|path| fs::metadata(path).is_ok_and(|found| found.len() > 0))
+        .collect();
+    let mut keep = |name: &str, log: Vec<u8>| {
+        if !log.is_empty() {
+            let path = directory.join(name);
+            fs::write(&path, log).unwrap();
+            logs.push(path);
+        }
+    };
+    if let Ok(kernel) = Command::new("dmesg").output() {
+        keep("kernel.log", kernel.stdout);
+    }
+    for (name, command) in [("build.log", &["build", "--lib"][..]), ("resolve.log", &["tree"])] {
+        let cargo = Command::new(env!("CARGO"))
+            .args(command)
+            .args(["--offline", "--locked"])
+            .env("CARGO_LOG", "trace")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("cargo runs");
+        keep(name, cargo.stderr);
+    }
+    logs
+}
+
+fn send(server: &Server, arguments: &[&str], input: Option<&[u8]>) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    command.args(["send", "--to", &server.address().to_string()]).args(arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = command.spawn().unwrap();
+    if let Some(input) = input {
+        child.stdin.take().unwrap().write_all(input).unwrap();
+    }
+    child.wait_with_output().unwrap()
+}
+
+/// Waits until the table has `expected.lines` bodies named so, then sums them in order of position.
+fn stored(database: &Path, name: &str, expected: Sum) -> Sum {
+    let database = rusqlite::Connection::open(database).unwrap();
+    let count = || -> u64 {
+        let count =
+            database.query_row("SELECT count(*) FROM events WHERE name = ?1", [name], |row| row.get::<_, i64>(0));
+        count.unwrap() as u64
+    };
+    wait_until(Duration::from_secs(60), || count() >= expected.lines);
+    let mut bodies =
+        database.prepare("SELECT coalesce(body, '') FROM events WHERE name = ?1 ORDER BY position").unwrap();
+    sum(bodies.query_map([name], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap))
+}
+
+#[test]
+fn real_logs_sent_as_text_and_as_ndjson_equal_what_is_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let database = directory.path().join("events.db");
+    let mut total = 0;
+    for (index, path) in real_logs(directory.path()).iter().enumerate() {
+        let lines = lines_of(&fs::read(path).unwrap());
+        let expected = sum(lines.iter());
+        total += expected.lines;
+
+        let name = format!("text-{index}");
+        let started = Instant::now();
+        let output = send(&server, &["--format", "text", "--name", &name, path.to_str().unwrap()], None);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        print!("{} in {:?}: {}", path.display(), started.elapsed(), String::from_utf8_lossy(&output.stdout));
+        assert_eq!(stored(&database, &name, expected), expected, "{} as text", path.display());
+
+        let name = format!("ndjson-{index}");
+        let mut ndjson = Vec::new();
+        for line in &lines {
+            serde_json::to_writer(&mut ndjson, &serde_json::json!({ "name": name, "body": line })).unwrap();
+            ndjson.push(b'\n');
+        }
+        let output = send(&server, &["-"], Some(&ndjson));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(stored(&database, &name, expected), expected, "{} as NDJSON", path.display());
+    }
+    println!("{total} lines");
+    assert!(total >= LINES_MIN, "{total} lines are too few for this test");
+}
+
+#[test]
+fn a_line_that_is_no_event_ends_the_command_with_its_number_after_all_before_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let input =
+        "{\"name\":\"good\",\"body\":\"a\"}\n{\"name\":\"good\",\"body\":\"b\"}\n{\"nmae\":1}\n{\"name\":\"good\"}\n";
+    let output = send(&server, &["--format", "ndjson"], Some(input.as_bytes()));
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains('3') && error.contains("name"), "{error}");
+    let expected = sum(["a", "b"].iter());
+    assert_eq!(stored(&directory.path().join("events.db"), "good", expected), expected);
+}
+
+#[test]
+fn nobody_listening_is_an_error_that_names_the_address() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    let output = command.args(["send", "--to", &free.to_string()]).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&free.to_string()));
+}
