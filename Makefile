@@ -1,0 +1,34 @@
+# What there is to do here. `make test` is what CI runs.
+.PHONY: run release test lint fmt doc asan loom
+
+run:            ## start the server with the defaults
+	cargo run --release
+
+release:        ## one static binary: target/x86_64-unknown-linux-gnu/release/telemetryx
+	RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' \
+		cargo build --release --locked --target x86_64-unknown-linux-gnu
+
+test:           ## all tests; installs what they need
+	./tools/test
+
+lint:           ## formatting and clippy, as CI has them
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --no-default-features --lib --locked -- -D warnings
+
+fmt:
+	cargo fmt
+
+doc:            ## write docs/configuration.md anew from the table of settings
+	UPDATE_DOCS=1 cargo test --locked --lib config::
+
+# The module with `unsafe` (src/pipeline/pool.rs), its users in the pipeline, and a server under load, with every memory
+# access checked. Needs a nightly toolchain. Proc macros and build scripts stay without: hence --target.
+asan:           ## AddressSanitizer over the pipeline (nightly)
+	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
+		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --lib pipeline::
+	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
+		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --test frames
+
+loom:           ## every order in which threads can meet in the pool
+	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --locked --lib pipeline::pool::loom_tests
