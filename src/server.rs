@@ -101,9 +101,15 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     let log_thread = thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || {
-            commit::run(receiver, queues, |refused| {
+            let keep_refused = |refused: &[RefusedPayload]| {
                 keep(&letters, refused, &log_drain);
                 door_metrics.events_dead.inc_by(refused.iter().map(|payload| u64::from(payload.events)).sum());
+            };
+            commit::run(receiver, keep_refused, |batch| {
+                for queue in &queues {
+                    // An error means that the router has ended, which it does only when its drain time is over.
+                    let _ = queue.send(batch.clone());
+                }
             });
         })
         .map_err(system("thread for the log"))?;
@@ -241,7 +247,10 @@ fn start_line(address: std::net::SocketAddr, config: &Config) -> String {
     for sink in &config.sinks {
         let _ = write!(line, " · sink {}", sink.name);
         if let Some(output) = sink.kind.output() {
-            let _ = write!(line, " {output}");
+            // As a person would write it from here.
+            let here = std::env::current_dir().ok();
+            let near = here.as_ref().and_then(|here| Path::new(&output).strip_prefix(here).ok());
+            let _ = write!(line, " {}", near.unwrap_or(Path::new(&output)).display());
         }
     }
     line

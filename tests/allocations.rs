@@ -78,7 +78,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>) -> std::net::Socke
     let (mut sender, receiver) = ring(1024, Box::new(parts.wake()));
     let log_thread = thread::spawn(move || {
         COUNTER.set(Some(&LOG));
-        commit::run(receiver, vec![queue], |_| {});
+        commit::run(receiver, |_| {}, |batch| queue.send(batch.clone()).unwrap());
     });
     sender.set_log_thread(log_thread.thread().clone());
     let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -15,7 +15,6 @@ use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX};
 use crate::pipeline::batch::{Batch, Origin, Run};
 use crate::pipeline::pool::PoolSlice;
 use crate::pipeline::ring::{Content, Slot, SlotReceiver};
-use crate::router::RouterQueue;
 use crate::wire::NackCode;
 
 /// A payload that the door refused, all or part of it: for the dead letters (R8).
@@ -30,9 +29,14 @@ pub struct RefusedPayload {
     pub origin: Arc<Origin>,
 }
 
-/// Runs until the event loop is gone and the ring is empty; then the routers' queues end. Positions begin at 1.
-/// `keep_refused` gets what a commit holds of refused payloads, before anything of the commit is handed on.
-pub fn run(mut ring: SlotReceiver, routers: Vec<RouterQueue>, mut keep_refused: impl FnMut(&[RefusedPayload])) {
+/// Runs until the event loop is gone and the ring is empty. Positions begin at 1. `keep_refused` gets what a commit holds
+/// of refused payloads, before anything of the commit is handed on; `offer` hands a batch to every router, and waits
+/// where one is full.
+pub fn run(
+    mut ring: SlotReceiver,
+    mut keep_refused: impl FnMut(&[RefusedPayload]),
+    mut offer: impl FnMut(&Arc<Batch>),
+) {
     let mut next_position = 1;
     let mut slots = Vec::with_capacity(COMMIT_SLOTS_MAX);
     let mut refused = Vec::new();
@@ -68,10 +72,6 @@ pub fn run(mut ring: SlotReceiver, routers: Vec<RouterQueue>, mut keep_refused: 
             bytes = batch.payload_bytes(),
             "batch"
         );
-        let batch = Arc::new(batch);
-        for router in &routers {
-            // An error means that the router has ended, which it does only when its drain time is over.
-            let _ = router.send(batch.clone());
-        }
+        offer(&Arc::new(batch));
     }
 }
