@@ -25,6 +25,8 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 const LISTENER: Token = Token(usize::MAX - 2);
 /// Readiness events taken in one poll.
 const EVENTS: usize = 1024;
+/// Connections that the loop's lists and timers hold before they grow.
+const LISTS: usize = 1024;
 /// Connections above `max_connections` that are still accepted, to be told in their own protocol.
 const OVERLOADED_MAX: usize = 64;
 /// A peer's timer that is over while its bytes wait to be read is looked at again after this.
@@ -124,12 +126,12 @@ impl EventLoop {
             max_connections,
             drain_timeout,
             drain_until: None,
-            ready: VecDeque::new(),
-            waiting: VecDeque::new(),
-            awaiting: Vec::new(),
+            ready: VecDeque::with_capacity(LISTS),
+            waiting: VecDeque::with_capacity(LISTS),
+            awaiting: Vec::with_capacity(LISTS),
             unauthenticated: VecDeque::new(),
             unauthenticated_count: 0,
-            timers: Timers::default(),
+            timers: Timers::with_capacity(LISTS),
             pressure_swept: door.now,
             door,
             scratch: Scratch::new(),

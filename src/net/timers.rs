@@ -10,12 +10,17 @@ use std::time::Instant;
 
 use crate::session::marks::ConnectionId;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(Instant, ConnectionId)>>,
 }
 
 impl Timers {
+    /// `capacity` entries need no further memory.
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { heap: BinaryHeap::with_capacity(capacity) }
+    }
+
     /// The connection is looked at by `deadline`. `scheduled` is its earliest entry, kept by the connection.
     pub fn schedule(&mut self, connection: ConnectionId, deadline: Option<Instant>, scheduled: &mut Option<Instant>) {
         let Some(deadline) = deadline else { return };
@@ -43,7 +48,7 @@ mod tests {
 
     #[test]
     fn later_deadlines_add_no_entries_and_earlier_ones_do() {
-        let (mut timers, now) = (Timers::default(), Instant::now());
+        let (mut timers, now) = (Timers::with_capacity(4), Instant::now());
         let mut scheduled = None;
         let second = Duration::from_secs(1);
         timers.schedule(7, Some(now + 5 * second), &mut scheduled);
