@@ -155,9 +155,23 @@ fn no_frame_and_no_event_allocates_between_socket_and_batch() {
         const WARM_UP: u64 = 200;
         const FRAMES: u64 = 400;
         let payload = batch((0..events).map(log_line).collect());
-        // Queues and scratch reach their size.
-        send(&mut agent, &payload, WARM_UP, &mut seq);
-        settle(WARM_UP * events);
+        // Queues and scratch reach their size: as many frames at once as are ever in flight, then torn ones.
+        let burst: Vec<u8> = (1..=8).flat_map(|next| data(seq + next, &payload)).collect();
+        agent.send(&burst);
+        seq += 8;
+        agent.acknowledged(seq);
+        for cut in 1..32 {
+            let bytes = data(seq + cut, &payload);
+            agent.send(&bytes[..cut as usize]);
+            thread::yield_now();
+            agent.send(&bytes[cut as usize..]);
+            agent.acknowledged(seq + cut);
+        }
+        seq += 31;
+        settle(39 * events);
+        // The rest of a multiple of 8, so that `send` hears its ACKs.
+        send(&mut agent, &payload, WARM_UP + 1, &mut seq);
+        settle((WARM_UP + 1) * events);
         let (loop_before, log_before) = (LOOP.load(Ordering::Relaxed), LOG.load(Ordering::Relaxed));
         send(&mut agent, &payload, FRAMES, &mut seq);
         settle(FRAMES * events);
