@@ -136,6 +136,8 @@ pub const ACCEPTS_PER_TURN: usize = 64;
 pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;
 /// How long a peer may leave answers unread while it is still being asked to take them.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Log lines about connections in one second; the rest is counted. Agents in their thousands come back at once.
+pub const LOG_LINES_PER_SECOND: u32 = 50;
 /// Pause of accepting after descriptors ran out.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 /// Closing with words unread on the other side: discard at most this much … (R15)

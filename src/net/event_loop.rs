@@ -241,7 +241,9 @@ impl EventLoop {
             match listener.accept(now) {
                 Accepted::Nothing => return,
                 Accepted::Paused(error) => {
-                    tracing::warn!(%error, "accepting pauses: raise the limit of open files, or lower server.max_connections");
+                    if self.scratch.log.allows(now) {
+                        tracing::warn!(%error, "accepting pauses: raise the limit of open files, or lower server.max_connections");
+                    }
                     self.door.metrics.accept_pauses.inc();
                     return;
                 }
@@ -264,7 +266,9 @@ impl EventLoop {
         let key = entry.key();
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, Token(key), interest) {
-            tracing::warn!(%error, %peer, "a connection could not be registered and is closed");
+            if self.scratch.log.allows(self.door.now) {
+                tracing::warn!(%error, %peer, "a connection could not be registered and is closed");
+            }
             return;
         }
         self.next_generation = self.next_generation.wrapping_add(1);
@@ -299,7 +303,9 @@ impl EventLoop {
         let reason = connection.close_reason.unwrap_or(reason);
         if let Some(agent_id) = connection.origin.agent_id {
             self.door.marks.disconnect(&agent_id, id, self.door.now);
-            tracing::info!(connection = id, agent = connection.origin.agent, reason, "agent disconnected");
+            if self.scratch.log.allows(self.door.now) {
+                tracing::info!(connection = id, agent = connection.origin.agent, reason, "agent disconnected");
+            }
         } else {
             tracing::debug!(connection = id, peer = %connection.peer, reason, "disconnected");
         }

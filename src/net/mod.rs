@@ -17,6 +17,7 @@
 //! | `door` | everything accepted goes through here: tickets, ring, marks, counters |
 //! | `listener` | bind, bounded accepts, pause when descriptors run out |
 //! | `timers` | deadlines of connections |
+//! | `log_limit` | so many log lines about connections a second |
 //!
 //! **Backpressure is one rule**: where the ring has no slot or the pool no room for a whole largest frame, a connection
 //! is not read but put into the waiting line; the freeing thread wakes the loop, which serves the line in order.
@@ -27,6 +28,7 @@ mod door;
 mod event_loop;
 mod intake;
 mod listener;
+mod log_limit;
 mod serve;
 mod timers;
 

@@ -7,6 +7,7 @@ use crate::limits::{HEADER_BYTES, HELLO_BYTES_MAX, HTTP_TORN_HEADS_BYTES_MAX, RE
 use crate::net::connection::{Connection, Held, Protocol, ReadEnd};
 use crate::net::door::Door;
 use crate::net::intake::Source;
+use crate::net::log_limit::LogLimit;
 use crate::pipeline::batch::Origin;
 use crate::session::marks::ConnectionId;
 use crate::session::server::{ServerSession, Step};
@@ -49,11 +50,18 @@ pub struct Scratch {
     pub replaced: Vec<ConnectionId>,
     /// Bytes kept in all [`Connection::small`].
     pub small_bytes: usize,
+    /// For lines that a peer can trigger.
+    pub log: LogLimit,
 }
 
 impl Scratch {
     pub fn new() -> Self {
-        Self { read: vec![0; HEAD_READ_BYTES].into_boxed_slice(), replaced: Vec::new(), small_bytes: 0 }
+        Self {
+            read: vec![0; HEAD_READ_BYTES].into_boxed_slice(),
+            replaced: Vec::new(),
+            small_bytes: 0,
+            log: LogLimit::default(),
+        }
     }
 }
 
@@ -226,21 +234,25 @@ fn greet(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, ou
                 default_source: if name.is_empty() { peer.ip().to_canonical().to_string() } else { name.to_owned() },
                 epoch: greeting.epoch,
             });
-            tracing::info!(
-                connection = connection.id,
-                agent = connection.origin.agent,
-                peer = %connection.peer,
-                epoch = greeting.epoch,
-                last_seq = greeting.last_seq,
-                resumed = greeting.resumed,
-                "agent connected"
-            );
-            if greeting.missing > 0 {
-                tracing::warn!(
+            if scratch.log.allows(door.now) {
+                tracing::info!(
+                    connection = connection.id,
                     agent = connection.origin.agent,
-                    frames = greeting.missing,
-                    "frames acknowledged at a weak level were lost"
+                    peer = %connection.peer,
+                    epoch = greeting.epoch,
+                    last_seq = greeting.last_seq,
+                    resumed = greeting.resumed,
+                    "agent connected"
                 );
+            }
+            if greeting.missing > 0 {
+                if scratch.log.allows(door.now) {
+                    tracing::warn!(
+                        agent = connection.origin.agent,
+                        frames = greeting.missing,
+                        "frames acknowledged at a weak level were lost"
+                    );
+                }
                 door.metrics.frames_missing.inc_by(greeting.missing);
             }
             scratch.replaced.extend(greeting.replaced);
