@@ -130,10 +130,15 @@ pub const HTTP_TORN_HEADS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Bytes read from one connection in one turn: bounds how long the others wait, about 0.5 ms of parsing.
 pub const READ_BYTES_PER_TURN: usize = 256 * 1024;
+/// Time in one turn for HTTP connections and newcomers, which come after all agents (at least one is served): a page
+/// costs more than an ACK, and a flood of requests must not stand between an agent and its ACK.
+pub const OTHERS_TIME_PER_TURN: Duration = Duration::from_micros(500);
 /// Connections accepted in one turn.
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Bytes of answers that may wait for a peer that does not read; above it the peer is not read either.
 pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of answers that wait for all peers together; beyond it whoever adds to them is closed. They lie outside the pool.
+pub const OUTBOXES_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a peer may leave answers unread while it is still being asked to take them.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Log lines about connections in one second; the rest is counted. Agents in their thousands come back at once.

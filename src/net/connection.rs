@@ -184,6 +184,11 @@ impl Connection {
         Ok(())
     }
 
+    /// Bytes said and not yet written.
+    pub fn unwritten(&self) -> usize {
+        self.outbox.len()
+    }
+
     /// Everything said is written.
     pub fn is_flushed(&self) -> bool {
         self.outbox.is_empty()

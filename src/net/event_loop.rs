@@ -10,7 +10,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slab::Slab;
 
-use crate::limits::{STALLED_FRAME_TIMEOUT, UNAUTHENTICATED_MAX};
+use crate::limits::{OTHERS_TIME_PER_TURN, OUTBOXES_BYTES_MAX, STALLED_FRAME_TIMEOUT, UNAUTHENTICATED_MAX};
 use crate::net::connection::{Connection, Held, Protocol};
 use crate::net::door::Door;
 use crate::net::listener::{Accepted, Listener};
@@ -85,8 +85,10 @@ pub struct EventLoop {
     max_connections: usize,
     drain_timeout: Duration,
     drain_until: Option<Instant>,
-    /// To be served in this or the next turn.
+    /// Agents to be served in this or the next turn.
     ready: VecDeque<ConnectionId>,
+    /// All others to be served, some in each turn.
+    ready_others: VecDeque<ConnectionId>,
     /// In line for ring or memory, in order.
     waiting: VecDeque<ConnectionId>,
     /// Wait for a watermark.
@@ -100,6 +102,8 @@ pub struct EventLoop {
     door: Door,
     scratch: Scratch,
     out: Vec<u8>,
+    /// Said and not yet written, over all connections.
+    unwritten_bytes: usize,
 }
 
 impl EventLoop {
@@ -127,6 +131,7 @@ impl EventLoop {
             drain_timeout,
             drain_until: None,
             ready: VecDeque::with_capacity(LISTS),
+            ready_others: VecDeque::with_capacity(LISTS),
             waiting: VecDeque::with_capacity(LISTS),
             awaiting: Vec::with_capacity(LISTS),
             unauthenticated: VecDeque::new(),
@@ -136,6 +141,7 @@ impl EventLoop {
             door,
             scratch: Scratch::new(),
             out: Vec::with_capacity(4096),
+            unwritten_bytes: 0,
         })
     }
 
@@ -182,7 +188,8 @@ impl EventLoop {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if !self.ready.is_empty() || self.listener.as_ref().is_some_and(Listener::is_ready) {
+        let ready = !self.ready.is_empty() || !self.ready_others.is_empty();
+        if ready || self.listener.as_ref().is_some_and(Listener::is_ready) {
             return Some(Duration::ZERO);
         }
         let paused = self.listener.as_ref().and_then(Listener::deadline);
@@ -208,7 +215,10 @@ impl EventLoop {
         }
         if event.is_writable() {
             let was_choked = connection.is_choked();
-            if connection.flush(self.door.now).is_err() {
+            let before = connection.unwritten();
+            let flushed = connection.flush(self.door.now);
+            self.unwritten_bytes -= before - connection.unwritten();
+            if flushed.is_err() {
                 self.remove(id, "broken");
                 return;
             }
@@ -231,7 +241,11 @@ impl EventLoop {
             && !connection.waiting
         {
             connection.queued = true;
-            self.ready.push_back(id);
+            if connection.origin.agent_id.is_some() {
+                self.ready.push_back(id);
+            } else {
+                self.ready_others.push_back(id);
+            }
         }
     }
 
@@ -310,6 +324,7 @@ impl EventLoop {
             tracing::debug!(connection = id, peer = %connection.peer, reason, "disconnected");
         }
         self.scratch.small_bytes = self.scratch.small_bytes.saturating_sub(connection.small.len());
+        self.unwritten_bytes -= connection.unwritten();
         self.door.metrics.connections.dec();
         self.door.metrics.connection_closed(reason);
         if self.unauthenticated.len() > 2 * UNAUTHENTICATED_MAX {
@@ -333,9 +348,15 @@ impl EventLoop {
         let now = self.door.now;
         let out = std::mem::take(&mut self.out);
         let mut gone = None;
+        let unwritten_bytes = self.unwritten_bytes;
         if let Some(connection) = self.get(id) {
+            let before = connection.unwritten();
             if !out.is_empty() && connection.send(&out, now).is_err() {
                 gone = Some("broken");
+            }
+            let added = connection.unwritten() - before;
+            if added > 0 && unwritten_bytes + added > OUTBOXES_BYTES_MAX {
+                gone = Some("outboxes_over_budget");
             }
             if let Some(reason) = close {
                 connection.close(reason);
@@ -343,6 +364,7 @@ impl EventLoop {
             if gone.is_none() && connection.finish_closing(now) {
                 gone = Some("closed");
             }
+            self.unwritten_bytes += added;
         }
         self.out = out;
         self.out.clear();
@@ -362,8 +384,16 @@ impl EventLoop {
 
     fn serve_ready(&mut self) {
         for _ in 0..self.ready.len() {
-            let Some(id) = self.ready.pop_front() else { return };
+            let Some(id) = self.ready.pop_front() else { break };
             self.serve_one(id);
+        }
+        let until = Instant::now() + OTHERS_TIME_PER_TURN;
+        for _ in 0..self.ready_others.len() {
+            let Some(id) = self.ready_others.pop_front() else { break };
+            self.serve_one(id);
+            if Instant::now() >= until {
+                break;
+            }
         }
     }
 

@@ -1,0 +1,110 @@
+//! Slow and greedy peers beside busy agents: the agents do not notice, the others are gone within their timers.
+
+mod support;
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use support::agent::{RawAgent, batch, data, hello, hello_bytes, log_line};
+use support::server::{Server, resident_bytes, wait_until};
+
+const TRICKLING: usize = 5_000;
+const DEAF: usize = 5_000;
+const AGENTS: u8 = 8;
+const MEASURE: Duration = Duration::from_secs(4);
+/// From the last byte of a slow peer to its end: 5 s for a head, 30 s for unread answers, and what a busy machine adds.
+const GONE: Duration = Duration::from_secs(50);
+
+/// Eight agents, one frame in flight each; the 99th percentile of the time to an ACK.
+fn ack_p99(address: SocketAddr, round: u8) -> Duration {
+    let payload = Arc::new(batch((0..20).map(log_line).collect()));
+    let threads: Vec<_> = (0..AGENTS)
+        .map(|index| {
+            let payload = payload.clone();
+            thread::spawn(move || {
+                let (mut agent, _) = RawAgent::greeted(address, hello([round * AGENTS + index + 1; 16], 0));
+                let (mut times, mut seq) = (Vec::new(), 0);
+                let started = Instant::now();
+                while started.elapsed() < MEASURE {
+                    seq += 1;
+                    let sent = Instant::now();
+                    agent.send(&data(seq, &payload));
+                    agent.acknowledged(seq);
+                    times.push(sent.elapsed());
+                    // A paced agent, not a closed loop that measures how busy the machine is.
+                    thread::sleep(Duration::from_millis(2));
+                }
+                times
+            })
+        })
+        .collect();
+    let mut times: Vec<Duration> = threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect();
+    times.sort_unstable();
+    times[times.len() * 99 / 100]
+}
+
+fn open_descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+#[test]
+fn slow_and_deaf_peers_cost_agents_nothing_and_are_gone_within_their_timers() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
+    let address = server.address();
+    ack_p99(address, 0);
+    let alone = ack_p99(address, 1);
+    let (descriptors, memory) = (open_descriptors(server.pid()), resident_bytes(server.pid()));
+
+    let connect = |_| {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    // They ask and ask, and read no answer.
+    let deaf: Vec<TcpStream> = (0..DEAF).map(connect).collect();
+    let question = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".repeat(20);
+    for mut stream in &deaf {
+        let _ = stream.write(&question);
+    }
+    // They send one byte of a HELLO or of a request every 5 s.
+    let trickling: Vec<TcpStream> = (0..TRICKLING).map(connect).collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let trickle = {
+        let (stop, hello) = (stop.clone(), hello_bytes(hello([9; 16], 0)));
+        thread::spawn(move || {
+            let request = b"POST /v1/events HTTP/1.1\r\n";
+            for at in 0.. {
+                for (index, mut stream) in trickling.iter().enumerate() {
+                    let bytes = if index % 2 == 0 { &hello[..] } else { request };
+                    let _ = stream.write(&bytes[at..=at]);
+                }
+                let next = Instant::now() + Duration::from_secs(5);
+                wait_until(next - Instant::now(), || stop.load(Ordering::Relaxed));
+                if stop.load(Ordering::Relaxed) {
+                    return trickling;
+                }
+            }
+            trickling
+        })
+    };
+    let beside = ack_p99(address, 2);
+    let most = resident_bytes(server.pid());
+    println!("ack p99 {alone:?} alone, {beside:?} beside {TRICKLING} trickling and {DEAF} deaf peers");
+    println!("{} descriptors, {} bytes more resident", open_descriptors(server.pid()), most.saturating_sub(memory));
+
+    let gone = wait_until(GONE, || open_descriptors(server.pid()) <= descriptors);
+    let left = open_descriptors(server.pid());
+    stop.store(true, Ordering::Relaxed);
+    drop((deaf, trickle.join().unwrap()));
+    assert!(gone, "{left} descriptors are still open, {descriptors} were before");
+    assert!(beside <= (2 * alone).max(alone + Duration::from_millis(2)), "{alone:?} became {beside:?}");
+    assert!(most <= memory + (64 << 20), "{most} bytes resident, {memory} before");
+}
