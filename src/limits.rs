@@ -190,6 +190,8 @@ pub const REFUSAL_REASON_BYTES_MAX: usize = 1024;
 pub const NDJSON_CHUNK_BYTES: usize = 64 * 1024;
 /// How long SQLite waits for another process's lock before a delivery is tried again.
 pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a reason in a door's dead letter; the payload beside it has the rest.
+pub const DEAD_LETTER_REASON_BYTES_MAX: usize = 512;
 /// Bytes of one dead-letter file; beyond it the oldest half is dropped and counted.
 pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
 

@@ -178,11 +178,16 @@ impl Metrics {
         self.events_dropped.with_label_values(&[sink, reason])
     }
 
-    /// Resolves the labels of one sink; `door` for what the door refused.
+    /// Events kept in the dead letters of `sink`; `door` for what the door refused.
+    pub fn events_dead(&self, sink: &str) -> IntCounter {
+        self.events_dead.with_label_values(&[sink])
+    }
+
+    /// Resolves the labels of one sink.
     pub fn sink(&self, sink: &str) -> SinkMetrics {
         SinkMetrics {
             events_delivered: self.events_delivered.with_label_values(&[sink]),
-            events_dead: self.events_dead.with_label_values(&[sink]),
+            events_dead: self.events_dead(sink),
             lag_events: self.sink_lag_events.with_label_values(&[sink]),
             delivery_seconds: self.sink_delivery_seconds.with_label_values(&[sink]),
             retries: self.sink_retries.with_label_values(&[sink]),

@@ -10,6 +10,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ use crate::wire::AckLevel;
 
 /// The port opens once every sink has answered, or after this time: a dead sink must not keep agents out.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// As a shell reports a process that SIGINT ended.
+const EXIT_SECOND_SIGNAL: i32 = 130;
 /// Pause before dead letters that could not be written are written again.
 const DEAD_LETTERS_RETRY: Duration = Duration::from_secs(1);
 
@@ -70,6 +73,7 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
         Metrics::new().map_err(|error| ServerError::System { what: "metrics", error: io::Error::other(error) })?;
     let watermarks = Arc::new(Watermarks::default());
     let parts = net::Parts::new()?;
+    exit_on_second_signal().map_err(system("signal slot"))?;
     let drain = Arc::new(Drain::default());
 
     let shared = Shared {
@@ -96,14 +100,14 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
 
     let (mut sender, receiver) = ring(RING_SLOTS, Box::new(parts.wake()));
     let letters = DeadLetters::new(&config.data_dir, DOOR, &metrics);
-    let door_metrics = metrics.sink(DOOR);
+    let events_dead = metrics.events_dead(DOOR);
     let log_drain = drain.clone();
     let log_thread = thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || {
             let keep_refused = |refused: &[RefusedPayload]| {
                 keep(&letters, refused, &log_drain);
-                door_metrics.events_dead.inc_by(refused.iter().map(|payload| u64::from(payload.events)).sum());
+                events_dead.inc_by(refused.iter().map(|payload| u64::from(payload.events)).sum());
             };
             commit::run(receiver, keep_refused, |batch| {
                 for queue in &queues {
@@ -160,6 +164,7 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
         last_ticket: 0,
         draining: false,
         starved_since: None,
+        post_refused: None,
         ranges: Vec::new(),
     };
     let mut event_loop = EventLoop::new(parts, listener, door, server.max_connections, server.drain_timeout)?;
@@ -187,6 +192,17 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     Ok(())
 }
 
+/// The first SIGTERM, SIGINT or SIGHUP drains (the event loop sees to it); a second one ends the process at once.
+fn exit_on_second_signal() -> io::Result<()> {
+    let once = Arc::new(AtomicBool::new(false));
+    for signal in net::DRAIN_SIGNALS {
+        // In this order: the first signal finds the flag down and then raises it.
+        signal_hook::flag::register_conditional_shutdown(signal, EXIT_SECOND_SIGNAL, once.clone())?;
+        signal_hook::flag::register(signal, once.clone())?;
+    }
+    Ok(())
+}
+
 /// Keeps a second process out of the data directory for as long as the file lives.
 fn lock(data_dir: &Path) -> Result<File, ServerError> {
     let failed = |error| ServerError::DataDir { path: data_dir.to_owned(), error };
@@ -206,8 +222,8 @@ fn read_tokens(server: &config::Server) -> Result<Tokens, ServerError> {
     if tokens.is_empty() { Err(ServerError::NoTokens(path.clone())) } else { Ok(tokens) }
 }
 
-/// Writes refused payloads to the dead letters, however long it takes: their ACK must not come first (R8). A disk that
-/// takes nothing until the drain is over loses them, and says so.
+/// Writes refused payloads to the dead letters, however long it takes. (Only an ACK of a level above *received* could
+/// wait for this, and needs a log.) A disk that takes nothing until the drain is over loses them, and says so.
 fn keep(letters: &DeadLetters, refused: &[RefusedPayload], drain: &Drain) {
     loop {
         let appended = letters.append(refused.iter().map(|refused| RefusedFrame {

@@ -199,12 +199,15 @@ fn more_connections_than_allowed_are_told_so_in_their_own_protocol() {
     let mut third = RawAgent::connect(server.address());
     third.send(&hello_bytes(hello([3; 16], 0)));
     assert_eq!(third.answer(FrameKind::Goaway).goaway(), Some(GoawayCode::Overloaded));
-    let mut http = std::net::TcpStream::connect(server.address()).unwrap();
-    http.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    http.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    drop((third, http));
+    let post = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]";
+    for (request, status) in [("GET /health HTTP/1.1\r\nHost: x\r\n\r\n", "200"), (post, "503")] {
+        let mut http = std::net::TcpStream::connect(server.address()).unwrap();
+        http.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        http.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.split(' ').nth(1), Some(status), "pages are answered under any load: {answer}");
+    }
+    drop(third);
     second.finish();
     let freed = wait_until(Duration::from_secs(10), || {
         let mut next = RawAgent::connect(server.address());

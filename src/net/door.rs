@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::http;
+use crate::limits::DEAD_LETTER_REASON_BYTES_MAX;
 use crate::metrics::{Metrics, Protocol, RejectReason};
 use crate::net::intake::{Intake, Source};
 use crate::pipeline::batch::Origin;
@@ -20,12 +21,14 @@ use crate::session::admission::{Admission, admit};
 use crate::session::marks::Marks;
 use crate::session::server::{Gate, ServerSession, SessionSettings, Turn};
 use crate::session::tokens::Tokens;
+use crate::wire::answer::cut;
 use crate::wire::{AckLevel, Header, NackCode};
 
 /// Slots that one frame may take: its accepted events, and its payload for the dead letters.
 pub const SLOTS_PER_FRAME: usize = 2;
-/// The line of waiting connections must have been there this long before `/ready` says so.
-const EXHAUSTED_AFTER: Duration = Duration::from_secs(1);
+/// The line of waiting connections must have been there this long before `/ready` says so; a refused POST is remembered
+/// as long.
+const EXHAUSTED_TIME: Duration = Duration::from_secs(1);
 
 /// What `/ready` says of a sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub struct Door {
     pub draining: bool,
     /// Connections wait for memory or ring since then.
     pub starved_since: Option<Instant>,
+    /// When a POST was last refused for want of memory or ring.
+    pub post_refused: Option<Instant>,
     /// Scratch of `admit`.
     pub ranges: Vec<Range<usize>>,
 }
@@ -187,7 +192,9 @@ impl Door {
         };
         self.metrics.events_rejected(why).inc_by(u64::from(events));
         tracing::debug!(agent = %origin.default_source, seq = header.seq, code = code.name(), reason, "frame refused");
-        let content = Content::Refused { payload: source.share(range), events, code, reason: reason.into() };
+        // The ring holds thousands of slots: a list of reasons as long as a NACK's would be memory outside the pool.
+        let reason = cut(reason, DEAD_LETTER_REASON_BYTES_MAX).into();
+        let content = Content::Refused { payload: source.share(range), events, code, reason };
         self.push(content, header.seq, origin)
     }
 
@@ -208,13 +215,14 @@ impl Door {
         self.taken(session, header, ticket, Some((code, reason)), out);
     }
 
-    /// This door for one HTTP connection.
-    pub fn http<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool) -> HttpDoor<'a> {
-        HttpDoor { door: self, origin, loopback }
+    /// This door for one HTTP connection. `overloaded`: there are more connections than allowed, so it has pages only.
+    pub fn http<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool, overloaded: bool) -> HttpDoor<'a> {
+        HttpDoor { door: self, origin, loopback, overloaded }
     }
 
     fn exhausted(&self) -> bool {
-        self.starved_since.is_some_and(|since| self.now >= since + EXHAUSTED_AFTER)
+        let waits = self.starved_since.is_some_and(|since| self.now >= since + EXHAUSTED_TIME);
+        waits || self.post_refused.is_some_and(|at| self.now < at + EXHAUSTED_TIME)
     }
 
     fn ready_page(&self) -> (u16, Vec<u8>) {
@@ -228,8 +236,8 @@ impl Door {
         let sinks: serde_json::Map<_, _> =
             (self.sinks)().into_iter().map(|sink| (sink.name, serde_json::Value::String(sink.state))).collect();
         let (status, word) = if reasons.is_empty() { (200, "ready") } else { (503, "not ready") };
-        let page = serde_json::json!({ "status": word, "reasons": reasons, "sinks": sinks });
-        (status, page.to_string().into_bytes())
+        let (reasons, sinks) = (serde_json::json!(reasons), serde_json::Value::Object(sinks));
+        (status, format!(r#"{{"status":"{word}","reasons":{reasons},"sinks":{sinks}}}"#).into_bytes())
     }
 }
 
@@ -238,6 +246,7 @@ pub struct HttpDoor<'a> {
     door: &'a mut Door,
     origin: &'a Arc<Origin>,
     loopback: bool,
+    overloaded: bool,
 }
 
 impl http::Door for HttpDoor<'_> {
@@ -278,11 +287,19 @@ impl http::Door for HttpDoor<'_> {
 
     fn reserve(&mut self, bytes: usize) -> Option<Buffer> {
         // Agents that wait in line come first: what is freed is theirs.
-        if self.door.starved_since.is_some() { None } else { self.door.intake.take_optional(bytes) }
+        let buffer = if self.door.starved_since.is_some() { None } else { self.door.intake.take_optional(bytes) };
+        if buffer.is_none() {
+            self.door.post_refused = Some(self.door.now);
+        }
+        buffer
     }
 
     fn ring_room(&mut self, slots: usize) -> bool {
-        self.door.ring.room() >= slots
+        let room = self.door.ring.room() >= slots;
+        if !room {
+            self.door.post_refused = Some(self.door.now);
+        }
+        room
     }
 
     fn accept(&mut self, payload: PoolSlice, events: u32) -> u64 {
@@ -299,6 +316,6 @@ impl http::Door for HttpDoor<'_> {
     }
 
     fn draining(&self) -> bool {
-        self.door.draining
+        self.door.draining || self.overloaded
     }
 }

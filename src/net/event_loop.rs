@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slab::Slab;
 
@@ -19,6 +19,9 @@ use crate::net::timers::Timers;
 use crate::session::marks::ConnectionId;
 use crate::session::server::Step;
 use crate::wire::GoawayCode;
+
+/// Signals that ask for an orderly end. SIGHUP too: a terminal that is closed must not cost events.
+pub const DRAIN_SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
 
 const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -119,7 +122,7 @@ impl EventLoop {
         registry
             .register(listener.source(), LISTENER, Interest::READABLE)
             .map_err(failed("registering the listening socket"))?;
-        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(failed("listening for signals"))?;
+        let mut signals = Signals::new(DRAIN_SIGNALS).map_err(failed("listening for signals"))?;
         registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("registering signals"))?;
         Ok(Self {
             poll: parts.poll,
@@ -213,8 +216,9 @@ impl EventLoop {
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             connection.readable = true;
         }
+        let mut resumed = false;
         if event.is_writable() {
-            let was_choked = connection.is_choked();
+            let was_unflushed = !connection.is_flushed();
             let before = connection.unwritten();
             let flushed = connection.flush(self.door.now);
             self.unwritten_bytes -= before - connection.unwritten();
@@ -226,10 +230,10 @@ impl EventLoop {
                 self.remove(id, "closed");
                 return;
             }
-            // Unread answers no longer hold it back.
-            connection.readable |= was_choked && !connection.is_choked();
+            // Unread answers no longer hold it back, nor what was read and not parsed because of them.
+            resumed = was_unflushed && connection.is_flushed();
         }
-        if connection.readable {
+        if connection.readable || resumed {
             self.enqueue(id);
         }
         self.schedule(id);
@@ -439,8 +443,10 @@ impl EventLoop {
         }
         for id in resting {
             let Some(connection) = self.connections.get_mut(Self::key(id)) else { continue };
-            let Connection { protocol: Protocol::Http(machine), loopback, origin, .. } = connection else { continue };
-            machine.abandon_body(now, &mut self.door.http(origin, *loopback), &mut self.out);
+            let Connection { protocol: Protocol::Http(machine), loopback, overloaded, origin, .. } = connection else {
+                continue;
+            };
+            machine.abandon_body(now, &mut self.door.http(origin, *loopback, *overloaded), &mut self.out);
             let close = machine.closing().then_some("body_timeout");
             self.settle(id, close);
         }
@@ -476,6 +482,13 @@ impl EventLoop {
             Served::End if !waits => Some("end"),
             _ => None,
         };
+        if let Served::Close(reason) = served
+            && matches!(connection.protocol, Protocol::Frames(_))
+            && self.scratch.log.allows(self.door.now)
+        {
+            let agent = &connection.origin.agent;
+            tracing::warn!(connection = id, peer = %connection.peer, agent, reason, "agent sent away");
+        }
         if let Served::Gone(reason) = served {
             self.out.clear();
             self.remove(id, reason);
@@ -485,6 +498,10 @@ impl EventLoop {
         match served {
             Served::Again => self.enqueue(id),
             Served::Wait => self.line_up(id),
+            // Held for its answers, and they are all written: no event of the poll will say so.
+            Served::Hold if !waits && self.get(id).is_some_and(|connection| connection.is_flushed()) => {
+                self.enqueue(id)
+            }
             _ => {}
         }
         while let Some(older) = self.scratch.replaced.pop() {
@@ -521,7 +538,7 @@ impl EventLoop {
         let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
             return false;
         };
-        let Connection { protocol, loopback, origin, .. } = connection;
+        let Connection { protocol, loopback, overloaded, origin, .. } = connection;
         let (out, door) = (&mut self.out, &mut self.door);
         let waits = match protocol {
             Protocol::Frames(session) => {
@@ -536,7 +553,8 @@ impl EventLoop {
             Protocol::Http(machine) => match machine.waiting_for() {
                 Some((level, ticket)) if door.watermarks.get(level) >= ticket => {
                     let now = door.now;
-                    machine.acknowledged(now, &mut door.http(origin, *loopback), out);
+                    door.metrics.ack_seconds.observe(now.saturating_duration_since(connection.heard).as_secs_f64());
+                    machine.acknowledged(now, &mut door.http(origin, *loopback, *overloaded), out);
                     false
                 }
                 waiting => waiting.is_some(),
@@ -596,7 +614,7 @@ impl EventLoop {
             return;
         };
         let flushed = connection.is_flushed();
-        let Connection { protocol, loopback, origin, .. } = connection;
+        let Connection { protocol, loopback, overloaded, origin, .. } = connection;
         let (out, door) = (&mut self.out, &mut self.door);
         let close = match protocol {
             Protocol::Undecided => {
@@ -613,7 +631,7 @@ impl EventLoop {
             }
             Protocol::Http(machine) => {
                 let now = door.now;
-                machine.handle_timeout(now, &mut door.http(origin, *loopback), out);
+                machine.handle_timeout(now, &mut door.http(origin, *loopback, *overloaded), out);
                 machine.closing().then_some("http_timeout")
             }
             Protocol::Closing | Protocol::Lingering { .. } => None,

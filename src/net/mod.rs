@@ -34,6 +34,6 @@ mod timers;
 
 pub use door::Door;
 pub use door::SinkState;
-pub use event_loop::{Ended, EventLoop, LoopError, Parts};
+pub use event_loop::{DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
 pub use intake::Intake;
 pub use listener::bind;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::http;
-use crate::limits::{HEADER_BYTES, HELLO_BYTES_MAX, HTTP_TORN_HEADS_BYTES_MAX, READ_BYTES_PER_TURN};
+use crate::limits::{HEADER_BYTES, HELLO_BYTES_MAX, HTTP_TORN_HEADS_BYTES_MAX, OUTBOX_BYTES_MAX, READ_BYTES_PER_TURN};
 use crate::net::connection::{Connection, Held, Protocol, ReadEnd};
 use crate::net::door::Door;
 use crate::net::intake::Source;
@@ -100,10 +100,7 @@ fn serve_undecided(connection: &mut Connection, door: &mut Door, scratch: &mut S
         connection.protocol = Protocol::Frames(Box::new(session));
         serve_frames(connection, door, scratch, out)
     } else {
-        let mut machine = http::Connection::new(door.http, connection.opened);
-        if door.draining {
-            machine.drain();
-        }
+        let machine = http::Connection::new(door.http, connection.opened);
         connection.protocol = Protocol::Http(Box::new(machine));
         serve_http(connection, door, scratch, out)
     }
@@ -121,7 +118,10 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
         } else {
             (GoawayCode::Overloaded, "this server has as many connections as server.max_connections allows")
         };
-        // Agents that are being drained are no longer served; these came too late.
+        if session.is_waiting() {
+            // Drained once it is acknowledged.
+            return Served::Hold;
+        }
         return door.turn(loopback, |turn| closed(session.end(code, text, turn.random, out)));
     }
     if !session.is_authenticated() {
@@ -129,10 +129,10 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
     }
     session.set_paused(false, door.now);
     if !session.may_receive(&door.settings) {
-        return Served::Hold;
+        return hold(connection, door);
     }
     if connection.is_choked() {
-        return Served::Hold;
+        return hold(connection, door);
     }
     if !door.has_slots_or_wake() {
         return wait(connection, door);
@@ -140,7 +140,7 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
     match std::mem::replace(&mut connection.held, Held::Nothing) {
         Held::Unparsed(mut slice) => {
             let parsed = parse(connection, door, &mut slice, 0, out);
-            keep(connection, door, &mut slice, parsed)
+            keep(connection, door, &mut slice, parsed, out)
         }
         Held::Frame { mut buffer, total } => {
             let missing = total.saturating_sub(buffer.len());
@@ -154,7 +154,7 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
                 return after_read(connection, end);
             }
             let parsed = parse(connection, door, &mut buffer, 0, out);
-            keep(connection, door, &mut buffer, parsed)
+            keep(connection, door, &mut buffer, parsed, out)
         }
         Held::Nothing => {
             if !door.intake.prepare() {
@@ -189,7 +189,7 @@ fn read_into_current(
         return after_read(connection, end);
     }
     let parsed = parse(connection, door, current, start, out);
-    match keep(connection, door, current, parsed) {
+    match keep(connection, door, current, parsed, out) {
         Served::Again => after_read(connection, end),
         other => other,
     }
@@ -300,7 +300,8 @@ fn parse(
         if bytes.is_empty() {
             return Parsed::All;
         }
-        if !door.has_slots() || !session.may_receive(&door.settings) {
+        // Answers too are bounded: a frame may cost a NACK of some KiB.
+        if !door.has_slots() || !session.may_receive(&door.settings) || out.len() >= OUTBOX_BYTES_MAX {
             return Parsed::Stalled { at };
         }
         let (header, length, step) = match decode(bytes, door.settings.payload_caps()) {
@@ -339,7 +340,7 @@ fn parse(
 }
 
 /// Keeps what parsing left over.
-fn keep(connection: &mut Connection, door: &mut Door, source: &mut impl Source, parsed: Parsed) -> Served {
+fn keep(connection: &mut Connection, door: &mut Door, source: &mut impl Source, parsed: Parsed, out: &[u8]) -> Served {
     match parsed {
         Parsed::All => Served::Again,
         Parsed::Closed(reason) => Served::Close(reason),
@@ -354,7 +355,7 @@ fn keep(connection: &mut Connection, door: &mut Door, source: &mut impl Source, 
         Parsed::Torn { at, total: Some(total) } => {
             let tail = source.bytes().get(at..).unwrap_or_default();
             let Some(mut buffer) = door.intake.take(total) else {
-                return stall(connection, door, source, at);
+                return stall(connection, door, source, at, out);
             };
             let fits = buffer.extend(tail);
             debug_assert!(fits);
@@ -364,18 +365,24 @@ fn keep(connection: &mut Connection, door: &mut Door, source: &mut impl Source, 
             connection.held = Held::Frame { buffer, total };
             Served::Again
         }
-        Parsed::Stalled { at } => stall(connection, door, source, at),
+        Parsed::Stalled { at } => stall(connection, door, source, at, out),
     }
 }
 
-fn stall(connection: &mut Connection, door: &mut Door, source: &mut impl Source, at: usize) -> Served {
+fn stall(connection: &mut Connection, door: &mut Door, source: &mut impl Source, at: usize, out: &[u8]) -> Served {
     let end = source.bytes().len();
     connection.held = Held::Unparsed(source.share(at..end));
     let settings = &door.settings;
-    if connection.session().is_some_and(|session| !session.may_receive(settings)) {
-        return Served::Hold;
+    if out.len() >= OUTBOX_BYTES_MAX || connection.session().is_some_and(|session| !session.may_receive(settings)) {
+        return hold(connection, door);
     }
     wait(connection, door)
+}
+
+/// Not read for now, through no fault of the peer's: its timers stand, and it hears the last ACK every second.
+fn hold(connection: &mut Connection, door: &Door) -> Served {
+    wait(connection, door);
+    Served::Hold
 }
 
 fn wait(connection: &mut Connection, door: &Door) -> Served {
@@ -415,10 +422,6 @@ fn after_read(connection: &Connection, end: ReadEnd) -> Served {
 // ---- HTTP ----
 
 fn serve_http(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
-    if connection.overloaded {
-        out.extend_from_slice(OVERLOADED);
-        return Served::Close("OVERLOADED");
-    }
     // What is left of an earlier read comes first.
     if !connection.small.is_empty() {
         let small = std::mem::take(&mut connection.small);
@@ -432,7 +435,7 @@ fn serve_http(connection: &mut Connection, door: &mut Door, scratch: &mut Scratc
         if machine.closing() {
             return Served::Close("http");
         }
-        if machine.waiting_for().is_some() || choked || out.len() >= crate::limits::OUTBOX_BYTES_MAX {
+        if machine.waiting_for().is_some() || choked || out.len() >= OUTBOX_BYTES_MAX {
             return Served::Hold;
         }
         if !connection.readable {
@@ -462,7 +465,12 @@ fn read_body(connection: &mut Connection, door: &mut Door, out: &mut Vec<u8>) ->
     };
     if let ReadEnd::Bytes(bytes) = end {
         let now = door.now;
-        machine.body_filled(bytes, now, &mut door.http(&connection.origin, connection.loopback), out);
+        machine.body_filled(
+            bytes,
+            now,
+            &mut door.http(&connection.origin, connection.loopback, connection.overloaded),
+            out,
+        );
     }
     connection.protocol = Protocol::Http(machine);
     end
@@ -488,12 +496,10 @@ fn read_head(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch
 fn offer(connection: &mut Connection, door: &mut Door, bytes: &[u8], out: &mut Vec<u8>) -> usize {
     let Protocol::Http(machine) = &mut connection.protocol else { return bytes.len() };
     let now = door.now;
-    machine.receive(bytes, now, &mut door.http(&connection.origin, connection.loopback), out).min(bytes.len())
+    machine
+        .receive(bytes, now, &mut door.http(&connection.origin, connection.loopback, connection.overloaded), out)
+        .min(bytes.len())
 }
-
-const OVERLOADED: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 62\r\n\
-Retry-After: 1\r\nConnection: close\r\n\r\n{\"error\":\"too many connections: see server.max_connections\"}\r\n";
 
 // ---- closing ----
 

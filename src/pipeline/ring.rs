@@ -23,8 +23,8 @@ use crate::pipeline::batch::Origin;
 use crate::pipeline::pool::{PoolSlice, Wake};
 use crate::wire::NackCode;
 
-/// What one frame or request hands on. Refused payloads travel the same way, so that their dead letter is written
-/// before the ACK that covers them.
+/// What one frame or request hands on. Refused payloads travel the same way, so that their dead letter is written in
+/// its place among what is accepted.
 #[derive(Debug)]
 pub struct Slot {
     /// Its number; one more than the slot before.

@@ -297,7 +297,9 @@ impl Sink for Sqlite {
             return Err(self.retry("not open").into());
         };
         if self.file != file_id(&self.path) {
-            // SQLite would go on writing into a file that no one can find any more.
+            // SQLite would go on writing into a file that no one can find any more. What is still in its write-ahead
+            // log goes into the moved file now: the log beside the old name would be thrown away with a new database.
+            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
             return Err(self.retry("the file was moved or removed").into());
         }
         let result = self.write(&mut connection, delivery, except);

@@ -62,7 +62,7 @@ impl<'a> Goaway<'a> {
 }
 
 /// The longest prefix of whole characters within `max_bytes`.
-fn cut(text: &str, max_bytes: usize) -> &str {
+pub fn cut(text: &str, max_bytes: usize) -> &str {
     let mut end = max_bytes.min(text.len());
     while !text.is_char_boundary(end) {
         end -= 1;
