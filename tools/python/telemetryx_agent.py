@@ -1,264 +1,149 @@
-"""A telemetryx agent in plain Python, written from docs/protocol.md alone; R1 to R16 below are that file's rules.
+"""A telemetryx agent in one file, from docs/protocol.md alone; R4 to R15 are rules stated there.
 
-No threads: send(), flush(), close() and poll() drive the connection. A frame stays queued, byte for byte, until it
-is acknowledged:    ..acked] [in flight..sent] [waiting..    `frames` holds what lies right of `acked`, in seq order.
+A frame stays queued, and unchanged, until it is acknowledged (R7); a reconnect takes `sent` back:
+    ..acked] [in flight ..sent] [waiting ..]        `frames` holds all that is right of `acked`
 """
-import argparse, collections, json, os, random, re, select, socket, struct, sys, time
-import telemetryx_wire as wire
+import argparse, collections, json, os, random, re, select, socket, struct, sys, time, zlib
 
-FRAME_EVENTS_MAX, PROTOCOL_ERRORS_MAX, OUT_BYTES = 65_536, 4, 256 * 1024
-CONNECT_TIMEOUT, BACKOFF_MIN, BACKOFF_MAX = 10.0, 0.05, 30.0  # seconds
+HELLO, WELCOME, DATA, ACK, NACK, PING, PONG, GOAWAY = range(1, 9)  # frame types
+STORAGE, FINAL = 3, (4, 5, 6, 11)  # GOAWAY codes; no retry helps AUTH, VERSION, FENCED, ACK_LEVEL
+BACKOFF_MIN, BACKOFF_MAX, SOCKET_TIMEOUT = 0.05, 30.0, 30.0  # seconds
+FRAME_MAX, QUEUE_FRAMES, CHUNK = 1 << 20, 128, 16 << 10  # version 1's max_frame; bytes of stdin
+HEADER = struct.Struct("<4sBBHIIQII")  # magic version type flags length arg seq crc header_crc
 
+def varint(n):
+    return bytes((n,)) if n < 128 else bytes((n & 127 | 128,)) + varint(n >> 7)
+def field(tag, data):  # of protobuf; its tag is the field's number * 8 + 2 for "length, bytes"
+    return bytes((tag,)) + varint(len(data)) + data
 
-def load_agent_id(path):
-    """16 random bytes, made once; the file `path`, if one is named, keeps them for the agent's next life."""
-    if path and os.path.exists(path):
-        with open(path) as file:
-            return bytes.fromhex(file.read())
-    agent_id = os.urandom(16)
-    if path:
-        with open(path, "x") as file:
-            file.write(agent_id.hex())
-    return agent_id
+def encode_event(kind, name, more):  # 9, 16: tags of time and kind. Events joined: an EventBatch.
+    return field(0x0A, struct.pack("<BQBB", 9, time.time_ns(), 16, kind) + field(0x2A, name) + more)
 
+def encode_frame(kind, payload=b"", seq=0, arg=0):
+    head = HEADER.pack(b"\xf5TLX", 1, kind, 0, len(payload), arg, seq, zlib.crc32(payload), 0)[:28]
+    return head + struct.pack("<I", zlib.crc32(head)) + payload
 
-class Goaway(Exception):
-    def __init__(self, payload):
-        self.code, self.retry_ms = struct.unpack_from("<II", payload)
-        super().__init__(f"GOAWAY({self.code}) {payload[8:].decode('utf-8', 'replace')}")
-
+def read_frame(connection):
+    stream = connection.makefile("rb", 1)  # 1: never reads ahead, so select() sees what is left
+    head = stream.read(HEADER.size)
+    if not head:
+        raise EOFError("the server closed the connection")
+    magic, version, kind, flags, length, arg, seq, crc, head_crc = HEADER.unpack(head)
+    sound = (magic, version, flags, head_crc) == (b"\xf5TLX", 1, 0, zlib.crc32(head[:28]))
+    payload = stream.read(length) if sound and length <= FRAME_MAX else b""
+    if not sound or len(payload) < length or zlib.crc32(payload) != crc:
+        raise ValueError("the server sent no sound frame of version 1")
+    return kind, arg, seq, payload
 
 class Agent:
-    """`counts` counts events, reconnects and moves; `report` gets a line for every loss and every lost connection."""
+    acked = sent = highest_sent = epoch = 0  # seqs; epoch 0 asks for one, which then stays (R4, R6)
+    socket, goaway, frames_max, keepalive, ceiling = None, (0, 0), 0, 30, BACKOFF_MIN
 
-    def __init__(self, address, name, token="", ack=0, state_file=None, frame_bytes=256 << 10, queue_bytes=16 << 20,
-                 report=lambda line: print(line, file=sys.stderr)):
-        self.address, self.name, self.token, self.ack, self.report = address, name, token, ack, report
-        self.agent_id, self.epoch, self.server_id, self.keepalive = load_agent_id(state_file), 0, None, 30
-        self.frames = collections.deque()  # (frame, events in it), the first with seq acked + 1
-        self.frame_bytes, self.queue_bytes, self.queued_bytes = frame_bytes, queue_bytes, 0
-        self.acked = self.sent = self.highest_sent = 0
-        self.socket, self.retry_at, self.ceiling, self.closing = None, 0.0, BACKOFF_MIN, False
-        self.suspect, self.blames, self.aside = 0, 0, []  # R16: seq, protocol errors on it; payloads given up
-        self.counts = dict(sent=0, acknowledged=0, nacked=0, set_aside=0, reconnects=0, moves=0)
+    def __init__(self, address, name, token=""):
+        self.address, self.name, self.token = address.rsplit(":", 1), name.encode(), token.encode()
+        self.agent_id, self.frames = os.urandom(16), collections.deque()  # [payload, events in it]
+        self.counts = {"sent": 0, "acknowledged": 0, "reconnects": 0}
 
-    def send(self, events):
-        """Queues dicts with the field names of Event, as one frame or more; blocks while the queue is full."""
-        entries, size = [], 0
-        for entry in map(wire.encode_event, events):
-            if entries and (size + len(entry) > self.frame_bytes or len(entries) == FRAME_EVENTS_MAX):
-                self._queue(entries)
-                entries, size = [], 0
-            entries.append(entry)
-            size += len(entry)
-        if entries:
-            self._queue(entries)
+    def run(self, batches):
+        """Sends lists of events, [] being none just now, till all are acknowledged, or in vain."""
+        while True:
+            batch = next(batches, None) if len(self.frames) < QUEUE_FRAMES else []
+            self.more = batch is not None
+            if batch:
+                self.frames.append([b"".join(batch), len(batch)])
+                self.counts["sent"] += len(batch)
+            try:
+                self.turn(0.0 if batch else 0.2)
+            except (OSError, EOFError, ValueError, struct.error) as error:
+                self.socket = self.socket and self.socket.close()  # None
+                (code, retry_ms), self.goaway = self.goaway, (0, 0)
+                print(f"disconnected: {error}", file=sys.stderr)
+                if code in FINAL or not self.more and not self.frames:
+                    return
+                # Full jitter: agents that lose their server together come back one by one.
+                wait = random.uniform(0, BACKOFF_MAX if code == STORAGE else self.ceiling)
+                time.sleep(max(wait, min(retry_ms / 1000, BACKOFF_MAX)))
+                self.ceiling = min(2 * self.ceiling, BACKOFF_MAX)
 
-    def _queue(self, entries):
-        payload, seq = b"".join(entries), self.acked + len(self.frames) + 1
-        self.frames.append((wire.encode_frame(wire.DATA, payload, seq, len(payload)), len(entries)))
-        self.queued_bytes += len(payload)
-        self.counts["sent"] += len(entries)
-        self.poll()
-        while self.queued_bytes > self.queue_bytes:
-            self.poll(1.0)
-
-    def flush(self, timeout=float("inf")):
-        """Waits until all is acknowledged. False: not within `timeout` seconds."""
-        return self._wait(lambda: not self.frames, timeout)
-
-    def close(self, timeout=float("inf")):
-        """Sends what is queued, half-closes, reads acknowledgements to the end (R15). False: not within `timeout`."""
-        self.closing = True
-        return self._wait(lambda: not self.frames and not self.socket, timeout)
-
-    def _wait(self, done, timeout):
-        deadline = time.monotonic() + timeout
-        while not done() and time.monotonic() < deadline:
-            self.poll(min(1.0, timeout))
-        return done()
-
-    def poll(self, timeout=0.0):
-        """One turn: connect when due, write, read. Call it every few seconds while there is nothing to send (R13).
-
-        Connections come and go inside. Raises Goaway when the server will never take this agent."""
-        try:
-            if self.socket is None:
-                wait = self.retry_at - time.monotonic()
-                if wait > 0:
-                    return time.sleep(min(wait, timeout))
-                self._connect()
-            self._fill()
-            readable, writable, _ = select.select([self.socket], [self.socket] * bool(self.out), [],
-                                                  min(timeout, self.keepalive / 8))
-            if readable:  # before writing, which may fail and hide the server's last words
-                self._read()
-            elif time.monotonic() - self.heard_at > 1.5 * self.keepalive:
-                raise TimeoutError("the server is silent")
-            if writable:
-                del self.out[: self.socket.send(self.out)]
-        except (Goaway, OSError, EOFError, ValueError, struct.error) as error:
-            self._disconnect(error)
-
-    def _connect(self):
-        self.sent = self.acked_at_connect = self.acked
-        self.flying_bytes, self.welcomed, self.half_closed = 0, False, False
-        host, _, port = self.address.rpartition(":")
-        self.socket = socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT)
-        self.socket.setblocking(False)
-        self.inbox, self.heard_at = bytearray(), time.monotonic()
-        self.out, self.spoke_at = bytearray(self._hello()), time.monotonic()
-
-    def _hello(self):
-        return wire.encode_hello(self.agent_id, self.name, self.token, self.ack, self.epoch, self.acked + 1)
-
-    def _fill(self):
-        """Moves frames into `out` as far as the window allows (R10), then says what else is due."""
-        if not self.welcomed or self.half_closed:
-            return
-        frames_max = 1 if self.suspect > self.acked else self.window_frames  # alone in flight, the blame is sure
-        while self.window and len(self.out) < OUT_BYTES and self.sent - self.acked < min(frames_max, len(self.frames)):
-            frame = self.frames[self.sent - self.acked][0]
-            flying_bytes = self.flying_bytes + len(frame) - wire.HEADER_BYTES
-            if self.sent > self.acked and flying_bytes > self.window:
-                break
-            self.out += frame
-            self.flying_bytes, self.spoke_at, self.sent = flying_bytes, time.monotonic(), self.sent + 1
-        self.highest_sent = max(self.highest_sent, self.sent)
-        if time.monotonic() - self.spoke_at >= self.keepalive / 2:
-            self.out += wire.encode_frame(wire.PING)
-            self.spoke_at = time.monotonic()
-        if self.closing and not self.out and self.sent == self.acked + len(self.frames):
+    def turn(self, timeout):
+        """Connects if need be, sends a frame if the window has room, takes one that has come."""
+        if not self.socket:
+            self.socket = socket.create_connection(self.address, SOCKET_TIMEOUT)
+            self.open, self.window, self.sent = False, 0, self.acked
+            self.heard = self.pinged = time.monotonic()
+            hello = struct.pack("<BBHI16sQQHHI", 1, 1, 1, 0, self.agent_id, self.epoch,
+                                self.acked + 1, len(self.token), len(self.name), 0)
+            self.socket.sendall(encode_frame(HELLO, hello + self.token + self.name))
+        flying, now = self.sent - self.acked, time.monotonic()
+        size = sum(len(frame[0]) for frame, _ in zip(self.frames, range(flying + 1)))
+        has_room = size <= self.window if flying else self.window > 0  # R10: one always has
+        if has_room and flying < min(len(self.frames), self.frames_max):
+            payload, self.sent, timeout = self.frames[flying][0], self.sent + 1, 0.0
+            self.highest_sent = max(self.highest_sent, self.sent)
+            self.socket.sendall(encode_frame(DATA, payload, self.sent, len(payload)))
+        elif self.open and not self.more and flying == len(self.frames):
+            self.open = False  # all is sent; now acknowledgements are read to the end (R15)
             self.socket.shutdown(socket.SHUT_WR)
-            self.half_closed = True
+        elif self.open and now - self.pinged > self.keepalive / 2:  # R13
+            self.pinged = now
+            self.socket.sendall(encode_frame(PING))
+        if select.select([self.socket], [], [], timeout)[0]:
+            self.take(*read_frame(self.socket))
+            self.heard = now
+        elif now - self.heard > 1.5 * self.keepalive:
+            raise TimeoutError("the server is silent")
 
-    def _read(self):
-        data = self.socket.recv(64 * 1024)
-        if not data:
-            raise EOFError("the server closed the connection")
-        self.heard_at = time.monotonic()
-        self.inbox += data
-        for kind, arg, seq, payload in wire.decode_frames(self.inbox):
-            if kind == wire.GOAWAY:
-                raise Goaway(payload)
-            if kind not in ((wire.ACK, wire.NACK, wire.PING, wire.PONG) if self.welcomed else (wire.WELCOME,)):
-                raise ValueError(f"frame type {kind} out of turn")
-            if kind == wire.WELCOME:
-                self._welcome(wire.decode_welcome(payload))
-            elif kind == wire.ACK:
-                self._trim(seq, self.sent)
-                self.window = arg
-            elif kind == wire.NACK:
-                self._nack(seq, arg, payload)
-            elif kind == wire.PING and not self.half_closed:
-                self.out += wire.encode_frame(wire.PONG, seq=seq)
+    def take(self, kind, arg, seq, payload):
+        if kind == WELCOME:
+            arg, frames, keepalive, epoch, seq = struct.unpack("<12xIHH4xQQ16x", payload)
+            if self.open or self.epoch not in (0, epoch):
+                raise ValueError(f"WELCOME to epoch {epoch}, not to {self.epoch}")
+            self.counts["reconnects"] += self.epoch != 0
+            self.open, self.epoch, self.frames_max, self.keepalive = True, epoch, frames, keepalive
+        if kind in (WELCOME, ACK):  # of `seq` and all before; `arg` is the window from now on
+            if not self.acked <= seq <= self.highest_sent:
+                raise ValueError(f"acknowledged {seq}, outside {self.acked} to {self.highest_sent}")
+            for _ in range(self.acked, seq):
+                self.counts["acknowledged"] += self.frames.popleft()[1]
+                self.ceiling = BACKOFF_MIN
+            self.acked, self.sent, self.window = seq, max(self.sent, seq), arg
+        elif kind == NACK and self.acked < seq <= self.sent:  # final; the ACK follows (R8)
+            accepted = re.search(rb'"accepted":\s*(\d+)', payload)  # only NACK(PARTIAL) says so
+            self.frames[seq - self.acked - 1][1] = int(accepted[1]) if accepted else 0
+            print(f"seq {seq}: NACK({arg}) {payload.decode(errors='replace')}", file=sys.stderr)
+        elif kind == PING:
+            self.socket.sendall(encode_frame(PONG, seq=seq))
+        elif kind == GOAWAY:
+            self.goaway = struct.unpack_from("<II", payload)
+            raise EOFError(f"GOAWAY({self.goaway[0]}) {payload[8:].decode(errors='replace')}")
+        elif kind < 128 and kind != PONG:  # unknown types from 128 on are skipped
+            raise ValueError(f"frame of type {kind}, seq {seq} out of turn")
 
-    def _welcome(self, welcome):
-        if welcome.version != 1 or self.epoch not in (0, welcome.epoch) or self.ack not in (0, welcome.ack):
-            raise ValueError(f"not what was asked for: {welcome}")
-        self._trim(welcome.last_seq, self.highest_sent)
-        self.counts["reconnects"] += self.epoch != 0
-        if self.server_id not in (None, welcome.server_id) and self.highest_sent > self.acked:
-            self.counts["moves"] += 1  # the old server may have kept what the new one gets again
-        self.epoch, self.server_id, self.sent, self.flying_bytes = welcome.epoch, welcome.server_id, self.acked, 0
-        self.window, self.window_frames, self.keepalive = welcome.window_bytes, welcome.window_frames, welcome.keepalive
-        self.frame_bytes = min(self.frame_bytes, welcome.max_frame, welcome.max_raw)
-        self.welcomed = True
-
-    def _trim(self, seq, highest):
-        if not self.acked <= seq <= highest:
-            raise ValueError(f"acknowledged {seq}, outside {self.acked} to {highest}")
-        while self.acked < seq:
-            frame, events = self.frames.popleft()
-            self.acked += 1
-            self.counts["acknowledged"] += events
-            self.queued_bytes -= len(frame) - wire.HEADER_BYTES
-            self.flying_bytes -= len(frame) - wire.HEADER_BYTES
-
-    def _nack(self, seq, code, payload):
-        """A refusal is final (R8), but the frame keeps its place, with no events to count, until its ACK."""
-        if not self.acked < seq <= self.sent:
-            raise ValueError(f"refused {seq}, which is not in flight")
-        frame, events = self.frames[seq - self.acked - 1]
-        partly = re.search(rb'"accepted":\s*(\d+)', payload) if code == wire.NACK_PARTIAL else None
-        accepted = min(events, int(partly[1])) if partly else 0
-        self.frames[seq - self.acked - 1] = frame, accepted
-        self.counts["nacked"] += events - accepted
-        self.report(f"seq {seq}: {events - accepted} events refused, NACK({code}) {payload.decode('utf-8', 'replace')}")
-
-    def _disconnect(self, error):
-        if self.socket:
-            self.socket.close()
-            self.socket = None
-            if self.closing and not self.frames:
-                return
-        code = getattr(error, "code", None)
-        if code in wire.GOAWAY_FINAL:
-            raise error
-        if code == wire.GOAWAY_PROTOCOL and self.sent > self.acked:
-            self._blame(error)
-        # Full jitter; what was acknowledged meanwhile shows that the way is open again.
-        self.ceiling = BACKOFF_MIN if self.acked > self.acked_at_connect else min(2 * self.ceiling, BACKOFF_MAX)
-        ceiling = BACKOFF_MAX if code == wire.GOAWAY_STORAGE else self.ceiling
-        wait = max(random.uniform(0, ceiling), min(getattr(error, "retry_ms", 0) / 1000, BACKOFF_MAX))
-        self.retry_at = time.monotonic() + wait
-        self.report(f"connection lost, next try in {wait:.2f} s: {error}")
-
-    def _blame(self, error):
-        """R16: after four protocol errors on the oldest frame, an empty one takes its place."""
-        self.blames = self.blames + 1 if self.suspect == self.acked + 1 else 1
-        self.suspect = self.acked + 1
-        if self.blames == PROTOCOL_ERRORS_MAX:
-            frame, events = self.frames[0]
-            self.frames[0] = wire.encode_frame(wire.DATA, seq=self.suspect), 0
-            self.aside.append(frame[wire.HEADER_BYTES :])
-            self.queued_bytes -= len(frame) - wire.HEADER_BYTES
-            self.counts["set_aside"] += events
-            self.report(f"seq {self.suspect}: {events} events set aside, {error}")
-
-
-def read_lines(agent):
-    """Lines of stdin as they come; while none come, the connection is kept alive."""
-    rest = b""
-    while True:
-        while not select.select([0], [], [], 0)[0]:
-            agent.poll(0.2)
-        chunk = os.read(0, 64 * 1024)
-        *lines, rest = (rest + chunk).split(b"\n")
-        if rest and (not chunk or len(rest) > 64 * 1024):
+def read_lines():  # as they come, and [] while none come
+    rest, chunk = b"", None
+    while chunk != b"":
+        chunk = os.read(0, CHUNK) if select.select([0], [], [], 0)[0] else None
+        *lines, rest = (rest + (chunk or b"")).split(b"\n")
+        if rest and (chunk == b"" or len(rest) > CHUNK):  # unfinished, or very long
             lines, rest = [*lines, rest], b""
-        yield [line.decode("utf-8", "replace") for line in lines]
-        if not chunk:
-            return
+        lines = [line.decode(errors="replace").encode() for line in lines]
+        yield [encode_event(1, b"log", field(0x32, line)) for line in lines]
 
-
-def main():
-    parser = argparse.ArgumentParser(description="Ships lines of stdin, or numbered events, to a telemetryx server.")
-    parser.add_argument("address", help="HOST:PORT")
-    parser.add_argument("--name", default=socket.gethostname(), help="the agent's name (this host's)")
-    parser.add_argument("--token-file", type=argparse.FileType(), help="a file with the token")
-    parser.add_argument("--ack", type=int, default=0, help="1 received, 2 written, 3 synced, 4 delivered (the server's)")
-    parser.add_argument("--state", help="a file that keeps the agent's id")
-    parser.add_argument("--count", type=int, help="send so many counters, value 1, 2, 3 ..., instead of stdin")
-    parser.add_argument("--frame-events", type=int, default=1000, help="events in one frame of --count")
-    options = parser.parse_args()
-    token = options.token_file.read().strip() if options.token_file else ""
-    agent, started = Agent(options.address, options.name, token, options.ack, options.state), time.monotonic()
-    try:
-        if options.count is None:
-            for lines in read_lines(agent):
-                agent.send({"time_unix_nano": time.time_ns(), "name": "log", "body": line} for line in lines)
-        else:
-            for first in range(1, options.count + 1, options.frame_events):
-                numbers = range(first, min(first + options.frame_events, options.count + 1))
-                agent.send({"time_unix_nano": time.time_ns(), "kind": 3, "name": "count", "value": n} for n in numbers)
-        agent.close()
-    except Goaway as goaway:
-        print(f"gave up: {goaway}", file=sys.stderr)
-    seconds = round(time.monotonic() - started, 3)
-    print(json.dumps({**agent.counts, "seconds": seconds}))
-    return 0 if agent.counts["acknowledged"] == agent.counts["sent"] else 1
-
+def counters(count, size):
+    size = min(size, 30_000)  # of 29 bytes: below FRAME_MAX
+    for first in range(1, count + 1, size):
+        numbers = range(first, min(first + size, count + 1))
+        yield [encode_event(3, b"count", struct.pack("<Bd", 0x41, n)) for n in numbers]
 
 if __name__ == "__main__":
-    sys.exit(main())
+    parser = argparse.ArgumentParser(description="Sends lines of stdin, or --count counters.")
+    parser.add_argument("address", help="HOST:PORT")
+    parser.add_argument("--name", default=socket.gethostname(), help="the agent's name")
+    parser.add_argument("--token-file", type=argparse.FileType(), default=os.devnull)
+    parser.add_argument("--count", type=int, help="send counters with the values 1, 2, 3 ...")
+    parser.add_argument("--frame-events", type=int, default=1000, help="counters in a frame")
+    args = parser.parse_args()
+    agent = Agent(args.address, args.name, args.token_file.read().strip())
+    agent.run(read_lines() if args.count is None else counters(args.count, args.frame_events))
+    print(json.dumps(agent.counts))
+    sys.exit(agent.counts["acknowledged"] != agent.counts["sent"])
