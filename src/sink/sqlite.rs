@@ -705,6 +705,22 @@ mod tests {
     }
 
     #[test]
+    fn a_database_that_was_moved_keeps_all_its_rows() {
+        let (database, mut sink) = Database::with("");
+        sink.deliver(&delivery(1..=300), &[]).unwrap();
+        let moved = database.path().with_extension("moved");
+        fs::rename(database.path(), &moved).unwrap();
+        let result = sink.deliver(&delivery(301..=302), &[]);
+        assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+        assert_eq!(sink.connect(), Ok(Some(0)));
+        assert_eq!(sink.deliver(&delivery(301..=302), &[]), Ok(()));
+        assert_eq!(database.positions(), [301, 302]);
+        let rows = Connection::open(moved).unwrap();
+        let count: i64 = rows.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
+        assert_eq!(count, 300, "also those that were still in its write-ahead log");
+    }
+
+    #[test]
     fn a_position_changed_from_outside_is_read_again() {
         let (database, mut sink) = Database::with("");
         sink.deliver(&delivery(1..=3), &[]).unwrap();
