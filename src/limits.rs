@@ -122,7 +122,7 @@ pub const HTTP_GZIP_MEMBERS_MAX: usize = 1_024;
 /// A request that is not acknowledged by then is answered 504; its events stay kept.
 pub const HTTP_ACK_TIMEOUT: Duration = Duration::from_secs(30);
 /// A keep-alive connection may rest this long between requests.
-pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of torn request heads over all connections: they are kept outside the pool, so that GETs work without it.
 pub const HTTP_TORN_HEADS_BYTES_MAX: usize = 4 * 1024 * 1024;
 

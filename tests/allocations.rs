@@ -109,6 +109,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>) -> std::net::Socke
         starved_since: None,
         post_refused: None,
         ranges: Vec::new(),
+        refused: Vec::new(),
     };
     let mut event_loop = EventLoop::new(parts, listener, door, 100, Duration::from_secs(1)).unwrap();
     thread::spawn(move || {

@@ -209,3 +209,24 @@ fn a_large_body_becomes_several_slots_and_one_answer() {
     assert_eq!(client.answer(), (200, r#"{"accepted":70,"rejected":[]}"#.to_owned()));
     wait_for_names(directory.path(), &["n"; 70]);
 }
+
+#[test]
+fn junk_of_strangers_leaves_nothing_behind_that_would_shut_out_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    // More than 4 MiB in all: what torn heads may hold at one time.
+    let mut junk = b"GET /health HTTP/1.1\r\nHost: x\r\nnonsense without a colon\r\n".to_vec();
+    junk.resize(15_000, b'x');
+    for _ in 0..400 {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        // The server may have answered and closed before all is written.
+        let _ = stream.write_all(&junk);
+        let _ = stream.shutdown(Shutdown::Write);
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+    let mut client = Client::connect(&server);
+    client.send(b"GET /health HT");
+    std::thread::sleep(Duration::from_millis(50));
+    client.send(b"TP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(client.answer().0, 200);
+}

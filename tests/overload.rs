@@ -164,3 +164,51 @@ fn a_sink_that_takes_nothing_stops_reading_and_loses_nothing() {
     server.terminate();
     assert!(server.wait(Duration::from_secs(30)).success(), "{}", server.log());
 }
+
+/// Frames with one bad event each, 1 MiB, whose last byte comes when the whole pool is taken by them: none needs memory
+/// that only another could free.
+#[test]
+fn partly_refused_frames_that_fill_the_pool_are_all_taken() {
+    const FRAME: usize = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let small = ["server.buffer_bytes=8MiB", "server.max_body_bytes=1MiB", "batch.max_bytes=1MiB"];
+    let server = Server::start(directory.path(), &[&["sinks.discard.kind=discard"], &small[..]].concat());
+    let mut events = vec![support::agent::named("")];
+    let body = "b".repeat(60_000);
+    while prost::Message::encoded_len(&telemetryx::event::proto::EventBatch { events: events.clone() }) < FRAME - 61_000
+    {
+        events.push(telemetryx::event::proto::Event { body: body.clone(), ..support::agent::named("good") });
+    }
+    let frame = data(1, &batch(events));
+    let (all, last) = frame.split_at(frame.len() - 1);
+    let mut agents: Vec<RawAgent> =
+        (1..=8).map(|index| RawAgent::greeted(server.address(), hello([index; 16], 0)).0).collect();
+    let writers: Vec<_> = agents
+        .iter()
+        .map(|agent| {
+            let (mut stream, bytes) = (agent.stream.try_clone().unwrap(), all.to_vec());
+            thread::spawn(move || stream.write_all(&bytes).unwrap())
+        })
+        .collect();
+    // As many as the pool holds have all but one byte; the others wait for memory.
+    thread::sleep(Duration::from_millis(500));
+    let mut finishers = Vec::new();
+    for (agent, writer) in agents.iter().zip(writers) {
+        let (mut stream, last) = (agent.stream.try_clone().unwrap(), last.to_vec());
+        finishers.push(thread::spawn(move || {
+            writer.join().unwrap();
+            stream.write_all(&last).unwrap();
+        }));
+    }
+    for agent in &mut agents {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let answer = agent.next().expect("an answer in time").expect("not closed");
+            if answer.header.kind == FrameKind::Ack && answer.header.seq == 1 {
+                break;
+            }
+            assert!(Instant::now() < deadline, "not acknowledged in time");
+        }
+    }
+    finishers.into_iter().for_each(|thread| thread.join().unwrap());
+}

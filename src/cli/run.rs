@@ -16,43 +16,33 @@ pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
         Some(file) => info!(%file, "settings read"),
         None => info!("no settings file"),
     }
-    raise_descriptor_limit(settings.config.server.max_connections);
-    server::run(&settings.config, |line| {
+    let mut config = settings.config;
+    let server = &mut config.server;
+    server.max_connections = server.max_connections.min(connections_within_descriptors(server.max_connections));
+    server::run(&config, |line| {
         // For the person who started it, whatever the log's level; nobody can be told if it cannot be printed.
         let _ = writeln!(std::io::stderr(), "{line}");
     })
     .map_err(|error| Failure::Failed(error.to_string()))
 }
 
-/// Raises the soft limit of open files to the hard one, and warns where that is too few.
-fn raise_descriptor_limit(max_connections: usize) {
+/// Raises the soft limit of open files to the hard one. Returns how many connections there can be beside the files of
+/// sinks, dead letters and log: connections must not take the descriptor that a file needs.
+fn connections_within_descriptors(wanted: usize) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     if let Err(error) = &raised {
         warn!(%error, "the limit of open files cannot be raised");
     }
     let limit = if raised.is_ok() { maximum } else { current };
-    let needed = max_connections + limits::DESCRIPTORS_BESIDE_CONNECTIONS;
-    if let Some(limit) = limit
-        && limit < needed as u64
-    {
+    let Some(limit) = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)) else { return wanted };
+    let connections = limit.saturating_sub(limits::DESCRIPTORS_BESIDE_CONNECTIONS).max(1);
+    if connections < wanted {
         warn!(
             limit,
-            needed, "fewer open files are allowed than server.max_connections needs: raise `ulimit -n` or lower it"
+            connections,
+            "fewer open files are allowed than server.max_connections needs: raise `ulimit -n` or lower it"
         );
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_limit_of_open_files_is_raised_to_the_hard_one() {
-        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-        let lower = current.map(|limit| limit / 2);
-        setrlimit(Resource::Nofile, Rlimit { current: lower, maximum }).unwrap();
-        raise_descriptor_limit(1);
-        assert_eq!(getrlimit(Resource::Nofile).current, maximum);
-    }
+    connections
 }

@@ -10,7 +10,7 @@ use super::response::{Answer, CONTINUE, Refusal, error_body};
 use super::routes::{self, Route, Submission};
 use crate::limits::{
     FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_IDLE_TIMEOUT,
-    OUTBOX_BYTES_MAX,
+    OUTBOX_BYTES_MAX, STALLED_FRAME_TIMEOUT,
 };
 use crate::pipeline::pool::Buffer;
 use crate::wire::AckLevel;
@@ -178,20 +178,34 @@ impl Connection {
         }
     }
 
-    /// Ends a body that rests while others wait for memory (R11), and gives its memory back. Does nothing elsewhere.
-    pub fn abandon_body(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    /// While others wait for memory: ends a body that comes slower than 64 KiB/s after its first 2 s (R11), and gives its
+    /// memory back. Does nothing elsewhere.
+    pub fn press_body(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+        let State::Body(Body { buffer, since, .. }) = &self.state else { return };
+        let transfer = Duration::from_secs_f64(buffer.len() as f64 / FRAME_RATE_MIN_BYTES_PER_SECOND as f64);
+        if now >= *since + STALLED_FRAME_TIMEOUT + transfer {
+            self.abandon_body(now, door, out);
+        }
+    }
+
+    /// Ends a body and gives its memory back. Does nothing elsewhere.
+    fn abandon_body(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
         if matches!(self.state, State::Body(_)) {
             let error = error_body("the body took too long: nothing of it was taken, send it again");
             self.answer(Answer::json(408, &error, true), now, door, out);
         }
     }
 
-    /// The server begins to drain: an idle connection closes at once, others after their answer.
-    pub fn drain(&mut self) {
+    /// The server begins to drain, and reads no more: an idle connection closes, a request that has begun is refused
+    /// (503), one that waits for its acknowledgement is answered first.
+    pub fn drain(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
         match &self.state {
             State::Idle { .. } => self.state = State::Closing,
             State::Head { scan, .. } if !scan.begun() => self.state = State::Closing,
-            _ => {}
+            State::Head { .. } | State::Body(_) => {
+                self.refuse(&routes::draining(), Ending::unreadable(), now, door, out);
+            }
+            State::Waiting(_) | State::Closing => {}
         }
     }
 

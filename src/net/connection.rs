@@ -15,7 +15,7 @@ use mio::net::TcpStream;
 use crate::http;
 use crate::limits::{HELLO_TIMEOUT, LINGER_BYTES_MAX, LINGER_TIMEOUT, OUTBOX_BYTES_MAX, WRITE_TIMEOUT};
 use crate::pipeline::batch::Origin;
-use crate::pipeline::pool::{Buffer, PoolSlice};
+use crate::pipeline::pool::Buffer;
 use crate::session::marks::ConnectionId;
 use crate::session::server::ServerSession;
 
@@ -42,8 +42,6 @@ pub enum Held {
         buffer: Buffer,
         total: usize,
     },
-    /// Read, but not parsed: the ring was full, or the session does not take frames now.
-    Unparsed(PoolSlice),
 }
 
 pub struct Connection {

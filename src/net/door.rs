@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::http;
-use crate::limits::DEAD_LETTER_REASON_BYTES_MAX;
+use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, OUTBOX_BYTES_MAX};
 use crate::metrics::{Metrics, Protocol, RejectReason};
-use crate::net::intake::{Intake, Source};
+use crate::net::intake::Intake;
 use crate::pipeline::batch::Origin;
 use crate::pipeline::pool::{Buffer, PoolSlice};
 use crate::pipeline::ring::{Content, Slot, SlotSender};
@@ -38,10 +38,6 @@ pub struct SinkState {
     pub state: String,
 }
 
-/// A frame cannot be taken now: no memory for the copy of its good part.
-#[derive(Debug, PartialEq, Eq)]
-pub struct NoRoom;
-
 pub struct Door {
     pub settings: SessionSettings,
     pub http: http::Settings,
@@ -62,8 +58,9 @@ pub struct Door {
     pub starved_since: Option<Instant>,
     /// When a POST was last refused for want of memory or ring.
     pub post_refused: Option<Instant>,
-    /// Scratch of `admit`.
+    /// Scratch of `admit`: the good ranges of a payload, and a copy of the others.
     pub ranges: Vec<Range<usize>>,
+    pub refused: Vec<u8>,
 }
 
 impl Door {
@@ -85,12 +82,9 @@ impl Door {
         self.ring.room() >= SLOTS_PER_FRAME
     }
 
-    /// Like [`Door::has_slots`]; where not, the log thread wakes the loop when there is room.
-    pub fn has_slots_or_wake(&self) -> bool {
-        self.has_slots() || {
-            self.ring.wait_for_room();
-            self.has_slots()
-        }
+    /// Bytes of which every frame finds its slots, however small the frames are.
+    pub fn bytes_within_slots(&self) -> usize {
+        self.ring.room() / SLOTS_PER_FRAME * HEADER_BYTES
     }
 
     fn push(&mut self, content: Content, seq: u64, origin: &Arc<Origin>) -> u64 {
@@ -121,43 +115,40 @@ impl Door {
     }
 
     /// Checks the payload of the next DATA of a session, hands its good events on, keeps the others for the dead
-    /// letters, and tells the session. Ask for [`Door::has_slots`] first.
+    /// letters, and tells the session. Ask for [`Door::has_slots`] first. `range` of `buffer` is not shared yet.
     pub fn admit(
         &mut self,
         session: &mut ServerSession,
         header: &Header,
-        source: &mut impl Source,
+        buffer: &mut Buffer,
         range: Range<usize>,
         origin: &Arc<Origin>,
         out: &mut Vec<u8>,
-    ) -> Result<(), NoRoom> {
-        let payload = source.bytes().get(range.clone()).unwrap_or_default();
+    ) {
+        let payload = buffer.filled().get(range.clone()).unwrap_or_default();
         match admit(payload, &mut self.ranges) {
             Admission::All { events } => {
-                let ticket = self.push(Content::Events { payload: source.share(range), events }, header.seq, origin);
+                let ticket = self.push(Content::Events { payload: buffer.share(range), events }, header.seq, origin);
                 self.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
                 self.taken(session, header, ticket, None, out);
             }
             Admission::Some { events, refused, reason } => {
-                let bytes = self.ranges.iter().map(ExactSizeIterator::len).sum();
-                let mut good = self.intake.take(bytes).ok_or(NoRoom)?;
-                for range in &self.ranges {
-                    // The sum of the ranges is what was asked for.
-                    let copied = good.extend(payload.get(range.clone()).unwrap_or_default());
-                    debug_assert!(copied);
-                }
-                let good = good.share(0..bytes);
-                self.refuse(header, NackCode::Partial, &reason, refused, source, range, origin);
-                let ticket = self.push(Content::Events { payload: good, events }, header.seq, origin);
+                // In place: a frame with a bad event must not need memory that a full pool does not have.
+                let good = range.start
+                    + buffer
+                        .unshared_mut(range.clone())
+                        .map_or(0, |payload| good_first(payload, &self.ranges, &mut self.refused));
+                self.refuse(header, NackCode::Partial, &reason, refused, buffer.share(good..range.end), origin);
+                let payload = buffer.share(range.start..good);
+                let ticket = self.push(Content::Events { payload, events }, header.seq, origin);
                 self.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
                 self.taken(session, header, ticket, Some((NackCode::Partial, &reason)), out);
             }
             Admission::None { code, refused, reason } => {
-                let ticket = self.refuse(header, code, &reason, refused, source, range, origin);
+                let ticket = self.refuse(header, code, &reason, refused, buffer.share(range), origin);
                 self.taken(session, header, ticket, Some((code, &reason)), out);
             }
         }
-        Ok(())
     }
 
     fn taken(
@@ -168,20 +159,20 @@ impl Door {
         nack: Option<(NackCode, &str)>,
         out: &mut Vec<u8>,
     ) {
+        // Where answers pile up, a NACK says its code only: what a turn adds for one peer stays bounded.
+        let nack = nack.map(|(code, reason)| (code, if out.len() < OUTBOX_BYTES_MAX { reason } else { "" }));
         // No token is looked at here.
         self.turn(true, |turn| session.taken(header, ticket, nack, turn, out));
     }
 
     /// Sends a payload that was refused on its way to the dead letters.
-    #[expect(clippy::too_many_arguments, reason = "one frame, where it lies, why it is refused")]
     fn refuse(
         &mut self,
         header: &Header,
         code: NackCode,
         reason: &str,
         events: u32,
-        source: &mut impl Source,
-        range: Range<usize>,
+        payload: PoolSlice,
         origin: &Arc<Origin>,
     ) -> u64 {
         let why = match code {
@@ -194,24 +185,21 @@ impl Door {
         tracing::debug!(agent = %origin.default_source, seq = header.seq, code = code.name(), reason, "frame refused");
         // The ring holds thousands of slots: a list of reasons as long as a NACK's would be memory outside the pool.
         let reason = cut(reason, DEAD_LETTER_REASON_BYTES_MAX).into();
-        let content = Content::Refused { payload: source.share(range), events, code, reason };
+        let content = Content::Refused { payload, events, code, reason };
         self.push(content, header.seq, origin)
     }
 
     /// A DATA that the session refuses without looking at its payload.
-    #[expect(clippy::too_many_arguments, reason = "one frame, where it lies, why it is refused")]
     pub fn refuse_whole(
         &mut self,
         session: &mut ServerSession,
         header: &Header,
-        code: NackCode,
-        reason: &str,
-        source: &mut impl Source,
-        range: Range<usize>,
+        (code, reason): (NackCode, &str),
+        payload: PoolSlice,
         origin: &Arc<Origin>,
         out: &mut Vec<u8>,
     ) {
-        let ticket = self.refuse(header, code, reason, 1, source, range, origin);
+        let ticket = self.refuse(header, code, reason, 1, payload, origin);
         self.taken(session, header, ticket, Some((code, reason)), out);
     }
 
@@ -239,6 +227,24 @@ impl Door {
         let (reasons, sinks) = (serde_json::json!(reasons), serde_json::Value::Object(sinks));
         (status, format!(r#"{{"status":"{word}","reasons":{reasons},"sinks":{sinks}}}"#).into_bytes())
     }
+}
+
+/// Moves the bytes of `good` (ascending ranges) to the front of `payload` and all others behind them, each side in its
+/// order; returns where the others begin. Both sides are an `EventBatch`.
+fn good_first(payload: &mut [u8], good: &[Range<usize>], others: &mut Vec<u8>) -> usize {
+    others.clear();
+    let (mut end, mut last) = (0, 0);
+    for range in good {
+        others.extend_from_slice(payload.get(last..range.start).unwrap_or_default());
+        payload.copy_within(range.clone(), end);
+        end += range.len();
+        last = range.end;
+    }
+    others.extend_from_slice(payload.get(last..).unwrap_or_default());
+    if let Some(rest) = payload.get_mut(end..).filter(|rest| rest.len() == others.len()) {
+        rest.copy_from_slice(others);
+    }
+    end
 }
 
 /// The door as the HTTP machine sees it.
@@ -287,7 +293,11 @@ impl http::Door for HttpDoor<'_> {
 
     fn reserve(&mut self, bytes: usize) -> Option<Buffer> {
         // Agents that wait in line come first: what is freed is theirs.
-        let buffer = if self.door.starved_since.is_some() { None } else { self.door.intake.take_optional(bytes) };
+        let buffer = if self.overloaded || self.door.starved_since.is_some() {
+            None
+        } else {
+            self.door.intake.take_optional(bytes)
+        };
         if buffer.is_none() {
             self.door.post_refused = Some(self.door.now);
         }
@@ -317,5 +327,26 @@ impl http::Door for HttpDoor<'_> {
 
     fn draining(&self) -> bool {
         self.door.draining || self.overloaded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_ranges_come_first_and_nothing_is_lost() {
+        for (good, expected, end) in [
+            (&[][..], "abcdefgh", 0),
+            (&[(0, 8)], "abcdefgh", 8),
+            (&[(2, 4)], "cdabefgh", 2),
+            (&[(0, 1), (3, 4), (7, 8)], "adhbcefg", 3),
+            (&[(1, 8)], "bcdefgha", 7),
+        ] {
+            let mut payload = *b"abcdefgh";
+            let ranges: Vec<_> = good.iter().map(|(start, end)| *start..*end).collect();
+            let found = good_first(&mut payload, &ranges, &mut vec![b'x'; 20]);
+            assert_eq!((std::str::from_utf8(&payload).unwrap(), found), (expected, end), "{good:?}");
+        }
     }
 }

@@ -32,6 +32,8 @@ const EVENTS: usize = 1024;
 const LISTS: usize = 1024;
 /// Connections above `max_connections` that are still accepted, to be told in their own protocol.
 const OVERLOADED_MAX: usize = 64;
+/// The soonest that a timer is looked at again.
+const TIMER_STEP: Duration = Duration::from_millis(1);
 /// A peer's timer that is over while its bytes wait to be read is looked at again after this.
 const TIMER_RECHECK: Duration = Duration::from_millis(20);
 
@@ -51,13 +53,17 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> LoopError {
 pub struct Parts {
     poll: Poll,
     waker: Arc<Waker>,
+    /// From here on a signal waits for the loop.
+    signals: Signals,
 }
 
 impl Parts {
     pub fn new() -> Result<Self, LoopError> {
         let poll = Poll::new().map_err(failed("creating the poll"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(failed("creating the waker"))?;
-        Ok(Self { poll, waker: Arc::new(waker) })
+        let mut signals = Signals::new(DRAIN_SIGNALS).map_err(failed("listening for signals"))?;
+        poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("registering signals"))?;
+        Ok(Self { poll, waker: Arc::new(waker), signals })
     }
 
     /// Wakes the loop from any thread.
@@ -92,8 +98,12 @@ pub struct EventLoop {
     ready: VecDeque<ConnectionId>,
     /// All others to be served, some in each turn.
     ready_others: VecDeque<ConnectionId>,
-    /// In line for ring or memory, in order.
+    /// In line for memory, in order; each needs slots of the ring as well.
     waiting: VecDeque<ConnectionId>,
+    /// In line for slots of the ring only: their frames have their memory, and free it once they are parsed.
+    waiting_for_ring: VecDeque<ConnectionId>,
+    /// Somebody in line can be served now.
+    serve_at_once: bool,
     /// Wait for a watermark.
     awaiting: Vec<ConnectionId>,
     /// In order of accept; entries of those that are known or gone are skipped.
@@ -122,11 +132,9 @@ impl EventLoop {
         registry
             .register(listener.source(), LISTENER, Interest::READABLE)
             .map_err(failed("registering the listening socket"))?;
-        let mut signals = Signals::new(DRAIN_SIGNALS).map_err(failed("listening for signals"))?;
-        registry.register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("registering signals"))?;
         Ok(Self {
             poll: parts.poll,
-            signals,
+            signals: parts.signals,
             listener: Some(listener),
             connections: Slab::new(),
             next_generation: 0,
@@ -136,6 +144,8 @@ impl EventLoop {
             ready: VecDeque::with_capacity(LISTS),
             ready_others: VecDeque::with_capacity(LISTS),
             waiting: VecDeque::with_capacity(LISTS),
+            waiting_for_ring: VecDeque::with_capacity(LISTS),
+            serve_at_once: false,
             awaiting: Vec::with_capacity(LISTS),
             unauthenticated: VecDeque::new(),
             unauthenticated_count: 0,
@@ -191,7 +201,7 @@ impl EventLoop {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let ready = !self.ready.is_empty() || !self.ready_others.is_empty();
+        let ready = !self.ready.is_empty() || !self.ready_others.is_empty() || self.serve_at_once;
         if ready || self.listener.as_ref().is_some_and(Listener::is_ready) {
             return Some(Duration::ZERO);
         }
@@ -340,9 +350,10 @@ impl EventLoop {
     }
 
     fn schedule(&mut self, id: ConnectionId) {
-        let pressure = !self.waiting.is_empty();
+        let pressure = self.door.starved_since.is_some();
         if let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) {
-            let deadline = connection.deadline(pressure);
+            // Never now: whatever a timer has to do, it is done once a turn.
+            let deadline = connection.deadline(pressure).map(|deadline| deadline.max(self.door.now + TIMER_STEP));
             self.timers.schedule(id, deadline, &mut connection.scheduled);
         }
     }
@@ -354,7 +365,7 @@ impl EventLoop {
         let mut gone = None;
         let unwritten_bytes = self.unwritten_bytes;
         if let Some(connection) = self.get(id) {
-            let before = connection.unwritten();
+            let (before, small_before) = (connection.unwritten(), connection.small.len());
             if !out.is_empty() && connection.send(&out, now).is_err() {
                 gone = Some("broken");
             }
@@ -368,7 +379,9 @@ impl EventLoop {
             if gone.is_none() && connection.finish_closing(now) {
                 gone = Some("closed");
             }
+            let dropped = small_before - connection.small.len();
             self.unwritten_bytes += added;
+            self.scratch.small_bytes -= dropped;
         }
         self.out = out;
         self.out.clear();
@@ -387,6 +400,7 @@ impl EventLoop {
     // ---- serving ----
 
     fn serve_ready(&mut self) {
+        self.serve_at_once = false;
         for _ in 0..self.ready.len() {
             let Some(id) = self.ready.pop_front() else { break };
             self.serve_one(id);
@@ -401,28 +415,45 @@ impl EventLoop {
         }
     }
 
-    /// Those in line, in order, while there is ring and memory. Where there is not, whoever frees some wakes the loop.
+    /// Those in line, in order: those whose memory is reserved while there is ring, the others while there is memory too.
+    /// Where there is not, whoever frees some wakes the loop.
     fn serve_waiting(&mut self) {
-        if self.waiting.is_empty() {
+        // Each at most once: one that lines up again has to wait for what others free.
+        for _ in 0..self.waiting_for_ring.len() {
+            if !self.door.has_slots() {
+                break;
+            }
+            self.serve_next_of(|event_loop| event_loop.waiting_for_ring.pop_front());
+        }
+        for _ in 0..self.waiting.len() {
+            if !self.door.has_slots() || !self.door.intake.prepare() {
+                break;
+            }
+            self.serve_next_of(|event_loop| event_loop.waiting.pop_front());
+        }
+        if self.waiting.is_empty() && self.waiting_for_ring.is_empty() {
             self.door.starved_since = None;
             return;
         }
-        let mut left = self.waiting.len();
-        while left > 0 && self.door.has_slots_or_wake() && self.door.intake.prepare() {
-            left -= 1;
-            let Some(id) = self.waiting.pop_front() else { break };
-            if let Some(connection) = self.get(id) {
-                connection.waiting = false;
-                self.serve_one(id);
-            }
-            // Slots in the ring are of use to nobody but an awake log thread.
-            self.door.ring.flush();
-        }
-        if self.waiting.is_empty() {
-            self.door.starved_since = None;
-        } else if self.door.now >= self.pressure_swept + STALLED_FRAME_TIMEOUT / 2 {
+        if self.door.now >= self.pressure_swept + STALLED_FRAME_TIMEOUT / 2 {
             self.press_partial();
         }
+        // Armed first, then looked once more: nothing that is freed meanwhile goes unnoticed.
+        self.door.ring.wait_for_room();
+        self.door.intake.wait_for_room();
+        let slots = self.door.has_slots();
+        let ring = slots && !self.waiting_for_ring.is_empty();
+        self.serve_at_once = ring || (slots && !self.waiting.is_empty() && self.door.intake.prepare());
+    }
+
+    fn serve_next_of(&mut self, next: impl FnOnce(&mut Self) -> Option<ConnectionId>) {
+        let Some(id) = next(self) else { return };
+        if let Some(connection) = self.get(id) {
+            connection.waiting = false;
+            self.serve_one(id);
+        }
+        // Slots in the ring are of use to nobody but an awake log thread.
+        self.door.ring.flush();
     }
 
     /// While others wait for memory, a frame or body that stands still has less time (R11): timers set before are too
@@ -436,8 +467,8 @@ impl EventLoop {
                 let deadline = connection.deadline(true);
                 self.timers.schedule(connection.id, deadline, &mut connection.scheduled);
             }
-            let rests = !connection.queued && now >= connection.heard + STALLED_FRAME_TIMEOUT;
-            if rests && matches!(connection.protocol, Protocol::Http(_)) {
+            // A body whose bytes wait here is not its peer's delay.
+            if !connection.queued && matches!(connection.protocol, Protocol::Http(_)) {
                 resting.push(connection.id);
             }
         }
@@ -446,7 +477,7 @@ impl EventLoop {
             let Connection { protocol: Protocol::Http(machine), loopback, overloaded, origin, .. } = connection else {
                 continue;
             };
-            machine.abandon_body(now, &mut self.door.http(origin, *loopback, *overloaded), &mut self.out);
+            machine.press_body(now, &mut self.door.http(origin, *loopback, *overloaded), &mut self.out);
             let close = machine.closing().then_some("body_timeout");
             self.settle(id, close);
         }
@@ -511,14 +542,15 @@ impl EventLoop {
     }
 
     fn line_up(&mut self, id: ConnectionId) {
-        if self.waiting.is_empty() {
+        if self.door.starved_since.is_none() {
             self.door.starved_since = Some(self.door.now);
             self.door.metrics.read_pauses.inc();
         }
-        if let Some(connection) = self.get(id)
-            && !connection.waiting
-        {
-            connection.waiting = true;
+        let Some(connection) = self.get(id).filter(|connection| !connection.waiting) else { return };
+        connection.waiting = true;
+        if matches!(connection.held, Held::Frame { .. }) {
+            self.waiting_for_ring.push_back(id);
+        } else {
             self.waiting.push_back(id);
         }
     }
@@ -528,8 +560,6 @@ impl EventLoop {
     fn acknowledge(&mut self) {
         let mut awaiting = std::mem::take(&mut self.awaiting);
         awaiting.retain(|id| self.acknowledge_one(*id));
-        // `retain` may have let new ones in through `serve`; there are none today, but order costs nothing.
-        awaiting.append(&mut self.awaiting);
         self.awaiting = awaiting;
     }
 
@@ -564,7 +594,12 @@ impl EventLoop {
         connection.awaiting = waits;
         if waits {
             if !self.out.is_empty() {
+                // The window has moved on.
+                let readable = connection.readable;
                 self.settle(id, None);
+                if readable && !self.draining() {
+                    self.enqueue(id);
+                }
             }
             return true;
         }
@@ -573,7 +608,7 @@ impl EventLoop {
             _ if connection.end_of_stream => Some("end"),
             _ => None,
         };
-        let more = connection.readable || !connection.small.is_empty() || !matches!(connection.held, Held::Nothing);
+        let more = connection.readable || !connection.small.is_empty();
         self.settle(id, close);
         if close.is_none() && self.draining() {
             self.drain_one(id);
@@ -588,7 +623,7 @@ impl EventLoop {
     fn fire_timers(&mut self) {
         let now = self.door.now;
         while let Some((at, id)) = self.timers.due(now) {
-            let pressure = !self.waiting.is_empty();
+            let pressure = self.door.starved_since.is_some();
             let Some(connection) = self.get(id).filter(|connection| connection.scheduled == Some(at)) else { continue };
             connection.scheduled = None;
             let deadline = connection.deadline(pressure);
@@ -636,7 +671,12 @@ impl EventLoop {
             }
             Protocol::Closing | Protocol::Lingering { .. } => None,
         };
+        let more = !connection.small.is_empty();
         self.settle(id, close);
+        if more && close.is_none() {
+            // Requests behind one that was answered 504.
+            self.enqueue(id);
+        }
     }
 
     // ---- the end ----
@@ -688,7 +728,9 @@ impl EventLoop {
                 Some(GoawayCode::Shutdown.name())
             }
             Protocol::Http(machine) => {
-                machine.drain();
+                let Connection { loopback, overloaded, origin, .. } = connection;
+                let (now, door) = (self.door.now, &mut self.door);
+                machine.drain(now, &mut door.http(origin, *loopback, *overloaded), &mut self.out);
                 machine.closing().then_some("SHUTDOWN")
             }
             Protocol::Closing | Protocol::Lingering { .. } => None,

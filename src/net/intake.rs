@@ -9,50 +9,13 @@
 //! A socket is read only while both are there ([`Intake::prepare`]). So what is read can always be kept, and idle
 //! connections hold nothing.
 
-use std::ops::Range;
-
 use crate::limits::READ_BYTES_PER_TURN;
-use crate::pipeline::pool::{Buffer, Pool, PoolSlice};
+use crate::pipeline::pool::{Buffer, Pool};
 
 /// Bytes of one current buffer: several reads, so that its last rest is small against it.
 const CURRENT_BYTES: usize = 4 * READ_BYTES_PER_TURN;
 /// A current buffer with less room is given up.
 const READ_BYTES_MIN: usize = 16 * 1024;
-
-/// Bytes in the pool of which parts can be shared.
-pub trait Source {
-    fn bytes(&self) -> &[u8];
-    fn share(&mut self, range: Range<usize>) -> PoolSlice;
-    /// Bytes from `at` on were copied elsewhere; their place may be used again.
-    fn rewind(&mut self, at: usize);
-}
-
-impl Source for Buffer {
-    fn bytes(&self) -> &[u8] {
-        self.filled()
-    }
-
-    fn share(&mut self, range: Range<usize>) -> PoolSlice {
-        Buffer::share(self, range)
-    }
-
-    fn rewind(&mut self, at: usize) {
-        Buffer::rewind(self, at);
-    }
-}
-
-impl Source for PoolSlice {
-    fn bytes(&self) -> &[u8] {
-        self
-    }
-
-    fn share(&mut self, range: Range<usize>) -> PoolSlice {
-        // Ranges come from parsing these very bytes.
-        self.part(range).unwrap_or_else(|| self.clone())
-    }
-
-    fn rewind(&mut self, _at: usize) {}
-}
 
 pub struct Intake {
     pool: Pool,
@@ -71,17 +34,8 @@ impl Intake {
         &self.pool
     }
 
-    /// Whether a socket may be read: there is a current buffer with room, and a spare for a torn frame. Where not, the
-    /// next free of pool memory wakes the loop.
+    /// Whether a socket may be read: there is a current buffer with room, and a spare for a torn frame.
     pub fn prepare(&mut self) -> bool {
-        if self.try_prepare() {
-            return true;
-        }
-        self.pool.wait_for_room();
-        self.try_prepare()
-    }
-
-    fn try_prepare(&mut self) -> bool {
         if self.current.as_ref().is_none_or(|current| current.room() < READ_BYTES_MIN) {
             if let Some(mut full) = self.current.take() {
                 full.trim();
@@ -103,7 +57,7 @@ impl Intake {
         self.current = Some(current);
     }
 
-    /// A buffer of its own for a torn frame or a copy; from the spare if the pool is empty. At most a largest frame.
+    /// A buffer of its own for a torn frame; from the spare if the pool is empty. At most a largest frame.
     pub fn take(&mut self, bytes: usize) -> Option<Buffer> {
         self.pool.allocate(bytes).or_else(|| {
             let mut spare = self.spare.take()?;
@@ -112,9 +66,17 @@ impl Intake {
         })
     }
 
-    /// A buffer that must leave the spare alone: an HTTP body, which can be refused.
+    /// A buffer for an HTTP body, which can be refused: bodies leave a quarter of the pool to agents.
     pub fn take_optional(&mut self, bytes: usize) -> Option<Buffer> {
+        if self.pool.bytes_in_use() + bytes > self.pool.capacity_bytes() / 4 * 3 {
+            return None;
+        }
         self.pool.allocate(bytes)
+    }
+
+    /// Arms the wake-up by the next free of pool memory.
+    pub fn wait_for_room(&self) {
+        self.pool.wait_for_room();
     }
 }
 

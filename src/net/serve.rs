@@ -6,9 +6,9 @@ use crate::http;
 use crate::limits::{HEADER_BYTES, HELLO_BYTES_MAX, HTTP_TORN_HEADS_BYTES_MAX, OUTBOX_BYTES_MAX, READ_BYTES_PER_TURN};
 use crate::net::connection::{Connection, Held, Protocol, ReadEnd};
 use crate::net::door::Door;
-use crate::net::intake::Source;
 use crate::net::log_limit::LogLimit;
 use crate::pipeline::batch::Origin;
+use crate::pipeline::pool::Buffer;
 use crate::session::marks::ConnectionId;
 use crate::session::server::{ServerSession, Step};
 use crate::wire::header::MAGIC;
@@ -75,7 +75,9 @@ pub fn serve(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch
         Protocol::Closing | Protocol::Lingering { .. } => discard(connection, door, scratch),
     };
     scratch.small_bytes = (scratch.small_bytes + connection.small.len()).saturating_sub(small_before);
-    if scratch.small_bytes > HTTP_TORN_HEADS_BYTES_MAX && connection.small.len() > small_before {
+    // An accepted agent keeps at most a torn header.
+    let stranger = connection.origin.agent_id.is_none();
+    if stranger && scratch.small_bytes > HTTP_TORN_HEADS_BYTES_MAX && connection.small.len() > small_before {
         return Served::Gone("heads_over_budget");
     }
     served
@@ -128,20 +130,13 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
         return greet(connection, door, scratch, out);
     }
     session.set_paused(false, door.now);
-    if !session.may_receive(&door.settings) {
+    if !session.may_receive(&door.settings) || connection.is_choked() {
         return hold(connection, door);
     }
-    if connection.is_choked() {
-        return hold(connection, door);
-    }
-    if !door.has_slots_or_wake() {
+    if !door.has_slots() {
         return wait(connection, door);
     }
     match std::mem::replace(&mut connection.held, Held::Nothing) {
-        Held::Unparsed(mut slice) => {
-            let parsed = parse(connection, door, &mut slice, 0, out);
-            keep(connection, door, &mut slice, parsed, out)
-        }
         Held::Frame { mut buffer, total } => {
             let missing = total.saturating_sub(buffer.len());
             let end = connection.read(buffer.unfilled().get_mut(..missing).unwrap_or_default(), door.now);
@@ -154,14 +149,19 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
                 return after_read(connection, end);
             }
             let parsed = parse(connection, door, &mut buffer, 0, out);
-            keep(connection, door, &mut buffer, parsed, out)
+            keep(connection, door, &mut buffer, parsed)
         }
         Held::Nothing => {
             if !door.intake.prepare() {
                 return wait(connection, door);
             }
+            // Every frame of the read must find its slots: what is read is parsed, and never has to wait half-way.
+            let limit = READ_BYTES_PER_TURN.min(door.bytes_within_slots().saturating_sub(connection.small.len()));
+            if limit == 0 {
+                return wait(connection, door);
+            }
             let Some(mut current) = door.intake.take_current() else { return wait(connection, door) };
-            let served = read_into_current(connection, door, &mut current, out);
+            let served = read_into_current(connection, door, &mut current, limit, out);
             door.intake.put_back(current);
             served
         }
@@ -171,7 +171,8 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
 fn read_into_current(
     connection: &mut Connection,
     door: &mut Door,
-    current: &mut crate::pipeline::pool::Buffer,
+    current: &mut Buffer,
+    limit: usize,
     out: &mut Vec<u8>,
 ) -> Served {
     let start = current.len();
@@ -180,7 +181,7 @@ fn read_into_current(
     debug_assert!(fits);
     connection.small.clear();
     let room = current.unfilled();
-    let limit = room.len().min(READ_BYTES_PER_TURN);
+    let limit = room.len().min(limit);
     let end = connection.read(room.get_mut(..limit).unwrap_or_default(), door.now);
     if let ReadEnd::Bytes(bytes) = end {
         current.advance(bytes);
@@ -189,7 +190,7 @@ fn read_into_current(
         return after_read(connection, end);
     }
     let parsed = parse(connection, door, current, start, out);
-    match keep(connection, door, current, parsed, out) {
+    match keep(connection, door, current, parsed) {
         Served::Again => after_read(connection, end),
         other => other,
     }
@@ -253,7 +254,8 @@ fn greet(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, ou
                         "frames acknowledged at a weak level were lost"
                     );
                 }
-                door.metrics.frames_missing.inc_by(greeting.missing);
+                // The number is the peer's word: it must not overflow the counter.
+                door.metrics.frames_missing.inc_by(greeting.missing.min(u64::from(u32::MAX)));
             }
             scratch.replaced.extend(greeting.replaced);
             connection.small.drain(..used);
@@ -276,33 +278,20 @@ enum Parsed {
         at: usize,
         total: Option<usize>,
     },
-    /// The frame at `at` cannot be taken now.
-    Stalled {
-        at: usize,
-    },
     Closed(&'static str),
 }
 
-/// Takes frames from `start` on.
-fn parse(
-    connection: &mut Connection,
-    door: &mut Door,
-    source: &mut impl Source,
-    start: usize,
-    out: &mut Vec<u8>,
-) -> Parsed {
+/// Takes the frames from `start` on. Whoever reads has made sure that all of them find slots; the window was looked at
+/// before the read, and may be exceeded by it (R10 is enforced by not reading).
+fn parse(connection: &mut Connection, door: &mut Door, source: &mut Buffer, start: usize, out: &mut Vec<u8>) -> Parsed {
     let Connection { protocol: Protocol::Frames(session), loopback, origin, .. } = connection else {
         return Parsed::Closed("internal");
     };
     let mut at = start;
     loop {
-        let bytes = source.bytes().get(at..).unwrap_or_default();
+        let bytes = source.filled().get(at..).unwrap_or_default();
         if bytes.is_empty() {
             return Parsed::All;
-        }
-        // Answers too are bounded: a frame may cost a NACK of some KiB.
-        if !door.has_slots() || !session.may_receive(&door.settings) || out.len() >= OUTBOX_BYTES_MAX {
-            return Parsed::Stalled { at };
         }
         let (header, length, step) = match decode(bytes, door.settings.payload_caps()) {
             Ok(Decoded::Frame { header, payload }) => {
@@ -320,12 +309,10 @@ fn parse(
         let next = payload.end;
         match step {
             Step::Data => {
-                if door.admit(session, &header, source, payload, origin, out).is_err() {
-                    return Parsed::Stalled { at };
-                }
+                door.admit(session, &header, source, payload, origin, out);
             }
             Step::Refuse(code, reason) => {
-                door.refuse_whole(session, &header, code, reason, source, payload, origin, out);
+                door.refuse_whole(session, &header, (code, reason), source.share(payload), origin, out);
             }
             Step::Continue => {
                 if header.kind == crate::wire::FrameKind::Data {
@@ -340,43 +327,27 @@ fn parse(
 }
 
 /// Keeps what parsing left over.
-fn keep(connection: &mut Connection, door: &mut Door, source: &mut impl Source, parsed: Parsed, out: &[u8]) -> Served {
-    match parsed {
-        Parsed::All => Served::Again,
-        Parsed::Closed(reason) => Served::Close(reason),
-        Parsed::Torn { at, total: None } => {
-            let tail = source.bytes().get(at..).unwrap_or_default();
-            connection.small.extend_from_slice(tail);
-            let have = tail.len();
-            source.rewind(at);
-            note_partial(connection, door, have, HEADER_BYTES);
-            Served::Again
-        }
-        Parsed::Torn { at, total: Some(total) } => {
-            let tail = source.bytes().get(at..).unwrap_or_default();
-            let Some(mut buffer) = door.intake.take(total) else {
-                return stall(connection, door, source, at, out);
-            };
+fn keep(connection: &mut Connection, door: &mut Door, source: &mut Buffer, parsed: Parsed) -> Served {
+    let (at, total) = match parsed {
+        Parsed::All => return Served::Again,
+        Parsed::Closed(reason) => return Served::Close(reason),
+        Parsed::Torn { at, total } => (at, total),
+    };
+    let tail = source.filled().get(at..).unwrap_or_default();
+    let have = tail.len();
+    match total {
+        None => connection.small.extend_from_slice(tail),
+        Some(total) => {
+            // There is a spare for it before every read.
+            let Some(mut buffer) = door.intake.take(total) else { return Served::Gone("internal") };
             let fits = buffer.extend(tail);
             debug_assert!(fits);
-            let have = tail.len();
-            source.rewind(at);
-            note_partial(connection, door, have, total);
             connection.held = Held::Frame { buffer, total };
-            Served::Again
         }
-        Parsed::Stalled { at } => stall(connection, door, source, at, out),
     }
-}
-
-fn stall(connection: &mut Connection, door: &mut Door, source: &mut impl Source, at: usize, out: &[u8]) -> Served {
-    let end = source.bytes().len();
-    connection.held = Held::Unparsed(source.share(at..end));
-    let settings = &door.settings;
-    if out.len() >= OUTBOX_BYTES_MAX || connection.session().is_some_and(|session| !session.may_receive(settings)) {
-        return hold(connection, door);
-    }
-    wait(connection, door)
+    source.rewind(at);
+    note_partial(connection, door, have, total.unwrap_or(HEADER_BYTES));
+    Served::Again
 }
 
 /// Not read for now, through no fault of the peer's: its timers stand, and it hears the last ACK every second.
@@ -444,9 +415,8 @@ fn serve_http(connection: &mut Connection, door: &mut Door, scratch: &mut Scratc
         let has_body = machine.body_room().is_some();
         let end = if has_body { read_body(connection, door, out) } else { read_head(connection, door, scratch, out) };
         match end {
-            ReadEnd::Bytes(_) => connection.unauthenticated &= !connection.small.is_empty(),
             ReadEnd::Broken => return Served::Gone("broken"),
-            ReadEnd::End | ReadEnd::Empty => {}
+            ReadEnd::Bytes(_) | ReadEnd::End | ReadEnd::Empty => {}
         }
     }
     Served::Again
@@ -496,9 +466,11 @@ fn read_head(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch
 fn offer(connection: &mut Connection, door: &mut Door, bytes: &[u8], out: &mut Vec<u8>) -> usize {
     let Protocol::Http(machine) = &mut connection.protocol else { return bytes.len() };
     let now = door.now;
-    machine
-        .receive(bytes, now, &mut door.http(&connection.origin, connection.loopback, connection.overloaded), out)
-        .min(bytes.len())
+    let mut door = door.http(&connection.origin, connection.loopback, connection.overloaded);
+    let used = machine.receive(bytes, now, &mut door, out).min(bytes.len());
+    // A whole head was read: no longer a stranger.
+    connection.unauthenticated &= used == 0;
+    used
 }
 
 // ---- closing ----

@@ -299,6 +299,18 @@ impl Buffer {
         self.filled = filled.clamp(self.shared_end, self.filled);
     }
 
+    /// Written bytes that nobody shares, to be changed in place. `None`: part of `range` is shared or not filled.
+    pub fn unshared_mut(&mut self, range: Range<usize>) -> Option<&mut [u8]> {
+        if range.start < self.shared_end || range.start > range.end || range.end > self.filled {
+            return None;
+        }
+        #[cfg(loom)]
+        self.run.region().touched[self.run.head as usize].with_mut(|_| ());
+        // SAFETY: (needed) raw region. (sound) no slice reaches beyond `shared_end`, which is at or below the range, and
+        // `&mut self` is the only writer.
+        Some(unsafe { std::slice::from_raw_parts_mut(self.run.at(range.start), range.end - range.start) })
+    }
+
     /// Shares written bytes. They stay as they are until the last slice is gone.
     ///
     /// # Panics
@@ -411,6 +423,9 @@ mod tests {
         assert!(buffer.extend(b"other"));
         assert_eq!((&*shared, buffer.filled()), (&b"shared"[..], &b"sharedother"[..]));
         assert!(!buffer.extend(&[0; PAGE]), "no room for a page more");
+        assert!(buffer.unshared_mut(5..8).is_none() && buffer.unshared_mut(6..12).is_none());
+        buffer.unshared_mut(6..8).unwrap().copy_from_slice(b"OT");
+        assert_eq!((&*shared, buffer.filled()), (&b"shared"[..], &b"sharedOTher"[..]));
         buffer.advance(usize::MAX);
         assert_eq!(buffer.len(), PAGE);
         assert!(shared.part(3..7).is_none());

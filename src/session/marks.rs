@@ -175,10 +175,13 @@ impl Marks {
 
     /// `connection` is gone; it no longer keeps its agent's mark.
     pub fn disconnect(&mut self, agent_id: &AgentId, connection: ConnectionId, now: Instant) {
-        if let Some(mark) = self.marks.get_mut(agent_id)
-            && mark.connection == Some(connection)
-        {
-            (mark.connection, mark.last_seen) = (None, now);
+        let Some(mark) = self.marks.get_mut(agent_id).filter(|mark| mark.connection == Some(connection)) else {
+            return;
+        };
+        (mark.connection, mark.last_seen) = (None, now);
+        if mark.last_ticket == 0 {
+            // It never sent a frame, so there is nothing to tell apart: HELLOs alone cannot fill the table.
+            self.marks.remove(agent_id);
         }
     }
 
@@ -277,10 +280,23 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_that_never_sent_a_frame_leaves_no_mark() {
+        let (mut marks, now) = marks();
+        for connection in 0..100 {
+            let agent = [connection as u8 + 1; 16];
+            marks.greet(agent, 0, 1, connection, now, 7).unwrap();
+            marks.disconnect(&agent, connection, now);
+        }
+        assert!(marks.is_empty());
+    }
+
+    #[test]
     fn only_disconnected_agents_past_the_retention_are_forgotten() {
         let (mut marks, now) = marks();
-        marks.greet(A, 0, 1, 1, now, 7).unwrap();
-        marks.greet(B, 0, 1, 2, now, 7).unwrap();
+        for (agent, connection) in [(A, 1), (B, 2)] {
+            marks.greet(agent, 0, 1, connection, now, 7).unwrap();
+            marks.advance(&agent, 1, 11, 1, now);
+        }
         let full = Err(GreetingError::TooManyAgents { max: 2 });
         assert_eq!(marks.greet([3; 16], 0, 1, 3, now + 48 * HOUR, 7), full, "both are connected");
         marks.disconnect(&A, 1, now + HOUR);

@@ -180,10 +180,6 @@ impl ServerSession {
         self.agent_id().is_some()
     }
 
-    pub fn is_closed(&self) -> bool {
-        self.state == State::Closed
-    }
-
     /// Whether frames may be shown to the session now: not while the log settles a takeover, not over the window (R10).
     pub fn may_receive(&self, settings: &SessionSettings) -> bool {
         match self.state {
@@ -469,8 +465,13 @@ impl ServerSession {
 
 impl Partial {
     fn deadline(&self, pressure: bool) -> Instant {
-        let transfer = Duration::from_secs_f64(self.total as f64 / FRAME_RATE_MIN_BYTES_PER_SECOND as f64);
-        let slow = self.since + FRAME_TIMEOUT + transfer;
-        if pressure { slow.min(self.progress + STALLED_FRAME_TIMEOUT) } else { slow }
+        let transfer = |bytes: usize| Duration::from_secs_f64(bytes as f64 / FRAME_RATE_MIN_BYTES_PER_SECOND as f64);
+        let slow = self.since + FRAME_TIMEOUT + transfer(self.total);
+        if !pressure {
+            return slow;
+        }
+        // By rate, not only by rest: a byte a second is progress, and holds a frame's memory all the same.
+        let trickling = self.since + STALLED_FRAME_TIMEOUT + transfer(self.have);
+        slow.min(self.progress + STALLED_FRAME_TIMEOUT).min(trickling)
     }
 }

@@ -507,12 +507,25 @@ fn r11_a_slow_frame_loses_its_connection_after_10_s_and_1_s_for_each_64_kib() {
 fn r11_while_others_wait_for_memory_2_s_without_progress_are_enough() {
     let mut server = Server::new();
     let mut session = streaming(&mut server);
-    session.partial(10, 1000, server.now);
+    session.partial(400 << 10, 1 << 20, server.now);
     server.now += SECOND;
-    session.partial(11, 1000, server.now);
+    session.partial(500 << 10, 1 << 20, server.now);
     assert_eq!(session.deadline(true), Some(server.now + 2 * SECOND));
     server.now += 2 * SECOND;
     assert_eq!(server.time_out(&mut session, false), [], "nobody waits");
+    assert_eq!(server.time_out(&mut session, true), [Heard::Goaway(GoawayCode::FrameTimeout, 0)]);
+}
+
+#[test]
+fn r11_a_byte_a_second_holds_no_memory_that_others_wait_for() {
+    let mut server = Server::new();
+    let mut session = streaming(&mut server);
+    session.partial(1000, 1 << 20, server.now);
+    server.now += SECOND;
+    session.partial(1001, 1 << 20, server.now);
+    server.now += SECOND;
+    session.partial(1002, 1 << 20, server.now);
+    server.now += SECOND / 10;
     assert_eq!(server.time_out(&mut session, true), [Heard::Goaway(GoawayCode::FrameTimeout, 0)]);
 }
 
@@ -659,5 +672,5 @@ fn r15_the_last_words_carry_what_is_acknowledged_and_a_jittered_hint() {
     session.end(GoawayCode::Storage, "the log cannot be written", 0, &mut out);
     session.end(GoawayCode::Shutdown, "twice", 0, &mut out);
     assert_eq!(heard(&out), [Heard::Goaway(GoawayCode::Storage, 1)], "only the first reason is said");
-    assert!(session.is_closed() && !session.may_receive(&server.settings));
+    assert!(!session.may_receive(&server.settings));
 }

@@ -307,44 +307,48 @@ fn draining_answers_who_waits_and_closes_who_rests() {
     let mut peer = Peer { acknowledge: false, ..Peer::new() };
     peer.send(post(PROTOBUF, batch(&["a"])));
     peer.door.draining = true;
-    peer.connection.drain();
+    peer.connection.drain(peer.now, &mut peer.door, &mut peer.out);
     assert!(!peer.connection.closing());
     peer.connection.acknowledged(peer.now, &mut peer.door, &mut peer.out);
     peer.turn();
     assert!(peer.connection.closing() && peer.answer().starts_with("HTTP/1.1 200"));
 
     let mut fresh = Peer::new();
-    fresh.connection.drain();
+    fresh.connection.drain(fresh.now, &mut fresh.door, &mut fresh.out);
     assert!(fresh.connection.closing());
     let mut idle = Peer::new();
     idle.send(GET);
-    idle.connection.drain();
+    idle.connection.drain(idle.now, &mut idle.door, &mut idle.out);
     assert!(idle.connection.closing());
     let mut torn = Peer::new();
     torn.send(&GET[..10]);
-    torn.connection.drain();
-    assert!(!torn.connection.closing());
+    torn.connection.drain(torn.now, &mut torn.door, &mut torn.out);
+    assert_eq!((torn.statuses(), torn.connection.closing()), (vec![503], true));
 }
 
 #[test]
-fn a_body_that_comes_whole_while_draining_is_not_taken() {
+fn a_body_that_has_begun_is_refused_at_the_drain() {
     let mut peer = Peer::new();
     let request = post(PROTOBUF, batch(&["a"]));
     peer.send(&request[..request.len() - 1]);
     peer.door.draining = true;
-    peer.connection.drain();
-    peer.send(&request[request.len() - 1..]);
+    peer.connection.drain(peer.now, &mut peer.door, &mut peer.out);
     assert_eq!((peer.statuses(), peer.door.names().len(), peer.connection.closing()), (vec![503], 0, true));
 }
 
 #[test]
-fn a_resting_body_gives_its_memory_back_when_others_wait_for_it() {
+fn a_body_below_64_kib_a_second_gives_its_memory_back_when_others_wait_for_it() {
     let mut peer = Peer::new();
     let request = post(PROTOBUF, batch(&["a"]));
-    peer.connection.abandon_body(peer.now, &mut peer.door, &mut peer.out);
+    peer.connection.press_body(peer.now, &mut peer.door, &mut peer.out);
     assert!(peer.out.is_empty() && !peer.connection.closing());
-    peer.send(&request[..request.len() - 1]);
-    peer.connection.abandon_body(peer.now, &mut peer.door, &mut peer.out);
+    peer.send(&request[..request.len() - 2]);
+    peer.connection.press_body(peer.now, &mut peer.door, &mut peer.out);
+    assert!(peer.out.is_empty(), "it has 2 s");
+    peer.now += std::time::Duration::from_millis(2_100);
+    // A byte is progress, and too slow all the same.
+    peer.send(&request[request.len() - 2..request.len() - 1]);
+    peer.connection.press_body(peer.now, &mut peer.door, &mut peer.out);
     assert_eq!((peer.statuses(), peer.connection.closing()), (vec![408], true));
     assert_eq!(peer.door.pool.bytes_in_use(), 0);
 }
