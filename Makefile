@@ -1,5 +1,5 @@
 # What there is to do here. `make test` is what CI runs.
-.PHONY: run release test lint fmt doc asan loom
+.PHONY: run release test lint fmt doc asan loom fuzz
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -32,3 +32,15 @@ asan:           ## AddressSanitizer over the pipeline (nightly)
 
 loom:           ## every order in which threads can meet in the pool
 	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --locked --lib pipeline::pool::loom_tests
+
+# Bytes from strangers against the parsers (nightly). What a run finds is kept in target/fuzz: the corpus grows from run to
+# run, an input that fails is in artifacts/. The small corpus that `make test` runs is fuzz/corpus.
+SECONDS ?= 60
+fuzz:           ## each fuzz target for SECONDS=60
+	cargo fuzz --version || cargo install cargo-fuzz --locked
+	for target in $$(cargo fuzz list); do \
+		mkdir -p target/fuzz/corpus/$$target target/fuzz/artifacts/$$target; \
+		dict=; [ ! -e fuzz/$$target.dict ] || dict=-dict=fuzz/$$target.dict; \
+		cargo +nightly fuzz run $$target target/fuzz/corpus/$$target fuzz/corpus/$$target -- \
+			$$dict -max_total_time=$(SECONDS) -timeout=20 -artifact_prefix=target/fuzz/artifacts/$$target/ || exit 1; \
+	done

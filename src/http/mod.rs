@@ -18,6 +18,7 @@
 //! | `body` | Content-Length and chunked, incremental, into one pool buffer |
 //! | `ingest` | a whole body becomes `EventBatch` bytes in the pool and a list of what was refused |
 //! | `response` | status line, header fields, JSON bodies |
+//! | `fuzz` | bodies of the fuzz targets; a peer and a door for them and the tests |
 //!
 //! * **Strict where two readers could differ** (request smuggling): what RFC 9112 lets a server refuse about framing
 //!   is refused, answered, and the connection closed. An answer that leaves bytes of its request unread always closes.
@@ -28,6 +29,8 @@
 
 mod body;
 mod connection;
+#[doc(hidden)]
+pub mod fuzz;
 mod head;
 mod ingest;
 mod response;

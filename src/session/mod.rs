@@ -7,6 +7,9 @@ pub mod agent;
 mod agent_tests;
 pub mod backoff;
 #[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(feature = "server")]
 pub mod marks;
 #[cfg(feature = "server")]
 pub mod server;

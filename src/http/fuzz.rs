@@ -1,0 +1,346 @@
+//! Bodies of the fuzz targets, as ordinary functions, and the peer and the door that they share with the tests.
+//!
+//! Every exchange is driven whole, byte by byte, split and through [`Connection::body_room`], and must give the same
+//! answers and the same events each time; memory is back afterwards. Each function panics where that does not hold.
+
+use std::time::Instant;
+
+use super::body::{Chunked, Framing};
+use super::head::is_token_byte;
+use super::{Connection, Door, Page, Settings};
+use crate::event::{Counts, Events, check_batch};
+use crate::metrics::RejectReason;
+use crate::pipeline::pool::{Buffer, Pool, PoolSlice};
+use crate::wire::AckLevel;
+
+/// Reads `bytes` as requests on one connection: whole, byte by byte with bodies read in place, and in two parts.
+///
+/// # Panics
+/// If the answers or the events that are taken depend on how the bytes come, if answers and statuses do not match, if
+/// something is served behind an answer that closes, or if memory does not come back.
+pub fn requests(bytes: &[u8]) {
+    let whole = outcome_of([bytes], false, &|_| {});
+    assert_eq!(whole, outcome_of(bytes.chunks(1), true, &|_| {}), "byte by byte, bodies in place");
+    let (one, two) = bytes.split_at(some_offset(bytes));
+    assert_eq!(whole, outcome_of([one, two], false, &|_| {}), "split at {}", one.len());
+    check_answers(&whole);
+    for payload in &whole.payloads {
+        let checked = check_batch(payload, usize::MAX, |_, _, event| assert!(event.is_ok(), "{event:?}"));
+        assert!(matches!(checked, Ok(Counts { accepted: 1.., rejected: 0 })), "{checked:?}");
+    }
+}
+
+/// Reads `bytes` as a chunked body, as [`requests`] does, and compares it with a reader that needs the whole of it.
+///
+/// # Panics
+/// If two readings differ.
+pub fn chunked(bytes: &[u8]) {
+    let mut pool = Pool::new(CHUNKED_BYTES_MAX, Box::new(|| {}));
+    let mut read = |pieces: &[&[u8]]| {
+        let mut buffer = pool.allocate(CHUNKED_BYTES_MAX).expect("the pool is empty");
+        let (mut framing, mut consumed) = (Framing::Chunked(Chunked::new()), 0);
+        for piece in pieces {
+            match framing.receive(piece, &mut buffer, CHUNKED_BYTES_MAX) {
+                Ok((taken, true)) => return Ok(Some((consumed + taken, buffer.filled().to_vec()))),
+                Ok((taken, false)) => {
+                    assert_eq!(taken, piece.len(), "an unfinished body takes all there is");
+                    consumed += taken;
+                }
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(None)
+    };
+    let whole = read(&[bytes]);
+    assert_eq!(whole, read(&bytes.chunks(1).collect::<Vec<_>>()), "byte by byte");
+    let (one, two) = bytes.split_at(some_offset(bytes));
+    assert_eq!(whole, read(&[one, two]), "split at {}", one.len());
+    assert_eq!(whole.unwrap_or(None), chunked_at_once(bytes));
+}
+
+const CHUNKED_BYTES_MAX: usize = 4096;
+
+/// A whole chunked body at the start of `bytes`, line by line: how long it is, and what it carries. `None`: damaged, too
+/// large, or not all there. Extensions and trailers are not bounded here: `bytes` are few.
+fn chunked_at_once(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
+    fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+        let end = bytes.windows(2).position(|two| two == b"\r\n")?;
+        Some((&bytes[..end], &bytes[end + 2..]))
+    }
+    let is_text = |bytes: &[u8]| bytes.iter().all(|byte| *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f));
+    let (mut rest, mut body) = (bytes, Vec::new());
+    loop {
+        let (size_line, after) = line(rest)?;
+        let digits = size_line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let (digits, extension) = size_line.split_at(digits);
+        let extension_begin = extension.iter().position(|byte| !b" \t".contains(byte));
+        let sound = match extension_begin {
+            None => extension.is_empty(),
+            Some(at) => extension[at] == b';' && is_text(extension),
+        };
+        if digits.is_empty() || digits.len() > 16 || !sound {
+            return None;
+        }
+        let size = usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        rest = after;
+        if size == 0 {
+            break;
+        }
+        if size > CHUNKED_BYTES_MAX - body.len() {
+            return None;
+        }
+        body.extend_from_slice(rest.get(..size)?);
+        rest = rest[size..].strip_prefix(b"\r\n")?;
+    }
+    loop {
+        let (field, after) = line(rest)?;
+        rest = after;
+        if field.is_empty() {
+            return Some((bytes.len() - rest.len(), body));
+        }
+        let colon = field.iter().position(|byte| *byte == b':')?;
+        let name_ends = field[..colon].iter().all(|byte| is_token_byte(*byte));
+        if colon == 0 || !name_ends || !is_text(field) {
+            return None;
+        }
+    }
+}
+
+/// A place to split `bytes` at, from the bytes themselves: an input that fails does so again.
+fn some_offset(bytes: &[u8]) -> usize {
+    crc32fast::hash(bytes) as usize % (bytes.len() + 1)
+}
+
+/// The answers are whole and as many as were counted, and nothing follows one that closes.
+fn check_answers(outcome: &Outcome) {
+    let (mut rest, mut statuses, mut closed) = (outcome.answers.as_str(), Vec::new(), false);
+    while let Some((head, after)) = rest.split_once("\r\n\r\n") {
+        assert!(!closed, "an answer behind `Connection: close`");
+        let status = head.strip_prefix("HTTP/1.1 ").and_then(|line| line.get(..3)).expect("a status line");
+        if status == "100" {
+            rest = after;
+            continue;
+        }
+        let length = head.split_once("\r\nContent-Length: ").expect("a length").1;
+        let length: usize = length.split("\r\n").next().unwrap_or_default().parse().expect("a length in digits");
+        closed = head.contains("\r\nConnection: close");
+        // An answer to HEAD has no body: then another answer begins here, or nothing does.
+        let bodiless = after.is_empty() || after.starts_with("HTTP/1.1 ");
+        rest = if bodiless { after } else { after.get(length..).expect("a whole body") };
+        statuses.push(status.parse::<u16>().expect("a status in digits"));
+    }
+    assert_eq!((rest, &statuses), ("", &outcome.statuses), "{}", outcome.answers);
+    assert_eq!(closed, outcome.closing);
+}
+
+pub(super) const SETTINGS: Settings = Settings { max_body_bytes: 64 * 1024, max_frame_bytes: 16 * 1024 };
+
+/// Takes everything and keeps it.
+pub struct FakeDoor {
+    pub(super) pool: Pool,
+    pub(super) ring_slots: usize,
+    /// The only token; `None`: none is needed.
+    pub(super) token: Option<&'static [u8]>,
+    pub(super) draining: bool,
+    pub(super) accepted: Vec<(PoolSlice, u32)>,
+    pub(super) rejected: Vec<(RejectReason, u64)>,
+    pub(super) statuses: Vec<u16>,
+}
+
+impl FakeDoor {
+    pub(super) fn new() -> Self {
+        Self {
+            pool: Pool::new(4 * SETTINGS.max_body_bytes, Box::new(|| {})),
+            ring_slots: 1000,
+            token: None,
+            draining: false,
+            accepted: Vec::new(),
+            rejected: Vec::new(),
+            statuses: Vec::new(),
+        }
+    }
+
+    /// The names of all events that were taken.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for (payload, events) in &self.accepted {
+            assert!(payload.len() <= SETTINGS.max_frame_bytes);
+            let before = names.len();
+            names.extend(Events::accepted(payload).map(|event| event.name().to_owned()));
+            assert_eq!(names.len() - before, *events as usize, "events told and events there");
+        }
+        names
+    }
+}
+
+impl Door for FakeDoor {
+    fn status_page(&mut self, page: Page) -> (u16, &'static str, Vec<u8>) {
+        match page {
+            Page::Health => (200, "application/json", br#"{"status":"ok"}"#.to_vec()),
+            Page::Ready if self.draining => (503, "application/json", br#"{"status":"draining"}"#.to_vec()),
+            Page::Ready => (200, "application/json", br#"{"status":"ready"}"#.to_vec()),
+            Page::Metrics => (200, "text/plain; version=0.0.4", b"telemetryx_connections 1\n".to_vec()),
+        }
+    }
+
+    fn authorized(&mut self, token: Option<&[u8]>) -> bool {
+        self.token.is_none() || self.token == token
+    }
+
+    fn ack_level(&mut self, wanted: Option<AckLevel>) -> Result<AckLevel, String> {
+        match wanted {
+            Some(AckLevel::Delivered) => Err("ack=delivered is not offered: no sink is `required`".to_owned()),
+            wanted => Ok(wanted.unwrap_or(AckLevel::Synced)),
+        }
+    }
+
+    fn reserve(&mut self, bytes: usize) -> Option<Buffer> {
+        self.pool.allocate(bytes)
+    }
+
+    fn ring_room(&mut self, slots: usize) -> bool {
+        self.accepted.len() + slots <= self.ring_slots
+    }
+
+    fn accept(&mut self, payload: PoolSlice, events: u32) -> u64 {
+        self.accepted.push((payload, events));
+        self.accepted.len() as u64
+    }
+
+    fn rejected(&mut self, reason: RejectReason, events: u64) {
+        self.rejected.push((reason, events));
+    }
+
+    fn answered(&mut self, status: u16) {
+        self.statuses.push(status);
+    }
+
+    fn draining(&self) -> bool {
+        self.draining
+    }
+}
+
+/// One connection with a peer at the other end.
+pub(super) struct Peer {
+    pub(super) connection: Connection,
+    pub(super) door: FakeDoor,
+    pub(super) now: Instant,
+    /// Sent and not consumed yet.
+    pub(super) kept: Vec<u8>,
+    pub(super) out: Vec<u8>,
+    /// Written to the peer.
+    pub(super) written: Vec<u8>,
+    /// The log is quick: what waits is acknowledged at once.
+    pub(super) acknowledge: bool,
+    /// Bodies are read straight into the pool where the machine offers room.
+    pub(super) in_place: bool,
+}
+
+impl Peer {
+    pub(super) fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            connection: Connection::new(SETTINGS, now),
+            door: FakeDoor::new(),
+            now,
+            kept: Vec::new(),
+            out: Vec::new(),
+            written: Vec::new(),
+            acknowledge: true,
+            in_place: false,
+        }
+    }
+
+    pub(super) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.kept.extend_from_slice(bytes.as_ref());
+        self.turn();
+    }
+
+    /// Goes on until nothing moves any more.
+    pub(super) fn turn(&mut self) {
+        loop {
+            let mut consumed = 0;
+            if let Some(room) = self.connection.body_room().filter(|_| self.in_place) {
+                assert!(!room.is_empty());
+                consumed = room.len().min(self.kept.len());
+                room[..consumed].copy_from_slice(&self.kept[..consumed]);
+                self.connection.body_filled(consumed, self.now, &mut self.door, &mut self.out);
+            } else {
+                consumed += self.connection.receive(&self.kept, self.now, &mut self.door, &mut self.out);
+            }
+            self.kept.drain(..consumed);
+            self.written.append(&mut self.out);
+            if self.acknowledge && self.connection.waiting_for().is_some() {
+                self.connection.acknowledged(self.now, &mut self.door, &mut self.out);
+                self.written.append(&mut self.out);
+            } else if consumed == 0 {
+                return;
+            }
+        }
+    }
+
+    /// What was written since the last call.
+    pub(super) fn answer(&mut self) -> String {
+        String::from_utf8(std::mem::take(&mut self.written)).expect("answers are UTF-8")
+    }
+
+    /// The statuses that were answered since the last call.
+    pub(super) fn statuses(&mut self) -> Vec<u16> {
+        std::mem::take(&mut self.door.statuses)
+    }
+}
+
+/// What came of an exchange.
+#[derive(Debug, PartialEq)]
+pub struct Outcome {
+    pub answers: String,
+    pub statuses: Vec<u16>,
+    pub names: Vec<String>,
+    pub payloads: Vec<Vec<u8>>,
+    pub rejected: Vec<(RejectReason, u64)>,
+    pub closing: bool,
+}
+
+/// Sends `pieces` over a fresh connection.
+pub(super) fn outcome_of<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    in_place: bool,
+    prepare: &dyn Fn(&mut FakeDoor),
+) -> Outcome {
+    let mut peer = Peer { in_place, ..Peer::new() };
+    prepare(&mut peer.door);
+    for piece in pieces {
+        peer.send(piece);
+    }
+    let outcome = Outcome {
+        answers: peer.answer(),
+        statuses: peer.statuses(),
+        names: peer.door.names(),
+        payloads: peer.door.accepted.iter().map(|(payload, _)| payload.to_vec()).collect(),
+        rejected: std::mem::take(&mut peer.door.rejected),
+        closing: peer.connection.closing(),
+    };
+    drop(peer.connection);
+    peer.door.accepted.clear();
+    assert_eq!(peer.door.pool.bytes_in_use(), 0, "memory is back");
+    outcome
+}
+
+/// Drives `input` in every way that bytes can come, and returns what came of it.
+pub(super) fn exchange_with(input: impl AsRef<[u8]>, prepare: impl Fn(&mut FakeDoor)) -> Outcome {
+    let input = input.as_ref();
+    let whole = outcome_of([input], false, &prepare);
+    assert_eq!(whole, outcome_of(input.chunks(1), false, &prepare), "byte by byte");
+    assert_eq!(whole, outcome_of(input.chunks(1), true, &prepare), "byte by byte, bodies in place");
+    let step = (input.len() / 500).max(1);
+    for offset in (0..input.len()).step_by(step) {
+        let (one, two) = input.split_at(offset);
+        assert_eq!(whole, outcome_of([one, two], offset % 2 == 0, &prepare), "split at {offset}");
+    }
+    whole
+}
+
+/// As the tests do: whole, byte by byte, and split at every offset (at 500 of a long input).
+pub fn exchange(input: impl AsRef<[u8]>) -> Outcome {
+    exchange_with(input, |_| {})
+}
