@@ -90,7 +90,7 @@ pub enum BodyLength {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Head<'a> {
     pub method: &'a str,
-    /// Of the target: what stands before `?`; `*` and the authority of a CONNECT stand as they are.
+    /// Of the target: what stands before `?`. Begins with `/`.
     pub path: &'a str,
     /// Of the target: what stands behind `?`.
     pub query: Option<&'a str>,
@@ -116,7 +116,7 @@ impl<'a> Head<'a> {
         let fields = fields.get(2..).unwrap_or(&[]);
 
         let (method, target, http_1_0) = request_line(line)?;
-        let (path, query) = split_target(method, target)?;
+        let (path, query) = split_target(target)?;
         let mut headers = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
         let headers = match httparse::parse_headers(fields, &mut headers) {
             Ok(httparse::Status::Complete((_, headers))) => headers,
@@ -189,38 +189,22 @@ fn request_line(line: &[u8]) -> Result<(&str, &str, bool), Refusal> {
     if target.len() > HTTP_TARGET_BYTES_MAX {
         return Err(target_too_long());
     }
-    if target.is_empty() || !target.bytes().all(is_target_byte) {
+    if target.is_empty() || !target.bytes().all(is_target_byte) || !is_percent_encoded(target.as_bytes()) {
         return Err(Refusal::malformed("the request target has a byte that must be percent-encoded"));
     }
     Ok((method, target, http_1_0))
 }
 
-/// The four forms of a target (RFC 9112, section 3.2), as path and query.
-fn split_target<'a>(method: &str, target: &'a str) -> Result<(&'a str, Option<&'a str>), Refusal> {
-    let malformed = || Refusal::malformed("the request target is neither a path nor an http address");
-    let path_and_query = match (method, target) {
-        ("OPTIONS", "*") => return Ok(("*", None)),
-        ("CONNECT", authority) if is_host(authority) => return Ok((authority, None)),
-        ("CONNECT", _) => return Err(malformed()),
-        (_, origin) if origin.starts_with('/') => origin,
-        (_, absolute) => {
-            let (scheme, rest) = absolute.split_once("://").ok_or_else(malformed)?;
-            if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
-                return Err(malformed());
-            }
-            let end = rest.find(['/', '?']).unwrap_or(rest.len());
-            let (authority, path_and_query) = rest.split_at(end);
-            if authority.is_empty() || !is_host(authority) {
-                return Err(malformed());
-            }
-            path_and_query
-        }
-    };
-    let (path, query) = match path_and_query.split_once('?') {
+/// Path and query of a target. Only the first of its four forms (RFC 9112, section 3.2) names something here: no proxy
+/// and no tunnel is offered, and an absolute target beside a Host field would be two names for one host.
+fn split_target(target: &str) -> Result<(&str, Option<&str>), Refusal> {
+    if !target.starts_with('/') {
+        return Err(Refusal::malformed("the request target is not a path"));
+    }
+    Ok(match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
-        None => (path_and_query, None),
-    };
-    Ok((if path.is_empty() { "/" } else { path }, query))
+        None => (target, None),
+    })
 }
 
 /// RFC 9112, section 6: whatever two readers could read as two lengths is refused.
@@ -243,12 +227,13 @@ fn body_length(fields: &Fields<'_, '_>, http_1_0: bool) -> Result<BodyLength, Re
             }
         }
         (None, Some(digits)) => {
-            if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-                return Err(Refusal::malformed("Content-Length is not a number"));
+            // Leading zeros are octal to some readers, and a number beyond 64 bits becomes another one to others.
+            let padded = digits.len() > 1 && digits.starts_with('0');
+            let all_digits = digits.bytes().all(|byte| byte.is_ascii_digit());
+            match digits.parse() {
+                Ok(length) if all_digits && !padded => Ok(BodyLength::Known(length)),
+                _ => Err(Refusal::malformed("Content-Length is not a number of plain digits below 2^64")),
             }
-            // All digits, so that the only error left is a number beyond u64.
-            let length = digits.parse().map_err(|_| Refusal::new(413, "Content-Length is beyond any limit"))?;
-            Ok(BodyLength::Known(length))
         }
         (None, None) => Ok(BodyLength::Known(0)),
     }
@@ -286,8 +271,28 @@ fn is_target_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%[]".contains(&byte)
 }
 
-/// `uri-host [ ":" port ]` (RFC 9110, section 7.2), as far as it is needed to tell a host from something else. Empty
-/// is allowed in the field. No user information, no list.
+/// Whether two hexadecimal digits follow every `%`.
+fn is_percent_encoded(target: &[u8]) -> bool {
+    target
+        .split(|&byte| byte == b'%')
+        .skip(1)
+        .all(|rest| matches!(rest, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))
+}
+
+/// `host [ ":" port ]` (RFC 9110, section 7.2): a name, an IPv4 address, or an IPv6 address in brackets. Of what RFC 3986
+/// allows in a name beyond that, nothing is known to be used: no user information, no list, nothing percent-encoded.
 fn is_host(value: &str) -> bool {
-    value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:%[]".contains(&byte))
+    let (host_is_sound, port) = match value.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => (address.parse::<std::net::Ipv6Addr>().is_ok(), port),
+        None => {
+            let (name, port) = value.split_at(value.find(':').unwrap_or(value.len()));
+            let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+            (!name.is_empty() && name.bytes().all(is_name_byte), port)
+        }
+    };
+    let port_is_sound = match port.strip_prefix(':') {
+        Some(digits) => digits.is_empty() || (!digits.starts_with('+') && digits.parse::<u16>().is_ok()),
+        None => port.is_empty(),
+    };
+    host_is_sound && port_is_sound
 }

@@ -8,7 +8,6 @@ use crate::wire::AckLevel;
 
 const PAGE_METHODS: &str = "GET, HEAD";
 const EVENTS_METHODS: &str = "POST";
-const ALL_METHODS: &str = "GET, HEAD, POST";
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +25,6 @@ impl Route {
             "/ready" => (Self::Page(Page::Ready), PAGE_METHODS),
             "/metrics" => (Self::Page(Page::Metrics), PAGE_METHODS),
             "/v1/events" => (Self::Events, EVENTS_METHODS),
-            // `OPTIONS *` and `CONNECT host:port` name no resource of ours; they ask the server itself.
-            path if !path.starts_with('/') => return Err(wrong_method(head.method, ALL_METHODS)),
             _ => {
                 return Err(Refusal::new(
                     404,
