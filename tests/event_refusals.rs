@@ -1,10 +1,13 @@
 //! Bad protobuf payloads and the answer to each: malformed ones void the whole batch, invalid events only themselves.
+//! Each goes through the parser, and through HTTP whole, byte by byte and split at every offset.
 
 use telemetryx::event::fuzz::compare_with_prost;
 use telemetryx::event::{BatchError, Counts, EventError, EventRef, Events, check_batch};
+use telemetryx::http::fuzz::exchange_body;
 use telemetryx::limits::{
     ATTRIBUTE_KEY_BYTES_MAX, EVENT_ATTRIBUTES_MAX, EVENT_BODY_BYTES_MAX, EVENT_BYTES_MAX, EVENT_NAME_BYTES_MAX,
 };
+use telemetryx::metrics::RejectReason;
 
 /// Key, length, content.
 fn field(key: u8, content: &[u8]) -> Vec<u8> {
@@ -53,7 +56,19 @@ fn answer(event: &[u8]) -> String {
             );
         }
     }
+    posted(event, &bad);
     error.to_string()
+}
+
+/// The same over HTTP, however the bytes come: 400, one counter, nothing kept.
+fn posted(event: &[u8], batch: &[u8]) {
+    let outcome = exchange_body("application/x-protobuf", batch);
+    let reason = match EventRef::check(event) {
+        Err(EventError::Malformed(_)) => RejectReason::Malformed,
+        _ => RejectReason::Invalid,
+    };
+    assert_eq!((outcome.statuses.as_slice(), outcome.rejected.as_slice()), (&[400][..], &[(reason, 1)][..]));
+    assert!(outcome.payloads.is_empty() && !outcome.closing, "{}", outcome.answers);
 }
 
 const LONG_VARINT: &[u8] = &[0xff; 11];

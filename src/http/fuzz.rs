@@ -9,6 +9,7 @@ use super::body::{Chunked, Framing};
 use super::head::is_token_byte;
 use super::{Connection, Door, Page, Settings};
 use crate::event::{Counts, Events, check_batch};
+use crate::limits::EVENT_BYTES_MAX;
 use crate::metrics::RejectReason;
 use crate::pipeline::pool::{Buffer, Pool, PoolSlice};
 use crate::wire::AckLevel;
@@ -307,7 +308,17 @@ pub(super) fn outcome_of<'a>(
     in_place: bool,
     prepare: &dyn Fn(&mut FakeDoor),
 ) -> Outcome {
+    outcome_within(SETTINGS, pieces, in_place, prepare)
+}
+
+fn outcome_within<'a>(
+    settings: Settings,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    in_place: bool,
+    prepare: &dyn Fn(&mut FakeDoor),
+) -> Outcome {
     let mut peer = Peer { in_place, ..Peer::new() };
+    peer.connection = Connection::new(settings, peer.now);
     prepare(&mut peer.door);
     for piece in pieces {
         peer.send(piece);
@@ -326,21 +337,28 @@ pub(super) fn outcome_of<'a>(
     outcome
 }
 
-/// Drives `input` in every way that bytes can come, and returns what came of it.
-pub(super) fn exchange_with(input: impl AsRef<[u8]>, prepare: impl Fn(&mut FakeDoor)) -> Outcome {
-    let input = input.as_ref();
-    let whole = outcome_of([input], false, &prepare);
-    assert_eq!(whole, outcome_of(input.chunks(1), false, &prepare), "byte by byte");
-    assert_eq!(whole, outcome_of(input.chunks(1), true, &prepare), "byte by byte, bodies in place");
-    let step = (input.len() / 500).max(1);
-    for offset in (0..input.len()).step_by(step) {
+/// Drives `input` in every way that bytes can come, and returns what came of it: whole, byte by byte, and split at every
+/// offset (at some of a long input).
+pub(super) fn exchange_within(settings: Settings, input: &[u8], prepare: &dyn Fn(&mut FakeDoor)) -> Outcome {
+    let whole = outcome_within(settings, [input], false, prepare);
+    assert_eq!(whole, outcome_within(settings, input.chunks(1), false, prepare), "byte by byte");
+    assert_eq!(whole, outcome_within(settings, input.chunks(1), true, prepare), "byte by byte, bodies in place");
+    let offsets = if input.len() < 10_000 { 500 } else { 50 };
+    for offset in (0..input.len()).step_by((input.len() / offsets).max(1)) {
         let (one, two) = input.split_at(offset);
-        assert_eq!(whole, outcome_of([one, two], offset % 2 == 0, &prepare), "split at {offset}");
+        let split = outcome_within(settings, [one, two], offset % 2 == 0, prepare);
+        assert_eq!(whole, split, "split at {offset}");
     }
     whole
 }
 
-/// As the tests do: whole, byte by byte, and split at every offset (at 500 of a long input).
-pub fn exchange(input: impl AsRef<[u8]>) -> Outcome {
-    exchange_with(input, |_| {})
+/// What comes of a POST with this body, in every way that its bytes can come. It may be as long as an event.
+pub fn exchange_body(content_type: &str, body: &[u8]) -> Outcome {
+    let settings = Settings { max_body_bytes: 2 * EVENT_BYTES_MAX, max_frame_bytes: 2 * EVENT_BYTES_MAX };
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let input = [head.as_bytes(), body].concat();
+    exchange_within(settings, &input, &|door| door.pool = Pool::new(8 * EVENT_BYTES_MAX, Box::new(|| {})))
 }

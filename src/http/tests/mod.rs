@@ -7,10 +7,8 @@ mod timers;
 
 use std::time::{Duration, Instant};
 
-use super::Connection;
-use super::Settings;
-use super::fuzz::Outcome;
-use super::fuzz::{FakeDoor, Peer, SETTINGS, exchange, exchange_with, outcome_of};
+use super::fuzz::{FakeDoor, Outcome, Peer, SETTINGS, exchange_within, outcome_of};
+use super::{Connection, Settings};
 use crate::metrics::RejectReason;
 use crate::pipeline::pool::Pool;
 use crate::wire::AckLevel;
@@ -21,6 +19,14 @@ impl Peer {
         self.connection.handle_timeout(self.now, &mut self.door, &mut self.out);
         self.written.append(&mut self.out);
     }
+}
+
+fn exchange_with(input: impl AsRef<[u8]>, prepare: impl Fn(&mut FakeDoor)) -> Outcome {
+    exchange_within(SETTINGS, input.as_ref(), &prepare)
+}
+
+fn exchange(input: impl AsRef<[u8]>) -> Outcome {
+    exchange_with(input, |_| {})
 }
 
 fn post(content_type: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
