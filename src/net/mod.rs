@@ -23,6 +23,8 @@
 //! is not read but put into the waiting line; the freeing thread wakes the loop, which serves the line in order.
 //! Sockets are registered edge-triggered for both directions, so *not reading* needs no system call.
 
+#[cfg(test)]
+mod bad_frames_tests;
 mod connection;
 mod door;
 mod event_loop;

@@ -48,7 +48,7 @@ pub fn mended(bytes: &[u8]) -> Vec<u8> {
 
 /// What an agent heard. Texts are for people: some of them quote what has come so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Heard {
+pub enum Heard {
     Welcome,
     Ack(u64),
     Nack(u64, NackCode),
@@ -138,7 +138,7 @@ fn drive(pieces: &[&[u8]]) -> Outcome {
 }
 
 /// ACKs are cumulative and their number depends on the split: neighbouring ones count as the last of them.
-fn heard(mut bytes: &[u8]) -> Vec<Heard> {
+pub fn heard(mut bytes: &[u8]) -> Vec<Heard> {
     let mut all = Vec::new();
     while !bytes.is_empty() {
         let decoded = decode(bytes, PayloadCaps { data: 0 });
