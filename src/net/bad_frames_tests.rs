@@ -87,6 +87,7 @@ impl Bench {
             starved_since: None,
             post_refused: None,
             ranges: Vec::new(),
+            refused: Vec::new(),
         };
         assert!(door.intake.prepare());
         Self { door, scratch: Scratch::new(), receiver, connections: 0 }

@@ -180,6 +180,11 @@ impl ServerSession {
         self.agent_id().is_some()
     }
 
+    /// The last words are said; nothing more is taken.
+    pub fn is_closed(&self) -> bool {
+        self.state == State::Closed
+    }
+
     /// Whether frames may be shown to the session now: not while the log settles a takeover, not over the window (R10).
     pub fn may_receive(&self, settings: &SessionSettings) -> bool {
         match self.state {

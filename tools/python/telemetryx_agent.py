@@ -57,7 +57,7 @@ class Agent:
             except (OSError, EOFError, ValueError, struct.error) as error:
                 self.socket = self.socket and self.socket.close()  # None
                 (code, retry_ms), self.goaway = self.goaway, (0, 0)
-                print(f"disconnected: {error}", file=sys.stderr)
+                if self.more or self.frames: print(f"disconnected: {error}", file=sys.stderr)
                 if code in FINAL or not self.more and not self.frames:
                     return
                 # Full jitter: agents that lose their server together come back one by one.
