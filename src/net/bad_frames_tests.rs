@@ -102,6 +102,7 @@ impl Bench {
         let before = (self.door.intake.pool().bytes_in_use(), self.rejected());
         self.door.marks = Marks::new(10, DEDUPE_RETENTION);
         self.door.marks.greet(KNOWN_AGENT, 5, 1, u64::MAX, self.door.now, 0).unwrap();
+        self.door.marks.advance(&KNOWN_AGENT, 1, 0, 1, self.door.now);
         self.door.marks.disconnect(&KNOWN_AGENT, u64::MAX, self.door.now);
         self.door.begin_turn();
 
