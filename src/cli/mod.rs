@@ -12,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, ConfigError, Resolved};
 
+pub mod bench;
 mod check;
 mod config_command;
 mod health;
@@ -50,6 +51,8 @@ enum Command {
     Config(config_command::ConfigArgs),
     /// Ask a running server whether it is healthy: exit 0 or 1
     Health(health::HealthArgs),
+    /// Measure how fast a server takes events, and what that costs it
+    Bench(bench::BenchArgs),
     /// Send a file's or standard input's lines as events
     Send(send::SendArgs),
 }
@@ -151,6 +154,10 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
         Some(Command::Health(args)) => {
             shared.merge(args.settings);
             health::run(&shared, args.url.as_deref())
+        }
+        Some(Command::Bench(args)) => {
+            shared.merge(args.settings);
+            bench::run(&shared, &args.options)
         }
         Some(Command::Send(args)) => {
             shared.merge(args.settings);

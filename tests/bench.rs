@@ -1,0 +1,57 @@
+//! `telemetryx bench` against a real server: it counts what the server counts.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use support::server::Server;
+
+fn bench(address: SocketAddr, arguments: &[&str]) -> serde_json::Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    command.args(["bench", "--to", &address.to_string(), "--seconds", "1", "--json"]).args(arguments);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Events that the server has received, from its metrics.
+fn received(address: SocketAddr) -> u64 {
+    let page = ureq::get(format!("http://{address}/metrics")).call().unwrap().body_mut().read_to_string().unwrap();
+    let lines = page.lines().filter_map(|line| line.strip_prefix("telemetryx_events_received_total{"));
+    lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn frames_and_requests_are_measured_at_the_server_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &["sinks.discard.kind=discard"]);
+    let mut before = 0;
+    for arguments in [
+        &["--connections", "3", "--frame-events", "100"][..],
+        &["--http", "--connections", "2", "--frame-events", "10", "--ack", "received"],
+        &["--http", "--connections", "2", "--frame-events", "1"],
+    ] {
+        let report = bench(server.address(), arguments);
+        let events = report["events"].as_u64().unwrap();
+        let now = received(server.address());
+        assert!(events > 0 && events <= now - before, "{events} measured, {} received", now - before);
+        before = now;
+        for no_messages in ["refused_messages", "unanswered_messages"] {
+            assert_eq!(report[no_messages], 0, "{report}");
+        }
+        assert_eq!(report["server"]["pid"], server.pid());
+        assert!(report["server"]["cpu_seconds"].as_f64().unwrap() > 0.0, "{report}");
+        assert!(report["server"]["resident_bytes_most"].as_u64().unwrap() > 1_000_000, "{report}");
+        assert!(report["ack_milliseconds"]["p50"].as_f64() <= report["ack_milliseconds"]["max"].as_f64());
+    }
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &["sinks.discard.kind=discard"]);
+    let report = bench(server.address(), &["--connections", "2", "--frame-events", "10", "--rate", "2000"]);
+    let rate = report["events_per_second"].as_f64().unwrap();
+    assert!((1_000.0..2_500.0).contains(&rate), "{rate} events a second");
+}
