@@ -1,5 +1,5 @@
 # What there is to do here. `make test` is what CI runs.
-.PHONY: run release test lint fmt doc asan loom fuzz
+.PHONY: run release test lint fmt doc asan loom fuzz bench microbench
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -44,3 +44,9 @@ fuzz:           ## each fuzz target for SECONDS=60
 		cargo +nightly fuzz run $$target target/fuzz/corpus/$$target fuzz/corpus/$$target -- \
 			$$dict -max_total_time=$(SECONDS) -timeout=20 -artifact_prefix=target/fuzz/artifacts/$$target/ || exit 1; \
 	done
+
+bench:          ## speed and memory end to end, against others, in one table (10 minutes; installs nats-server)
+	./tools/bench/run
+
+microbench:     ## the boundaries between stages, one by one
+	cargo bench --locked
