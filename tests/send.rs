@@ -59,7 +59,7 @@ fn real_logs(directory: &Path) -> Vec<PathBuf> {
     if let Ok(kernel) = Command::new("dmesg").output() {
         keep("kernel.log", kernel.stdout);
     }
-    for (name, command) in [("build.log", &["build", "--lib"][..]), ("resolve.log", &["tree"])] {
+    for (name, command) in [("build.log", &["test", "--no-run"][..]), ("resolve.log", &["tree"])] {
         let cargo = Command::new(env!("CARGO"))
             .args(command)
             .args(["--offline", "--locked"])
