@@ -1,4 +1,4 @@
-# What there is to do here. `make test` is what CI runs.
+# What there is to do here. CI runs .ci/run: `make lint`, then `make test`.
 .PHONY: run release test lint fmt doc asan loom fuzz bench microbench
 
 run:            ## start the server with the defaults

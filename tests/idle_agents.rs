@@ -45,7 +45,9 @@ fn ten_thousand_idle_agents_cost_little_memory_and_no_latency() {
     let (mut busy, _) = RawAgent::greeted(server.address(), hello(id(0), 0));
     let mut seq = 0;
     ack_p99(&mut busy, &mut seq);
-    let alone = ack_p99(&mut busy, &mut seq);
+    // The best of three: other work on the machine shows in single windows.
+    let mut best_p99 = || (0..3).map(|_| ack_p99(&mut busy, &mut seq)).min().unwrap();
+    let alone = best_p99();
 
     let before = resident_bytes(server.pid());
     let started = Instant::now();
@@ -53,7 +55,7 @@ fn ten_thousand_idle_agents_cost_little_memory_and_no_latency() {
         (1..=IDLE).map(|index| RawAgent::greeted(server.address(), hello(id(index), 0)).0).collect();
     let connected = started.elapsed();
     let each = resident_bytes(server.pid()).saturating_sub(before) / IDLE as u64;
-    let beside = ack_p99(&mut busy, &mut seq);
+    let beside = best_p99();
 
     println!(
         "{IDLE} idle agents within {connected:?}: {each} bytes each; ack p99 {alone:?} alone, {beside:?} beside them"

@@ -47,7 +47,7 @@ fn real_logs(directory: &Path) -> Vec<PathBuf> {
     let mut logs: Vec<PathBuf> = ["dpkg.log", "alternatives.log", "apt/history.log", "apt/term.log", "bootstrap.log"]
         .iter()
         .map(|name| Path::new("/var/log").join(name))
-        .filter(|path| fs::metadata(path).is_ok_and(|found| found.len() > 0))
+        .filter(|path| fs::read(path).is_ok_and(|log| !log.is_empty()))
         .collect();
     let mut keep = |name: &str, log: Vec<u8>| {
         if !log.is_empty() {
@@ -59,7 +59,7 @@ fn real_logs(directory: &Path) -> Vec<PathBuf> {
     if let Ok(kernel) = Command::new("dmesg").output() {
         keep("kernel.log", kernel.stdout);
     }
-    for (name, command) in [("build.log", &["test", "--no-run"][..]), ("resolve.log", &["tree"])] {
+    for (name, command) in [("build.log", &["test", "--no-run", "--lib"][..]), ("resolve.log", &["tree"])] {
         let cargo = Command::new(env!("CARGO"))
             .args(command)
             .args(["--offline", "--locked"])

@@ -60,7 +60,8 @@ fn slow_and_deaf_peers_cost_agents_nothing_and_are_gone_within_their_timers() {
     let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
     let address = server.address();
     ack_p99(address, 0);
-    let alone = ack_p99(address, 1);
+    // The better of two: other work on the machine shows in single windows.
+    let alone = ack_p99(address, 1).min(ack_p99(address, 3));
     let (descriptors, memory) = (open_descriptors(server.pid()), resident_bytes(server.pid()));
 
     let connect = |_| {
@@ -95,7 +96,7 @@ fn slow_and_deaf_peers_cost_agents_nothing_and_are_gone_within_their_timers() {
             trickling
         })
     };
-    let beside = ack_p99(address, 2);
+    let beside = ack_p99(address, 2).min(ack_p99(address, 4));
     let most = resident_bytes(server.pid());
     println!("ack p99 {alone:?} alone, {beside:?} beside {TRICKLING} trickling and {DEAF} deaf peers");
     println!("{} descriptors, {} bytes more resident", open_descriptors(server.pid()), most.saturating_sub(memory));

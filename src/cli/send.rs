@@ -86,6 +86,9 @@ pub enum Format {
 /// Why not all was sent and acknowledged.
 #[derive(Debug, thiserror::Error)]
 enum SendError {
+    /// A line is no event, and what came before it was not all acknowledged either.
+    #[error("{line}; what came before it did not all arrive either: {before}")]
+    LineAndBefore { line: Box<SendError>, before: Box<SendError> },
     #[error("{path}: {source}")]
     Read { path: String, source: io::Error },
     #[error("{path}: holds no token")]
@@ -148,8 +151,10 @@ fn send(address: String, options: &SendOptions) -> Result<Sent, SendError> {
         return Err(error.into());
     }
     // Whatever is wrong with a line: all before it is acknowledged first.
-    let sent = sending.finish();
-    read.and(sent)
+    match (read, sending.finish()) {
+        (Err(line), Err(before)) => Err(SendError::LineAndBefore { line: Box::new(line), before: Box::new(before) }),
+        (read, sent) => read.and(sent),
+    }
 }
 
 /// What has come through.

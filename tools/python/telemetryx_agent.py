@@ -146,4 +146,4 @@ if __name__ == "__main__":
     agent = Agent(args.address, args.name, args.token_file.read().strip())
     agent.run(read_lines() if args.count is None else counters(args.count, args.frame_events))
     print(json.dumps(agent.counts))
-    sys.exit(agent.counts["acknowledged"] != agent.counts["sent"])
+    sys.exit(agent.more or agent.counts["acknowledged"] != agent.counts["sent"])
