@@ -113,7 +113,7 @@ impl Worker {
     fn connect(&mut self) -> Done {
         loop {
             let position = self.sink.connect().and_then(|kept| {
-                self.saves_position = kept.is_none();
+                self.saves_position = kept.is_none() && self.sink.needs_position();
                 kept.map_or_else(|| self.position_file.load().map_err(unreadable), Ok)
             });
             match position {

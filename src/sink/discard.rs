@@ -24,6 +24,10 @@ impl Sink for Discard {
         Ok(None)
     }
 
+    fn needs_position(&self) -> bool {
+        false
+    }
+
     fn deliver(&mut self, _delivery: &Delivery, _except: &[u64]) -> Result<(), Failure> {
         Ok(())
     }

@@ -33,6 +33,11 @@ pub trait Sink: Send {
     /// positions, so that the router keeps them in a file.
     fn connect(&mut self) -> Result<Option<u64>, Unavailable>;
 
+    /// Whether that file is worth its syncs. Not where nothing is stored: a second delivery doubles nothing.
+    fn needs_position(&self) -> bool {
+        true
+    }
+
     /// Stores the delivery without the events at `except` (sorted positions that were refused before), and moves the
     /// store's position to the delivery's last one in the same transaction where the store can. `Ok`: all of it is
     /// stored, by this attempt or by an earlier one whose answer was lost.
