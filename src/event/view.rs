@@ -260,17 +260,23 @@ fn below_2_63(nanoseconds: u64) -> u64 {
     if nanoseconds > TIME_UNIX_NANO_MAX { 0 } else { nanoseconds }
 }
 
-/// Checks an attribute's structure and texts; returns the length of its key. The usual one, a short key and then a short
-/// text, needs no loop: that takes a fifth off the time of a log line.
+/// Checks an attribute's structure and texts; returns the length of its key. The usual one, a short key and then one value
+/// that ends where the attribute ends, needs no loop.
 #[inline(always)]
 fn check_attribute(bytes: &[u8]) -> Result<usize, Malformed> {
     const KEY: u8 = ATTRIBUTE_KEY as u8;
     const STRING: u8 = STRING_VALUE as u8;
+    const INT: u8 = INT_VALUE as u8;
+    const DOUBLE: u8 = DOUBLE_VALUE as u8;
     if let [KEY, key_bytes @ ..0x80, rest @ ..] = bytes
-        && let Some((key, [STRING, text_bytes @ ..0x80, text @ ..])) = rest.split_at_checked(usize::from(*key_bytes))
-        && usize::from(*text_bytes) == text.len()
+        && let Some((key, [value_key, value @ ..])) = rest.split_at_checked(usize::from(*key_bytes))
+        && match (*value_key, value) {
+            (STRING, [text_bytes @ ..0x80, text @ ..]) => usize::from(*text_bytes) == text.len() && is_utf8(text),
+            (INT, value) => matches!(varint(value), Ok((_, []))),
+            (DOUBLE, value) => value.len() == 8,
+            _ => false,
+        }
         && is_utf8(key)
-        && is_utf8(text)
     {
         return Ok(key.len());
     }
