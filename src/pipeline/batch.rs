@@ -6,10 +6,12 @@
 //!  Record     one event with its position and where it came from            what a sink writes
 //! ```
 //!
-//! Nothing here copies an event: a run is a slice of the pool, a record borrows from it.
+//! Nothing here copies an event: a run is a slice of the pool or of what was read from the log, a record borrows from it.
 
-use std::ops::RangeInclusive;
+use std::ops::{Deref, RangeInclusive};
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::event::{EventRef, Events};
 use crate::pipeline::pool::PoolSlice;
@@ -27,11 +29,31 @@ pub struct Origin {
     pub epoch: u64,
 }
 
+/// Bytes of an `EventBatch`, wherever they are.
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// Where the event loop read them.
+    Pooled(PoolSlice),
+    /// Read back from the log, into memory of the router that reads.
+    Read(Bytes),
+}
+
+impl Deref for Payload {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Pooled(slice) => slice,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
 /// Events that came in one frame or request: the encoded `EventBatch` of the accepted ones, where it was received.
 #[derive(Debug, Clone)]
 pub struct Run {
     /// Bytes of an `EventBatch`, every event in it accepted at the door.
-    pub payload: PoolSlice,
+    pub payload: Payload,
     pub events: u32,
     pub received_unix_nano: u64,
     pub origin: Arc<Origin>,

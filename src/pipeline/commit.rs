@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX};
-use crate::pipeline::batch::{Batch, Origin, Run};
+use crate::pipeline::batch::{Batch, Origin, Payload, Run};
 use crate::pipeline::pool::PoolSlice;
 use crate::pipeline::ring::{Content, Slot, SlotReceiver};
 use crate::wire::NackCode;
@@ -51,7 +51,9 @@ pub fn run(
         let mut runs = Vec::with_capacity(slots.len());
         for Slot { content, received_unix_nano, seq, origin, .. } in slots.drain(..) {
             match content {
-                Content::Events { payload, events } => runs.push(Run { payload, events, received_unix_nano, origin }),
+                Content::Events { payload, events } => {
+                    runs.push(Run { payload: Payload::Pooled(payload), events, received_unix_nano, origin });
+                }
                 Content::Refused { payload, events, code, reason } => {
                     refused.push(RefusedPayload { payload, events, code, reason, seq, received_unix_nano, origin });
                 }

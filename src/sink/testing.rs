@@ -6,8 +6,7 @@ use prost::Message;
 
 use super::{Failure, Identity, Sink};
 use crate::event::proto::{Event, EventBatch};
-use crate::pipeline::batch::{Batch, Delivery, Origin, Run};
-use crate::pipeline::pool::Pool;
+use crate::pipeline::batch::{Batch, Delivery, Origin, Payload, Run};
 
 pub const SERVER_ID: [u8; 16] = [0x5e; 16];
 /// 2026-01-02T03:04:05.000000006Z
@@ -30,10 +29,7 @@ pub fn batch_of(first_position: u64, runs: Vec<Vec<Event>>) -> Arc<Batch> {
     let origin = Arc::new(origin());
     let runs = runs.into_iter().map(|events| {
         let count = events.len() as u32;
-        let payload = EventBatch { events }.encode_to_vec();
-        let mut buffer = Pool::new(payload.len().max(1), Box::new(|| {})).allocate(payload.len()).unwrap();
-        assert!(buffer.extend(&payload));
-        let payload = buffer.share(0..payload.len());
+        let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
         Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin: origin.clone() }
     });
     Arc::new(Batch::new(first_position, runs.collect()))
