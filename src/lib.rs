@@ -22,6 +22,7 @@
 //! | `http` | request head, body, routes, responses |
 //! | `net` | mio: event loop, listener, connections, timers |
 //! | `pipeline` | buffer pool, slots, ring, batches, tickets and watermarks |
+//! | [`wal`] | the write-ahead log: record, segment, writer, reader, recovery |
 //! | [`router`] | worker, retry, dead letters |
 //! | [`sink`] | trait, table of kinds, one file a sink |
 //! | `config`, `metrics`, `cli` | settings, registry, commands |
@@ -54,3 +55,5 @@ pub mod router;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod sink;
+#[cfg(feature = "server")]
+pub mod wal;

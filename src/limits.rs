@@ -167,6 +167,22 @@ pub const COMMIT_SLOTS_MAX: usize = 4_096;
 /// Batches offered to a router that it has not taken yet.
 pub const ROUTER_QUEUE_BATCHES: usize = 16;
 
+// ---- write-ahead log ----
+
+/// Payload bytes of one record: a commit stops at the slot that passes `COMMIT_BYTES_MAX`. A larger length on disk is
+/// damage, and is not reserved.
+pub const WAL_PAYLOAD_BYTES_MAX: usize = COMMIT_BYTES_MAX + FRAME_BYTES_LIMIT;
+/// Bytes of one record's tables: every slot with an origin of its own, whose name counts twice.
+pub const WAL_TABLES_BYTES_MAX: usize = COMMIT_SLOTS_MAX * (128 + 2 * HELLO_BYTES_MAX);
+/// Positions left out after a cut or a skip, so that none is used twice: more than a lost commit can have had.
+pub const WAL_POSITION_JUMP: u64 = 1 << 24;
+/// Bytes that a reader of the log asks for at once: a commit of single events is many small records.
+pub const WAL_READ_BYTES: usize = 256 * 1024;
+/// Slices in one vectored write: Linux's IOV_MAX.
+pub const WAL_SLICES_MAX: usize = 1_024;
+/// Bytes of damaged tails kept aside; the oldest go first.
+pub const WAL_DAMAGED_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
 // ---- sinks ----
 
 /// Largest settable `batch.max_events`: one transaction of a store.
@@ -211,4 +227,6 @@ const _: () = assert!(FRAME_BYTES_DEFAULT <= FRAME_BYTES_LIMIT);
 const _: () = assert!(FRAME_BYTES_DEFAULT <= WINDOW_BYTES as usize);
 const _: () = assert!(BUFFER_BYTES_DEFAULT >= 8 * FRAME_BYTES_DEFAULT);
 const _: () = assert!(EPOCH_FIRST_MAX < EPOCH_LIMIT);
+// A lost commit's events, of which the smallest takes five bytes, fit into the jump.
+const _: () = assert!(WAL_PAYLOAD_BYTES_MAX as u64 / 5 < WAL_POSITION_JUMP);
 const _: () = assert!(POOL_PAGE_BYTES.is_power_of_two());

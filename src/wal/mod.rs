@@ -1,0 +1,80 @@
+//! The write-ahead log: what is acknowledged is here first, and stays until every sink has it.
+//!
+//! ```text
+//!                         ┌──────────── data_dir/wal ─────────────┐
+//!  log thread ─▶ Writer ─▶│ segment │ segment │ segment ▓▓▓░░░░░░ │─▶ Reader, one a sink ─▶ router
+//!                append   └───────────────────────────▲───────────┘
+//!                sync                        Log::end ┘ readers see what is synced
+//! ```
+//!
+//! - A **record** is one commit; it stands for itself and every bit of it is under a checksum (`record`).
+//! - A **segment** is a file of records that begins with all agents' marks (`segment`, `marks`).
+//! - Every start **recovers** and begins a new segment (`recovery`): a torn tail is cut and kept aside, damage is
+//!   passed over and reported, no position is used twice, no sound record is lost.
+//! - A full disk changes nothing; any other failed write or sync is final (`writer`).
+//!
+//! Files are behind a trait (`storage`), so that tests can fail and crash at every call. `docs/log.md` has the format.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+mod marks;
+mod reader;
+mod record;
+mod recovery;
+mod scan;
+mod segment;
+mod storage;
+mod writer;
+
+pub use marks::AgentMark;
+pub use reader::{Log, MissingReason, Read, Reader};
+pub use record::{Entry, Kind};
+pub use recovery::{OpenError, Opened, Report, open};
+pub use storage::{DirStorage, Storage, StorageFile};
+pub use writer::Writer;
+
+use writer::segment_id;
+
+/// What the log is told.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `data_dir/wal`, for messages.
+    pub dir: PathBuf,
+    /// A segment is closed before it grows beyond this; a single record may be larger.
+    pub segment_bytes: u64,
+    /// Bytes of all segments; at least two segments are allowed.
+    pub max_bytes: u64,
+    /// A segment that no sink needs is kept this long after it was closed.
+    pub keep: Duration,
+    pub max_agents: usize,
+    pub dedupe_retention: Duration,
+}
+
+/// A write or a sync failed. What is on the disk is not known: stop acknowledging and exit; recovery will look.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the log is over: cannot {action} {file}: {error}")]
+pub struct LogFailure {
+    action: &'static str,
+    file: String,
+    error: Arc<io::Error>,
+}
+
+/// Why a commit was not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Nothing has changed; call again when there may be space.
+    #[error("no space for the log: {0}; free some, it goes on by itself")]
+    NoSpace(io::Error),
+    /// Nothing has changed; call again after [`Writer::trim`] or [`Writer::drop_oldest`].
+    #[error("the log has reached wal.max_bytes and a sink still needs all of it")]
+    Full,
+    /// Exit.
+    #[error(transparent)]
+    Failed(#[from] LogFailure),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,238 @@
+//! What the writer and the readers share, and a reader: batches from the log in order of position.
+//!
+//! ```text
+//!  segments   ┌─ 1.. ──┐┌─ 9000.. ─┐┌─ 17000.. ──┊ not synced ┊ zeros ┐
+//!              ▲ oldest        ▲ reader          ▲ end
+//! ```
+//!
+//! A reader opens one segment at a time and holds one record in memory. It sees what is synced and nothing else.
+
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::record::{Content, Kind};
+use super::scan::{Found, Scan, Step, slices};
+use super::segment;
+use super::storage::Storage;
+use crate::limits::WAL_POSITION_JUMP;
+use crate::pipeline::batch::{Batch, Payload, Run};
+
+/// One segment of the log.
+#[derive(Debug, Clone, Copy)]
+pub struct Segment {
+    pub name: segment::Name,
+    /// By the clock of receipts; the segment before it was closed then.
+    pub created_unix_nano: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// Which segments there are; only the writer changes it.
+pub struct Shape {
+    /// In order; the last one is being written. Never empty.
+    pub segments: Vec<Segment>,
+    /// Of the last segment: readers look at nothing behind.
+    pub synced_bytes: u64,
+    pub end: u64,
+}
+
+/// What writer and readers share.
+pub struct Log {
+    storage: Arc<dyn Storage>,
+    shape: Mutex<Shape>,
+    /// As in `shape`, to look at without the lock.
+    end: AtomicU64,
+    oldest: AtomicU64,
+}
+
+impl Log {
+    pub(super) fn new(storage: Arc<dyn Storage>, shape: Shape) -> Self {
+        let log = Self { storage, shape: Mutex::new(shape), end: AtomicU64::new(0), oldest: AtomicU64::new(0) };
+        log.change(|_| ());
+        log
+    }
+
+    /// The first position that is not synced yet: readers see everything below.
+    pub fn end(&self) -> u64 {
+        self.end.load(Ordering::Acquire)
+    }
+
+    /// The lowest position that is kept; equals [`Log::end`] while nothing is.
+    pub fn oldest(&self) -> u64 {
+        self.oldest.load(Ordering::Acquire)
+    }
+
+    /// A reader that begins with the event at `from`.
+    pub fn reader(self: &Arc<Self>, from: u64) -> Reader {
+        Reader { log: self.clone(), position: from, open: None }
+    }
+
+    pub(super) fn shape(&self) -> MutexGuard<'_, Shape> {
+        self.shape.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Shape) -> T) -> T {
+        let mut shape = self.shape();
+        let changed = change(&mut shape);
+        let oldest = shape.segments.first().map_or(shape.end, |segment| segment.name.first_position);
+        self.oldest.store(oldest, Ordering::Release);
+        self.end.store(shape.end, Ordering::Release);
+        changed
+    }
+}
+
+/// What a reader finds next.
+#[derive(Debug)]
+pub enum Read {
+    /// One record. It may begin before the position that was asked for.
+    Batch(Arc<Batch>),
+    /// Positions that cannot be read, and never will be. Go on behind them.
+    Missing { positions: Range<u64>, reason: MissingReason },
+}
+
+/// Why positions are missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MissingReason {
+    /// The segment was dropped (`on_full = "drop_oldest"`), or the log began later.
+    Dropped,
+    /// Events were there and are lost: a record of this segment is not as it was written.
+    Damaged { file: String, offset: u64 },
+    /// No events were there: positions left out after a recovery, so that none is used twice.
+    Skipped,
+}
+
+/// Reads batches in order of position.
+pub struct Reader {
+    log: Arc<Log>,
+    position: u64,
+    open: Option<Open>,
+}
+
+struct Open {
+    name: segment::Name,
+    scan: Scan,
+}
+
+/// A segment, as a reader may see it now.
+struct View {
+    name: segment::Name,
+    /// Nothing behind is looked at.
+    limit: u64,
+    /// Where the next segment begins, or the end of the log: behind this one's last record nothing lies below.
+    until: u64,
+}
+
+impl Reader {
+    /// Position of the next event.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Goes to `position`. Forward within a segment is cheaper than back.
+    pub fn seek(&mut self, position: u64) {
+        self.position = position;
+    }
+
+    /// The next record that has an event at or behind the reader's position, or what is missing there; `None` at the end.
+    ///
+    /// # Errors
+    /// The file system's own. The reader stands where it stood.
+    pub fn next(&mut self) -> io::Result<Option<Read>> {
+        loop {
+            let view = match self.view() {
+                Ok(view) => view,
+                Err(read) => return Ok(read),
+            };
+            let mut open = match self.open_at(&view) {
+                Ok(open) => open,
+                // Dropped just now.
+                Err(error) if error.kind() == ErrorKind::NotFound && self.log.oldest() > self.position => continue,
+                Err(error) => return Err(error),
+            };
+            let step = open.scan.next(view.limit)?;
+            let payload = match &step {
+                Step::Record(found) if found.header.end_position() > self.position => open.scan.payload(found)?,
+                _ => None,
+            };
+            self.open = Some(open);
+            let read = match step {
+                Step::Record(found) if found.header.end_position() <= self.position => continue,
+                Step::Record(found) => match payload {
+                    Some(payload) => {
+                        self.position = found.header.end_position();
+                        return Ok(Some(Read::Batch(Arc::new(batch(&found, payload)))));
+                    }
+                    None => self.damaged(&view, found.offset, found.header.end_position()),
+                },
+                Step::Gap { bytes, positions } => self.damaged(&view, bytes.start, positions.end),
+                Step::End { torn: Some(bytes) } if view.until.saturating_sub(self.position) < WAL_POSITION_JUMP => {
+                    self.damaged(&view, bytes.start, view.until)
+                }
+                // Also where recovery has cut something: it counted that.
+                Step::End { .. } => self.missing(view.until, MissingReason::Skipped),
+            };
+            if read.is_some() {
+                return Ok(read);
+            }
+        }
+    }
+
+    /// The segment with the reader's position. `Err`: there is none, and this is what to say.
+    fn view(&mut self) -> Result<View, Option<Read>> {
+        let log = self.log.clone();
+        let shape = log.shape();
+        if self.position >= shape.end {
+            return Err(None);
+        }
+        let after = shape.segments.partition_point(|segment| segment.name.first_position <= self.position);
+        let Some(segment) = after.checked_sub(1).and_then(|index| shape.segments.get(index)) else {
+            self.open = None;
+            let oldest = shape.segments.first().map_or(shape.end, |segment| segment.name.first_position);
+            return Err(self.missing(oldest, MissingReason::Dropped));
+        };
+        Ok(match shape.segments.get(after) {
+            Some(next) => View { name: segment.name, limit: segment.bytes, until: next.name.first_position },
+            None => View { name: segment.name, limit: shape.synced_bytes, until: shape.end },
+        })
+    }
+
+    /// The scan that was held if it can go on to the reader's position, else a new one from the segment's begin.
+    fn open_at(&mut self, view: &View) -> io::Result<Open> {
+        match self.open.take() {
+            Some(open) if open.name == view.name && open.scan.position() <= self.position => Ok(open),
+            _ => {
+                let file = self.log.storage.open(&view.name.to_string())?;
+                Ok(Open { name: view.name, scan: Scan::new(file, &view.name) })
+            }
+        }
+    }
+
+    fn damaged(&mut self, view: &View, offset: u64, until: u64) -> Option<Read> {
+        let file = view.name.to_string();
+        tracing::warn!(file, offset, from = self.position, until, "a record of the log is damaged and is passed over");
+        self.missing(until, MissingReason::Damaged { file, offset })
+    }
+
+    fn missing(&mut self, until: u64, reason: MissingReason) -> Option<Read> {
+        let positions = self.position..until;
+        self.position = self.position.max(until);
+        (!positions.is_empty()).then_some(Read::Missing { positions, reason })
+    }
+}
+
+/// The record as the routers saw it when it was fresh.
+fn batch(found: &Found, payload: bytes::Bytes) -> Batch {
+    let Content::Commit(runs) = &found.content else { return Batch::new(found.header.first_position(), Vec::new()) };
+    let runs = slices(runs, &payload)
+        .filter(|(run, _)| !matches!(run.kind, Kind::Hello { .. }))
+        .map(|(run, payload)| Run {
+            payload: Payload::Read(payload),
+            events: run.events,
+            received_unix_nano: run.received_unix_nano,
+            origin: run.origin.clone(),
+        })
+        .collect();
+    Batch::new(found.header.first_position(), runs)
+}

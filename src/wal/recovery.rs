@@ -1,0 +1,443 @@
+//! What a start does with the log that it finds.
+//!
+//! ```text
+//!  older segments: headers only        the newest segment, and back to the newest sound marks: every byte
+//!  ┌──────────┐ ┌──────────┐ ┌─ marks ─┬─ records ─┬▒ skipped ▒┬─ records ─┬▒ tail ▒┬ 0 0 0 ┐
+//!  └──────────┘ └──────────┘ └─────────┴───────────┴───────────┴───────────┴────────┴───────┘
+//!                                      next position = end (+ 2^24 and more, if anything was cut or skipped)
+//! ```
+//!
+//! In this order, so that it may crash between any two steps and is then right the next time:
+//! 1. look at everything, change nothing: errors leave the log as it is;
+//! 2. write again and sync what may be in memory only, for after a failed sync a clean page may lie;
+//! 3. keep the tail aside (as far as the disk lets);
+//! 4. begin a new segment: from here on the next position is durable;
+//! 5. cut old files to their end, remove those without events.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::marks::{AgentMark, MarkTable};
+use super::reader::{Log, Segment};
+use super::record::{Content, Encoder};
+use super::scan::{Scan, Step};
+use super::segment::{self, Header, Name};
+use super::storage::{Storage, StorageFile, read_full_at, write_all_at};
+use super::writer::{Begin, Writer};
+use super::{Settings, segment_id};
+use crate::limits::{WAL_DAMAGED_BYTES_MAX, WAL_POSITION_JUMP, WAL_READ_BYTES};
+use crate::random::Random;
+use crate::sink::uuid;
+
+/// Folder of what recovery cut off.
+const DAMAGED: &str = "damaged";
+/// Damaged places that a report names; the rest is counted.
+const REPORTED_MAX: usize = 16;
+
+/// An open log.
+pub struct Opened {
+    /// Names this log; made with it.
+    pub server_id: [u8; 16],
+    pub writer: Writer,
+    pub log: Arc<Log>,
+    /// Every agent's mark, in no order.
+    pub marks: Vec<AgentMark>,
+    pub report: Report,
+}
+
+/// Why there is no log to work with. Nothing was changed, except by [`OpenError::Storage`].
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("cannot {action} in the log {}: {error}", dir.display())]
+    Storage { action: &'static str, dir: PathBuf, error: io::Error },
+    #[error(
+        "{} has format {version}, this telemetryx writes format {}: start the version that wrote it", file.display(), segment::VERSION
+    )]
+    Version { file: PathBuf, version: u32 },
+    #[error(
+        "{} is of the log of server {found}, the others are of {}: two logs were mixed; take one out of the folder", file.display(), expected
+    )]
+    OtherServer { file: PathBuf, found: String, expected: String },
+    #[error("{} was renamed: its header says that it is {expected}; give it its name back", file.display())]
+    Renamed { file: PathBuf, expected: String },
+}
+
+/// What recovery found; `Display` is for a log line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Segments kept, the new one included.
+    pub segments: usize,
+    pub next_position: u64,
+    pub agents: usize,
+    /// Tails that were no records. Their events were not acknowledged as synced, or their disk is damaged.
+    pub cuts: Vec<Cut>,
+    /// Damaged places with sound records behind them; the first few, all of them counted in `skipped`.
+    pub skips: Vec<Skip>,
+    pub skipped: usize,
+    /// No table of marks is sound: agents whose frames are no longer in the log may have resends stored twice.
+    pub marks_lost: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    pub file: String,
+    pub offset: u64,
+    pub bytes: u64,
+    /// Where the bytes are now, or why they are gone.
+    pub kept: Result<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skip {
+    pub file: String,
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+impl Report {
+    /// Whether everything that was ever written is there.
+    pub fn is_clean(&self) -> bool {
+        self.cuts.is_empty() && self.skipped == 0 && !self.marks_lost
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { segments, next_position, agents, .. } = self;
+        write!(f, "{segments} segments, {agents} agents, next position {next_position}")?;
+        for Cut { file, offset, bytes, kept } in &self.cuts {
+            write!(f, "; cut {bytes} bytes off {file} at {offset}, ")?;
+            match kept {
+                Ok(name) => write!(f, "kept in {name}")?,
+                Err(error) => write!(f, "not kept: {error}")?,
+            }
+        }
+        if self.skipped > 0 {
+            write!(f, "; skipped {} damaged places", self.skipped)?;
+        }
+        for Skip { file, offset, bytes } in &self.skips {
+            write!(f, ", {bytes} bytes of {file} at {offset}")?;
+        }
+        if self.marks_lost {
+            f.write_str("; no table of marks is sound, marks are those of the records kept")?;
+        }
+        Ok(())
+    }
+}
+
+/// A segment that was there.
+struct Old {
+    name: Name,
+    bytes: u64,
+    header: Option<Header>,
+    /// No byte of a header: it was being begun when the disk was full, or the process ended.
+    never_begun: bool,
+    /// Of those whose every byte is looked at.
+    survey: Option<Survey>,
+}
+
+/// What a segment holds, every byte looked at.
+#[derive(Default)]
+struct Survey {
+    /// End of the last sound record.
+    end: u64,
+    /// Behind the last position that the segment can have used.
+    end_position: u64,
+    /// Up to here it was synced when its last sound record was appended.
+    synced_bytes: u64,
+    server_id: Option<[u8; 16]>,
+    events: u64,
+    skips: Vec<Range<u64>>,
+    tail: Option<Range<u64>>,
+}
+
+/// Opens or makes the log. `now_unix_nano` is when a new segment is made.
+pub fn open(
+    settings: &Settings,
+    storage: Arc<dyn Storage>,
+    random: &mut Random,
+    now_unix_nano: u64,
+) -> Result<Opened, OpenError> {
+    let recovery = Recovery { settings, storage: &*storage };
+    let mut old = recovery.list()?;
+    let mut marks = MarkTable::new(settings.max_agents, settings.dedupe_retention);
+    recovery.check(&old)?;
+    let first = recovery.newest_marks(&old, &mut marks)?;
+    let mut report = Report { marks_lost: first.is_none() && !old.is_empty(), ..Report::default() };
+
+    let failed = |action| recovery.failed(action);
+    let mut next_position = old.iter().map(|old| old.name.first_position).max().unwrap_or(1);
+    let mut lost_bytes = 0;
+    for old in old.iter_mut().skip(first.unwrap_or(0)) {
+        let survey = recovery.survey(old, &mut marks)?;
+        next_position = next_position.max(survey.end_position);
+        lost_bytes += survey.skips.iter().chain(&survey.tail).map(|bytes| bytes.end - bytes.start).sum::<u64>();
+        report.skipped += survey.skips.len();
+        let skip = |bytes: &Range<u64>| Skip {
+            file: old.name.to_string(),
+            offset: bytes.start,
+            bytes: bytes.end - bytes.start,
+        };
+        report.skips.extend(survey.skips.iter().take(REPORTED_MAX.saturating_sub(report.skips.len())).map(skip));
+        old.survey = Some(survey);
+    }
+    if lost_bytes > 0 {
+        // Every event takes a byte at least.
+        next_position += lost_bytes.max(WAL_POSITION_JUMP);
+    }
+    let server_id = recovery.server_id(&old)?.unwrap_or_else(|| new_server_id(random));
+
+    for old in &old {
+        recovery.write_again(old)?;
+    }
+    for old in &old {
+        report.cuts.extend(recovery.keep_aside(old));
+    }
+
+    let mut encoder = Encoder::default();
+    marks.sweep();
+    encoder.marks(marks.iter());
+    let number = old.iter().map(|old| old.name.number).max().unwrap_or(0) + 1;
+    let name = Name { first_position: next_position, number, id: segment_id(random) };
+    let begin =
+        Begin { storage: &*storage, server_id, name, created_unix_nano: now_unix_nano, bytes: settings.segment_bytes };
+    let begun = begin.write(&mut encoder).map_err(failed("begin a segment"))?;
+
+    let older = recovery.tidy(old, next_position)?;
+    report.segments = older.len() + 1;
+    report.next_position = next_position;
+    report.agents = marks.len();
+    let marks_now = marks.iter().copied().collect();
+    let writer_random = Random::seeded(random.next_u64());
+    let (writer, log) = Writer::new(settings.clone(), storage.clone(), server_id, writer_random, marks, older, begun);
+    Ok(Opened { server_id, writer, log, marks: marks_now, report })
+}
+
+struct Recovery<'a> {
+    settings: &'a Settings,
+    storage: &'a dyn Storage,
+}
+
+impl Recovery<'_> {
+    fn failed(&self, action: &'static str) -> impl Fn(io::Error) -> OpenError + use<> {
+        let dir = self.settings.dir.clone();
+        move |error| OpenError::Storage { action, dir: dir.clone(), error }
+    }
+
+    fn open(&self, old: &Old) -> Result<Arc<dyn StorageFile>, OpenError> {
+        self.storage.open(&old.name.to_string()).map_err(self.failed("open a segment"))
+    }
+
+    /// The segments in order, with their headers.
+    fn list(&self) -> Result<Vec<Old>, OpenError> {
+        let files = self.storage.list("").map_err(self.failed("list the segments"))?;
+        let mut old: Vec<_> = files
+            .iter()
+            .filter_map(|(file, bytes)| {
+                let name = Name::parse(file)?;
+                Some(Old { name, bytes: *bytes, header: None, never_begun: false, survey: None })
+            })
+            .collect();
+        old.sort_unstable_by_key(|old| old.name);
+        for old in &mut old {
+            let mut bytes = [0; segment::HEADER_BYTES];
+            read_full_at(&*self.open(old)?, &mut bytes, 0).map_err(self.failed("read a segment's header"))?;
+            old.header = Header::decode(&bytes);
+            old.never_begun = bytes.iter().all(|byte| *byte == 0);
+        }
+        Ok(old)
+    }
+
+    /// Refuses what this version cannot continue.
+    fn check(&self, old: &[Old]) -> Result<(), OpenError> {
+        let mut server_id = None;
+        for (old, header) in old.iter().filter_map(|old| Some((old, old.header?))) {
+            let file = self.settings.dir.join(old.name.to_string());
+            if header.version != segment::VERSION {
+                return Err(OpenError::Version { file, version: header.version });
+            }
+            let expected = *server_id.get_or_insert(header.server_id);
+            if header.server_id != expected {
+                let (found, expected) = (uuid(&header.server_id), uuid(&expected));
+                return Err(OpenError::OtherServer { file, found, expected });
+            }
+            let named = Name { first_position: header.first_position, id: header.segment_id, ..old.name };
+            if named != old.name {
+                return Err(OpenError::Renamed { file, expected: named.to_string() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whose log it is: any sound header says so, of a segment or of a record.
+    fn server_id(&self, old: &[Old]) -> Result<Option<[u8; 16]>, OpenError> {
+        if let Some(header) = old.iter().find_map(|old| old.header) {
+            return Ok(Some(header.server_id));
+        }
+        for old in old {
+            let mut scan = Scan::new(self.open(old)?, &old.name);
+            loop {
+                match scan.next(old.bytes).map_err(self.failed("read a segment"))? {
+                    Step::Record(found) => return Ok(Some(found.header.server_id)),
+                    Step::Gap { .. } => {}
+                    Step::End { .. } => break,
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Index of the newest segment whose marks are sound; they are in `marks` then.
+    fn newest_marks(&self, old: &[Old], marks: &mut MarkTable) -> Result<Option<usize>, OpenError> {
+        // What was never begun may be followed by records in the segment before: its marks do not count those.
+        for (index, old) in old.iter().enumerate().rev().filter(|(_, old)| !old.never_begun) {
+            let mut scan = Scan::new(self.open(old)?, &old.name);
+            if let Step::Record(found) = scan.next(old.bytes).map_err(self.failed("read a segment's marks"))?
+                && let Content::Marks(table) = found.content
+            {
+                marks.replace(table);
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Looks at every byte of a segment and counts its sound records in `marks`.
+    fn survey(&self, old: &Old, marks: &mut MarkTable) -> Result<Survey, OpenError> {
+        let failed = self.failed("read a segment");
+        let mut scan = Scan::new(self.open(old)?, &old.name);
+        let begin = scan.offset();
+        let mut survey = Survey { end: begin, synced_bytes: begin, ..Survey::default() };
+        // Begin of what is no sound record, until one follows.
+        let mut damage = None;
+        loop {
+            let found = match scan.next(old.bytes).map_err(&failed)? {
+                Step::Record(found) => found,
+                Step::Gap { bytes, .. } => {
+                    damage.get_or_insert(bytes.start);
+                    continue;
+                }
+                Step::End { torn } => {
+                    let tail_end = torn.map_or(scan.offset(), |torn| torn.end);
+                    survey.tail =
+                        damage.or(Some(survey.end)).map(|begin| begin..tail_end).filter(|tail| !tail.is_empty());
+                    survey.end_position = scan.position();
+                    return Ok(survey);
+                }
+            };
+            if scan.payload(&found).map_err(&failed)?.is_none() {
+                damage.get_or_insert(found.offset);
+                continue;
+            }
+            survey.skips.extend(damage.take().map(|begin| begin..found.offset));
+            survey.end = found.end();
+            survey.synced_bytes = found.header.synced_bytes().min(found.end());
+            survey.server_id = Some(found.header.server_id);
+            survey.events += found.header.events();
+            let mut next = found.header.first_position();
+            if let Content::Commit(runs) = &found.content {
+                for run in runs {
+                    next += u64::from(run.events);
+                    marks.apply(run.kind, &run.origin, run.received_unix_nano, next - 1);
+                }
+            }
+        }
+    }
+
+    /// After a failed sync what is read may be in memory only, and a sync of a page that looks clean does nothing.
+    fn write_again(&self, old: &Old) -> Result<(), OpenError> {
+        let Some(survey) = &old.survey else { return Ok(()) };
+        let file = self.open(old)?;
+        let mut buffer = vec![0; WAL_READ_BYTES];
+        let mut offset = survey.synced_bytes;
+        while offset < survey.end {
+            let bytes = (survey.end - offset).min(buffer.len() as u64) as usize;
+            let Some(part) = buffer.get_mut(..bytes) else { break };
+            let read = read_full_at(&*file, part, offset).map_err(self.failed("read a segment"))?;
+            let (_, written) = write_all_at(&*file, &mut [IoSlice::new(part.get(..read).unwrap_or_default())], offset);
+            written.map_err(self.failed("write the last record again"))?;
+            offset += bytes as u64;
+        }
+        file.sync_data().map_err(self.failed("sync the last record"))
+    }
+
+    /// Copies a tail that will be cut; a disk that does not let it must not keep the server from starting.
+    fn keep_aside(&self, old: &Old) -> Option<Cut> {
+        let tail = old.survey.as_ref()?.tail.clone()?;
+        let file = old.name.to_string();
+        let copy = format!("{DAMAGED}/{}-{}", file.trim_end_matches(".seg"), tail.start);
+        let bytes = tail.end - tail.start;
+        let kept = self.copy_tail(old, &tail, &copy).map(|()| copy).map_err(|error| error.to_string());
+        Some(Cut { file, offset: tail.start, bytes, kept })
+    }
+
+    fn copy_tail(&self, old: &Old, tail: &Range<u64>, copy: &str) -> io::Result<()> {
+        let mut kept = self.storage.list(DAMAGED)?;
+        kept.sort_unstable();
+        let mut total: u64 = tail.end - tail.start + kept.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        for (name, bytes) in kept {
+            if total > WAL_DAMAGED_BYTES_MAX {
+                self.storage.remove(&format!("{DAMAGED}/{name}"))?;
+                total -= bytes;
+            }
+        }
+        let from = self.storage.open(&old.name.to_string())?;
+        let to = self.storage.create(copy, 0)?;
+        let mut buffer = vec![0; WAL_READ_BYTES];
+        let mut offset = tail.start;
+        while offset < tail.end {
+            let bytes = (tail.end - offset).min(buffer.len() as u64) as usize;
+            let Some(part) = buffer.get_mut(..bytes) else { break };
+            read_full_at(&*from, part, offset)?;
+            write_all_at(&*to, &mut [IoSlice::new(part)], offset - tail.start).1?;
+            offset += bytes as u64;
+        }
+        to.sync_data()
+    }
+
+    /// Cuts what was surveyed to its end and removes what holds no events. Returns what is left.
+    fn tidy(&self, old: Vec<Old>, next_position: u64) -> Result<Vec<Segment>, OpenError> {
+        let mut left = Vec::with_capacity(old.len() + 1);
+        // Backwards, for an older segment holds the positions up to the next one that is left.
+        let mut next_begins = next_position;
+        for old in old.into_iter().rev() {
+            let survey = match old.survey {
+                None if old.never_begun => Some(self.survey(&old, &mut MarkTable::new(0, Duration::ZERO))?),
+                surveyed => surveyed,
+            };
+            let empty = match &survey {
+                Some(survey) => survey.events == 0 && survey.skips.is_empty(),
+                None => old.name.first_position == next_begins,
+            };
+            if empty {
+                self.storage.remove(&old.name.to_string()).map_err(self.failed("remove an empty segment"))?;
+                continue;
+            }
+            let bytes = match &survey {
+                Some(survey) => {
+                    let file = self.storage.open(&old.name.to_string()).map_err(self.failed("open a segment"))?;
+                    file.truncate(survey.end).map_err(self.failed("cut a segment"))?;
+                    survey.end
+                }
+                None => old.bytes,
+            };
+            next_begins = old.name.first_position;
+            let created_unix_nano = old.header.map_or(0, |header| header.created_unix_nano);
+            left.push(Segment { name: old.name, created_unix_nano, bytes });
+        }
+        left.reverse();
+        Ok(left)
+    }
+}
+
+/// A random UUID, version 4 (RFC 9562).
+fn new_server_id(random: &mut Random) -> [u8; 16] {
+    let mut id = u128::from(random.next_u64()) << 64 | u128::from(random.next_u64());
+    id = id & !(0xF << 76) | 4 << 76;
+    id = id & !(0b11 << 62) | 0b10 << 62;
+    id.to_be_bytes()
+}

@@ -1,0 +1,252 @@
+//! A walk through the records of one segment; recovery, readers and `telemetryx wal` take the same one.
+//!
+//! ```text
+//!  │ record │ record │▒▒ damaged ▒▒│ record │ 0 0 0 0 0 0 0 0 │
+//!  ──── Record ──────▶──── Gap ────▶─Record─▶────── End ───────▶ limit
+//! ```
+//!
+//! Behind damage it looks for the next sound header of this segment whose position is possible there. Bytes of events are
+//! never searched while the header before them is sound.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::record::{self, Content, LoggedRun, MAGIC, SEGMENT_ID_BYTES, SegmentId};
+use super::segment;
+use super::storage::{StorageFile, read_full_at};
+use crate::limits::WAL_READ_BYTES;
+
+/// Magic and segment id: what a record begins with.
+const START_BYTES: usize = MAGIC.len() + SEGMENT_ID_BYTES;
+
+/// One step of the walk.
+#[derive(Debug)]
+pub enum Step {
+    /// A record with sound header and tables. Its payloads were not looked at; [`Scan::payload`] does.
+    Record(Box<Found>),
+    /// Bytes that are no record, with a sound one behind them. `positions` are those that were in them.
+    Gap { bytes: Range<u64>, positions: Range<u64> },
+    /// No more records. `Some`: these bytes are not zero, and no record.
+    End { torn: Option<Range<u64>> },
+}
+
+#[derive(Debug)]
+pub struct Found {
+    /// Where the record begins in the segment.
+    pub offset: u64,
+    pub header: record::Header,
+    pub content: Content,
+}
+
+impl Found {
+    /// Where the next record begins.
+    pub fn end(&self) -> u64 {
+        self.offset + self.header.record_bytes()
+    }
+}
+
+pub struct Scan {
+    window: Window,
+    segment_id: SegmentId,
+    /// The next record begins here …
+    offset: u64,
+    /// … and its first event has this position.
+    position: u64,
+}
+
+impl Scan {
+    pub fn new(file: Arc<dyn StorageFile>, name: &segment::Name) -> Self {
+        Self {
+            window: Window { file, buffer: Vec::new(), start: 0 },
+            segment_id: name.id,
+            offset: segment::HEADER_BYTES as u64,
+            position: name.first_position,
+        }
+    }
+
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The next step; looks at no byte from `limit` on. After `End` it stays where it is.
+    pub fn next(&mut self, limit: u64) -> io::Result<Step> {
+        if let Some(found) = self.record_at(self.offset, limit)?
+            && found.header.first_position() == self.position
+        {
+            self.offset = found.end();
+            self.position = found.header.end_position();
+            return Ok(Step::Record(Box::new(found)));
+        }
+        let begin = self.offset;
+        if let Some((offset, position)) = self.search(limit)? {
+            let positions = self.position..position;
+            (self.offset, self.position) = (offset, position);
+            return Ok(Step::Gap { bytes: begin..offset, positions });
+        }
+        let torn = self.window.last_nonzero(begin, limit)?.map(|last| begin..last + 1);
+        Ok(Step::End { torn })
+    }
+
+    /// The payloads of `found`, all in one. `None`: a run's bytes are not as they were written.
+    pub fn payload(&mut self, found: &Found) -> io::Result<Option<Bytes>> {
+        let begin = found.offset + (record::HEADER_BYTES + found.header.tables_bytes()) as u64;
+        let mut payload = vec![0; found.header.payload_bytes()];
+        self.window.copy(begin, &mut payload)?;
+        let Content::Commit(runs) = &found.content else { return Ok(Some(payload.into())) };
+        let payload = Bytes::from(payload);
+        let sound = slices(runs, &payload).all(|(run, bytes)| crc32fast::hash(&bytes) == run.payload_crc);
+        Ok(sound.then_some(payload))
+    }
+
+    /// The sound header and tables of a record that begins at `offset` and ends before `limit`.
+    fn record_at(&mut self, offset: u64, limit: u64) -> io::Result<Option<Found>> {
+        let Some(bytes) = self.window.bytes(offset, record::HEADER_BYTES, limit)? else { return Ok(None) };
+        let Some(header) = record::Header::read(bytes, &self.segment_id) else { return Ok(None) };
+        if limit.saturating_sub(offset) < header.record_bytes() {
+            return Ok(None);
+        }
+        let head_bytes = record::HEADER_BYTES + header.tables_bytes();
+        let Some(bytes) = self.window.bytes(offset, head_bytes, limit)? else { return Ok(None) };
+        let Some(tables) = bytes.get(record::HEADER_BYTES..) else { return Ok(None) };
+        if !header.covers(tables) {
+            return Ok(None);
+        }
+        Ok(header.content(tables).map(|content| Found { offset, header, content }))
+    }
+
+    /// Offset and position of the next sound record behind the present offset.
+    fn search(&mut self, limit: u64) -> io::Result<Option<(u64, u64)>> {
+        let mut start = [0; START_BYTES];
+        start[..MAGIC.len()].copy_from_slice(&MAGIC);
+        start[MAGIC.len()..].copy_from_slice(&self.segment_id);
+        let mut offset = self.offset + 1;
+        while let Some(candidate) = self.window.find(&start, offset, limit)? {
+            // Every event takes a byte at least: a position further on cannot be this place's.
+            let possible = self.position..=self.position + (candidate - self.offset);
+            if let Some(found) = self.record_at(candidate, limit)?
+                && possible.contains(&found.header.first_position())
+            {
+                return Ok(Some((candidate, found.header.first_position())));
+            }
+            offset = candidate + 1;
+        }
+        Ok(None)
+    }
+}
+
+/// The runs with their part of the record's payload.
+pub fn slices<'a>(runs: &'a [LoggedRun], payload: &'a Bytes) -> impl Iterator<Item = (&'a LoggedRun, Bytes)> {
+    let mut begin = 0;
+    runs.iter().map_while(move |run| {
+        let end = begin + run.payload_bytes as usize;
+        let part = (end <= payload.len()).then(|| payload.slice(begin..end))?;
+        begin = end;
+        Some((run, part))
+    })
+}
+
+/// A piece of a file. It is read in large pieces, for records can be small.
+struct Window {
+    file: Arc<dyn StorageFile>,
+    buffer: Vec<u8>,
+    /// Offset of the buffer's first byte.
+    start: u64,
+}
+
+impl Window {
+    /// The bytes from `offset`; `None` if they reach beyond `limit` or the end of the file.
+    fn bytes(&mut self, offset: u64, bytes: usize, limit: u64) -> io::Result<Option<&[u8]>> {
+        if offset.checked_add(bytes as u64).is_none_or(|end| end > limit) {
+            return Ok(None);
+        }
+        if self.held(offset).len() < bytes {
+            self.fill(offset, bytes.max(WAL_READ_BYTES), limit)?;
+        }
+        Ok(self.held(offset).get(..bytes))
+    }
+
+    /// What is held from `offset` on.
+    fn held(&self, offset: u64) -> &[u8] {
+        let skip = offset.checked_sub(self.start).and_then(|skip| usize::try_from(skip).ok());
+        skip.and_then(|skip| self.buffer.get(skip..)).unwrap_or_default()
+    }
+
+    fn fill(&mut self, offset: u64, bytes: usize, limit: u64) -> io::Result<()> {
+        let bytes = limit.saturating_sub(offset).min(bytes as u64) as usize;
+        self.start = offset;
+        self.buffer.clear();
+        // A table of marks is larger than the window usually is: its memory is given back.
+        self.buffer.shrink_to(bytes.max(WAL_READ_BYTES));
+        self.buffer.resize(bytes, 0);
+        match read_full_at(&*self.file, &mut self.buffer, offset) {
+            Ok(read) => {
+                self.buffer.truncate(read);
+                Ok(())
+            }
+            Err(error) => {
+                self.buffer.clear();
+                Err(error)
+            }
+        }
+    }
+
+    /// Fills `into` from what is held and, for the rest, from the file at once. Behind the file's end are zeros.
+    fn copy(&mut self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let held = self.held(offset);
+        let first = held.len().min(into.len());
+        let (from_held, rest) = into.split_at_mut(first);
+        from_held.copy_from_slice(held.get(..first).unwrap_or_default());
+        read_full_at(&*self.file, rest, offset + first as u64)?;
+        Ok(())
+    }
+
+    /// Where `pattern` is found from `offset` on.
+    fn find(&mut self, pattern: &[u8], mut offset: u64, limit: u64) -> io::Result<Option<u64>> {
+        loop {
+            if self.held(offset).len() < pattern.len() {
+                self.fill(offset, WAL_READ_BYTES, limit)?;
+            }
+            let held = self.held(offset);
+            if held.len() < pattern.len() {
+                return Ok(None);
+            }
+            let room = usize::try_from(limit.saturating_sub(offset)).unwrap_or(usize::MAX);
+            let held = held.get(..room).unwrap_or(held);
+            if let Some(at) = held.windows(pattern.len()).position(|window| window == pattern) {
+                return Ok(Some(offset + at as u64));
+            }
+            if held.len() < pattern.len() {
+                return Ok(None);
+            }
+            offset += (held.len() - pattern.len() + 1) as u64;
+        }
+    }
+
+    /// Offset of the last byte between `offset` and `limit` that is not zero.
+    fn last_nonzero(&mut self, mut offset: u64, limit: u64) -> io::Result<Option<u64>> {
+        let mut last = None;
+        while offset < limit {
+            if self.held(offset).is_empty() {
+                self.fill(offset, WAL_READ_BYTES, limit)?;
+            }
+            let held = self.held(offset);
+            let room = usize::try_from(limit - offset).unwrap_or(usize::MAX);
+            let held = held.get(..room).unwrap_or(held);
+            if held.is_empty() {
+                break;
+            }
+            if let Some(at) = held.iter().rposition(|byte| *byte != 0) {
+                last = Some(offset + at as u64);
+            }
+            offset += held.len() as u64;
+        }
+        Ok(last)
+    }
+}

@@ -1,0 +1,107 @@
+//! A segment's name and header.
+//!
+//! ```text
+//!  00000000000000000001-0000000001-9f3c51d2aa07e4b8.seg       first position, number, segment id: names sort
+//!  ┌─ header, 56 bytes ┬─ record: marks ─┬─ record ─┬─ record ─┬── zeros, reserved ──┐
+//!  └───────────────────┴─────────────────┴──────────┴──────────┴─────────────────────┘
+//! ```
+//!
+//! The header is written after the marks, so that a segment that has one was begun completely. All that a reader needs
+//! is in the name too: a damaged header costs no record.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::record::SegmentId;
+
+/// First bytes of a segment.
+const MAGIC: [u8; 4] = [0xF5, b'S', b'E', b'G'];
+/// Version of the format of segments and records. Every version keeps the layout of this header.
+pub const VERSION: u32 = 1;
+pub const HEADER_BYTES: usize = size_of::<Layout>();
+const CRC_OFFSET: usize = HEADER_BYTES - 4;
+const SUFFIX: &str = ".seg";
+
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct Layout {
+    magic: [u8; 4],
+    version: U32,
+    server_id: [u8; 16],
+    segment_id: SegmentId,
+    first_position: U64,
+    created_unix_nano: U64,
+    reserved: U32,
+    crc: U32,
+}
+
+/// A segment's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    pub version: u32,
+    pub server_id: [u8; 16],
+    pub segment_id: SegmentId,
+    pub first_position: u64,
+    pub created_unix_nano: u64,
+}
+
+impl Header {
+    /// `None`: damaged, or never written.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (layout, _) = Layout::ref_from_prefix(bytes).ok()?;
+        let sound = layout.magic == MAGIC && crc32fast::hash(bytes.get(..CRC_OFFSET)?) == layout.crc.get();
+        sound.then(|| Self {
+            version: layout.version.get(),
+            server_id: layout.server_id,
+            segment_id: layout.segment_id,
+            first_position: layout.first_position.get(),
+            created_unix_nano: layout.created_unix_nano.get(),
+        })
+    }
+
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut layout = Layout {
+            magic: MAGIC,
+            version: self.version.into(),
+            server_id: self.server_id,
+            segment_id: self.segment_id,
+            first_position: self.first_position.into(),
+            created_unix_nano: self.created_unix_nano.into(),
+            reserved: 0.into(),
+            crc: 0.into(),
+        };
+        layout.crc = crc32fast::hash(layout.as_bytes().get(..CRC_OFFSET).unwrap_or_default()).into();
+        zerocopy::transmute!(layout)
+    }
+}
+
+/// What a segment's file name says. Ordered as the segments were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    pub first_position: u64,
+    /// Counts the segments; tells those apart that begin at one position because nothing was stored in the older.
+    pub number: u64,
+    pub id: SegmentId,
+}
+
+impl Name {
+    /// `None`: not a segment's name.
+    pub fn parse(file: &str) -> Option<Self> {
+        let mut parts = file.strip_suffix(SUFFIX)?.split('-');
+        let (position, number, id) = (parts.next()?, parts.next()?, parts.next()?);
+        let name = Self {
+            first_position: position.parse().ok().filter(|position| *position <= i64::MAX as u64)?,
+            number: number.parse().ok()?,
+            id: u64::from_str_radix(id, 16).ok()?.to_be_bytes(),
+        };
+        // Only as it would be written.
+        (name.to_string() == file).then_some(name)
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let id = u64::from_be_bytes(self.id);
+        write!(f, "{:020}-{:010}-{id:016x}{SUFFIX}", self.first_position, self.number)
+    }
+}
