@@ -7,6 +7,7 @@
 //!
 //! A reader opens one segment at a time and holds one record in memory. It sees what is synced and nothing else.
 
+use std::fmt;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -101,6 +102,27 @@ pub enum MissingReason {
     Damaged { file: String, offset: u64 },
     /// No events were there: positions left out after a recovery, so that none is used twice.
     Skipped,
+}
+
+impl MissingReason {
+    /// The `reason` of `telemetryx_events_dropped_total`; `None`: no event was there.
+    pub fn counted_as(&self) -> Option<&'static str> {
+        match self {
+            Self::Dropped => Some("log_full"),
+            Self::Damaged { .. } => Some("damaged"),
+            Self::Skipped => None,
+        }
+    }
+}
+
+impl fmt::Display for MissingReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dropped => f.write_str("dropped from the log before this sink had them"),
+            Self::Damaged { file, offset } => write!(f, "a damaged record in {file} at offset {offset}"),
+            Self::Skipped => f.write_str("left out after a recovery"),
+        }
+    }
 }
 
 /// Reads batches in order of position.

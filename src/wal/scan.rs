@@ -85,13 +85,14 @@ impl Scan {
             return Ok(Step::Record(Box::new(found)));
         }
         let begin = self.offset;
+        // Most of a segment may never have been written: its zeros are passed over quickly, and nothing is sought there.
+        let Some(last) = self.window.last_nonzero(begin, limit)? else { return Ok(Step::End { torn: None }) };
         if let Some((offset, position)) = self.search(limit)? {
             let positions = self.position..position;
             (self.offset, self.position) = (offset, position);
             return Ok(Step::Gap { bytes: begin..offset, positions });
         }
-        let torn = self.window.last_nonzero(begin, limit)?.map(|last| begin..last + 1);
-        Ok(Step::End { torn })
+        Ok(Step::End { torn: Some(begin..last + 1) })
     }
 
     /// The payloads of `found`, all in one. `None`: a run's bytes are not as they were written.
@@ -151,6 +152,9 @@ pub fn slices<'a>(runs: &'a [LoggedRun], payload: &'a Bytes) -> impl Iterator<It
         Some((run, part))
     })
 }
+
+/// What was never written.
+static ZEROS: [u8; 4096] = [0; 4096];
 
 /// A piece of a file. It is read in large pieces, for records can be small.
 struct Window {
@@ -242,8 +246,15 @@ impl Window {
             if held.is_empty() {
                 break;
             }
-            if let Some(at) = held.iter().rposition(|byte| *byte != 0) {
-                last = Some(offset + at as u64);
+            // In blocks, so that the compiler, or libc, compares many bytes at once.
+            let mut from = 0;
+            for block in held.chunks(ZEROS.len()) {
+                if block != &ZEROS[..block.len()]
+                    && let Some(at) = block.iter().rposition(|byte| *byte != 0)
+                {
+                    last = Some(offset + (from + at) as u64);
+                }
+                from += block.len();
             }
             offset += held.len() as u64;
         }

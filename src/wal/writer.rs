@@ -283,6 +283,22 @@ impl Writer {
         Ok(())
     }
 
+    /// Gives out no position below `position`, because somebody else may have: goes on there in a new segment.
+    ///
+    /// # Errors
+    /// As for [`Writer::append`].
+    pub fn skip_to(&mut self, position: u64) -> Result<(), AppendError> {
+        self.alive()?;
+        if position <= self.next_position {
+            return Ok(());
+        }
+        self.sync()?;
+        self.next_position = position;
+        self.rotate(0)?;
+        self.log.change(|shape| shape.end = position);
+        Ok(())
+    }
+
     /// Deletes segments that lie wholly below `keep_from`, the lowest position that a sink still needs, and were closed
     /// longer ago than `keep`.
     ///
