@@ -36,8 +36,9 @@ fn hand_over(criterion: &mut Criterion) {
     group.bench_function("share, push, take and drop a slot", |bench| {
         bench.iter(|| {
             for ticket in 1..=SLOTS {
-                let content = Content::Events { payload: buffer.share(0..4096), events: 10 };
-                let slot = Slot { ticket, content, received_unix_nano: 0, seq: ticket, origin: origin.clone() };
+                let content = Content::Events { payload: buffer.share(0..4096), events: 10, payload_crc: None };
+                let slot =
+                    Slot { ticket, content, received_unix_nano: 0, seq: ticket, sent_crc: 0, origin: origin.clone() };
                 assert!(sender.push(slot).is_ok());
             }
             receiver.take(SLOTS as usize, &mut slots, |_| false);

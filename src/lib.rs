@@ -7,9 +7,9 @@
 //!
 //! ```text
 //!             event loop thread                          log thread          router threads, one a sink
-//!  socket ─▶ net ─▶ wire ─▶ session ─▶ event ─▶ pipeline (pool, ring) ─▶ batch ─▶ router ─▶ sink
-//!             │ └─▶ http ─▶ event::json ──┘        │                                  │
-//!             ◀──────────── ACK / 200 ◀── watermark ◀─────────────────────────────────┘
+//!  socket ─▶ net ─▶ wire ─▶ session ─▶ event ─▶ pipeline (pool, ring) ─▶ wal ─▶ batch ─▶ router ─▶ sink
+//!             │ └─▶ http ─▶ event::json ──┘        │          └─── what a router missed ────▶┘     │
+//!             ◀──────────── ACK / 200 ◀── watermark ◀──────────────────────────────────────────────┘
 //! ```
 //!
 //! | module | what it is |
@@ -22,7 +22,7 @@
 //! | `http` | request head, body, routes, responses |
 //! | `net` | mio: event loop, listener, connections, timers |
 //! | `pipeline` | buffer pool, slots, ring, batches, tickets and watermarks |
-//! | [`wal`] | the write-ahead log: record, segment, writer, reader, recovery |
+//! | `wal` | the write-ahead log: records, segments, one writer, a reader per sink, recovery |
 //! | [`router`] | worker, retry, dead letters |
 //! | [`sink`] | trait, table of kinds, one file a sink |
 //! | `config`, `metrics`, `cli` | settings, registry, commands |

@@ -164,6 +164,20 @@ pub const RING_SLOTS: usize = 16_384;
 pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Slots that one commit takes from the ring.
 pub const COMMIT_SLOTS_MAX: usize = 4_096;
+/// Default bytes of one file of the log: a start reads one of them in a fraction of a second.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 128 * 1024 * 1024;
+/// Smallest settable segment: its table of marks is written again in each.
+pub const SEGMENT_BYTES_LOWEST: u64 = 64 * 1024;
+/// Largest settable segment: a start reads all of it.
+pub const SEGMENT_BYTES_LIMIT: u64 = 4 * 1024 * 1024 * 1024;
+/// Default bytes of the whole log.
+pub const LOG_BYTES_DEFAULT: u64 = 10 * 1024 * 1024 * 1024;
+/// Pause before the log is asked again for what it had no space for.
+pub const LOG_RETRY: Duration = Duration::from_millis(100);
+/// The log thread looks this often which segments nobody needs any more.
+pub const LOG_UPKEEP: Duration = Duration::from_secs(1);
+/// Commits that wait for the required sinks, for acknowledgements of level *delivered*; neighbours become one beyond it.
+pub const UNDELIVERED_COMMITS_MAX: usize = 4_096;
 /// Batches offered to a router that it has not taken yet.
 pub const ROUTER_QUEUE_BATCHES: usize = 16;
 

@@ -57,6 +57,8 @@ pub struct Metrics {
     pub duplicates_dropped: IntCounter,
     pub frames_missing: IntCounter,
     pub ack_seconds: Histogram,
+    pub wal_sync_seconds: Histogram,
+    pub wal_bytes: IntGauge,
     pub accept_pauses: IntCounter,
     pub read_pauses: IntCounter,
     events_delivered: IntCounterVec,
@@ -114,6 +116,11 @@ impl Metrics {
             .buckets(SECONDS.to_vec()),
         )?;
         registry.register(Box::new(ack_seconds.clone()))?;
+        let wal_sync_seconds = Histogram::with_opts(
+            HistogramOpts::new("telemetryx_wal_sync_seconds", "Duration of one fdatasync of the log.")
+                .buckets(SECONDS.to_vec()),
+        )?;
+        registry.register(Box::new(wal_sync_seconds.clone()))?;
         Ok(Arc::new(Self {
             events_received: Protocol::NAMES.iter().map(|name| received.with_label_values(&[name])).collect(),
             events_rejected: RejectReason::NAMES.iter().map(|name| rejected.with_label_values(&[name])).collect(),
@@ -142,6 +149,8 @@ impl Metrics {
                 "Times that reading paused for want of memory or ring.",
             )?,
             ack_seconds,
+            wal_sync_seconds,
+            wal_bytes: gauge("telemetryx_wal_bytes", "Bytes of all segments of the log.")?,
             events_delivered: counters("telemetryx_events_delivered_total", "Events stored by a sink.", &["sink"])?,
             events_dead: counters("telemetryx_events_dead_total", "Events kept in dead letters.", &["sink"])?,
             events_dropped: counters(

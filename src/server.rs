@@ -1,7 +1,7 @@
 //! The server, put together: threads, queues and the order in which they start and end.
 //!
 //! ```text
-//!  start  lock ─▶ routers connect ─▶ log thread ─▶ bind ─▶ event loop
+//!  start  lock ─▶ log recovers ─▶ routers connect ─▶ log thread ─▶ bind ─▶ event loop
 //!  end    signal ─▶ event loop drains ─▶ ring ends ─▶ log thread ends ─▶ queues end ─▶ routers deliver the rest
 //! ```
 
@@ -12,30 +12,38 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{self, Config};
 use crate::http;
-use crate::limits::{HEADER_BYTES, KEEPALIVE, RING_SLOTS, WINDOW_BYTES, WINDOW_FRAMES};
+use crate::limits::{HEADER_BYTES, KEEPALIVE, RING_SLOTS, WAL_POSITION_JUMP, WINDOW_BYTES, WINDOW_FRAMES};
 use crate::metrics::Metrics;
 use crate::net::{self, Door, Ended, EventLoop, Intake, LoopError, SinkState};
+use crate::pipeline::batch::Batch;
 use crate::pipeline::commit::{self, RefusedPayload};
+use crate::pipeline::group_commit::{GroupCommit, Holder};
+use crate::pipeline::health::LogHealth;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::ring;
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
 use crate::router::dead::{DOOR, DeadLetters, RefusedFrame};
-use crate::router::{Drain, Router, Shared};
-use crate::session::marks::Marks;
+use crate::router::{Drain, Router, RouterQueue, Shared, SinkProgress};
+use crate::session::marks::{Marks, Restored};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
-use crate::sink::{self, Identity};
+use crate::sink::{self, Identity, SinkSettings};
+use crate::wal::{self, DirStorage, Log, Writer};
 use crate::wire::AckLevel;
 
 /// The port opens once every sink has answered, or after this time: a dead sink must not keep agents out.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// As a shell reports a process that SIGINT ended.
 const EXIT_SECOND_SIGNAL: i32 = 130;
+/// All routers together may hold one part in this many of the buffer pool.
+const ROUTERS_SHARE: usize = 4;
+/// The ticket of all that was in the log before this start.
+const RESTORED_TICKET: u64 = 1;
 /// Pause before dead letters that could not be written are written again.
 const DEAD_LETTERS_RETRY: Duration = Duration::from_secs(1);
 
@@ -56,6 +64,10 @@ pub enum ServerError {
     System { what: &'static str, error: io::Error },
     #[error(transparent)]
     Loop(#[from] LoopError),
+    #[error(transparent)]
+    OpenLog(#[from] wal::OpenError),
+    #[error("the log failed: {0}")]
+    Log(String),
     #[error(
         "shut down after server.drain_timeout with at least {events} events undelivered; without a log these are lost"
     )]
@@ -68,10 +80,9 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     let tokens = read_tokens(&config.server)?;
     let system = |what| move |error| ServerError::System { what, error };
     let mut random = Random::from_system();
-    let server_id = uuid_v4(&mut random);
     let metrics =
         Metrics::new().map_err(|error| ServerError::System { what: "metrics", error: io::Error::other(error) })?;
-    let watermarks = Arc::new(Watermarks::default());
+    let Keeping { server_id, log, marks } = open_log(config, &mut random)?;
     let parts = net::Parts::new()?;
     exit_on_second_signal().map_err(system("signal slot"))?;
     let drain = Arc::new(Drain::default());
@@ -79,6 +90,8 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     let shared = Shared {
         identity: &Identity { server_id, owner: uuid_v4(&mut random) },
         data_dir: &config.data_dir,
+        log: log.as_ref().map(|(_, log)| log.clone()),
+        share_bytes: config.server.buffer_bytes / ROUTERS_SHARE / config.sinks.len().max(1),
         metrics: &metrics,
         drain: drain.clone(),
         notify: Arc::new(parts.wake()),
@@ -98,6 +111,28 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
         }
     }
 
+    let watermarks = Arc::new(Watermarks::default());
+    let health = Arc::new(LogHealth::default());
+    let group_commit = match log {
+        Some((mut writer, _)) => {
+            go_on_behind_sinks(&mut writer, &routers)?;
+            // All that was in the log at start: what is restored from it waits for this ticket.
+            watermarks.advance(AckLevel::Received, RESTORED_TICKET);
+            watermarks.advance(AckLevel::Written, RESTORED_TICKET);
+            watermarks.synced(RESTORED_TICKET, writer.next_position());
+            Some(GroupCommit {
+                writer,
+                holders: holders(config, &routers),
+                watermarks: watermarks.clone(),
+                health: health.clone(),
+                metrics: metrics.clone(),
+                wake: Box::new(parts.wake()),
+                sleep: sleep_until_drained(&drain),
+            })
+        }
+        None => None,
+    };
+    let last_ticket = if group_commit.is_some() { RESTORED_TICKET } else { 0 };
     let (mut sender, receiver) = ring(RING_SLOTS, Box::new(parts.wake()));
     let letters = DeadLetters::new(&config.data_dir, DOOR, &metrics);
     let events_dead = metrics.events_dead(DOOR);
@@ -109,12 +144,11 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
                 keep(&letters, refused, &log_drain);
                 events_dead.inc_by(refused.iter().map(|payload| u64::from(payload.events)).sum());
             };
-            commit::run(receiver, keep_refused, |batch| {
-                for queue in &queues {
-                    // An error means that the router has ended, which it does only when its drain time is over.
-                    let _ = queue.send(batch.clone());
-                }
-            });
+            let offer = |batch: &Arc<Batch>| queues.iter().for_each(|queue: &RouterQueue| queue.offer(batch));
+            match group_commit {
+                Some(group_commit) => group_commit.run(receiver, keep_refused, offer),
+                None => commit::run(receiver, keep_refused, offer),
+            }
         })
         .map_err(system("thread for the log"))?;
     sender.set_log_thread(log_thread.thread().clone());
@@ -132,46 +166,47 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
         );
     }
     let progress: Vec<_> = routers.iter().map(|router| router.progress().clone()).collect();
-    let pool = Pool::new(server.buffer_bytes, Box::new(parts.wake()));
-    let door = Door {
-        settings: SessionSettings {
-            server_id,
-            max_frame_bytes: server.max_frame_bytes as u32,
-            window_bytes: WINDOW_BYTES,
-            window_frames: WINDOW_FRAMES,
-            keepalive: KEEPALIVE,
-            default_ack: server.ack,
-            // All that a server without a log can give.
-            highest_ack: AckLevel::Received,
+    let required: Vec<_> = progress.iter().filter(|progress| progress.required()).cloned().collect();
+    let settings = SessionSettings {
+        server_id,
+        max_frame_bytes: server.max_frame_bytes as u32,
+        window_bytes: WINDOW_BYTES,
+        window_frames: WINDOW_FRAMES,
+        keepalive: KEEPALIVE,
+        default_ack: server.ack,
+        highest_ack: match (config.wal.enabled, required.is_empty()) {
+            (false, _) => AckLevel::Received,
+            (true, true) => AckLevel::Synced,
+            (true, false) => AckLevel::Delivered,
         },
-        http: http::Settings { max_body_bytes: server.max_body_bytes, max_frame_bytes: server.max_frame_bytes },
-        tokens,
-        marks: Marks::new(server.max_agents, server.dedupe_retention),
-        intake: Intake::new(pool, HEADER_BYTES + server.max_frame_bytes),
-        ring: sender,
-        watermarks,
-        metrics,
-        sinks: Box::new(move || {
-            let state = |sink: &Arc<crate::router::SinkProgress>| SinkState {
-                name: sink.name().to_owned(),
-                state: sink.status().to_string(),
-            };
-            progress.iter().map(state).collect()
-        }),
-        random,
-        now: Instant::now(),
-        received_unix_nano: 0,
-        last_ticket: 0,
-        draining: false,
-        starved_since: None,
-        post_refused: None,
-        ranges: Vec::new(),
-        refused: Vec::new(),
     };
+    let pool = Pool::new(server.buffer_bytes, Box::new(parts.wake()));
+    let mut door = Door::new(
+        settings,
+        http::Settings { max_body_bytes: server.max_body_bytes, max_frame_bytes: server.max_frame_bytes },
+        Intake::new(pool, HEADER_BYTES + server.max_frame_bytes),
+        sender,
+        marks,
+        metrics,
+        random,
+    );
+    door.tokens = tokens;
+    door.watermarks = watermarks;
+    door.health = health.clone();
+    door.last_ticket = last_ticket;
+    door.sinks = Box::new(move || {
+        let state =
+            |sink: &Arc<SinkProgress>| SinkState { name: sink.name().to_owned(), state: sink.status().to_string() };
+        progress.iter().map(state).collect()
+    });
+    door.delivered_position = Box::new(move || required.iter().map(|sink| sink.position()).min().unwrap_or(u64::MAX));
     let mut event_loop = EventLoop::new(parts, listener, door, server.max_connections, server.drain_timeout)?;
     started(&start_line(address, config));
 
     let ended = event_loop.run()?;
+    if let Some(reason) = health.failure() {
+        return Err(ServerError::Log(reason.to_owned()));
+    }
     // The loop leaves the rest of the drain time to the routers; they get at least a moment.
     let deadline =
         event_loop.drain_deadline().unwrap_or_else(Instant::now).max(Instant::now() + Duration::from_millis(200));
@@ -186,12 +221,119 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     if let Ended::TimedOut { connections } = ended {
         tracing::warn!(connections, "cut after server.drain_timeout");
     }
+    if config.wal.enabled {
+        // What was acknowledged is in the log, delivered or not.
+        if let Some(reason) = health.failure() {
+            return Err(ServerError::Log(reason.to_owned()));
+        }
+        match events {
+            0 => tracing::info!("shut down, everything delivered"),
+            events => tracing::info!(events, "shut down; the log keeps what sinks have not taken for the next start"),
+        }
+        return Ok(());
+    }
     // A router that is still trying to connect, with nothing to deliver, loses nothing.
     if events > 0 || (!delivered && !log_thread.is_finished()) {
         return Err(ServerError::DrainTimeout { events });
     }
     tracing::info!("shut down, everything delivered");
     Ok(())
+}
+
+/// Where the server stands with its log.
+struct Keeping {
+    server_id: [u8; 16],
+    /// `None`: there is none.
+    log: Option<(Writer, Arc<Log>)>,
+    marks: Marks,
+}
+
+/// Opens the log and reads what it knows of agents.
+fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerError> {
+    let server = &config.server;
+    let mut marks = Marks::new(server.max_agents, server.dedupe_retention);
+    if !config.wal.enabled {
+        return Ok(Keeping { server_id: uuid_v4(random), log: None, marks });
+    }
+    let settings = wal::Settings {
+        dir: config.data_dir.join("wal"),
+        segment_bytes: config.wal.segment_bytes,
+        max_bytes: config.wal.max_bytes,
+        keep: config.wal.keep,
+        max_agents: server.max_agents,
+        dedupe_retention: server.dedupe_retention,
+    };
+    let now_unix_nano = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let storage = Arc::new(
+        DirStorage::create(&settings.dir)
+            .map_err(|error| ServerError::DataDir { path: settings.dir.clone(), error })?,
+    );
+    let opened = wal::open(&settings, storage, random, now_unix_nano)?;
+    let now = Instant::now();
+    for mark in &opened.marks {
+        let restored = Restored {
+            agent_id: mark.agent_id,
+            epoch: mark.epoch,
+            last_seq: mark.last_seq,
+            last_crc: mark.last_crc,
+            has_frames: mark.has_frames,
+            age: Duration::from_nanos(now_unix_nano.saturating_sub(mark.last_seen_unix_nano)),
+        };
+        marks.restore(restored, RESTORED_TICKET, now);
+    }
+    tracing::info!(
+        agents = marks.len(),
+        oldest_position = opened.log.oldest(),
+        next_position = opened.log.end(),
+        "log opened: {}",
+        opened.report
+    );
+    Ok(Keeping { server_id: opened.server_id, log: Some((opened.writer, opened.log)), marks })
+}
+
+/// A log that ends before what a sink holds of it is an older copy: no position may be given out a second time.
+fn go_on_behind_sinks(writer: &mut Writer, routers: &[Router]) -> Result<(), ServerError> {
+    let ahead = routers.iter().map(|router| router.progress().ahead()).max().unwrap_or_default();
+    if ahead >= writer.next_position() {
+        writer.skip_to(ahead + WAL_POSITION_JUMP).map_err(|failure| ServerError::Log(failure.to_string()))?;
+    }
+    Ok(())
+}
+
+/// For whom the log keeps events.
+fn holders(config: &Config, routers: &[Router]) -> Vec<Box<dyn Holder>> {
+    struct SinkHolder {
+        progress: Arc<SinkProgress>,
+        drops_oldest: bool,
+    }
+    impl Holder for SinkHolder {
+        fn position(&self) -> u64 {
+            self.progress.position()
+        }
+
+        fn drops_oldest(&self) -> bool {
+            self.drops_oldest
+        }
+
+        fn name(&self) -> &str {
+            self.progress.name()
+        }
+    }
+    let holder = |(settings, router): (&SinkSettings, &Router)| {
+        let progress = router.progress().clone();
+        Box::new(SinkHolder { progress, drops_oldest: settings.drops_oldest }) as Box<dyn Holder>
+    };
+    config.sinks.iter().zip(routers).map(holder).collect()
+}
+
+/// Sleeps, and says whether the server goes on.
+fn sleep_until_drained(drain: &Arc<Drain>) -> Box<dyn Fn(Duration) -> bool + Send> {
+    let drain = drain.clone();
+    Box::new(move |duration| {
+        let now = Instant::now();
+        drain.sleep(now + duration, drain.begun());
+        !drain.passed(now)
+    })
 }
 
 /// The first SIGTERM, SIGINT or SIGHUP drains (the event loop sees to it); a second one ends the process at once.
@@ -261,14 +403,22 @@ fn uuid_v4(random: &mut Random) -> [u8; 16] {
 }
 
 fn start_line(address: std::net::SocketAddr, config: &Config) -> String {
-    let mut line = format!("listening on {address} (frames, HTTP) · no log: acknowledges `received`");
+    let mut line = format!("listening on {address} (frames, HTTP)");
+    // As a person would write it from here.
+    let here = std::env::current_dir().ok();
+    let near = |path: &Path| {
+        let relative = here.as_ref().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+        relative.unwrap_or_else(|| path.to_owned())
+    };
+    let _ = if config.wal.enabled {
+        write!(line, " · log {}", near(&config.data_dir.join("wal")).display())
+    } else {
+        write!(line, " · no log: acknowledges `received`")
+    };
     for sink in &config.sinks {
         let _ = write!(line, " · sink {}", sink.name);
         if let Some(output) = sink.kind.output() {
-            // As a person would write it from here.
-            let here = std::env::current_dir().ok();
-            let near = here.as_ref().and_then(|here| Path::new(&output).strip_prefix(here).ok());
-            let _ = write!(line, " {}", near.unwrap_or(Path::new(&output)).display());
+            let _ = write!(line, " {}", near(Path::new(&output)).display());
         }
     }
     line

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
@@ -19,12 +19,10 @@ use telemetryx::net::{self, Door, EventLoop, Intake};
 use telemetryx::pipeline::commit;
 use telemetryx::pipeline::pool::Pool;
 use telemetryx::pipeline::ring::ring;
-use telemetryx::pipeline::watermark::Watermarks;
 use telemetryx::random::Random;
 use telemetryx::router::{Drain, Router, Shared};
 use telemetryx::session::marks::Marks;
 use telemetryx::session::server::SessionSettings;
-use telemetryx::session::tokens::Tokens;
 use telemetryx::sink::{self, Identity, SinkSettings};
 use telemetryx::wire::AckLevel;
 
@@ -65,52 +63,44 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>) -> std::net::Socke
     let shared = Shared {
         identity: &Identity { server_id: [1; 16], owner: [2; 16] },
         data_dir: directory,
+        log: None,
+        share_bytes: 0,
         metrics,
         drain: Arc::new(Drain::default()),
         notify: Arc::new(|| {}),
     };
     let kind: sink::Settings = toml::from_str("kind = 'discard'").unwrap();
     let batch = sink::BatchSettings { max_events: 10_000, max_bytes: 4 << 20, max_age: Duration::from_millis(50) };
-    let settings = SinkSettings { name: "discard".to_owned(), required: true, batch, kind };
+    let settings = SinkSettings { name: "discard".to_owned(), required: true, drops_oldest: false, batch, kind };
     let sink = sink::open("discard", &settings.kind, shared.identity);
     let (queue, router) = Router::start(&settings, sink, &shared).unwrap();
     std::mem::forget(router);
     let (mut sender, receiver) = ring(1024, Box::new(parts.wake()));
     let log_thread = thread::spawn(move || {
         COUNTER.set(Some(&LOG));
-        commit::run(receiver, |_| {}, |batch| queue.send(batch.clone()).unwrap());
+        commit::run(receiver, |_| {}, |batch| queue.offer(batch));
     });
     sender.set_log_thread(log_thread.thread().clone());
     let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
-    let door = Door {
-        settings: SessionSettings {
-            server_id: [1; 16],
-            max_frame_bytes: FRAME_BYTES as u32,
-            window_bytes: 4 << 20,
-            window_frames: 64,
-            keepalive: Duration::from_secs(30),
-            default_ack: AckLevel::Received,
-            highest_ack: AckLevel::Received,
-        },
-        http: http::Settings { max_body_bytes: 4 << 20, max_frame_bytes: FRAME_BYTES },
-        tokens: Tokens::default(),
-        marks: Marks::new(100, Duration::from_secs(3600)),
-        intake: Intake::new(Pool::new(32 << 20, Box::new(parts.wake())), FRAME_BYTES + 32),
-        ring: sender,
-        watermarks: Arc::new(Watermarks::default()),
-        metrics: metrics.clone(),
-        sinks: Box::new(Vec::new),
-        random: Random::seeded(1),
-        now: Instant::now(),
-        received_unix_nano: 0,
-        last_ticket: 0,
-        draining: false,
-        starved_since: None,
-        post_refused: None,
-        ranges: Vec::new(),
-        refused: Vec::new(),
+    let settings = SessionSettings {
+        server_id: [1; 16],
+        max_frame_bytes: FRAME_BYTES as u32,
+        window_bytes: 4 << 20,
+        window_frames: 64,
+        keepalive: Duration::from_secs(30),
+        default_ack: AckLevel::Received,
+        highest_ack: AckLevel::Received,
     };
+    let door = Door::new(
+        settings,
+        http::Settings { max_body_bytes: 4 << 20, max_frame_bytes: FRAME_BYTES },
+        Intake::new(Pool::new(32 << 20, Box::new(parts.wake())), FRAME_BYTES + 32),
+        sender,
+        Marks::new(100, Duration::from_secs(3600)),
+        metrics.clone(),
+        Random::seeded(1),
+    );
     let mut event_loop = EventLoop::new(parts, listener, door, 100, Duration::from_secs(1)).unwrap();
     thread::spawn(move || {
         COUNTER.set(Some(&LOOP));

@@ -47,6 +47,7 @@ pub struct Config {
     /// Folder of everything that the server keeps.
     pub data_dir: PathBuf,
     pub server: Server,
+    pub wal: Wal,
     /// What a sink's own batch settings default to.
     pub batch: BatchSettings,
     /// At least one; names differ, and so do the files they write.
@@ -59,7 +60,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Server {
     pub address: SocketAddr,
-    /// Promised to agents and requests that ask for no level.
+    /// Promised to agents and requests that ask for no level; *received* without a log.
     pub ack: AckLevel,
     /// At most an eighth of `buffer_bytes`.
     pub max_frame_bytes: usize,
@@ -73,6 +74,17 @@ pub struct Server {
     /// `None`: no token is needed.
     pub tokens_file: Option<PathBuf>,
     pub allow_plaintext_tokens: bool,
+}
+
+/// `[wal]`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wal {
+    pub enabled: bool,
+    pub segment_bytes: u64,
+    /// At least twice `segment_bytes`.
+    pub max_bytes: u64,
+    pub keep: Duration,
 }
 
 /// `[log]`: what the server says about itself.

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::layers::{Given, GivenSink, Keys, Layers, Origin};
 use super::setting::{Form, Raw, Setting, Value};
-use super::{Config, ConfigError, Log, Server, read_bounded, table};
+use super::{Config, ConfigError, Log, Server, Wal, read_bounded, table};
 use crate::event::nearest::nearest;
 use crate::sink::{self, BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
@@ -146,9 +146,6 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
         match (section, &raw) {
             (true, Raw::Table) => {}
             (true, _) => problems.push(format!("{origin}: {prefix}{key} = {raw}: expected a section, [{prefix}{key}]")),
-            (false, _) if prefix.is_empty() && key.starts_with("wal.") => {
-                problems.push(format!("{origin}: {key}: {NO_LOG}; [wal] takes only enabled = false"));
-            }
             (false, _) => {
                 let names: Vec<&str> = known.iter().map(String::as_str).collect();
                 let hint =
@@ -238,28 +235,26 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::
     struct Top {
         data_dir: PathBuf,
         server: Server,
-        #[serde(rename = "wal")]
-        _wal: Wal,
+        wal: Wal,
         batch: BatchSettings,
         log: Log,
-    }
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Wal {
-        #[serde(rename = "enabled")]
-        _enabled: bool,
     }
     fn read<T: DeserializeOwned>(table: toml::Table) -> Result<T, toml::de::Error> {
         toml::Value::Table(table).try_into()
     }
 
-    let top: Top = read(tree(entries))?;
+    let mut top: Top = read(tree(entries))?;
+    let default_ack = entries.iter().any(|entry| entry.key == "server.ack" && entry.origin == Origin::Default);
+    if !top.wal.enabled && default_ack {
+        top.server.ack = AckLevel::Received;
+    }
     let sinks = sinks
         .iter()
         .map(|sink| {
             let mut kind = tree(&sink.entries);
             let common = |key| sink.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
             let required = common("required") == Some(&Value::Flag(true));
+            let drops_oldest = common("on_full") == Some(&Value::text("drop_oldest"));
             let batch = match kind.remove("batch") {
                 Some(batch) => batch.try_into()?,
                 None => top.batch,
@@ -268,10 +263,10 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::
                 kind.remove(row.key);
             }
             kind.insert("kind".to_owned(), sink.kind.into());
-            Ok(SinkSettings { name: sink.name.clone(), required, batch, kind: read(kind)? })
+            Ok(SinkSettings { name: sink.name.clone(), required, drops_oldest, batch, kind: read(kind)? })
         })
         .collect::<Result<_, toml::de::Error>>()?;
-    Ok(Config { data_dir: top.data_dir, server: top.server, batch: top.batch, sinks, log: top.log })
+    Ok(Config { data_dir: top.data_dir, server: top.server, wal: top.wal, batch: top.batch, sinks, log: top.log })
 }
 
 /// Dotted keys as nested tables. An empty path is left out: none.
@@ -296,8 +291,6 @@ fn tree(entries: &[Entry]) -> toml::Table {
     tree
 }
 
-const NO_LOG: &str = "this version has no write-ahead log yet";
-
 /// What no single row can say.
 fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) {
     let at = |key: &str| entries.iter().find(|entry| entry.key == key);
@@ -305,11 +298,27 @@ fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], p
     let other = |key: &str| at(key).map_or_else(String::new, |e| format!("{key} ({}, {})", e.shown(), e.origin));
     let server = &config.server;
 
-    if at("wal.enabled").is_some_and(|entry| entry.value == Value::Flag(true)) {
-        problems.push(format!("{}: {NO_LOG}; set it to false or leave it out", said("wal.enabled")));
+    if server.ack > AckLevel::Received && !config.wal.enabled {
+        let enabled = other("wal.enabled");
+        problems.push(format!("{}: without a log, {enabled}, only \"received\" can be promised", said("server.ack")));
     }
-    if server.ack > AckLevel::Received {
-        problems.push(format!("{}: {NO_LOG}, so it can promise \"received\" only", said("server.ack")));
+    if server.ack == AckLevel::Delivered && config.sinks.iter().all(|sink| !sink.required) {
+        problems.push(format!("{}: no sink is required, so it would promise nothing", said("server.ack")));
+    }
+    if config.wal.max_bytes / 2 < config.wal.segment_bytes {
+        let segment = other("wal.segment_bytes");
+        problems.push(format!("{}: must be at least twice {segment}", said("wal.max_bytes")));
+    }
+    for (sink, settings) in sinks.iter().zip(&config.sinks) {
+        if settings.drops_oldest
+            && settings.required
+            && let Some(entry) = sink.entries.iter().find(|entry| entry.key == "on_full")
+        {
+            problems.push(format!(
+                "{}: sinks.{}.on_full = \"drop_oldest\": a required sink may not lose events; set its required = false",
+                entry.origin, sink.name
+            ));
+        }
     }
     if server.buffer_bytes / 8 < server.max_frame_bytes {
         let frame = other("server.max_frame_bytes");

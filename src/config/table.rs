@@ -45,10 +45,11 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "ack",
-            default: Value::text("received"),
+            default: Value::text("synced"),
             form: Form::Choice(&["received", "written", "synced", "delivered"]),
-            doc: "What an acknowledgement promises when the agent does not ask for a level. This version has no \
-                  write-ahead log and can promise \"received\" only: the events are in the server's memory.",
+            doc: "What an acknowledgement promises when the agent does not ask for a level: the events are in memory \
+                  (\"received\"), in the log file and survive kill -9 (\"written\"), on disk and survive power loss \
+                  (\"synced\"), or in every required sink (\"delivered\"). Without a log: \"received\".",
         },
         Setting {
             key: "max_frame_bytes",
@@ -111,13 +112,36 @@ const SERVER: Section = Section {
 
 const WAL: Section = Section {
     name: "wal",
-    doc: "The write-ahead log. This version has none yet.",
-    settings: &[Setting {
-        key: "enabled",
-        default: Value::Flag(false),
-        form: Form::Flag,
-        doc: "Must be false until there is a log.",
-    }],
+    doc: "The write-ahead log in data_dir/wal: what is acknowledged is in there until every sink has it.",
+    settings: &[
+        Setting {
+            key: "enabled",
+            default: Value::Flag(true),
+            form: Form::Flag,
+            doc: "Without a log, events are in memory only until sinks have them: they are acknowledged as \"received\", \
+                  a slow sink holds up all others, and a crash loses what was not delivered.",
+        },
+        Setting {
+            key: "segment_bytes",
+            default: Value::Bytes(limits::SEGMENT_BYTES_DEFAULT),
+            form: Form::Bytes { min: limits::SEGMENT_BYTES_LOWEST, max: limits::SEGMENT_BYTES_LIMIT },
+            doc: "Size of one file of the log. Space is given back a file at a time, and a start reads one of them.",
+        },
+        Setting {
+            key: "max_bytes",
+            default: Value::Bytes(limits::LOG_BYTES_DEFAULT),
+            form: Form::Bytes { min: 2 * limits::SEGMENT_BYTES_LOWEST, max: u64::MAX / 4 },
+            doc: "Size of the whole log. When sinks that lag have filled it, on_full of the sink decides. At least twice \
+                  segment_bytes.",
+        },
+        Setting {
+            key: "keep",
+            default: Value::Duration(Duration::from_secs(60)),
+            form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(365 * 86_400) },
+            doc: "How long events stay in the log after every sink has them: for a sink whose store is put back to an \
+                  earlier state. Given up when max_bytes is reached.",
+        },
+    ],
 };
 
 /// Also the `batch.*` keys of each sink, whose defaults are then what this section says.
@@ -160,9 +184,18 @@ const LOG: Section = Section {
 };
 
 /// What every sink has besides `kind`, `batch.*` and its kind's own keys.
-pub const SINK: &[Setting] = &[Setting {
-    key: "required",
-    default: Value::Flag(true),
-    form: Form::Flag,
-    doc: "Whether the ack level \"delivered\" waits for this sink.",
-}];
+pub const SINK: &[Setting] = &[
+    Setting {
+        key: "required",
+        default: Value::Flag(true),
+        form: Form::Flag,
+        doc: "Whether the ack level \"delivered\" waits for this sink.",
+    },
+    Setting {
+        key: "on_full",
+        default: Value::text("block"),
+        form: Form::Choice(&["block", "drop_oldest"]),
+        doc: "What happens when this sink lags so far that the log reaches wal.max_bytes: nothing more is taken until it \
+              has caught up, or the oldest events are dropped under it and counted. \"drop_oldest\" needs required = false.",
+    },
+];

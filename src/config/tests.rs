@@ -36,7 +36,7 @@ fn defaults_are_the_ones_of_the_design() {
     assert_eq!(config.data_dir, Path::new("telemetryx-data"));
     let expected = Server {
         address: "127.0.0.1:4640".parse().unwrap(),
-        ack: AckLevel::Received,
+        ack: AckLevel::Synced,
         max_frame_bytes: 1 << 20,
         max_body_bytes: 4 << 20,
         buffer_bytes: 64 << 20,
@@ -237,20 +237,25 @@ fn a_file_that_is_no_toml_names_the_line_without_quoting_it() {
 }
 
 #[test]
-fn what_needs_a_log_is_refused() {
-    resolve("[wal]\nenabled = false\n[server]\nack = \"received\"", &[], &[]);
+fn acknowledgements_promise_no_more_than_the_log_and_the_sinks_can_keep() {
+    let ack = |text: &str| resolve(text, &[], &[]).server.ack;
+    assert_eq!((ack(""), ack("[wal]\nenabled = false")), (AckLevel::Synced, AckLevel::Received));
     file_refused(
-        "[wal]\nenabled = true",
-        "t.toml:2: wal.enabled = true: this version has no write-ahead log yet; set it to false or leave it out",
+        "[wal]\nenabled = false\n[server]\nack = \"written\"",
+        "t.toml:4: server.ack = \"written\": without a log, wal.enabled (false, t.toml:2), only \"received\" can be \
+         promised",
     );
     file_refused(
-        "[wal]\nmax_bytes = 1",
-        "t.toml:2: wal.max_bytes: this version has no write-ahead log yet; [wal] takes only enabled = false",
+        "[server]\nack = \"delivered\"\n[[sinks]]\nname = \"stdout\"\nrequired = false",
+        "t.toml:2: server.ack = \"delivered\": no sink is required, so it would promise nothing",
     );
     file_refused(
-        "[server]\nack = \"synced\"",
-        "t.toml:2: server.ack = \"synced\": this version has no write-ahead log yet, \
-         so it can promise \"received\" only",
+        "[[sinks]]\nname = \"stdout\"\non_full = \"drop_oldest\"",
+        "t.toml:3: sinks.stdout.on_full = \"drop_oldest\": a required sink may not lose events; set its required = false",
+    );
+    file_refused(
+        "[wal]\nmax_bytes = \"200MiB\"",
+        "t.toml:2: wal.max_bytes = \"200MiB\": must be at least twice wal.segment_bytes (\"128MiB\", default)",
     );
 }
 

@@ -5,8 +5,6 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::time::Instant;
 
 use prost::Message as _;
 
@@ -20,7 +18,6 @@ use crate::limits::{DEDUPE_RETENTION, FRAME_BYTES_LOWEST, HEADER_BYTES, KEEPALIV
 use crate::metrics::{Metrics, RejectReason};
 use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::{Content, SlotReceiver, ring};
-use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
 use crate::session::fuzz::{Heard, heard};
 use crate::session::marks::Marks;
@@ -61,34 +58,25 @@ impl Bench {
         let (ring, receiver) = ring(64, Box::new(|| {}));
         let pool = Pool::new(4 * READ_BYTES_PER_TURN + 8 * FRAME_BYTES_LOWEST, Box::new(|| {}));
         let max_frame_bytes = FRAME_BYTES_LOWEST;
-        let mut door = Door {
-            settings: SessionSettings {
-                server_id: [1; 16],
-                max_frame_bytes: MAX_FRAME,
-                window_bytes: 4 * MAX_FRAME,
-                window_frames: 4,
-                keepalive: KEEPALIVE,
-                default_ack: AckLevel::Received,
-                highest_ack: AckLevel::Received,
-            },
-            http: http::Settings { max_body_bytes: max_frame_bytes, max_frame_bytes },
-            tokens: Tokens::from_lines("secret", false),
-            marks: Marks::new(10, DEDUPE_RETENTION),
-            intake: Intake::new(pool, HEADER_BYTES + max_frame_bytes),
-            ring,
-            watermarks: Arc::new(Watermarks::default()),
-            metrics: Metrics::new().unwrap(),
-            sinks: Box::new(Vec::new),
-            random: Random::seeded(41),
-            now: Instant::now(),
-            received_unix_nano: 0,
-            last_ticket: 0,
-            draining: false,
-            starved_since: None,
-            post_refused: None,
-            ranges: Vec::new(),
-            refused: Vec::new(),
+        let settings = SessionSettings {
+            server_id: [1; 16],
+            max_frame_bytes: MAX_FRAME,
+            window_bytes: 4 * MAX_FRAME,
+            window_frames: 4,
+            keepalive: KEEPALIVE,
+            default_ack: AckLevel::Received,
+            highest_ack: AckLevel::Received,
         };
+        let mut door = Door::new(
+            settings,
+            http::Settings { max_body_bytes: max_frame_bytes, max_frame_bytes },
+            Intake::new(pool, HEADER_BYTES + max_frame_bytes),
+            ring,
+            Marks::new(10, DEDUPE_RETENTION),
+            Metrics::new().unwrap(),
+            Random::seeded(41),
+        );
+        door.tokens = Tokens::from_lines("secret", false);
         assert!(door.intake.prepare());
         Self { door, scratch: Scratch::new(), receiver, connections: 0 }
     }
@@ -147,7 +135,7 @@ impl Bench {
                 let watermark = self.door.watermarks.get(AckLevel::Received);
                 self.door.turn(true, |turn| {
                     let Some(session) = connection.session() else { return };
-                    session.settled(watermark, turn, &mut out);
+                    session.settled(watermark, watermark, turn, &mut out);
                     session.acknowledge(watermark, turn, &mut out, |_| {});
                 });
             }
@@ -168,12 +156,13 @@ impl Bench {
         self.receiver.take(64, &mut slots, |_| false);
         for slot in slots {
             match slot.content {
-                Content::Events { payload, events } => {
+                Content::Events { payload, events, .. } => {
                     let before = outcome.stored.len();
                     outcome.stored.extend(Events::accepted(&payload).map(|event| event.name().to_owned()));
                     assert_eq!(outcome.stored.len() - before, events as usize);
                 }
                 Content::Refused { code, .. } => outcome.refused.push(code),
+                Content::Hello => panic!("there is no log"),
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, OUTBOX_BYTES_MAX
 use crate::metrics::{Metrics, Protocol, RejectReason};
 use crate::net::intake::Intake;
 use crate::pipeline::batch::Origin;
+use crate::pipeline::health::LogHealth;
 use crate::pipeline::pool::{Buffer, PoolSlice};
 use crate::pipeline::ring::{Content, Slot, SlotSender};
 use crate::pipeline::watermark::Watermarks;
@@ -41,14 +42,20 @@ pub struct SinkState {
 pub struct Door {
     pub settings: SessionSettings,
     pub http: http::Settings,
-    pub tokens: Tokens,
-    pub marks: Marks,
     pub intake: Intake,
     pub ring: SlotSender,
-    pub watermarks: Arc<Watermarks>,
+    pub marks: Marks,
     pub metrics: Arc<Metrics>,
-    pub sinks: Box<dyn Fn() -> Vec<SinkState> + Send>,
     pub random: Random,
+    /// Whom to let in; everybody until it is set.
+    pub tokens: Tokens,
+    pub watermarks: Arc<Watermarks>,
+    /// How the log is doing.
+    pub health: Arc<LogHealth>,
+    /// For `/ready`.
+    pub sinks: Box<dyn Fn() -> Vec<SinkState> + Send>,
+    /// The last position that every required sink has passed.
+    pub delivered_position: Box<dyn Fn() -> u64 + Send>,
     /// The clock of this turn.
     pub now: Instant,
     pub received_unix_nano: u64,
@@ -64,6 +71,40 @@ pub struct Door {
 }
 
 impl Door {
+    /// A door that lets everybody in, with no sinks and no log behind it: set the public fields for what differs.
+    pub fn new(
+        settings: SessionSettings,
+        http: http::Settings,
+        intake: Intake,
+        ring: SlotSender,
+        marks: Marks,
+        metrics: Arc<Metrics>,
+        random: Random,
+    ) -> Self {
+        Self {
+            settings,
+            http,
+            intake,
+            ring,
+            marks,
+            metrics,
+            random,
+            tokens: Tokens::default(),
+            watermarks: Arc::default(),
+            health: Arc::default(),
+            sinks: Box::new(Vec::new),
+            delivered_position: Box::new(|| 0),
+            now: Instant::now(),
+            received_unix_nano: 0,
+            last_ticket: 0,
+            draining: false,
+            starved_since: None,
+            post_refused: None,
+            ranges: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
     /// Reads the clocks, once a turn.
     pub fn begin_turn(&mut self) {
         self.now = Instant::now();
@@ -87,13 +128,38 @@ impl Door {
         self.ring.room() / SLOTS_PER_FRAME * HEADER_BYTES
     }
 
-    fn push(&mut self, content: Content, seq: u64, origin: &Arc<Origin>) -> u64 {
+    /// Puts an agent's new epoch on its way into the log, before its WELCOME. Ask for [`Door::has_slots`] first.
+    /// `last_seq`: everything up to it counts as acknowledged in this epoch.
+    pub fn log_epoch(&mut self, session: &mut ServerSession, last_seq: u64, origin: &Arc<Origin>) {
+        if self.settings.has_log() {
+            let ticket = self.push(Content::Hello, last_seq, 0, origin);
+            // No token is looked at here.
+            self.turn(true, |turn| session.epoch_logged(ticket, turn));
+        }
+    }
+
+    /// Somebody will wait for `level`.
+    pub fn note_level(&self, level: AckLevel) {
+        if level == AckLevel::Written {
+            self.watermarks.want_written();
+        }
+    }
+
+    /// Looks how far the required sinks are, before anybody is acknowledged.
+    pub fn look_at_sinks(&self) {
+        if self.settings.has_log() {
+            self.watermarks.delivered((self.delivered_position)());
+        }
+    }
+
+    fn push(&mut self, content: Content, seq: u64, sent_crc: u32, origin: &Arc<Origin>) -> u64 {
         self.last_ticket += 1;
         let slot = Slot {
             ticket: self.last_ticket,
             content,
             received_unix_nano: self.received_unix_nano,
             seq,
+            sent_crc,
             origin: origin.clone(),
         };
         let pushed = self.ring.push(slot);
@@ -128,7 +194,9 @@ impl Door {
         let payload = buffer.filled().get(range.clone()).unwrap_or_default();
         match admit(payload, &mut self.ranges) {
             Admission::All { events } => {
-                let ticket = self.push(Content::Events { payload: buffer.share(range), events }, header.seq, origin);
+                let payload = buffer.share(range);
+                let content = Content::Events { payload, events, payload_crc: Some(header.payload_crc) };
+                let ticket = self.push(content, header.seq, header.payload_crc, origin);
                 self.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
                 self.taken(session, header, ticket, None, out);
             }
@@ -140,7 +208,8 @@ impl Door {
                         .map_or(0, |payload| good_first(payload, &self.ranges, &mut self.refused));
                 self.refuse(header, NackCode::Partial, &reason, refused, buffer.share(good..range.end), origin);
                 let payload = buffer.share(range.start..good);
-                let ticket = self.push(Content::Events { payload, events }, header.seq, origin);
+                let content = Content::Events { payload, events, payload_crc: None };
+                let ticket = self.push(content, header.seq, header.payload_crc, origin);
                 self.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
                 self.taken(session, header, ticket, Some((NackCode::Partial, &reason)), out);
             }
@@ -186,7 +255,7 @@ impl Door {
         // The ring holds thousands of slots: a list of reasons as long as a NACK's would be memory outside the pool.
         let reason = cut(reason, DEAD_LETTER_REASON_BYTES_MAX).into();
         let content = Content::Refused { payload, events, code, reason };
-        self.push(content, header.seq, origin)
+        self.push(content, header.seq, header.payload_crc, origin)
     }
 
     /// A DATA that the session refuses without looking at its payload.
@@ -221,6 +290,7 @@ impl Door {
         if self.exhausted() {
             reasons.push("buffers_exhausted");
         }
+        reasons.extend(self.health.not_ready());
         let sinks: serde_json::Map<_, _> =
             (self.sinks)().into_iter().map(|sink| (sink.name, serde_json::Value::String(sink.state))).collect();
         let (status, word) = if reasons.is_empty() { (200, "ready") } else { (503, "not ready") };
@@ -259,7 +329,10 @@ impl http::Door for HttpDoor<'_> {
     fn status_page(&mut self, page: http::Page) -> (u16, &'static str, Vec<u8>) {
         const JSON: &str = "application/json";
         match page {
-            // The process that cannot do its work any more has ended: a failed thread aborts it.
+            // A failed thread aborts the process; a failed log ends it, which may take a moment.
+            http::Page::Health if self.door.health.failure().is_some() => {
+                (503, JSON, br#"{"status":"failed"}"#.to_vec())
+            }
             http::Page::Health => (200, JSON, br#"{"status":"ok"}"#.to_vec()),
             http::Page::Ready => {
                 let (status, body) = self.door.ready_page();
@@ -282,11 +355,15 @@ impl http::Door for HttpDoor<'_> {
     fn ack_level(&mut self, wanted: Option<AckLevel>) -> Result<AckLevel, String> {
         let settings = &self.door.settings;
         match wanted.unwrap_or(settings.default_ack) {
-            level if level <= settings.highest_ack => Ok(level),
+            level if level <= settings.highest_ack => {
+                self.door.note_level(level);
+                Ok(level)
+            }
             level => Err(format!(
-                "ack level `{}` is not offered: without a log this server acknowledges at most `{}`",
+                "ack level `{}` is not offered: this server acknowledges at most `{}` ({})",
                 level.name(),
-                settings.highest_ack.name()
+                settings.highest_ack.name(),
+                settings.highest_ack_because()
             )),
         }
     }
@@ -314,7 +391,7 @@ impl http::Door for HttpDoor<'_> {
 
     fn accept(&mut self, payload: PoolSlice, events: u32) -> u64 {
         self.door.metrics.events_received(Protocol::Http).inc_by(u64::from(events));
-        self.door.push(Content::Events { payload, events }, 0, self.origin)
+        self.door.push(Content::Events { payload, events, payload_crc: None }, 0, 0, self.origin)
     }
 
     fn rejected(&mut self, reason: RejectReason, events: u64) {

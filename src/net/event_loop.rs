@@ -18,7 +18,7 @@ use crate::net::serve::{Scratch, Served, serve};
 use crate::net::timers::Timers;
 use crate::session::marks::ConnectionId;
 use crate::session::server::Step;
-use crate::wire::GoawayCode;
+use crate::wire::{AckLevel, GoawayCode};
 
 /// Signals that ask for an orderly end. SIGHUP too: a terminal that is closed must not cost events.
 pub const DRAIN_SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
@@ -83,6 +83,8 @@ pub enum Ended {
     Drained,
     /// The drain timeout was over first; the number of connections cut.
     TimedOut { connections: usize },
+    /// The log failed; everybody was told.
+    LogFailed,
 }
 
 pub struct EventLoop {
@@ -188,6 +190,10 @@ impl EventLoop {
             self.serve_waiting();
             self.door.end_turn();
             self.acknowledge();
+            if self.door.health.failure().is_some() {
+                self.tell_of_failure();
+                return Ok(Ended::LogFailed);
+            }
             self.fire_timers();
             if let Some(until) = self.drain_until {
                 if self.connections.is_empty() {
@@ -558,6 +564,7 @@ impl EventLoop {
     // ---- acknowledging ----
 
     fn acknowledge(&mut self) {
+        self.door.look_at_sinks();
         let mut awaiting = std::mem::take(&mut self.awaiting);
         awaiting.retain(|id| self.acknowledge_one(*id));
         self.awaiting = awaiting;
@@ -573,9 +580,11 @@ impl EventLoop {
         let waits = match protocol {
             Protocol::Frames(session) => {
                 let watermark = door.watermarks.get(session.level());
+                let settled = door.watermarks.get(door.settings.settled_level());
+                let delivered = door.watermarks.get(AckLevel::Delivered);
                 let metrics = door.metrics.clone();
                 door.turn(*loopback, |turn| {
-                    session.settled(watermark, turn, out);
+                    session.settled(settled, delivered, turn, out);
                     session.acknowledge(watermark, turn, out, |age| metrics.ack_seconds.observe(age.as_secs_f64()));
                 });
                 session.is_waiting()
@@ -695,6 +704,23 @@ impl EventLoop {
 
     fn draining(&self) -> bool {
         self.drain_until.is_some()
+    }
+
+    /// The log failed: nothing can be kept any more, so every agent goes elsewhere, and the process ends. What a socket
+    /// does not take at once is not worth waiting for.
+    fn tell_of_failure(&mut self) {
+        let ids: Vec<_> = self.connections.iter().map(|(_, connection)| connection.id).collect();
+        for id in ids {
+            let (random, now) = (self.door.random.next_u64(), self.door.now);
+            let Some(connection) = self.get(id) else { continue };
+            if let Protocol::Frames(session) = &mut connection.protocol {
+                let text = "this server cannot write its log any more";
+                let mut out = Vec::new();
+                session.end(GoawayCode::Storage, text, random, &mut out);
+                let _ = connection.send(&out, now);
+            }
+            self.remove(id, GoawayCode::Storage.name());
+        }
     }
 
     /// R15: no more connections, no more reading; what was taken is acknowledged, then everybody is told.

@@ -127,6 +127,10 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
         return door.turn(loopback, |turn| closed(session.end(code, text, turn.random, out)));
     }
     if !session.is_authenticated() {
+        if !door.has_slots() {
+            // An epoch goes through the ring.
+            return wait(connection, door);
+        }
         return greet(connection, door, scratch, out);
     }
     session.set_paused(false, door.now);
@@ -235,6 +239,10 @@ fn greet(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, ou
                 default_source: if name.is_empty() { peer.ip().to_canonical().to_string() } else { name.to_owned() },
                 epoch: greeting.epoch,
             });
+            door.note_level(session.level());
+            if greeting.new_epoch {
+                door.log_epoch(session, greeting.last_seq, &connection.origin);
+            }
             if scratch.log.allows(door.now) {
                 tracing::info!(
                     connection = connection.id,

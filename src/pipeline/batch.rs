@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::event::{EventRef, Events};
+use crate::limits::POOL_PAGE_BYTES;
 use crate::pipeline::pool::PoolSlice;
 
 /// Where the events of a connection come from; shared by all its runs.
@@ -59,12 +60,24 @@ pub struct Run {
     pub origin: Arc<Origin>,
 }
 
+impl Run {
+    fn pinned_bytes(&self) -> usize {
+        match &self.payload {
+            // Frames share pages with their neighbours; a request has its own.
+            Payload::Pooled(slice) if self.origin.agent_id.is_some() => slice.len(),
+            Payload::Pooled(slice) => slice.len().next_multiple_of(POOL_PAGE_BYTES),
+            Payload::Read(_) => 0,
+        }
+    }
+}
+
 /// Consecutive positions that became final in one commit.
 #[derive(Debug)]
 pub struct Batch {
     first_position: u64,
     events: u64,
     payload_bytes: usize,
+    pinned_bytes: usize,
     runs: Vec<Run>,
 }
 
@@ -73,7 +86,8 @@ impl Batch {
     pub fn new(first_position: u64, runs: Vec<Run>) -> Self {
         let events = runs.iter().map(|run| u64::from(run.events)).sum();
         let payload_bytes = runs.iter().map(|run| run.payload.len()).sum();
-        Self { first_position, events, payload_bytes, runs }
+        let pinned_bytes = runs.iter().map(Run::pinned_bytes).sum();
+        Self { first_position, events, payload_bytes, pinned_bytes, runs }
     }
 
     pub fn first_position(&self) -> u64 {
@@ -91,6 +105,11 @@ impl Batch {
 
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes
+    }
+
+    /// Bytes of the pool that nobody else gets while this batch is held.
+    pub fn pinned_bytes(&self) -> usize {
+        self.pinned_bytes
     }
 
     pub fn runs(&self) -> &[Run] {

@@ -1,13 +1,13 @@
-//! The log thread: takes what is in the ring, gives it positions, hands it to the routers.
+//! The log thread without a log (`wal.enabled = false`): takes what is in the ring, gives it positions, hands it to the
+//! routers.
 //!
 //! ```text
 //!  ring ─▶ take all (up to 4 MiB) ─▶ keep refused payloads ─▶ positions ─▶ one Batch, shared ─▶ each router's queue
 //! ```
 //!
 //! It never waits to fill a batch: an event alone goes on at once, and while the routers are busy the next batch grows
-//! in the ring. Without a write-ahead log (there is none yet) a full queue makes it wait: the ring fills, the loop
-//! stops reading, TCP does the rest. What is in here when the process is killed is lost, which is why the only ack
-//! level offered is *received*.
+//! in the ring. A router's full queue makes it wait: the ring fills, the loop stops reading, TCP does the rest. What is
+//! in here when the process is killed is lost, which is why the only ack level offered is *received*.
 
 use std::sync::Arc;
 
@@ -51,12 +51,14 @@ pub fn run(
         let mut runs = Vec::with_capacity(slots.len());
         for Slot { content, received_unix_nano, seq, origin, .. } in slots.drain(..) {
             match content {
-                Content::Events { payload, events } => {
+                Content::Events { payload, events, .. } => {
                     runs.push(Run { payload: Payload::Pooled(payload), events, received_unix_nano, origin });
                 }
                 Content::Refused { payload, events, code, reason } => {
                     refused.push(RefusedPayload { payload, events, code, reason, seq, received_unix_nano, origin });
                 }
+                // Without a log nothing outlives the process, an epoch neither.
+                Content::Hello => {}
             }
         }
         if !refused.is_empty() {

@@ -11,11 +11,17 @@
 //! | `pool` | the memory that peers can fill; the only `unsafe` |
 //! | `ring` | slots and the SPSC ring between event loop and log thread |
 //! | `watermark` | up to which ticket each level is reached |
-//! | `commit` | the log thread: slots become batches with positions |
+//! | `health` | whether the log takes anything |
+//! | `group_commit` | the log thread: slots become a record of the log, and batches with positions |
+//! | `commit` | the same without a log |
 //! | `batch` | what routers and sinks see |
 
 pub mod batch;
 pub mod commit;
+pub mod group_commit;
+pub mod health;
 pub mod pool;
 pub mod ring;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod watermark;

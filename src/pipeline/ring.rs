@@ -15,6 +15,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
@@ -31,17 +32,22 @@ pub struct Slot {
     pub ticket: u64,
     pub content: Content,
     pub received_unix_nano: u64,
-    /// The frame's sequence number; 0 over HTTP.
+    /// The frame's sequence number; that before the first one for a new epoch; 0 over HTTP.
     pub seq: u64,
+    /// CRC-32 of the frame's payload as it was sent (R7); 0 over HTTP.
+    pub sent_crc: u32,
     pub origin: Arc<Origin>,
 }
 
 #[derive(Debug)]
 pub enum Content {
-    /// `EventBatch` bytes of accepted events only. May be empty: a frame without events.
-    Events { payload: PoolSlice, events: u32 },
+    /// `EventBatch` bytes of accepted events only. May be empty: a frame without events. `payload_crc`: their CRC-32,
+    /// where it is known because they are what was sent.
+    Events { payload: PoolSlice, events: u32, payload_crc: Option<u32> },
     /// A payload as it was sent, `events` of it refused.
     Refused { payload: PoolSlice, events: u32, code: NackCode, reason: Box<str> },
+    /// An agent came in with a new epoch, which must be in the log before its WELCOME (R4).
+    Hello,
 }
 
 struct Shared {
@@ -73,6 +79,15 @@ impl Drop for LogThread {
     fn drop(&mut self) {
         self.wake();
     }
+}
+
+/// What ended a wait for slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    Slots,
+    TimedOut,
+    /// The loop is gone, and the ring is empty.
+    Gone,
 }
 
 /// The log thread's end.
@@ -156,15 +171,30 @@ impl SlotReceiver {
     /// Waits until there is a slot. `false`: there is none and the loop is gone.
     pub fn wait(&self) -> bool {
         loop {
+            match self.wait_until(None) {
+                Waited::Slots => return true,
+                Waited::Gone => return false,
+                Waited::TimedOut => {}
+            }
+        }
+    }
+
+    /// Waits until there is a slot, or until `until`.
+    pub fn wait_until(&self, until: Option<Instant>) -> Waited {
+        loop {
             // In this order: a slot pushed before the loop went is still seen.
             let closed = !self.ring.write_is_held();
             if !self.ring.is_empty() {
-                return true;
+                return Waited::Slots;
             }
             if closed {
-                return false;
+                return Waited::Gone;
             }
-            std::thread::park();
+            match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                None => std::thread::park(),
+                Some(Duration::ZERO) => return Waited::TimedOut,
+                Some(left) => std::thread::park_timeout(left),
+            }
         }
     }
 }
@@ -179,8 +209,8 @@ mod tests {
         let mut buffer = pool.allocate(1).unwrap();
         let payload = buffer.share(0..0);
         let origin = Origin { agent_id: None, agent: None, default_source: String::new(), epoch: 0 };
-        let content = Content::Events { payload, events: 0 };
-        Slot { ticket, content, received_unix_nano: 0, seq: 0, origin: Arc::new(origin) }
+        let content = Content::Events { payload, events: 0, payload_crc: None };
+        Slot { ticket, content, received_unix_nano: 0, seq: 0, sent_crc: 0, origin: Arc::new(origin) }
     }
 
     #[test]

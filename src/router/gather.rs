@@ -37,6 +37,8 @@ pub struct Gather {
     /// Of `held`, whole batches: what is pinned.
     events: u64,
     bytes: usize,
+    /// Of those, what lies in the buffer pool.
+    pinned_bytes: usize,
     last_delivery: Option<Instant>,
     closed: bool,
 }
@@ -44,7 +46,16 @@ pub struct Gather {
 impl Gather {
     /// Nothing is stored yet: positions begin at 1.
     pub fn new(settings: BatchSettings) -> Self {
-        Self { settings, held: VecDeque::new(), next: 1, events: 0, bytes: 0, last_delivery: None, closed: false }
+        Self {
+            settings,
+            held: VecDeque::new(),
+            next: 1,
+            events: 0,
+            bytes: 0,
+            pinned_bytes: 0,
+            last_delivery: None,
+            closed: false,
+        }
     }
 
     /// Whether one more batch may be taken: what is held does not fill a delivery yet.
@@ -57,8 +68,23 @@ impl Gather {
         if batch.end_position() > self.next && batch.events() > 0 {
             self.events += batch.events();
             self.bytes += batch.payload_bytes();
+            self.pinned_bytes += batch.pinned_bytes();
             self.held.push_back(batch);
         }
+    }
+
+    /// Bytes of the buffer pool that are held.
+    pub fn pinned_bytes(&self) -> usize {
+        self.pinned_bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Begins again behind `position`: what was held will come again.
+    pub fn restart(&mut self, position: u64) {
+        *self = Self { next: position + 1, last_delivery: self.last_delivery, ..Self::new(self.settings) };
     }
 
     /// No more batches will come: nothing waits for more any longer.
@@ -87,6 +113,7 @@ impl Gather {
             let Some(batch) = self.held.pop_front() else { break };
             self.events -= batch.events();
             self.bytes -= batch.payload_bytes();
+            self.pinned_bytes -= batch.pinned_bytes();
         }
     }
 

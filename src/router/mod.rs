@@ -2,8 +2,8 @@
 //! before its sink has them.
 //!
 //! ```text
-//!  log thread ─▶ RouterQueue ─▶ gather ─▶ [delivery] ─▶ sink ── stored ──▶ position moves, others are notified
-//!                (bounded)        ▲                      │
+//!  log thread ─▶ queue ─▶ source ─▶ gather ─▶ [delivery] ─▶ sink ── stored ──▶ position moves, others are notified
+//!              (bounded)   ▲ log      ▲                     │
 //!                                 │                      ├─ unavailable ─▶ wait (backoff), connect, the same again
 //!                                 │                      ├─ refused ─────▶ dead letters (synced), then without them
 //!                                 └── next ◀─────────────┴─ refused unnamed ─▶ bisection
@@ -11,6 +11,8 @@
 //!
 //! | file | what | I/O |
 //! |---|---|---|
+//! | `queue` | batches offered by the log thread, bounded | none |
+//! | `source` | the queue, and the log for what was missed | reads the log |
 //! | `gather` | when a delivery is due and what is in it | none |
 //! | `retry` | delays between attempts, rate of warnings | none |
 //! | `bisection` | finds a row that a store refuses without naming it | none |
@@ -30,25 +32,27 @@ pub mod drain;
 pub mod gather;
 pub mod positions;
 pub mod progress;
+mod queue;
 pub mod retry;
+mod source;
 mod worker;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::Instant;
-
-use thiserror::Error;
 
 pub use drain::Drain;
 pub use progress::{SinkProgress, SinkStatus};
 
-use crate::limits;
 use crate::metrics::Metrics;
 use crate::pipeline::batch::Batch;
 use crate::sink::{Identity, Sink, SinkSettings};
+use crate::wal::Log;
+use queue::Queue;
+use source::Source;
 
 /// Called by a router after its position moved.
 pub type Notify = Arc<dyn Fn() + Send + Sync>;
@@ -57,27 +61,32 @@ pub type Notify = Arc<dyn Fn() + Send + Sync>;
 pub struct Shared<'a> {
     pub identity: &'a Identity,
     pub data_dir: &'a Path,
-    pub metrics: &'a Metrics,
+    /// What a router missed is read from here; `None`: whoever offers waits for routers instead.
+    pub log: Option<Arc<Log>>,
+    /// With a log, bytes of the buffer pool that one router may hold.
+    pub share_bytes: usize,
+    pub metrics: &'a Arc<Metrics>,
     pub drain: Arc<Drain>,
     pub notify: Notify,
 }
 
 /// The end that batches go into. Dropped: the router drains and ends.
 pub struct RouterQueue {
-    batches: SyncSender<Arc<Batch>>,
+    queue: Arc<Queue>,
     progress: Arc<SinkProgress>,
 }
 
-/// The router has ended: its drain deadline passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("the router has ended")]
-pub struct Ended;
-
 impl RouterQueue {
-    /// Hands over the batch that follows. Waits while the queue is full.
-    pub fn send(&self, batch: Arc<Batch>) -> Result<(), Ended> {
+    /// Hands over the batch that follows. Without a log, waits while the queue is full.
+    pub fn offer(&self, batch: &Arc<Batch>) {
         self.progress.offered(batch.end_position().saturating_sub(1));
-        self.batches.send(batch).map_err(|_| Ended)
+        self.queue.offer(batch);
+    }
+}
+
+impl Drop for RouterQueue {
+    fn drop(&mut self) {
+        self.queue.close();
     }
 }
 
@@ -94,16 +103,19 @@ impl Router {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(settings: &SinkSettings, sink: Box<dyn Sink>, shared: &Shared<'_>) -> io::Result<(RouterQueue, Self)> {
-        let (batches, queue) = mpsc::sync_channel(limits::ROUTER_QUEUE_BATCHES);
+        let log_end = shared.log.as_ref().map_or(1, |log| log.end());
+        let queue = Arc::new(Queue::new(shared.log.as_ref().map(|_| shared.share_bytes), log_end));
+        let source = Source::new(queue.clone(), shared.log.as_ref());
         let (running, ended) = mpsc::sync_channel(0);
         let lag_events = shared.metrics.sink(&settings.name).lag_events;
         let progress = Arc::new(SinkProgress::new(&settings.name, settings.required, lag_events));
-        let worker = worker::Worker::new(settings, sink, shared, queue, progress.clone());
+        progress.offered(log_end - 1);
+        let worker = worker::Worker::new(settings, sink, shared, source, progress.clone());
         thread::Builder::new().name(format!("router {}", settings.name)).spawn(move || {
             worker.run();
             drop(running);
         })?;
-        Ok((RouterQueue { batches, progress: progress.clone() }, Self { progress, ended }))
+        Ok((RouterQueue { queue, progress: progress.clone() }, Self { progress, ended }))
     }
 
     pub fn progress(&self) -> &Arc<SinkProgress> {
@@ -117,5 +129,7 @@ impl Router {
     }
 }
 
+#[cfg(test)]
+mod log_tests;
 #[cfg(test)]
 mod tests;

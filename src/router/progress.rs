@@ -39,6 +39,8 @@ pub struct SinkProgress {
     offered: AtomicU64,
     /// Last position that the sink has passed.
     position: AtomicU64,
+    /// A position of this log that the store holds and the log does not; 0: none.
+    ahead: AtomicU64,
     status: Mutex<SinkStatus>,
     status_changed: Condvar,
     /// Both ends set it; the lock makes the last one to do so the one that sees both newest positions.
@@ -52,6 +54,7 @@ impl SinkProgress {
             required,
             offered: AtomicU64::new(0),
             position: AtomicU64::new(0),
+            ahead: AtomicU64::new(0),
             status: Mutex::new(SinkStatus::Connecting),
             status_changed: Condvar::new(),
             lag_events: Mutex::new(lag_events),
@@ -67,9 +70,18 @@ impl SinkProgress {
         self.required
     }
 
-    /// Everything up to this position is stored, or kept in dead letters; 0: nothing. Never goes back.
+    /// Everything up to this position is stored, or kept in dead letters; 0: nothing.
     pub fn position(&self) -> u64 {
         self.position.load(Ordering::Acquire)
+    }
+
+    /// The position that the store holds beyond the end of the log, which then is an older copy; 0: none.
+    pub fn ahead(&self) -> u64 {
+        self.ahead.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_ahead(&self, position: u64) {
+        self.ahead.store(position, Ordering::Release);
     }
 
     /// Events handed to the router that its sink has not passed.
@@ -103,6 +115,12 @@ impl SinkProgress {
 
     pub(super) fn passed(&self, position: u64) {
         self.position.fetch_max(position, Ordering::Release);
+        self.update_lag();
+    }
+
+    /// The store says that it has everything up to `position`, even if that is less than before.
+    pub(super) fn restarted(&self, position: u64) {
+        self.position.store(position, Ordering::Release);
         self.update_lag();
     }
 

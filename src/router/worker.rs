@@ -9,11 +9,15 @@
 //!                          ▼ queue closed and nothing held, or the deadline passed
 //!                         end
 //! ```
+//!
+//! With a log, the store's position decides where to go on, also after a reconnect and also if it is lower than before
+//! (a store restored from a copy): what follows it is read from the log again.
+//! ```
 
+use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
-use std::time::Instant;
-use std::{io, mem};
+use std::time::{Duration, Instant};
+use std::{io, mem, thread};
 
 use tracing::{debug, info, warn};
 
@@ -23,11 +27,17 @@ use super::gather::{Due, Gather};
 use super::positions::PositionFile;
 use super::progress::{SinkProgress, SinkStatus};
 use super::retry::{Backoff, Warnings};
+use super::source::{Next, Source};
 use super::{Drain, Notify, Shared};
-use crate::metrics::SinkMetrics;
-use crate::pipeline::batch::{Batch, Delivery};
+use crate::metrics::{Metrics, SinkMetrics};
+use crate::pipeline::batch::Delivery;
 use crate::random::Random;
 use crate::sink::{Failure, Refusal, Sink, SinkSettings, Unavailable, uuid};
+use crate::wal::MissingReason;
+
+/// While a delivery fills, its queue is looked at this often: short against `max_age`, and long enough that no queue
+/// fills meanwhile.
+const FILLING_LOOK: Duration = Duration::from_millis(1);
 
 /// The drain deadline passed while something was still to be done.
 struct DeadlinePassed;
@@ -38,8 +48,14 @@ pub(super) struct Worker {
     name: String,
     server_id: String,
     sink: Box<dyn Sink>,
-    queue: Receiver<Arc<Batch>>,
+    source: Source,
+    /// Where the log ended and began when this process opened it; `None`: there is none.
+    log: Option<Range<u64>>,
     gather: Gather,
+    /// The store has answered, and its position is one of this log.
+    connected: bool,
+    /// Positions that no batch will have, behind what is gathered.
+    gap: Option<Range<u64>>,
     /// Last position that the sink has passed.
     position: u64,
     position_file: PositionFile,
@@ -56,6 +72,7 @@ pub(super) struct Worker {
     progress: Arc<SinkProgress>,
     notify: Notify,
     metrics: SinkMetrics,
+    all_metrics: Arc<Metrics>,
 }
 
 impl Worker {
@@ -63,15 +80,18 @@ impl Worker {
         settings: &SinkSettings,
         sink: Box<dyn Sink>,
         shared: &Shared<'_>,
-        queue: Receiver<Arc<Batch>>,
+        source: Source,
         progress: Arc<SinkProgress>,
     ) -> Self {
         let name = settings.name.clone();
         Self {
             server_id: uuid(&shared.identity.server_id),
             sink,
-            queue,
+            source,
+            log: shared.log.as_ref().map(|log| log.oldest()..log.end()),
             gather: Gather::new(settings.batch),
+            connected: false,
+            gap: None,
             position: 0,
             position_file: PositionFile::new(shared.data_dir, &name, &shared.identity.server_id),
             saves_position: false,
@@ -85,6 +105,7 @@ impl Worker {
             progress,
             notify: shared.notify.clone(),
             metrics: shared.metrics.sink(&name),
+            all_metrics: shared.metrics.clone(),
             name,
         }
     }
@@ -93,8 +114,10 @@ impl Worker {
     pub fn run(mut self) {
         if self.deliver_all().is_err() {
             let events = self.progress.owed_events();
-            if events > 0 {
+            if events > 0 && self.log.is_none() {
                 warn!(sink = self.name, events, "drain deadline passed, events not delivered");
+            } else if events > 0 {
+                info!(sink = self.name, events, "events stay in the log for the next start");
             }
         }
     }
@@ -117,41 +140,96 @@ impl Worker {
                 kept.map_or_else(|| self.position_file.load().map_err(unreadable), Ok)
             });
             match position {
-                Ok(position) => {
-                    self.pass(position);
-                    return Ok(());
-                }
+                Ok(position) => match self.go_on_behind(position) {
+                    Ok(()) => return Ok(()),
+                    Err(unavailable) => self.wait(&unavailable)?,
+                },
                 Err(unavailable) => self.wait(&unavailable)?,
             }
         }
+    }
+
+    /// The store has everything up to `position`.
+    fn go_on_behind(&mut self, position: u64) -> Result<(), Unavailable> {
+        let Some(log) = &self.log else {
+            // What this router has seen stored stays stored, whatever the store says later: nothing could bring it back.
+            self.pass(position);
+            return Ok(());
+        };
+        if !self.connected && position >= log.end {
+            // Events that this process has never seen: the store would take what gets their positions now for them.
+            self.progress.set_ahead(position);
+            return Err(Unavailable::down(format!(
+                "the store holds events up to position {position} of this log, which ended at {} when this server \
+                 started: data_dir/wal is an older copy of the log. Stop the server and put the newest copy back, or \
+                 start it once more to go on behind that position; what came in between is in the store only",
+                log.end - 1
+            )));
+        }
+        if position != self.position || !self.connected {
+            self.connected = true;
+            self.gap = None;
+            self.gather.restart(position);
+            // A sink that has nothing of this log begins at the oldest event that is kept.
+            self.source.seek(if position == 0 { log.start } else { position + 1 });
+            self.position = position;
+            self.progress.restarted(position);
+        }
+        self.pass(position);
+        Ok(())
     }
 
     /// Waits until a delivery is due. `None`: the queue is closed and everything is stored.
     fn next_delivery(&mut self) -> Done<Option<Delivery>> {
         loop {
             self.check_deadline()?;
-            while self.gather.has_room() {
-                match self.queue.try_recv() {
-                    Ok(batch) => self.gather.take(batch),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => {
+            self.pass_gap();
+            while self.gather.has_room() && self.gap.is_none() {
+                match self.source.next(self.gather.pinned_bytes()) {
+                    Ok(Next::Batch(batch)) => self.gather.take(batch),
+                    Ok(Next::Missing(positions, reason)) => self.miss(positions, reason),
+                    Ok(Next::Nothing) => break,
+                    Ok(Next::End) => {
                         self.gather.close();
                         break;
                     }
+                    Err(error) => self.wait(&Unavailable::retry(format!("the log cannot be read: {error}")))?,
                 }
             }
             let now = Instant::now();
-            let batch = match self.gather.due(now) {
+            match self.gather.due(now) {
                 Due::Now(delivery) => return Ok(Some(delivery)),
+                Due::Nothing if self.gap.is_some() => {}
                 Due::Nothing if self.gather.is_closed() => return Ok(None),
-                Due::Nothing => self.queue.recv().map_err(RecvTimeoutError::from),
-                Due::At(at) => self.queue.recv_timeout(at - now),
-            };
-            match batch {
-                Ok(batch) => self.gather.take(batch),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => self.gather.close(),
+                Due::Nothing => self.source.wait(),
+                // Looking now and then costs both sides less than a wake-up a batch.
+                Due::At(at) => thread::sleep(FILLING_LOOK.min(at - now)),
             }
+        }
+    }
+
+    /// No batch will have `positions`.
+    fn miss(&mut self, positions: Range<u64>, reason: MissingReason) {
+        if let Some(name) = reason.counted_as() {
+            let events = positions.end - positions.start;
+            self.all_metrics.events_dropped(&self.name, name).inc_by(events);
+            warn!(
+                sink = self.name,
+                first = positions.start,
+                last = positions.end - 1,
+                reason = %reason,
+                "events are missing from the log and will not be delivered"
+            );
+        }
+        self.gap = Some(positions);
+    }
+
+    /// Passes what is missing, once everything before it is stored.
+    fn pass_gap(&mut self) {
+        if self.gather.is_empty()
+            && let Some(gap) = self.gap.take()
+        {
+            self.pass(gap.end - 1);
         }
     }
 
@@ -177,7 +255,12 @@ impl Worker {
                 }
                 Err(Failure::Unavailable(unavailable)) => {
                     self.wait(&unavailable)?;
+                    let before = self.position;
                     self.connect()?;
+                    if self.log.is_some() && self.position < before {
+                        // What lies between comes first: it is read from the log.
+                        return Ok(());
+                    }
                 }
             }
         }
@@ -247,7 +330,6 @@ impl Worker {
     }
 
     fn pass(&mut self, position: u64) {
-        // What this router has seen stored stays stored, whatever the store says later.
         self.position = self.position.max(position);
         self.gather.stored(position);
         self.progress.passed(position);
@@ -272,6 +354,11 @@ impl Worker {
             }
             Unavailable::Down { reason } => (SinkStatus::Down(reason.clone()), self.backoff.down()),
         };
+        if self.log.is_some() && self.drain.begun() {
+            // The log keeps what is left; nothing is won by waiting for a store that does not answer.
+            self.progress.set_status(status);
+            return Err(DeadlinePassed);
+        }
         let now = Instant::now();
         if let Some(suppressed) = self.warnings.due(now) {
             let next_attempt_seconds = delay.as_secs_f64();
@@ -285,6 +372,9 @@ impl Worker {
 
     fn sleep(&mut self, until: Instant) -> Done {
         self.drain.sleep(until, self.draining);
+        if self.log.is_some() && self.drain.begun() {
+            return Err(DeadlinePassed);
+        }
         if !self.draining && self.drain.begun() {
             self.draining = true;
             self.backoff.reset();

@@ -126,7 +126,7 @@ fn drive(pieces: &[&[u8]]) -> Outcome {
                 let nack = nack.as_ref().map(|(code, reason)| (*code, reason.as_str()));
                 session.taken(&header, ticket, nack, &mut turn, &mut out);
             }
-            session.settled(ticket, &turn, &mut out);
+            session.settled(ticket, ticket, &turn, &mut out);
             session.acknowledge(ticket, &turn, &mut out, |_| {});
             input.drain(..HEADER_BYTES + payload.len());
         }

@@ -1,7 +1,7 @@
 //! What the server remembers of each agent, so that a frame sent again is not stored again (R3, R4, R5).
 //!
-//! One mark an agent: epoch, last sequence number and that frame's checksum. In memory for now: without a log a new
-//! start of the server knows nobody, and no WELCOME says *resumed*.
+//! One mark an agent: epoch, last sequence number and that frame's checksum. With a log they are rebuilt from it at
+//! start ([`Marks::restore`]); without one a new start of the server knows nobody, and no WELCOME says *resumed*.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,23 +20,42 @@ struct Mark {
     last_seq: u64,
     /// CRC-32 of the payload of `last_seq`; `None` where that frame was never seen by this process.
     last_crc: Option<u32>,
-    /// Ticket of the last accepted frame: what a takeover waits for.
+    /// Ticket of the last accepted frame, or of the HELLO that made the epoch: what a takeover waits for.
     last_ticket: u64,
+    /// A frame of the agent was taken, in any epoch. One that never sent a frame need not be remembered.
+    has_frames: bool,
     last_seen: Instant,
     connection: Option<ConnectionId>,
+}
+
+/// A mark as the log keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    pub agent_id: AgentId,
+    pub epoch: u64,
+    pub last_seq: u64,
+    pub last_crc: Option<u32>,
+    pub has_frames: bool,
+    /// How long ago the agent was last heard, by the log's times of receipt.
+    pub age: Duration,
 }
 
 /// What a HELLO leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Greeting {
     pub epoch: u64,
+    /// The last one stored, or on its way into the log.
     pub last_seq: u64,
+    /// The lowest that the agent still holds.
+    pub oldest_seq: u64,
     pub resumed: bool,
+    /// The epoch was never given out before: with a log, WELCOME waits until it is in there (R4).
+    pub new_epoch: bool,
     /// Frames that were acknowledged once and that neither side has any more.
     pub missing: u64,
     /// The agent's older connection: it must be closed (R5).
     pub replaced: Option<ConnectionId>,
-    /// WELCOME may be written once this ticket has been passed.
+    /// The last ticket of what the agent sent before: WELCOME may be written once the log has passed it (R5).
     pub after_ticket: u64,
 }
 
@@ -81,6 +100,14 @@ impl Marks {
         Self { marks: HashMap::new(), max_agents, retention, next_sweep: None }
     }
 
+    /// Puts back what the log knows. `ticket` stands for everything that was in the log before this start.
+    pub fn restore(&mut self, restored: Restored, ticket: u64, now: Instant) {
+        let Restored { agent_id, epoch, last_seq, last_crc, has_frames, age } = restored;
+        let last_seen = now.checked_sub(age).unwrap_or(now);
+        let mark = Mark { epoch, last_seq, last_crc, last_ticket: ticket, has_frames, last_seen, connection: None };
+        self.marks.insert(agent_id, mark);
+    }
+
     pub fn len(&self) -> usize {
         self.marks.len()
     }
@@ -109,6 +136,7 @@ impl Marks {
                 last_seq: before_oldest,
                 last_crc: None,
                 last_ticket: 0,
+                has_frames: false,
                 last_seen: now,
                 connection: Some(connection),
             };
@@ -116,7 +144,9 @@ impl Marks {
             return Ok(Greeting {
                 epoch,
                 last_seq: before_oldest,
+                oldest_seq,
                 resumed: false,
+                new_epoch: true,
                 missing: 0,
                 replaced: None,
                 after_ticket: 0,
@@ -144,7 +174,9 @@ impl Marks {
         Ok(Greeting {
             epoch: mark.epoch,
             last_seq: mark.last_seq,
+            oldest_seq,
             resumed,
+            new_epoch: !resumed,
             missing,
             replaced,
             after_ticket: mark.last_ticket,
@@ -170,7 +202,20 @@ impl Marks {
     pub fn advance(&mut self, agent_id: &AgentId, seq: u64, crc: u32, ticket: u64, now: Instant) {
         if let Some(mark) = self.marks.get_mut(agent_id) {
             (mark.last_seq, mark.last_crc, mark.last_ticket, mark.last_seen) = (seq, Some(crc), ticket, now);
+            mark.has_frames = true;
         }
+    }
+
+    /// The agent's new epoch is on its way into the log under `ticket`.
+    pub fn epoch_logged(&mut self, agent_id: &AgentId, ticket: u64) {
+        if let Some(mark) = self.marks.get_mut(agent_id) {
+            mark.last_ticket = ticket;
+        }
+    }
+
+    /// The ticket by which everything that was taken from this agent is covered.
+    pub fn last_ticket(&self, agent_id: &AgentId) -> u64 {
+        self.marks.get(agent_id).map_or(0, |mark| mark.last_ticket)
     }
 
     /// `connection` is gone; it no longer keeps its agent's mark.
@@ -179,7 +224,7 @@ impl Marks {
             return;
         };
         (mark.connection, mark.last_seen) = (None, now);
-        if mark.last_ticket == 0 {
+        if !mark.has_frames {
             // It never sent a frame, so there is nothing to tell apart: HELLOs alone cannot fill the table.
             self.marks.remove(agent_id);
         }
@@ -288,6 +333,18 @@ mod tests {
             marks.disconnect(&agent, connection, now);
         }
         assert!(marks.is_empty());
+    }
+
+    #[test]
+    fn a_restored_agent_resumes_and_what_it_sends_again_is_known() {
+        let (mut marks, now) = marks();
+        let restored = Restored { agent_id: A, epoch: 9, last_seq: 4, last_crc: Some(44), has_frames: true, age: HOUR };
+        marks.restore(restored, 1, now);
+        let greeting = marks.greet(A, 9, 3, 1, now, 0).unwrap();
+        assert_eq!((greeting.last_seq, greeting.resumed, greeting.new_epoch), (4, true, false));
+        assert_eq!((greeting.after_ticket, marks.last_ticket(&A)), (1, 1));
+        assert_eq!((marks.place(&A, 4, 44), marks.place(&A, 4, 45)), (Place::Duplicate, Place::Altered));
+        assert_eq!(marks.greet(A, 8, 1, 2, now, 0), Err(GreetingError::Fenced { epoch: 8, current: 9 }));
     }
 
     #[test]

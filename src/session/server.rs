@@ -36,6 +36,29 @@ pub struct SessionSettings {
 }
 
 impl SessionSettings {
+    /// Whether there is a log.
+    pub fn has_log(&self) -> bool {
+        self.highest_ack > AckLevel::Received
+    }
+
+    /// Why no higher level is offered.
+    pub fn highest_ack_because(&self) -> &'static str {
+        match self.highest_ack {
+            AckLevel::Received => "it keeps no log",
+            AckLevel::Written | AckLevel::Synced => "no sink is required",
+            AckLevel::Delivered => "there is no higher one",
+        }
+    }
+
+    fn not_offered(&self, wanted: u32) -> Reason {
+        Reason::AckLevel { wanted, highest: self.highest_ack.name(), because: self.highest_ack_because() }
+    }
+
+    /// The level by which what an agent sent is settled (R5), and its epoch kept (R4).
+    pub fn settled_level(&self) -> AckLevel {
+        if self.has_log() { AckLevel::Synced } else { AckLevel::Received }
+    }
+
     pub fn payload_caps(&self) -> PayloadCaps {
         PayloadCaps { data: self.max_frame_bytes }
     }
@@ -62,7 +85,8 @@ pub struct Turn<'a> {
 pub enum Step {
     /// Nothing.
     Continue,
-    /// An agent came in: close `replaced`, then call [`ServerSession::settled`] once `after_ticket` is passed.
+    /// An agent came in: close `replaced`; if the epoch is new and there is a log, put it in there and call
+    /// [`ServerSession::epoch_logged`]; then [`ServerSession::settled`] as the log goes on.
     Greeted(Greeting),
     /// The next DATA of the sequence: check and store its payload, then call [`ServerSession::taken`].
     Data,
@@ -83,8 +107,8 @@ enum Reason {
     Greeting(#[from] GreetingError),
     #[error("this server speaks version 1; the agent speaks {min} to {max}")]
     Version { min: u8, max: u8 },
-    #[error("ack level {wanted} is not offered: without a log this server acknowledges at most `{highest}`")]
-    AckLevel { wanted: u32, highest: &'static str },
+    #[error("ack level {wanted} is not offered: this server acknowledges at most `{highest}` ({because})")]
+    AckLevel { wanted: u32, highest: &'static str, because: &'static str },
     #[error("{0}")]
     Plain(&'static str),
     #[error("frame {seq} came, {expected} is next: frames were lost on the agent's side, or reordered")]
@@ -235,13 +259,11 @@ impl ServerSession {
         let wanted = match hello.ack {
             Ok(level) => level.unwrap_or(settings.default_ack),
             Err(wanted) => {
-                let highest = settings.highest_ack.name();
-                return Err((GoawayCode::AckLevel, Reason::AckLevel { wanted, highest }));
+                return Err((GoawayCode::AckLevel, settings.not_offered(wanted)));
             }
         };
         if wanted > settings.highest_ack {
-            let reason = Reason::AckLevel { wanted: wanted as u32, highest: settings.highest_ack.name() };
-            return Err((GoawayCode::AckLevel, reason));
+            return Err((GoawayCode::AckLevel, settings.not_offered(wanted as u32)));
         }
         let greeting = turn
             .marks
@@ -258,14 +280,27 @@ impl ServerSession {
         Ok(Step::Greeted(greeting))
     }
 
-    /// The watermark has reached `watermark`: says WELCOME if that is what it waited for.
-    pub fn settled(&mut self, watermark: u64, turn: &Turn<'_>, out: &mut Vec<u8>) {
+    /// The agent's new epoch is on its way into the log under `ticket`: WELCOME waits for it (R4).
+    pub fn epoch_logged(&mut self, ticket: u64, turn: &mut Turn<'_>) {
+        if let State::Settling(greeting) = &mut self.state {
+            greeting.after_ticket = ticket;
+            turn.marks.epoch_logged(&self.agent_id, ticket);
+        }
+    }
+
+    /// Tickets up to `settled` are in the log for good (without one: in memory), those up to `delivered` are delivered:
+    /// says WELCOME if that is what it waited for.
+    pub fn settled(&mut self, settled: u64, delivered: u64, turn: &Turn<'_>, out: &mut Vec<u8>) {
         let (now, settings) = (turn.now, turn.settings);
         let State::Settling(greeting) = self.state else { return };
-        if watermark < greeting.after_ticket {
+        if settled < greeting.after_ticket {
             return;
         }
-        self.acked_seq = greeting.last_seq;
+        // R4: what is stored and not delivered is not acknowledged at this level. The agent sends it again, and hears
+        // the ACK of a duplicate once it is delivered.
+        let owed = self.level == AckLevel::Delivered && delivered < greeting.after_ticket;
+        let last_seq = if owed { greeting.oldest_seq.saturating_sub(1) } else { greeting.last_seq };
+        self.acked_seq = last_seq;
         (self.heard, self.acked_at) = (now, now);
         self.state = State::Streaming;
         let welcome = Welcome {
@@ -279,17 +314,24 @@ impl ServerSession {
             keepalive_seconds: settings.keepalive.as_secs() as u16,
             resumed: greeting.resumed,
             epoch: greeting.epoch,
-            last_seq: greeting.last_seq,
+            last_seq,
             server_id: settings.server_id,
         };
         welcome.encode(out);
     }
 
-    fn data(&mut self, header: &Header, turn: &Turn<'_>, out: &mut Vec<u8>) -> Step {
+    fn data(&mut self, header: &Header, turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Step {
         let (settings, random) = (turn.settings, turn.random);
         match turn.marks.place(&self.agent_id, header.seq, header.payload_crc) {
             Place::Duplicate => {
-                self.ack_due = true;
+                let asked = self.pending.back().map_or(self.acked_seq, |last| last.seq);
+                if self.level == AckLevel::Delivered && header.seq > asked {
+                    // Stored before, perhaps not yet delivered: by its agent's last ticket it is.
+                    let ticket = turn.marks.last_ticket(&self.agent_id);
+                    self.wait_for(ticket, header, turn.now);
+                } else {
+                    self.ack_due = true;
+                }
                 Step::Continue
             }
             Place::Altered => {
@@ -328,6 +370,10 @@ impl ServerSession {
             answer::nack(header.seq, code, reason, out);
         }
         turn.marks.advance(&self.agent_id, header.seq, header.payload_crc, ticket, now);
+        self.wait_for(ticket, header, now);
+    }
+
+    fn wait_for(&mut self, ticket: u64, header: &Header, now: Instant) {
         self.pending_bytes += u64::from(header.length);
         self.pending.push_back(Pending { ticket, seq: header.seq, bytes: header.length, received: now });
     }

@@ -37,6 +37,8 @@ struct Server {
     ticket: u64,
     /// Up to which ticket the level of the connection is reached.
     watermark: u64,
+    /// Up to which ticket everything is delivered; `None`: as far as the watermark.
+    delivered: Option<u64>,
     /// Tickets are reached as soon as they are given.
     at_once: bool,
     connection: u64,
@@ -61,6 +63,7 @@ impl Server {
             now: Instant::now(),
             ticket: 0,
             watermark: 0,
+            delivered: None,
             at_once: true,
             connection: 0,
             stored: Vec::new(),
@@ -143,9 +146,9 @@ impl Server {
         if self.at_once {
             self.watermark = self.ticket;
         }
-        let watermark = self.watermark;
+        let (watermark, delivered) = (self.watermark, self.delivered.unwrap_or(self.watermark));
         self.turn(|turn| {
-            session.settled(watermark, turn, out);
+            session.settled(watermark, delivered, turn, out);
             session.acknowledge(watermark, turn, out, |_| {});
         });
     }
@@ -386,6 +389,67 @@ fn r5_a_takeover_names_the_older_connection_and_waits_until_it_is_settled() {
     server.watermark = 1;
     server.acknowledge(&mut newer, &mut out);
     assert_eq!(heard(&out), [Heard::Welcome { epoch: 5, last_seq: 1, resumed: true, level: AckLevel::Received }]);
+}
+
+/// A server with a log whose sinks lag, and what is needed to come back to it.
+fn lagging_server() -> Server {
+    let mut server = Server::new();
+    server.settings.highest_ack = AckLevel::Delivered;
+    server.delivered = Some(0);
+    server
+}
+
+fn hello_for(level: AckLevel) -> Vec<u8> {
+    bytes_of(Hello { ack: Ok(Some(level)), epoch: 5, ..hello() })
+}
+
+#[test]
+fn r4_at_level_delivered_a_reconnect_hears_only_of_what_is_delivered_and_its_duplicates_are_acknowledged_then() {
+    let mut server = lagging_server();
+    let mut session = server.connect();
+    let mut input = [hello_for(AckLevel::Synced), data(1, "a"), data(2, "b")].concat();
+    server.receive(&mut session, &mut input, &mut Vec::new());
+    // Stored, and acknowledged as synced. The same agent comes back, and wants more.
+    let (mut session, mut out) = (server.connect(), Vec::new());
+    server.receive(&mut session, &mut hello_for(AckLevel::Delivered), &mut out);
+    let welcome = Heard::Welcome { epoch: 5, last_seq: 0, resumed: true, level: AckLevel::Delivered };
+    assert_eq!(heard(&std::mem::take(&mut out)), [welcome]);
+    let mut again = [data(1, "a"), data(2, "b")].concat();
+    server.at_once = false;
+    server.watermark = 0;
+    server.receive(&mut session, &mut again, &mut out);
+    assert_eq!((heard(&out), server.stored.len()), (vec![], 2), "known, not stored again, and not yet delivered");
+    // The connection's level is what its ACKs wait for.
+    server.watermark = 2;
+    server.acknowledge(&mut session, &mut out);
+    assert_eq!(heard(&out), [Heard::Ack(2)]);
+    // Once delivered, WELCOME says so.
+    server.delivered = None;
+    let (mut session, mut out) = (server.connect(), Vec::new());
+    server.receive(&mut session, &mut hello_for(AckLevel::Delivered), &mut out);
+    assert_eq!(heard(&out), [Heard::Welcome { epoch: 5, last_seq: 2, resumed: true, level: AckLevel::Delivered }]);
+}
+
+#[test]
+fn r4_a_new_epoch_is_in_the_log_before_its_welcome() {
+    let mut server = lagging_server();
+    server.at_once = false;
+    let (mut session, mut out) = (server.connect(), Vec::new());
+    let hello = hello_for(AckLevel::Synced);
+    let Ok(Decoded::Frame { header, payload }) = decode(&hello, server.settings.payload_caps()) else { panic!() };
+    let step = server.turn(|turn| session.frame(&header, payload, turn, &mut out));
+    assert!(matches!(step, Step::Greeted(greeting) if greeting.new_epoch), "{step:?}");
+    server.turn(|turn| session.epoch_logged(9, turn));
+    server.watermark = 8;
+    server.acknowledge(&mut session, &mut out);
+    assert!(out.is_empty());
+    // Another connection of the same agent, in the same epoch, waits for the same.
+    let mut newer = server.connect();
+    server.receive(&mut newer, &mut hello.clone(), &mut out);
+    assert!(out.is_empty());
+    server.watermark = 9;
+    server.acknowledge(&mut newer, &mut out);
+    assert!(matches!(heard(&out)[..], [Heard::Welcome { epoch: 5, resumed: true, .. }]), "{:?}", heard(&out));
 }
 
 #[test]

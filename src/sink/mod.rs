@@ -111,6 +111,8 @@ pub struct SinkSettings {
     pub name: String,
     /// Acknowledgements of level `delivered` wait for this sink.
     pub required: bool,
+    /// When the log is full of what this sink has not taken, its oldest events are dropped; else everybody waits.
+    pub drops_oldest: bool,
     pub batch: BatchSettings,
     pub kind: Settings,
 }

@@ -1,0 +1,47 @@
+//! How the log is doing, as `/ready`, `/health` and the event loop see it.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// Why the log takes nothing for the moment. It passes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Pause {
+    /// The file system has no space.
+    DiskFull = 1,
+    /// `wal.max_bytes` is used up by what a sink has not taken.
+    LogFull = 2,
+}
+
+/// Written by the log thread, read by anyone.
+#[derive(Debug, Default)]
+pub struct LogHealth {
+    pause: AtomicU8,
+    failure: OnceLock<String>,
+}
+
+impl LogHealth {
+    /// The log takes nothing, or again (`None`).
+    pub fn set_pause(&self, pause: Option<Pause>) {
+        self.pause.store(pause.map_or(0, |pause| pause as u8), Ordering::Relaxed);
+    }
+
+    /// The reason as `/ready` names it.
+    pub fn not_ready(&self) -> Option<&'static str> {
+        match self.pause.load(Ordering::Relaxed) {
+            1 => Some("disk_full"),
+            2 => Some("log_full"),
+            _ => None,
+        }
+    }
+
+    /// A write or a sync failed: nothing more is acknowledged, and the process ends.
+    pub fn fail(&self, reason: String) {
+        // The first reason is the one that counts.
+        let _ = self.failure.set(reason);
+    }
+
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+}

@@ -1,0 +1,177 @@
+//! The short queue between log thread and router.
+//!
+//! ```text
+//!  with a log     offer ─▶ [ batch batch ] ─▶ router     no room: the queue is emptied, `behind` says how far to read the log
+//!  without one    offer ─▶ [ batch batch ] ─▶ router     no room: the log thread waits, and so do the agents
+//! ```
+//!
+//! Batches lie in the buffer pool. With a log, a router may hold a share of the pool and not more, so that sinks that
+//! stand still cannot keep it from agents: what goes beyond is read back from the log.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::limits::ROUTER_QUEUE_BATCHES;
+use crate::pipeline::batch::Batch;
+
+#[derive(Debug, Default)]
+struct State {
+    batches: VecDeque<Arc<Batch>>,
+    /// Bytes of the pool that the batches in here keep from others.
+    queued_bytes: usize,
+    /// The same for what the router has taken out and not yet stored.
+    taken_bytes: usize,
+    /// Everything below this position was offered; what was not taken is in the log.
+    behind: u64,
+    closed: bool,
+}
+
+#[derive(Debug)]
+pub struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Bytes of the pool that a router may hold; `None`: there is no log to fall back on.
+    share_bytes: Option<usize>,
+}
+
+/// What the router finds.
+#[derive(Debug)]
+pub enum Taken {
+    Batch(Arc<Batch>),
+    /// Nothing here. Positions below `behind` were offered.
+    Empty {
+        behind: u64,
+        closed: bool,
+    },
+}
+
+impl Queue {
+    /// `behind`: everything below this position is in the log already.
+    pub fn new(share_bytes: Option<usize>, behind: u64) -> Self {
+        let state = State { behind, ..State::default() };
+        Self { state: Mutex::new(state), changed: Condvar::new(), share_bytes }
+    }
+
+    /// Hands over the batch that follows. Without a log it waits while the queue is full.
+    pub fn offer(&self, batch: &Arc<Batch>) {
+        let mut state = self.lock();
+        let bytes = batch.pinned_bytes();
+        match self.share_bytes {
+            None => {
+                while state.batches.len() >= ROUTER_QUEUE_BATCHES && !state.closed {
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+            Some(share) => {
+                let held = state.queued_bytes + state.taken_bytes + bytes;
+                if held > share || state.batches.len() >= ROUTER_QUEUE_BATCHES {
+                    state.batches.clear();
+                    state.queued_bytes = 0;
+                    state.behind = batch.end_position();
+                    drop(state);
+                    self.changed.notify_all();
+                    return;
+                }
+            }
+        }
+        if !state.closed {
+            state.queued_bytes += bytes;
+            state.behind = batch.end_position();
+            state.batches.push_back(batch.clone());
+        }
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// The next batch; the router then holds `taken_bytes` of the pool besides it.
+    pub fn take(&self, taken_bytes: usize) -> Taken {
+        let mut state = self.lock();
+        let taken = match state.batches.pop_front() {
+            Some(batch) => {
+                state.queued_bytes -= batch.pinned_bytes();
+                state.taken_bytes = taken_bytes + batch.pinned_bytes();
+                Taken::Batch(batch)
+            }
+            None => {
+                state.taken_bytes = taken_bytes;
+                Taken::Empty { behind: state.behind, closed: state.closed }
+            }
+        };
+        drop(state);
+        self.changed.notify_all();
+        taken
+    }
+
+    /// Waits until there is a batch, or positions from `next` on to read, or the end.
+    pub fn wait(&self, next: u64) {
+        let mut state = self.lock();
+        while state.batches.is_empty() && state.behind <= next && !state.closed {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// No more batches will come, or nobody takes them any more.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::testing::pooled_batch;
+
+    fn first(taken: Taken) -> Option<u64> {
+        match taken {
+            Taken::Batch(batch) => Some(batch.first_position()),
+            Taken::Empty { .. } => None,
+        }
+    }
+
+    #[test]
+    fn a_router_beyond_its_share_is_sent_to_the_log_and_pins_nothing_more() {
+        let batch = pooled_batch(1..=10);
+        let queue = Queue::new(Some(2 * pooled_batch(21..=30).pinned_bytes()), 1);
+        queue.offer(&batch);
+        queue.offer(&pooled_batch(11..=20));
+        let held = batch.pinned_bytes();
+        assert_eq!(first(queue.take(0)), Some(1));
+        // One is taken, one queued: a third goes beyond the share, and the queued one is given up with it.
+        queue.offer(&pooled_batch(21..=30));
+        assert!(matches!(queue.take(held), Taken::Empty { behind: 31, closed: false }));
+        queue.offer(&pooled_batch(31..=40));
+        assert_eq!(first(queue.take(held)), Some(31));
+        assert!(matches!(queue.take(0), Taken::Empty { behind: 41, closed: false }));
+    }
+
+    #[test]
+    fn without_a_log_a_full_queue_makes_its_owner_wait_and_loses_nothing() {
+        let queue = Arc::new(Queue::new(None, 1));
+        let batches = ROUTER_QUEUE_BATCHES as u64 * 3;
+        let offering = std::thread::spawn({
+            let queue = queue.clone();
+            move || {
+                for position in 1..=batches {
+                    queue.offer(&pooled_batch(position..=position));
+                }
+                queue.close();
+            }
+        });
+        let mut seen = Vec::new();
+        loop {
+            queue.wait(u64::MAX);
+            match queue.take(0) {
+                Taken::Batch(batch) => seen.push(batch.first_position()),
+                Taken::Empty { closed: true, .. } => break,
+                Taken::Empty { .. } => {}
+            }
+        }
+        offering.join().unwrap();
+        assert_eq!(seen, (1..=batches).collect::<Vec<_>>());
+    }
+}
