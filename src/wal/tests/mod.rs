@@ -1,3 +1,8 @@
-//! The log over storage in memory (and once for real): what each test file is about is its name.
+//! The log over storage in memory, and once for real. What a file here is about is its name.
 
+mod damage;
+mod faults;
+mod memory;
+mod model;
 mod plain;
+mod segments;

@@ -1,0 +1,284 @@
+//! Many segments: rotation, trimming, limits, marks, and logs that are not ours.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::memory::{Fault, Loss, MemoryStorage};
+use super::model::{frame, origin, payload, settings};
+use crate::pipeline::batch::Origin;
+use crate::random::Random;
+use crate::wal::segment::{Header, Name};
+use crate::wal::{
+    AgentMark, AppendError, Entry, Kind, Log, MissingReason, OpenError, Opened, Read, Settings, Writer, open,
+};
+
+fn try_start(storage: &MemoryStorage, settings: &Settings) -> Result<Opened, OpenError> {
+    open(settings, Arc::new(storage.clone()), &mut Random::seeded(3), 5)
+}
+
+fn start(storage: &MemoryStorage) -> Opened {
+    try_start(storage, &Settings { max_bytes: 100_000, ..settings() }).unwrap()
+}
+
+/// One frame of one event, received at 1000 + seq.
+fn append(writer: &mut Writer, seq: u64) -> Result<u64, AppendError> {
+    let position = writer.append(&[frame(&origin(1), seq, 1, &payload(1, seq, 250))])?;
+    writer.sync()?;
+    Ok(position)
+}
+
+fn positions(log: &Arc<Log>, from: u64) -> Vec<u64> {
+    let mut reader = log.reader(from);
+    std::iter::from_fn(|| reader.next().unwrap())
+        .map(|read| match read {
+            Read::Batch(batch) => batch.first_position(),
+            missing => panic!("{missing:?}"),
+        })
+        .collect()
+}
+
+#[test]
+fn readers_cross_segments_at_any_position() {
+    let storage = MemoryStorage::default();
+    let Opened { mut writer, log, .. } = start(&storage);
+    let mut follower = log.reader(1);
+    for seq in 1..=20 {
+        writer.append(&[frame(&origin(1), seq, 1, &payload(1, seq, 250))]).unwrap();
+        assert!(follower.next().unwrap().is_none(), "not synced yet");
+        writer.sync().unwrap();
+        let Ok(Some(Read::Batch(batch))) = follower.next() else { panic!("{seq} is synced") };
+        assert_eq!((batch.first_position(), follower.position()), (seq, seq + 1));
+    }
+    assert!(storage.segments().len() > 5);
+    assert_eq!(writer.bytes(), storage.segments().iter().map(|name| storage.contents(name).len() as u64).sum::<u64>());
+    for from in 1..=21 {
+        assert_eq!(positions(&log, from), (from..=20).collect::<Vec<_>>());
+    }
+    let mut reader = log.reader(1);
+    for position in [20, 3, 4, 19, 1] {
+        reader.seek(position);
+        let Ok(Some(Read::Batch(batch))) = reader.next() else { panic!("{position} is there") };
+        assert_eq!(batch.first_position(), position);
+    }
+    reader.seek(1_000);
+    assert!(reader.next().unwrap().is_none(), "beyond the end there is nothing");
+}
+
+#[test]
+fn a_record_larger_than_a_segment_has_one_of_its_own() {
+    let storage = MemoryStorage::default();
+    let Opened { mut writer, log, .. } = start(&storage);
+    append(&mut writer, 1).unwrap();
+    let large = payload(1, 2, 5_000);
+    writer.append(&[frame(&origin(1), 2, 1, &large)]).unwrap();
+    append(&mut writer, 3).unwrap();
+    assert_eq!((storage.segments().len(), positions(&log, 1)), (3, vec![1, 2, 3]));
+    assert_eq!(positions(&start(&storage).log, 1), [1, 2, 3]);
+}
+
+#[test]
+fn segments_go_once_no_sink_needs_them_and_they_are_old() {
+    let storage = MemoryStorage::default();
+    let mut opened = try_start(&storage, &Settings { keep: Duration::from_nanos(100), ..settings() }).unwrap();
+    let writer = &mut opened.writer;
+    for seq in 1..=12 {
+        append(writer, seq).unwrap();
+    }
+    // Three records each; the second one begins at 4 and was made with record 3's time, 1003.
+    writer.trim(4, 1_102).unwrap();
+    assert_eq!(writer.oldest_position(), 1, "not old enough");
+    writer.trim(3, 2_000).unwrap();
+    assert_eq!(writer.oldest_position(), 1, "3 is needed");
+    writer.trim(4, 1_103).unwrap();
+    assert_eq!((writer.oldest_position(), storage.segments().len()), (4, 3));
+    writer.trim(u64::MAX, 0).unwrap();
+    assert_eq!(writer.oldest_position(), 10, "a clock set back holds nothing, the current segment stays");
+    storage.restart(Loss::Everything);
+    let opened = start(&storage);
+    assert_eq!((opened.writer.oldest_position(), positions(&opened.log, 10)), (10, vec![10, 11, 12]));
+}
+
+#[test]
+fn a_full_log_takes_nothing_until_a_segment_goes() {
+    let storage = MemoryStorage::default();
+    let Opened { mut writer, log, .. } = try_start(&storage, &settings()).unwrap();
+    let taken = (1..).take_while(|seq| append(&mut writer, *seq).is_ok()).count() as u64;
+    assert!(writer.bytes() <= settings().max_bytes && taken > 10);
+    let before = (writer.next_position(), storage.segments(), writer.bytes());
+    assert!(matches!(append(&mut writer, taken + 1), Err(AppendError::Full)));
+    assert_eq!((writer.next_position(), storage.segments(), writer.bytes()), before);
+    writer.trim(4, 5_000).unwrap();
+    assert_eq!(append(&mut writer, taken + 1).unwrap(), taken + 1);
+    assert_eq!(positions(&log, 4), (4..=taken + 1).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_log_that_may_have_less_than_two_segments_has_two() {
+    let storage = MemoryStorage::default();
+    let mut opened = try_start(&storage, &Settings { max_bytes: 1, ..settings() }).unwrap();
+    let full = (1..100).find(|seq| append(&mut opened.writer, *seq).is_err());
+    assert_eq!(full, Some(7), "three records in each segment");
+    opened.writer.trim(u64::MAX, 5_000).unwrap();
+    append(&mut opened.writer, 7).unwrap();
+}
+
+#[test]
+fn a_reader_hears_of_what_is_dropped_before_it() {
+    let storage = MemoryStorage::default();
+    let Opened { mut writer, log, .. } = start(&storage);
+    for seq in 1..=7 {
+        append(&mut writer, seq).unwrap();
+    }
+    let mut reader = log.reader(1);
+    reader.next().unwrap();
+    assert_eq!(writer.drop_oldest().unwrap(), Some(4));
+    let Ok(Some(Read::Missing { positions: missing, reason: MissingReason::Dropped })) = reader.next() else {
+        panic!("2 and 3 are gone")
+    };
+    assert_eq!(missing, 2..4);
+    let Ok(Some(Read::Batch(batch))) = reader.next() else { panic!("4 is there") };
+    assert_eq!(batch.first_position(), 4);
+    assert_eq!(writer.drop_oldest().unwrap(), Some(7));
+    assert_eq!((writer.drop_oldest().unwrap(), positions(&log, 7)), (None, vec![7]));
+}
+
+#[test]
+fn a_full_disk_changes_nothing() {
+    let storage = MemoryStorage::default();
+    let mut opened = start(&storage);
+    for seq in 1..=7 {
+        // Every call of the append finds the disk full once.
+        for call in 1.. {
+            storage.fail_at(call, Fault::NoSpace);
+            let before = (opened.writer.next_position(), storage.segments());
+            match opened.writer.append(&[frame(&origin(1), seq, 1, &payload(1, seq, 250))]) {
+                Ok(_) => break,
+                Err(AppendError::NoSpace(_)) => assert_eq!((opened.writer.next_position(), storage.segments()), before),
+                // A sync that finds no space is a failed sync.
+                Err(error) => {
+                    assert!(error.to_string().contains("the log is over"), "{error}");
+                    storage.restart(Loss::Nothing);
+                    opened = start(&storage);
+                    assert!(opened.report.is_clean(), "{}", opened.report);
+                }
+            }
+        }
+        storage.restart(Loss::Nothing);
+        opened.writer.sync().unwrap();
+    }
+    let opened = start(&storage);
+    assert!(opened.report.is_clean(), "{}", opened.report);
+    assert_eq!(positions(&opened.log, 1), [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
+fn starts_without_events_leave_one_segment_and_use_no_positions() {
+    let storage = MemoryStorage::default();
+    for _ in 0..5 {
+        let opened = start(&storage);
+        assert_eq!((opened.writer.next_position(), opened.report.segments), (1, 1));
+        assert!(opened.report.is_clean());
+    }
+    assert_eq!(storage.segments().len(), 1);
+}
+
+#[test]
+fn a_deleted_log_is_another_log() {
+    let first = start(&MemoryStorage::default());
+    let mut random = Random::seeded(4);
+    let second = open(&settings(), Arc::new(MemoryStorage::default()), &mut random, 5).unwrap();
+    assert_ne!(first.server_id, second.server_id);
+    assert_eq!(second.server_id[6] >> 4, 4, "a UUID of version 4");
+}
+
+fn sorted(mut marks: Vec<AgentMark>) -> Vec<AgentMark> {
+    marks.sort_unstable_by_key(|mark| mark.agent_id);
+    marks
+}
+
+#[test]
+fn marks_survive_damage_to_the_newest_tables_of_them() {
+    let storage = MemoryStorage::default();
+    let mut opened = start(&storage);
+    for seq in 1..=10 {
+        append(&mut opened.writer, seq).unwrap();
+        opened.writer.append(&[frame(&origin(2 + seq as u8 % 3), seq, 0, &[])]).unwrap();
+    }
+    opened.writer.sync().unwrap();
+    let marks = sorted(start(&storage.fork()).marks);
+    let last = marks[0];
+    assert_eq!((marks.len(), last.last_seq, last.last_crc, last.last_position), (4, 10, Some(10), 10));
+    assert_eq!((last.epoch, last.last_seen_unix_nano, last.has_frames), (7, 1_010, true));
+    for damaged in 1..=storage.segments().len() {
+        for name in storage.segments().iter().rev().take(damaged) {
+            storage.edit(name, |bytes| bytes[70] ^= 1);
+        }
+        let opened = start(&storage.fork());
+        // The oldest table is empty.
+        assert_eq!(opened.report.marks_lost, damaged == storage.segments().len(), "{}", opened.report);
+        assert_eq!(sorted(opened.marks), marks, "{damaged} tables");
+        assert_eq!(opened.report.skipped, damaged, "{}", opened.report);
+        for name in storage.segments().iter().rev().take(damaged) {
+            storage.edit(name, |bytes| bytes[70] ^= 1);
+        }
+    }
+}
+
+#[test]
+fn a_hello_makes_its_epoch_durable() {
+    let storage = MemoryStorage::default();
+    let mut opened = start(&storage);
+    let hello = |epoch, last_seq, writer: &mut Writer| {
+        let origin = Arc::new(Origin { epoch, ..(*origin(1)).clone() });
+        let entry = Entry { kind: Kind::Hello { last_seq }, ..frame(&origin, 0, 0, &[]) };
+        writer.append(&[entry]).unwrap();
+        writer.sync().unwrap();
+    };
+    hello(9, 41, &mut opened.writer);
+    let mark = start(&storage).marks[0];
+    assert_eq!((mark.epoch, mark.last_seq, mark.last_crc, mark.has_frames), (9, 41, None, false));
+
+    let mut opened = start(&storage);
+    let nine = Arc::new(Origin { epoch: 9, ..(*origin(1)).clone() });
+    opened.writer.append(&[frame(&nine, 42, 3, b"events")]).unwrap();
+    hello(9, 42, &mut opened.writer);
+    let mark = start(&storage).marks[0];
+    assert_eq!((mark.last_seq, mark.last_crc, mark.last_position, mark.has_frames), (42, Some(42), 3, true));
+
+    let mut opened = start(&storage);
+    hello(10, 0, &mut opened.writer);
+    assert_eq!(positions(&opened.log, 1), [1], "a hello is nothing to deliver");
+    let mark = start(&storage).marks[0];
+    assert_eq!((mark.epoch, mark.last_seq, mark.last_crc, mark.has_frames), (10, 0, None, true));
+}
+
+#[test]
+fn what_is_not_ours_is_refused_and_left_as_it_is() {
+    let storage = MemoryStorage::default();
+    let mut opened = start(&storage);
+    for seq in 1..=4 {
+        append(&mut opened.writer, seq).unwrap();
+    }
+    let name = storage.segments().pop().unwrap();
+    let header = Header::decode(&storage.contents(&name)).unwrap();
+    let refused = |changed: Header, expected: &str| {
+        let storage = storage.fork();
+        storage.edit(&name, |bytes| bytes[..56].copy_from_slice(&changed.encode()));
+        let before: Vec<_> = storage.segments().iter().map(|name| (name.clone(), storage.contents(name))).collect();
+        let Err(error) = try_start(&storage, &settings()) else { panic!("{expected}") };
+        assert!(error.to_string().contains(expected) && error.to_string().contains(&name), "{error}");
+        let after: Vec<_> = storage.segments().iter().map(|name| (name.clone(), storage.contents(name))).collect();
+        assert!(before == after);
+    };
+    refused(Header { version: 2, ..header }, "start the version that wrote it");
+    refused(Header { server_id: [9; 16], ..header }, "two logs were mixed");
+    refused(Header { first_position: 77, ..header }, "was renamed");
+
+    let moved = Name { number: 77, ..Name::parse(&name).unwrap() };
+    let copy = storage.fork();
+    copy.rename(&name, &moved.to_string());
+    assert_eq!(positions(&start(&copy).log, 1), [1, 2, 3, 4], "the number is not in the header");
+    copy.rename(&copy.segments()[0], "notes.txt");
+    assert!(copy.segments().contains(&"notes.txt".to_owned()), "other files are none of ours");
+    start(&copy);
+}
