@@ -187,7 +187,7 @@ fn pages_and_refusals_have_their_status() {
         ("GET /metrics HTTP/1.1", 200, "telemetryx_events_received_total"),
         ("GET /nowhere HTTP/1.1", 404, "error"),
         ("DELETE /v1/events HTTP/1.1", 405, "error"),
-        ("POST /v1/events?ack=synced HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2", 400, "received"),
+        ("POST /v1/events?ack=never HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 2", 400, "received"),
         ("POST /v1/events HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 2", 415, "application/json"),
         ("POST /v1/events HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 99999999", 413, "error"),
         ("GET /health HTTP/3.0", 505, "error"),

@@ -41,7 +41,7 @@ fn ten_thousand_idle_agents_cost_little_memory_and_no_latency() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
+    let server = Server::start(directory.path(), &["sinks.discard.kind=discard", "wal.enabled=false"]);
     let (mut busy, _) = RawAgent::greeted(server.address(), hello(id(0), 0));
     let mut seq = 0;
     ack_p99(&mut busy, &mut seq);

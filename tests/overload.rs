@@ -96,7 +96,10 @@ fn a_sink_that_takes_nothing_stops_reading_and_loses_nothing() {
     let fifo = directory.path().join("fifo");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let path = format!("sinks.fifo.path={}", fifo.display());
-    let mut server = Server::start(directory.path(), &["sinks.fifo.kind=file", &path, "server.buffer_bytes=64MiB"]);
+    let mut server = Server::start(
+        directory.path(),
+        &["sinks.fifo.kind=file", &path, "server.buffer_bytes=64MiB", "wal.enabled=false"],
+    );
     let address = server.address();
     // The sink's first connect has its pipe and then nobody reads it.
     let held = File::options().read(true).write(true).open(&fifo).unwrap();
