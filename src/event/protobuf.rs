@@ -147,8 +147,13 @@ fn is_short_ascii(bytes: &[u8]) -> bool {
     if bytes.len() > SHORT_BYTES {
         return false;
     }
-    let bits = if let Some(last) = bytes.last_chunk() {
-        bytes.as_chunks().0.iter().fold(u64::from_ne_bytes(*last), |bits, word| bits | u64::from_ne_bytes(*word))
+    let (chunks, _) = bytes.as_chunks::<16>();
+    if let Some(last) = bytes.last_chunk::<16>() {
+        let bits = chunks.iter().fold(u128::from_ne_bytes(*last), |bits, word| bits | u128::from_ne_bytes(*word));
+        return (bits as u64 | (bits >> 64) as u64) & HIGH == 0;
+    }
+    let bits = if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
+        u64::from_ne_bytes(*first) | u64::from_ne_bytes(*last)
     } else if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
         u64::from(u32::from_ne_bytes(*first) | u32::from_ne_bytes(*last))
     } else {

@@ -197,17 +197,28 @@ impl<'a> EventRef<'a> {
                 NAME => put(&mut self.name, utf8::<CHECK>(after)),
                 BODY => put(&mut self.body, utf8::<CHECK>(after)),
                 ATTRIBUTES => {
-                    let (attribute, after) = delimited(after).map_err(named)?;
-                    if CHECK {
-                        let key_bytes = check_attribute(attribute)?;
-                        if !(1..=ATTRIBUTE_KEY_BYTES_MAX).contains(&key_bytes) && findings.bad_key.is_none() {
-                            findings.bad_key = Some((findings.attributes, key_bytes));
-                        }
-                    }
                     if findings.attributes == 0 {
                         first_attribute = start;
                     }
-                    findings.attributes += 1;
+                    let mut after = after;
+                    // They mostly lie side by side.
+                    loop {
+                        let (attribute, behind) = delimited(after).map_err(named)?;
+                        if CHECK {
+                            let key_bytes = check_attribute(attribute)?;
+                            if !(1..=ATTRIBUTE_KEY_BYTES_MAX).contains(&key_bytes) && findings.bad_key.is_none() {
+                                findings.bad_key = Some((findings.attributes, key_bytes));
+                            }
+                        }
+                        findings.attributes += 1;
+                        match behind {
+                            [next, behind @ ..] if u32::from(*next) == ATTRIBUTES => after = behind,
+                            _ => {
+                                after = behind;
+                                break;
+                            }
+                        }
+                    }
                     let end = self.bytes.len() - after.len();
                     self.attributes = self.bytes.get(first_attribute..end).unwrap_or_default();
                     Ok(after)
