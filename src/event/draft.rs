@@ -18,6 +18,8 @@ use crate::limits::EVENT_BYTES_MAX;
 
 /// Bytes before the event: one of key, and the varint of a length up to [`EVENT_BYTES_MAX`].
 const HEADER_BYTES: usize = 1 + varint_bytes(EVENT_BYTES_MAX as u64);
+/// Most events are shorter: for one event a request the buffer is allocated once.
+const USUAL_BYTES: usize = 512;
 
 #[derive(Debug)]
 pub struct Draft {
@@ -27,7 +29,9 @@ pub struct Draft {
 
 impl Default for Draft {
     fn default() -> Self {
-        Self { field: vec![0; HEADER_BYTES], refusal: None }
+        let mut field = Vec::with_capacity(USUAL_BYTES);
+        field.resize(HEADER_BYTES, 0);
+        Self { field, refusal: None }
     }
 }
 
