@@ -14,8 +14,9 @@ use crate::pipeline::pool::{Buffer, Pool};
 
 /// Bytes of one current buffer: several reads, so that its last rest is small against it.
 const CURRENT_BYTES: usize = 4 * READ_BYTES_PER_TURN;
-/// A current buffer with less room is given up.
-const READ_BYTES_MIN: usize = 16 * 1024;
+/// A current buffer with less room is given up: a short read would tear a frame that a whole one need not, and what is
+/// torn is copied. Its rest goes back to the pool.
+const READ_BYTES_MIN: usize = READ_BYTES_PER_TURN;
 
 pub struct Intake {
     pool: Pool,
