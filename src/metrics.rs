@@ -49,6 +49,7 @@ pub struct Metrics {
     events_rejected: Vec<IntCounter>,
     connections_closed: IntCounterVec,
     http_responses: IntCounterVec,
+    http_responses_ok: IntCounter,
     pub connections: IntGauge,
     pub connections_refused: IntCounter,
     pub ring_depth: IntGauge,
@@ -97,6 +98,7 @@ impl Metrics {
         };
         let received = counters("telemetryx_events_received_total", "Events accepted at the door.", &["protocol"])?;
         let rejected = counters("telemetryx_events_rejected_total", "Events refused at the door.", &["reason"])?;
+        let http_responses = counters("telemetryx_http_responses_total", "HTTP answers, by status.", &["status"])?;
         let lag = IntGaugeVec::new(
             Opts::new("telemetryx_sink_lag_events", "Events that a sink has yet to store."),
             &["sink"],
@@ -129,7 +131,8 @@ impl Metrics {
                 "Connections ended, by reason.",
                 &["reason"],
             )?,
-            http_responses: counters("telemetryx_http_responses_total", "HTTP answers, by status.", &["status"])?,
+            http_responses_ok: http_responses.with_label_values(&["200"]),
+            http_responses,
             connections: gauge("telemetryx_connections", "Open connections.")?,
             connections_refused: counter("telemetryx_connections_refused_total", "Connections over a cap.")?,
             ring_depth: gauge("telemetryx_ring_depth", "Slots waiting in the ring.")?,
@@ -179,7 +182,10 @@ impl Metrics {
     }
 
     pub fn http_response(&self, status: u16) {
-        self.http_responses.with_label_values(&[status.to_string().as_str()]).inc();
+        match status {
+            200 => self.http_responses_ok.inc(),
+            _ => self.http_responses.with_label_values(&[status.to_string().as_str()]).inc(),
+        }
     }
 
     /// Events that the user's settings gave up: `reason` is a name from a closed set of ours.
