@@ -1,5 +1,5 @@
 # What there is to do here. CI runs .ci/run: `make lint`, then `make test`.
-.PHONY: run release test lint fmt doc asan loom fuzz bench microbench
+.PHONY: run release test lint fmt doc asan loom fuzz bench microbench flamegraph
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -15,6 +15,7 @@ lint:           ## formatting and clippy, as CI has them
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --no-default-features --lib --locked -- -D warnings
+	cargo clippy --features profiling --locked -- -D warnings
 
 fmt:
 	cargo fmt
@@ -50,3 +51,6 @@ bench:          ## speed and memory end to end, against others, in one table (10
 
 microbench:     ## the boundaries between stages, one by one
 	cargo bench --locked
+
+flamegraph:     ## where the server's CPU time goes under load: target/flamegraph/*.svg
+	./tools/bench/flamegraph

@@ -17,6 +17,8 @@ mod check;
 mod config_command;
 mod health;
 mod logging;
+#[cfg(feature = "profiling")]
+mod profile;
 mod run;
 mod send;
 

@@ -19,11 +19,15 @@ pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
     let mut config = settings.config;
     let server = &mut config.server;
     server.max_connections = server.max_connections.min(connections_within_descriptors(server.max_connections));
-    server::run(&config, |line| {
+    #[cfg(feature = "profiling")]
+    let profile = super::profile::Profile::start()?;
+    let ended = server::run(&config, |line| {
         // For the person who started it, whatever the log's level; nobody can be told if it cannot be printed.
         let _ = writeln!(std::io::stderr(), "{line}");
-    })
-    .map_err(|error| Failure::Failed(error.to_string()))
+    });
+    #[cfg(feature = "profiling")]
+    profile.write()?;
+    ended.map_err(|error| Failure::Failed(error.to_string()))
 }
 
 /// Raises the soft limit of open files to the hard one. Returns how many connections there can be beside the files of
