@@ -21,6 +21,7 @@ mod logging;
 mod profile;
 mod run;
 mod send;
+mod wal;
 
 const EXAMPLE: &str = "\
 Example: start it, then send an event. It is in telemetryx-data/events.db at once.
@@ -57,6 +58,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Send a file's or standard input's lines as events
     Send(send::SendArgs),
+    /// Look into the write-ahead log; also beside a running server
+    Wal(wal::WalArgs),
 }
 
 /// Where settings come from; taken before and after the command.
@@ -165,6 +168,7 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
             shared.merge(args.settings);
             send::run(&shared, &args.options)
         }
+        Some(Command::Wal(args)) => wal::run(shared, args.command),
     }
 }
 

@@ -153,6 +153,19 @@ pub fn open(name: &str, settings: &Settings, identity: &Identity) -> Box<dyn Sin
 }
 
 impl Settings {
+    /// The position that the store itself keeps for `sink` of a log, 0 for none; or why it cannot be read. `None`: it
+    /// keeps none.
+    pub fn stored_position(&self, server_id: &str, sink: &str) -> Option<Result<u64, String>> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(settings) => Some(settings.stored_position(server_id, sink)),
+            _ => {
+                let _ = (server_id, sink);
+                None
+            }
+        }
+    }
+
     /// What the sink writes to: two sinks may not write to the same. `None`: nothing.
     pub fn output(&self) -> Option<String> {
         match self {

@@ -93,6 +93,24 @@ const MOVE_POSITION: &str = "
     UPDATE telemetryx_positions SET position = ?5
     WHERE server_id = ?1 AND sink = ?2 AND owner = ?3 AND position = ?4";
 
+impl Settings {
+    /// The position that the database has, read without changing it.
+    pub fn stored_position(&self, server_id: &str, sink: &str) -> Result<u64, String> {
+        if !self.path.exists() {
+            return Ok(0);
+        }
+        let read = || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let connection = Connection::open_with_flags(&self.path, flags)?;
+            connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT)?;
+            let position = connection.query_row(READ_POSITION, (server_id, sink), |row| row.get::<_, i64>(0));
+            position.optional()
+        };
+        let position = read().map_err(|error| format!("{}: {error}", self.path.display()))?;
+        Ok(position.and_then(|position| u64::try_from(position).ok()).unwrap_or(0))
+    }
+}
+
 pub struct Sqlite {
     sink: String,
     path: PathBuf,

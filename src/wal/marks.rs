@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::record::Kind;
+use super::record::{Kind, LoggedRun};
 use crate::pipeline::batch::Origin;
 
 /// How far an agent has come.
@@ -48,6 +48,15 @@ impl MarkTable {
         self.marks.len()
     }
 
+    /// A commit whose first event has `first_position` is in the log.
+    pub fn apply_all(&mut self, first_position: u64, runs: &[LoggedRun]) {
+        let mut next = first_position;
+        for run in runs {
+            next += u64::from(run.events);
+            self.apply(run.kind, &run.origin, run.received_unix_nano, next.saturating_sub(1));
+        }
+    }
+
     /// A run entered the log; `last_position` is its last event's, or the one before it.
     pub fn apply(&mut self, kind: Kind, origin: &Origin, received_unix_nano: u64, last_position: u64) {
         let Some(agent_id) = origin.agent_id else { return };
@@ -89,7 +98,8 @@ impl MarkTable {
         let Some(surplus) = self.marks.len().checked_sub(self.max_agents).filter(|surplus| *surplus > 0) else {
             return;
         };
-        let seen_before = self.newest_unix_nano.saturating_sub(self.retention.as_nanos() as u64);
+        let seen_before =
+            self.newest_unix_nano.saturating_sub(u64::try_from(self.retention.as_nanos()).unwrap_or(u64::MAX));
         let mut oldest: Vec<_> = self
             .marks
             .values()
@@ -99,6 +109,69 @@ impl MarkTable {
         oldest.sort_unstable();
         for (_, _, agent_id) in oldest.into_iter().take(surplus) {
             self.marks.remove(&agent_id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HELLO: Kind = Kind::Hello { last_seq: 0 };
+
+    fn frame(seq: u64) -> Kind {
+        Kind::Frame { seq, sent_crc: seq as u32 }
+    }
+
+    fn origin(agent: u8, epoch: u64) -> Origin {
+        Origin { agent_id: Some([agent; 16]), agent: None, default_source: String::new(), epoch }
+    }
+
+    fn agents(table: &MarkTable) -> Vec<u8> {
+        let mut agents: Vec<_> = table.iter().map(|mark| mark.agent_id[0]).collect();
+        agents.sort_unstable();
+        agents
+    }
+
+    #[test]
+    fn older_epochs_and_resent_frames_move_nothing() {
+        let mut table = MarkTable::new(10, Duration::ZERO);
+        for (kind, epoch) in [(frame(5), 3), (frame(4), 3), (frame(9), 2), (Kind::Hello { last_seq: 5 }, 3)] {
+            table.apply(kind, &origin(1, epoch), 10, 50);
+        }
+        let mark = *table.iter().next().unwrap();
+        assert_eq!((mark.epoch, mark.last_seq, mark.last_crc, mark.last_position), (3, 5, Some(5), 50));
+        // Frames lost at a weak level: the agent's hello says that it goes on behind them.
+        table.apply(Kind::Hello { last_seq: 8 }, &origin(1, 3), 10, 60);
+        let mark = *table.iter().next().unwrap();
+        assert_eq!((mark.last_seq, mark.last_crc, mark.last_position, mark.has_frames), (8, None, 0, true));
+    }
+
+    #[test]
+    fn those_who_only_said_hello_go_first_then_the_longest_unseen() {
+        let mut table = MarkTable::new(2, Duration::from_nanos(100));
+        for (agent, kind, at) in [(1, frame(1), 10), (2, frame(1), 20), (3, HELLO, 115), (4, frame(1), 50)] {
+            table.apply(kind, &origin(agent, 1), at, 1);
+        }
+        table.sweep();
+        assert_eq!(agents(&table), [2, 4], "3 never sent a frame, 1 was not seen for 105");
+        table.apply(frame(1), &origin(5, 1), 119, 1);
+        table.sweep();
+        assert_eq!(agents(&table), [2, 4, 5], "2 was seen 99 ago");
+        table.apply(frame(2), &origin(5, 1), 120, 1);
+        table.sweep();
+        assert_eq!(agents(&table), [4, 5]);
+    }
+
+    #[test]
+    fn the_table_is_bounded_whatever_the_clocks_say() {
+        let mut table = MarkTable::new(2, Duration::MAX);
+        for agent in 0..5_000u32 {
+            let mut id = [0; 16];
+            id[..4].copy_from_slice(&agent.to_le_bytes());
+            let origin = Origin { agent_id: Some(id), ..origin(1, 1) };
+            table.apply(frame(1), &origin, 0, 1);
+            assert!(table.len() <= 2 + 1_024);
         }
     }
 }

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod inspect;
 mod marks;
 mod reader;
 mod record;
@@ -29,6 +30,7 @@ mod segment;
 mod storage;
 mod writer;
 
+pub use inspect::{Damage, InspectedSegment, Inspection, inspect};
 pub use marks::AgentMark;
 pub use reader::{Log, MissingReason, Read, Reader};
 pub use record::{Entry, Kind};

@@ -88,6 +88,10 @@ struct MarkEntry {
     flags: U32,
 }
 
+// As docs/log.md has them; a change needs another version.
+const _: () = assert!(size_of::<Header>() == 76 && size_of::<OriginEntry>() == 40);
+const _: () = assert!(size_of::<RunEntry>() == 40 && size_of::<MarkEntry>() == 56);
+
 const MARK_HAS_CRC: u32 = 1;
 const MARK_HAS_FRAMES: u32 = 2;
 

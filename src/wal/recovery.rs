@@ -338,12 +338,8 @@ impl Recovery<'_> {
             survey.synced_bytes = found.header.synced_bytes().min(found.end());
             survey.server_id = Some(found.header.server_id);
             survey.events += found.header.events();
-            let mut next = found.header.first_position();
             if let Content::Commit(runs) = &found.content {
-                for run in runs {
-                    next += u64::from(run.events);
-                    marks.apply(run.kind, &run.origin, run.received_unix_nano, next - 1);
-                }
+                marks.apply_all(found.header.first_position(), runs);
             }
         }
     }

@@ -19,6 +19,7 @@ const MAGIC: [u8; 4] = [0xF5, b'S', b'E', b'G'];
 /// Version of the format of segments and records. Every version keeps the layout of this header.
 pub const VERSION: u32 = 1;
 pub const HEADER_BYTES: usize = size_of::<Layout>();
+const _: () = assert!(HEADER_BYTES == 56);
 const CRC_OFFSET: usize = HEADER_BYTES - 4;
 const SUFFIX: &str = ".seg";
 

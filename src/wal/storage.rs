@@ -78,6 +78,7 @@ pub fn write_all_at(file: &dyn StorageFile, mut slices: &mut [IoSlice<'_>], offs
 /// A folder of the real file system.
 pub struct DirStorage {
     dir: PathBuf,
+    writable: bool,
 }
 
 impl DirStorage {
@@ -88,12 +89,12 @@ impl DirStorage {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             File::open(parent)?.sync_all()?;
         }
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self { dir: dir.to_owned(), writable: true })
     }
 
-    /// A folder that is there, to read it.
+    /// A folder to look into only.
     pub fn existing(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self { dir: dir.to_owned(), writable: false }
     }
 }
 
@@ -141,10 +142,7 @@ impl Storage for DirStorage {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
-        let path = self.dir.join(name);
-        // For writing too, as recovery writes an old tail again; a command that only looks may not be allowed to.
-        let file = OpenOptions::new().read(true).write(true).open(&path).or_else(|_| File::open(&path))?;
-        Ok(Arc::new(file))
+        Ok(Arc::new(OpenOptions::new().read(true).write(self.writable).open(self.dir.join(name))?))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

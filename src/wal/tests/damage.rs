@@ -162,54 +162,39 @@ fn a_flipped_bit_costs_the_record_it_is_in_and_no_other() {
 
 #[test]
 fn a_record_inside_of_an_event_is_no_record() {
+    let agent = origin(1);
     let first = payload(1, 1, 20);
-    let storage = log_of(std::slice::from_ref(&first));
-    let name = storage.segments().pop().unwrap();
-    let id = Name::parse(&name).unwrap().id;
-    let copied = {
-        let (place, _) = commits(&storage, &name).remove(0);
-        storage.contents(&name)[place].to_vec()
-    };
-    // As a peer would make one, who knows everything but the segment's id.
-    let made = {
-        let (agent, payload) = (origin(1), payload(1, 9, 20));
-        let mut encoder = Encoder::default();
-        encoder.commit(&[frame(&agent, 9, 2, &payload)]).unwrap();
-        let place = Place { segment_id: [9; 8], server_id: [1; 16], first_position: 3, synced_bytes: 0 };
-        [encoder.finish(place), &payload].concat()
-    };
-    // A peer who read the log, too: the id is right then, and the position is not.
-    for inside in [copied, made] {
-        let events = [payload(1, 2, 20), inside, payload(1, 3, 20)].concat();
+    for knows_the_id in [true, false] {
         let storage = MemoryStorage::default();
         // All in one segment.
         let mut opened = start_with(&storage, &settings());
-        let agent = origin(1);
-        for (seq, payload) in [(1, &first), (2, &events), (3, &first)] {
-            opened.writer.append(&[frame(&agent, seq, 2, payload)]).unwrap();
-            opened.writer.sync().unwrap();
-        }
-        drop(opened);
-        let name = storage.segments().pop().unwrap();
-        // Ids are random: the copy gets this segment's.
-        storage.edit(&name, |bytes| {
-            let new_id = Name::parse(&name).unwrap().id;
-            for at in 0..bytes.len() - 8 {
-                if bytes[at..at + 8] == id {
-                    bytes[at..at + 8].copy_from_slice(&new_id);
-                }
-            }
-        });
+        opened.writer.append(&[frame(&agent, 1, 2, &first)]).unwrap();
+        let name = storage.segments().remove(0);
+        let inside = if knows_the_id {
+            // A peer who read the log: all is right but the position.
+            let (place, _) = commits(&storage, &name).remove(0);
+            storage.contents(&name)[place].to_vec()
+        } else {
+            // One who knows everything but the segment's id.
+            let mut encoder = Encoder::default();
+            encoder.commit(&[frame(&agent, 9, 2, &first)]).unwrap();
+            let place = Place { segment_id: [9; 8], server_id: [1; 16], first_position: 3, synced_bytes: 0 };
+            [encoder.finish(place), &first].concat()
+        };
+        let events = [payload(1, 2, 20), inside, payload(1, 3, 20)].concat();
+        opened.writer.append(&[frame(&agent, 2, 2, &events)]).unwrap();
+        opened.writer.append(&[frame(&agent, 3, 2, &first)]).unwrap();
+        opened.writer.sync().unwrap();
+
         let (outer, _) = commits(&storage, &name)[1].clone();
         for at in (outer.start..outer.end).step_by(3) {
-            let damaged = storage.fork();
-            damaged.edit(&name, |bytes| bytes[at] ^= 0x10);
-            let positions: Vec<_> = read(&start(&damaged)).0.into_iter().map(|(position, _)| position).collect();
-            assert_eq!(positions, [1, 5], "damaged at {at}");
-            let torn = storage.fork();
-            torn.edit(&name, |bytes| bytes.truncate(at));
-            let positions: Vec<_> = read(&start(&torn)).0.into_iter().map(|(position, _)| position).collect();
-            assert_eq!(positions, [1], "torn at {at}");
+            let positions = |edit: &dyn Fn(&mut Vec<u8>)| {
+                let storage = storage.fork();
+                storage.edit(&name, edit);
+                read(&start(&storage)).0.into_iter().map(|(position, _)| position).collect::<Vec<_>>()
+            };
+            assert_eq!(positions(&|bytes| bytes[at] ^= 0x10), [1, 5], "damaged at {at}");
+            assert_eq!(positions(&|bytes| bytes.truncate(at)), [1], "torn at {at}");
         }
     }
 }

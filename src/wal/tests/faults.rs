@@ -70,7 +70,7 @@ fn every_call_may_fail() {
                     assert!(call > 50, "{call} calls are no script");
                     break;
                 }
-                for loss in [Loss::Nothing, Loss::Everything, Loss::Random(call)] {
+                for loss in [Loss::Everything, if call % 2 == 0 { Loss::Nothing } else { Loss::Random(call) }] {
                     let (storage, mut model) = (storage.fork(), model.clone());
                     storage.restart(loss.clone());
                     let opened = start(&storage).unwrap_or_else(|error| panic!("{fault:?} {call} {loss:?}: {error}"));
@@ -143,7 +143,7 @@ fn what_a_failed_sync_left_in_memory_is_served_only_once_it_is_durable() {
 
 #[test]
 fn random_runs_agree_with_the_model() {
-    let seeds = std::env::var("WAL_SEED").ok().and_then(|seed| seed.parse().ok()).map_or(0..150, |seed| seed..seed + 1);
+    let seeds = std::env::var("WAL_SEED").ok().and_then(|seed| seed.parse().ok()).map_or(0..100, |seed| seed..seed + 1);
     for seed in seeds {
         // Shown where the test fails; replay with WAL_SEED.
         println!("seed {seed}");

@@ -153,7 +153,14 @@ fn a_full_disk_changes_nothing() {
             let before = (opened.writer.next_position(), storage.segments());
             match opened.writer.append(&[frame(&origin(1), seq, 1, &payload(1, seq, 250))]) {
                 Ok(_) => break,
-                Err(AppendError::NoSpace(_)) => assert_eq!((opened.writer.next_position(), storage.segments()), before),
+                Err(AppendError::NoSpace(_)) => {
+                    assert_eq!((opened.writer.next_position(), storage.segments()), before);
+                    // Were the process to end now, the next one would find no half a record.
+                    let ended = storage.fork();
+                    ended.restart(Loss::Nothing);
+                    let report = start(&ended).report;
+                    assert!(report.is_clean(), "{report}");
+                }
                 // A sync that finds no space is a failed sync.
                 Err(error) => {
                     assert!(error.to_string().contains("the log is over"), "{error}");

@@ -1,0 +1,172 @@
+//! A look at a log from outside: nothing is written, and a server may be at work on it.
+//!
+//! What is damaged is believed only after a second look: what looked like it may have been a record on its way into the
+//! file.
+
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+use std::thread;
+use std::time::Duration;
+
+use super::marks::{AgentMark, MarkTable};
+use super::record::Content;
+use super::scan::{Scan, Step};
+use super::segment::{self, Header, Name};
+use super::storage::{Storage, read_full_at};
+use crate::limits::AGENTS_LIMIT;
+
+/// Between two looks: a record that was being written is written then, or its disk is in trouble.
+const SECOND_LOOK: Duration = Duration::from_millis(300);
+
+/// What is in a log.
+#[derive(Debug)]
+pub struct Inspection {
+    /// `None`: nothing in the folder says whose log it is.
+    pub server_id: Option<[u8; 16]>,
+    /// In order; the last one is being written, or was.
+    pub segments: Vec<InspectedSegment>,
+    /// In no order.
+    pub marks: Vec<AgentMark>,
+}
+
+#[derive(Debug)]
+pub struct InspectedSegment {
+    pub file: String,
+    pub bytes: u64,
+    pub first_position: u64,
+    /// Behind its last event.
+    pub end_position: u64,
+    /// Events of sound records.
+    pub events: u64,
+    pub records: u64,
+    pub damaged: Vec<Damage>,
+}
+
+/// Bytes that are not as they were written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    pub bytes: Range<u64>,
+    /// Positions that are lost with them, where the records around tell; else empty.
+    pub positions: Range<u64>,
+}
+
+impl Inspection {
+    pub fn oldest_position(&self) -> u64 {
+        self.segments.first().map_or(1, |segment| segment.first_position)
+    }
+
+    /// Position of the next event, as far as the log goes.
+    pub fn next_position(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.end_position).max().unwrap_or(1)
+    }
+}
+
+/// Looks through the log. With `payloads`, every byte is read; without, headers and tables only.
+///
+/// # Errors
+/// The folder or a file in it cannot be read.
+pub fn inspect(storage: &dyn Storage, payloads: bool) -> io::Result<Inspection> {
+    let mut first = look(storage, payloads)?;
+    if first.segments.iter().all(|segment| segment.damaged.is_empty()) {
+        return Ok(first);
+    }
+    thread::sleep(SECOND_LOOK);
+    let second = look(storage, payloads)?;
+    let again: BTreeSet<_> = damages(&second).collect();
+    let passed: BTreeSet<_> = damages(&first).filter(|place| !again.contains(place)).collect();
+    for segment in &mut first.segments {
+        segment.damaged.retain(|damage| !passed.contains(&(segment.file.clone(), damage.bytes.start)));
+    }
+    Ok(first)
+}
+
+fn damages(inspection: &Inspection) -> impl Iterator<Item = (String, u64)> {
+    let places = |segment: &InspectedSegment| {
+        let file = segment.file.clone();
+        segment.damaged.iter().map(move |damage| (file.clone(), damage.bytes.start)).collect::<Vec<_>>()
+    };
+    inspection.segments.iter().flat_map(places)
+}
+
+fn look(storage: &dyn Storage, payloads: bool) -> io::Result<Inspection> {
+    let mut names: Vec<_> = storage.list("")?.iter().filter_map(|(file, _)| Name::parse(file)).collect();
+    names.sort_unstable();
+    let mut marks = MarkTable::new(AGENTS_LIMIT, Duration::MAX);
+    let mut inspection = Inspection { server_id: None, segments: Vec::new(), marks: Vec::new() };
+    for name in names {
+        match look_at(storage, &name, payloads, &mut marks, &mut inspection.server_id) {
+            Ok(segment) => inspection.segments.push(segment),
+            // The server has deleted it meanwhile.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(io::Error::new(error.kind(), format!("{name}: {error}"))),
+        }
+    }
+    inspection.marks = marks.iter().copied().collect();
+    Ok(inspection)
+}
+
+fn look_at(
+    storage: &dyn Storage,
+    name: &Name,
+    payloads: bool,
+    marks: &mut MarkTable,
+    server_id: &mut Option<[u8; 16]>,
+) -> io::Result<InspectedSegment> {
+    let file = storage.open(&name.to_string())?;
+    let bytes = file.bytes()?;
+    let mut segment = InspectedSegment {
+        file: name.to_string(),
+        bytes,
+        first_position: name.first_position,
+        end_position: name.first_position,
+        events: 0,
+        records: 0,
+        damaged: Vec::new(),
+    };
+    let mut header = [0; segment::HEADER_BYTES];
+    read_full_at(&*file, &mut header, 0)?;
+    match Header::decode(&header) {
+        Some(header) if header.version == segment::VERSION => *server_id = Some(header.server_id),
+        Some(header) => {
+            let reason = format!("has format {}, this telemetryx reads format {}", header.version, segment::VERSION);
+            return Err(io::Error::new(ErrorKind::Unsupported, reason));
+        }
+        None => segment.damage(0..segment::HEADER_BYTES as u64, 0..0),
+    }
+    let mut scan = Scan::new(file, name);
+    loop {
+        match scan.next(bytes)? {
+            Step::Record(found) => {
+                let positions = found.header.first_position()..found.header.end_position();
+                if payloads && scan.payload(&found)?.is_none() {
+                    segment.damage(found.offset..found.end(), positions);
+                    continue;
+                }
+                server_id.get_or_insert(found.header.server_id);
+                segment.events += found.header.events();
+                match found.content {
+                    Content::Marks(table) => marks.replace(table),
+                    Content::Commit(runs) => {
+                        segment.records += 1;
+                        marks.apply_all(positions.start, &runs);
+                    }
+                }
+            }
+            Step::Gap { bytes, positions } => segment.damage(bytes, positions),
+            Step::End { torn } => {
+                if let Some(bytes) = torn {
+                    segment.damage(bytes, 0..0);
+                }
+                segment.end_position = scan.position();
+                return Ok(segment);
+            }
+        }
+    }
+}
+
+impl InspectedSegment {
+    fn damage(&mut self, bytes: Range<u64>, positions: Range<u64>) {
+        self.damaged.push(Damage { bytes, positions });
+    }
+}
