@@ -89,7 +89,7 @@ impl Source {
             if reader.position() != self.next {
                 reader.seek(self.next);
             }
-            match reader.next()? {
+            match reader.read_next()? {
                 Some(Read::Batch(batch)) => {
                     self.next = self.next.max(batch.end_position());
                     return Ok(Next::Batch(batch));

@@ -161,7 +161,7 @@ impl Reader {
     ///
     /// # Errors
     /// The file system's own. The reader stands where it stood.
-    pub fn next(&mut self) -> io::Result<Option<Read>> {
+    pub fn read_next(&mut self) -> io::Result<Option<Read>> {
         loop {
             let view = match self.view() {
                 Ok(view) => view,

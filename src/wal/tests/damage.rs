@@ -58,11 +58,15 @@ fn commits(storage: &MemoryStorage, name: &str) -> Vec<(Range<usize>, u64)> {
     commits
 }
 
-/// First positions and payloads of what can be read, and what is missing.
-fn read(opened: &Opened) -> (Vec<(u64, Vec<u8>)>, Vec<(Range<u64>, MissingReason)>) {
+/// First positions and payloads of what can be read.
+type Sound = Vec<(u64, Vec<u8>)>;
+type Lost = Vec<(Range<u64>, MissingReason)>;
+
+/// What can be read, and what is missing.
+fn read(opened: &Opened) -> (Sound, Lost) {
     let mut reader = opened.log.reader(1);
     let (mut batches, mut missing) = (Vec::new(), Vec::new());
-    while let Some(read) = reader.next().unwrap() {
+    while let Some(read) = reader.read_next().unwrap() {
         match read {
             Read::Batch(batch) => batches.push((batch.first_position(), batch.runs()[0].payload.to_vec())),
             Read::Missing { positions, reason } => missing.push((positions, reason)),

@@ -132,7 +132,7 @@ fn what_a_failed_sync_left_in_memory_is_served_only_once_it_is_durable() {
     let opened = start(&storage).unwrap();
     let read = |opened: &Opened| {
         let mut reader = opened.log.reader(1);
-        std::iter::from_fn(|| reader.next().unwrap()).filter(|read| matches!(read, Read::Batch(_))).count()
+        std::iter::from_fn(|| reader.read_next().unwrap()).filter(|read| matches!(read, Read::Batch(_))).count()
     };
     assert_eq!((read(&opened), opened.marks[0].last_seq), (3, 3));
     // … and what it has served is there after the power loss.

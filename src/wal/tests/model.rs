@@ -122,7 +122,7 @@ impl Model {
         let mut reader = log.reader(1);
         let mut found = BTreeMap::new();
         let mut next = 1;
-        while let Some(read) = reader.next().or_else(|_| reader.next())? {
+        while let Some(read) = reader.read_next().or_else(|_| reader.read_next())? {
             match read {
                 Read::Batch(batch) => {
                     assert_eq!(batch.first_position(), next, "positions without a word about them");

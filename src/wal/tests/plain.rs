@@ -42,12 +42,12 @@ fn what_is_synced_is_read_now_and_after_a_new_start() {
     let check = |log: &Arc<crate::wal::Log>| {
         let mut reader = log.reader(1);
         for seq in 1..=100u64 {
-            let Some(Read::Batch(batch)) = reader.next().unwrap() else { panic!("{seq} is not there") };
+            let Some(Read::Batch(batch)) = reader.read_next().unwrap() else { panic!("{seq} is not there") };
             assert_eq!((batch.first_position(), batch.events()), (2 * seq - 1, 2));
             assert_eq!(*batch.runs()[0].payload, vec![seq as u8; 1000][..]);
             assert_eq!(batch.runs()[0].origin, origin);
         }
-        assert!(reader.next().unwrap().is_none());
+        assert!(reader.read_next().unwrap().is_none());
     };
     check(&log);
     drop(writer);

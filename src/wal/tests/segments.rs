@@ -29,7 +29,7 @@ fn append(writer: &mut Writer, seq: u64) -> Result<u64, AppendError> {
 
 fn positions(log: &Arc<Log>, from: u64) -> Vec<u64> {
     let mut reader = log.reader(from);
-    std::iter::from_fn(|| reader.next().unwrap())
+    std::iter::from_fn(|| reader.read_next().unwrap())
         .map(|read| match read {
             Read::Batch(batch) => batch.first_position(),
             missing => panic!("{missing:?}"),
@@ -44,9 +44,9 @@ fn readers_cross_segments_at_any_position() {
     let mut follower = log.reader(1);
     for seq in 1..=20 {
         writer.append(&[frame(&origin(1), seq, 1, &payload(1, seq, 250))]).unwrap();
-        assert!(follower.next().unwrap().is_none(), "not synced yet");
+        assert!(follower.read_next().unwrap().is_none(), "not synced yet");
         writer.sync().unwrap();
-        let Ok(Some(Read::Batch(batch))) = follower.next() else { panic!("{seq} is synced") };
+        let Ok(Some(Read::Batch(batch))) = follower.read_next() else { panic!("{seq} is synced") };
         assert_eq!((batch.first_position(), follower.position()), (seq, seq + 1));
     }
     assert!(storage.segments().len() > 5);
@@ -57,11 +57,11 @@ fn readers_cross_segments_at_any_position() {
     let mut reader = log.reader(1);
     for position in [20, 3, 4, 19, 1] {
         reader.seek(position);
-        let Ok(Some(Read::Batch(batch))) = reader.next() else { panic!("{position} is there") };
+        let Ok(Some(Read::Batch(batch))) = reader.read_next() else { panic!("{position} is there") };
         assert_eq!(batch.first_position(), position);
     }
     reader.seek(1_000);
-    assert!(reader.next().unwrap().is_none(), "beyond the end there is nothing");
+    assert!(reader.read_next().unwrap().is_none(), "beyond the end there is nothing");
 }
 
 #[test]
@@ -130,13 +130,13 @@ fn a_reader_hears_of_what_is_dropped_before_it() {
         append(&mut writer, seq).unwrap();
     }
     let mut reader = log.reader(1);
-    reader.next().unwrap();
+    reader.read_next().unwrap();
     assert_eq!(writer.drop_oldest().unwrap(), Some(4));
-    let Ok(Some(Read::Missing { positions: missing, reason: MissingReason::Dropped })) = reader.next() else {
+    let Ok(Some(Read::Missing { positions: missing, reason: MissingReason::Dropped })) = reader.read_next() else {
         panic!("2 and 3 are gone")
     };
     assert_eq!(missing, 2..4);
-    let Ok(Some(Read::Batch(batch))) = reader.next() else { panic!("4 is there") };
+    let Ok(Some(Read::Batch(batch))) = reader.read_next() else { panic!("4 is there") };
     assert_eq!(batch.first_position(), 4);
     assert_eq!(writer.drop_oldest().unwrap(), Some(7));
     assert_eq!((writer.drop_oldest().unwrap(), positions(&log, 7)), (None, vec![7]));
