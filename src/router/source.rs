@@ -83,9 +83,14 @@ impl Source {
                 self.known = self.known.max(batch.first_position());
                 self.ahead = Some(batch);
             }
-            let Some((_, reader)) = self.log.as_mut().filter(|_| self.next < self.known) else {
+            let Some((_, reader)) = &mut self.log else {
                 return Ok(if closed { Next::End } else { Next::Nothing });
             };
+            if self.next >= self.known {
+                // In step with the log thread: what is read later will be elsewhere.
+                reader.rest();
+                return Ok(if closed { Next::End } else { Next::Nothing });
+            }
             if reader.position() != self.next {
                 reader.seek(self.next);
             }

@@ -152,6 +152,11 @@ impl Reader {
         self.position
     }
 
+    /// Lets go of the file: while it is held, a segment that is dropped keeps its space.
+    pub fn rest(&mut self) {
+        self.open = None;
+    }
+
     /// Goes to `position`. Forward within a segment is cheaper than back.
     pub fn seek(&mut self, position: u64) {
         self.position = position;

@@ -85,9 +85,13 @@ impl DirStorage {
     /// Makes the folder where it is missing; its own name is durable then.
     pub fn create(dir: &Path) -> io::Result<Self> {
         fs::create_dir_all(dir)?;
-        if let Some(parent) = dir.parent() {
-            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            File::open(parent)?.sync_all()?;
+        // With data_dir, and the folder that data_dir is in: both may be new.
+        for parent in std::path::absolute(dir)?.ancestors().skip(1).take(2) {
+            match File::open(parent).and_then(|parent| parent.sync_all()) {
+                // A folder that we may not read is none that was just made.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+                synced => synced?,
+            }
         }
         Ok(Self { dir: dir.to_owned(), writable: true })
     }
