@@ -291,10 +291,11 @@ impl Recovery<'_> {
         Ok(None)
     }
 
-    /// Index of the newest segment whose marks are sound; they are in `marks` then.
+    /// Index of the newest segment whose marks are sound; they are in `marks` then. Only where no header is sound are
+    /// marks believed without one: a header says that the segment was begun completely.
     fn newest_marks(&self, old: &[Old], marks: &mut MarkTable) -> Result<Option<usize>, OpenError> {
-        // What was never begun may be followed by records in the segment before: its marks do not count those.
-        for (index, old) in old.iter().enumerate().rev().filter(|(_, old)| !old.never_begun) {
+        let begun = |begun: bool| old.iter().enumerate().rev().filter(move |(_, old)| old.header.is_some() == begun);
+        for (index, old) in begun(true).chain(begun(false)) {
             let mut scan = Scan::new(self.open(old)?, &old.name);
             if let Step::Record(found) = scan.next(old.bytes).map_err(self.failed("read a segment's marks"))?
                 && let Content::Marks(table) = found.content

@@ -89,8 +89,8 @@ impl Begin<'_> {
             .1
             .and_then(|()| write_all_at(&*file, &mut [IoSlice::new(&header.encode())], 0).1);
         if let Err(error) = written {
-            // Where it cannot be removed it has no header and is passed over.
-            let _ = self.storage.remove(&file_name);
+            // The segment before goes on if the disk is full: nothing of this one may be found behind it.
+            self.storage.remove(&file_name).and_then(|()| self.storage.sync_dir()).map_err(io::Error::other)?;
             return Err(error);
         }
         // A full disk met this late is no reason to go on: the segment may be there and may not.

@@ -2,8 +2,8 @@
 
 mod damage;
 mod faults;
+mod folder;
 mod format;
 mod memory;
 mod model;
-mod plain;
 mod segments;

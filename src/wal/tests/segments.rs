@@ -8,6 +8,7 @@ use super::model::{frame, origin, payload, settings};
 use crate::pipeline::batch::Origin;
 use crate::random::Random;
 use crate::wal::segment::{Header, Name};
+use crate::wal::storage::Storage;
 use crate::wal::{
     AgentMark, AppendError, Entry, Kind, Log, MissingReason, OpenError, Opened, Read, Settings, Writer, open,
 };
@@ -187,6 +188,51 @@ fn starts_without_events_leave_one_segment_and_use_no_positions() {
         assert!(opened.report.is_clean());
     }
     assert_eq!(storage.segments().len(), 1);
+}
+
+#[test]
+fn a_segment_that_was_never_begun_is_none() {
+    let storage = MemoryStorage::default();
+    let mut opened = start(&storage);
+    for seq in 1..=7 {
+        append(&mut opened.writer, seq).unwrap();
+    }
+    // The disk was full: a name is left, and the segment before went on.
+    let left = Name { first_position: 2, number: 2, id: [9; 8] }.to_string();
+    storage.create(&left, 1500).unwrap();
+    let mut opened = start(&storage);
+    assert!(opened.report.is_clean() && !storage.segments().contains(&left), "{}", opened.report);
+    opened.writer.trim(2, u64::MAX).unwrap();
+    assert_eq!(positions(&opened.log, 1), [1, 2, 3, 4, 5, 6, 7], "the first segment has 3 too");
+    // As the newest one it may not hide what was written since.
+    let mut opened = start(&storage);
+    append(&mut opened.writer, 8).unwrap();
+    storage.create(&Name { first_position: 9, number: 99, id: [9; 8] }.to_string(), 1500).unwrap();
+    let opened = start(&storage);
+    assert!(opened.report.is_clean(), "{}", opened.report);
+    assert_eq!((opened.marks[0].last_seq, opened.writer.next_position()), (8, 9));
+}
+
+#[test]
+fn a_damaged_header_costs_neither_records_nor_marks() {
+    let storage = MemoryStorage::default();
+    let mut opened = start(&storage);
+    for seq in 1..=4 {
+        append(&mut opened.writer, seq).unwrap();
+    }
+    let name = storage.segments().pop().unwrap();
+    for seq in 5..=6 {
+        append(&mut opened.writer, seq).unwrap();
+    }
+    // The newest segment with its header damaged: the marks in it are sound, and not the only ones.
+    storage.edit(&name, |bytes| bytes[20] ^= 1);
+    let opened = start(&storage.fork());
+    assert_eq!((opened.marks[0].last_seq, positions(&opened.log, 1)), (6, vec![1, 2, 3, 4, 5, 6]));
+    // No other header.
+    let alone = storage.fork();
+    alone.edit(&storage.segments()[0], |bytes| bytes[20] ^= 1);
+    let opened = start(&alone);
+    assert_eq!((opened.marks[0].last_seq, opened.report.marks_lost), (6, false));
 }
 
 #[test]
