@@ -69,7 +69,7 @@ fn a_commit_of_thousands_of_frames_is_one_record() {
     opened.writer.sync().unwrap();
     let opened = start(dir.path());
     assert!(opened.report.is_clean(), "{}", opened.report);
-    let Ok(Some(Read::Batch(batch))) = opened.log.reader(1).next() else { panic!("it is there") };
+    let Ok(Some(Read::Batch(batch))) = opened.log.reader(1).read_next() else { panic!("it is there") };
     assert!(batch.runs().iter().map(|run| &*run.payload).eq(payloads.iter().map(|payload| &payload[..])));
     assert!(batch.runs().iter().all(|run| run.origin == agent && run.events == 1));
 }
