@@ -4,8 +4,8 @@ mod support;
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::agent::{RawAgent, batch, data, hello, log_line};
+use support::http::{self, get};
 use support::server::{Server, resident_bytes, wait_until};
 use telemetryx::wire::FrameKind;
 
@@ -24,26 +25,8 @@ const BUFFER_BYTES: u64 = 64 << 20;
 /// What the process may need beside its buffers.
 const BESIDE_BUFFERS_BYTES: u64 = 64 << 20;
 
-/// Status and body.
-fn request(address: SocketAddr, text: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).expect("the server accepts");
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    stream.write_all(text.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("the server answers in time");
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    (status.unwrap_or_else(|| panic!("no status in {answer:?}")), body.to_owned())
-}
-
-fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    request(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
-}
-
 fn post(address: SocketAddr, name: &str) -> u16 {
-    let body = format!("{{\"name\":\"{name}\"}}");
-    let head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close";
-    request(address, &format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())).0
+    http::post(address, "", &format!("{{\"name\":\"{name}\"}}")).expect("the server answers").0
 }
 
 /// Sends numbered events until told to stop; then waits until all is acknowledged. Returns how many events it sent.

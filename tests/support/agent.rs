@@ -47,10 +47,14 @@ pub fn hello(agent_id: [u8; 16], epoch: u64) -> Hello<'static> {
 
 impl RawAgent {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the server listens");
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
-        Self { stream, unread: Vec::new() }
+        Self::try_connect(address).expect("the server listens")
+    }
+
+    pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        Ok(Self { stream, unread: Vec::new() })
     }
 
     /// Connects, says HELLO, and hears WELCOME.
@@ -79,6 +83,17 @@ impl RawAgent {
                 bytes => self.unread.extend_from_slice(&chunk[..bytes]),
             }
         }
+    }
+
+    /// Whether [`RawAgent::next`] would not wait long: something has come, or the connection has ended.
+    pub fn has_unread(&self) -> io::Result<bool> {
+        if matches!(decode(&self.unread, CAPS), Ok(Decoded::Frame { .. })) {
+            return Ok(true);
+        }
+        self.stream.set_nonblocking(true)?;
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false)?;
+        Ok(!matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock))
     }
 
     /// The next frame, which must be of this kind.

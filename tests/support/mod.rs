@@ -3,6 +3,12 @@
 #![allow(dead_code)] // every test file is a crate of its own and uses a part
 
 pub mod agent;
+pub mod disk;
+pub mod http;
+#[cfg(feature = "sqlite")]
+pub mod ledger;
+#[cfg(feature = "sqlite")]
+pub mod load;
 pub mod proxy;
 pub mod server;
 

@@ -1,9 +1,10 @@
 //! Starts the real server as a process and waits for what it says.
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,8 +16,13 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// A running server. Dropping it kills it.
 pub struct Server {
-    child: Child,
+    process: Process,
     address: SocketAddr,
+}
+
+/// A server that has been started and may not listen yet. Dropping it kills it.
+pub struct Process {
+    child: Child,
     log: Arc<Log>,
 }
 
@@ -27,13 +33,27 @@ struct Log {
     grown: Condvar,
 }
 
+/// An address on which a server can be started again and again: nobody else listens on this process's own part of
+/// 127.0.0.0/8, and no connection out of this machine ever takes a port of it.
+pub fn own_address() -> SocketAddr {
+    static NEXT_PORT: AtomicU16 = AtomicU16::new(4640);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    (Ipv4Addr::new(127, 64 | high, middle, low), NEXT_PORT.fetch_add(1, Ordering::Relaxed)).into()
+}
+
 impl Server {
-    /// Starts `telemetryx` on a free port of 127.0.0.1 with its log and its default sink in `data_dir`. `settings`
-    /// are further `section.key=value`. Panics with what the server said if it does not listen in time.
+    /// Starts `telemetryx` with its log and its default sink in `data_dir`, on a free port of 127.0.0.1 unless
+    /// `settings` say otherwise: they are further `section.key=value`. Panics with what the server said if it does not
+    /// listen in time.
     pub fn start(data_dir: &Path, settings: &[&str]) -> Self {
-        let data_dir = data_dir.to_str().expect("a test's directory has a UTF-8 name");
+        Self::launch(data_dir, settings).listening()
+    }
+
+    /// Starts the process and does not wait for it.
+    pub fn launch(data_dir: &Path, settings: &[&str]) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
-        for setting in [&format!("data_dir={data_dir}") as &str, "server.address=127.0.0.1:0"].iter().chain(settings) {
+        let data_dir_setting = format!("data_dir={}", data_dir.to_str().expect("a test's directory has a UTF-8 name"));
+        for setting in [&data_dir_setting as &str, "server.address=127.0.0.1:0"].iter().chain(settings) {
             command.args(["--set", setting]);
         }
         // No settings but these: neither of the environment, nor a telemetryx.toml that lies where the tests run.
@@ -50,18 +70,11 @@ impl Server {
             let log = Arc::clone(&log);
             move || log.collect(stderr)
         });
-        match log.wait_for(bound_address, START_TIMEOUT) {
-            Some(address) => Self { child, address, log },
-            None => {
-                let _ = child.kill();
-                let status = child.wait();
-                panic!("the server did not listen within {START_TIMEOUT:?} ({status:?}):\n{}", log.text());
-            }
-        }
+        Process { child, log }
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.child.id()
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -70,7 +83,7 @@ impl Server {
 
     /// What the server has written to standard error.
     pub fn log(&self) -> String {
-        self.log.text()
+        self.process.log.text()
     }
 
     /// Asks for an orderly end (SIGTERM).
@@ -80,8 +93,37 @@ impl Server {
 
     /// Sends the signal named so, as in `kill -TERM`.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status();
+        let status = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status();
         assert!(status.expect("there is a kill command").success(), "the server is gone:\n{}", self.log());
+    }
+
+    /// Ends the process at once (SIGKILL) and waits for it.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Waits for the process to end by itself. Panics with its log when it does not in time.
+    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
+        self.process.wait(timeout)
+    }
+}
+
+impl Process {
+    /// Waits until it listens. Panics with what the server said if it does not in time.
+    pub fn listening(mut self) -> Server {
+        match self.log.wait_for(bound_address, START_TIMEOUT) {
+            Some(address) => Server { process: self, address },
+            None => {
+                let _ = self.child.kill();
+                let status = self.child.wait();
+                panic!("the server did not listen within {START_TIMEOUT:?} ({status:?}):\n{}", self.log.text());
+            }
+        }
+    }
+
+    /// Whether it has begun to listen.
+    pub fn listens(&self) -> bool {
+        self.log.wait_for(bound_address, Duration::ZERO).is_some()
     }
 
     /// Ends the process at once (SIGKILL) and waits for it.
@@ -97,17 +139,17 @@ impl Server {
             exited = self.child.try_wait().expect("the server is our child");
             exited.is_some()
         });
-        assert!(ended, "the server still runs after {timeout:?}:\n{}", self.log());
+        assert!(ended, "the server still runs after {timeout:?}:\n{}", self.log.text());
         exited.expect("it has ended")
     }
 }
 
-impl Drop for Server {
+impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill(); // fails only if it has ended
         let _ = self.child.wait();
         if thread::panicking() {
-            println!("the server said:\n{}", self.log());
+            println!("the server said:\n{}", self.log.text());
         }
     }
 }

@@ -1,0 +1,113 @@
+//! Kill -9 and cut connections, again and again, under load: what was acknowledged is stored, once and in order.
+//!
+//! ```text
+//!  8 agents, 2 HTTP clients ──▶ (proxy that cuts) ──▶ server, killed and started again ──▶ events.db
+//!                ledger ◀────────────────────── compared at the end ─────────────────────────┘
+//! ```
+//!
+//! A short form is part of `cargo test`; `make torture` runs 100 rounds. Both print their seed and the ledger.
+#![cfg(feature = "sqlite")]
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use support::http;
+use support::ledger::{Outcome, rows_stored};
+use support::load::{Load, Plan};
+use support::proxy::{CutPlan, Proxy};
+use support::seed;
+use support::server::{Server, own_address, wait_until};
+use telemetryx::random::Random;
+
+/// Segments so small, and kept so shortly, that they are made and deleted all the time.
+const TINY_SEGMENTS: [&str; 3] = ["wal.enabled=true", "wal.segment_bytes=64KiB", "wal.keep=0s"];
+/// For a round's load to be acknowledged, and for everything at the end.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// `TELEMETRYX_TORTURE_ROUNDS`, else a few.
+fn rounds() -> u64 {
+    std::env::var("TELEMETRYX_TORTURE_ROUNDS").map_or(12, |rounds| rounds.parse().expect("a number of rounds"))
+}
+
+/// Everything that was acknowledged is stored, a fresh event flows, and the server ends in order.
+fn settle(mut server: Server, load: Load, data_dir: &Path) -> Outcome {
+    let ledger = load.finish(ROUND_TIMEOUT);
+    let database = data_dir.join("events.db");
+    let (status, answer) = http::post(server.address(), "?ack=delivered", r#"{"name":"fresh"}"#).unwrap();
+    assert_eq!(status, 200, "a fresh event does not flow: {answer}");
+    let stored = wait_until(ROUND_TIMEOUT, || rows_stored(&database) > ledger.events());
+    server.terminate();
+    assert!(server.wait(ROUND_TIMEOUT).success(), "{}", server.log());
+    let outcome = ledger.compare_sqlite(&database);
+    println!("{outcome}");
+    assert!(stored, "{} of {} rows: {outcome}", rows_stored(&database), ledger.events());
+    outcome.assert_clean();
+    outcome
+}
+
+#[test]
+fn kill_9_under_load_and_during_recovery_loses_and_doubles_nothing() {
+    let (seed, rounds) = (seed(), rounds());
+    let directory = tempfile::tempdir().unwrap();
+    let address = own_address();
+    let at = format!("server.address={address}");
+    let settings = [&[&at as &str], &TINY_SEGMENTS[..]].concat();
+    let mut random = Random::seeded(seed);
+    let started = Instant::now();
+    let mut server = Server::start(directory.path(), &settings);
+    let load = Load::start(address, &Plan::mixed(seed));
+    let (mut killed_in_recovery, mut killed_listening) = (0, 0);
+    for _ in 0..rounds {
+        load.wait_for_acknowledged(200, ROUND_TIMEOUT);
+        std::thread::sleep(random.below(Duration::from_millis(150)));
+        server.kill();
+        // Some starts are killed before they are done, some of those several times in a row.
+        while random.next_u64() % 3 == 0 {
+            let mut starting = Server::launch(directory.path(), &settings);
+            std::thread::sleep(random.below(Duration::from_millis(60)));
+            if starting.listens() {
+                killed_listening += 1
+            } else {
+                killed_in_recovery += 1
+            }
+            starting.kill();
+        }
+        server = Server::start(directory.path(), &settings);
+    }
+    let outcome = settle(server, load, directory.path());
+    println!(
+        "{rounds} kills under load, {killed_in_recovery} during recovery, {killed_listening} just after, in {:?}",
+        started.elapsed()
+    );
+    assert!(outcome.acknowledged >= 200 * rounds && outcome.interruptions >= rounds);
+}
+
+#[test]
+fn connections_cut_at_any_byte_lose_and_double_nothing() {
+    let (seed, rounds) = (seed(), rounds());
+    let directory = tempfile::tempdir().unwrap();
+    let address = own_address();
+    let at = format!("server.address={address}");
+    let settings = [&[&at as &str], &TINY_SEGMENTS[..]].concat();
+    let mut server = Server::start(directory.path(), &settings);
+    // From within HELLO to some hundred frames; answers are few, so they have their own range.
+    let plan = CutPlan { seed, bytes: 0..100_000, answer_bytes: 0..6_000, reset_percent: 50, ..CutPlan::default() };
+    let proxy = Proxy::start(address, plan).unwrap();
+    let load = Load::start(proxy.address(), &Plan::mixed(seed));
+    for round in 0..rounds {
+        let cuts = proxy.cuts();
+        load.wait_for_acknowledged(200, ROUND_TIMEOUT);
+        assert!(wait_until(ROUND_TIMEOUT, || proxy.cuts() >= cuts + 5), "the network is too good for a test");
+        // Cuts and kills together, now and then.
+        if round % 8 == 7 {
+            server.kill();
+            server = Server::start(directory.path(), &settings);
+        }
+    }
+    proxy.calm();
+    let outcome = settle(server, load, directory.path());
+    println!("{} connections, {} cuts, {} kills", proxy.connections(), proxy.cuts(), rounds / 8);
+    assert!(outcome.acknowledged >= 200 * rounds && proxy.cuts() >= 5 * rounds);
+}
