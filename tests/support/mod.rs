@@ -4,6 +4,8 @@
 
 pub mod agent;
 pub mod disk;
+#[cfg(feature = "sqlite")]
+pub mod fifo;
 pub mod http;
 #[cfg(feature = "sqlite")]
 pub mod ledger;
@@ -11,6 +13,7 @@ pub mod ledger;
 pub mod load;
 pub mod proxy;
 pub mod server;
+pub mod strace;
 
 use telemetryx::random::Random;
 

@@ -1,0 +1,339 @@
+//! Disks that fail, hang and fill up, logs that reach their bound or are not the ones they were: nothing acknowledged
+//! is lost, nothing is skipped in silence, and what can go on by itself does.
+#![cfg(feature = "sqlite")]
+
+mod support;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::agent::{RawAgent, batch, data, hello, named};
+use support::disk::{Disk, skip};
+use support::fifo::Fifo;
+use support::http::{self, get};
+use support::ledger::{self, Ledger, rows_stored};
+use support::load::{Load, Plan};
+use support::seed;
+use support::server::{Server, own_address, wait_until};
+use support::strace::{Strace, newest_segment};
+use telemetryx::wire::{AckLevel, FrameKind, GoawayCode};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// As much as the server takes: fills disks and logs soon.
+fn flood(seed: u64) -> Plan {
+    let agents = vec![AckLevel::Synced, AckLevel::Written, AckLevel::Synced, AckLevel::Received];
+    Plan {
+        agents,
+        posters: vec![AckLevel::Synced],
+        frame_events_max: 100,
+        pause_max: Duration::ZERO,
+        ..Plan::mixed(seed)
+    }
+}
+
+/// Waits until `/ready` is 503 for this reason alone, or 200 without one.
+fn wait_for_ready(address: SocketAddr, reason: Option<&str>) {
+    let expected = match reason {
+        Some(reason) => (503, vec![serde_json::Value::from(reason)]),
+        None => (200, vec![]),
+    };
+    let mut said = String::new();
+    let reached = wait_until(TIMEOUT, || {
+        let (status, body) = get(address, "/ready");
+        let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+        said = format!("{status} {body}");
+        (status, page["reasons"].as_array().cloned().unwrap_or_default()) == expected
+    });
+    assert!(reached, "/ready says {said}, expected {expected:?}");
+}
+
+/// Waits until nothing has been acknowledged for a while; the server still answers. Returns how much was.
+fn wait_for_standstill(load: &Load) -> u64 {
+    let (mut acknowledged, mut since) = (load.acknowledged(), Instant::now());
+    let still = wait_until(TIMEOUT, || {
+        if load.acknowledged() != acknowledged {
+            (acknowledged, since) = (load.acknowledged(), Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(2)
+    });
+    assert!(still, "events are acknowledged although there is no place to keep them");
+    acknowledged
+}
+
+/// Everything is in the table, a fresh event too, and the server ends in order.
+fn assert_settled(mut server: Server, ledger: &Ledger, database: &Path) {
+    let (status, answer) = http::post(server.address(), "?ack=delivered", r#"{"name":"fresh"}"#).unwrap();
+    assert_eq!(status, 200, "a fresh event does not flow: {answer}");
+    let stored = wait_until(TIMEOUT, || rows_stored(database) > ledger.events());
+    server.terminate();
+    assert!(server.wait(TIMEOUT).success(), "{}", server.log());
+    let outcome = ledger.compare_sqlite(database);
+    println!("{outcome}");
+    assert!(stored, "not everything is stored: {outcome}");
+    outcome.assert_clean();
+}
+
+#[test]
+fn a_failed_fdatasync_ends_the_process_and_what_was_acknowledged_is_there_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = own_address();
+    let settings = ["wal.enabled=true", &format!("server.address={at}")];
+    let mut server = Server::start(directory.path(), &settings);
+    let (mut witness, _) = RawAgent::greeted(at, hello([99; 16], 0));
+    let load = Load::start(at, &Plan::mixed(seed()));
+    load.wait_for_acknowledged(500, TIMEOUT);
+    let segment = newest_segment(directory.path());
+    let strace = match Strace::inject(server.pid(), "fdatasync:error=EIO:when=5", &segment) {
+        Ok(strace) => strace,
+        Err(reason) => return skip("a failed fdatasync", &reason),
+    };
+    assert_eq!(server.wait(TIMEOUT).code(), Some(1), "{}", server.log());
+    drop(strace);
+    let log = server.log();
+    let last = log.lines().last().unwrap_or_default();
+    println!("last line: {last}");
+    assert!(last.contains("sync") && last.contains("Input/output error"), "the last line does not say why:\n{log}");
+    let goaway = witness.answer(FrameKind::Goaway);
+    assert_eq!(goaway.goaway(), Some(GoawayCode::Storage));
+
+    let server = Server::start(directory.path(), &settings);
+    load.wait_for_acknowledged(500, TIMEOUT);
+    let ledger = load.finish(TIMEOUT);
+    assert_settled(server, &ledger, &directory.path().join("events.db"));
+}
+
+#[test]
+fn r1_while_a_commit_stalls_the_last_ack_is_repeated_every_second() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["wal.enabled=true"]);
+    let (mut agent, _) = RawAgent::greeted(server.address(), hello([1; 16], 0));
+    agent.send(&data(1, &batch(vec![named("a")])));
+    agent.acknowledged(1);
+    let stall = "fdatasync:delay_enter=4500000:when=1";
+    let strace = match Strace::inject(server.pid(), stall, &newest_segment(directory.path())) {
+        Ok(strace) => strace,
+        Err(reason) => return skip("a stalled fdatasync", &reason),
+    };
+    agent.send(&data(2, &batch(vec![named("b")])));
+    let sent = Instant::now();
+    let mut repeated = Vec::new();
+    loop {
+        let answer = agent.answer(FrameKind::Ack);
+        if answer.header.seq == 2 {
+            break;
+        }
+        assert_eq!(answer.header.seq, 1);
+        repeated.push(sent.elapsed());
+    }
+    println!("ACK(1) again after {repeated:?}, ACK(2) after {:?}", sent.elapsed());
+    assert!(sent.elapsed() >= Duration::from_secs(4), "the commit did not stall");
+    assert!((3..=6).contains(&repeated.len()), "every second, so that an agent can tell slow from dead");
+    assert_eq!(get(server.address(), "/health").0, 200, "the loop goes on while a commit stalls");
+    drop(strace);
+}
+
+/// `sink_beside`: the table lies on another disk. Otherwise everything is on the one that fills up.
+fn fill_a_disk(sink_beside: bool) {
+    const DISK_BYTES: u64 = 24 << 20;
+    let disk = match Disk::tmpfs(DISK_BYTES) {
+        Ok(disk) => disk,
+        Err(reason) => return skip("a full disk", &reason),
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = disk.path().join("data");
+    fs::create_dir(&data_dir).unwrap();
+    let database = if sink_beside { directory.path().join("events.db") } else { data_dir.join("events.db") };
+    let ballast = disk.path().join("ballast");
+    fs::write(&ballast, vec![1; DISK_BYTES as usize / 2]).unwrap();
+    let at = own_address();
+    let settings = [
+        "wal.enabled=true",
+        "wal.segment_bytes=1MiB",
+        // Nothing is deleted where the log itself is to fill the disk.
+        if sink_beside { "wal.keep=1h" } else { "wal.keep=0s" },
+        "sinks.sqlite.kind=sqlite",
+        &format!("sinks.sqlite.path={}", database.display()),
+        &format!("server.address={at}"),
+    ];
+    let mut server = Server::start(&data_dir, &settings);
+    let load = Load::start(at, &flood(seed()));
+    wait_for_ready(at, Some("disk_full"));
+    let acknowledged = wait_for_standstill(&load);
+    println!("{acknowledged} of {} events acknowledged when the disk was full", load.sent());
+    assert_eq!(get(at, "/health").0, 200);
+    assert!(get(at, "/metrics").1.contains("telemetryx_wal_bytes"));
+
+    // A kill in this state takes nothing: agents compare each WELCOME with what was acknowledged.
+    if sink_beside {
+        server.kill();
+        fs::write(&ballast, vec![1; DISK_BYTES as usize / 2 - (2 << 20)]).unwrap();
+        server = Server::start(&data_dir, &settings);
+        wait_for_ready(at, Some("disk_full"));
+        wait_for_standstill(&load);
+    }
+    // Space returns; nobody does anything else.
+    fs::remove_file(&ballast).unwrap();
+    wait_for_ready(at, None);
+    load.wait_for_acknowledged(500, TIMEOUT);
+    let ledger = load.finish(TIMEOUT);
+    assert_settled(server, &ledger, &database);
+}
+
+#[test]
+fn a_full_disk_pauses_and_everything_flows_again_when_space_returns() {
+    fill_a_disk(true);
+}
+
+#[test]
+fn a_disk_that_log_and_table_fill_together_pauses_and_flows_again() {
+    fill_a_disk(false);
+}
+
+#[test]
+fn a_log_at_its_bound_pauses_until_the_sink_that_holds_it_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = Fifo::make(directory.path().join("fifo"));
+    let [kind, path] = fifo.sink();
+    let settings = ["wal.enabled=true", "wal.segment_bytes=64KiB", "wal.max_bytes=1MiB", "wal.keep=0s", &kind, &path];
+    let mut server = Server::start(directory.path(), &settings);
+    let at = server.address();
+    let load = Load::start(at, &flood(seed()));
+    wait_for_ready(at, Some("log_full"));
+    wait_for_standstill(&load);
+    let bytes = http::metric(at, "telemetryx_wal_bytes").expect("the log's size is a metric");
+    assert!(bytes <= f64::from(1 << 20) * 1.1, "{bytes} bytes of log");
+    assert_eq!(get(at, "/health").0, 200);
+
+    let reader = fifo.read();
+    wait_for_ready(at, None);
+    load.wait_for_acknowledged(2_000, TIMEOUT);
+    let ledger = load.finish(TIMEOUT);
+    let read = wait_until(TIMEOUT, || reader.count() >= ledger.events());
+    server.terminate();
+    assert!(server.wait(TIMEOUT).success(), "{}", server.log());
+    let outcome = ledger.compare(reader.finish().rows());
+    println!("{outcome}");
+    assert!(read, "{outcome}");
+    outcome.assert_clean();
+}
+
+#[test]
+fn a_sink_that_may_lose_its_oldest_events_holds_up_nobody_and_its_losses_are_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = Fifo::make(directory.path().join("fifo"));
+    let [kind, path] = fifo.sink();
+    let may_lose = ["sinks.stuck.required=false", "sinks.stuck.on_full=drop_oldest"];
+    let bounded = ["wal.enabled=true", "wal.segment_bytes=64KiB", "wal.max_bytes=1MiB", "wal.keep=0s"];
+    let settings = [&bounded[..], &may_lose, &[&kind, &path, "sinks.sqlite.kind=sqlite"]].concat();
+    let server = Server::start(directory.path(), &settings);
+    let at = server.address();
+    let load = Load::start(at, &flood(seed()));
+    // Several times what the log may hold.
+    load.wait_for_acknowledged(30_000, TIMEOUT);
+    let dropped = || -> u64 {
+        let page = get(at, "/metrics").1;
+        let lines = page.lines().filter(|line| line.starts_with("telemetryx_events_dropped_total"));
+        let of_sink = lines.filter(|line| line.contains(r#"sink="stuck""#));
+        of_sink.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    };
+    assert!(dropped() > 0, "nothing was counted:\n{}", get(at, "/metrics").1);
+    assert_eq!(get(at, "/ready").0, 200, "{}", get(at, "/ready").1);
+    let ledger = load.finish(TIMEOUT);
+    let (status, _) = http::post(at, "?ack=delivered", r#"{"name":"fresh"}"#).unwrap();
+    assert_eq!(status, 200, "delivered does not wait for a sink that is not required");
+
+    // The other sink has everything; the stuck one what was not counted, the newest, in order.
+    let reader = fifo.read();
+    let database = directory.path().join("events.db");
+    let complete = wait_until(TIMEOUT, || reader.count() + dropped() > ledger.events());
+    let (counted, lines) = (dropped(), reader.finish());
+    let outcome = ledger.compare(lines.rows());
+    println!("{counted} counted as dropped by the stuck sink, which has: {outcome}");
+    assert!(complete, "{} read and {counted} dropped of {}", lines.events.len(), ledger.events() + 1);
+    assert_eq!(lines.events.len() as u64 + counted, ledger.events() + 1, "each is delivered or counted");
+    assert_eq!((outcome.stored_twice, outcome.out_of_order, outcome.altered, outcome.sent_by_nobody), (0, 0, 0, 0));
+    assert_settled(server, &ledger, &database);
+}
+
+/// Starts, sends `names`, has them delivered, ends in order.
+fn run_and_store(data_dir: &Path, agent_epoch: u64, first_seq: u64, names: &[&str]) -> u64 {
+    let mut server = Server::start(data_dir, &["wal.enabled=true", "wal.keep=0s"]);
+    let delivered = Ok(Some(AckLevel::Delivered));
+    let greeting = telemetryx::wire::Hello { ack: delivered, oldest_seq: first_seq, ..hello([5; 16], agent_epoch) };
+    let (mut agent, welcome) = RawAgent::greeted(server.address(), greeting);
+    for (seq, name) in (welcome.last_seq + 1..).zip(names) {
+        agent.send(&data(seq, &batch(vec![named(name)])));
+    }
+    agent.acknowledged(welcome.last_seq + names.len() as u64);
+    agent.finish();
+    server.terminate();
+    assert!(server.wait(TIMEOUT).success(), "{}", server.log());
+    welcome.epoch
+}
+
+/// (server_id, position, name) in the order of positions.
+fn stored(data_dir: &Path) -> Vec<(String, i64, String)> {
+    let database = ledger::open(&data_dir.join("events.db"));
+    let mut statement =
+        database.prepare("SELECT server_id, position, name FROM events ORDER BY received_at, position").unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+fn names(data_dir: &Path) -> Vec<String> {
+    stored(data_dir).into_iter().map(|(_, _, name)| name).collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, to]).status().expect("there is a cp command").success());
+}
+
+#[test]
+fn a_deleted_log_begins_anew_under_another_server_id_and_the_sink_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let epoch = run_and_store(directory.path(), 0, 1, &["a", "b"]);
+    fs::remove_dir_all(directory.path().join("wal")).unwrap();
+    // The agent goes on where it was: a server that has lost its state adopts it.
+    assert_eq!(run_and_store(directory.path(), epoch, 3, &["c", "d"]), epoch);
+    assert_eq!(names(directory.path()), ["a", "b", "c", "d"]);
+    let stored = stored(directory.path());
+    assert_eq!(stored[0].0, stored[1].0);
+    assert_eq!(stored[2].0, stored[3].0);
+    assert_ne!(stored[0].0, stored[2].0, "positions of one log must not mean another's events");
+}
+
+#[test]
+fn a_log_restored_from_an_older_copy_is_told_and_skips_nothing_in_silence() {
+    let directory = tempfile::tempdir().unwrap();
+    let (wal, older) = (directory.path().join("wal"), directory.path().join("older"));
+    run_and_store(directory.path(), 0, 1, &["a", "b"]);
+    copy(&wal, &older);
+    run_and_store(directory.path(), 0, 1, &["c", "d", "e"]);
+    let newest = stored(directory.path()).iter().map(|(_, position, _)| *position).max().unwrap();
+    fs::remove_dir_all(&wal).unwrap();
+    copy(&older, &wal);
+
+    let settings = ["wal.enabled=true", "wal.keep=0s"];
+    let mut server = Server::start(directory.path(), &settings);
+    let told = format!("the store holds events up to position {newest}");
+    let down = wait_until(TIMEOUT, || get(server.address(), "/ready").1.contains(&told));
+    let (status, page) = get(server.address(), "/ready");
+    assert!(down && status == 200, "{status} {page}");
+    assert!(page.contains("down: "), "{page}");
+    assert!(server.log().contains(&told), "{}", server.log());
+    // What is acknowledged meanwhile must not be skipped later, as if the store had it already.
+    assert_eq!(http::post(server.address(), "?ack=synced", r#"{"name":"f"}"#).unwrap().0, 200);
+    server.terminate();
+    server.wait(TIMEOUT);
+
+    // One more start: everything acknowledged so far arrives.
+    run_and_store(directory.path(), 0, 1, &["g"]);
+    assert_eq!(names(directory.path()), ["a", "b", "c", "d", "e", "f", "g"]);
+    let positions: Vec<i64> = stored(directory.path()).iter().map(|(_, position, _)| *position).collect();
+    println!("positions {positions:?}");
+    assert!(positions.is_sorted() && positions[5] > newest, "{positions:?}");
+}
