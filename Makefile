@@ -1,5 +1,5 @@
 # What there is to do here. CI runs .ci/run: `make lint`, then `make test`.
-.PHONY: run release test lint fmt doc asan loom fuzz bench microbench flamegraph
+.PHONY: run release test lint fmt doc torture asan loom fuzz bench microbench flamegraph
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -22,6 +22,12 @@ fmt:
 
 doc:            ## write docs/configuration.md anew from the table of settings
 	UPDATE_DOCS=1 cargo test --locked --lib config::
+
+# What `make test` does a dozen times: kills under load and in recovery, connections cut at any byte, and power loss (as
+# root). Prints its seeds and ledgers; TELEMETRYX_TEST_SEED=… repeats a run.
+torture:        ## 100 rounds of kill -9 and of cut connections, 20 of power loss
+	TELEMETRYX_TORTURE_ROUNDS=100 cargo test --locked --test torture -- --nocapture --test-threads=1
+	TELEMETRYX_TORTURE_ROUNDS=20 ./tools/power-loss
 
 # The module with `unsafe` (src/pipeline/pool.rs), its users in the pipeline, and a server under load, with every memory
 # access checked. Needs a nightly toolchain. Proc macros and build scripts stay without: hence --target.

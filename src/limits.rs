@@ -174,6 +174,8 @@ pub const SEGMENT_BYTES_LIMIT: u64 = 4 * 1024 * 1024 * 1024;
 pub const LOG_BYTES_DEFAULT: u64 = 10 * 1024 * 1024 * 1024;
 /// Pause before the log is asked again for what it had no space for.
 pub const LOG_RETRY: Duration = Duration::from_millis(100);
+/// Lines about a log that takes nothing: the first at once, then one in this time.
+pub const LOG_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// The log thread looks this often which segments nobody needs any more.
 pub const LOG_UPKEEP: Duration = Duration::from_secs(1);
 /// Commits that wait for the required sinks, for acknowledgements of level *delivered*; neighbours become one beyond it.

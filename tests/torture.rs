@@ -21,12 +21,12 @@ use support::ledger::{Outcome, rows_stored};
 use support::load::{Load, Plan};
 use support::proxy::{CutPlan, Proxy};
 use support::seed;
-use support::server::{Server, own_address, wait_until};
+use support::server::{Process, Server, own_address, wait_until};
 use telemetryx::random::Random;
 use telemetryx::wire::AckLevel;
 
-/// Segments so small, and kept so shortly, that they are made and deleted all the time.
-const TINY_SEGMENTS: [&str; 2] = ["wal.segment_bytes=64KiB", "wal.keep=0s"];
+/// Four small segments are the whole log: they are made and deleted all the time.
+const TINY_SEGMENTS: [&str; 3] = ["wal.segment_bytes=64KiB", "wal.max_bytes=256KiB", "wal.keep=0s"];
 /// For a round's load to be acknowledged, and for everything at the end.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -46,9 +46,27 @@ fn settle(mut server: Server, load: Load, data_dir: &Path) -> Outcome {
     assert!(server.wait(ROUND_TIMEOUT).success(), "{}", server.log());
     let outcome = ledger.compare_sqlite(&database);
     println!("{outcome}");
+    let (made, left) = segments(data_dir);
+    println!("{made} segments made, {left} left");
+    assert!(made > 5 * left, "segments were not deleted all the time");
     assert!(stored, "{} of {} rows: {outcome}", rows_stored(&database), ledger.events());
     outcome.assert_clean();
     outcome
+}
+
+/// Segments of the log that were ever made, and that are left. Their names end in their number and an id.
+fn segments(data_dir: &Path) -> (u64, u64) {
+    let names = std::fs::read_dir(data_dir.join("wal")).unwrap().map(|entry| entry.unwrap().file_name());
+    let number = |name: String| name.strip_suffix(".seg")?.split('-').nth(1)?.parse::<u64>().ok();
+    let numbers: Vec<u64> = names.filter_map(|name| number(name.into_string().unwrap())).collect();
+    (numbers.iter().max().copied().unwrap_or(0), numbers.len() as u64)
+}
+
+/// What the server noticed, for whoever reads a failed test.
+fn print_warnings(server: &Server) {
+    let log = server.log();
+    let told = |line: &&str| ["WARN", "ERROR", "log opened"].iter().any(|word| line.contains(word));
+    log.lines().filter(told).for_each(|line| println!("{line}"));
 }
 
 #[test]
@@ -68,7 +86,7 @@ fn kill_9_under_load_and_during_recovery_loses_and_doubles_nothing() {
         std::thread::sleep(random.below(Duration::from_millis(150)));
         server.kill();
         // Some starts are killed before they are done, some of those several times in a row.
-        while random.next_u64() % 3 == 0 {
+        while random.next_u64().is_multiple_of(3) {
             let mut starting = Server::launch(directory.path(), &settings);
             std::thread::sleep(random.below(Duration::from_millis(60)));
             if starting.listens() {
@@ -116,6 +134,16 @@ fn connections_cut_at_any_byte_lose_and_double_nothing() {
     assert!(outcome.acknowledged >= 200 * rounds && proxy.cuts() >= 5 * rounds);
 }
 
+/// The machine stops between two instructions, and with it the server: an `fdatasync` that runs while the kernel shuts an
+/// ext4 down may return success for what is not there afterwards (about once in 60 times on Linux 6.18), which no cut of
+/// power can make a process see.
+fn cut_power(disk: &Disk, process: &mut Process) {
+    process.signal("STOP");
+    disk.cut_power();
+    process.kill();
+    disk.remount();
+}
+
 /// What is promised for power loss: the levels synced and delivered.
 #[test]
 #[ignore = "needs root and a loop device: tools/power-loss"]
@@ -135,37 +163,21 @@ fn power_loss_under_load_loses_and_doubles_nothing() {
     let levels = [AckLevel::Synced, AckLevel::Delivered];
     let agents = (0..8).map(|index| levels[usize::from(index % 4 == 3)]).collect();
     let load = Load::start(address, &Plan { agents, ..Plan::mixed(seed) });
-    let (mut cut_in_recovery, mut ended_by_itself) = (0, 0);
+    let mut cut_in_recovery = 0;
     for _ in 0..rounds {
         load.wait_for_acknowledged(200, ROUND_TIMEOUT);
         std::thread::sleep(random.below(Duration::from_millis(150)));
-        if random.next_u64() % 2 == 0 {
-            // The machine stops between two instructions.
-            server.signal("STOP");
-            disk.cut_power();
-            server.kill();
-        } else {
-            // The disk is gone, and the server notices.
-            disk.cut_power();
-            assert_eq!(server.wait(ROUND_TIMEOUT).code(), Some(1), "{}", server.log());
-            ended_by_itself += 1;
-        }
-        disk.remount();
-        if random.next_u64() % 3 == 0 {
+        print_warnings(&server);
+        cut_power(&disk, server.process());
+        if random.next_u64().is_multiple_of(3) {
             let mut starting = Server::launch(&data_dir, &settings);
             std::thread::sleep(random.below(Duration::from_millis(60)));
-            disk.cut_power();
-            starting.kill();
-            disk.remount();
+            cut_power(&disk, &mut starting);
             cut_in_recovery += 1;
         }
         server = Server::start(&data_dir, &settings);
     }
     let outcome = settle(server, load, &data_dir);
-    println!(
-        "{rounds} power cuts under load ({ended_by_itself} met by a running server), {cut_in_recovery} more during \
-         recovery, in {:?}",
-        started.elapsed()
-    );
+    println!("{rounds} power cuts under load, {cut_in_recovery} more during recovery, in {:?}", started.elapsed());
     assert!(outcome.acknowledged >= 200 * rounds);
 }

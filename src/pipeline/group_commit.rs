@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX, LOG_RETRY, LOG_UPKEEP};
+use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX, LOG_RETRY, LOG_UPKEEP, LOG_WARNING_INTERVAL};
 use crate::metrics::Metrics;
 use crate::pipeline::batch::{Batch, Payload, Run};
 use crate::pipeline::commit::RefusedPayload;
@@ -48,6 +48,29 @@ pub struct GroupCommit {
 /// The server ends, or the log failed.
 struct Over;
 
+/// What people were told of pauses: at most one line in a while, however often the log pauses and goes on.
+#[derive(Default)]
+struct Said {
+    next: Option<Instant>,
+    /// Since the log last worked.
+    anything: bool,
+}
+
+impl Said {
+    fn due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.next.is_none_or(|next| now >= next);
+        if due {
+            (self.next, self.anything) = (Some(now + LOG_WARNING_INTERVAL), true);
+        }
+        due
+    }
+
+    fn anything(&mut self) -> bool {
+        std::mem::take(&mut self.anything)
+    }
+}
+
 impl GroupCommit {
     /// Runs until the event loop is gone and the ring is empty, or the log fails. `keep_refused` gets what a commit holds
     /// of refused payloads, before anything of the commit is written; `offer` hands a synced batch to every router.
@@ -59,6 +82,7 @@ impl GroupCommit {
     ) {
         let mut slots = Vec::with_capacity(COMMIT_SLOTS_MAX);
         let mut refused = Vec::new();
+        let mut said = Said::default();
         let mut upkeep_due = Instant::now() + LOG_UPKEEP;
         loop {
             match ring.wait_until(Some(upkeep_due)) {
@@ -77,7 +101,7 @@ impl GroupCommit {
                         keep_refused(&refused);
                         refused.clear();
                     }
-                    match self.commit(&mut slots) {
+                    match self.commit(&mut slots, &mut said) {
                         Ok(Some(batch)) => offer(&Arc::new(batch)),
                         Ok(None) => {}
                         Err(Over) => return,
@@ -97,10 +121,10 @@ impl GroupCommit {
     }
 
     /// Writes and syncs one record. `None`: there was no event in it.
-    fn commit(&mut self, slots: &mut Vec<Slot>) -> Result<Option<Batch>, Over> {
+    fn commit(&mut self, slots: &mut Vec<Slot>, said: &mut Said) -> Result<Option<Batch>, Over> {
         let Some(ticket) = slots.last().map(|slot| slot.ticket) else { return Ok(None) };
         let entries: Vec<Entry<'_>> = slots.iter().filter_map(entry).collect();
-        let first_position = self.append(&entries)?;
+        let first_position = self.append(&entries, said)?;
         self.watermarks.advance(AckLevel::Written, ticket);
         if self.watermarks.is_written_wanted() {
             (self.wake)();
@@ -125,14 +149,16 @@ impl GroupCommit {
     }
 
     /// Appends, however long it takes until there is space.
-    fn append(&mut self, entries: &[Entry<'_>]) -> Result<u64, Over> {
+    fn append(&mut self, entries: &[Entry<'_>], said: &mut Said) -> Result<u64, Over> {
         let mut paused = None;
         loop {
             let pause = match self.writer.append(entries) {
                 Ok(position) => {
                     if paused.is_some() {
-                        tracing::info!("the log takes events again");
                         self.health.set_pause(None);
+                        if said.anything() {
+                            tracing::info!("the log takes events again");
+                        }
                     }
                     return Ok(position);
                 }
@@ -141,7 +167,7 @@ impl GroupCommit {
                     return Err(Over);
                 }
                 Err(AppendError::NoSpace(error)) => {
-                    if paused != Some(Pause::DiskFull) {
+                    if said.due() {
                         tracing::error!(
                             %error,
                             "the log cannot be written: make space on the file system of data_dir; nothing is taken until then"
@@ -153,7 +179,7 @@ impl GroupCommit {
                     if self.make_room()? {
                         continue;
                     }
-                    if paused != Some(Pause::LogFull) {
+                    if said.due() {
                         let sinks = self.holding().join(", ");
                         tracing::error!(
                             sinks,

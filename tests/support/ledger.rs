@@ -15,6 +15,9 @@ use telemetryx::random::Random;
 /// Name of every event in a ledger. Others (probes of a test) are left out of account.
 pub const NAME: &str = "entry";
 
+/// Lost events that are named, of each sender.
+const FIRST_LOST: usize = 10;
+
 /// One agent, or one HTTP client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sender {
@@ -42,7 +45,7 @@ pub struct Row {
 }
 
 /// What became of the events in one store.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     pub acknowledged: u64,
     pub lost: u64,
@@ -55,6 +58,8 @@ pub struct Outcome {
     pub requests_lost: u64,
     pub requests_stored_twice: u64,
     pub interruptions: u64,
+    /// The first of those that are lost, for whoever looks for the reason.
+    pub first_lost: Vec<(String, u64)>,
 }
 
 /// The text of an event: 8 to 247 characters that no other event has.
@@ -112,6 +117,9 @@ impl Ledger {
         }
         for account in accounts.values() {
             let lost = account.seen.iter().filter(|seen| !**seen).count() as u64;
+            let numbers = (1..).zip(&account.seen).filter(|(_, seen)| !**seen);
+            let named = numbers.map(|(number, _)| (account.sender.name.clone(), number));
+            outcome.first_lost.extend(named.take(FIRST_LOST));
             outcome.interruptions += account.sender.interruptions;
             if account.sender.exactly_once {
                 outcome.acknowledged += account.sender.events;
@@ -180,6 +188,7 @@ impl fmt::Display for Outcome {
             self.altered,
             self.sent_by_nobody,
             self.interruptions
-        )
+        )?;
+        if self.first_lost.is_empty() { Ok(()) } else { write!(out, "; lost: {:?}", self.first_lost) }
     }
 }

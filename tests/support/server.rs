@@ -93,8 +93,12 @@ impl Server {
 
     /// Sends the signal named so, as in `kill -TERM`.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status();
-        assert!(status.expect("there is a kill command").success(), "the server is gone:\n{}", self.log());
+        self.process.signal(name);
+    }
+
+    /// The process, however it is doing.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     /// Ends the process at once (SIGKILL) and waits for it.
@@ -119,6 +123,12 @@ impl Process {
                 panic!("the server did not listen within {START_TIMEOUT:?} ({status:?}):\n{}", self.log.text());
             }
         }
+    }
+
+    /// Sends the signal named so, as in `kill -TERM`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status();
+        assert!(status.expect("there is a kill command").success(), "the server is gone:\n{}", self.log.text());
     }
 
     /// Whether it has begun to listen.

@@ -50,9 +50,9 @@ impl Drop for Strace {
 
 fn all_threads_are_traced(pid: u32) -> bool {
     let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return false };
-    let statuses = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("status")).ok());
+    let mut statuses = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("status")).ok());
     let traced = |status: String| status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"));
-    statuses.map(traced).all(|traced| traced)
+    statuses.all(traced)
 }
 
 /// The newest segment of the log in `data_dir`.
