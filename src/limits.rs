@@ -222,6 +222,16 @@ pub const REFUSAL_REASON_BYTES_MAX: usize = 1024;
 pub const NDJSON_CHUNK_BYTES: usize = 64 * 1024;
 /// How long SQLite waits for another process's lock before a delivery is tried again.
 pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// From a store's name to a connection that is logged in; a store that answers slower is tried again.
+pub const STORE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A store is asked to end a statement itself after the sink's `timeout`; its connection is given up this much later.
+pub const STORE_ANSWER_GRACE: Duration = Duration::from_secs(5);
+/// Longest wait for a connection that is thrown away to take its goodbye.
+pub const STORE_GOODBYE_TIMEOUT: Duration = Duration::from_millis(100);
+/// A connection to a store that rests this long is probed, so that firewalls do not forget it.
+pub const STORE_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// Bytes of rows that are encoded before they are sent: bounds a sink's own memory.
+pub const COPY_CHUNK_BYTES: usize = 256 * 1024;
 /// Bytes of a reason in a door's dead letter; the payload beside it has the rest.
 pub const DEAD_LETTER_REASON_BYTES_MAX: usize = 512;
 /// Bytes of one dead-letter file; beyond it the oldest half is dropped and counted.

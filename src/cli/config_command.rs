@@ -1,4 +1,4 @@
-//! `telemetryx config`: the settings in force, or the documented defaults.
+//! `telemetryx config`: the settings in force, the documented defaults, or what makes a sink's tables.
 
 use clap::Args;
 
@@ -10,14 +10,27 @@ pub struct ConfigArgs {
     /// Print a settings file with every key, its meaning and its default
     #[arg(long)]
     pub defaults: bool,
+    /// Print the statements that make the tables of this sink
+    #[arg(long, value_name = "SINK", conflicts_with = "defaults")]
+    pub ddl: Option<String>,
     #[command(flatten)]
     pub(super) settings: SettingsArgs,
 }
 
-pub fn run(settings: &SettingsArgs, defaults: bool) -> Result<(), Failure> {
+pub fn run(settings: &SettingsArgs, defaults: bool, ddl: Option<&str>) -> Result<(), Failure> {
     if defaults {
         // Also where the present settings are wrong: this is how to put them right.
         return print(&document::default_file());
     }
-    print(&settings.load()?.to_string())
+    let resolved = settings.load()?;
+    let Some(name) = ddl else { return print(&resolved.to_string()) };
+    let sinks = &resolved.config.sinks;
+    let Some(sink) = sinks.iter().find(|sink| sink.name == name) else {
+        let names: Vec<_> = sinks.iter().map(|sink| sink.name.as_str()).collect();
+        return Err(Failure::Failed(format!("no sink is named `{name}`: there is {}", names.join(", "))));
+    };
+    match sink.kind.ddl() {
+        Some(ddl) => print(&ddl),
+        None => Err(Failure::Failed(format!("sink `{name}` writes into no table"))),
+    }
 }

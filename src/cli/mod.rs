@@ -154,7 +154,7 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
         }
         Some(Command::Config(args)) => {
             shared.merge(args.settings);
-            config_command::run(&shared, args.defaults)
+            config_command::run(&shared, args.defaults, args.ddl.as_deref())
         }
         Some(Command::Health(args)) => {
             shared.merge(args.settings);

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::layers::Origin;
 use super::resolve::{Entry, Resolved};
-use super::setting::{Form, Setting};
+use super::setting::Setting;
 use super::table::{BATCH, SECTIONS, SINK};
 use crate::sink::{self, Kind};
 
@@ -145,7 +145,7 @@ fn rows<'a>(out: &mut String, rows: impl Iterator<Item = (String, &'a Setting)>)
     }
     *out += "\n| key | default | takes | |\n|---|---|---|---|\n";
     for (key, setting) in rows {
-        let also = if setting.form == Form::Secret { format!(" (or `{key}_file`)") } else { String::new() };
+        let also = if setting.form.is_secret() { format!(" (or `{key}_file`)") } else { String::new() };
         let default = setting.default.within("<data_dir>");
         // Writing into a String cannot fail.
         let _ = writeln!(out, "| `{key}`{also} | `{default}` | {} | {} |", takes(setting), setting.doc);

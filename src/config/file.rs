@@ -100,9 +100,25 @@ impl Reader<'_> {
             DeValue::Boolean(flag) => Raw::Flag(*flag),
             DeValue::Float(_) => Raw::Other("a decimal number"),
             DeValue::Datetime(_) => Raw::Other("a date or time"),
-            DeValue::Array(_) => Raw::Other("a list"),
+            DeValue::Array(items) => match self.list(items) {
+                Ok(list) => list,
+                Err(why) => {
+                    self.problems.push(format!("{origin}: {path}: {why}"));
+                    return;
+                }
+            },
         };
         keys.insert(path, Given { raw, origin });
+    }
+
+    /// A list of texts, each with its variables replaced.
+    fn list(&self, items: &[Spanned<DeValue<'_>>]) -> Result<Raw, String> {
+        let mut texts = Vec::with_capacity(items.len());
+        for item in items {
+            let DeValue::String(text) = item.get_ref() else { return Ok(Raw::Other("a list")) };
+            texts.push(expand(text, self.environment)?);
+        }
+        Ok(Raw::List(texts))
     }
 
     fn origin(&self, key: &Spanned<impl Sized>) -> Origin {

@@ -43,10 +43,7 @@ pub(super) struct Entry {
 impl Entry {
     /// The value as it may be shown.
     pub fn shown(&self) -> String {
-        match self.form {
-            Form::Secret => "\"***\"".to_owned(),
-            _ => self.value.to_string(),
-        }
+        self.form.shown(&self.value)
     }
 }
 
@@ -118,7 +115,7 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
     let mut known = Vec::with_capacity(rows.len());
     for row in rows {
         let given = keys.remove(&row.key);
-        let given = if row.setting.form == Form::Secret {
+        let given = if row.setting.form.is_secret() {
             let file_key = format!("{}_file", row.key);
             let from_file = keys.remove(&file_key);
             let chosen = choose_secret(given, from_file, &format!("{prefix}{}", row.key), problems);
@@ -132,7 +129,7 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
             Some(Given { raw, origin }) => match row.setting.parse(&raw) {
                 Ok(value) => (value, origin),
                 Err(expected) => {
-                    let shown = if row.setting.form == Form::Secret { "***".to_owned() } else { raw.to_string() };
+                    let shown = if row.setting.form.is_secret() { "***".to_owned() } else { raw.to_string() };
                     problems.push(format!("{origin}: {prefix}{} = {shown}: expected {expected}", row.key));
                     row.default
                 }
@@ -340,6 +337,13 @@ fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], p
                 entry.shown()
             );
             problems.push(problem);
+        }
+    }
+    for (sink, settings) in sinks.iter().zip(&config.sinks) {
+        if let Err((key, why)) = settings.kind.check()
+            && let Some(entry) = sink.entries.iter().find(|entry| entry.key == key)
+        {
+            problems.push(format!("{}: sinks.{}.{key} = {}: {why}", entry.origin, sink.name, entry.shown()));
         }
     }
     let mut outputs: Vec<(String, &ResolvedSink)> = Vec::new();

@@ -7,6 +7,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 /// A row of the table of settings. Its key is relative to its section.
 #[derive(Debug, Clone)]
 pub struct Setting {
@@ -42,6 +44,87 @@ pub enum Form {
     Path,
     /// Text that is never shown. It may also come from the file that `<key>_file` names.
     Secret,
+    /// Text; what it must be is said by the kind of sink.
+    Text,
+    /// Where a store is. A password in it is never shown; it may also come from the file that `<key>_file` names.
+    Url,
+}
+
+impl Form {
+    /// Whether `<key>_file` may name a file that holds the value.
+    pub fn is_secret(self) -> bool {
+        matches!(self, Self::Secret | Self::Url)
+    }
+
+    /// A value of this form as it may be shown.
+    pub fn shown(self, value: &impl fmt::Display) -> String {
+        match self {
+            Self::Secret => "\"***\"".to_owned(),
+            Self::Url => redacted(&value.to_string()),
+            _ => value.to_string(),
+        }
+    }
+}
+
+/// A URL, or several with commas between them, that may hold a password: shown without it.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Url(String);
+
+impl Url {
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// To connect with, not to show.
+    pub fn with_secrets(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&redacted(&self.0))
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{self}")
+    }
+}
+
+/// `text` with `***` for everything that may be a password: what stands between `user:` and the last `@` of a URL, and a
+/// query that names one. Rather too much than too little.
+fn redacted(text: &str) -> String {
+    let one = |url: &str| {
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return if url.contains(['@', ':', '=']) { "***".to_owned() } else { url.to_owned() };
+        };
+        let (user, host) = rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
+        let host = match host.split_once('?') {
+            Some((host, query)) if query.to_ascii_lowercase().contains("pass") => format!("{host}?***"),
+            _ => host.to_owned(),
+        };
+        match user.map(|user| user.split_once(':').map_or((user, ""), |(user, _)| (user, ":***"))) {
+            Some((user, password)) => format!("{scheme}://{user}{password}@{host}"),
+            None => format!("{scheme}://{host}"),
+        }
+    };
+    // A comma may stand in a password as well: only one before the next URL ends this one.
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("://").and_then(|first| {
+        let after = first + 3;
+        let next = rest.get(after..)?.find("://")? + after;
+        rest.get(..next)?.rfind(',')
+    }) {
+        let (url, after) = rest.split_at(at);
+        parts.push(one(url));
+        rest = after.get(1..).unwrap_or_default();
+    }
+    parts.push(one(rest));
+    parts.join(",")
 }
 
 /// Stands for the value of `data_dir` in the default of another path.
@@ -63,6 +146,8 @@ pub enum Raw {
     Text(String),
     Integer(i64),
     Flag(bool),
+    /// Several texts.
+    List(Vec<String>),
     /// A TOML type that no setting has, named with its article.
     Other(&'static str),
     /// A section without keys.
@@ -123,6 +208,7 @@ impl fmt::Display for Raw {
             Self::Text(text) => quote(out, text),
             Self::Integer(number) => write!(out, "{number}"),
             Self::Flag(flag) => write!(out, "{flag}"),
+            Self::List(_) => write!(out, "a list"),
             Self::Other(what) => write!(out, "{what}"),
             Self::Table => write!(out, "a section"),
         }
@@ -177,7 +263,12 @@ impl Setting {
             Form::Address => text().filter(|text| text.parse::<SocketAddr>().is_ok()).and_then(own),
             Form::Choice(names) => text().filter(|text| names.contains(text)).and_then(own),
             Form::Path => text().filter(|text| !text.is_empty() || self.default == Value::text("")).and_then(own),
-            Form::Secret => text().and_then(own),
+            Form::Secret | Form::Text => text().and_then(own),
+            Form::Url => match raw {
+                // A list is written with commas from here on.
+                Raw::List(urls) => own(&urls.join(",")),
+                _ => text().and_then(own),
+            },
         }
     }
 
@@ -199,7 +290,8 @@ impl Setting {
                 names.join(" or ")
             }
             Form::Path => "a path".to_owned(),
-            Form::Secret => "text".to_owned(),
+            Form::Secret | Form::Text => "text".to_owned(),
+            Form::Url => "a URL".to_owned(),
         }
     }
 }
@@ -297,6 +389,23 @@ mod tests {
             assert!(TIME.parse(&Raw::Text(text.to_owned())).is_err(), "{text}");
         }
         assert!(TIME.parse(&Raw::Integer(10)).is_err());
+    }
+
+    #[test]
+    fn passwords_in_urls_are_not_shown() {
+        for (url, shown) in [
+            ("postgres://telemetryx@localhost/telemetryx", "postgres://telemetryx@localhost/telemetryx"),
+            ("postgres://u:secret@db:5432/x?sslmode=require", "postgres://u:***@db:5432/x?sslmode=require"),
+            ("postgres://u:se/c?r#e@t@db/x", "postgres://u:***@db/x"),
+            ("postgres://db/x?user=u&password=secret", "postgres://db/x?***"),
+            ("redis://:secret@a,redis://u:secret,2@b", "redis://:***@a,redis://u:***@b"),
+            ("redis://a:1,redis://b:2", "redis://a:1,redis://b:2"),
+            ("host=db password=secret", "***"),
+            ("", ""),
+        ] {
+            assert_eq!(redacted(url), shown);
+            assert!(!format!("{:?}", Url::new(url)).contains("secret"));
+        }
     }
 
     #[test]

@@ -9,11 +9,19 @@
 pub mod discard;
 pub mod file;
 mod ndjson;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod stdout;
 #[cfg(test)]
+#[path = "../../tests/support/stores.rs"]
+#[allow(dead_code)] // tests with processes use the other part
+pub(crate) mod stores;
+#[cfg(test)]
 pub(crate) mod testing;
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod tls;
 
 use std::path::Path;
 use std::time::Duration;
@@ -135,17 +143,21 @@ pub struct BatchSettings {
 pub enum Settings {
     #[cfg(feature = "sqlite")]
     Sqlite(sqlite::Settings),
+    #[cfg(feature = "postgres")]
+    Postgres(postgres::Settings),
     File(file::Settings),
     Stdout(stdout::Settings),
     Discard(discard::Settings),
 }
 
 /// The sink called `name`. Touches nothing outside before [`Sink::connect`].
-#[cfg_attr(not(feature = "sqlite"), expect(unused_variables))] // only stores that keep positions need the name
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres", feature = "redis")), expect(unused_variables))] // only stores that keep positions need the name
 pub fn open(name: &str, settings: &Settings, identity: &Identity) -> Box<dyn Sink> {
     match settings {
         #[cfg(feature = "sqlite")]
         Settings::Sqlite(settings) => Box::new(sqlite::Sqlite::new(name, settings, identity)),
+        #[cfg(feature = "postgres")]
+        Settings::Postgres(settings) => Box::new(postgres::Postgres::new(name, settings, identity)),
         Settings::File(settings) => Box::new(file::File::new(settings, identity)),
         Settings::Stdout(_) => Box::new(stdout::Stdout::new(identity)),
         Settings::Discard(_) => Box::new(discard::Discard),
@@ -171,9 +183,31 @@ impl Settings {
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(settings) => Some(file_output(&settings.path)),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(settings) => Some(settings.output()),
             Self::File(settings) => Some(file_output(&settings.path)),
             Self::Stdout(_) => Some("standard output".to_owned()),
             Self::Discard(_) => None,
+        }
+    }
+
+    /// What no row of the table of settings can say about a value: the key, and what is wrong with it.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(settings) => settings.check(),
+            _ => Ok(()),
+        }
+    }
+
+    /// The statements that make its tables; `None`: it has none.
+    pub fn ddl(&self) -> Option<String> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => Some(sqlite::ddl()),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(settings) => settings.ddl(),
+            _ => None,
         }
     }
 }
@@ -196,6 +230,8 @@ pub struct Kind {
 pub const KINDS: &[Kind] = &[
     #[cfg(feature = "sqlite")]
     sqlite::KIND,
+    #[cfg(feature = "postgres")]
+    postgres::KIND,
     file::KIND,
     stdout::KIND,
     discard::KIND,

@@ -76,6 +76,12 @@ const CREATE: &str = "
         PRIMARY KEY (server_id, sink)
     ) WITHOUT ROWID;";
 
+/// The statements that make the tables, as `telemetryx config --ddl` prints them.
+pub fn ddl() -> String {
+    let lines = CREATE.lines().filter(|line| !line.is_empty());
+    lines.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
+}
+
 /// Only a row of the same position is "already there"; every other conflict is the user's constraint and is reported.
 const INSERT: &str = "
     INSERT INTO events (server_id, position, received_at, time, kind, severity, source, name, body, value,

@@ -14,6 +14,7 @@ pub mod load;
 pub mod proxy;
 pub mod server;
 pub mod strace;
+pub mod stores;
 
 use telemetryx::random::Random;
 

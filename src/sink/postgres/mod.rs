@@ -1,0 +1,385 @@
+//! PostgreSQL: rows and position in one transaction, so that every event is stored exactly once.
+//!
+//! ```text
+//!  BEGIN
+//!    UPDATE telemetryx_positions  old position ─▶ last of the delivery, under the own owner   no row: fenced, or done
+//!    COPY events … BINARY         one row an event
+//!  COMMIT                         synchronous_commit = on
+//!     │
+//!     ├─ a row is refused ─▶ ROLLBACK, the delivery again in pieces, each under a savepoint: all refused rows at once
+//!     ├─ (server_id, position) is there ─▶ the same, without what is there
+//!     └─ no answer ─▶ connect again: the position says whether it was committed
+//! ```
+//!
+//! **Sorting.** SQLSTATE decides who has to act (`sqlstate`). The row that COPY names only says where to cut: a row is
+//! refused because it was refused alone.
+//!
+//! **Waiting.** The server ends a statement after `timeout`. A server that says nothing is given up a little later
+//! (`stream`), the connection is thrown away, and the router connects again, for ever. (Not on a Unix socket, which the
+//! client library does not hand out.)
+//!
+//! **Fencing.** As in `sqlite`: the first connect of a process takes the position, a later one only looks. Both lock its
+//! row first, and so wait for a COMMIT of a lost connection that is still on its way.
+
+mod rows;
+mod session;
+mod settings;
+mod sqlstate;
+mod stream;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::io::{self, Write as _};
+
+use postgres::Error;
+use postgres::config::{Host, SslMode, SslNegotiation};
+
+use self::rows::Rows;
+use self::session::{Session, Trouble, chain, code, columns, db_error, describe, named_line, refuses};
+pub use self::settings::{KIND, Settings, Tls};
+use self::sqlstate::{Verdict, advice, verdict};
+use self::stream::{Connector, Deadline, Encryption, NoTlsOffered};
+use self::tables::Tables;
+use super::{Failure, Identity, Refusal, Sink, Unavailable, tls, uuid};
+use crate::limits;
+use crate::pipeline::batch::{Delivery, Record};
+
+pub struct Postgres {
+    sink: String,
+    settings: Settings,
+    tables: Option<Tables>,
+    server_id: [u8; 16],
+    owner: String,
+    /// This process has taken the position once.
+    owned: bool,
+    session: Option<Session>,
+    rows: Rows,
+    /// The store's position as of the last look or commit.
+    position: u64,
+}
+
+impl Postgres {
+    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
+        Self {
+            sink: sink.to_owned(),
+            settings: settings.clone(),
+            tables: Tables::named(&settings.table),
+            server_id: identity.server_id,
+            owner: uuid(&identity.owner),
+            owned: false,
+            session: None,
+            rows: Rows::default(),
+            position: 0,
+        }
+    }
+
+    fn open(&self) -> Result<Session, Unavailable> {
+        let mut config = self.settings.config().map_err(|why| self.down(&why))?;
+        let encryption = self.encryption(config.get_ssl_mode()).map_err(|why| self.down(&why))?;
+        let deadline = Deadline::default();
+        let connector =
+            Connector { encryption, deadline: deadline.clone(), login_timeout: limits::STORE_CONNECT_TIMEOUT };
+        if config.get_application_name().is_none() {
+            config.application_name("telemetryx");
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(limits::STORE_CONNECT_TIMEOUT);
+        }
+        if config.get_hosts().iter().all(|host| matches!(host, Host::Tcp(_))) {
+            config.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+        } else {
+            config.ssl_mode(SslMode::Disable);
+        }
+        config.tcp_user_timeout(self.settings.timeout).keepalives_idle(limits::STORE_KEEPALIVE_IDLE);
+        config.notice_callback(|notice| tracing::debug!(code = notice.code().code(), "postgres: {}", notice.message()));
+        let client = config.connect(connector).map_err(|error| self.unavailable(&error))?;
+        Ok(Session { client, deadline, timeout: self.settings.timeout })
+    }
+
+    fn encryption(&self, in_url: SslMode) -> Result<Encryption, String> {
+        // The stricter of the two holds.
+        Ok(match self.settings.tls {
+            Tls::Verify => Encryption::Required(tls::verifying(self.settings.ca_file.as_deref())?),
+            Tls::Require => Encryption::Required(tls::unverified()?),
+            Tls::Off | Tls::Prefer if in_url == SslMode::Require => Encryption::Required(tls::unverified()?),
+            Tls::Prefer if in_url != SslMode::Disable => Encryption::Offered(tls::unverified()?),
+            Tls::Off | Tls::Prefer => Encryption::Off,
+        })
+    }
+
+    /// Makes or checks the tables and takes the position, or looks whether it is still ours.
+    fn prepare(&mut self, session: &mut Session) -> Result<(), Unavailable> {
+        let Some(tables) = self.tables.clone() else { return Err(self.down("no such name for a table")) };
+        let sql = |error| self.unavailable(&error);
+        session.run(&self.begin()).map_err(sql)?;
+        self.prepare_tables(session, &tables)?;
+        let held = self.read_position(session, " FOR UPDATE").map_err(sql)?;
+        match &held {
+            Some((position, owner)) if self.owned && *owner != self.owner => return Err(self.fenced(*position)),
+            _ => {}
+        }
+        let Tables { positions, .. } = &tables;
+        let (server_id, sink, owner) = (uuid(&self.server_id), &self.sink, &self.owner);
+        session
+            .run(&format!(
+                "INSERT INTO {positions} (server_id, sink, position, owner) VALUES ('{server_id}', '{sink}', 0, '{owner}') \
+                 ON CONFLICT (server_id, sink) DO UPDATE SET owner = excluded.owner"
+            ))
+            .map_err(sql)?;
+        session.run("COMMIT").map_err(sql)?;
+        self.owned = true;
+        self.position = held.map_or(0, |(position, _)| position);
+        Ok(())
+    }
+
+    fn prepare_tables(&self, session: &mut Session, tables: &Tables) -> Result<(), Unavailable> {
+        let sql = |error| self.unavailable(&error);
+        for (table, wanted) in tables.each() {
+            let mut found = columns(session, table).map_err(sql)?;
+            if found.is_empty() && self.settings.create {
+                session.run(&tables.ddl()).map_err(|error| match code(&error) {
+                    // Another server made it in the same moment.
+                    "23505" | "42P07" => self.retry(&describe(&error)),
+                    _ => self.unavailable(&error),
+                })?;
+                found = columns(session, table).map_err(sql)?;
+            }
+            if found.is_empty() {
+                return Err(self.down(&format!(
+                    "there is no table {table}: run what `telemetryx config --ddl {}` prints, or set create = true",
+                    self.sink
+                )));
+            }
+            let problems = tables::problems(wanted, &found);
+            if !problems.is_empty() {
+                return Err(self.down(&format!(
+                    "table {table} {}: alter it (`telemetryx config --ddl {}` prints what it must have), or name another table",
+                    problems.join(", "),
+                    self.sink
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever the server's, the user's and the database's own settings are.
+    fn begin(&self) -> String {
+        let ms = self.settings.timeout.as_millis();
+        format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL synchronous_commit = on; \
+             SET LOCAL statement_timeout = {ms}; SET LOCAL lock_timeout = {ms}; \
+             SET LOCAL idle_in_transaction_session_timeout = {ms}"
+        )
+    }
+
+    fn read_position(&self, session: &mut Session, lock: &str) -> Result<Option<(u64, String)>, Error> {
+        let positions = self.tables.as_ref().map_or("", |tables| &tables.positions);
+        let (server_id, sink) = (uuid(&self.server_id), &self.sink);
+        let rows = session.select(&format!(
+            "SELECT position, owner FROM {positions} WHERE server_id = '{server_id}' AND sink = '{sink}'{lock}"
+        ))?;
+        Ok(rows.first().map(|row| {
+            let position = row.get(0).and_then(|position| position.parse().ok()).unwrap_or(0);
+            (position, row.get(1).unwrap_or_default().to_owned())
+        }))
+    }
+
+    /// Begins the transaction of a delivery: its position first. `false`: it was not where this process had left it.
+    fn move_position(&self, session: &mut Session, last: u64) -> Result<bool, Error> {
+        let positions = self.tables.as_ref().map_or("", |tables| &tables.positions);
+        let (server_id, sink, owner, old) = (uuid(&self.server_id), &self.sink, &self.owner, self.position);
+        let moved = session.run(&format!(
+            "{}; UPDATE {positions} SET position = {last} \
+             WHERE server_id = '{server_id}' AND sink = '{sink}' AND owner = '{owner}' AND position = {old}",
+            self.begin()
+        ))?;
+        Ok(moved > 0)
+    }
+
+    fn write(&mut self, session: &mut Session, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        let last = delivery.last_position();
+        if !self.move_position(session, last).map_err(|error| self.unavailable(&error))? {
+            session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
+            return self.not_moved(session, last);
+        }
+        let wanted = |record: &Record<'_>| except.binary_search(&record.position).is_err();
+        match self.copy(session, delivery.records().filter(wanted)) {
+            Ok(()) => self.commit(session),
+            Err(error) if refuses(&error) => {
+                session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
+                let mut records: Vec<Record<'_>> = delivery.records().filter(wanted).collect();
+                if code(&error) == UNIQUE_VIOLATION {
+                    let there = self.positions_there(session, delivery).map_err(|error| self.unavailable(&error))?;
+                    records.retain(|record| !there.contains(&record.position));
+                }
+                self.write_in_pieces(session, &records, last)
+            }
+            Err(error) => Err(self.unavailable(&error).into()),
+        }
+    }
+
+    /// Finds every row that the store refuses: a piece that is refused is halved, or cut where the error says, down to
+    /// the one row; after it, pieces grow again. If it finds none, the delivery is stored.
+    fn write_in_pieces(&mut self, session: &mut Session, records: &[Record<'_>], last: u64) -> Result<(), Failure> {
+        if !self.move_position(session, last).map_err(|error| self.unavailable(&error))? {
+            session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
+            return self.not_moved(session, last);
+        }
+        let mut refusals = Vec::new();
+        let (mut start, mut size) = (0, records.len());
+        while let Some(piece) = records.get(start..records.len().min(start + size)).filter(|piece| !piece.is_empty()) {
+            session.run("SAVEPOINT piece").map_err(|error| self.unavailable(&error))?;
+            let Err(error) = self.copy(session, piece.iter().copied()) else {
+                session.run("RELEASE piece").map_err(|error| self.unavailable(&error))?;
+                start += piece.len();
+                size = size.saturating_mul(2);
+                continue;
+            };
+            if !refuses(&error) {
+                return Err(self.unavailable(&error).into());
+            }
+            session.run("ROLLBACK TO piece").map_err(|error| self.unavailable(&error))?;
+            if let [record] = piece {
+                let (code, reason) = (code(&error).to_owned(), describe(&error));
+                refusals.push(Refusal { position: record.position, code, reason });
+                start += 1;
+            } else {
+                let before = named_line(&error).map(|line| line - 1);
+                size = before.filter(|before| *before < piece.len()).unwrap_or(piece.len() / 2).max(1);
+            }
+        }
+        if refusals.is_empty() {
+            return self.commit(session);
+        }
+        session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
+        Err(Failure::Refused(refusals))
+    }
+
+    fn commit(&self, session: &mut Session) -> Result<(), Failure> {
+        match session.run("COMMIT") {
+            Ok(_) => Ok(()),
+            // A deferred constraint names no row.
+            Err(error) if refuses(&error) => {
+                Err(Failure::BatchRefused { code: code(&error).to_owned(), reason: describe(&error) })
+            }
+            Err(error) => Err(self.unavailable(&error).into()),
+        }
+    }
+
+    fn copy<'a>(&mut self, session: &mut Session, records: impl Iterator<Item = Record<'a>>) -> io::Result<()> {
+        let copy = self.tables.as_ref().map(Tables::copy).unwrap_or_default();
+        let (deadline, wait) = (session.deadline.clone(), session.timeout + limits::STORE_ANSWER_GRACE);
+        deadline.set(wait);
+        let mut writer = session.client.copy_in(&copy).map_err(io::Error::other)?;
+        self.rows.begin();
+        for record in records {
+            self.rows.push(&self.server_id, &record);
+            if self.rows.bytes().len() >= limits::COPY_CHUNK_BYTES {
+                deadline.set(wait);
+                // A failure here is the connection's; a refusal waits for the end. Dropped unfinished, a COPY is void.
+                writer.write_all(self.rows.bytes())?;
+                self.rows.taken();
+            }
+        }
+        self.rows.end();
+        writer.write_all(self.rows.bytes())?;
+        deadline.set(wait);
+        writer.finish().map_err(io::Error::other)?;
+        Ok(())
+    }
+
+    fn positions_there(&self, session: &mut Session, delivery: &Delivery) -> Result<HashSet<u64>, Error> {
+        let events = self.tables.as_ref().map_or("", |tables| &tables.events);
+        let (server_id, first, last) = (uuid(&self.server_id), delivery.first_position(), delivery.last_position());
+        let rows = session.select(&format!(
+            "SELECT position FROM {events} WHERE server_id = '{server_id}' AND position BETWEEN {first} AND {last}"
+        ))?;
+        Ok(rows.iter().filter_map(|row| row.get(0)?.parse().ok()).collect())
+    }
+
+    /// The position was not where this process had left it.
+    fn not_moved(&self, session: &mut Session, last: u64) -> Result<(), Failure> {
+        match self.read_position(session, "").map_err(|error| self.unavailable(&error))? {
+            Some((position, _)) if position >= last => Ok(()),
+            Some((position, owner)) if owner != self.owner => Err(self.fenced(position).into()),
+            _ => Err(self.retry("the position of this sink was changed").into()),
+        }
+    }
+
+    fn fenced(&self, position: u64) -> Unavailable {
+        self.down(&format!(
+            "fenced at position {position}: another server with the same log delivers as sink `{}`; stop one of them, \
+             then start this one again",
+            self.sink
+        ))
+    }
+
+    fn retry(&self, reason: &str) -> Unavailable {
+        Unavailable::retry(format!("{}: {reason}", self.settings.output()))
+    }
+
+    fn down(&self, reason: &str) -> Unavailable {
+        Unavailable::down(format!("{}: {reason}", self.settings.output()))
+    }
+
+    fn unavailable(&self, error: &Trouble) -> Unavailable {
+        let reason = describe(error);
+        if let Some(error) = db_error(error) {
+            let advice = advice(error.code().code());
+            let reason = if advice.is_empty() { reason } else { format!("{reason}: {advice}") };
+            return match verdict(error.code().code(), false) {
+                Verdict::Retry => self.retry(&reason),
+                Verdict::Refused | Verdict::Down => self.down(&reason),
+            };
+        }
+        let mut passes = error.downcast_ref::<Error>().is_some_and(Error::is_closed);
+        for error in chain(error) {
+            let Some(error) = error.downcast_ref::<io::Error>() else { continue };
+            passes = true;
+            let inner = error.get_ref();
+            if inner.is_some_and(|inner| inner.is::<NoTlsOffered>()) {
+                return self.down(&reason);
+            }
+            if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+                return self.down(&format!(
+                    "{reason}: check the server's certificate, its name, and ca_file; or set tls = \"require\" to \
+                     encrypt without looking at it"
+                ));
+            }
+        }
+        // What is left are settings that the server asks for, such as a password.
+        if passes { self.retry(&reason) } else { self.down(&format!("{reason}: check url")) }
+    }
+}
+
+impl Sink for Postgres {
+    fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
+        self.session = None;
+        let mut session = self.open()?;
+        self.prepare(&mut session)?;
+        self.session = Some(session);
+        Ok(Some(self.position))
+    }
+
+    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        if self.position >= delivery.last_position() {
+            return Ok(());
+        }
+        let Some(mut session) = self.session.take() else {
+            return Err(self.retry("not connected").into());
+        };
+        let result = self.write(&mut session, delivery, except);
+        if result.is_ok() {
+            self.position = delivery.last_position();
+        }
+        // After a refusal nothing is open on the server. What else went wrong is left behind with the connection.
+        if !matches!(result, Err(Failure::Unavailable(_))) {
+            self.session = Some(session);
+        }
+        result
+    }
+}
+
+const UNIQUE_VIOLATION: &str = "23505";

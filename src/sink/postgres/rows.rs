@@ -1,0 +1,179 @@
+//! Rows in the binary format of COPY (PostgreSQL manual, "COPY", Binary Format).
+//!
+//! ```text
+//!  PGCOPY\n\377\r\n\0 │ flags 0 │ extension 0 │ row … row │ -1        row: fields (i16), then each: length (i32), bytes
+//! ```
+//!
+//! What PostgreSQL cannot hold is written in another form, always the same (design, section 6): U+0000 in a text becomes
+//! U+FFFD; in `attributes` NaN and infinities are texts and bytes are base64. Times are cut to microseconds, hence
+//! `time_unix_nano` beside them.
+
+use crate::event::write_attributes_json;
+use crate::pipeline::batch::Record;
+
+/// In the order in which [`Rows::push`] writes them.
+pub const COLUMNS: &[&str] = &[
+    "server_id",
+    "position",
+    "received_at",
+    "time",
+    "time_unix_nano",
+    "kind",
+    "severity",
+    "source",
+    "name",
+    "body",
+    "value",
+    "duration_nano",
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "agent",
+    "attributes",
+];
+
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const TRAILER: &[u8] = &(-1i16).to_be_bytes();
+/// In front of the text of a binary jsonb.
+const JSONB_VERSION: u8 = 1;
+/// PostgreSQL counts from 2000-01-01T00:00:00Z.
+const MICROSECONDS_1970_TO_2000: i64 = 946_684_800_000_000;
+/// In JSON's spelling, which jsonb refuses, and what is written for it.
+const JSON_NUL: &[u8] = b"\\u0000";
+const JSON_REPLACEMENT: &[u8] = b"\\ufffd";
+
+/// The bytes of one COPY while they are written; reused, so that a row costs no allocation.
+#[derive(Default)]
+pub struct Rows {
+    bytes: Vec<u8>,
+    attributes: Vec<u8>,
+}
+
+impl Rows {
+    /// Forgets what was written, and begins a COPY.
+    pub fn begin(&mut self) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(HEADER);
+    }
+
+    /// Appends a row. Its NOT NULL columns are never NULL.
+    pub fn push(&mut self, server_id: &[u8; 16], record: &Record<'_>) {
+        let event = &record.event;
+        self.bytes.extend_from_slice(&(COLUMNS.len() as i16).to_be_bytes());
+        self.field(server_id);
+        self.field(&record.position.cast_signed().to_be_bytes());
+        self.field(&timestamp(record.received_unix_nano));
+        let time = record.time_unix_nano();
+        self.field(&timestamp(time));
+        self.field(&time.cast_signed().to_be_bytes());
+        self.field(event.kind().name().as_bytes());
+        self.optional((event.severity() != 0).then_some(&i16::from(event.severity()).to_be_bytes()));
+        self.text(record.source());
+        self.text(event.name());
+        self.text(event.body());
+        self.optional(event.value().map(f64::to_be_bytes).as_ref());
+        self.optional((event.duration_nano() != 0).then_some(&event.duration_nano().to_be_bytes()));
+        self.optional(event.trace_id());
+        self.optional(event.span_id());
+        self.optional(event.parent_span_id());
+        self.text(record.origin.agent.as_deref().unwrap_or_default());
+        if event.attributes().next().is_none() {
+            return self.null();
+        }
+        let mut attributes = std::mem::take(&mut self.attributes);
+        attributes.clear();
+        attributes.push(JSONB_VERSION);
+        write_attributes_json(event, &mut attributes);
+        replace_json_nul(&mut attributes);
+        self.field(&attributes);
+        self.attributes = attributes;
+    }
+
+    pub fn end(&mut self) {
+        self.bytes.extend_from_slice(TRAILER);
+    }
+
+    /// What is written and not taken yet.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn taken(&mut self) {
+        self.bytes.clear();
+    }
+
+    /// At most some 256 KiB: an event has no more.
+    fn field(&mut self, value: &[u8]) {
+        self.bytes.extend_from_slice(&(value.len() as i32).to_be_bytes());
+        self.bytes.extend_from_slice(value);
+    }
+
+    fn null(&mut self) {
+        self.bytes.extend_from_slice(&(-1i32).to_be_bytes());
+    }
+
+    fn optional<const N: usize>(&mut self, value: Option<&[u8; N]>) {
+        match value {
+            Some(value) => self.field(value),
+            None => self.null(),
+        }
+    }
+
+    /// NULL where it is empty: unset.
+    fn text(&mut self, text: &str) {
+        if text.is_empty() {
+            self.null();
+        } else if text.contains('\0') {
+            self.field(text.replace('\0', "\u{FFFD}").as_bytes());
+        } else {
+            self.field(text.as_bytes());
+        }
+    }
+}
+
+fn timestamp(unix_nano: u64) -> [u8; 8] {
+    // Divided first: every u64 of nanoseconds fits.
+    ((unix_nano / 1_000).cast_signed() - MICROSECONDS_1970_TO_2000).to_be_bytes()
+}
+
+/// Both spellings have six bytes. A backslash that is itself escaped begins none.
+fn replace_json_nul(json: &mut [u8]) {
+    let mut at = 0;
+    while let Some(rest) = json.get_mut(at..) {
+        let Some(backslash) = rest.iter().position(|byte| *byte == b'\\') else { return };
+        if let Some(escape) = rest.get_mut(backslash..backslash + JSON_NUL.len())
+            && escape == JSON_NUL
+        {
+            escape.copy_from_slice(JSON_REPLACEMENT);
+        }
+        at += backslash + 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_escaped_nul_is_replaced() {
+        for (json, expected) in [
+            ("\"\\u0000\"", "\"\\ufffd\""),
+            ("\"\\\\u0000\"", "\"\\\\u0000\""),
+            ("\"\\\\\\u0000\\u0000\\n\"", "\"\\\\\\ufffd\\ufffd\\n\""),
+            ("\"\\u0001\"", "\"\\u0001\""),
+            ("\"\\\"", "\"\\\""),
+            ("", ""),
+        ] {
+            let mut bytes = json.as_bytes().to_vec();
+            replace_json_nul(&mut bytes);
+            assert_eq!(String::from_utf8(bytes).unwrap(), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_range_of_times_fits() {
+        assert_eq!(i64::from_be_bytes(timestamp(0)), -MICROSECONDS_1970_TO_2000);
+        assert_eq!(i64::from_be_bytes(timestamp(946_684_800_000_000_999)), 0);
+        assert!(i64::from_be_bytes(timestamp(u64::MAX)) > 0);
+    }
+}

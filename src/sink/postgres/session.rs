@@ -1,0 +1,101 @@
+//! A connection while it lasts, and what its errors say.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use postgres::error::DbError;
+use postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
+
+use super::sqlstate::{Verdict, copy_line, verdict};
+use super::stream::Deadline;
+use super::tables::{self, Found};
+use crate::limits;
+
+/// A connection, thrown away after whatever leaves its state unknown.
+pub struct Session {
+    pub client: Client,
+    pub deadline: Deadline,
+    pub timeout: Duration,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // The client says goodbye, and would wait for it to be taken.
+        self.deadline.set(limits::STORE_GOODBYE_TIMEOUT);
+    }
+}
+
+impl Session {
+    /// Runs statements; returns the number of rows that the last one changed.
+    pub fn run(&mut self, sql: &str) -> Result<u64, Error> {
+        self.wait_from_now();
+        let messages = self.client.simple_query(sql)?;
+        let changed = messages.iter().rev().find_map(|message| match message {
+            SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
+            _ => None,
+        });
+        Ok(changed.unwrap_or(0))
+    }
+
+    pub fn select(&mut self, sql: &str) -> Result<Vec<SimpleQueryRow>, Error> {
+        self.wait_from_now();
+        let messages = self.client.simple_query(sql)?;
+        let row = |message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        };
+        Ok(messages.into_iter().filter_map(row).collect())
+    }
+
+    pub fn wait_from_now(&self) {
+        self.deadline.set(self.timeout + limits::STORE_ANSWER_GRACE);
+    }
+}
+
+/// Any error of a session.
+pub type Trouble = dyn std::error::Error + 'static;
+
+pub fn columns(session: &mut Session, table: &str) -> Result<Vec<Found>, Error> {
+    let rows = session.select(&tables::columns_query(table))?;
+    let text = |row: &SimpleQueryRow, index| row.get(index).unwrap_or_default().to_owned();
+    Ok(rows
+        .iter()
+        .map(|row| Found { name: text(row, 0), sql_type: text(row, 1), must_be_given: row.get(2) == Some("t") })
+        .collect())
+}
+
+/// The error and what it comes from.
+pub fn chain<'e>(error: &'e Trouble) -> impl Iterator<Item = &'e Trouble> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// What the server said, if it is the server that said it.
+pub fn db_error<'e>(error: &'e Trouble) -> Option<&'e DbError> {
+    chain(error).find_map(|error| error.downcast_ref())
+}
+
+pub fn code<'e>(error: &'e Trouble) -> &'e str {
+    db_error(error).map_or("", |error| error.code().code())
+}
+
+pub fn named_line(error: &Trouble) -> Option<usize> {
+    copy_line(db_error(error)?.where_()?)
+}
+
+/// The rows are refused, not the delivery put off.
+pub fn refuses(error: &Trouble) -> bool {
+    db_error(error).is_some() && verdict(code(error), named_line(error).is_some()) == Verdict::Refused
+}
+
+/// In one line.
+pub fn describe(error: &Trouble) -> String {
+    if let Some(error) = db_error(error) {
+        let mut text = format!("{} (SQLSTATE {})", error.message(), error.code().code());
+        // The failing row itself is in the dead letter already.
+        if let Some(detail) = error.detail().filter(|detail| !detail.starts_with("Failing row contains")) {
+            let _ = write!(text, ": {detail}");
+        }
+        return text;
+    }
+    chain(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

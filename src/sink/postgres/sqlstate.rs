@@ -1,0 +1,134 @@
+//! What an error of PostgreSQL means for a delivery: its SQLSTATE decides (PostgreSQL manual, appendix A).
+//!
+//! | class | | |
+//! |---|---|---|
+//! | 22, 23, 44, 54, P0 | the row itself: data, constraint, trigger, size | refused |
+//! | 08, 40, 53, 55P03, 57, 58, 25006, XX000 | the server or its neighbours | retry |
+//! | 28, 3D, 3F, 42, 0A, 22P03, 22P04 … | settings, rights or tables | down, with what to do |
+//!
+//! A code that a trigger made up belongs to the row if the error names one.
+
+/// Who has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nobody: it passes.
+    Retry,
+    /// The row will never be taken.
+    Refused,
+    /// A person.
+    Down,
+}
+
+/// `names_row`: the error says in which row of a COPY it happened.
+pub fn verdict(code: &str, names_row: bool) -> Verdict {
+    match code {
+        // Binary data that does not fit the columns: the table has changed under us.
+        "22P03" | "22P04" => Verdict::Down,
+        // The database was dropped.
+        "57P04" => Verdict::Down,
+        // Read-only: most often a standby that is about to be the primary, or a primary that no longer is.
+        "25006" => Verdict::Retry,
+        // Lock not available; an object that is in use; the transaction was ended for being idle.
+        "55P03" | "55006" | "25P02" | "25P03" => Verdict::Retry,
+        // Damaged data. Trying on can only hide it.
+        "XX001" | "XX002" => Verdict::Down,
+        _ => match code.get(..2).unwrap_or_default() {
+            "22" | "23" | "44" | "54" | "P0" => Verdict::Refused,
+            "08" | "40" | "53" | "57" | "58" | "XX" => Verdict::Retry,
+            "0A" | "28" | "3D" | "3F" | "42" | "55" | "F0" => Verdict::Down,
+            _ if names_row => Verdict::Refused,
+            _ => Verdict::Down,
+        },
+    }
+}
+
+/// What a person does about it; empty where the server's own words say enough.
+pub fn advice(code: &str) -> &'static str {
+    match code {
+        "28P01" | "28000" => "check user and password in url (or the file of url_file), and pg_hba.conf",
+        "3D000" | "57P04" => "create the database, or name another one in url",
+        "42501" => "grant this user SELECT, INSERT, UPDATE on both tables, or CREATE on the schema while create = true",
+        "42P01" | "42703" | "42804" | "22P03" | "22P04" => {
+            "put the tables right: `telemetryx config --ddl NAME` prints what they must have"
+        }
+        "3F000" => "create the schema, or name another table",
+        "25006" => {
+            "the server is read-only, as a standby is: name the primary in url, or all servers with \
+             target_session_attrs=read-write"
+        }
+        "53100" => "the server's disk is full: free or add space",
+        "53300" => "raise max_connections of the server, or close connections",
+        "55P03" => "another session holds this sink's position: a delivery of a lost connection that has not ended yet",
+        "57014" => "a statement took longer than timeout: find what holds it up (pg_stat_activity), or raise timeout",
+        "0A000" => "a table with row-level security, or a view, takes no COPY: use a plain table",
+        "XX001" | "XX002" => "the server reports damaged data: see its log",
+        _ => "",
+    }
+}
+
+/// The row of `COPY table, line 17, column name`, counted from 1.
+pub fn copy_line(context: &str) -> Option<usize> {
+    let line = context.lines().rev().find(|line| line.starts_with("COPY "))?;
+    let (_, rest) = line.split_once(", line ")?;
+    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok().filter(|line| *line > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_class_has_one_to_act() {
+        for (code, expected) in [
+            ("23514", Verdict::Refused), // CHECK
+            ("23502", Verdict::Refused), // NOT NULL
+            ("22021", Verdict::Refused), // character not in repertoire
+            ("22P05", Verdict::Refused), // untranslatable character
+            ("54000", Verdict::Refused), // index row too large
+            ("P0001", Verdict::Refused), // RAISE in a trigger
+            ("44000", Verdict::Refused),
+            ("22P04", Verdict::Down), // bad COPY format
+            ("28P01", Verdict::Down), // wrong password
+            ("3D000", Verdict::Down),
+            ("42501", Verdict::Down),
+            ("42P01", Verdict::Down),
+            ("0A000", Verdict::Down),
+            ("57P04", Verdict::Down), // database dropped
+            ("55000", Verdict::Down),
+            ("57P01", Verdict::Retry), // admin shutdown
+            ("57P03", Verdict::Retry), // starting up
+            ("57014", Verdict::Retry), // statement timeout
+            ("53100", Verdict::Retry), // disk full
+            ("53300", Verdict::Retry),
+            ("40001", Verdict::Retry),
+            ("40P01", Verdict::Retry),
+            ("55P03", Verdict::Retry),
+            ("25006", Verdict::Retry),
+            ("08006", Verdict::Retry),
+            ("XX000", Verdict::Retry),
+            ("XX001", Verdict::Down),
+            ("TX001", Verdict::Down),
+            ("", Verdict::Down),
+        ] {
+            assert_eq!(verdict(code, false), expected, "{code}");
+        }
+        assert_eq!(verdict("TX001", true), Verdict::Refused, "a trigger's own code");
+        assert_eq!(verdict("57014", true), Verdict::Retry, "in the middle of a row, but not because of it");
+    }
+
+    #[test]
+    fn the_line_of_a_copy_is_found() {
+        for (context, line) in [
+            ("COPY events, line 17", Some(17)),
+            ("COPY events, line 3, column attributes", Some(3)),
+            ("PL/pgSQL function f() line 2 at RAISE\nCOPY events, line 5", Some(5)),
+            ("COPY odd, line 4, line 9", Some(4)),
+            ("COPY events, line 0", None),
+            ("COPY events", None),
+            ("SQL statement \"SELECT 1\"", None),
+            ("", None),
+        ] {
+            assert_eq!(copy_line(context), line, "{context}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The two tables: how they are made, and whether what is there will do (design, section 6).
+
+use super::rows;
+
+/// A table's name, `events` or `schema.events`, quoted for SQL; the table of positions is in the same schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    pub events: String,
+    pub positions: String,
+}
+
+/// Longest identifier that PostgreSQL keeps whole.
+const IDENTIFIER_BYTES_MAX: usize = 63;
+
+impl Tables {
+    /// `None`: no such name. Only names that need no quotes are taken, so that queries by hand need none either.
+    pub fn named(table: &str) -> Option<Self> {
+        let (schema, name) = match table.split_once('.') {
+            Some((schema, name)) => (Some(schema), name),
+            None => (None, table),
+        };
+        let plain = |identifier: &str| {
+            (1..=IDENTIFIER_BYTES_MAX).contains(&identifier.len())
+                && identifier.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+                && !identifier.starts_with(|c: char| c.is_ascii_digit())
+        };
+        if !plain(name) || !schema.is_none_or(plain) || name == "telemetryx_positions" {
+            return None;
+        }
+        let quoted =
+            |name: &str| schema.map_or_else(|| format!("\"{name}\""), |schema| format!("\"{schema}\".\"{name}\""));
+        Some(Self { events: quoted(name), positions: quoted("telemetryx_positions") })
+    }
+
+    /// What `create = true` runs where a table is missing, and what `telemetryx config --ddl` prints.
+    pub fn ddl(&self) -> String {
+        let table = |name: &str, columns: &[Column], key: &str| {
+            let columns: String = columns.iter().map(|column| format!("    {column},\n")).collect();
+            format!("CREATE TABLE IF NOT EXISTS {name} (\n{columns}    PRIMARY KEY ({key})\n);\n")
+        };
+        table(&self.events, EVENTS, "server_id, position") + &table(&self.positions, POSITIONS, "server_id, sink")
+    }
+
+    /// Makes [`Tables::missing`] look at each.
+    pub fn each(&self) -> [(&str, &'static [Column]); 2] {
+        [(&self.events, EVENTS), (&self.positions, POSITIONS)]
+    }
+
+    /// Starts a COPY of [`rows::Rows`].
+    pub fn copy(&self) -> String {
+        format!("COPY {} ({}) FROM STDIN BINARY", self.events, rows::COLUMNS.join(", "))
+    }
+}
+
+pub struct Column {
+    pub name: &'static str,
+    /// As `format_type` shows it.
+    pub sql_type: &'static str,
+    pub required: bool,
+}
+
+impl std::fmt::Display for Column {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { name, sql_type, required } = self;
+        write!(out, "{name} {sql_type}{}", if *required { " NOT NULL" } else { "" })
+    }
+}
+
+const fn required(name: &'static str, sql_type: &'static str) -> Column {
+    Column { name, sql_type, required: true }
+}
+
+const fn optional(name: &'static str, sql_type: &'static str) -> Column {
+    Column { name, sql_type, required: false }
+}
+
+const EVENTS: &[Column] = &[
+    required("server_id", "uuid"),
+    required("position", "bigint"),
+    required("received_at", "timestamp with time zone"),
+    required("time", "timestamp with time zone"),
+    required("time_unix_nano", "bigint"),
+    required("kind", "text"),
+    optional("severity", "smallint"),
+    optional("source", "text"),
+    optional("name", "text"),
+    optional("body", "text"),
+    optional("value", "double precision"),
+    optional("duration_nano", "bigint"),
+    optional("trace_id", "bytea"),
+    optional("span_id", "bytea"),
+    optional("parent_span_id", "bytea"),
+    optional("agent", "text"),
+    optional("attributes", "jsonb"),
+];
+
+const POSITIONS: &[Column] = &[
+    required("server_id", "uuid"),
+    required("sink", "text"),
+    required("position", "bigint"),
+    required("owner", "uuid"),
+];
+
+/// A column as the server describes it.
+pub struct Found {
+    pub name: String,
+    pub sql_type: String,
+    /// NOT NULL, and nothing fills it when a row does not.
+    pub must_be_given: bool,
+}
+
+/// Asks for a table's columns: name, type, and `t` if it must be given. No row: no such table.
+pub fn columns_query(table: &str) -> String {
+    format!(
+        "SELECT attname, format_type(atttypid, NULL), attnotnull AND NOT atthasdef AND attidentity = '' \
+         FROM pg_attribute WHERE attrelid = to_regclass('{table}') AND attnum > 0 AND NOT attisdropped"
+    )
+}
+
+/// What keeps a table from taking our rows, in words; empty: nothing.
+pub fn problems(wanted: &[Column], found: &[Found]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for column in wanted {
+        match found.iter().find(|found| found.name == column.name) {
+            None => problems.push(format!("has no column `{} {}`", column.name, column.sql_type)),
+            Some(found) if found.sql_type != column.sql_type => {
+                problems.push(format!("its column {} is {}, not {}", column.name, found.sql_type, column.sql_type));
+            }
+            Some(_) => {}
+        }
+    }
+    let extra = found.iter().filter(|found| wanted.iter().all(|column| column.name != found.name));
+    for found in extra.filter(|found| found.must_be_given) {
+        // Every row would be refused.
+        problems.push(format!("its own column {} is NOT NULL without a default", found.name));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_and_tables_have_the_same_columns() {
+        assert_eq!(EVENTS.iter().map(|column| column.name).collect::<Vec<_>>(), rows::COLUMNS);
+    }
+
+    #[test]
+    fn names_that_need_quotes_are_refused() {
+        assert_eq!(
+            Tables::named("logs.events_2"),
+            Some(Tables {
+                events: "\"logs\".\"events_2\"".into(),
+                positions: "\"logs\".\"telemetryx_positions\"".into()
+            })
+        );
+        assert_eq!(Tables::named("events").unwrap().events, "\"events\"");
+        for name in ["", ".", "a.", ".a", "a.b.c", "Events", "2a", "a-b", "a\"b", "a'b", "ä", "telemetryx_positions"] {
+            assert_eq!(Tables::named(name), None, "{name}");
+        }
+        assert_eq!(Tables::named(&"a".repeat(64)), None);
+    }
+}

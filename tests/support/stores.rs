@@ -1,0 +1,337 @@
+//! Real servers for tests: PostgreSQL and Redis as private, throw-away instances on free loopback ports.
+//!
+//! Nothing of the system's own services is touched. Each instance lives in its own temporary folder and is tied to this
+//! process by a pipe: when the process ends, however it ends, a shell stops the instance and removes the folder. A machine
+//! without the programs fails the test: `tools/test` installs them.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// For a server to be ready, or to have ended.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Runs `"$@"` and says its process id. When its own input ends, it ends the program and removes the folder `$0`; after a
+/// line of input it leaves the folder there.
+const LEASH: &str = r#"
+"$@" >&2 & pid=$!
+echo $pid
+read -r keep; lost=$?
+kill -CONT $pid $(cat /proc/$pid/task/$pid/children)
+kill -INT $pid
+wait $pid
+[ $lost = 0 ] || rm -rf "$0"
+"#;
+
+/// A program that ends with its value.
+struct Leashed {
+    shell: Child,
+    pid: u32,
+    folder: PathBuf,
+}
+
+impl Leashed {
+    fn start(folder: &Path, program: &[OsString]) -> Self {
+        let log = fs::File::create(folder.join("log")).unwrap();
+        let mut shell = Command::new("sh")
+            .arg("-c")
+            .arg(LEASH)
+            .arg(folder)
+            .args(program)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            // Signals to the test's group (^C) reach the instance by the end of the pipe, in order.
+            .process_group(0)
+            .spawn()
+            .expect("sh");
+        let mut line = String::new();
+        BufReader::new(shell.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let pid = line.trim().parse().unwrap_or_else(|_| panic!("no process id: {line:?}"));
+        Self { shell, pid, folder: folder.to_owned() }
+    }
+
+    fn ended(&mut self) -> bool {
+        !Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Ends it; its folder stays.
+    fn stop(mut self) {
+        let _ = self.shell.stdin.as_mut().expect("piped").write_all(b"keep\n");
+    }
+
+    fn signal(&self, signal: &str) {
+        signal_process(self.pid, signal);
+    }
+}
+
+impl Drop for Leashed {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
+    }
+}
+
+/// By its number: `STOP`, `CONT`, `KILL` …
+pub fn signal_process(pid: u32, signal: &str) {
+    let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().expect("kill");
+    assert!(status.success(), "kill -{signal} {pid}");
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what} took too long");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("telemetryx-{name}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = std::env::temp_dir().join(name);
+    fs::create_dir(&path).unwrap();
+    path
+}
+
+fn run(program: &[OsString], what: &str) -> String {
+    let (name, arguments) = program.split_first().unwrap();
+    let output =
+        Command::new(name).args(arguments).current_dir("/").output().unwrap_or_else(|error| panic!("{what}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{what}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+fn words(words: &[&str]) -> Vec<OsString> {
+    words.iter().map(OsString::from).collect()
+}
+
+/// A PostgreSQL cluster. User `postgres` needs no password; [`Postgres::url`] is for it.
+pub struct Postgres {
+    port: u16,
+    process: Option<Leashed>,
+    folder: PathBuf,
+}
+
+impl Postgres {
+    /// One for all tests of this process that do not stop or break it. Each uses a database of its own.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(&[]))
+    }
+
+    /// `options`: further settings, such as `ssl=on`.
+    pub fn start(options: &[&str]) -> Self {
+        let folder = folder("postgres");
+        let data = folder.join("data");
+        fs::create_dir(&data).unwrap();
+        if is_root() {
+            run(&[words(&["chown", "postgres:"]), vec![data.clone().into()]].concat(), "chown");
+            run(&[words(&["chmod", "711"]), vec![folder.clone().into()]].concat(), "chmod");
+        }
+        run(&[words(&["chmod", "700"]), vec![data.clone().into()]].concat(), "chmod");
+        let mut initdb = unprivileged();
+        initdb.push(program("initdb").into());
+        initdb.extend([OsString::from("-D"), data.into()]);
+        initdb.extend(words(&["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]));
+        initdb.extend(words(&["--no-sync", "--no-instructions", "--wal-segsize=1"]));
+        run(&initdb, "initdb");
+        let mut postgres = Self { port: free_port(), process: None, folder };
+        postgres.go_on(options);
+        postgres
+    }
+
+    /// Starts it again where it was, after [`Postgres::stop`] or [`Postgres::kill`].
+    pub fn go_on(&mut self, options: &[&str]) {
+        let mut command = unprivileged();
+        command.push(program("postgres").into());
+        command.extend([OsString::from("-D"), self.data().into()]);
+        command.extend(words(&["-p", &self.port.to_string(), "-k", "", "-F"]));
+        let settings =
+            ["listen_addresses=127.0.0.1", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=16MB"];
+        command.extend(settings.iter().chain(options).flat_map(|setting| words(&["-c", setting])));
+        let mut process = Leashed::start(&self.folder, &command);
+        wait_for("PostgreSQL's start", || {
+            assert!(!process.ended(), "PostgreSQL ended: {}", process.log());
+            self.psql("postgres", "SELECT 1").is_ok()
+        });
+        self.process = Some(process);
+    }
+
+    pub fn stop(&mut self) {
+        self.process.take().expect("it runs").stop();
+    }
+
+    /// As a crash does.
+    pub fn kill(&mut self) {
+        let process = self.process.take().expect("it runs");
+        process.signal("QUIT");
+        process.stop();
+    }
+
+    /// `STOP` or `CONT`, to it and every server process of its clients.
+    pub fn signal_all(&self, signal: &str) {
+        let pid = self.process.as_ref().expect("it runs").pid;
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        for child in children.split_whitespace() {
+            signal_process(child.parse().unwrap(), signal);
+        }
+        signal_process(pid, signal);
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Makes an empty database and returns its name.
+    pub fn database(&self) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.psql("postgres", &format!("CREATE DATABASE {name}")).unwrap();
+        name
+    }
+
+    /// Runs statements as a user would; returns rows of fields with `|` between them.
+    pub fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
+        let output = Command::new(program("psql"))
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database), "-c", sql])
+            .current_dir("/")
+            .output()
+            .expect("psql");
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout).unwrap())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+
+    /// Puts a file into the data folder, as the server's user owns it, and has it read the settings again.
+    pub fn put_file(&self, name: &str, text: &str) {
+        let path = self.data().join(name);
+        fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+        run(&[words(&["chmod", "600"]), vec![path.clone().into()]].concat(), "chmod");
+        if is_root() {
+            run(&[words(&["chown", "postgres:"]), vec![path.into()]].concat(), "chown");
+        }
+        if let Some(process) = &self.process {
+            process.signal("HUP");
+        }
+    }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
+}
+
+/// PostgreSQL does not run as root.
+fn unprivileged() -> Vec<OsString> {
+    match is_root() {
+        true => words(&["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]),
+        false => Vec::new(),
+    }
+}
+
+/// Debian keeps the server's programs out of PATH; the newest version is taken.
+fn program(name: &str) -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let number = |path: &Path| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
+    let newest = versions
+        .map(|entry| entry.path())
+        .filter(|path| path.join("bin").join(name).exists())
+        .max_by_key(|path| number(path));
+    newest
+        .unwrap_or_else(|| panic!("PostgreSQL is not installed: run tools/test, or apt-get install postgresql"))
+        .join("bin")
+        .join(name)
+}
+
+/// A Redis server.
+pub struct Redis {
+    port: u16,
+    process: Option<Leashed>,
+    folder: PathBuf,
+    options: Vec<String>,
+}
+
+impl Redis {
+    /// `options` as on its command line. With `--tls-port PORT` among them that is [`Redis::port`].
+    pub fn start(options: &[&str]) -> Self {
+        let port = free_port();
+        let options = options.iter().map(|option| option.replace("{port}", &port.to_string())).collect();
+        let mut redis = Self { port, process: None, folder: folder("redis"), options };
+        redis.go_on();
+        redis
+    }
+
+    pub fn go_on(&mut self) {
+        let folder = self.folder.join("data");
+        fs::create_dir_all(&folder).unwrap();
+        let mut command = words(&["redis-server", "--bind", "127.0.0.1", "--protected-mode", "no", "--save", ""]);
+        command.extend([OsString::from("--dir"), folder.into()]);
+        if !self.options.iter().any(|option| option == "--tls-port") {
+            command.extend(words(&["--port", &self.port.to_string()]));
+        }
+        command.extend(self.options.iter().map(OsString::from));
+        let mut process = Leashed::start(&self.folder, &command);
+        wait_for("Redis' start", || {
+            assert!(!process.ended(), "redis-server does not run (install it with tools/test): {}", process.log());
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
+        self.process = Some(process);
+    }
+
+    pub fn stop(&mut self) {
+        self.process.take().expect("it runs").stop();
+    }
+
+    pub fn kill(&mut self) {
+        let process = self.process.take().expect("it runs");
+        process.signal("KILL");
+        process.stop();
+    }
+
+    pub fn signal(&self, signal: &str) {
+        self.process.as_ref().expect("it runs").signal(signal);
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Runs one command as a user would; returns what `redis-cli` prints.
+    pub fn cli(&self, arguments: &[&str]) -> String {
+        let port = self.port.to_string();
+        let mut command = words(&["redis-cli", "-h", "127.0.0.1", "-p", &port]);
+        command.extend(words(arguments));
+        run(&command, "redis-cli")
+    }
+}
