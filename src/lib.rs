@@ -57,3 +57,7 @@ pub mod server;
 pub mod sink;
 #[cfg(feature = "server")]
 pub mod wal;
+
+// The tests' own support, in tests/support, names this crate from outside.
+#[cfg(test)]
+extern crate self as telemetryx;

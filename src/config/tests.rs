@@ -307,7 +307,7 @@ fn two_sinks_may_not_share_a_name_or_a_file() {
 
 #[test]
 fn a_sink_needs_a_name_and_a_kind() {
-    let kinds = "sqlite, file, stdout, discard";
+    let kinds = sink::KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>().join(", ");
     refused("", &[], &[("sinks.a.path", "x")], &[&format!("--set: sinks.a needs a kind, one of {kinds}")]);
     file_refused(
         "\n[[sinks]]\nname = \"a\"\nkind = \"kafka\"",

@@ -282,13 +282,9 @@ mod tests {
             Box::new(self.never_rotated())
         }
 
-        fn rows(&self) -> Option<Vec<(u64, String)>> {
+        fn stored(&self) -> Option<Vec<testing::Row>> {
             let text = fs::read_to_string(self.path()).unwrap();
-            let row = |text| {
-                let line = line(text);
-                (line["position"].as_u64().unwrap(), line["name"].as_str().unwrap().to_owned())
-            };
-            Some(text.lines().map(row).collect())
+            Some(text.lines().map(|text| serde_json::from_str(text).unwrap()).collect())
         }
     }
 

@@ -11,6 +11,10 @@ pub mod file;
 mod ndjson;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(test)]
+#[path = "../../tests/support/proxy.rs"]
+#[allow(dead_code)] // as below
+pub(crate) mod proxy;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod stdout;
@@ -292,7 +296,7 @@ mod tests {
             open("out", &self.0, &testing::identity(owner))
         }
 
-        fn rows(&self) -> Option<Vec<(u64, String)>> {
+        fn stored(&self) -> Option<Vec<testing::Row>> {
             None
         }
     }

@@ -480,11 +480,28 @@ mod tests {
             Box::new(self.sqlite(owner))
         }
 
-        fn rows(&self) -> Option<Vec<(u64, String)>> {
+        const NAN_IS_UNSET: bool = true;
+
+        fn stored(&self) -> Option<Vec<testing::Row>> {
             let user = self.user();
-            let mut rows = user.prepare("SELECT position, name FROM events ORDER BY server_id, position").unwrap();
-            let rows = rows.query_map([], |row| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?))).unwrap();
-            Some(rows.collect::<rusqlite::Result<_>>().unwrap())
+            let mut statement = user.prepare("SELECT * FROM events ORDER BY server_id, position").unwrap();
+            let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+            let rows = statement.query_map([], |row| {
+                let mut fields = testing::Row::new();
+                for (index, name) in names.iter().enumerate() {
+                    let value = match row.get::<_, Value>(index)? {
+                        Value::Null => continue,
+                        Value::Integer(number) => number.into(),
+                        Value::Real(number) => testing::number(number),
+                        Value::Text(json) if name == "attributes" => serde_json::from_str(&json).unwrap(),
+                        Value::Text(text) => text.into(),
+                        Value::Blob(_) => panic!("{name} is a blob"),
+                    };
+                    fields.insert(name.clone(), value);
+                }
+                Ok(fields)
+            });
+            Some(rows.unwrap().collect::<rusqlite::Result<_>>().unwrap())
         }
     }
 

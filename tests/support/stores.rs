@@ -220,6 +220,7 @@ impl Postgres {
     pub fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
         let output = Command::new(program("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database), "-c", sql])
+            .env("PGCLIENTENCODING", "UTF8")
             .current_dir("/")
             .output()
             .expect("psql");

@@ -141,7 +141,7 @@ impl Postgres {
             if found.is_empty() && self.settings.create {
                 session.run(&tables.ddl()).map_err(|error| match code(&error) {
                     // Another server made it in the same moment.
-                    "23505" | "42P07" => self.retry(&describe(&error)),
+                    "23505" | "42P07" | "42710" => self.retry(&describe(&error)),
                     _ => self.unavailable(&error),
                 })?;
                 found = columns(session, table).map_err(sql)?;

@@ -1,10 +1,16 @@
 //! For the tests of sinks and routers: events, batches and deliveries, and the suite that every sink passes.
 
+mod extremes;
+
+pub use extremes::number;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use prost::Message;
 
-use super::{Failure, Identity, Sink};
+use super::proxy::{CutPlan, Proxy};
+use super::{Failure, Identity, Sink, Unavailable};
 use crate::event::proto::{Event, EventBatch};
 use crate::pipeline::batch::{Batch, Delivery, Origin, Payload, Run};
 
@@ -18,6 +24,11 @@ pub fn identity(owner: u8) -> Identity {
 
 pub fn origin() -> Origin {
     Origin { agent_id: Some([0xa9; 16]), agent: Some("api".to_owned()), default_source: "api".to_owned(), epoch: 7 }
+}
+
+/// Of a request over HTTP.
+pub fn http_origin() -> Origin {
+    Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 }
 }
 
 pub fn named(name: impl Into<String>) -> Event {
@@ -56,22 +67,125 @@ pub trait Store {
     const EXACTLY_ONCE: bool;
     /// The store keeps positions.
     const KEEPS_POSITIONS: bool;
+    /// U+0000 comes back as U+FFFD.
+    const REPLACES_NUL: bool = false;
+    /// NaN in `value` comes back as nothing.
+    const NAN_IS_UNSET: bool = false;
 
     /// A sink of a process start that `owner` stands for.
     fn sink(&self, owner: u8) -> Box<dyn Sink>;
 
-    /// Position and name of all that is stored, in the order of the store; `None`: it cannot be seen.
-    fn rows(&self) -> Option<Vec<(u64, String)>>;
+    /// All that is stored, in the order of the store; `None`: it cannot be seen.
+    fn stored(&self) -> Option<Vec<Row>>;
+
+    /// Position and name of all that is stored.
+    fn rows(&self) -> Option<Vec<(u64, String)>> {
+        let row = |row: Row| {
+            let position = row["position"].as_u64().expect("a position");
+            (position, row.get("name").and_then(|name| name.as_str()).unwrap_or_default().to_owned())
+        };
+        Some(self.stored()?.into_iter().map(row).collect())
+    }
+
+    /// Where its server is, if it is one.
+    fn address(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// As [`Store::sink`], but `address` is taken for the server's.
+    fn sink_through(&self, address: SocketAddr, owner: u8) -> Box<dyn Sink> {
+        let _ = address;
+        self.sink(owner)
+    }
 }
+
+/// An event as a store has it, by the names of the columns, without what is unset: times as RFC 3339 with nanoseconds,
+/// ids as hex digits, NaN and infinities as text.
+pub type Row = serde_json::Map<String, serde_json::Value>;
 
 /// Every sink passes this.
 pub fn conformance<S: Store>(new_store: impl Fn() -> S) {
     stores_in_order(&new_store());
+    keeps_every_field(&new_store());
     leaves_out_what_was_refused(&new_store());
     takes_a_repeated_delivery(&new_store());
     goes_on_after_a_restart(&new_store());
     asks_to_connect_first(&new_store());
+    survives_a_cut_anywhere(&new_store());
 }
+
+/// Field by field, at the extremes of each type.
+fn keeps_every_field<S: Store>(store: &S) {
+    let mut sink = store.sink(1);
+    sink.connect().unwrap();
+    // A run of an agent, then one that came over HTTP.
+    let (agent, http) = (Arc::new(origin()), Arc::new(http_origin()));
+    let runs =
+        [(extremes::every_field(), agent.clone()), (extremes::every_field(), http), (extremes::many_keys(), agent)];
+    let mut expected = Vec::new();
+    let mut batch_runs = Vec::new();
+    for (events, origin) in runs {
+        for event in &events {
+            expected.push(extremes::row::<S>(expected.len() as u64 + 1, event, &origin));
+        }
+        let count = events.len() as u32;
+        let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
+        batch_runs.push(Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin });
+    }
+    let delivery = delivery_of(Arc::new(Batch::new(1, batch_runs)));
+    assert_eq!(sink.deliver(&delivery, &[]), Ok(()));
+    let Some(stored) = store.stored() else { return };
+    assert_eq!(stored.len(), expected.len());
+    for (stored, expected) in stored.iter().zip(&expected) {
+        extremes::assert_same(stored, expected);
+    }
+}
+
+/// The connection breaks after some byte, in either direction, in every part of the talk; then the same process connects
+/// again, or another one does. Nothing is lost or doubled.
+fn survives_a_cut_anywhere<S: Store>(store: &S) {
+    let Some(server) = store.address() else { return };
+    let mut next = 1;
+    let mut round = |plan: CutPlan, restarts: bool| {
+        let proxy = Proxy::start(server, plan).unwrap();
+        let delivery = delivery(next..=next + EVENTS_A_CUT - 1);
+        let mut sink = store.sink_through(proxy.address(), 1);
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            assert!(attempts < 10, "no delivery in {attempts} attempts");
+            let stored = match sink.connect() {
+                Ok(Some(position)) if position >= delivery.last_position() => Ok(()),
+                Ok(_) => sink.deliver(&delivery, &[]),
+                Err(unavailable) => Err(unavailable.into()),
+            };
+            match stored {
+                Ok(()) => break,
+                Err(Failure::Unavailable(Unavailable::Retry { .. })) => proxy.calm(),
+                other => panic!("a broken connection passes: {other:?}"),
+            }
+            if restarts {
+                sink = store.sink_through(proxy.address(), attempts + 1);
+            }
+        }
+        next = delivery.last_position() + 1;
+        proxy.forwarded_bytes()
+    };
+    let whole = round(CutPlan::default(), false);
+    for cut in 0..CUTS {
+        let (restarts, reset_percent) = (cut % 2 == 1, if cut % 4 < 2 { 100 } else { 0 });
+        let at = whole * cut / CUTS;
+        round(CutPlan { bytes: at..at + 1, reset_percent, ..CutPlan::default() }, restarts);
+        // Answers are few: most of what is said is our rows.
+        let at = ANSWER_BYTES_A_CUT * cut;
+        round(CutPlan { answer_bytes: at..at + 1, reset_percent, ..CutPlan::default() }, restarts);
+    }
+    check(store, 1..next);
+}
+
+const EVENTS_A_CUT: u64 = 50;
+const CUTS: u64 = 24;
+const ANSWER_BYTES_A_CUT: u64 = 60;
 
 fn rows(positions: impl IntoIterator<Item = u64>) -> Vec<(u64, String)> {
     positions.into_iter().map(|position| (position, format!("e{position}"))).collect()
