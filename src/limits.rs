@@ -232,6 +232,10 @@ pub const STORE_GOODBYE_TIMEOUT: Duration = Duration::from_millis(100);
 pub const STORE_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// Bytes of rows that are encoded before they are sent: bounds a sink's own memory.
 pub const COPY_CHUNK_BYTES: usize = 256 * 1024;
+/// Streams of one Redis sink: each delivery writes to all of them.
+pub const REDIS_SHARDS_MAX: u64 = 1_024;
+/// Bytes of the name of a stream.
+pub const REDIS_STREAM_BYTES_MAX: usize = 200;
 /// Bytes of a reason in a door's dead letter; the payload beside it has the rest.
 pub const DEAD_LETTER_REASON_BYTES_MAX: usize = 512;
 /// Bytes of one dead-letter file; beyond it the oldest half is dropped and counted.

@@ -80,6 +80,11 @@ impl Url {
     pub fn with_secrets(&self) -> &str {
         &self.0
     }
+
+    /// Each of several, with its secrets.
+    pub fn each(&self) -> Vec<&str> {
+        split(&self.0)
+    }
 }
 
 impl fmt::Display for Url {
@@ -111,7 +116,12 @@ fn redacted(text: &str) -> String {
             None => format!("{scheme}://{host}"),
         }
     };
-    // A comma may stand in a password as well: only one before the next URL ends this one.
+    split(text).into_iter().map(one).collect::<Vec<_>>().join(",")
+}
+
+/// Several URLs at the commas between them. A comma may stand in a password as well: only the last one before the next
+/// URL ends this one.
+fn split(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find("://").and_then(|first| {
@@ -120,11 +130,11 @@ fn redacted(text: &str) -> String {
         rest.get(..next)?.rfind(',')
     }) {
         let (url, after) = rest.split_at(at);
-        parts.push(one(url));
+        parts.push(url);
         rest = after.get(1..).unwrap_or_default();
     }
-    parts.push(one(rest));
-    parts.join(",")
+    parts.push(rest);
+    parts
 }
 
 /// Stands for the value of `data_dir` in the default of another path.

@@ -15,6 +15,8 @@ pub mod postgres;
 #[path = "../../tests/support/proxy.rs"]
 #[allow(dead_code)] // as below
 pub(crate) mod proxy;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod stdout;
@@ -149,6 +151,8 @@ pub enum Settings {
     Sqlite(sqlite::Settings),
     #[cfg(feature = "postgres")]
     Postgres(postgres::Settings),
+    #[cfg(feature = "redis")]
+    Redis(redis::Settings),
     File(file::Settings),
     Stdout(stdout::Settings),
     Discard(discard::Settings),
@@ -162,6 +166,8 @@ pub fn open(name: &str, settings: &Settings, identity: &Identity) -> Box<dyn Sin
         Settings::Sqlite(settings) => Box::new(sqlite::Sqlite::new(name, settings, identity)),
         #[cfg(feature = "postgres")]
         Settings::Postgres(settings) => Box::new(postgres::Postgres::new(name, settings, identity)),
+        #[cfg(feature = "redis")]
+        Settings::Redis(settings) => Box::new(redis::Redis::new(name, settings, identity)),
         Settings::File(settings) => Box::new(file::File::new(settings, identity)),
         Settings::Stdout(_) => Box::new(stdout::Stdout::new(identity)),
         Settings::Discard(_) => Box::new(discard::Discard),
@@ -189,6 +195,8 @@ impl Settings {
             Self::Sqlite(settings) => Some(file_output(&settings.path)),
             #[cfg(feature = "postgres")]
             Self::Postgres(settings) => Some(settings.output()),
+            #[cfg(feature = "redis")]
+            Self::Redis(settings) => Some(settings.output()),
             Self::File(settings) => Some(file_output(&settings.path)),
             Self::Stdout(_) => Some("standard output".to_owned()),
             Self::Discard(_) => None,
@@ -200,6 +208,8 @@ impl Settings {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres(settings) => settings.check(),
+            #[cfg(feature = "redis")]
+            Self::Redis(settings) => settings.check(),
             _ => Ok(()),
         }
     }
@@ -236,6 +246,8 @@ pub const KINDS: &[Kind] = &[
     sqlite::KIND,
     #[cfg(feature = "postgres")]
     postgres::KIND,
+    #[cfg(feature = "redis")]
+    redis::KIND,
     file::KIND,
     stdout::KIND,
     discard::KIND,

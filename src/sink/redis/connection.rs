@@ -1,0 +1,201 @@
+//! A connection to one Redis: bytes out, replies in, nothing tried again behind the caller's back.
+//!
+//! The `redis` crate gives URLs, replies and their errors. The socket is ours: WATCH needs the node's own connection,
+//! which the crate's Cluster client keeps to itself, and the crate's TLS looks for the system's certificates at every
+//! connect and fails where there are none.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::{Parser, RedisError, ServerError, Value};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use thiserror::Error;
+
+use super::settings::{Place, Server};
+use crate::limits;
+
+/// Why a command has no answer to go on with.
+#[derive(Debug, Error)]
+pub enum Trouble {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Redis said no.
+    #[error("{} {}", .0.code(), .0.details().unwrap_or_default())]
+    Server(ServerError),
+    #[error("unexpected answer: {0}")]
+    Unexpected(String),
+}
+
+impl From<RedisError> for Trouble {
+    fn from(error: RedisError) -> Self {
+        let kind = if error.is_timeout() { io::ErrorKind::TimedOut } else { io::ErrorKind::ConnectionAborted };
+        Self::Io(io::Error::new(kind, error.to_string()))
+    }
+}
+
+/// Commands in the form in which they are sent (RESP, <https://redis.io/docs/latest/develop/reference/protocol-spec/>).
+#[derive(Debug, Default)]
+pub struct Commands {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl Commands {
+    pub fn command(&mut self, arguments: &[&[u8]]) {
+        self.begin(arguments.len());
+        for argument in arguments {
+            self.argument(argument);
+        }
+    }
+
+    /// Begins a command of so many arguments, its name counted.
+    pub fn begin(&mut self, arguments: usize) {
+        self.count += 1;
+        self.number(b'*', arguments);
+    }
+
+    pub fn argument(&mut self, argument: &[u8]) {
+        self.number(b'$', argument.len());
+        self.bytes.extend_from_slice(argument);
+        self.bytes.extend_from_slice(b"\r\n");
+    }
+
+    /// How many there are: as many replies will come.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.count = 0;
+    }
+
+    fn number(&mut self, sign: u8, number: usize) {
+        self.bytes.push(sign);
+        // Writing into a Vec cannot fail.
+        let _ = write!(self.bytes, "{number}\r\n");
+    }
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+pub struct Connection {
+    stream: Stream,
+    parser: Parser,
+}
+
+impl Connection {
+    /// Connects and logs in. `tls` is looked at where the server asks for it.
+    pub fn open(server: &Server, tls: Option<&Arc<ClientConfig>>, timeout: Duration) -> Result<Self, Trouble> {
+        let stream = match &server.place {
+            Place::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))?;
+                Stream::Unix(stream)
+            }
+            Place::Tcp(host, port) => {
+                let stream = connect(host, *port)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))?;
+                match tls.filter(|_| server.tls) {
+                    None => Stream::Tcp(stream),
+                    Some(config) => {
+                        let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+                        let session = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
+                        Stream::Tls(Box::new(StreamOwned::new(session, stream)))
+                    }
+                }
+            }
+        };
+        let mut connection = Self { stream, parser: Parser::new() };
+        connection.log_in(server)?;
+        Ok(connection)
+    }
+
+    fn log_in(&mut self, server: &Server) -> Result<(), Trouble> {
+        let mut commands = Commands::default();
+        match (&server.user, &server.password) {
+            (Some(user), Some(password)) => commands.command(&[b"AUTH", user.as_bytes(), password.0.as_bytes()]),
+            (None, Some(password)) => commands.command(&[b"AUTH", password.0.as_bytes()]),
+            (_, None) => {}
+        }
+        if server.database != 0 {
+            commands.command(&[b"SELECT", server.database.to_string().as_bytes()]);
+        }
+        if commands.count() > 0 {
+            self.ask_all(&commands)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the commands and returns their replies. An error among them is returned once all have come.
+    pub fn ask_all(&mut self, commands: &Commands) -> Result<Vec<Value>, Trouble> {
+        self.send(commands)?;
+        let mut replies = Vec::with_capacity(commands.count());
+        let mut first_error = None;
+        for _ in 0..commands.count() {
+            match self.reply() {
+                Ok(reply) => replies.push(reply),
+                Err(Trouble::Server(error)) => first_error = first_error.or(Some(error)),
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        first_error.map_or(Ok(replies), |error| Err(Trouble::Server(error)))
+    }
+
+    pub fn send(&mut self, commands: &Commands) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.write_all(&commands.bytes),
+            Stream::Unix(stream) => stream.write_all(&commands.bytes),
+            Stream::Tls(stream) => stream.write_all(&commands.bytes).and_then(|()| stream.flush()),
+        }
+    }
+
+    pub fn reply(&mut self) -> Result<Value, Trouble> {
+        let reply = match &mut self.stream {
+            Stream::Tcp(stream) => self.parser.parse_value(Keeping(stream)),
+            Stream::Unix(stream) => self.parser.parse_value(Keeping(stream)),
+            Stream::Tls(stream) => self.parser.parse_value(Keeping(stream)),
+        };
+        match reply? {
+            Value::ServerError(error) => Err(Trouble::Server(error)),
+            reply => Ok(reply),
+        }
+    }
+}
+
+/// Reads again where a signal came in between, so that the parser sees errors only where something is wrong.
+struct Keeping<R>(R);
+
+impl<R: Read> Read for Keeping<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read(buf) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read,
+            }
+        }
+    }
+}
+
+/// Every address of the name in turn.
+fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, limits::STORE_CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}

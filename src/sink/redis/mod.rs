@@ -1,0 +1,532 @@
+//! Redis Streams: entries and position in one transaction, alone or on a Cluster.
+//!
+//! ```text
+//!  for each shard k that is behind:             <stream>:{k}                          the entries
+//!    WATCH, GET position, TYPE stream           <stream>:{k}:position:<log>:<sink>    "position owner shards"
+//!    MULTI                                      {k} is the hash tag: both lie in one slot, on one node of a Cluster
+//!      XADD … XADD
+//!      SET position                             EXEC says nil: somebody moved the position meanwhile, look again
+//!    EXEC
+//! ```
+//!
+//! An event goes to shard crc32(source) mod shards, so events of one source stay in order.
+//!
+//! **Positions.** Every shard has its own; each delivery moves them all. A sink goes on from the lowest, and a shard that is
+//! ahead skips what it has: nothing is doubled where a delivery reached some of the shards only.
+//!
+//! **Fencing.** Each position names its owner; who holds shard 0 is the owner of all. As in `sqlite`, the first connect of
+//! a process takes it, a later one only looks.
+//!
+//! **Cluster.** A connection to each node that has a shard. MOVED: the slots are asked for again by the next connect, of
+//! the node that MOVED named. ASK: the transaction is done on the node that is named, this once. A slot in the middle of
+//! its move (TRYAGAIN) is waited for.
+//!
+//! **What can be lost.** Redis replicates after it answers. A failover to a replica that was behind loses entries together
+//! with the position that counts them; so the streams stay whole up to some point, and the position read on connect
+//! says up to which. What came after it is delivered again only where the router still has it.
+
+mod connection;
+mod entry;
+mod errors;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use redis::Value;
+use rustls::ClientConfig;
+
+use self::connection::{Commands, Connection, Trouble};
+use self::entry::Entry;
+use self::errors::{Verdict, verdict};
+pub use self::settings::{KIND, Settings};
+use self::settings::{Place, Server};
+use super::{Failure, Identity, Sink, Unavailable, tls, uuid};
+use crate::pipeline::batch::Delivery;
+
+pub struct Redis {
+    settings: Settings,
+    server_id: String,
+    owner: String,
+    /// This process has taken the position once.
+    owned: bool,
+    shards: Vec<Shard>,
+    nodes: Vec<Node>,
+    /// Knows more than the nodes in the settings: MOVED named it.
+    hint: Option<Place>,
+    entry: Entry,
+}
+
+struct Shard {
+    stream: Vec<u8>,
+    position_key: Vec<u8>,
+    /// The store's position as of the last look or commit.
+    position: u64,
+    /// Index of its node.
+    node: usize,
+    /// What is to be sent of the delivery in hand.
+    commands: Commands,
+    /// The position was moved to this without its entries, and is to be moved back to `position`.
+    undo: Option<u64>,
+}
+
+struct Node {
+    server: Server,
+    connection: Connection,
+}
+
+/// The value of a position's key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    position: u64,
+    owner: String,
+    shards: u64,
+}
+
+impl Held {
+    fn parse(text: &[u8]) -> Option<Self> {
+        let mut words = std::str::from_utf8(text).ok()?.split(' ');
+        let held = Self {
+            position: words.next()?.parse().ok()?,
+            owner: words.next()?.to_owned(),
+            shards: words.next()?.parse().ok()?,
+        };
+        words.next().is_none().then_some(held)
+    }
+}
+
+/// Why a shard has not done its part.
+enum Stop {
+    Trouble(Trouble),
+    Unavailable(Unavailable),
+    /// The position's key changed between WATCH and EXEC.
+    Changed,
+}
+
+impl<T: Into<Trouble>> From<T> for Stop {
+    fn from(trouble: T) -> Self {
+        Self::Trouble(trouble.into())
+    }
+}
+
+impl Redis {
+    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
+        let server_id = uuid(&identity.server_id);
+        let shard = |shard| {
+            let stream = format!("{}:{{{shard}}}", settings.stream);
+            Shard {
+                position_key: format!("{stream}:position:{server_id}:{sink}").into_bytes(),
+                stream: stream.into_bytes(),
+                position: 0,
+                node: 0,
+                commands: Commands::default(),
+                undo: None,
+            }
+        };
+        Self {
+            shards: (0..settings.shards()).map(shard).collect(),
+            settings: settings.clone(),
+            owner: uuid(&identity.owner),
+            owned: false,
+            nodes: Vec::new(),
+            hint: None,
+            entry: Entry::default(),
+            server_id,
+        }
+    }
+
+    fn lowest(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.position).min().unwrap_or(0)
+    }
+
+    // ---- connecting ----
+
+    fn open(&mut self) -> Result<(), Unavailable> {
+        let servers = self.settings.servers().map_err(|why| self.down(&why))?;
+        let first = servers.first().cloned().ok_or_else(|| self.down("no server is named"))?;
+        let tls = match servers.iter().any(|server| server.tls) {
+            true => Some(tls::verifying(self.settings.ca_file.as_deref()).map_err(|why| self.down(&why))?),
+            false => None,
+        };
+        if self.settings.is_cluster() {
+            return self.open_cluster(servers, &first, tls.as_ref());
+        }
+        let connection = self.connect_to(&first, tls.as_ref())?;
+        self.nodes = vec![Node { server: first, connection }];
+        for shard in &mut self.shards {
+            shard.node = 0;
+        }
+        Ok(())
+    }
+
+    fn connect_to(&self, server: &Server, tls: Option<&Arc<ClientConfig>>) -> Result<Connection, Unavailable> {
+        Connection::open(server, tls, self.settings.timeout)
+            .map_err(|trouble| self.unavailable(&trouble, &format!("{}: ", server.place)))
+    }
+
+    /// Asks the first node that answers where the slots are, and connects to every node that has one of ours.
+    fn open_cluster(
+        &mut self,
+        servers: Vec<Server>,
+        first: &Server,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<(), Unavailable> {
+        let hint = self.hint.take().map(|place| Server { place, ..first.clone() });
+        let mut failure = None;
+        for seed in hint.into_iter().chain(servers) {
+            let places = self.connect_to(&seed, tls).and_then(|mut connection| {
+                self.places(&seed, &mut connection).map_err(|trouble| self.unavailable(&trouble, ""))
+            });
+            match places {
+                Ok(places) => return self.open_nodes(places, first, tls),
+                Err(unavailable) => failure = Some(unavailable),
+            }
+        }
+        Err(failure.unwrap_or_else(|| self.down("no node is named")))
+    }
+
+    /// The node of each shard.
+    fn places(&self, seed: &Server, connection: &mut Connection) -> Result<Vec<Option<Place>>, Trouble> {
+        let mut commands = Commands::default();
+        commands.command(&[b"CLUSTER", b"SLOTS"]);
+        for shard in &self.shards {
+            commands.command(&[b"CLUSTER", b"KEYSLOT", &shard.stream]);
+        }
+        let mut replies = connection.ask_all(&commands)?.into_iter();
+        let ranges = replies.next().as_ref().map(|slots| slot_ranges(slots, seed)).unwrap_or_default();
+        let place = |slot| {
+            let Value::Int(slot) = slot else { return None };
+            let (_, place) = ranges.iter().find(|(range, _)| range.contains(&slot))?;
+            Some(place.clone())
+        };
+        Ok(replies.map(place).collect())
+    }
+
+    fn open_nodes(
+        &mut self,
+        places: Vec<Option<Place>>,
+        login: &Server,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<(), Unavailable> {
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut indices = Vec::with_capacity(self.shards.len());
+        for place in places {
+            let Some(place) = place else {
+                return Err(self.retry("CLUSTERDOWN a slot is served by no node: `redis-cli cluster info` says more"));
+            };
+            let index = match nodes.iter().position(|node| node.server.place == place) {
+                Some(index) => index,
+                None => {
+                    let server = Server { place, ..login.clone() };
+                    let connection = self.connect_to(&server, tls)?;
+                    nodes.push(Node { server, connection });
+                    nodes.len() - 1
+                }
+            };
+            indices.push(index);
+        }
+        self.nodes = nodes;
+        for (shard, index) in self.shards.iter_mut().zip(indices) {
+            shard.node = index;
+        }
+        Ok(())
+    }
+
+    /// Takes the positions, or looks whether they are still ours.
+    fn prepare(&mut self) -> Result<(), Unavailable> {
+        for index in 0..self.shards.len() {
+            self.at_its_node(index, |sink, connection, asking| sink.take(index, connection, asking))?;
+        }
+        self.owned = true;
+        Ok(())
+    }
+
+    fn take(&mut self, index: usize, connection: &mut Connection, asking: bool) -> Result<(), Stop> {
+        let held = self.look(index, connection, asking)?;
+        let is_first = index == 0;
+        if let Some(held) = &held {
+            if held.shards != self.settings.shards() {
+                let (was, is) = (held.shards, self.settings.shards());
+                return Err(Stop::Unavailable(self.down(&format!(
+                    "written with {was} shards so far, now set to {is}: set shards = {was}, or another stream"
+                ))));
+            }
+            if is_first && self.owned && held.owner != self.owner {
+                return Err(Stop::Unavailable(self.fenced(held.position)));
+            }
+        }
+        let Some(shard) = self.shards.get_mut(index) else { return Ok(()) };
+        let stored = held.map_or(0, |held| held.position);
+        // Back to where its entries end, if this process knows that they did not get in.
+        let position = if shard.undo == Some(stored) { shard.position } else { stored };
+        shard.commands.clear();
+        self.commit(index, position, connection, asking)?;
+        if let Some(shard) = self.shards.get_mut(index) {
+            (shard.position, shard.undo) = (position, None);
+        }
+        Ok(())
+    }
+
+    // ---- transactions ----
+
+    /// Runs `step` with the connection of the shard's node; once more with another node where Redis says ASK.
+    fn at_its_node(
+        &mut self,
+        index: usize,
+        mut step: impl FnMut(&mut Self, &mut Connection, bool) -> Result<(), Stop>,
+    ) -> Result<(), Unavailable> {
+        let node = self.shards.get(index).map_or(0, |shard| shard.node);
+        // Taken out, so that the step may use the rest of the sink; the last one takes its place.
+        if node >= self.nodes.len() {
+            return Err(self.retry("not connected"));
+        }
+        let mut connections = std::mem::take(&mut self.nodes);
+        let result = match connections.get_mut(node) {
+            Some(Node { connection, server }) => {
+                let mut stop = step(self, connection, false);
+                if let Err(Stop::Trouble(trouble)) = &stop
+                    && let Verdict::Ask(host, port) = verdict(trouble)
+                {
+                    stop = self.at_the_asked_node(server, host, port, &mut step);
+                }
+                stop
+            }
+            None => Ok(()),
+        };
+        match result {
+            Ok(()) => {
+                self.nodes = connections;
+                Ok(())
+            }
+            // What else went wrong is left behind with the connections: the next connect looks at everything anew.
+            Err(Stop::Unavailable(unavailable)) => Err(unavailable),
+            Err(Stop::Changed) => Err(self.retry("the position of this sink was changed")),
+            Err(Stop::Trouble(trouble)) => {
+                if let Verdict::Moved(host, port) = verdict(&trouble)
+                    && !host.is_empty()
+                {
+                    self.hint = Some(Place::Tcp(host, port));
+                }
+                Err(self.unavailable(&trouble, ""))
+            }
+        }
+    }
+
+    fn at_the_asked_node(
+        &mut self,
+        asked_by: &Server,
+        host: String,
+        port: u16,
+        step: &mut impl FnMut(&mut Self, &mut Connection, bool) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let host = match &asked_by.place {
+            Place::Tcp(same, _) if host.is_empty() => same.clone(),
+            _ => host,
+        };
+        let server = Server { place: Place::Tcp(host, port), ..asked_by.clone() };
+        let tls = match server.tls {
+            true => Some(
+                tls::verifying(self.settings.ca_file.as_deref()).map_err(|why| Stop::Unavailable(self.down(&why)))?,
+            ),
+            false => None,
+        };
+        let mut connection = Connection::open(&server, tls.as_ref(), self.settings.timeout)?;
+        step(self, &mut connection, true)
+    }
+
+    /// Watches the shard's position and reads it. The stream must be one, or not be there yet.
+    fn look(&self, index: usize, connection: &mut Connection, asking: bool) -> Result<Option<Held>, Stop> {
+        let Some(shard) = self.shards.get(index) else { return Ok(None) };
+        let mut commands = Commands::default();
+        for command in [[&b"WATCH"[..], &shard.position_key], [b"GET", &shard.position_key], [b"TYPE", &shard.stream]] {
+            if asking {
+                commands.command(&[b"ASKING"]);
+            }
+            commands.command(&command);
+        }
+        let replies = connection.ask_all(&commands)?;
+        let mut answers = replies.iter().skip(usize::from(asking)).step_by(1 + usize::from(asking)).skip(1);
+        let held = match answers.next() {
+            Some(Value::Nil) => None,
+            Some(Value::BulkString(text)) => match Held::parse(text) {
+                Some(held) => Some(held),
+                None => {
+                    let key = String::from_utf8_lossy(&shard.position_key);
+                    let why =
+                        format!("the key {key} is not what this sink wrote there: remove it, or set another stream");
+                    return Err(Stop::Unavailable(self.down(&why)));
+                }
+            },
+            other => return Err(Trouble::Unexpected(format!("{other:?}")).into()),
+        };
+        match answers.next() {
+            Some(Value::SimpleString(kind)) if kind == "none" || kind == "stream" => Ok(held),
+            Some(Value::SimpleString(kind)) => {
+                let key = String::from_utf8_lossy(&shard.stream);
+                let why =
+                    format!("WRONGTYPE the key {key} is a {kind}, not a stream: rename it, or set another stream");
+                Err(Stop::Unavailable(self.down(&why)))
+            }
+            other => Err(Trouble::Unexpected(format!("{other:?}")).into()),
+        }
+    }
+
+    /// Sends the shard's commands and its new position in one transaction, under the WATCH of [`Redis::look`].
+    fn commit(&mut self, index: usize, position: u64, connection: &mut Connection, asking: bool) -> Result<(), Stop> {
+        let value = format!("{position} {} {}", self.owner, self.settings.shards());
+        let Some(shard) = self.shards.get_mut(index) else { return Ok(()) };
+        let mut commands = Commands::default();
+        if asking {
+            // Holds until EXEC.
+            commands.command(&[b"ASKING"]);
+        }
+        commands.command(&[b"MULTI"]);
+        connection.send(&commands)?;
+        connection.send(&shard.commands)?;
+        let mut end = Commands::default();
+        end.command(&[b"SET", &shard.position_key, value.as_bytes()]);
+        end.command(&[b"EXEC"]);
+        connection.send(&end)?;
+
+        // The first error says why; EXEC then only says that there was one.
+        let mut refused = None;
+        for _ in 0..commands.count() + shard.commands.count() + 1 {
+            match connection.reply() {
+                Ok(_) => {}
+                Err(Trouble::Server(error)) => refused = refused.or(Some(error)),
+                Err(trouble) => return Err(trouble.into()),
+            }
+        }
+        let answers = match connection.reply() {
+            Err(Trouble::Server(error)) => return Err(Trouble::Server(refused.unwrap_or(error)).into()),
+            Err(trouble) => return Err(trouble.into()),
+            Ok(Value::Nil) => return Err(Stop::Changed),
+            Ok(Value::Array(answers)) => answers,
+            Ok(other) => return Err(Trouble::Unexpected(format!("{other:?}")).into()),
+        };
+        // Redis does not undo: the position has moved although an entry was refused.
+        let failed = answers.into_iter().find_map(|answer| match answer {
+            Value::ServerError(error) => Some(error),
+            _ => None,
+        });
+        match failed {
+            None => Ok(()),
+            Some(error) => {
+                shard.undo = Some(position);
+                Err(Trouble::Server(error).into())
+            }
+        }
+    }
+
+    /// The shard's part of a delivery that ends at `last`.
+    fn store(&mut self, index: usize, last: u64, connection: &mut Connection, asking: bool) -> Result<(), Stop> {
+        let held = self.look(index, connection, asking)?;
+        let expected = self.shards.get(index).map_or(0, |shard| shard.position);
+        match held {
+            Some(held) if held.owner != self.owner && index == 0 => {
+                return Err(Stop::Unavailable(self.fenced(held.position)));
+            }
+            Some(held) if held.owner == self.owner && held.position == expected => {}
+            // Who holds shard 0 has to be asked: the next connect does.
+            _ => return Err(Stop::Changed),
+        }
+        self.commit(index, last, connection, asking)?;
+        if let Some(shard) = self.shards.get_mut(index) {
+            shard.position = last;
+        }
+        Ok(())
+    }
+
+    /// Writes the events of each shard that it does not have yet.
+    fn encode(&mut self, delivery: &Delivery, except: &[u64]) {
+        for shard in &mut self.shards {
+            shard.commands.clear();
+        }
+        let shards = self.shards.len() as u64;
+        for record in delivery.records().filter(|record| except.binary_search(&record.position).is_err()) {
+            let index = u64::from(crc32fast::hash(record.source().as_bytes())) % shards.max(1);
+            let shard = usize::try_from(index).ok().and_then(|index| self.shards.get_mut(index));
+            if let Some(shard) = shard.filter(|shard| record.position > shard.position) {
+                let (stream, maxlen) = (&shard.stream, self.settings.maxlen);
+                self.entry.add(stream, maxlen, &self.server_id, &record, &mut shard.commands);
+            }
+        }
+    }
+
+    // ---- words ----
+
+    fn fenced(&self, position: u64) -> Unavailable {
+        self.down(&format!(
+            "fenced at position {position}: another server with the same log delivers to this stream; stop one of them, \
+             then start this one again"
+        ))
+    }
+
+    fn retry(&self, reason: &str) -> Unavailable {
+        Unavailable::retry(format!("{}: {reason}", self.settings.output()))
+    }
+
+    fn down(&self, reason: &str) -> Unavailable {
+        Unavailable::down(format!("{}: {reason}", self.settings.output()))
+    }
+
+    fn unavailable(&self, trouble: &Trouble, place: &str) -> Unavailable {
+        let reason = |advice: &str| {
+            let separator = if advice.is_empty() { "" } else { ": " };
+            format!("{place}{trouble}{separator}{advice}")
+        };
+        match verdict(trouble) {
+            Verdict::Retry(advice) => self.retry(&reason(advice)),
+            Verdict::Down(advice) => self.down(&reason(advice)),
+            Verdict::Moved(..) if !self.settings.is_cluster() => {
+                self.down(&reason("this is a node of a Redis Cluster: name its nodes in urls, not in url"))
+            }
+            Verdict::Moved(..) | Verdict::Ask(..) => self.retry(&reason("")),
+        }
+    }
+}
+
+impl Sink for Redis {
+    fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
+        self.nodes.clear();
+        self.open()?;
+        self.prepare()?;
+        Ok(Some(self.lowest()))
+    }
+
+    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        let last = delivery.last_position();
+        if self.lowest() >= last {
+            return Ok(());
+        }
+        if self.nodes.is_empty() {
+            return Err(self.retry("not connected").into());
+        }
+        self.encode(delivery, except);
+        for index in 0..self.shards.len() {
+            if self.shards.get(index).is_some_and(|shard| shard.position < last) {
+                self.at_its_node(index, |sink, connection, asking| sink.store(index, last, connection, asking))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Slots and the primary that serves them, of a reply to CLUSTER SLOTS: `[[first, last, [host, port, …], replica …] …]`.
+fn slot_ranges(reply: &Value, asked: &Server) -> Vec<(std::ops::RangeInclusive<i64>, Place)> {
+    let Value::Array(ranges) = reply else { return Vec::new() };
+    let range = |range: &Value| {
+        let Value::Array(range) = range else { return None };
+        let [Value::Int(first), Value::Int(last), Value::Array(primary), ..] = range.as_slice() else { return None };
+        let [host, Value::Int(port), ..] = primary.as_slice() else { return None };
+        let host = match (host, &asked.place) {
+            (Value::BulkString(host), _) if !host.is_empty() && host != b"?" => String::from_utf8(host.clone()).ok()?,
+            // It does not know its own name: the one under which it was reached.
+            (_, Place::Tcp(host, _)) => host.clone(),
+            (_, Place::Unix(_)) => return None,
+        };
+        Some((*first..=*last, Place::Tcp(host, u16::try_from(*port).ok()?)))
+    };
+    ranges.iter().filter_map(range).collect()
+}

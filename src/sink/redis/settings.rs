@@ -1,0 +1,207 @@
+//! What a user sets, and what of it is wrong.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use serde::Deserialize;
+
+use super::super::Kind;
+use crate::config::setting::{Form, Setting, Url, Value};
+use crate::limits;
+
+/// What the settings know of it.
+pub const KIND: Kind = Kind {
+    name: "redis",
+    doc: "Streams of Redis 5 or later, alone or as a Cluster, written in transactions that hold the sink's position too: \
+          exactly once while Redis keeps what it has taken. Redis replicates and syncs *after* it answers: a failover to \
+          a replica, or a crash with appendfsync other than always, can lose the last entries *with* the position that \
+          counts them. Events that this server has dropped from its memory or log by then do not come back. Set \
+          min-replicas-to-write, appendfsync always, or a second sink where that matters.",
+    settings: &[
+        Setting {
+            key: "url",
+            default: Value::text("redis://127.0.0.1:6379"),
+            form: Form::Url,
+            doc: "redis://user:password@host:6379/database, or rediss:// for TLS, or unix:///path.",
+        },
+        Setting {
+            key: "urls",
+            default: Value::text(""),
+            form: Form::Url,
+            doc: "Some nodes of a Redis Cluster, as a list or with commas between them; the others are learnt from these. \
+                  Where it is set, url is not used. All nodes take the user, password and TLS of the first.",
+        },
+        Setting {
+            key: "ca_file",
+            default: Value::text(""),
+            form: Form::Path,
+            doc: "Certificates (PEM) that rediss:// believes. Empty: the public authorities.",
+        },
+        Setting {
+            key: "stream",
+            default: Value::text("events"),
+            form: Form::Text,
+            doc: "The streams are <stream>:{0}, <stream>:{1} and so on, one a shard. A sink's positions are beside them.",
+        },
+        Setting {
+            key: "maxlen",
+            default: Value::Count(1_000_000),
+            form: Form::Count { min: 0, max: i64::MAX as u64 },
+            doc: "Entries that a stream keeps, about; older ones go, whether they were read or not. 0: all, until Redis is \
+                  out of memory.",
+        },
+        Setting {
+            key: "shards",
+            default: Value::Count(0),
+            form: Form::Count { min: 0, max: limits::REDIS_SHARDS_MAX },
+            doc: "Streams to spread events over, by their source: events of one source stay in order. 0: 1, and 16 on a \
+                  Cluster. Cannot be changed for a stream that this log has written to.",
+        },
+        Setting {
+            key: "timeout",
+            default: Value::Duration(Duration::from_secs(10)),
+            form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3_600) },
+            doc: "Longest silence while an answer is awaited; then it is tried again over a new connection.",
+        },
+    ],
+};
+
+/// Shards on a Cluster where the settings say none: enough for as many nodes.
+const SHARDS_ON_A_CLUSTER: u64 = 16;
+
+/// `kind = "redis"`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub url: Url,
+    /// Empty: no Cluster.
+    pub urls: Url,
+    pub ca_file: Option<PathBuf>,
+    pub stream: String,
+    /// 0: no bound.
+    pub maxlen: u64,
+    /// 0: by the kind of server.
+    pub shards: u64,
+    pub timeout: Duration,
+}
+
+impl Settings {
+    /// What a person must change, and in which key.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let fits = (1..=limits::REDIS_STREAM_BYTES_MAX).contains(&self.stream.len());
+        if !fits || self.stream.contains(['{', '}']) {
+            let most = limits::REDIS_STREAM_BYTES_MAX;
+            return Err((
+                "stream",
+                format!("expected 1 to {most} bytes without {{ and }}, which name the slot on a Cluster"),
+            ));
+        }
+        let key = if self.is_cluster() { "urls" } else { "url" };
+        let servers = self.servers().map_err(|why| (key, why))?;
+        let encrypted = servers.iter().any(|server| server.tls);
+        if self.ca_file.is_some() && !encrypted {
+            return Err(("ca_file", "is for rediss:// only".to_owned()));
+        }
+        if self.is_cluster() && servers.iter().any(|server| server.database != 0) {
+            return Err((key, "a Cluster has database 0 only".to_owned()));
+        }
+        Ok(())
+    }
+
+    pub fn is_cluster(&self) -> bool {
+        !self.urls.with_secrets().is_empty()
+    }
+
+    pub fn shards(&self) -> u64 {
+        match self.shards {
+            0 if self.is_cluster() => SHARDS_ON_A_CLUSTER,
+            0 => 1,
+            shards => shards,
+        }
+    }
+
+    /// The stream, without secrets.
+    pub fn output(&self) -> String {
+        let mut output = "redis".to_owned();
+        for server in self.servers().unwrap_or_default() {
+            let separator = if output.len() > "redis".len() { ',' } else { ' ' };
+            output.push(separator);
+            output += &server.place.to_string();
+            if server.database != 0 {
+                output += &format!("/{}", server.database);
+            }
+        }
+        format!("{output} stream {}", self.stream)
+    }
+
+    /// The servers that are named; at least one.
+    pub fn servers(&self) -> Result<Vec<Server>, String> {
+        let urls = if self.is_cluster() { &self.urls } else { &self.url };
+        urls.each().into_iter().map(|url| Server::from_url(url.trim())).collect()
+    }
+}
+
+/// One server, and how to log in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    pub place: Place,
+    pub tls: bool,
+    pub user: Option<String>,
+    pub password: Option<Password>,
+    pub database: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(host, port) if host.contains(':') => write!(out, "[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(out, "{host}:{port}"),
+            Self::Unix(path) => write!(out, "{}", path.display()),
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("***")
+    }
+}
+
+impl Server {
+    fn from_url(url: &str) -> Result<Self, String> {
+        // The library's own TLS is not built in (see `connection`), so its parser does not know these names.
+        let (tls, plain) = match url.split_once("://") {
+            Some(("rediss" | "valkeys", rest)) => (true, format!("redis://{rest}")),
+            _ => (false, url.to_owned()),
+        };
+        // The parser's own words may quote a part of the URL.
+        let info: ConnectionInfo = plain.as_str().into_connection_info().map_err(|_| {
+            "is no URL of Redis: expected redis://user:password@host:6379/database, with %XX for signs that a URL gives \
+             a meaning"
+                .to_owned()
+        })?;
+        let place = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => Place::Tcp(host.clone(), *port),
+            ConnectionAddr::Unix(path) => Place::Unix(path.clone()),
+            _ => return Err("expected redis://, rediss:// or unix://".to_owned()),
+        };
+        let login = info.redis_settings();
+        Ok(Self {
+            place,
+            tls,
+            user: login.username().map(str::to_owned),
+            password: login.password().map(|password| Password(password.to_owned())),
+            database: login.db(),
+        })
+    }
+}
