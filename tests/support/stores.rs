@@ -336,3 +336,46 @@ impl Redis {
         run(&command, "redis-cli")
     }
 }
+
+/// Three primaries that share the slots.
+pub struct RedisCluster {
+    pub nodes: Vec<Redis>,
+}
+
+impl RedisCluster {
+    pub fn start() -> Self {
+        let ranges = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
+        let bus_ports: Vec<u16> = ranges.iter().map(|_| free_port()).collect();
+        let nodes: Vec<Redis> = bus_ports
+            .iter()
+            .map(|bus| {
+                let bus = bus.to_string();
+                Redis::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus])
+            })
+            .collect();
+        for (index, (node, (first, last))) in nodes.iter().zip(ranges).enumerate() {
+            assert_eq!(node.cli(&["cluster", "addslotsrange", first, last]), "OK\n");
+            assert_eq!(node.cli(&["cluster", "set-config-epoch", &(index + 1).to_string()]), "OK\n");
+        }
+        for (node, bus) in nodes.iter().zip(&bus_ports).skip(1) {
+            nodes[0].cli(&["cluster", "meet", "127.0.0.1", &node.port().to_string(), &bus.to_string()]);
+        }
+        wait_for("the Cluster's start", || {
+            nodes.iter().all(|node| {
+                node.cli(&["cluster", "info"]).contains("cluster_state:ok")
+                    && node.cli(&["cluster", "slots"]).matches("127.0.0.1").count() == 3
+            })
+        });
+        Self { nodes }
+    }
+
+    pub fn urls(&self) -> String {
+        self.nodes.iter().map(Redis::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// The node that serves the key.
+    pub fn node_of(&self, key: &str) -> &Redis {
+        let served = |node: &&Redis| !node.cli(&["get", key]).starts_with("MOVED");
+        self.nodes.iter().find(served).expect("a node serves it")
+    }
+}

@@ -138,19 +138,23 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends the commands and returns their replies. An error among them is returned once all have come.
+    /// Sends the commands and returns their replies; the first error among them once all have come.
     pub fn ask_all(&mut self, commands: &Commands) -> Result<Vec<Value>, Trouble> {
+        self.ask_each(commands)?.into_iter().map(|reply| reply.map_err(Trouble::Server)).collect()
+    }
+
+    /// Sends the commands and returns what Redis says to each.
+    pub fn ask_each(&mut self, commands: &Commands) -> Result<Vec<Result<Value, ServerError>>, Trouble> {
         self.send(commands)?;
         let mut replies = Vec::with_capacity(commands.count());
-        let mut first_error = None;
         for _ in 0..commands.count() {
             match self.reply() {
-                Ok(reply) => replies.push(reply),
-                Err(Trouble::Server(error)) => first_error = first_error.or(Some(error)),
+                Ok(reply) => replies.push(Ok(reply)),
+                Err(Trouble::Server(error)) => replies.push(Err(error)),
                 Err(trouble) => return Err(trouble),
             }
         }
-        first_error.map_or(Ok(replies), |error| Err(Trouble::Server(error)))
+        Ok(replies)
     }
 
     pub fn send(&mut self, commands: &Commands) -> io::Result<()> {

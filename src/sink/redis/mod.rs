@@ -19,7 +19,7 @@
 //!
 //! **Cluster.** A connection to each node that has a shard. MOVED: the slots are asked for again by the next connect, of
 //! the node that MOVED named. ASK: the transaction is done on the node that is named, this once. A slot in the middle of
-//! its move (TRYAGAIN) is waited for.
+//! its move is waited for: one key is here, the other there.
 //!
 //! **What can be lost.** Redis replicates after it answers. A failover to a replica that was behind loses entries together
 //! with the position that counts them; so the streams stay whole up to some point, and the position read on connect
@@ -345,11 +345,13 @@ impl Redis {
             }
             commands.command(&command);
         }
-        let replies = connection.ask_all(&commands)?;
-        let mut answers = replies.iter().skip(usize::from(asking)).step_by(1 + usize::from(asking)).skip(1);
-        let held = match answers.next() {
-            Some(Value::Nil) => None,
-            Some(Value::BulkString(text)) => match Held::parse(text) {
+        let replies = connection.ask_each(&commands)?;
+        let mut answers = replies.into_iter().skip(usize::from(asking)).step_by(1 + usize::from(asking));
+        let mut next = || answers.next().unwrap_or(Ok(Value::Nil)).map_err(Trouble::Server);
+        next()?; // of WATCH
+        let held = match next()? {
+            Value::Nil => None,
+            Value::BulkString(text) => match Held::parse(&text) {
                 Some(held) => Some(held),
                 None => {
                     let key = String::from_utf8_lossy(&shard.position_key);
@@ -360,14 +362,19 @@ impl Redis {
             },
             other => return Err(Trouble::Unexpected(format!("{other:?}")).into()),
         };
-        match answers.next() {
-            Some(Value::SimpleString(kind)) if kind == "none" || kind == "stream" => Ok(held),
-            Some(Value::SimpleString(kind)) => {
+        match next() {
+            Ok(Value::SimpleString(kind)) if kind == "none" || kind == "stream" => Ok(held),
+            Ok(Value::SimpleString(kind)) => {
                 let key = String::from_utf8_lossy(&shard.stream);
                 let why =
                     format!("WRONGTYPE the key {key} is a {kind}, not a stream: rename it, or set another stream");
                 Err(Stop::Unavailable(self.down(&why)))
             }
+            // The position is here, the stream is not or no longer: the other node knows nothing of the position yet.
+            Err(trouble) if matches!(verdict(&trouble), Verdict::Ask(..)) => {
+                Err(Stop::Unavailable(self.retry("the slot of a shard is being moved to another node")))
+            }
+            Err(trouble) => Err(trouble.into()),
             other => Err(Trouble::Unexpected(format!("{other:?}")).into()),
         }
     }
