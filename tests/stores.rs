@@ -1,0 +1,236 @@
+//! The real server in front of real stores: PostgreSQL and Redis, as their users set them up and break them.
+#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis"))]
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use support::server::{Server, wait_until};
+use support::stores::{Postgres, Redis};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn telemetryx(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    command.args(arguments).current_dir(folder).env_remove("TELEMETRYX_CONFIG").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// Posts lines of JSON; all of them must be accepted.
+fn post(address: SocketAddr, lines: &str, events: usize) {
+    let mut connection = TcpStream::connect(address).unwrap();
+    let head = "POST /v1/events HTTP/1.1\r\nhost: here\r\nconnection: close\r\ncontent-type: application/x-ndjson\r\n";
+    write!(connection, "{head}content-length: {}\r\n\r\n{lines}", lines.len()).unwrap();
+    connection.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains(&format!("\"accepted\":{events},")), "{answer}");
+}
+
+fn lines(numbers: std::ops::Range<u64>) -> String {
+    numbers.map(|number| format!("{{\"name\":\"e{number}\",\"attributes\":{{\"user\":\"{number}\"}}}}\n")).collect()
+}
+
+fn dead_letters(data_dir: &Path, sink: &str) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(data_dir.join(format!("dead/{sink}.ndjson"))).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn count(server: &Postgres, database: &str) -> u64 {
+    server.psql(database, "SELECT count(*) FROM events").unwrap().trim().parse().unwrap()
+}
+
+/// One of 10,000 rows is refused, and nothing else is lost.
+#[track_caller]
+fn one_is_buried(spoil: &str, bad_line: &str, code: &str) {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sinks.pg.url={}", postgres.url(&database));
+    let server = Server::start(folder.path(), &["sinks.pg.kind=postgres", &url]);
+    postgres.psql(&database, spoil).unwrap();
+    let all = lines(0..6_789) + bad_line + "\n" + &lines(6_790..10_000);
+    post(server.address(), &all, 10_000);
+    let arrived = wait_until(PATIENCE, || count(postgres, &database) == 9_999);
+    assert!(arrived, "{} rows\n{}", count(postgres, &database), server.log());
+    let distinct = "SELECT count(DISTINCT name), count(*) FILTER (WHERE name = 'bad') FROM events";
+    assert_eq!(postgres.psql(&database, distinct).unwrap(), "9999|0\n");
+    let letters = dead_letters(folder.path(), "pg");
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!((letters[0]["code"].as_str(), letters[0]["event"]["name"].as_str()), (Some(code), Some("bad")));
+    assert!(letters[0]["reason"].as_str().unwrap().contains(&format!("SQLSTATE {code}")), "{letters:?}");
+    // Another one goes its way.
+    post(server.address(), &lines(0..1), 1);
+    assert!(wait_until(PATIENCE, || count(postgres, &database) == 10_000));
+}
+
+#[test]
+fn a_row_that_a_check_refuses_is_one_dead_letter_of_ten_thousand_events() {
+    one_is_buried("ALTER TABLE events ADD CHECK (name <> 'bad')", "{\"name\":\"bad\"}", "23514");
+}
+
+#[test]
+fn a_value_that_postgresql_refuses_is_one_dead_letter_of_ten_thousand_events() {
+    let typed = "ALTER TABLE events ADD user_id int GENERATED ALWAYS AS ((attributes->>'user')::int) STORED";
+    one_is_buried(typed, "{\"name\":\"bad\",\"attributes\":{\"user\":\"no number\"}}", "22P02");
+}
+
+#[test]
+fn stores_that_crash_under_load_have_everything_once_in_the_end() {
+    let mut postgres = Postgres::start(&["fsync=on"]);
+    let mut redis = Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (pg_url, redis_url) =
+        (format!("sinks.pg.url={}", postgres.url("postgres")), format!("sinks.r.url={}", redis.url()));
+    let settings = ["sinks.pg.kind=postgres", &pg_url, "sinks.r.kind=redis", &redis_url];
+    let server = Server::start(folder.path(), &settings);
+    let mut sent = 0;
+    for _ in 0..2 {
+        for _ in 0..20 {
+            post(server.address(), &lines(sent..sent + 250), 250);
+            sent += 250;
+        }
+        postgres.kill();
+        redis.kill();
+        for _ in 0..20 {
+            post(server.address(), &lines(sent..sent + 250), 250);
+            sent += 250;
+        }
+        postgres.go_on(&["fsync=on"]);
+        redis.go_on();
+    }
+    assert!(wait_until(PATIENCE, || count(&postgres, "postgres") >= sent), "{}", server.log());
+    let distinct = postgres.psql("postgres", "SELECT count(*), count(DISTINCT name) FROM events").unwrap();
+    assert_eq!(distinct, format!("{sent}|{sent}\n"));
+    let length = || redis.cli(&["xlen", "events:{0}"]).trim().parse::<u64>();
+    assert!(wait_until(PATIENCE, || length().is_ok_and(|length| length >= sent)), "{}", server.log());
+    let entries = redis.cli(&["xrange", "events:{0}", "-", "+"]);
+    let mut names: Vec<&str> = entries.lines().filter(|line| line.starts_with('e') && !line.contains(' ')).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!((length(), names.len() as u64), (Ok(sent), sent));
+    assert!(dead_letters(folder.path(), "pg").is_empty());
+}
+
+#[test]
+fn two_sinks_on_one_table_or_stream_are_wrong_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, output) in
+        [("postgres", "postgres localhost:5432/telemetryx table events"), ("redis", "redis 127.0.0.1:6379 stream events")]
+    {
+        let (a, b) = (format!("sinks.a.kind={kind}"), format!("sinks.b.kind={kind}"));
+        let output_of = |arguments: &[&str]| telemetryx(folder.path(), arguments);
+        let wrong = output_of(&["check", "--set", &a, "--set", &b]);
+        assert_eq!(wrong.status.code(), Some(78));
+        let said = format!(
+            "telemetryx: --set: sinks.b writes to {output}, where sinks.a (--set) writes too; give each its own\n"
+        );
+        assert_eq!(text(&wrong.stderr), said);
+        let key = if kind == "postgres" { "table" } else { "stream" };
+        let other = format!("sinks.b.{key}=other");
+        assert_eq!(output_of(&["check", "--set", &a, "--set", &b, "--set", &other]).status.code(), Some(0));
+    }
+}
+
+#[test]
+fn wrong_settings_of_a_store_are_named_without_their_password() {
+    let folder = tempfile::tempdir().unwrap();
+    for (set, said) in [
+        (
+            "sinks.postgres.url=postgres://u:secret@h:x/d",
+            "sinks.postgres.url = \"postgres://u:***@h:x/d\": is no URL of PostgreSQL: expected \
+             postgres://user:password@host:5432/database",
+        ),
+        (
+            "sinks.postgres.table=Events",
+            "sinks.postgres.table = \"Events\": expected a name such as events or schema.events: lower-case letters, \
+             digits and _",
+        ),
+        (
+            "sinks.redis.stream={a}",
+            "sinks.redis.stream = \"{a}\": expected 1 to 200 bytes without { and }, which name the slot on a Cluster",
+        ),
+        ("sinks.redis.urls=redis://h/3", "sinks.redis.urls = \"redis://h/3\": a Cluster has database 0 only"),
+        ("sinks.redis.ca_file=x", "sinks.redis.ca_file = \"x\": is for rediss:// only"),
+        ("sinks.postgres.ca_file=x", "sinks.postgres.ca_file = \"x\": is for tls = \"verify\" only"),
+    ] {
+        let output = telemetryx(folder.path(), &["check", "--set", set]);
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(78), &*format!("telemetryx: --set: {said}\n")));
+    }
+    let shown = telemetryx(folder.path(), &["config", "--set", "sinks.redis.url=redis://u:secret@h/2"]);
+    assert!(text(&shown.stdout).contains("url = \"redis://u:***@h/2\" # --set\n"), "{}", text(&shown.stdout));
+}
+
+#[test]
+fn the_printed_statements_make_tables_that_will_do() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sinks.pg.url={}", postgres.url(&database));
+    let settings = ["--set", "sinks.pg.kind=postgres", "--set", &url, "--set", "sinks.pg.create=false"];
+    let ddl = telemetryx(folder.path(), &[&["config", "--ddl", "pg"], &settings[..]].concat());
+    assert_eq!((ddl.status.code(), text(&ddl.stderr)), (Some(0), ""));
+    postgres.psql(&database, text(&ddl.stdout)).unwrap();
+    let server = Server::start(folder.path(), &["sinks.pg.kind=postgres", &url, "sinks.pg.create=false"]);
+    post(server.address(), &lines(0..3), 3);
+    assert!(wait_until(PATIENCE, || count(postgres, &database) == 3), "{}", server.log());
+
+    let none = telemetryx(folder.path(), &["config", "--ddl", "x", "--set", "sinks.out.kind=stdout"]);
+    assert_eq!((none.status.code(), text(&none.stderr)), (Some(1), "telemetryx: no sink is named `x`: there is out\n"));
+    let none = telemetryx(folder.path(), &["config", "--ddl", "out", "--set", "sinks.out.kind=stdout"]);
+    assert_eq!((none.status.code(), text(&none.stderr)), (Some(1), "telemetryx: sink `out` writes into no table\n"));
+}
+
+/// The blocks of README.md after `heading`: settings, then the command that reads the events back.
+fn readme(heading: &str) -> (String, String) {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, rest) = page.split_once(heading).unwrap_or_else(|| panic!("no {heading}"));
+    let block = |tag: &str| {
+        let (_, block) = rest.split_once(&format!("```{tag}\n")).unwrap();
+        block.split_once("```").unwrap().0.to_owned()
+    };
+    (block("toml"), block("sh"))
+}
+
+/// Runs what README.md says, with the store where it is here; returns what the command prints.
+fn follow_readme(heading: &str, there: &str, here: &str) -> String {
+    let (settings, command) = readme(heading);
+    assert!(settings.lines().count() <= 5, "five lines of settings");
+    assert!(settings.contains(there) && command.contains(there), "{settings}{command}");
+    let folder = tempfile::tempdir().unwrap();
+    // The server's own: looked for where it starts.
+    fs::write(folder.path().join("telemetryx.toml"), settings.replace(there, here)).unwrap();
+    let server = Server::start(folder.path(), &[]);
+    post(server.address(), "{\"name\":\"hello\",\"source\":\"web\",\"attributes\":{\"user\":\"ann\"}}\n", 1);
+    let mut printed = String::new();
+    let found = wait_until(PATIENCE, || {
+        let output = Command::new("sh").args(["-c", &command.replace(there, here)]).output().unwrap();
+        printed = text(&output.stdout).to_owned() + text(&output.stderr);
+        printed.contains("hello")
+    });
+    assert!(found, "{printed}\n{}", server.log());
+    printed
+}
+
+#[test]
+fn the_readme_reads_events_back_from_postgresql() {
+    let postgres = Postgres::shared();
+    postgres.psql("postgres", "CREATE DATABASE telemetryx").unwrap();
+    let printed = follow_readme("**Into PostgreSQL**", "localhost:5432", &format!("127.0.0.1:{}", postgres.port()));
+    assert!(printed.contains("web") && printed.contains("ann"), "{printed}");
+}
+
+#[test]
+fn the_readme_reads_events_back_from_redis() {
+    let redis = Redis::start(&[]);
+    let printed = follow_readme("**Into Redis Streams**", "localhost:6379", &format!("127.0.0.1:{}", redis.port()));
+    assert!(printed.contains("ann") && printed.contains("web"), "{printed}");
+}
