@@ -123,9 +123,10 @@ fn stores_that_crash_under_load_have_everything_once_in_the_end() {
 #[test]
 fn two_sinks_on_one_table_or_stream_are_wrong_settings() {
     let folder = tempfile::tempdir().unwrap();
-    for (kind, output) in
-        [("postgres", "postgres localhost:5432/telemetryx table events"), ("redis", "redis 127.0.0.1:6379 stream events")]
-    {
+    for (kind, output) in [
+        ("postgres", "postgres localhost:5432/telemetryx table events"),
+        ("redis", "redis 127.0.0.1:6379 stream events"),
+    ] {
         let (a, b) = (format!("sinks.a.kind={kind}"), format!("sinks.b.kind={kind}"));
         let output_of = |arguments: &[&str]| telemetryx(folder.path(), arguments);
         let wrong = output_of(&["check", "--set", &a, "--set", &b]);

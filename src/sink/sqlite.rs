@@ -485,7 +485,7 @@ mod tests {
         fn stored(&self) -> Option<Vec<testing::Row>> {
             let user = self.user();
             let mut statement = user.prepare("SELECT * FROM events ORDER BY server_id, position").unwrap();
-            let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+            let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
             let rows = statement.query_map([], |row| {
                 let mut fields = testing::Row::new();
                 for (index, name) in names.iter().enumerate() {

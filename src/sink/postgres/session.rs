@@ -65,16 +65,16 @@ pub fn columns(session: &mut Session, table: &str) -> Result<Vec<Found>, Error> 
 }
 
 /// The error and what it comes from.
-pub fn chain<'e>(error: &'e Trouble) -> impl Iterator<Item = &'e Trouble> {
+pub fn chain(error: &Trouble) -> impl Iterator<Item = &Trouble> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
 /// What the server said, if it is the server that said it.
-pub fn db_error<'e>(error: &'e Trouble) -> Option<&'e DbError> {
+pub fn db_error(error: &Trouble) -> Option<&DbError> {
     chain(error).find_map(|error| error.downcast_ref())
 }
 
-pub fn code<'e>(error: &'e Trouble) -> &'e str {
+pub fn code(error: &Trouble) -> &str {
     db_error(error).map_or("", |error| error.code().code())
 }
 
