@@ -170,7 +170,8 @@ pub fn open(
     let mut report = Report { marks_lost: first.is_none() && !old.is_empty(), ..Report::default() };
 
     let failed = |action| recovery.failed(action);
-    let mut next_position = old.iter().map(|old| old.name.first_position).max().unwrap_or(1);
+    // The last one is always looked at, and none begins behind it.
+    let mut next_position = 1;
     let mut lost_bytes = 0;
     for old in old.iter_mut().skip(first.unwrap_or(0)) {
         let survey = recovery.survey(old, &mut marks)?;
@@ -291,11 +292,10 @@ impl Recovery<'_> {
         Ok(None)
     }
 
-    /// Index of the newest segment whose marks are sound; they are in `marks` then. Only where no header is sound are
-    /// marks believed without one: a header says that the segment was begun completely.
+    /// Index of the newest segment whose marks are sound; they are in `marks` then. Also those of a segment without a
+    /// header: the one before it never goes on once marks are in it.
     fn newest_marks(&self, old: &[Old], marks: &mut MarkTable) -> Result<Option<usize>, OpenError> {
-        let begun = |begun: bool| old.iter().enumerate().rev().filter(move |(_, old)| old.header.is_some() == begun);
-        for (index, old) in begun(true).chain(begun(false)) {
+        for (index, old) in old.iter().enumerate().rev() {
             let mut scan = Scan::new(self.open(old)?, &old.name);
             if let Step::Record(found) = scan.next(old.bytes).map_err(self.failed("read a segment's marks"))?
                 && let Content::Marks(table) = found.content

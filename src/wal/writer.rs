@@ -293,8 +293,12 @@ impl Writer {
             return Ok(());
         }
         self.sync()?;
-        self.next_position = position;
-        self.rotate(0)?;
+        let before = std::mem::replace(&mut self.next_position, position);
+        if let Err(error) = self.rotate(0) {
+            // Only a new segment may begin at another position than where the last record ends.
+            self.next_position = before;
+            return Err(error);
+        }
         self.log.change(|shape| shape.end = position);
         Ok(())
     }

@@ -168,23 +168,25 @@ fn a_flipped_bit_costs_the_record_it_is_in_and_no_other() {
 fn a_record_inside_of_an_event_is_no_record() {
     let agent = origin(1);
     let first = payload(1, 1, 20);
-    for knows_the_id in [true, false] {
+    // A peer who read the log has a record of it; one who knows its ids makes one of a far position; one who knows all but
+    // the segment's id makes the one that is next.
+    for (peer, (its_id, first_position)) in [(true, 1), (true, 1 << 40), (false, 3)].into_iter().enumerate() {
         let storage = MemoryStorage::default();
         // All in one segment.
         let mut opened = start_with(&storage, &settings());
         opened.writer.append(&[frame(&agent, 1, 2, &first)]).unwrap();
         let name = storage.segments().remove(0);
-        let inside = if knows_the_id {
-            // A peer who read the log: all is right but the position.
-            let (place, _) = commits(&storage, &name).remove(0);
-            storage.contents(&name)[place].to_vec()
-        } else {
-            // One who knows everything but the segment's id.
+        let inside = {
+            let segment_id = if its_id { Name::parse(&name).unwrap().id } else { [9; 8] };
             let mut encoder = Encoder::default();
-            encoder.commit(&[frame(&agent, 9, 2, &first)]).unwrap();
-            let place = Place { segment_id: [9; 8], server_id: [1; 16], first_position: 3, synced_bytes: 0 };
+            encoder.commit(&[frame(&agent, 1, 2, &first)]).unwrap();
+            let place = Place { segment_id, server_id: opened.server_id, first_position, synced_bytes: 132 };
             [encoder.finish(place), &first].concat()
         };
+        if peer == 0 {
+            let (place, _) = commits(&storage, &name).remove(0);
+            assert_eq!(inside, storage.contents(&name)[place], "the very record");
+        }
         let events = [payload(1, 2, 20), inside, payload(1, 3, 20)].concat();
         opened.writer.append(&[frame(&agent, 2, 2, &events)]).unwrap();
         opened.writer.append(&[frame(&agent, 3, 2, &first)]).unwrap();
@@ -195,7 +197,10 @@ fn a_record_inside_of_an_event_is_no_record() {
             let positions = |edit: &dyn Fn(&mut Vec<u8>)| {
                 let storage = storage.fork();
                 storage.edit(&name, edit);
-                read(&start(&storage)).0.into_iter().map(|(position, _)| position).collect::<Vec<_>>()
+                let opened = start(&storage);
+                let report = &opened.report;
+                assert_eq!(report.skipped + report.cuts.len(), usize::from(!report.is_clean()), "{report}");
+                read(&opened).0.into_iter().map(|(position, _)| position).collect::<Vec<_>>()
             };
             assert_eq!(positions(&|bytes| bytes[at] ^= 0x10), [1, 5], "damaged at {at}");
             assert_eq!(positions(&|bytes| bytes.truncate(at)), [1], "torn at {at}");

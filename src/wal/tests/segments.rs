@@ -180,6 +180,33 @@ fn a_full_disk_changes_nothing() {
 }
 
 #[test]
+fn positions_are_skipped_only_with_a_new_segment() {
+    let storage = MemoryStorage::default();
+    let mut opened = start(&storage);
+    append(&mut opened.writer, 1).unwrap();
+    // The first call of a rotation makes the file.
+    storage.fail_at(1, Fault::NoSpace);
+    assert!(matches!(opened.writer.skip_to(100), Err(AppendError::NoSpace(_))));
+    assert_eq!(append(&mut opened.writer, 2).unwrap(), 2, "nothing has changed");
+    opened.writer.skip_to(100).unwrap();
+    opened.writer.skip_to(50).unwrap();
+    assert_eq!(append(&mut opened.writer, 3).unwrap(), 100);
+    let opened = start(&storage);
+    assert!(opened.report.is_clean(), "{}", opened.report);
+    let mut reader = opened.log.reader(1);
+    let found: Vec<_> = std::iter::from_fn(|| reader.read_next().unwrap())
+        .map(|read| match read {
+            Read::Batch(batch) => batch.first_position()..batch.end_position(),
+            Read::Missing { positions, reason } => {
+                assert_eq!(reason, MissingReason::Skipped);
+                positions
+            }
+        })
+        .collect();
+    assert_eq!(found, [1..2, 2..3, 3..100, 100..101]);
+}
+
+#[test]
 fn starts_without_events_leave_one_segment_and_use_no_positions() {
     let storage = MemoryStorage::default();
     for _ in 0..5 {
