@@ -13,8 +13,8 @@ pub mod ledger;
 pub mod load;
 pub mod proxy;
 pub mod server;
-pub mod strace;
 pub mod stores;
+pub mod strace;
 
 use telemetryx::random::Random;
 
