@@ -289,9 +289,11 @@ impl Redis {
         redis
     }
 
+    /// Starts it again where it was, as docs/operations.md says.
     pub fn go_on(&mut self) {
         let folder = self.folder.join("data");
         fs::create_dir_all(&folder).unwrap();
+        self.repair_append_only_file(&folder);
         let mut command = words(&["redis-server", "--bind", "127.0.0.1", "--protected-mode", "no", "--save", ""]);
         command.extend([OsString::from("--dir"), folder.into()]);
         if !self.options.iter().any(|option| option == "--tls-port") {
@@ -304,6 +306,24 @@ impl Redis {
             std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
         });
         self.process = Some(process);
+    }
+
+    /// Redis itself cuts a torn transaction in its middle, and stores what is left of it at its next start but one.
+    fn repair_append_only_file(&self, folder: &Path) {
+        let manifest = folder.join("appendonlydir/appendonly.aof.manifest");
+        if !manifest.exists() {
+            return;
+        }
+        let mut check = Command::new("redis-check-aof")
+            .arg("--fix")
+            .arg(&manifest)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("redis-check-aof");
+        check.stdin.take().expect("piped").write_all(b"y\n").unwrap();
+        let output = check.wait_with_output().unwrap();
+        assert!(output.status.success(), "redis-check-aof: {}", String::from_utf8_lossy(&output.stdout));
     }
 
     pub fn stop(&mut self) {
