@@ -172,6 +172,8 @@ pub const SEGMENT_BYTES_LOWEST: u64 = 64 * 1024;
 pub const SEGMENT_BYTES_LIMIT: u64 = 4 * 1024 * 1024 * 1024;
 /// Default bytes of the whole log.
 pub const LOG_BYTES_DEFAULT: u64 = 10 * 1024 * 1024 * 1024;
+/// Largest settable size of the whole log: beyond it a number is a typing error.
+pub const LOG_BYTES_LIMIT: u64 = 1 << 50;
 /// Pause before the log is asked again for what it had no space for.
 pub const LOG_RETRY: Duration = Duration::from_millis(100);
 /// Lines about a log that takes nothing: the first at once, then one in this time.

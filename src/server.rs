@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -44,6 +44,8 @@ const EXIT_SECOND_SIGNAL: i32 = 130;
 const ROUTERS_SHARE: usize = 4;
 /// The ticket of all that was in the log before this start.
 const RESTORED_TICKET: u64 = 1;
+/// Once the drain is over the log thread ends, unless its disk holds it.
+const LOG_END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before dead letters that could not be written are written again.
 const DEAD_LETTERS_RETRY: Duration = Duration::from_secs(1);
 
@@ -72,6 +74,15 @@ pub enum ServerError {
         "shut down after server.drain_timeout with at least {events} events undelivered; without a log these are lost"
     )]
     DrainTimeout { events: u64 },
+    #[error(
+        "shut down while the log took nothing: {events} events that were acknowledged as `received` were in memory only \
+         and are lost; make space (disk, wal.max_bytes, or the sink that holds the log) before the next stop"
+    )]
+    NotKept { events: u64 },
+    #[error(
+        "shut down while the log did not answer: events acknowledged as `received` may be lost; see the disk of data_dir"
+    )]
+    LogStuck,
 }
 
 /// Runs the server until a signal ends it. `started` gets the line that says where it listens and what it writes to.
@@ -137,6 +148,7 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     let letters = DeadLetters::new(&config.data_dir, DOOR, &metrics);
     let events_dead = metrics.events_dead(DOOR);
     let log_drain = drain.clone();
+    let (log_ends, log_ended) = mpsc::sync_channel(1);
     let log_thread = thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || {
@@ -145,10 +157,15 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
                 events_dead.inc_by(refused.iter().map(|payload| u64::from(payload.events)).sum());
             };
             let offer = |batch: &Arc<Batch>| queues.iter().for_each(|queue: &RouterQueue| queue.offer(batch));
-            match group_commit {
+            let lost_events = match group_commit {
                 Some(group_commit) => group_commit.run(receiver, keep_refused, offer),
-                None => commit::run(receiver, keep_refused, offer),
-            }
+                None => {
+                    commit::run(receiver, keep_refused, offer);
+                    0
+                }
+            };
+            // Nobody listens where the loop has failed.
+            let _ = log_ends.send(lost_events);
         })
         .map_err(system("thread for the log"))?;
     sender.set_log_thread(log_thread.thread().clone());
@@ -226,6 +243,11 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
         if let Some(reason) = health.failure() {
             return Err(ServerError::Log(reason.to_owned()));
         }
+        match log_ended.recv_timeout(LOG_END_TIMEOUT) {
+            Ok(0) => {}
+            Ok(events) => return Err(ServerError::NotKept { events }),
+            Err(_) => return Err(ServerError::LogStuck),
+        }
         match events {
             0 => tracing::info!("shut down, everything delivered"),
             events => tracing::info!(events, "shut down; the log keeps what sinks have not taken for the next start"),
@@ -281,23 +303,25 @@ fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerError
         };
         marks.restore(restored, RESTORED_TICKET, now);
     }
-    tracing::info!(
-        agents = marks.len(),
-        oldest_position = opened.log.oldest(),
-        next_position = opened.log.end(),
-        "log opened: {}",
-        opened.report
-    );
+    let (oldest_position, next_position) = (opened.log.oldest(), opened.log.end());
+    if opened.report.is_clean() {
+        tracing::info!(agents = marks.len(), oldest_position, next_position, "log opened: {}", opened.report);
+    } else {
+        tracing::warn!(agents = marks.len(), oldest_position, next_position, "log opened: {}", opened.report);
+    }
     Ok(Keeping { server_id: opened.server_id, log: Some((opened.writer, opened.log)), marks })
 }
 
-/// A log that ends before what a sink holds of it is an older copy: no position may be given out a second time.
+/// A log that ends before what a sink holds of it is an older copy: no position may be given out a second time. A sink
+/// that has not said what it holds may hold more; a log that never had an event is not known to any.
 fn go_on_behind_sinks(writer: &mut Writer, routers: &[Router]) -> Result<(), ServerError> {
+    let next = writer.next_position();
     let ahead = routers.iter().map(|router| router.progress().ahead()).max().unwrap_or_default();
-    if ahead >= writer.next_position() {
-        writer.skip_to(ahead + WAL_POSITION_JUMP).map_err(|failure| ServerError::Log(failure.to_string()))?;
+    let mut position = if ahead >= next { ahead + WAL_POSITION_JUMP } else { next };
+    if next > 1 && routers.iter().any(|router| !router.progress().is_placed()) {
+        position = position.max(next + WAL_POSITION_JUMP);
     }
-    Ok(())
+    writer.skip_to(position).map_err(|failure| ServerError::Log(failure.to_string()))
 }
 
 /// For whom the log keeps events.

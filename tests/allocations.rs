@@ -122,7 +122,9 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
     let log_thread = thread::spawn(move || {
         COUNTER.set(Some(&LOG));
         match group_commit {
-            Some(group_commit) => group_commit.run(receiver, |_| {}, |batch| queue.offer(batch)),
+            Some(group_commit) => {
+                group_commit.run(receiver, |_| {}, |batch| queue.offer(batch));
+            }
             None => commit::run(receiver, |_| {}, |batch| queue.offer(batch)),
         }
     });

@@ -325,6 +325,60 @@ fn a_deleted_log_begins_anew_under_another_server_id_and_the_sink_goes_on() {
 }
 
 #[test]
+fn a_store_that_answers_late_and_has_seen_more_than_the_log_takes_no_event_for_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let (wal, older) = (directory.path().join("wal"), directory.path().join("older"));
+    run_and_store(directory.path(), 0, 1, &["a", "b"]);
+    copy(&wal, &older);
+    run_and_store(directory.path(), 0, 1, &["c", "d", "e"]);
+    fs::remove_dir_all(&wal).unwrap();
+    copy(&older, &wal);
+
+    // Somebody holds the database until after the port has opened.
+    let holder = rusqlite::Connection::open(directory.path().join("events.db")).unwrap();
+    holder.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; PRAGMA user_version = 1; COMMIT").unwrap();
+    let mut server = Server::start(directory.path(), &["wal.keep=0s"]);
+    assert!(server.log().contains("has not answered yet"), "{}", server.log());
+    for name in ["f", "g", "h"] {
+        let body = format!(r#"{{"name":"{name}"}}"#);
+        assert_eq!(http::post(server.address(), "?ack=synced", &body).unwrap().0, 200);
+    }
+    let lag = http::metric(server.address(), "telemetryx_sink_lag_events{sink=\"sqlite\"}").unwrap();
+    assert!(lag < 10.0, "positions that were left out are no lag: {lag}");
+    drop(holder);
+    let told = || get(server.address(), "/ready").1.contains("older copy");
+    assert!(wait_until(TIMEOUT, told), "{}", server.log());
+    server.terminate();
+    server.wait(TIMEOUT);
+
+    run_and_store(directory.path(), 0, 1, &["i"]);
+    assert_eq!(names(directory.path()), ["a", "b", "c", "d", "e", "f", "g", "h", "i"]);
+}
+
+#[test]
+fn a_stop_while_the_log_is_full_says_how_many_events_acknowledged_as_received_are_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = Fifo::make(directory.path().join("fifo"));
+    let [kind, path] = fifo.sink();
+    let bounded = ["wal.segment_bytes=64KiB", "wal.max_bytes=128KiB", "wal.keep=0s", "server.drain_timeout=1s"];
+    let mut server = Server::start(directory.path(), &[&bounded[..], &[&kind, &path]].concat());
+    let body = format!(r#"{{"name":"e","body":"{}"}}"#, "x".repeat(10_000));
+    let mut sent = 0;
+    while get(server.address(), "/ready").0 == 200 {
+        assert!(sent < 1_000, "the log does not fill");
+        assert_eq!(http::post(server.address(), "?ack=received", &body).unwrap().0, 200);
+        sent += 1;
+    }
+    assert_eq!(http::post(server.address(), "?ack=received", &body).unwrap().0, 200);
+    server.terminate();
+    assert_eq!(server.wait(TIMEOUT).code(), Some(1), "{}", server.log());
+    let log = server.log();
+    let last = log.lines().last().unwrap_or_default();
+    println!("{sent} sent; {last}");
+    assert!(last.contains("events that were acknowledged as `received`") && last.contains("are lost"), "{log}");
+}
+
+#[test]
 fn a_log_restored_from_an_older_copy_is_told_and_skips_nothing_in_silence() {
     let directory = tempfile::tempdir().unwrap();
     let (wal, older) = (directory.path().join("wal"), directory.path().join("older"));

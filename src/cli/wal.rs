@@ -97,7 +97,8 @@ fn sinks(config: &Config, found: &Inspection) -> Vec<(String, String, String)> {
         let kept = match stored {
             Some(stored) => stored,
             None => {
-                PositionFile::new(&config.data_dir, &sink.name, &server_id).load().map_err(|error| error.to_string())
+                let saved = PositionFile::new(&config.data_dir, &sink.name, &server_id).load();
+                saved.map(Option::unwrap_or_default).map_err(|error| error.to_string())
             }
         };
         let (position, lag) = match kept {

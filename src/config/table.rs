@@ -130,7 +130,7 @@ const WAL: Section = Section {
         Setting {
             key: "max_bytes",
             default: Value::Bytes(limits::LOG_BYTES_DEFAULT),
-            form: Form::Bytes { min: 2 * limits::SEGMENT_BYTES_LOWEST, max: u64::MAX / 4 },
+            form: Form::Bytes { min: 2 * limits::SEGMENT_BYTES_LOWEST, max: limits::LOG_BYTES_LIMIT },
             doc: "Size of the whole log. When sinks that lag have filled it, on_full of the sink decides. At least twice \
                   segment_bytes.",
         },

@@ -166,11 +166,17 @@ impl Connection {
             State::Idle { .. } | State::Head { .. } => self.state = State::Closing,
             State::Body(_) => self.abandon_body(now, door, out),
             State::Waiting(waiting) => {
-                let error = format!(
-                    "not {} within {} s; the events are kept and stay on their way: sending them again doubles them",
-                    waiting.level.name(),
-                    HTTP_ACK_TIMEOUT.as_secs()
-                );
+                let (level, seconds) = (waiting.level.name(), HTTP_ACK_TIMEOUT.as_secs());
+                let error = match door.is_written(waiting.ticket) {
+                    true => format!(
+                        "not {level} within {seconds} s; the events are kept and stay on their way: sending them again \
+                         doubles them"
+                    ),
+                    false => format!(
+                        "not {level} within {seconds} s; the events wait in memory until the log takes them, and are \
+                         lost if the server ends before: sending them again may double them"
+                    ),
+                };
                 let (body, close) = (waiting.settled.body(Some(&error)), waiting.close);
                 self.answer(Answer::json(504, &body, close), now, door, out);
             }
@@ -206,6 +212,16 @@ impl Connection {
                 self.refuse(&routes::draining(), Ending::unreadable(), now, door, out);
             }
             State::Waiting(_) | State::Closing => {}
+        }
+    }
+
+    /// The log has failed, and the process ends: a request that waits hears of it.
+    pub fn log_failed(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+        if let State::Waiting(waiting) = &self.state {
+            let error = "this server cannot write its log any more: whether the events are kept is not known, sending them \
+                         again may double them";
+            let body = waiting.settled.body(Some(error));
+            self.answer(Answer::json(503, &body, true), now, door, out);
         }
     }
 

@@ -203,9 +203,13 @@ impl Door for FakeDoor {
         self.accepted.len() + slots <= self.ring_slots
     }
 
-    fn accept(&mut self, payload: PoolSlice, events: u32) -> u64 {
+    fn accept(&mut self, payload: PoolSlice, events: u32, _level: AckLevel) -> u64 {
         self.accepted.push((payload, events));
         self.accepted.len() as u64
+    }
+
+    fn is_written(&self, _ticket: u64) -> bool {
+        true
     }
 
     fn rejected(&mut self, reason: RejectReason, events: u64) {

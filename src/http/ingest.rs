@@ -90,6 +90,7 @@ pub fn ingest(
     settings: Settings,
     door: &mut impl Door,
 ) -> Result<(Settled, Option<u64>), Refusal> {
+    let level = submission.level;
     let body = if submission.gzip { unpack(body, settings.max_body_bytes, door)? } else { body };
     let (pieces, rejections) = match submission.media_type {
         MediaType::Protobuf => from_protobuf(body, settings, door)?,
@@ -106,7 +107,7 @@ pub fn ingest(
     }
     let mut last_ticket = None;
     for Piece { payload, events } in pieces {
-        last_ticket = Some(door.accept(payload, events));
+        last_ticket = Some(door.accept(payload, events, level));
     }
     Ok((settled, last_ticket))
 }

@@ -70,8 +70,12 @@ pub trait Door {
     fn ring_room(&mut self, slots: usize) -> bool;
 
     /// Takes accepted events: `payload` is `EventBatch` bytes, at most [`Settings::max_frame_bytes`] of them. Called
-    /// only after [`Door::ring_room`] has said yes to all slots of the request. Returns the ticket.
-    fn accept(&mut self, payload: PoolSlice, events: u32) -> u64;
+    /// only after [`Door::ring_room`] has said yes to all slots of the request, which is answered at `level`. Returns
+    /// the ticket.
+    fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64;
+
+    /// Whether the log has all up to this ticket.
+    fn is_written(&self, ticket: u64) -> bool;
 
     /// Counts refused events.
     fn rejected(&mut self, reason: RejectReason, events: u64);

@@ -132,7 +132,7 @@ impl Door {
     /// `last_seq`: everything up to it counts as acknowledged in this epoch.
     pub fn log_epoch(&mut self, session: &mut ServerSession, last_seq: u64, origin: &Arc<Origin>) {
         if self.settings.has_log() {
-            let ticket = self.push(Content::Hello, last_seq, 0, origin);
+            let ticket = self.push(Content::Hello, last_seq, 0, None, origin);
             // No token is looked at here.
             self.turn(true, |turn| session.epoch_logged(ticket, turn));
         }
@@ -152,7 +152,15 @@ impl Door {
         }
     }
 
-    fn push(&mut self, content: Content, seq: u64, sent_crc: u32, origin: &Arc<Origin>) -> u64 {
+    /// `level`: at which its sender is answered; `None`: nobody waits for it.
+    fn push(
+        &mut self,
+        content: Content,
+        seq: u64,
+        sent_crc: u32,
+        level: Option<AckLevel>,
+        origin: &Arc<Origin>,
+    ) -> u64 {
         self.last_ticket += 1;
         let slot = Slot {
             ticket: self.last_ticket,
@@ -160,6 +168,7 @@ impl Door {
             received_unix_nano: self.received_unix_nano,
             seq,
             sent_crc,
+            is_let_go: level == Some(AckLevel::Received),
             origin: origin.clone(),
         };
         let pushed = self.ring.push(slot);
@@ -196,7 +205,7 @@ impl Door {
             Admission::All { events } => {
                 let payload = buffer.share(range);
                 let content = Content::Events { payload, events, payload_crc: Some(header.payload_crc) };
-                let ticket = self.push(content, header.seq, header.payload_crc, origin);
+                let ticket = self.push(content, header.seq, header.payload_crc, Some(session.level()), origin);
                 self.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
                 self.taken(session, header, ticket, None, out);
             }
@@ -209,7 +218,7 @@ impl Door {
                 self.refuse(header, NackCode::Partial, &reason, refused, buffer.share(good..range.end), origin);
                 let payload = buffer.share(range.start..good);
                 let content = Content::Events { payload, events, payload_crc: None };
-                let ticket = self.push(content, header.seq, header.payload_crc, origin);
+                let ticket = self.push(content, header.seq, header.payload_crc, Some(session.level()), origin);
                 self.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
                 self.taken(session, header, ticket, Some((NackCode::Partial, &reason)), out);
             }
@@ -255,7 +264,7 @@ impl Door {
         // The ring holds thousands of slots: a list of reasons as long as a NACK's would be memory outside the pool.
         let reason = cut(reason, DEAD_LETTER_REASON_BYTES_MAX).into();
         let content = Content::Refused { payload, events, code, reason };
-        self.push(content, header.seq, header.payload_crc, origin)
+        self.push(content, header.seq, header.payload_crc, None, origin)
     }
 
     /// A DATA that the session refuses without looking at its payload.
@@ -389,9 +398,13 @@ impl http::Door for HttpDoor<'_> {
         room
     }
 
-    fn accept(&mut self, payload: PoolSlice, events: u32) -> u64 {
+    fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64 {
         self.door.metrics.events_received(Protocol::Http).inc_by(u64::from(events));
-        self.door.push(Content::Events { payload, events, payload_crc: None }, 0, 0, self.origin)
+        self.door.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), self.origin)
+    }
+
+    fn is_written(&self, ticket: u64) -> bool {
+        self.door.watermarks.get(AckLevel::Written) >= ticket
     }
 
     fn rejected(&mut self, reason: RejectReason, events: u64) {

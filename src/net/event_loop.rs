@@ -712,13 +712,23 @@ impl EventLoop {
         let ids: Vec<_> = self.connections.iter().map(|(_, connection)| connection.id).collect();
         for id in ids {
             let (random, now) = (self.door.random.next_u64(), self.door.now);
-            let Some(connection) = self.get(id) else { continue };
-            if let Protocol::Frames(session) = &mut connection.protocol {
-                let text = "this server cannot write its log any more";
-                let mut out = Vec::new();
-                session.end(GoawayCode::Storage, text, random, &mut out);
-                let _ = connection.send(&out, now);
+            let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id)
+            else {
+                continue;
+            };
+            let Connection { protocol, loopback, overloaded, origin, .. } = connection;
+            let mut out = Vec::new();
+            match protocol {
+                Protocol::Frames(session) => {
+                    let text = "this server cannot write its log any more";
+                    session.end(GoawayCode::Storage, text, random, &mut out);
+                }
+                Protocol::Http(machine) => {
+                    machine.log_failed(now, &mut self.door.http(origin, *loopback, *overloaded), &mut out);
+                }
+                Protocol::Undecided | Protocol::Closing | Protocol::Lingering { .. } => {}
             }
+            let _ = connection.send(&out, now);
             self.remove(id, GoawayCode::Storage.name());
         }
     }

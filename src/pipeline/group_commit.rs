@@ -72,21 +72,23 @@ impl Said {
 }
 
 impl GroupCommit {
-    /// Runs until the event loop is gone and the ring is empty, or the log fails. `keep_refused` gets what a commit holds
+    /// Runs until the event loop is gone and the ring is empty, or the log fails. Returns the events that were let go of by
+    /// their senders and are not in the log. `keep_refused` gets what a commit holds
     /// of refused payloads, before anything of the commit is written; `offer` hands a synced batch to every router.
     pub fn run(
         mut self,
         mut ring: SlotReceiver,
         mut keep_refused: impl FnMut(&[RefusedPayload]),
         mut offer: impl FnMut(&Arc<Batch>),
-    ) {
+    ) -> u64 {
         let mut slots = Vec::with_capacity(COMMIT_SLOTS_MAX);
         let mut refused = Vec::new();
         let mut said = Said::default();
         let mut upkeep_due = Instant::now() + LOG_UPKEEP;
+        self.show_bytes();
         loop {
             match ring.wait_until(Some(upkeep_due)) {
-                Waited::Gone => return,
+                Waited::Gone => return 0,
                 Waited::TimedOut => {}
                 Waited::Slots => {
                     let mut bytes = 0;
@@ -104,7 +106,11 @@ impl GroupCommit {
                     match self.commit(&mut slots, &mut said) {
                         Ok(Some(batch)) => offer(&Arc::new(batch)),
                         Ok(None) => {}
-                        Err(Over) => return,
+                        Err(Over) => {
+                            // The loop reads nothing more either: this is all there is.
+                            ring.take(usize::MAX, &mut slots, |_| false);
+                            return slots.iter().map(let_go).sum();
+                        }
                     }
                 }
             }
@@ -113,9 +119,9 @@ impl GroupCommit {
                 let keep_from = self.keep_from();
                 if let Err(failure) = self.writer.trim(keep_from, unix_nano()) {
                     self.fail(&failure);
-                    return;
+                    return 0;
                 }
-                self.metrics.wal_bytes.set(self.writer.bytes().cast_signed());
+                self.show_bytes();
             }
         }
     }
@@ -196,13 +202,15 @@ impl GroupCommit {
             }
             // What nobody needs any more is space, too.
             self.trim_at_once()?;
+            self.show_bytes();
             if !(self.sleep)(LOG_RETRY) {
-                tracing::warn!(
-                    "the log took nothing until the end of the drain; what was not acknowledged is not kept"
-                );
                 return Err(Over);
             }
         }
+    }
+
+    fn show_bytes(&self) {
+        self.metrics.wal_bytes.set(self.writer.bytes().cast_signed());
     }
 
     /// The lowest position that a sink still needs.
@@ -270,6 +278,14 @@ fn entry(slot: &Slot) -> Option<Entry<'_>> {
     };
     let Slot { origin, received_unix_nano, .. } = slot;
     Some(Entry { kind, origin, events, received_unix_nano: *received_unix_nano, payload, payload_crc })
+}
+
+/// Events of a slot that nobody else holds.
+fn let_go(slot: &Slot) -> u64 {
+    match &slot.content {
+        Content::Events { events, .. } if slot.is_let_go => u64::from(*events),
+        _ => 0,
+    }
 }
 
 fn take_refused(slots: &[Slot], refused: &mut Vec<RefusedPayload>) {

@@ -36,6 +36,8 @@ pub struct Slot {
     pub seq: u64,
     /// CRC-32 of the frame's payload as it was sent (R7); 0 over HTTP.
     pub sent_crc: u32,
+    /// Its sender holds nothing of it any more once the turn is over: it asked for level *received*.
+    pub is_let_go: bool,
     pub origin: Arc<Origin>,
 }
 
@@ -210,7 +212,7 @@ mod tests {
         let payload = buffer.share(0..0);
         let origin = Origin { agent_id: None, agent: None, default_source: String::new(), epoch: 0 };
         let content = Content::Events { payload, events: 0, payload_crc: None };
-        Slot { ticket, content, received_unix_nano: 0, seq: 0, sent_crc: 0, origin: Arc::new(origin) }
+        Slot { ticket, content, received_unix_nano: 0, seq: 0, sent_crc: 0, is_let_go: false, origin: Arc::new(origin) }
     }
 
     #[test]

@@ -228,6 +228,56 @@ fn events_dropped_under_a_sink_are_counted_and_the_rest_is_delivered() {
 }
 
 #[test]
+fn a_store_without_positions_goes_on_from_the_file() {
+    let sink = MemorySink::default();
+    let mut bench = Bench::new(folder(), &sink);
+    bench.commit(5);
+    bench.wait_for(|bench| bench.router.progress().position() == 5);
+    let mut bench = Bench::new(bench.stop(PATIENCE), &sink);
+    bench.commit(3);
+    bench.wait_for(|bench| bench.router.progress().position() == 8);
+    bench.stop(PATIENCE);
+    assert_eq!(sink.stored(), [1, 2, 3, 4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn events_dropped_under_a_sink_that_had_nothing_yet_are_counted_also_after_a_restart() {
+    for sink in [transactional(), MemorySink::default()] {
+        sink.memory().failures.push_back(Unavailable::down("away").into());
+        let mut bench = Bench::new(folder(), &sink);
+        bench.commit(1);
+        bench.wait_for(|bench| matches!(bench.router.progress().status(), SinkStatus::Down(_)));
+        while bench.writer.bytes() < 400 * 1024 {
+            bench.commit(200);
+        }
+        assert!(bench.writer.drop_oldest().unwrap().unwrap() > 2);
+        let last = bench.writer.next_position() - 1;
+        let bench = Bench::new(bench.stop(PATIENCE), &sink);
+        bench.wait_for(|bench| bench.router.progress().position() == last);
+        let dropped: u64 = bench.metric(DROPPED).parse().unwrap();
+        assert!(dropped > 0);
+        assert_eq!(sink.stored().len() as u64 + dropped, last, "stored or counted");
+        let keeps = sink.memory().position.is_some();
+        assert_eq!(bench.dir.path().join("positions/out").exists(), !keeps, "the store's own position counts now");
+        bench.stop(PATIENCE);
+    }
+}
+
+#[test]
+fn positions_that_are_left_out_are_no_lag() {
+    let sink = transactional();
+    let mut bench = Bench::new(folder(), &sink);
+    bench.commit(5);
+    bench.wait_for(|bench| bench.router.progress().position() == 5);
+    sink.memory().failures.push_back(Unavailable::down("away").into());
+    bench.writer.skip_to(1_000_000).unwrap();
+    bench.commit(7);
+    bench.wait_for(|bench| matches!(bench.router.progress().status(), SinkStatus::Down(_)));
+    assert_eq!(bench.router.progress().owed_events(), 7);
+    bench.stop(PATIENCE);
+}
+
+#[test]
 fn a_store_that_is_ahead_of_the_log_is_down_and_says_why() {
     let sink = transactional();
     sink.memory().position = Some(1_000);

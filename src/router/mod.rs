@@ -108,7 +108,7 @@ impl Router {
         let source = Source::new(queue.clone(), shared.log.as_ref());
         let (running, ended) = mpsc::sync_channel(0);
         let lag_events = shared.metrics.sink(&settings.name).lag_events;
-        let progress = Arc::new(SinkProgress::new(&settings.name, settings.required, lag_events));
+        let progress = Arc::new(SinkProgress::new(&settings.name, settings.required, lag_events, shared.log.clone()));
         progress.offered(log_end - 1);
         let worker = worker::Worker::new(settings, sink, shared, source, progress.clone());
         thread::Builder::new().name(format!("router {}", settings.name)).spawn(move || {

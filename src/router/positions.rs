@@ -1,4 +1,5 @@
-//! The position of a sink whose store keeps none: `data_dir/positions/<sink>`, one line `server_id position`.
+//! The position of a sink whose store keeps none: `data_dir/positions/<sink>`, one line `server_id position`. Of a sink
+//! whose store does: where it began, until the store has a position of its own.
 //!
 //! Replaced as a whole (write, sync, rename, sync the folder), so that a crash leaves the old one or the new one.
 
@@ -21,19 +22,27 @@ impl PositionFile {
         Self { path: folder.join(sink), new_path: folder.join(format!("{sink}.new")), server_id: uuid(server_id) }
     }
 
-    /// The last position saved of this log; 0: none, or it was of another log.
+    /// The last position saved of this log; `None`: none, or it was of another log.
     ///
     /// # Errors
     /// `InvalidData`: the file is not one of ours. Otherwise the file cannot be read.
-    pub fn load(&self) -> io::Result<u64> {
+    pub fn load(&self) -> io::Result<Option<u64>> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.named(&error)),
         };
         let (server_id, position) = text.trim_end().split_once(' ').ok_or_else(|| self.damaged())?;
         let position = position.parse().map_err(|_| self.damaged())?;
-        Ok(if server_id == self.server_id { position } else { 0 })
+        Ok((server_id == self.server_id).then_some(position))
+    }
+
+    /// Afterwards nothing is saved.
+    pub fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.named(&error)),
+            _ => Ok(()),
+        }
     }
 
     /// Saves `position`; when it returns, the position survives power loss.
@@ -73,12 +82,16 @@ mod tests {
     fn a_saved_position_is_loaded_by_the_same_log_only() {
         let dir = tempfile::tempdir().unwrap();
         let positions = PositionFile::new(dir.path(), "out", &[1; 16]);
-        assert_eq!(positions.load().unwrap(), 0);
-        positions.save(7).unwrap();
-        positions.save(u64::MAX).unwrap();
-        assert_eq!(PositionFile::new(dir.path(), "out", &[1; 16]).load().unwrap(), u64::MAX);
-        assert_eq!(PositionFile::new(dir.path(), "out", &[2; 16]).load().unwrap(), 0);
-        assert_eq!(PositionFile::new(dir.path(), "other", &[1; 16]).load().unwrap(), 0);
+        assert_eq!(positions.load().unwrap(), None);
+        positions.remove().unwrap();
+        for position in [0, 7, u64::MAX] {
+            positions.save(position).unwrap();
+            assert_eq!(PositionFile::new(dir.path(), "out", &[1; 16]).load().unwrap(), Some(position));
+        }
+        assert_eq!(PositionFile::new(dir.path(), "out", &[2; 16]).load().unwrap(), None);
+        assert_eq!(PositionFile::new(dir.path(), "other", &[1; 16]).load().unwrap(), None);
+        positions.remove().unwrap();
+        assert_eq!(positions.load().unwrap(), None);
     }
 
     #[test]
@@ -87,9 +100,9 @@ mod tests {
         let positions = PositionFile::new(dir.path(), "out", &[1; 16]);
         positions.save(7).unwrap();
         fs::write(dir.path().join("positions/out.new"), "0101").unwrap();
-        assert_eq!(positions.load().unwrap(), 7);
+        assert_eq!(positions.load().unwrap(), Some(7));
         positions.save(8).unwrap();
-        assert_eq!(positions.load().unwrap(), 8);
+        assert_eq!(positions.load().unwrap(), Some(8));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What a router shows to others while it runs: how far its sink is, and how it is doing.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use prometheus::IntGauge;
+
+use crate::wal::Log;
 
 /// How a sink is doing. `Display` is what `/ready` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,10 +33,13 @@ impl fmt::Display for SinkStatus {
 }
 
 /// Written by one router, read by anyone.
-#[derive(Debug)]
 pub struct SinkProgress {
     name: String,
     required: bool,
+    /// Knows which positions no event has.
+    log: Option<Arc<Log>>,
+    /// The store has said where it is.
+    is_placed: AtomicBool,
     /// Last position handed to the router.
     offered: AtomicU64,
     /// Last position that the sink has passed.
@@ -48,10 +53,12 @@ pub struct SinkProgress {
 }
 
 impl SinkProgress {
-    pub fn new(name: &str, required: bool, lag_events: IntGauge) -> Self {
+    pub fn new(name: &str, required: bool, lag_events: IntGauge, log: Option<Arc<Log>>) -> Self {
         Self {
             name: name.to_owned(),
             required,
+            log,
+            is_placed: AtomicBool::new(false),
             offered: AtomicU64::new(0),
             position: AtomicU64::new(0),
             ahead: AtomicU64::new(0),
@@ -82,13 +89,21 @@ impl SinkProgress {
 
     pub(super) fn set_ahead(&self, position: u64) {
         self.ahead.store(position, Ordering::Release);
+        self.is_placed.store(true, Ordering::Release);
+    }
+
+    /// Whether the store has said, in this process, which position it holds.
+    pub fn is_placed(&self) -> bool {
+        self.is_placed.load(Ordering::Acquire)
     }
 
     /// Events handed to the router that its sink has not passed.
     pub fn owed_events(&self) -> u64 {
         // The position first: it never passes what was offered before.
         let position = self.position();
-        self.offered.load(Ordering::Acquire).saturating_sub(position)
+        let offered = self.offered.load(Ordering::Acquire);
+        let left_out = self.log.as_ref().map_or(0, |log| log.left_out(position + 1..offered + 1));
+        offered.saturating_sub(position).saturating_sub(left_out)
     }
 
     pub fn status(&self) -> SinkStatus {
@@ -121,6 +136,7 @@ impl SinkProgress {
     /// The store says that it has everything up to `position`, even if that is less than before.
     pub(super) fn restarted(&self, position: u64) {
         self.position.store(position, Ordering::Release);
+        self.is_placed.store(true, Ordering::Release);
         self.update_lag();
     }
 

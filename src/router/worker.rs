@@ -11,8 +11,9 @@
 //! ```
 //!
 //! With a log, the store's position decides where to go on, also after a reconnect and also if it is lower than before
-//! (a store restored from a copy): what follows it is read from the log again.
-//! ```
+//! (a store restored from a copy): what follows it is read from the log again. Where a sink that has nothing yet began
+//! is kept in its position file, so that what the log drops before the first delivery is missed and counted, also
+//! after a restart.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -59,8 +60,10 @@ pub(super) struct Worker {
     /// Last position that the sink has passed.
     position: u64,
     position_file: PositionFile,
-    /// The store keeps no positions: the file does.
+    /// The store keeps no positions: the file does. Not without a log, whose positions mean nothing to the next start.
     saves_position: bool,
+    /// The file says where the sink began; its store has nothing of this log yet.
+    begins: bool,
     dead: DeadLetters,
     backoff: Backoff,
     warnings: Warnings,
@@ -95,6 +98,7 @@ impl Worker {
             position: 0,
             position_file: PositionFile::new(shared.data_dir, &name, &shared.identity.server_id),
             saves_position: false,
+            begins: false,
             dead: DeadLetters::new(shared.data_dir, &name, shared.metrics),
             backoff: Backoff::new(Random::from_system()),
             warnings: Warnings::default(),
@@ -135,16 +139,37 @@ impl Worker {
     /// Connects, however long it takes, and learns where the sink is.
     fn connect(&mut self) -> Done {
         loop {
-            let position = self.sink.connect().and_then(|kept| {
-                self.saves_position = kept.is_none() && self.sink.needs_position();
-                kept.map_or_else(|| self.position_file.load().map_err(unreadable), Ok)
-            });
+            let position = match self.sink.connect() {
+                Ok(kept) => self.last_position(kept),
+                Err(unavailable) => Err(unavailable),
+            };
             match position {
                 Ok(position) => match self.go_on_behind(position) {
                     Ok(()) => return Ok(()),
                     Err(unavailable) => self.wait(&unavailable)?,
                 },
                 Err(unavailable) => self.wait(&unavailable)?,
+            }
+        }
+    }
+
+    /// Where the sink is, whose store has `kept` this position, if it keeps any.
+    fn last_position(&mut self, kept: Option<u64>) -> Result<u64, Unavailable> {
+        let Some(log) = &self.log else { return Ok(kept.unwrap_or_default()) };
+        self.saves_position = kept.is_none() && self.sink.needs_position();
+        let is_new = kept == Some(0);
+        if !is_new && !self.saves_position {
+            // `discard`: nothing is stored, and all that is kept is delivered again.
+            return Ok(kept.unwrap_or(log.start - 1));
+        }
+        self.begins = is_new;
+        match self.position_file.load().map_err(unreadable)? {
+            Some(position) => Ok(position),
+            // It begins at the oldest event that is kept.
+            None => {
+                let begin = log.start - 1;
+                self.position_file.save(begin).map_err(|error| Unavailable::retry(error.to_string()))?;
+                Ok(begin)
             }
         }
     }
@@ -170,8 +195,7 @@ impl Worker {
             self.connected = true;
             self.gap = None;
             self.gather.restart(position);
-            // A sink that has nothing of this log begins at the oldest event that is kept.
-            self.source.seek(if position == 0 { log.start } else { position + 1 });
+            self.source.seek(position + 1);
             self.position = position;
             self.progress.restarted(position);
         }
@@ -282,6 +306,11 @@ impl Worker {
         let (first, last) = (part.first_position(), part.last_position());
         if self.saves_position {
             self.persist(|worker| worker.position_file.save(last))?;
+        } else if std::mem::take(&mut self.begins) {
+            // From here on the store's own position counts. Were this one left, it would be older, and harm nothing.
+            if let Err(error) = self.position_file.remove() {
+                debug!(sink = self.name, %error, "where the sink began stays written");
+            }
         }
         let refused = except.iter().filter(|position| (first..=last).contains(*position)).count() as u64;
         self.metrics.events_delivered.inc_by(part.events() - refused);

@@ -51,6 +51,7 @@ impl SessionSettings {
     }
 
     fn not_offered(&self, wanted: u32) -> Reason {
+        let wanted = AckLevel::from_wire(wanted).map_or(wanted.to_string(), |level| format!("`{}`", level.name()));
         Reason::AckLevel { wanted, highest: self.highest_ack.name(), because: self.highest_ack_because() }
     }
 
@@ -108,7 +109,7 @@ enum Reason {
     #[error("this server speaks version 1; the agent speaks {min} to {max}")]
     Version { min: u8, max: u8 },
     #[error("ack level {wanted} is not offered: this server acknowledges at most `{highest}` ({because})")]
-    AckLevel { wanted: u32, highest: &'static str, because: &'static str },
+    AckLevel { wanted: String, highest: &'static str, because: &'static str },
     #[error("{0}")]
     Plain(&'static str),
     #[error("frame {seq} came, {expected} is next: frames were lost on the agent's side, or reordered")]

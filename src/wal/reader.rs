@@ -43,6 +43,9 @@ pub struct Shape {
 pub struct Log {
     storage: Arc<dyn Storage>,
     shape: Mutex<Shape>,
+    /// Positions that no event has, in order: since the recovery of this process, which leaves out at most one range
+    /// and the server another one.
+    left_out: Mutex<Vec<Range<u64>>>,
     /// As in `shape`, to look at without the lock.
     end: AtomicU64,
     oldest: AtomicU64,
@@ -50,7 +53,13 @@ pub struct Log {
 
 impl Log {
     pub(super) fn new(storage: Arc<dyn Storage>, shape: Shape) -> Self {
-        let log = Self { storage, shape: Mutex::new(shape), end: AtomicU64::new(0), oldest: AtomicU64::new(0) };
+        let log = Self {
+            storage,
+            shape: Mutex::new(shape),
+            left_out: Mutex::default(),
+            end: AtomicU64::new(0),
+            oldest: AtomicU64::new(0),
+        };
         log.change(|_| ());
         log
     }
@@ -63,6 +72,19 @@ impl Log {
     /// The lowest position that is kept; equals [`Log::end`] while nothing is.
     pub fn oldest(&self) -> u64 {
         self.oldest.load(Ordering::Acquire)
+    }
+
+    /// How many of `positions` this process knows no event to have.
+    pub fn left_out(&self, positions: Range<u64>) -> u64 {
+        let left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
+        let within = |range: &Range<u64>| range.end.min(positions.end).saturating_sub(range.start.max(positions.start));
+        left_out.iter().map(within).sum()
+    }
+
+    pub(super) fn leave_out(&self, positions: Range<u64>) {
+        if !positions.is_empty() {
+            self.left_out.lock().unwrap_or_else(PoisonError::into_inner).push(positions);
+        }
     }
 
     /// A reader that begins with the event at `from`.

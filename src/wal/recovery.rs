@@ -186,6 +186,7 @@ pub fn open(
         report.skips.extend(survey.skips.iter().take(REPORTED_MAX.saturating_sub(report.skips.len())).map(skip));
         old.survey = Some(survey);
     }
+    let end_position = next_position;
     if lost_bytes > 0 {
         // Every event takes a byte at least.
         next_position += lost_bytes.max(WAL_POSITION_JUMP);
@@ -215,6 +216,7 @@ pub fn open(
     let marks_now = marks.iter().copied().collect();
     let writer_random = Random::seeded(random.next_u64());
     let (writer, log) = Writer::new(settings.clone(), storage.clone(), server_id, writer_random, marks, older, begun);
+    log.leave_out(end_position..next_position);
     Ok(Opened { server_id, writer, log, marks: marks_now, report })
 }
 

@@ -299,6 +299,7 @@ impl Writer {
             self.next_position = before;
             return Err(error);
         }
+        self.log.leave_out(before..position);
         self.log.change(|shape| shape.end = position);
         Ok(())
     }
