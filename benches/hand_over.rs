@@ -37,8 +37,15 @@ fn hand_over(criterion: &mut Criterion) {
         bench.iter(|| {
             for ticket in 1..=SLOTS {
                 let content = Content::Events { payload: buffer.share(0..4096), events: 10, payload_crc: None };
-                let slot =
-                    Slot { ticket, content, received_unix_nano: 0, seq: ticket, sent_crc: 0, is_let_go: false, origin: origin.clone() };
+                let slot = Slot {
+                    ticket,
+                    content,
+                    received_unix_nano: 0,
+                    seq: ticket,
+                    sent_crc: 0,
+                    is_let_go: false,
+                    origin: origin.clone(),
+                };
                 assert!(sender.push(slot).is_ok());
             }
             receiver.take(SLOTS as usize, &mut slots, |_| false);
