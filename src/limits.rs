@@ -196,6 +196,10 @@ pub const WAL_TABLES_BYTES_MAX: usize = COMMIT_SLOTS_MAX * (128 + 2 * HELLO_BYTE
 pub const WAL_POSITION_JUMP: u64 = 1 << 24;
 /// Bytes that a reader of the log asks for at once: a commit of single events is many small records.
 pub const WAL_READ_BYTES: usize = 256 * 1024;
+/// Unit of what is written past the page cache: at least the block of any common disk and file system.
+pub const WAL_BLOCK_BYTES: usize = 4 * 1024;
+/// Bytes of one such write; a commit may be several. Larger ones were not cheaper.
+pub const WAL_STAGING_BYTES: usize = 1024 * 1024;
 /// Slices in one vectored write: Linux's IOV_MAX.
 pub const WAL_SLICES_MAX: usize = 1_024;
 /// Bytes of damaged tails kept aside; the oldest go first.
@@ -262,3 +266,4 @@ const _: () = assert!(EPOCH_FIRST_MAX < EPOCH_LIMIT);
 // A lost commit's events, of which the smallest takes five bytes, fit into the jump.
 const _: () = assert!(WAL_PAYLOAD_BYTES_MAX as u64 / 5 < WAL_POSITION_JUMP);
 const _: () = assert!(POOL_PAGE_BYTES.is_power_of_two());
+const _: () = assert!(WAL_BLOCK_BYTES.is_power_of_two() && WAL_STAGING_BYTES.is_multiple_of(WAL_BLOCK_BYTES));

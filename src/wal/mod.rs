@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod direct;
 mod inspect;
 mod marks;
 mod reader;

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::direct::DirectFile;
+
 /// One folder of files. A name may have a folder before it, as in `damaged/x`, which is made when needed.
 pub trait Storage: Send + Sync {
     /// Names and sizes in bytes of the files in `folder` ("" is the log's own), without what lies in folders below.
@@ -131,18 +133,19 @@ impl Storage for DirStorage {
             fs::create_dir_all(folder)?;
         }
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
-        if bytes > 0 {
-            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-                // Not every file system can reserve space; the file grows by its writes then.
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
-                Err(error) => {
-                    // Nothing is in it: were it left, it would be passed over.
-                    let _ = fs::remove_file(&path);
-                    return Err(error.into());
-                }
+        if bytes == 0 {
+            return Ok(Arc::new(file));
+        }
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            // Not every file system can reserve space; the file grows by its writes then.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(error) => {
+                // Nothing is in it: were it left, it would be passed over.
+                let _ = fs::remove_file(&path);
+                return Err(error.into());
             }
         }
-        Ok(Arc::new(file))
+        Ok(Arc::new(DirectFile::new(file, &path)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
