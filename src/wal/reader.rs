@@ -28,6 +28,14 @@ pub struct Segment {
     pub created_unix_nano: u64,
     /// Bytes of the file.
     pub bytes: u64,
+    /// Positions right before its first one that no event has.
+    pub left_out: u64,
+}
+
+impl Segment {
+    fn left_out(&self) -> Range<u64> {
+        self.name.first_position.saturating_sub(self.left_out)..self.name.first_position
+    }
 }
 
 /// Which segments there are; only the writer changes it.
@@ -43,9 +51,6 @@ pub struct Shape {
 pub struct Log {
     storage: Arc<dyn Storage>,
     shape: Mutex<Shape>,
-    /// Positions that no event has, in order: since the recovery of this process, which leaves out at most one range
-    /// and the server another one.
-    left_out: Mutex<Vec<Range<u64>>>,
     /// As in `shape`, to look at without the lock.
     end: AtomicU64,
     oldest: AtomicU64,
@@ -53,13 +58,7 @@ pub struct Log {
 
 impl Log {
     pub(super) fn new(storage: Arc<dyn Storage>, shape: Shape) -> Self {
-        let log = Self {
-            storage,
-            shape: Mutex::new(shape),
-            left_out: Mutex::default(),
-            end: AtomicU64::new(0),
-            oldest: AtomicU64::new(0),
-        };
+        let log = Self { storage, shape: Mutex::new(shape), end: AtomicU64::new(0), oldest: AtomicU64::new(0) };
         log.change(|_| ());
         log
     }
@@ -74,17 +73,13 @@ impl Log {
         self.oldest.load(Ordering::Acquire)
     }
 
-    /// How many of `positions` this process knows no event to have.
+    /// How many of `positions` no event has.
     pub fn left_out(&self, positions: Range<u64>) -> u64 {
-        let left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
-        let within = |range: &Range<u64>| range.end.min(positions.end).saturating_sub(range.start.max(positions.start));
-        left_out.iter().map(within).sum()
-    }
-
-    pub(super) fn leave_out(&self, positions: Range<u64>) {
-        if !positions.is_empty() {
-            self.left_out.lock().unwrap_or_else(PoisonError::into_inner).push(positions);
-        }
+        let within = |segment: &Segment| {
+            let range = segment.left_out();
+            range.end.min(positions.end).saturating_sub(range.start.max(positions.start))
+        };
+        self.shape().segments.iter().map(within).sum()
     }
 
     /// A reader that begins with the event at `from`.
@@ -238,8 +233,11 @@ impl Reader {
         let after = shape.segments.partition_point(|segment| segment.name.first_position <= self.position);
         let Some(segment) = after.checked_sub(1).and_then(|index| shape.segments.get(index)) else {
             self.open = None;
-            let oldest = shape.segments.first().map_or(shape.end, |segment| segment.name.first_position);
-            return Err(self.missing(oldest, MissingReason::Dropped));
+            let left_out = shape.segments.first().map_or(shape.end..shape.end, Segment::left_out);
+            return Err(match self.position < left_out.start {
+                true => self.missing(left_out.start, MissingReason::Dropped),
+                false => self.missing(left_out.end, MissingReason::Skipped),
+            });
         };
         Ok(match shape.segments.get(after) {
             Some(next) => View { name: segment.name, limit: segment.bytes, until: next.name.first_position },

@@ -205,8 +205,14 @@ pub fn open(
     encoder.marks(marks.iter());
     let number = old.iter().map(|old| old.name.number).max().unwrap_or(0) + 1;
     let name = Name { first_position: next_position, number, id: segment_id(random) };
-    let begin =
-        Begin { storage: &*storage, server_id, name, created_unix_nano: now_unix_nano, bytes: settings.segment_bytes };
+    let begin = Begin {
+        storage: &*storage,
+        server_id,
+        name,
+        created_unix_nano: now_unix_nano,
+        left_out: next_position - end_position + left_out_at_end(&old),
+        bytes: settings.segment_bytes,
+    };
     let begun = begin.write(&mut encoder).map_err(failed("begin a segment"))?;
 
     let older = recovery.tidy(old, next_position)?;
@@ -216,8 +222,13 @@ pub fn open(
     let marks_now = marks.iter().copied().collect();
     let writer_random = Random::seeded(random.next_u64());
     let (writer, log) = Writer::new(settings.clone(), storage.clone(), server_id, writer_random, marks, older, begun);
-    log.leave_out(end_position..next_position);
     Ok(Opened { server_id, writer, log, marks: marks_now, report })
+}
+
+/// What the segments at the end left out before them, which have no events and will be removed.
+fn left_out_at_end(old: &[Old]) -> u64 {
+    let is_empty = |old: &&Old| old.survey.as_ref().is_some_and(|survey| survey.events == 0 && survey.skips.is_empty());
+    old.iter().rev().take_while(is_empty).filter_map(|old| Some(old.header?.left_out)).sum()
 }
 
 struct Recovery<'a> {
@@ -425,8 +436,9 @@ impl Recovery<'_> {
                 None => old.bytes,
             };
             next_begins = old.name.first_position;
-            let created_unix_nano = old.header.map_or(0, |header| header.created_unix_nano);
-            left.push(Segment { name: old.name, created_unix_nano, bytes });
+            let (created_unix_nano, left_out) =
+                old.header.map_or((0, 0), |header| (header.created_unix_nano, header.left_out));
+            left.push(Segment { name: old.name, created_unix_nano, bytes, left_out });
         }
         left.reverse();
         Ok(left)

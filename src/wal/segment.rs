@@ -32,7 +32,7 @@ struct Layout {
     segment_id: SegmentId,
     first_position: U64,
     created_unix_nano: U64,
-    reserved: U32,
+    left_out: U32,
     crc: U32,
 }
 
@@ -44,6 +44,8 @@ pub struct Header {
     pub segment_id: SegmentId,
     pub first_position: u64,
     pub created_unix_nano: u64,
+    /// Positions right before the first one that no event has (at most 2^32 - 1 are told).
+    pub left_out: u64,
 }
 
 impl Header {
@@ -57,6 +59,7 @@ impl Header {
             segment_id: layout.segment_id,
             first_position: layout.first_position.get(),
             created_unix_nano: layout.created_unix_nano.get(),
+            left_out: layout.left_out.get().into(),
         })
     }
 
@@ -68,7 +71,7 @@ impl Header {
             segment_id: self.segment_id,
             first_position: self.first_position.into(),
             created_unix_nano: self.created_unix_nano.into(),
-            reserved: 0.into(),
+            left_out: u32::try_from(self.left_out).unwrap_or(u32::MAX).into(),
             crc: 0.into(),
         };
         layout.crc = crc32fast::hash(layout.as_bytes().get(..CRC_OFFSET).unwrap_or_default()).into();

@@ -52,6 +52,8 @@ pub(super) struct Begin<'a> {
     pub server_id: [u8; 16],
     pub name: Name,
     pub created_unix_nano: u64,
+    /// Positions right before the first one that no event has.
+    pub left_out: u64,
     /// Bytes to reserve, if what is written at once takes less.
     pub bytes: u64,
 }
@@ -77,6 +79,7 @@ impl Begin<'_> {
             segment_id: self.name.id,
             first_position: self.name.first_position,
             created_unix_nano: self.created_unix_nano,
+            left_out: self.left_out,
         };
         let marks = encoder.finish(Place {
             segment_id: self.name.id,
@@ -98,7 +101,8 @@ impl Begin<'_> {
             true => io::Error::other(error),
             false => error,
         })?;
-        let segment = Segment { name: self.name, created_unix_nano: self.created_unix_nano, bytes };
+        let Self { name, created_unix_nano, left_out, .. } = *self;
+        let segment = Segment { name, created_unix_nano, bytes, left_out };
         Ok(Begun { file, offset, segment })
     }
 }
@@ -171,7 +175,7 @@ impl Writer {
         encoded.map_err(|error: TooLarge| self.fail("append to", io::Error::other(error)))?;
         let record_bytes = self.encoder.record_bytes();
         if self.current.has_commits && self.current.offset + record_bytes > self.settings.segment_bytes {
-            self.rotate(record_bytes)?;
+            self.rotate(record_bytes, 0)?;
             let encoded = self.encoder.commit(entries);
             encoded.map_err(|error: TooLarge| self.fail("append to", io::Error::other(error)))?;
         }
@@ -235,8 +239,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Begins a new segment with room for a record of `record_bytes`.
-    fn rotate(&mut self, record_bytes: u64) -> Result<(), AppendError> {
+    /// Begins a new segment with room for a record of `record_bytes`, behind `left_out` positions that no event has.
+    fn rotate(&mut self, record_bytes: u64, left_out: u64) -> Result<(), AppendError> {
         self.marks.sweep();
         self.encoder.marks(self.marks.iter());
         let needed = segment::HEADER_BYTES as u64 + self.encoder.record_bytes() + record_bytes;
@@ -262,6 +266,7 @@ impl Writer {
             server_id: self.server_id,
             name,
             created_unix_nano: self.newest_unix_nano,
+            left_out,
             bytes,
         };
         let begun = begin.write(&mut self.encoder).map_err(|error| match is_no_space(&error) {
@@ -294,12 +299,11 @@ impl Writer {
         }
         self.sync()?;
         let before = std::mem::replace(&mut self.next_position, position);
-        if let Err(error) = self.rotate(0) {
+        if let Err(error) = self.rotate(0, position - before) {
             // Only a new segment may begin at another position than where the last record ends.
             self.next_position = before;
             return Err(error);
         }
-        self.log.leave_out(before..position);
         self.log.change(|shape| shape.end = position);
         Ok(())
     }

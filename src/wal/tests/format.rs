@@ -10,7 +10,8 @@ use crate::wal::segment::{Header, Name, VERSION};
 fn the_segment_in_the_page_is_what_is_written() {
     let (server_id, segment_id) =
         (std::array::from_fn(|index| index as u8), [0xA0, 0xA1, 0xA2, 0xA3, 0xA4, 0xA5, 0xA6, 0xA7]);
-    let header = Header { version: VERSION, server_id, segment_id, first_position: 1, created_unix_nano: 1 << 60 };
+    let header =
+        Header { version: VERSION, server_id, segment_id, first_position: 1, created_unix_nano: 1 << 60, left_out: 0 };
     let place = |synced_bytes| Place { segment_id, server_id, first_position: 1, synced_bytes };
     let mut encoder = Encoder::default();
     encoder.marks([].iter());

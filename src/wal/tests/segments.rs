@@ -207,6 +207,30 @@ fn positions_are_skipped_only_with_a_new_segment() {
 }
 
 #[test]
+fn positions_that_were_left_out_are_not_told_as_dropped_once_what_lies_before_them_is() {
+    let storage = MemoryStorage::default();
+    let mut opened = start(&storage);
+    for seq in 1..=2 {
+        append(&mut opened.writer, seq).unwrap();
+    }
+    opened.writer.skip_to(100).unwrap();
+    assert_eq!(opened.log.left_out(1..1_000), 97);
+    assert_eq!(opened.log.left_out(50..60), 10);
+    // A start without an event: its segment, which knew of the jump, goes.
+    let mut opened = start(&storage);
+    append(&mut opened.writer, 3).unwrap();
+    assert_eq!(opened.writer.drop_oldest().unwrap(), Some(100));
+    let Opened { log, .. } = start(&storage);
+    let mut reader = log.reader(1);
+    let missing: Vec<_> = std::iter::from_fn(|| match reader.read_next().unwrap() {
+        Some(Read::Missing { positions, reason }) => Some((positions, reason)),
+        _ => None,
+    })
+    .collect();
+    assert_eq!(missing, [(1..3, MissingReason::Dropped), (3..100, MissingReason::Skipped)]);
+}
+
+#[test]
 fn starts_without_events_leave_one_segment_and_use_no_positions() {
     let storage = MemoryStorage::default();
     for _ in 0..5 {
