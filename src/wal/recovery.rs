@@ -145,6 +145,8 @@ struct Old {
 struct Survey {
     /// End of the last sound record.
     end: u64,
+    /// Behind the last sound record's last position.
+    sound_position: u64,
     /// Behind the last position that the segment can have used.
     end_position: u64,
     /// Up to here it was synced when its last sound record was appended.
@@ -171,10 +173,11 @@ pub fn open(
 
     let failed = |action| recovery.failed(action);
     // The last one is always looked at, and none begins behind it.
-    let mut next_position = 1;
+    let (mut sound_position, mut next_position) = (1, 1);
     let mut lost_bytes = 0;
     for old in old.iter_mut().skip(first.unwrap_or(0)) {
         let survey = recovery.survey(old, &mut marks)?;
+        sound_position = sound_position.max(survey.sound_position);
         next_position = next_position.max(survey.end_position);
         lost_bytes += survey.skips.iter().chain(&survey.tail).map(|bytes| bytes.end - bytes.start).sum::<u64>();
         report.skipped += survey.skips.len();
@@ -186,7 +189,6 @@ pub fn open(
         report.skips.extend(survey.skips.iter().take(REPORTED_MAX.saturating_sub(report.skips.len())).map(skip));
         old.survey = Some(survey);
     }
-    let end_position = next_position;
     if lost_bytes > 0 {
         // Every event takes a byte at least.
         next_position += lost_bytes.max(WAL_POSITION_JUMP);
@@ -210,7 +212,8 @@ pub fn open(
         server_id,
         name,
         created_unix_nano: now_unix_nano,
-        left_out: next_position - end_position + left_out_at_end(&old),
+        // What was cut off a tail has no event any more, either.
+        left_out: next_position - sound_position + left_out_at_end(&old),
         bytes: settings.segment_bytes,
     };
     let begun = begin.write(&mut encoder).map_err(failed("begin a segment"))?;
@@ -325,7 +328,8 @@ impl Recovery<'_> {
         let failed = self.failed("read a segment");
         let mut scan = Scan::new(self.open(old)?, &old.name);
         let begin = scan.offset();
-        let mut survey = Survey { end: begin, synced_bytes: begin, ..Survey::default() };
+        let sound_position = scan.position();
+        let mut survey = Survey { end: begin, synced_bytes: begin, sound_position, ..Survey::default() };
         // Begin of what is no sound record, until one follows.
         let mut damage = None;
         loop {
@@ -349,6 +353,7 @@ impl Recovery<'_> {
             }
             survey.skips.extend(damage.take().map(|begin| begin..found.offset));
             survey.end = found.end();
+            survey.sound_position = found.header.end_position();
             survey.synced_bytes = found.header.synced_bytes().min(found.end());
             survey.server_id = Some(found.header.server_id);
             survey.events += found.header.events();

@@ -106,6 +106,7 @@ fn a_torn_last_record_is_cut_at_its_begin_and_kept_aside() {
             // Where its header is whole, its positions are known.
             assert!([0, 2].map(|events| first_position + events + WAL_POSITION_JUMP).contains(&next), "{next}");
             assert_eq!(missing, [(first_position..next, MissingReason::Skipped)]);
+            assert_eq!(opened.log.left_out(1..next), next - first_position, "cut at {at}");
             let [cut] = &opened.report.cuts[..] else { panic!("{}", opened.report) };
             assert_eq!((&cut.file, cut.offset), (&name, last.start as u64));
             let mut kept = torn.contents(cut.kept.as_ref().unwrap());
