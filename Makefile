@@ -1,5 +1,5 @@
 # What there is to do here. CI runs .ci/run: `make lint`, then `make test`.
-.PHONY: run release test lint fmt doc torture asan loom fuzz bench microbench flamegraph
+.PHONY: run release test lint fmt doc torture asan loom fuzz bench bench-lag microbench flamegraph
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -54,6 +54,9 @@ fuzz:           ## each fuzz target for SECONDS=60
 
 bench:          ## speed and memory end to end, against others, in one table (10 minutes; installs nats-server)
 	./tools/bench/run
+
+bench-lag:      ## a sink that stands still for a minute, and a start with 10 GiB of log (5 minutes, 13 GiB of disk)
+	./tools/bench/lag
 
 microbench:     ## the boundaries between stages, one by one
 	cargo bench --locked

@@ -4,6 +4,9 @@
 //!  baseline recv PORT        reads what comes, from any number of connections, and forgets it
 //!  baseline answer PORT      finds the end of each HTTP request and answers it, and forgets it
 //!  baseline decode SECONDS   decodes JSON in this process with plain serde_json; prints events a CPU-second
+//!  baseline append FILE BYTES SECONDS PAUSE_MS
+//!                            appends so many bytes and syncs them, again and again; prints JSON: bytes a second, and
+//!                            the median of one append in milliseconds
 //! ```
 //!
 //! One thread; reads are as large as the server's. `recv` and `answer` end when they are killed.
@@ -11,6 +14,7 @@
 #[path = "../../benches/support/plain_json.rs"]
 mod plain_json;
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::ExitCode;
@@ -18,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use telemetryx::cli::bench::sample::Sample;
-use telemetryx::limits::READ_BYTES_PER_TURN;
+use telemetryx::limits::{READ_BYTES_PER_TURN, SEGMENT_BYTES_DEFAULT};
 
 const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 28\r\n\r\n{\"accepted\":1,\"rejected\":[]}";
@@ -30,7 +34,11 @@ fn main() -> ExitCode {
         ["recv", port] => serve(port, |_, _| Ok(())),
         ["answer", port] => serve(port, answer),
         ["decode", seconds] => decode(seconds),
-        _ => Err(io::Error::other("usage: baseline recv PORT | answer PORT | decode SECONDS")),
+        ["append", file, bytes, seconds, pause_ms] => append(file, bytes, seconds, pause_ms),
+        _ => {
+            let usage = "usage: baseline recv PORT | answer PORT | decode SECONDS | append FILE BYTES SECONDS PAUSE_MS";
+            Err(io::Error::other(usage))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -113,6 +121,33 @@ fn decode(seconds: &str) -> io::Result<()> {
     let cpu = cpu_time()? - cpu_before;
     println!("{}", events as f64 / cpu.as_secs_f64());
     Ok(())
+}
+
+/// A file is begun anew when it has as many bytes as a segment of the log.
+fn append(path: &str, bytes: &str, seconds: &str, pause_ms: &str) -> io::Result<()> {
+    let number = |text: &str| text.parse::<u64>().map_err(io::Error::other);
+    let (seconds, pause) = (Duration::from_secs(number(seconds)?), Duration::from_millis(number(pause_ms)?));
+    let chunk: Vec<u8> = (0..number(bytes)?).map(|index| (index * 31 % 251) as u8).collect();
+    let begin = Instant::now();
+    let (mut written, mut spent) = (0, Vec::new());
+    while begin.elapsed() < seconds {
+        let mut file = File::create(path)?;
+        let mut in_file = 0;
+        while in_file + chunk.len() as u64 <= SEGMENT_BYTES_DEFAULT && begin.elapsed() < seconds {
+            let started = Instant::now();
+            file.write_all(&chunk)?;
+            file.sync_data()?;
+            spent.push(started.elapsed());
+            in_file += chunk.len() as u64;
+            std::thread::sleep(pause);
+        }
+        written += in_file;
+    }
+    spent.sort_unstable();
+    let median = spent.get(spent.len() / 2).copied().unwrap_or_default().as_secs_f64() * 1e3;
+    let rate = written as f64 / begin.elapsed().as_secs_f64();
+    println!(r#"{{"bytes_per_second":{rate},"milliseconds":{median}}}"#);
+    std::fs::remove_file(path)
 }
 
 /// CPU time of this thread: the first number of its schedstat, nanoseconds.
