@@ -228,6 +228,10 @@ pub const REFUSAL_REASON_BYTES_MAX: usize = 1024;
 pub const NDJSON_CHUNK_BYTES: usize = 64 * 1024;
 /// How long SQLite waits for another process's lock before a delivery is tried again.
 pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Old rows that one transaction of SQLite deletes: some milliseconds.
+pub const SQLITE_DELETE_ROWS_MAX: u64 = 1_000;
+/// A sink with nothing left to tidy up is asked again after this time; one that could not is, too.
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// From a store's name to a connection that is logged in; a store that answers slower is tried again.
 pub const STORE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A store is asked to end a statement itself after the sink's `timeout`; its connection is given up this much later.
@@ -246,6 +250,13 @@ pub const REDIS_STREAM_BYTES_MAX: usize = 200;
 pub const DEAD_LETTER_REASON_BYTES_MAX: usize = 512;
 /// Bytes of one dead-letter file; beyond it the oldest half is dropped and counted.
 pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of one dead letter that are read: the largest frame in base64, and its words. A longer line is none of ours.
+pub const DEAD_LETTER_BYTES_MAX: u64 = 2 * FRAME_BYTES_LIMIT as u64;
+/// Bytes of letters that are replayed before what is stored is taken out of the file: what a kill may make twice where
+/// a store cannot tell, and how rarely a large file is rewritten.
+pub const DEAD_REPLAY_BYTES: u64 = 32 * 1024 * 1024;
+/// Line numbers of what is no dead letter that a command names.
+pub const DEAD_BAD_LINES_NAMED: usize = 20;
 
 // ---- settings ----
 

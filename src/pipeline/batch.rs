@@ -153,7 +153,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// `positions` within `batches`, which are consecutive. The range is not empty.
+    /// `positions` within `batches`, which are consecutive (of a replay: in order). The range is not empty.
     pub fn new(batches: Vec<Arc<Batch>>, positions: RangeInclusive<u64>) -> Self {
         debug_assert!(!positions.is_empty());
         debug_assert!(batches.first().is_some_and(|batch| batch.first_position() <= *positions.start()));
@@ -175,6 +175,7 @@ impl Delivery {
         *self.positions.end()
     }
 
+    /// Not of a replay, whose positions leave gaps.
     pub fn events(&self) -> u64 {
         self.last_position() - self.first_position() + 1
     }

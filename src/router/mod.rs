@@ -26,7 +26,7 @@
 //! [`Drain::begin`] gives it a deadline. A store may hold its thread longer than that (a FIFO without a reader):
 //! [`Router::wait`] then gives up, and the process ends without it.
 
-mod bisection;
+pub(crate) mod bisection;
 pub mod dead;
 pub mod drain;
 pub mod gather;

@@ -30,7 +30,7 @@ pub(crate) mod testing;
 mod tls;
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -58,6 +58,27 @@ pub trait Sink: Send {
     ///
     /// A delivery of which nothing is left by `except` only moves the position.
     fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure>;
+
+    /// Stores events that the store refused before (`telemetryx dead replay`), each under its server_id and position.
+    /// Their positions leave gaps. The server's own sink goes on meanwhile in another process: neither the store's
+    /// position nor its owner is touched. Called without [`Sink::connect`]; connects itself, and makes no tables.
+    ///
+    /// `except` and the answer are those of [`Sink::deliver`]: what was stored by an earlier replay is stored, where the
+    /// store can tell.
+    fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        let _ = (delivery, except);
+        Err(Unavailable::down(
+            "a sink of this kind takes no single events beside the server: `telemetryx dead show --json` prints them",
+        )
+        .into())
+    }
+
+    /// A small piece of work between deliveries, such as deleting what is too old. Called now and then once the sink is
+    /// connected. Returns when to call it again; `None`: never.
+    fn upkeep(&mut self, now: SystemTime) -> Result<Option<Duration>, Unavailable> {
+        let _ = now;
+        Ok(None)
+    }
 }
 
 /// Why a delivery was not stored. Nothing of it was, as far as the store can undo what it began.
@@ -267,6 +288,14 @@ pub fn uuid(id: &[u8; 16]) -> String {
     text
 }
 
+/// The id that [`uuid`] wrote.
+pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let digits = text.replace('-', "");
+    let is_hex = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let id = u128::from_str_radix(&digits, 16).ok().filter(|_| is_hex)?;
+    Some(id.to_be_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,6 +325,10 @@ mod tests {
     fn a_uuid_is_written_as_stores_expect_it() {
         let id = std::array::from_fn(|index| (index as u8) << 4 | index as u8);
         assert_eq!(uuid(&id), "00112233-4455-6677-8899-aabbccddeeff");
+        assert_eq!(parse_uuid(&uuid(&id)), Some(id));
+        for text in ["", "+0112233-4455-6677-8899-aabbccddeeff", "00112233-4455-6677-8899-aabbccddeef"] {
+            assert_eq!(parse_uuid(text), None);
+        }
     }
 
     struct Nothing(Settings);

@@ -1,24 +1,24 @@
-//! Dead letters: what a sink refuses (`dead/<sink>.ndjson`) and what the door refuses (`dead/door.ndjson`), one JSON
-//! object a line. On disk before anyone is told that it was refused.
+//! Appends dead letters.
 //!
-//! The file is opened for each append, so that it may be renamed or removed beside a running server. Once it is larger
-//! than `limits::DEAD_LETTERS_BYTES_MAX` the next append first drops the older half, and counts its lines.
+//! The file is opened and locked for each append, so that it may be renamed, removed or rewritten beside a running server.
+//! Once it is larger than `limits::DEAD_LETTERS_BYTES_MAX` the next append first drops the older half, and counts its
+//! lines.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use prometheus::IntCounter;
+use prost::encoding::{WireType, encode_key, encode_varint};
 
+use super::file::{beside, locked};
+use super::{folder, path};
 use crate::event::json_out::write_base64;
-use crate::event::{JsonRecord, rfc3339, write_json};
+use crate::event::{AttributeValue, EventRef, JsonRecord, rfc3339, write_json};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pipeline::batch::{Origin, Record};
 use crate::sink::Refusal;
-
-/// Name of the file for what the door refuses; no sink is called so.
-pub const DOOR: &str = "door";
 
 /// One line.
 pub trait Letter {
@@ -26,7 +26,8 @@ pub trait Letter {
     fn write(&self, out: &mut Vec<u8>);
 }
 
-/// An event that a sink refused: server_id, position, code, reason, and the event as the JSON that the door takes.
+/// An event that a sink refused: what the stores' row of it would have, code and reason. The event is the JSON that the
+/// door takes; where JSON cannot say all of it, its encoded bytes come too.
 pub struct RefusedEvent<'a> {
     pub server_id: &'a str,
     pub record: Record<'a>,
@@ -48,21 +49,21 @@ pub struct RefusedFrame<'a> {
 /// Appends to one file.
 #[derive(Debug)]
 pub struct DeadLetters {
-    folder: PathBuf,
-    path: PathBuf,
-    new_path: PathBuf,
-    bytes_max: u64,
-    dropped: IntCounter,
+    pub(super) folder: PathBuf,
+    pub(super) path: PathBuf,
+    pub(super) new_path: PathBuf,
+    pub(super) bytes_max: u64,
+    pub(super) dropped: IntCounter,
 }
 
 impl DeadLetters {
     /// `name`: of the sink, or [`DOOR`]. Makes no file before the first letter.
     pub fn new(data_dir: &Path, name: &str, metrics: &Metrics) -> Self {
-        let folder = data_dir.join("dead");
+        let path = path(data_dir, name);
         Self {
-            path: folder.join(format!("{name}.ndjson")),
-            new_path: folder.join(format!("{name}.ndjson.new")),
-            folder,
+            new_path: beside(&path, "new"),
+            path,
+            folder: folder(data_dir),
             bytes_max: limits::DEAD_LETTERS_BYTES_MAX,
             dropped: metrics.events_dropped(name, "dead_letters_full"),
         }
@@ -94,17 +95,18 @@ impl DeadLetters {
         written
     }
 
+    /// Nobody else changes the file before it is dropped.
     fn open(&self) -> io::Result<File> {
         let open = |create| OpenOptions::new().read(true).append(true).create_new(create).open(&self.path);
-        let mut file = match open(false) {
+        let mut file = locked(&self.path, || match open(false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(&self.folder)?;
                 let file = open(true)?;
                 File::open(&self.folder)?.sync_all()?;
-                file
+                Ok(file)
             }
-            opened => opened?,
-        };
+            opened => opened,
+        })?;
         // A crash may have torn the last line: end it, so that it spoils no other.
         if file.seek(SeekFrom::End(0))? > 0 {
             file.seek(SeekFrom::End(-1))?;
@@ -157,7 +159,14 @@ impl Letter for RefusedEvent<'_> {
         let Self { server_id, record, refusal } = self;
         let position = record.position;
         // As in `write_string`.
-        let _ = write!(out, r#"{{"server_id":"{server_id}","position":{position},"code":"#);
+        let _ = write!(out, r#"{{"server_id":"{server_id}","position":{position},"received_at":""#);
+        out.extend_from_slice(&rfc3339::format(record.received_unix_nano));
+        out.push(b'"');
+        if let Some(agent) = &record.origin.agent {
+            out.extend_from_slice(br#","agent":"#);
+            write_string(agent, out);
+        }
+        out.extend_from_slice(br#","code":"#);
         write_string(&refusal.code, out);
         out.extend_from_slice(br#","reason":"#);
         write_string(cut(&refusal.reason), out);
@@ -165,8 +174,33 @@ impl Letter for RefusedEvent<'_> {
         // With the source and time that the stores have, so that they are not lost when it is sent again.
         let (source, time_unix_nano) = (record.source(), record.time_unix_nano());
         write_json(&JsonRecord { source, time_unix_nano, ..JsonRecord::event(record.event) }, out);
+        if !json_says_all(&record.event) {
+            out.extend_from_slice(br#","encoded":""#);
+            let mut batch = Vec::with_capacity(record.event.bytes().len() + ENCODED_ROOM_BYTES);
+            encode_key(EVENT_OF_BATCH, WireType::LengthDelimited, &mut batch);
+            encode_varint(record.event.bytes().len() as u64, &mut batch);
+            batch.extend_from_slice(record.event.bytes());
+            write_base64(&batch, out);
+            out.push(b'"');
+        }
         out.push(b'}');
     }
+}
+
+/// `events` in `EventBatch`.
+const EVENT_OF_BATCH: u32 = 1;
+/// Key and length of an event in a batch; source and time that an event gets in a letter.
+const ENCODED_ROOM_BYTES: usize = 2 * limits::EVENT_NAME_BYTES_MAX;
+
+/// Whether JSON in makes the same event of what JSON out writes. Bytes would come back as text, NaN and infinities among
+/// the attributes too, an attribute without a value not at all; and what is written may be larger than an event may be.
+fn json_says_all(event: &EventRef<'_>) -> bool {
+    event.bytes().len() + ENCODED_ROOM_BYTES <= limits::EVENT_BYTES_MAX
+        && event.attributes().all(|(_, value)| match value {
+            AttributeValue::Null | AttributeValue::Bytes(_) => false,
+            AttributeValue::Double(number) => number.is_finite(),
+            AttributeValue::String(_) | AttributeValue::Int(_) | AttributeValue::Bool(_) => true,
+        })
 }
 
 impl Letter for RefusedFrame<'_> {
@@ -192,7 +226,7 @@ impl Letter for RefusedFrame<'_> {
     }
 }
 
-fn write_string(text: &str, out: &mut Vec<u8>) {
+pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
     // Writing into memory cannot fail.
     let _ = serde_json::to_writer(out, text);
 }
@@ -204,131 +238,4 @@ fn cut(reason: &str) -> &str {
         end -= 1;
     }
     reason.split_at(end).0
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::event::proto::Event;
-    use crate::sink::testing::{batch_of, delivery_of, named, origin};
-
-    struct Text(String);
-
-    impl Letter for Text {
-        fn write(&self, out: &mut Vec<u8>) {
-            write_string(&self.0, out);
-        }
-    }
-
-    fn letters(dir: &Path, bytes_max: u64) -> DeadLetters {
-        DeadLetters { bytes_max, ..DeadLetters::new(dir, "out", &Metrics::new().unwrap()) }
-    }
-
-    fn lines(dir: &Path) -> Vec<Value> {
-        let text = fs::read_to_string(dir.join("dead/out.ndjson")).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
-    }
-
-    #[test]
-    fn the_file_is_made_on_first_use() {
-        let dir = tempfile::tempdir().unwrap();
-        let letters = letters(dir.path(), u64::MAX);
-        letters.append(Vec::<Text>::new()).unwrap();
-        assert!(!dir.path().join("dead").exists());
-        letters.append([Text("a".into()), Text("b".into())]).unwrap();
-        letters.append([Text("c".into())]).unwrap();
-        assert_eq!(lines(dir.path()), ["a", "b", "c"]);
-    }
-
-    #[test]
-    fn a_file_that_was_moved_away_is_made_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let letters = letters(dir.path(), u64::MAX);
-        letters.append([Text("a".into())]).unwrap();
-        fs::rename(dir.path().join("dead/out.ndjson"), dir.path().join("aside")).unwrap();
-        letters.append([Text("b".into())]).unwrap();
-        assert_eq!(lines(dir.path()), ["b"]);
-    }
-
-    #[test]
-    fn a_torn_line_spoils_no_other() {
-        let dir = tempfile::tempdir().unwrap();
-        let letters = letters(dir.path(), u64::MAX);
-        letters.append([Text("a".into())]).unwrap();
-        let path = dir.path().join("dead/out.ndjson");
-        fs::write(&path, "\"a\"\n\"tor").unwrap();
-        letters.append([Text("b".into())]).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "\"a\"\n\"tor\n\"b\"\n");
-    }
-
-    #[test]
-    fn a_full_file_loses_its_older_half_and_counts_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let letters = letters(dir.path(), 1_000);
-        for number in 0..500 {
-            letters.append([Text(format!("{number:04}"))]).unwrap();
-            let bytes = fs::metadata(dir.path().join("dead/out.ndjson")).unwrap().len();
-            assert!(bytes <= 1_000 + 7, "{bytes}");
-        }
-        let left = lines(dir.path());
-        assert_eq!(left.len() as u64 + letters.dropped.get(), 500);
-        let first = 500 - left.len();
-        assert_eq!(left, (first..500).map(|number| json!(format!("{number:04}"))).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn many_letters_are_more_than_one_chunk() {
-        let dir = tempfile::tempdir().unwrap();
-        let letters = letters(dir.path(), u64::MAX);
-        letters.append((0..20_000).map(|number| Text(format!("letter {number}")))).unwrap();
-        assert_eq!(lines(dir.path()).len(), 20_000);
-    }
-
-    #[test]
-    fn a_refused_event_can_be_sent_again_from_its_letter() {
-        let dir = tempfile::tempdir().unwrap();
-        let event = Event { body: "line\nnext \"quoted\"".into(), value: Some(1.5), ..named("cpu") };
-        let delivery = delivery_of(batch_of(41, vec![vec![named("other"), event]]));
-        let refusal = Refusal { position: 42, code: "22P02".into(), reason: "é".repeat(2_000) };
-        let record = delivery.records().last().unwrap();
-        letters(dir.path(), u64::MAX).append([RefusedEvent { server_id: "5e5e", record, refusal: &refusal }]).unwrap();
-        let letter = &lines(dir.path())[0];
-        assert_eq!(letter["server_id"], "5e5e");
-        assert_eq!(letter["position"], 42);
-        assert_eq!(letter["code"], "22P02");
-        assert_eq!(letter["reason"], "é".repeat(512));
-        assert_eq!(letter["event"]["name"], "cpu");
-        assert_eq!(letter["event"]["body"], "line\nnext \"quoted\"");
-        assert_eq!(letter["event"]["value"], 1.5);
-    }
-
-    #[test]
-    fn a_refused_frame_is_kept_as_it_was_sent() {
-        let dir = tempfile::tempdir().unwrap();
-        let frame = |origin, payload| RefusedFrame {
-            origin,
-            seq: 3,
-            code: "MALFORMED",
-            reason: "no protobuf",
-            payload,
-            received_unix_nano: 1,
-        };
-        let agent = origin();
-        let http = Origin { agent_id: None, agent: None, default_source: "127.0.0.1".into(), epoch: 0 };
-        letters(dir.path(), u64::MAX).append([frame(&agent, b"\xff\x00\xfe\x01"), frame(&http, b"")]).unwrap();
-        let expected = json!({
-            "agent": "api",
-            "agent_id": "a9".repeat(16),
-            "epoch": 7,
-            "seq": 3,
-            "code": "MALFORMED",
-            "reason": "no protobuf",
-            "received_at": "1970-01-01T00:00:00.000000001Z",
-            "payload": "/wD+AQ==",
-        });
-        assert_eq!(lines(dir.path())[0], expected);
-        assert_eq!(lines(dir.path())[1]["agent"], Value::Null);
-    }
 }

@@ -1,0 +1,55 @@
+//! Dead letters: what a sink refuses (`dead/<sink>.ndjson`) and what the door refuses (`dead/door.ndjson`), one JSON
+//! object a line. On disk before anyone is told that it was refused.
+//!
+//! ```text
+//!  router, door ── append (locked, synced) ──▶ dead/<name>.ndjson ──▶ read up to what was whole when it began
+//!                                                     ▲
+//!   `dead drop|replay` ── rewrite: copy what stays ───┘ then, locked, what was appended meanwhile, and rename
+//! ```
+//!
+//! Server and commands share the files by an advisory lock on the file itself (`file`). A letter is in the file until
+//! somebody drops it, or until the store has it.
+
+mod file;
+mod reader;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+pub use file::{Piece, Snapshot, rewrite};
+pub use reader::{Content, ReadLetter, Seen};
+pub use writer::{DeadLetters, Letter, RefusedEvent, RefusedFrame};
+
+/// Name of the file for what the door refuses; no sink is called so.
+pub const DOOR: &str = "door";
+
+const EXTENSION: &str = ".ndjson";
+
+/// Where all dead letters are.
+pub fn folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("dead")
+}
+
+/// The file of a sink, or of [`DOOR`].
+pub fn path(data_dir: &Path, name: &str) -> PathBuf {
+    folder(data_dir).join(format!("{name}{EXTENSION}"))
+}
+
+/// Names of all that has a file, sorted. None where there is no folder.
+pub fn names(data_dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match folder(data_dir).read_dir() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        if let Some(name) = entry?.file_name().to_str().and_then(|name| name.strip_suffix(EXTENSION)) {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
