@@ -37,6 +37,14 @@ pub enum Form {
         min: Duration,
         max: Duration,
     },
+    /// A time, or a word in its place.
+    DurationOr {
+        word: &'static str,
+        min: Duration,
+        max: Duration,
+        /// A time, where the default is the word.
+        example: &'static str,
+    },
     /// IP address and port.
     Address,
     Choice(&'static [&'static str]),
@@ -270,6 +278,10 @@ impl Setting {
             Form::Duration { min, max } => {
                 parse_duration(text()?).filter(|time| (min..=max).contains(time)).map(Value::Duration)
             }
+            Form::DurationOr { word, .. } if text() == Some(word) => Some(Value::text(word)),
+            Form::DurationOr { min, max, .. } => {
+                parse_duration(text()?).filter(|time| (min..=max).contains(time)).map(Value::Duration)
+            }
             Form::Address => text().filter(|text| text.parse::<SocketAddr>().is_ok()).and_then(own),
             Form::Choice(names) => text().filter(|text| names.contains(text)).and_then(own),
             Form::Path => text().filter(|text| !text.is_empty() || self.default == Value::text("")).and_then(own),
@@ -293,6 +305,10 @@ impl Setting {
             }
             Form::Duration { min, max } => {
                 format!("a time from {} to {}, such as {default}", format_duration(min), format_duration(max))
+            }
+            Form::DurationOr { word, min, max, example } => {
+                let (min, max) = (format_duration(min), format_duration(max));
+                format!("\"{word}\" or a time from {min} to {max}, such as \"{example}\"")
             }
             Form::Address => format!("an IP address and port, such as {default}"),
             Form::Choice(names) => {
@@ -324,7 +340,7 @@ fn format_bytes(bytes: u64) -> String {
 const TIME_UNITS_MS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// `"50ms"`: a whole number and a unit.
-fn parse_duration(text: &str) -> Option<Duration> {
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let (_, factor) = TIME_UNITS_MS.into_iter().find(|(name, _)| *name == unit)?;
     number.checked_mul(factor).map(Duration::from_millis)
@@ -399,6 +415,23 @@ mod tests {
             assert!(TIME.parse(&Raw::Text(text.to_owned())).is_err(), "{text}");
         }
         assert!(TIME.parse(&Raw::Integer(10)).is_err());
+    }
+
+    #[test]
+    fn a_word_may_stand_for_a_duration() {
+        let (min, max) = (Duration::from_secs(1), Duration::from_secs(86_400));
+        let form = Form::DurationOr { word: "forever", min, max, example: "12h" };
+        let keep = Setting { key: "keep", default: Value::text("forever"), form, doc: "" };
+        let parse = |text: &str| keep.parse(&Raw::Text(text.to_owned()));
+        assert_eq!(parse("forever"), Ok(Value::text("forever")));
+        assert_eq!(parse("2h"), Ok(Value::Duration(Duration::from_secs(7200))));
+        for wrong in ["", "never", "2d", "0s", "7"] {
+            assert_eq!(
+                parse(wrong),
+                Err("\"forever\" or a time from 1s to 24h, such as \"12h\"".to_owned()),
+                "{wrong}"
+            );
+        }
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn defaults_are_the_ones_of_the_design() {
 }
 
 fn sqlite(path: &str) -> sink::Settings {
-    sink::Settings::Sqlite(sink::sqlite::Settings { path: path.into() })
+    sink::Settings::Sqlite(sink::sqlite::Settings { path: path.into(), keep: None })
 }
 
 #[test]

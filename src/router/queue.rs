@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::limits::ROUTER_QUEUE_BATCHES;
 use crate::pipeline::batch::Batch;
@@ -102,11 +103,15 @@ impl Queue {
         taken
     }
 
-    /// Waits until there is a batch, or positions from `next` on to read, or the end.
-    pub fn wait(&self, next: u64) {
+    /// Waits until there is a batch, or positions from `next` on to read, or the end; not longer than `until`.
+    pub fn wait(&self, next: u64, until: Option<Instant>) {
         let mut state = self.lock();
         while state.batches.is_empty() && state.behind <= next && !state.closed {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(left) if left.is_zero() => return,
+                Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         }
     }
 
@@ -164,7 +169,7 @@ mod tests {
         });
         let mut seen = Vec::new();
         loop {
-            queue.wait(u64::MAX);
+            queue.wait(u64::MAX, None);
             match queue.take(0) {
                 Taken::Batch(batch) => seen.push(batch.first_position()),
                 Taken::Empty { closed: true, .. } => break,

@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 use std::{io, mem};
 
 use super::queue::{Queue, Taken};
@@ -109,9 +110,9 @@ impl Source {
         }
     }
 
-    /// Waits for more, or for the end.
-    pub fn wait(&self) {
-        self.queue.wait(self.next);
+    /// Waits for more, or for the end; not longer than `until`.
+    pub fn wait(&self, until: Option<Instant>) {
+        self.queue.wait(self.next, until);
     }
 }
 

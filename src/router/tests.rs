@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
 
@@ -31,6 +31,11 @@ pub(super) struct Memory {
     unnamed: bool,
     /// What the store itself keeps; `None`: nothing.
     pub position: Option<u64>,
+    /// What it answers when it is asked to tidy up; then there is more, or, without `untidy`, never again anything.
+    upkeep: VecDeque<Result<Option<Duration>, Unavailable>>,
+    untidy: bool,
+    /// Events stored when it was asked.
+    upkeeps: Vec<usize>,
 }
 
 #[derive(Clone, Default)]
@@ -88,6 +93,14 @@ impl Sink for MemorySink {
             return Err(Unavailable::retry("answer lost").into());
         }
         Ok(())
+    }
+
+    fn upkeep(&mut self, _now: SystemTime) -> Result<Option<Duration>, Unavailable> {
+        let mut memory = self.memory();
+        let stored = memory.stored.len();
+        memory.upkeeps.push(stored);
+        let more = memory.untidy.then_some(Duration::ZERO);
+        memory.upkeep.pop_front().unwrap_or(Ok(more))
     }
 }
 
@@ -412,7 +425,7 @@ fn a_poison_row_in_sqlite_is_buried_and_everything_else_is_stored_once() {
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
-    let settings = Settings::Sqlite(sqlite::Settings { path: path.clone() });
+    let settings = Settings::Sqlite(sqlite::Settings { path: path.clone(), keep: None });
     let open = |owner| sink::open("out", &settings, &identity(owner));
     open(9).connect().unwrap();
     let user = rusqlite::Connection::open(&path).unwrap();
@@ -440,4 +453,34 @@ fn a_poison_row_in_sqlite_is_buried_and_everything_else_is_stored_once() {
     assert_eq!(stored, (1..=510).filter(|position| position % 10 != 7).collect::<Vec<_>>());
     let dead: Vec<_> = bench.dead_letters().iter().map(|letter| letter["position"].as_i64().unwrap()).collect();
     assert_eq!(dead, (1..=510).filter(|position| position % 10 == 7).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_sink_tidies_up_when_it_has_nothing_to_do() {
+    let sink = MemorySink::with(|memory| {
+        memory.upkeep.extend([Ok(Some(Duration::ZERO)), Ok(Some(Duration::from_millis(1))), Ok(None)]);
+    });
+    let bench = Bench::new(Box::new(sink.clone()));
+    bench.wait_for(|_| sink.memory().upkeeps == [0, 0, 0]);
+    bench.send(1..=3);
+    bench.wait_for_position(3);
+    assert_eq!(sink.memory().upkeeps.len(), 3, "never means never");
+}
+
+#[test]
+fn a_sink_tidies_up_between_deliveries_and_trouble_with_it_stops_none() {
+    let sink = MemorySink::with(|memory| memory.untidy = true);
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    for position in 1..=200 {
+        bench.send(position..=position);
+    }
+    bench.wait_for_position(200);
+    bench.wait_for(|_| sink.memory().upkeeps.last() == Some(&200));
+    sink.memory().upkeep.push_back(Err(Unavailable::retry("locked")));
+    bench.wait_for(|_| sink.memory().upkeep.is_empty());
+    let asked = sink.memory().upkeeps.len();
+    bench.send(201..=300);
+    bench.finish();
+    assert_eq!(sink.stored().len(), 300);
+    assert_eq!(sink.memory().upkeeps.len(), asked, "after a trouble there is a pause");
 }

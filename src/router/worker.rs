@@ -17,7 +17,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use std::{io, mem, thread};
 
 use tracing::{debug, info, warn};
@@ -30,6 +30,7 @@ use super::progress::{SinkProgress, SinkStatus};
 use super::retry::{Backoff, Warnings};
 use super::source::{Next, Source};
 use super::{Drain, Notify, Shared};
+use crate::limits;
 use crate::metrics::{Metrics, SinkMetrics};
 use crate::pipeline::batch::Delivery;
 use crate::random::Random;
@@ -68,6 +69,8 @@ pub(super) struct Worker {
     backoff: Backoff,
     warnings: Warnings,
     refusal_warnings: Warnings,
+    /// When the sink wants to tidy up; `None`: never.
+    upkeep_at: Option<Instant>,
     /// A warning was logged since the sink was last well.
     warned: bool,
     drain: Arc<Drain>,
@@ -103,6 +106,7 @@ impl Worker {
             backoff: Backoff::new(Random::from_system()),
             warnings: Warnings::default(),
             refusal_warnings: Warnings::default(),
+            upkeep_at: Some(Instant::now()),
             warned: false,
             drain: shared.drain.clone(),
             draining: false,
@@ -132,6 +136,7 @@ impl Worker {
         while let Some(delivery) = self.next_delivery()? {
             self.deliver(&delivery)?;
             self.gather.delivery_ended(Instant::now());
+            self.upkeep();
         }
         Ok(())
     }
@@ -225,7 +230,10 @@ impl Worker {
                 Due::Now(delivery) => return Ok(Some(delivery)),
                 Due::Nothing if self.gap.is_some() => {}
                 Due::Nothing if self.gather.is_closed() => return Ok(None),
-                Due::Nothing => self.source.wait(),
+                Due::Nothing => {
+                    self.upkeep();
+                    self.source.wait(self.upkeep_at.filter(|_| !self.drain.begun()));
+                }
                 // Looking now and then costs both sides less than a wake-up a batch.
                 Due::At(at) => thread::sleep(FILLING_LOOK.min(at - now)),
             }
@@ -348,6 +356,18 @@ impl Worker {
         except.extend(new.iter().map(|refusal| refusal.position));
         except.sort_unstable();
         Ok(())
+    }
+
+    /// Lets the sink tidy up, if it is time to. Not while draining: that has a deadline.
+    fn upkeep(&mut self) {
+        if self.upkeep_at.is_none_or(|at| at > Instant::now()) || self.drain.begun() {
+            return;
+        }
+        let again = self.sink.upkeep(SystemTime::now()).unwrap_or_else(|error| {
+            warn!(sink = self.name, %error, "the sink could not tidy up");
+            Some(limits::UPKEEP_INTERVAL)
+        });
+        self.upkeep_at = again.map(|after| Instant::now() + after);
     }
 
     /// Does `what` until it works: the disk has to take it before the delivery may go on.

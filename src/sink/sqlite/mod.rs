@@ -12,13 +12,17 @@
 //!
 //! **Fencing.** The row of the position names its owner. The first connect of a process takes it; a later one only
 //! looks, so that two servers do not take it from each other for ever.
+//!
+//! **Replay** inserts the same rows and leaves the position alone. **Old rows** are deleted between deliveries (`keep`).
 
+mod keep;
 #[cfg(test)]
 mod tests;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
@@ -35,12 +39,26 @@ use crate::pipeline::batch::{Delivery, Record};
 pub const KIND: Kind = Kind {
     name: "sqlite",
     doc: "An SQLite file, written in transactions that hold the sink's position too: exactly once.",
-    settings: &[Setting {
-        key: "path",
-        default: Value::text("{data_dir}/events.db"),
-        form: Form::Path,
-        doc: "The database file; it and its folder are made where they are missing.",
-    }],
+    settings: &[
+        Setting {
+            key: "path",
+            default: Value::text("{data_dir}/events.db"),
+            form: Form::Path,
+            doc: "The database file; it and its folder are made where they are missing.",
+        },
+        Setting {
+            key: "keep",
+            default: Value::text("forever"),
+            form: Form::DurationOr {
+                word: "forever",
+                min: Duration::from_secs(1),
+                max: Duration::from_secs(100 * 365 * 86_400),
+                example: "30d",
+            },
+            doc: "Events received longer ago are deleted, a few at a time between deliveries. The file does not shrink: \
+                  SQLite uses the space again.",
+        },
+    ],
 };
 
 /// `kind = "sqlite"`: an embedded database.
@@ -49,6 +67,9 @@ pub const KIND: Kind = Kind {
 pub struct Settings {
     /// The database file; it and its folder are made where they are missing.
     pub path: PathBuf,
+    /// Events received longer ago are deleted; `None`: none are.
+    #[serde(deserialize_with = "keep::deserialize")]
+    pub keep: Option<Duration>,
 }
 
 const CREATE: &str = "
@@ -132,6 +153,7 @@ pub struct Sqlite {
     file: Option<(u64, u64)>,
     /// The store's position as of the last look or commit.
     position: u64,
+    keep: Option<keep::Keep>,
 }
 
 impl Sqlite {
@@ -145,17 +167,21 @@ impl Sqlite {
             connection: None,
             file: None,
             position: 0,
+            keep: settings.keep.map(keep::Keep::new),
         }
     }
 
-    fn open(&self) -> Result<Connection, Unavailable> {
+    fn open_or_create(&self) -> Result<Connection, Unavailable> {
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder)
                 .map_err(|error| Unavailable::down(format!("cannot make the folder {}: {error}", folder.display())))?;
         }
+        self.open(OpenFlags::SQLITE_OPEN_CREATE)
+    }
+
+    fn open(&self, create: OpenFlags) -> Result<Connection, Unavailable> {
         let open = || {
-            let flags =
-                OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
             let connection = Connection::open_with_flags(&self.path, flags)?;
             connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT)?;
             connection.pragma_update(None, "journal_mode", "wal")?;
@@ -213,6 +239,11 @@ impl Sqlite {
             transaction.rollback().map_err(sql)?;
             return self.not_moved(connection, last);
         }
+        self.store(transaction, delivery, except)
+    }
+
+    /// Inserts and commits.
+    fn store(&self, transaction: Transaction<'_>, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
         let refusals = self.insert(&transaction, delivery, except)?;
         if !refusals.is_empty() {
             // Rolled back when dropped.
@@ -221,7 +252,7 @@ impl Sqlite {
         transaction.commit().map_err(|error| match refusal(&error) {
             // A deferred constraint names no row.
             Some((code, reason)) => Failure::BatchRefused { code, reason },
-            None => sql(error).into(),
+            None => self.unavailable(&error).into(),
         })
     }
 
@@ -309,7 +340,7 @@ impl Sqlite {
 impl Sink for Sqlite {
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.connection = None;
-        let mut connection = self.open()?;
+        let mut connection = self.open_or_create()?;
         self.file = file_id(&self.path);
         self.prepare(&mut connection)?;
         self.connection = Some(connection);
@@ -333,8 +364,36 @@ impl Sink for Sqlite {
         self.connection = Some(connection);
         if result.is_ok() {
             self.position = delivery.last_position();
+            if let Some(keep) = &mut self.keep {
+                keep.stored(delivery.events());
+            }
         }
         result
+    }
+
+    fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            // Whoever replays may be another user than the server: a database made here would keep it out.
+            None => self.open(OpenFlags::empty())?,
+        };
+        connection.prepare_cached(INSERT).map_err(|error| self.wrong_table(&error))?;
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+        let transaction = transaction.map_err(|error| self.unavailable(&error))?;
+        let result = self.store(transaction, delivery, except);
+        self.connection = Some(connection);
+        result
+    }
+
+    fn upkeep(&mut self, now: SystemTime) -> Result<Option<Duration>, Unavailable> {
+        let Some(mut keep) = self.keep.take() else { return Ok(None) };
+        let result = match &self.connection {
+            // What was moved away is somebody's archive.
+            Some(connection) if self.file == file_id(&self.path) => keep.delete_old(connection, now),
+            _ => Ok(limits::UPKEEP_INTERVAL),
+        };
+        self.keep = Some(keep);
+        result.map(Some).map_err(|error| self.unavailable(&error))
     }
 }
 

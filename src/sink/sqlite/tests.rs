@@ -21,7 +21,7 @@ impl Database {
     }
 
     fn sqlite(&self, owner: u8) -> Sqlite {
-        Sqlite::new("main", &Settings { path: self.path() }, &identity(owner))
+        Sqlite::new("main", &Settings { path: self.path(), keep: None }, &identity(owner))
     }
 
     /// A sink on a database in which `sql` was run once the tables were there.
@@ -262,7 +262,7 @@ fn sinks_and_logs_have_their_own_positions_in_one_database() {
     first.connect().unwrap();
     first.deliver(&delivery(1..=5), &[]).unwrap();
     let other_log = Identity { server_id: [9; 16], owner: [1; 16] };
-    let settings = Settings { path: database.path() };
+    let settings = Settings { path: database.path(), keep: None };
     let mut second = Sqlite::new("main", &settings, &other_log);
     assert_eq!(second.connect(), Ok(Some(0)));
     second.deliver(&delivery(1..=3), &[]).unwrap();
@@ -366,4 +366,157 @@ fn a_full_disk_passes() {
     limit(&sink, 100_000);
     assert_eq!(sink.deliver(&delivery(1..=1_000), &[]), Ok(()));
     assert_eq!(database.positions().len(), 1_000);
+}
+
+#[test]
+fn a_replay_makes_no_database_and_names_what_is_refused_again() {
+    let database = Database::new();
+    let failed = database.sqlite(1).replay(&delivery(1..=1), &[]);
+    assert!(matches!(failed, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{failed:?}");
+    assert!(!database.path().exists());
+    let (_database, sink) = Database::with(
+        "CREATE TRIGGER no_e3 BEFORE INSERT ON events WHEN new.name = 'e3' BEGIN SELECT RAISE(ABORT, 'no e3'); END;",
+    );
+    let mut beside = Sqlite::new("main", &Settings { path: sink.path.clone(), keep: None }, &identity(2));
+    assert_eq!(refused(beside.replay(&delivery(1..=5), &[])), [(3, "SQLITE_CONSTRAINT_TRIGGER".into())]);
+    assert_eq!(beside.replay(&delivery(1..=5), &[3]), Ok(()));
+}
+
+/// Events called `e<position>`, received at `seconds` since 1970.
+fn received(positions: std::ops::RangeInclusive<u64>, seconds: u64) -> Delivery {
+    let mut runs =
+        batch_of(1, vec![positions.clone().map(|position| named(format!("e{position}"))).collect()]).runs()[0].clone();
+    runs.received_unix_nano = seconds * 1_000_000_000;
+    delivery_of(std::sync::Arc::new(crate::pipeline::batch::Batch::new(*positions.start(), vec![runs])))
+}
+
+fn at(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+/// A sink that keeps events for 100 seconds.
+fn keeping(database: &Database, log: u8) -> Sqlite {
+    let settings = Settings { path: database.path(), keep: Some(Duration::from_secs(100)) };
+    let mut sink = Sqlite::new("main", &settings, &Identity { server_id: [log; 16], owner: [1; 16] });
+    sink.connect().unwrap();
+    sink
+}
+
+/// Calls it as long as there is more; returns how often.
+fn tidy(sink: &mut Sqlite, now: u64) -> u32 {
+    for calls in 1.. {
+        match sink.upkeep(at(now)).unwrap().unwrap() {
+            Duration::ZERO => {}
+            after => {
+                assert_eq!(after, limits::UPKEEP_INTERVAL);
+                return calls;
+            }
+        }
+    }
+    0
+}
+
+#[test]
+fn events_go_when_they_are_older_than_keep_and_not_before() {
+    let database = Database::new();
+    let mut sink = keeping(&database, 0x5e);
+    sink.deliver(&received(1..=3, 1_000), &[]).unwrap();
+    sink.deliver(&received(4..=5, 1_050), &[]).unwrap();
+    tidy(&mut sink, 1_100);
+    assert_eq!(database.positions(), [1, 2, 3, 4, 5], "100 s old is not older");
+    tidy(&mut sink, 1_101);
+    assert_eq!(database.positions(), [4, 5]);
+    // The sink goes on, and its position is its own.
+    sink.deliver(&received(6..=6, 1_101), &[]).unwrap();
+    tidy(&mut sink, 1_151);
+    assert_eq!(database.positions(), [6]);
+    tidy(&mut sink, 9_999);
+    assert!(database.positions().is_empty());
+    assert_eq!(sink.connect(), Ok(Some(6)));
+    tidy(&mut sink, 9_999);
+}
+
+#[test]
+fn forever_is_the_default_and_deletes_nothing() {
+    let (_database, mut sink) = Database::with("");
+    sink.deliver(&received(1..=3, 1), &[]).unwrap();
+    assert_eq!(sink.upkeep(SystemTime::now()), Ok(None));
+}
+
+#[test]
+fn old_events_of_every_log_go_in_small_transactions() {
+    let database = Database::new();
+    let rows = 3 * limits::SQLITE_DELETE_ROWS_MAX;
+    for log in [0x11, 0x5e, 0xee] {
+        let mut sink = keeping(&database, log);
+        sink.deliver(&received(1..=rows, 1_000), &[]).unwrap();
+        sink.deliver(&received(rows + 1..=rows + 2, 2_000), &[]).unwrap();
+    }
+    let mut sink = keeping(&database, 0x5e);
+    let before = database.positions().len();
+    assert_eq!(sink.upkeep(at(2_000)), Ok(Some(Duration::ZERO)));
+    assert_eq!((before - database.positions().len()) as u64, limits::SQLITE_DELETE_ROWS_MAX);
+    let calls = tidy(&mut sink, 2_000);
+    assert!((8..=12).contains(&calls), "{calls} calls");
+    assert_eq!(database.positions(), [rows + 1, rows + 2].repeat(3));
+}
+
+#[test]
+fn under_load_more_goes_than_comes() {
+    let database = Database::new();
+    let mut sink = keeping(&database, 0x5e);
+    sink.deliver(&received(1..=20_000, 1_000), &[]).unwrap();
+    sink.upkeep(at(1_000)).unwrap();
+    let mut next = 20_001;
+    for _ in 0..5 {
+        sink.deliver(&received(next..=next + 4_999, 2_000), &[]).unwrap();
+        next += 5_000;
+        sink.upkeep(at(2_000)).unwrap();
+    }
+    assert_eq!(database.positions().len(), 25_000);
+    assert_eq!(database.positions()[0], 20_001);
+}
+
+#[test]
+fn a_clock_that_was_wrong_costs_no_young_event() {
+    let database = Database::new();
+    let mut sink = keeping(&database, 0x5e);
+    sink.deliver(&received(1..=2, 1_000), &[]).unwrap();
+    sink.deliver(&received(3..=4, 5_000), &[]).unwrap(); // set back after it
+    sink.deliver(&received(5..=6, 1_010), &[]).unwrap();
+    sink.deliver(&received(7..=8, 1_200), &[]).unwrap();
+    tidy(&mut sink, 1_200);
+    assert_eq!(database.positions(), [3, 4, 7, 8]);
+    tidy(&mut sink, 0);
+    assert_eq!(database.positions(), [3, 4, 7, 8]);
+    tidy(&mut sink, 5_101);
+    assert!(database.positions().is_empty());
+}
+
+#[test]
+fn a_database_that_was_moved_away_is_left_alone() {
+    let database = Database::new();
+    let mut sink = keeping(&database, 0x5e);
+    sink.deliver(&received(1..=3, 1_000), &[]).unwrap();
+    let moved = database.path().with_extension("moved");
+    fs::rename(database.path(), &moved).unwrap();
+    assert_eq!(sink.upkeep(at(9_999)), Ok(Some(limits::UPKEEP_INTERVAL)));
+    let moved = sink.connection.as_ref().unwrap();
+    let rows: i64 = moved.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
+    assert_eq!(rows, 3);
+}
+
+#[test]
+fn old_events_are_found_by_their_key() {
+    let (database, _sink) = Database::with("");
+    let plan: Vec<String> = database
+        .user()
+        .prepare(&format!("EXPLAIN QUERY PLAN {}", keep::DELETE))
+        .unwrap()
+        .query_map(params!["a", "b", 1], |row| row.get("detail"))
+        .unwrap()
+        .collect::<rusqlite::Result<_>>()
+        .unwrap();
+    assert!(plan.iter().any(|step| step.starts_with("SEARCH events")), "{plan:#?}");
+    assert!(!plan.iter().any(|step| step.contains("SCAN events") || step.contains("TEMP B-TREE")), "{plan:#?}");
 }
