@@ -20,6 +20,8 @@
 //!
 //! **Fencing.** As in `sqlite`: the first connect of a process takes the position, a later one only looks. Both lock its
 //! row first, and so wait for a COMMIT of a lost connection that is still on its way.
+//!
+//! **Replay** copies what is not there yet, in pieces, and leaves the position alone.
 
 mod rows;
 mod session;
@@ -211,22 +213,25 @@ impl Postgres {
                 session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
                 let mut records: Vec<Record<'_>> = delivery.records().filter(wanted).collect();
                 if code(&error) == UNIQUE_VIOLATION {
-                    let there = self.positions_there(session, delivery).map_err(|error| self.unavailable(&error))?;
+                    let (first, last) = (delivery.first_position(), delivery.last_position());
+                    let within = format!("BETWEEN {first} AND {last}");
+                    let there = self.positions_there(session, &within).map_err(|error| self.unavailable(&error))?;
                     records.retain(|record| !there.contains(&record.position));
                 }
-                self.write_in_pieces(session, &records, last)
+                if !self.move_position(session, last).map_err(|error| self.unavailable(&error))? {
+                    session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
+                    return self.not_moved(session, last);
+                }
+                self.write_in_pieces(session, &records)
             }
             Err(error) => Err(self.unavailable(&error).into()),
         }
     }
 
     /// Finds every row that the store refuses: a piece that is refused is halved, or cut where the error says, down to
-    /// the one row; after it, pieces grow again. If it finds none, the delivery is stored.
-    fn write_in_pieces(&mut self, session: &mut Session, records: &[Record<'_>], last: u64) -> Result<(), Failure> {
-        if !self.move_position(session, last).map_err(|error| self.unavailable(&error))? {
-            session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
-            return self.not_moved(session, last);
-        }
+    /// the one row; after it, pieces grow again. If it finds none, the delivery is stored. Ends the transaction that has
+    /// begun.
+    fn write_in_pieces(&mut self, session: &mut Session, records: &[Record<'_>]) -> Result<(), Failure> {
         let mut refusals = Vec::new();
         let (mut start, mut size) = (0, records.len());
         while let Some(piece) = records.get(start..records.len().min(start + size)).filter(|piece| !piece.is_empty()) {
@@ -290,13 +295,29 @@ impl Postgres {
         Ok(())
     }
 
-    fn positions_there(&self, session: &mut Session, delivery: &Delivery) -> Result<HashSet<u64>, Error> {
+    /// Those of this log that the table has, of the ones that fit `within`.
+    fn positions_there(&self, session: &mut Session, within: &str) -> Result<HashSet<u64>, Error> {
         let events = self.tables.as_ref().map_or("", |tables| &tables.events);
-        let (server_id, first, last) = (uuid(&self.server_id), delivery.first_position(), delivery.last_position());
-        let rows = session.select(&format!(
-            "SELECT position FROM {events} WHERE server_id = '{server_id}' AND position BETWEEN {first} AND {last}"
-        ))?;
+        let server_id = uuid(&self.server_id);
+        let rows = session
+            .select(&format!("SELECT position FROM {events} WHERE server_id = '{server_id}' AND position {within}"))?;
         Ok(rows.iter().filter_map(|row| row.get(0)?.parse().ok()).collect())
+    }
+
+    /// Stores what is not there yet.
+    fn write_again(&mut self, session: &mut Session, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        let wanted = |record: &Record<'_>| except.binary_search(&record.position).is_err();
+        let mut records: Vec<Record<'_>> = delivery.records().filter(wanted).collect();
+        if records.is_empty() {
+            return Ok(());
+        }
+        session.run(&self.begin()).map_err(|error| self.unavailable(&error))?;
+        // Between the first and the last may lie all that the table has.
+        let positions: Vec<String> = records.iter().map(|record| record.position.to_string()).collect();
+        let within = format!("IN ({})", positions.join(","));
+        let there = self.positions_there(session, &within).map_err(|error| self.unavailable(&error))?;
+        records.retain(|record| !there.contains(&record.position));
+        self.write_in_pieces(session, &records)
     }
 
     /// The position was not where this process had left it.
@@ -375,6 +396,18 @@ impl Sink for Postgres {
             self.position = delivery.last_position();
         }
         // After a refusal nothing is open on the server. What else went wrong is left behind with the connection.
+        if !matches!(result, Err(Failure::Unavailable(_))) {
+            self.session = Some(session);
+        }
+        result
+    }
+
+    fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => self.open()?,
+        };
+        let result = self.write_again(&mut session, delivery, except);
         if !matches!(result, Err(Failure::Unavailable(_))) {
             self.session = Some(session);
         }

@@ -64,6 +64,7 @@ impl Database {
 impl Store for Database {
     const EXACTLY_ONCE: bool = true;
     const KEEPS_POSITIONS: bool = true;
+    const REPLAYS: Option<bool> = Some(true);
     const REPLACES_NUL: bool = true;
 
     fn sink(&self, owner: u8) -> Box<dyn Sink> {

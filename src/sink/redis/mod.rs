@@ -24,6 +24,9 @@
 //! **What can be lost.** Redis replicates after it answers. A failover to a replica that was behind loses entries together
 //! with the position that counts them; so the streams stay whole up to some point, and the position read on connect
 //! says up to which. What came after it is delivered again only where the router still has it.
+//!
+//! **Replay** adds entries and leaves the positions alone. A stream has no key by which Redis could tell that an entry is
+//! there already, so a replay whose answer is lost, and that is done again, doubles them.
 
 mod cluster;
 mod connection;
@@ -194,7 +197,7 @@ impl Redis {
         // Back to where its entries end, if this process knows that they did not get in.
         let position = if shard.undo == Some(stored) { shard.position } else { stored };
         shard.commands.clear();
-        self.commit(index, position, connection, asking)?;
+        self.commit(index, Some(position), connection, asking)?;
         if let Some(shard) = self.shards.get_mut(index) {
             (shard.position, shard.undo) = (position, None);
         }
@@ -312,9 +315,16 @@ impl Redis {
         }
     }
 
-    /// Sends the shard's commands and its new position in one transaction, under the WATCH of [`Redis::look`].
-    fn commit(&mut self, index: usize, position: u64, connection: &mut Connection, asking: bool) -> Result<(), Stop> {
-        let value = format!("{position} {} {}", self.owner, self.settings.shards());
+    /// Sends the shard's commands and its new position in one transaction, under the WATCH of [`Redis::look`]. Without a
+    /// position: the commands alone, whatever the position is.
+    fn commit(
+        &mut self,
+        index: usize,
+        position: Option<u64>,
+        connection: &mut Connection,
+        asking: bool,
+    ) -> Result<(), Stop> {
+        let value = position.map(|position| format!("{position} {} {}", self.owner, self.settings.shards()));
         let Some(shard) = self.shards.get_mut(index) else { return Ok(()) };
         let mut commands = Commands::default();
         if asking {
@@ -325,13 +335,15 @@ impl Redis {
         connection.send(&commands)?;
         connection.send(&shard.commands)?;
         let mut end = Commands::default();
-        end.command(&[b"SET", &shard.position_key, value.as_bytes()]);
+        if let Some(value) = &value {
+            end.command(&[b"SET", &shard.position_key, value.as_bytes()]);
+        }
         end.command(&[b"EXEC"]);
         connection.send(&end)?;
 
         // The first error says why; EXEC then only says that there was one.
         let mut refused = None;
-        for _ in 0..commands.count() + shard.commands.count() + 1 {
+        for _ in 0..commands.count() + shard.commands.count() + end.count() - 1 {
             match connection.reply() {
                 Ok(_) => {}
                 Err(Trouble::Server(error)) => refused = refused.or(Some(error)),
@@ -353,7 +365,7 @@ impl Redis {
         match failed {
             None => Ok(()),
             Some(error) => {
-                shard.undo = Some(position);
+                shard.undo = position;
                 Err(Trouble::Server(error).into())
             }
         }
@@ -371,7 +383,7 @@ impl Redis {
             // Who holds shard 0 has to be asked: the next connect does.
             _ => return Err(Stop::Changed),
         }
-        self.commit(index, last, connection, asking)?;
+        self.commit(index, Some(last), connection, asking)?;
         if let Some(shard) = self.shards.get_mut(index) {
             shard.position = last;
         }
@@ -447,6 +459,20 @@ impl Sink for Redis {
         for index in 0..self.shards.len() {
             if self.shards.get(index).is_some_and(|shard| shard.position < last) {
                 self.at_its_node(index, |sink, connection, asking| sink.store(index, last, connection, asking))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+        if self.nodes.is_empty() {
+            self.open()?;
+        }
+        // No shard has a position here: all events are written.
+        self.encode(delivery, except);
+        for index in 0..self.shards.len() {
+            if self.shards.get(index).is_some_and(|shard| shard.commands.count() > 0) {
+                self.at_its_node(index, |sink, connection, asking| sink.commit(index, None, connection, asking))?;
             }
         }
         Ok(())

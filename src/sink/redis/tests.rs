@@ -60,6 +60,7 @@ impl Alone {
 impl Store for Alone {
     const EXACTLY_ONCE: bool = true;
     const KEEPS_POSITIONS: bool = true;
+    const REPLAYS: Option<bool> = Some(false);
 
     fn sink(&self, owner: u8) -> Box<dyn Sink> {
         Box::new(self.redis(owner))
@@ -112,6 +113,7 @@ impl Clustered {
 impl Store for Clustered {
     const EXACTLY_ONCE: bool = true;
     const KEEPS_POSITIONS: bool = true;
+    const REPLAYS: Option<bool> = Some(false);
 
     fn sink(&self, owner: u8) -> Box<dyn Sink> {
         Box::new(self.redis(owner))
@@ -380,7 +382,7 @@ fn a_position_that_moves_between_watch_and_exec_stops_the_transaction() {
     let result = sink.at_its_node(0, |sink, connection, asking| {
         sink.look(0, connection, asking)?;
         store.server.cli(&["set", &key, "7 somebody 1"]);
-        sink.commit(0, 3, connection, asking)
+        sink.commit(0, Some(3), connection, asking)
     });
     assert!(retry(result).contains("position of this sink was changed"));
     assert!(store.positions().is_empty());
@@ -412,7 +414,7 @@ fn entries_refused_inside_a_transaction_are_not_passed() {
     let result = sink.at_its_node(0, |sink, connection, asking| {
         sink.look(0, connection, asking)?;
         store.server.cli(&["rpush", "events:{0}", "x"]);
-        sink.commit(0, 3, connection, asking)
+        sink.commit(0, Some(3), connection, asking)
     });
     assert!(down(result).contains("WRONGTYPE"));
     store.server.cli(&["del", "events:{0}"]);

@@ -48,6 +48,7 @@ impl Database {
 impl Store for Database {
     const EXACTLY_ONCE: bool = true;
     const KEEPS_POSITIONS: bool = true;
+    const REPLAYS: Option<bool> = Some(true);
 
     fn sink(&self, owner: u8) -> Box<dyn Sink> {
         Box::new(self.sqlite(owner))

@@ -71,6 +71,8 @@ pub trait Store {
     const REPLACES_NUL: bool = false;
     /// NaN in `value` comes back as nothing.
     const NAN_IS_UNSET: bool = false;
+    /// Takes replays; `Some(true)`: a second one of the same events leaves no second copy.
+    const REPLAYS: Option<bool> = None;
 
     /// A sink of a process start that `owner` stands for.
     fn sink(&self, owner: u8) -> Box<dyn Sink>;
@@ -111,6 +113,7 @@ pub fn conformance<S: Store>(new_store: impl Fn() -> S) {
     takes_a_repeated_delivery(&new_store());
     goes_on_after_a_restart(&new_store());
     asks_to_connect_first(&new_store());
+    replays_beside_the_sink(&new_store());
     survives_a_cut_anywhere(&new_store());
 }
 
@@ -255,4 +258,29 @@ fn asks_to_connect_first<S: Store>(store: &S) {
     }
     sink.connect().unwrap();
     assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
+}
+
+fn replays_beside_the_sink<S: Store>(store: &S) {
+    let mut sink = store.sink(1);
+    sink.connect().unwrap();
+    sink.deliver(&delivery(1..=9), &[7, 8, 9]).unwrap();
+    // Positions that leave gaps, as letters do.
+    let letters = Delivery::new(vec![batch(7..=7), batch(9..=9)], 7..=9);
+    let mut beside = store.sink(9);
+    let Some(once) = S::REPLAYS else {
+        let refused = beside.replay(&letters, &[]);
+        assert!(matches!(refused, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{refused:?}");
+        return;
+    };
+    assert_eq!(beside.replay(&letters, &[9]), Ok(()));
+    assert_eq!(beside.replay(&letters.part(8..=8), &[]), Ok(()));
+    assert_eq!(beside.replay(&letters.part(9..=9), &[]), Ok(()));
+    if once {
+        // Stored, but the file still had it.
+        assert_eq!(store.sink(8).replay(&letters, &[]), Ok(()));
+    }
+    assert_eq!(sink.deliver(&delivery(10..=12), &[]), Ok(()), "not fenced, and where it was");
+    check(store, (1..=7).chain(9..=12));
+    drop(sink);
+    assert_eq!(store.sink(1).connect(), Ok(Some(12)));
 }
