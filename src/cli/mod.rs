@@ -15,6 +15,7 @@ use crate::config::{self, ConfigError, Resolved};
 pub mod bench;
 mod check;
 mod config_command;
+mod dead;
 mod health;
 mod logging;
 #[cfg(feature = "profiling")]
@@ -60,6 +61,8 @@ enum Command {
     Send(send::SendArgs),
     /// Look into the write-ahead log; also beside a running server
     Wal(wal::WalArgs),
+    /// Look at what was refused, deliver it again or drop it; also beside a running server
+    Dead(dead::DeadArgs),
 }
 
 /// Where settings come from; taken before and after the command.
@@ -169,6 +172,7 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
             send::run(&shared, &args.options)
         }
         Some(Command::Wal(args)) => wal::run(shared, args.command),
+        Some(Command::Dead(args)) => dead::run(shared, args.command),
     }
 }
 

@@ -1,0 +1,64 @@
+//! Which letters a command is about.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+
+use crate::config::setting::parse_duration;
+use crate::event::rfc3339;
+use crate::router::dead::{Content, ReadLetter};
+
+/// Of all sinks, or of one.
+#[derive(Debug, Default, Args)]
+pub struct Which {
+    /// Letters of this sink only; `door`: what the door refused
+    #[arg(long, value_name = "NAME")]
+    pub sink: Option<String>,
+    #[command(flatten)]
+    pub selection: Selection,
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub struct Selection {
+    /// Letters with this code only, such as 23514
+    #[arg(long)]
+    code: Option<String>,
+    /// Received then or later: an RFC 3339 time, or a time ago such as 1h
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    since: Option<u64>,
+    /// Received before then
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    until: Option<u64>,
+    /// The letter of the event at this position only
+    #[arg(long, value_name = "N")]
+    position: Option<u64>,
+}
+
+impl Which {
+    pub fn is_everything(&self) -> bool {
+        self.sink.is_none() && self.selection == Selection::default()
+    }
+}
+
+impl Selection {
+    /// A letter without a time fits no bound of time.
+    pub fn wants(&self, letter: &ReadLetter<'_>) -> bool {
+        let position = match letter.content {
+            Content::Event { position, .. } => Some(position),
+            Content::Frame { .. } => None,
+        };
+        self.code.as_ref().is_none_or(|code| *code == letter.code)
+            && self.position.is_none_or(|wanted| position == Some(wanted))
+            && self.since.is_none_or(|since| letter.time_unix_nano.is_some_and(|time| time >= since))
+            && self.until.is_none_or(|until| letter.time_unix_nano.is_some_and(|time| time < until))
+    }
+}
+
+/// `2026-11-24T08:00:00Z`, `1h` or `1h ago`, in nanoseconds since 1970.
+fn moment(text: &str) -> Result<u64, String> {
+    if let Some(ago) = parse_duration(text.trim_end_matches("ago").trim_end()) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        return Ok(u64::try_from(now.saturating_sub(ago).as_nanos()).unwrap_or(u64::MAX));
+    }
+    rfc3339::parse(text).map_err(|error| format!("{error}; or write a time ago, such as 1h or 7d"))
+}

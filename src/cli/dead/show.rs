@@ -1,0 +1,109 @@
+//! `dead show`: letters for people, or as they are.
+
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Write as _};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
+use super::selection::Which;
+use super::{Failure, Found, count, names, printable, visit};
+use crate::config::Config;
+use crate::event::{JsonRecord, check_batch, rfc3339, write_json};
+use crate::limits::FRAME_EVENTS_MAX;
+use crate::router::dead::{Content, ReadLetter};
+
+/// Without `--limit` and `--json`.
+const LETTERS_SHOWN: u64 = 20;
+
+pub fn run(config: &Config, which: &Which, limit: Option<u64>, json: bool) -> Result<(), Failure> {
+    let limit = match limit {
+        Some(0) => u64::MAX,
+        Some(limit) => limit,
+        None if json => u64::MAX,
+        None => LETTERS_SHOWN,
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let (mut shown, mut more) = (0, 0);
+    let mut write = |text: &[u8]| match out.write_all(text).and_then(|()| out.flush()) {
+        // A reader that has seen enough is no failure.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::Failed(format!("standard output cannot be written: {error}"))),
+        Ok(()) => Ok(true),
+    };
+    for name in names(config, which)? {
+        visit(&config.data_dir, &name, &which.selection, |Found { letter, line, .. }| {
+            if shown == limit {
+                more += 1;
+                return Ok(!json);
+            }
+            shown += 1;
+            match json {
+                true => write(&[line, b"\n"].concat()),
+                false => write(readable(&name, &letter).as_bytes()),
+            }
+        })?;
+    }
+    if json {
+        return Ok(());
+    }
+    match (shown, more) {
+        (0, _) => write(b"no dead letters\n")?,
+        (_, 0) => true,
+        _ => write(format!("{}: --limit 0 shows all\n", count(more, "more")).as_bytes())?,
+    };
+    Ok(())
+}
+
+/// Some lines that end with an empty one.
+fn readable(name: &str, letter: &ReadLetter<'_>) -> String {
+    let mut text = String::new();
+    let _ = match &letter.content {
+        // Writing into a String cannot fail.
+        Content::Event { position, .. } => write!(text, "{} position {position}", printable(name)),
+        Content::Frame { epoch, seq, .. } => write!(text, "{} epoch {epoch} seq {seq}", printable(name)),
+    };
+    let _ = write!(text, "  code {}", printable(&letter.code));
+    if let Some(time) = letter.time_unix_nano {
+        let _ = write!(text, "  received {}", String::from_utf8_lossy(&rfc3339::format(time)));
+    }
+    if let Some(agent) = &letter.agent {
+        let _ = write!(text, "  agent {}", printable(agent));
+    }
+    if let Content::Frame { agent_id: Some(id), .. } = &letter.content {
+        let _ = write!(text, " ({})", printable(id));
+    }
+    let _ = writeln!(text, "\n  {}", printable(&letter.reason));
+    match &letter.content {
+        Content::Event { event, .. } => {
+            let _ = writeln!(text, "  {}", printable(event.get()));
+        }
+        Content::Frame { payload, .. } => write_payload(payload, &mut text),
+    }
+    text.push('\n');
+    text
+}
+
+/// The events of a frame, as far as it can be read.
+fn write_payload(payload: &str, text: &mut String) {
+    let Ok(payload) = BASE64_STANDARD.decode(payload) else {
+        text.push_str("  the payload is no base64\n");
+        return;
+    };
+    let mut json = Vec::new();
+    let result = check_batch(&payload, FRAME_EVENTS_MAX, |index, _, event| {
+        // As in `readable`.
+        let _ = match event {
+            Ok(event) => {
+                json.clear();
+                write_json(&JsonRecord::event(*event), &mut json);
+                writeln!(text, "  {}", printable(&String::from_utf8_lossy(&json)))
+            }
+            Err(why) => writeln!(text, "  event {index}: {}", printable(&why.to_string())),
+        };
+    });
+    if let Err(error) = result {
+        let _ =
+            writeln!(text, "  {} bytes of payload, no EventBatch: {}", payload.len(), printable(&error.to_string()));
+    }
+}
