@@ -57,25 +57,7 @@ impl Store for Database {
     const NAN_IS_UNSET: bool = true;
 
     fn stored(&self) -> Option<Vec<testing::Row>> {
-        let user = self.user();
-        let mut statement = user.prepare("SELECT * FROM events ORDER BY server_id, position").unwrap();
-        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
-        let rows = statement.query_map([], |row| {
-            let mut fields = testing::Row::new();
-            for (index, name) in names.iter().enumerate() {
-                let value = match row.get::<_, Value>(index)? {
-                    Value::Null => continue,
-                    Value::Integer(number) => number.into(),
-                    Value::Real(number) => testing::number(number),
-                    Value::Text(json) if name == "attributes" => serde_json::from_str(&json).unwrap(),
-                    Value::Text(text) => text.into(),
-                    Value::Blob(_) => panic!("{name} is a blob"),
-                };
-                fields.insert(name.clone(), value);
-            }
-            Ok(fields)
-        });
-        Some(rows.unwrap().collect::<rusqlite::Result<_>>().unwrap())
+        Some(testing::rows_of_sqlite(&self.user()))
     }
 }
 

@@ -105,6 +105,30 @@ pub trait Store {
 /// ids as hex digits, NaN and infinities as text.
 pub type Row = serde_json::Map<String, serde_json::Value>;
 
+/// All rows of a table `events` of SQLite.
+#[cfg(feature = "sqlite")]
+pub fn rows_of_sqlite(database: &rusqlite::Connection) -> Vec<Row> {
+    use rusqlite::types::Value;
+    let mut statement = database.prepare("SELECT * FROM events ORDER BY server_id, position").unwrap();
+    let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
+    let rows = statement.query_map([], |row| {
+        let mut fields = Row::new();
+        for (index, name) in names.iter().enumerate() {
+            let value = match row.get::<_, Value>(index)? {
+                Value::Null => continue,
+                Value::Integer(number) => number.into(),
+                Value::Real(number) => self::number(number),
+                Value::Text(json) if name == "attributes" => serde_json::from_str(&json).unwrap(),
+                Value::Text(text) => text.into(),
+                Value::Blob(_) => panic!("{name} is a blob"),
+            };
+            fields.insert(name.clone(), value);
+        }
+        Ok(fields)
+    });
+    rows.unwrap().collect::<rusqlite::Result<_>>().unwrap()
+}
+
 /// Every sink passes this.
 pub fn conformance<S: Store>(new_store: impl Fn() -> S) {
     stores_in_order(&new_store());
