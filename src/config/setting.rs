@@ -107,6 +107,28 @@ impl fmt::Debug for Url {
     }
 }
 
+/// A password or token: never shown.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    /// To log in with, not to show.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("***")
+    }
+}
+
 /// `text` with `***` for everything that may be a password: what stands between `user:` and the last `@` of a URL, and a
 /// query that names one. Rather too much than too little.
 fn redacted(text: &str) -> String {
