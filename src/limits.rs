@@ -246,6 +246,16 @@ pub const COPY_CHUNK_BYTES: usize = 256 * 1024;
 pub const REDIS_SHARDS_MAX: u64 = 1_024;
 /// Bytes of the name of a stream.
 pub const REDIS_STREAM_BYTES_MAX: usize = 200;
+/// Bytes of one request of the grpc sink; an event is at most an eighth of it. Receivers take 4 MiB unless told otherwise.
+pub const GRPC_REQUEST_BYTES_MAX: usize = 1024 * 1024;
+/// Events of one request of the grpc sink, so that a verdict on each fits into the answer.
+pub const GRPC_REQUEST_EVENTS_MAX: usize = 10_000;
+/// Bytes of the answer to one request: gRPC's own default.
+pub const GRPC_ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Requests of one grpc sink at a time; each holds a copy of its events.
+pub const GRPC_IN_FLIGHT_MAX: u64 = 64;
+/// Bytes of a verdict's code that are kept.
+pub const GRPC_CODE_BYTES_MAX: usize = 64;
 /// Bytes of a reason in a door's dead letter; the payload beside it has the rest.
 pub const DEAD_LETTER_REASON_BYTES_MAX: usize = 512;
 /// Bytes of one dead-letter file; beyond it the oldest half is dropped and counted.
@@ -276,5 +286,6 @@ const _: () = assert!(BUFFER_BYTES_DEFAULT >= 8 * FRAME_BYTES_DEFAULT);
 const _: () = assert!(EPOCH_FIRST_MAX < EPOCH_LIMIT);
 // A lost commit's events, of which the smallest takes five bytes, fit into the jump.
 const _: () = assert!(WAL_PAYLOAD_BYTES_MAX as u64 / 5 < WAL_POSITION_JUMP);
+const _: () = assert!(EVENT_BYTES_MAX + HELLO_BYTES_MAX <= GRPC_REQUEST_BYTES_MAX / 4);
 const _: () = assert!(POOL_PAGE_BYTES.is_power_of_two());
 const _: () = assert!(WAL_BLOCK_BYTES.is_power_of_two() && WAL_STAGING_BYTES.is_multiple_of(WAL_BLOCK_BYTES));

@@ -3,13 +3,17 @@
 use std::process::Command;
 
 /// Crates of the server; one of them in an agent's tree means that a module crossed the line.
-const SERVER_CRATES: [&str; 18] = [
+const SERVER_CRATES: [&str; 22] = [
     "mio",
     "rusqlite",
     "postgres",
     "redis",
     "rustls",
     "tokio",
+    "tonic",
+    "hyper",
+    "h2",
+    "http",
     "libsqlite3-sys",
     "httparse",
     "prometheus",

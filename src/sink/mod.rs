@@ -8,6 +8,8 @@
 
 pub mod discard;
 pub mod file;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 mod ndjson;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -26,7 +28,7 @@ pub mod stdout;
 pub(crate) mod stores;
 #[cfg(test)]
 pub(crate) mod testing;
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "postgres", feature = "redis", feature = "grpc"))]
 mod tls;
 
 use std::path::Path;
@@ -174,13 +176,18 @@ pub enum Settings {
     Postgres(postgres::Settings),
     #[cfg(feature = "redis")]
     Redis(redis::Settings),
+    #[cfg(feature = "grpc")]
+    Grpc(grpc::Settings),
     File(file::Settings),
     Stdout(stdout::Settings),
     Discard(discard::Settings),
 }
 
 /// The sink called `name`. Touches nothing outside before [`Sink::connect`].
-#[cfg_attr(not(any(feature = "sqlite", feature = "postgres", feature = "redis")), expect(unused_variables))] // only stores that keep positions need the name
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc")),
+    expect(unused_variables)
+)] // files need no name
 pub fn open(name: &str, settings: &Settings, identity: &Identity) -> Box<dyn Sink> {
     match settings {
         #[cfg(feature = "sqlite")]
@@ -189,6 +196,8 @@ pub fn open(name: &str, settings: &Settings, identity: &Identity) -> Box<dyn Sin
         Settings::Postgres(settings) => Box::new(postgres::Postgres::new(name, settings, identity)),
         #[cfg(feature = "redis")]
         Settings::Redis(settings) => Box::new(redis::Redis::new(name, settings, identity)),
+        #[cfg(feature = "grpc")]
+        Settings::Grpc(settings) => Box::new(grpc::Grpc::new(name, settings, identity)),
         Settings::File(settings) => Box::new(file::File::new(settings, identity)),
         Settings::Stdout(_) => Box::new(stdout::Stdout::new(identity)),
         Settings::Discard(_) => Box::new(discard::Discard),
@@ -218,6 +227,8 @@ impl Settings {
             Self::Postgres(settings) => Some(settings.output()),
             #[cfg(feature = "redis")]
             Self::Redis(settings) => Some(settings.output()),
+            #[cfg(feature = "grpc")]
+            Self::Grpc(settings) => Some(settings.output()),
             Self::File(settings) => Some(file_output(&settings.path)),
             Self::Stdout(_) => Some("standard output".to_owned()),
             Self::Discard(_) => None,
@@ -231,6 +242,8 @@ impl Settings {
             Self::Postgres(settings) => settings.check(),
             #[cfg(feature = "redis")]
             Self::Redis(settings) => settings.check(),
+            #[cfg(feature = "grpc")]
+            Self::Grpc(settings) => settings.check(),
             _ => Ok(()),
         }
     }
@@ -269,6 +282,8 @@ pub const KINDS: &[Kind] = &[
     postgres::KIND,
     #[cfg(feature = "redis")]
     redis::KIND,
+    #[cfg(feature = "grpc")]
+    grpc::KIND,
     file::KIND,
     stdout::KIND,
     discard::KIND,

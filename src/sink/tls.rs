@@ -3,19 +3,31 @@
 //! The public roots are compiled in: a static binary in an empty container finds no store of the system's.
 
 use std::path::Path;
+#[cfg(any(feature = "postgres", feature = "redis"))]
 use std::sync::Arc;
 
-use rustls::crypto::ring;
+use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use rustls::{ClientConfig, crypto::ring};
 
 /// Believes the certificates that the file's (or, without one, the public) authorities have signed for the name that is
 /// connected to.
 ///
 /// # Errors
 /// The file cannot be read or holds no certificate; in words for a person.
+#[cfg(any(feature = "postgres", feature = "redis"))]
 pub fn verifying(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+    let config = builder()?.with_root_certificates(roots(ca_file)?).with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// The authorities that the file, or without one the public, names.
+///
+/// # Errors
+/// As [`verifying`].
+pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -30,10 +42,10 @@ pub fn verifying(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
             }
         }
     }
-    let config = builder()?.with_root_certificates(roots).with_no_client_auth();
-    Ok(Arc::new(config))
+    Ok(roots)
 }
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, String> {
     // Named here, so that no process-wide default has to be installed first.
     ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

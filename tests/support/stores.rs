@@ -1,4 +1,5 @@
-//! Real servers for tests: PostgreSQL and Redis as private, throw-away instances on free loopback ports.
+//! Real servers for tests: PostgreSQL, Redis and a gRPC service in Python as private, throw-away instances on free
+//! loopback ports.
 //!
 //! Nothing of the system's own services is touched. Each instance lives in its own temporary folder and is tied to this
 //! process by a pipe: when the process ends, however it ends, a shell stops the instance and removes the folder. A machine
@@ -397,5 +398,89 @@ impl RedisCluster {
     pub fn node_of(&self, key: &str) -> &Redis {
         let served = |node: &&Redis| !node.cli(&["get", key]).starts_with("MOVED");
         self.nodes.iter().find(served).expect("a node serves it")
+    }
+}
+
+/// The Python that `tools/test` has put beside what cargo builds, with what tools/python/requirements.txt names.
+pub fn python() -> PathBuf {
+    let program = std::env::current_exe().expect("a test knows where it is");
+    let folders = program.ancestors().map(|folder| folder.join("python/bin/python3"));
+    let found = folders.into_iter().find(|python| python.exists());
+    found.unwrap_or_else(|| panic!("there is no Python with grpcio beside {}: run tools/test", program.display()))
+}
+
+/// A receiver of the `grpc` sink: `tests/support/grpc_receiver.py`, which is `tools/python/telemetryx_receiver.py` with
+/// the example's table in SQLite and with ways to fail.
+pub struct Receiver {
+    port: u16,
+    process: Option<Leashed>,
+    folder: PathBuf,
+    options: Vec<String>,
+}
+
+impl Receiver {
+    /// `options`: `--token TOKEN`, `--tls KEY CERTIFICATE`, `--workers NUMBER`.
+    pub fn start(options: &[&str]) -> Self {
+        let options = options.iter().map(|&option| option.to_owned()).collect();
+        let mut receiver = Self { port: free_port(), process: None, folder: folder("grpc"), options };
+        receiver.go_on();
+        receiver
+    }
+
+    pub fn go_on(&mut self) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/grpc_receiver.py");
+        let mut command =
+            vec![python().into(), "-B".into(), script.into(), self.database().into(), self.control_file().into()];
+        command.push(format!("127.0.0.1:{}", self.port).into());
+        command.extend(self.options.iter().map(OsString::from));
+        let mut process = Leashed::start(&self.folder, &command);
+        wait_for("the receiver's start", || {
+            assert!(!process.ended(), "the receiver ended: {}", process.log());
+            std::net::TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        });
+        self.process = Some(process);
+    }
+
+    pub fn kill(&mut self) {
+        let process = self.process.take().expect("it runs");
+        process.signal("KILL");
+        process.stop();
+    }
+
+    pub fn signal(&self, signal: &str) {
+        self.process.as_ref().expect("it runs").signal(signal);
+    }
+
+    /// From the next call on it does so: JSON as `grpc_receiver.py` takes it; `{}`: nothing wrong.
+    pub fn control(&self, control: &str) {
+        let new = self.folder.join("control.new");
+        fs::write(&new, control).unwrap();
+        fs::rename(&new, self.control_file()).unwrap();
+    }
+
+    /// One line for each call: the number of its events.
+    pub fn calls(&self) -> Vec<usize> {
+        let text = fs::read_to_string(self.folder.join("control.calls")).unwrap_or_default();
+        text.lines().map(|line| line.parse().unwrap()).collect()
+    }
+
+    fn control_file(&self) -> PathBuf {
+        self.folder.join("control")
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.folder.join("received.db")
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub fn log(&self) -> String {
+        self.process.as_ref().expect("it runs").log()
     }
 }

@@ -1,0 +1,119 @@
+//! What a user sets, and what of it is wrong.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+use serde::Deserialize;
+use tonic::metadata::{Ascii, MetadataValue};
+
+use super::super::Kind;
+use crate::config::setting::{Form, Secret, Setting, Url, Value};
+use crate::limits;
+
+/// What the settings know of it.
+pub const KIND: Kind = Kind {
+    name: "grpc",
+    doc: "A service of yours that implements `telemetryx.v1.Sink` of proto/events.proto, such as one in Python with \
+          tools/python/telemetryx_receiver.py. It answers with a verdict on each event. At least once; exactly once where \
+          the service tells doubles by (server_id, position), which comes with every event.",
+    settings: &[
+        Setting {
+            key: "url",
+            default: Value::text("http://127.0.0.1:50051"),
+            form: Form::Url,
+            doc: "http://host:port, or https:// for TLS.",
+        },
+        Setting {
+            key: "ca_file",
+            default: Value::text(""),
+            form: Form::Path,
+            doc: "Certificates (PEM) that https:// believes. Empty: the public authorities.",
+        },
+        Setting {
+            key: "token",
+            default: Value::text(""),
+            form: Form::Secret,
+            doc: "Sent as `authorization: Bearer TOKEN`, in clear with http://. Empty: none.",
+        },
+        Setting {
+            key: "deadline",
+            default: Value::Duration(Duration::from_secs(30)),
+            form: Form::Duration { min: Duration::from_millis(100), max: Duration::from_secs(3_600) },
+            doc: "Longest time for one request, from the first byte to the answer; then it is tried again.",
+        },
+        Setting {
+            key: "in_flight",
+            default: Value::Count(4),
+            form: Form::Count { min: 1, max: limits::GRPC_IN_FLIGHT_MAX },
+            doc: "A delivery of more than 1 MiB or 10,000 events is sent in several requests, so many at a time. 1: events \
+                  arrive in the order of their positions, except when they are sent again.",
+        },
+    ],
+};
+
+/// `kind = "grpc"`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub url: Url,
+    pub ca_file: Option<PathBuf>,
+    /// Empty: none.
+    pub token: Secret,
+    pub deadline: Duration,
+    pub in_flight: usize,
+}
+
+impl Settings {
+    /// What a person must change, and in which key.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        let uri = self.uri().map_err(|why| ("url", why))?;
+        if self.ca_file.is_some() && !is_encrypted(&uri) {
+            return Err(("ca_file", "is for https:// only".to_owned()));
+        }
+        self.authorization().map(drop).map_err(|why| ("token", why))
+    }
+
+    /// The receiver, without secrets.
+    pub fn output(&self) -> String {
+        match self.uri() {
+            Ok(uri) => format!("grpc {}", uri.to_string().trim_end_matches('/')),
+            Err(_) => "grpc".to_owned(),
+        }
+    }
+
+    /// Where the receiver is; it names a host and holds no secret.
+    pub fn uri(&self) -> Result<Uri, String> {
+        let expected = || "expected http://host:port or https://host:port".to_owned();
+        let uri: Uri = self.url.with_secrets().parse().map_err(|_| expected())?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+            return Err(expected());
+        }
+        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err("holds a user or password: give the receiver a token instead (token, token_file)".to_owned());
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err("has a path: gRPC knows none, ".to_owned() + &expected());
+        }
+        Ok(uri)
+    }
+
+    /// The metadata that shows the token.
+    pub fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, String> {
+        let token = self.token.reveal().trim();
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let expected = || "expected visible ASCII characters without a space".to_owned();
+        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(expected());
+        }
+        let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| expected())?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+pub fn is_encrypted(uri: &Uri) -> bool {
+    uri.scheme_str() == Some("https")
+}

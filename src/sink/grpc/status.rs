@@ -1,0 +1,109 @@
+//! What a status, or a connection that fails, means for a delivery.
+
+use std::error::Error;
+use std::fmt::Write as _;
+
+use tonic::{Code, Status};
+
+use super::super::{Failure, Unavailable};
+use crate::limits;
+use crate::wire::answer::cut;
+
+/// Why a call has no answer. `place`: the receiver, for the words.
+pub fn failure(place: &str, status: &Status) -> Failure {
+    let code = name(status.code());
+    let mut reason = format!("{place}: {code}");
+    if !status.message().is_empty() {
+        // Writing into a String cannot fail.
+        let _ = write!(reason, ": {}", cut(status.message(), limits::REFUSAL_REASON_BYTES_MAX));
+    }
+    if let Some(source) = status.source() {
+        if let Some(unavailable) = tls_trouble(place, source) {
+            return unavailable.into();
+        }
+        append_chain(&mut reason, source);
+    }
+    let down = |advice: &str| Failure::Unavailable(Unavailable::down(format!("{reason}: {advice}")));
+    match status.code() {
+        Code::Unauthenticated => down("the receiver does not know this token: see token, or the file of token_file"),
+        Code::PermissionDenied => down("the receiver does not let this token deliver: see its log, then token"),
+        Code::Unimplemented | Code::NotFound => {
+            down("no service telemetryx.v1.Sink is there: see url, and whether the receiver runs")
+        }
+        Code::FailedPrecondition => down("the receiver must be mended first: see its log"),
+        // The library's own words, when the answer is larger than it may be; a receiver in Rust says the same of requests.
+        Code::OutOfRange if status.message().starts_with("Error, decoded message length too large") => {
+            down("its answer is above 4 MiB (give short reasons), or the receiver takes no requests of 1 MiB (let it)")
+        }
+        Code::InvalidArgument | Code::OutOfRange | Code::DataLoss => {
+            Failure::BatchRefused { code: code.to_owned(), reason }
+        }
+        _ => Failure::Unavailable(Unavailable::retry(reason)),
+    }
+}
+
+/// Why there is no connection.
+pub fn unconnected(place: &str, error: &(dyn Error + 'static)) -> Unavailable {
+    tls_trouble(place, error).unwrap_or_else(|| {
+        let mut reason = format!("{place}: ");
+        let _ = write!(reason, "{error}");
+        if let Some(source) = error.source() {
+            append_chain(&mut reason, source);
+        }
+        Unavailable::retry(reason)
+    })
+}
+
+/// A certificate that is not believed does not pass by itself.
+fn tls_trouble(place: &str, error: &(dyn Error + 'static)) -> Option<Unavailable> {
+    let mut found = chain(error).filter_map(|error| {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        inner.and_then(|inner| inner.downcast_ref()).or(error.downcast_ref::<rustls::Error>())
+    });
+    match found.next()? {
+        error @ (rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            let advice = "check the receiver's certificate, its name, and ca_file";
+            Some(Unavailable::down(format!("{place}: {error}: {advice}")))
+        }
+        error => Some(Unavailable::retry(format!("{place}: {error}: is TLS spoken there?"))),
+    }
+}
+
+/// An error and its causes.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// Adds the causes that say something new.
+fn append_chain(reason: &mut String, first: &(dyn Error + 'static)) {
+    for error in chain(first) {
+        let words = error.to_string();
+        let words = cut(&words, limits::REFUSAL_REASON_BYTES_MAX);
+        if !reason.contains(words) {
+            let _ = write!(reason, ": {words}");
+        }
+    }
+}
+
+/// As gRPC's documents spell it.
+pub fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,84 @@
+"""A receiver for tests: the kit and the example's store, and ways to fail, which a file says before each call.
+
+    {"status": ["UNAVAILABLE", "words"]}    ends the call so     {"answer": "0a02..."}   answers these bytes
+    {"after": 1, ...}                       spares so many calls {"hang": true}          waits until that is gone
+    {"refuse": {"NAME": ["CODE", "why"]}}   events of that name  {"retry_after": 0.5}    seconds; nothing is taken
+    {"dislike": "NAME"}                     INVALID_ARGUMENT for all that came with such an event
+"""
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+
+import grpc
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tools/python"))
+import telemetryx_receiver as tx
+from example_sqlite_receiver import Store
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for what it starts in the background
+
+parser = argparse.ArgumentParser()
+parser.add_argument("database")
+parser.add_argument("control")
+parser.add_argument("address")
+parser.add_argument("--token")
+parser.add_argument("--tls", nargs=2)
+parser.add_argument("--workers", type=int, default=1)
+args = parser.parse_args()
+spared = {}  # calls left of "after", by the text that says so
+
+
+def control():
+    try:
+        text = open(args.control).read()
+    except FileNotFoundError:
+        return {}
+    orders = json.loads(text)
+    spared.setdefault(text, orders.pop("after", 0))
+    if spared[text] > 0:
+        spared[text] -= 1
+        return {}
+    return orders
+
+
+class Spoiled(Store):
+    def __call__(self, delivery):
+        with open(args.control + ".calls", "a") as calls:
+            calls.write(f"{len(delivery.records)}\n")
+        self.orders = control()
+        while self.orders.get("hang"):
+            time.sleep(0.02)
+            self.orders = control()
+        if "retry_after" in self.orders:
+            raise tx.RetryLater(self.orders["retry_after"])
+        spoil.answer = bytes.fromhex(self.orders["answer"]) if "answer" in self.orders else None
+        spoil.status = self.orders.get("status")
+        if self.orders.get("dislike") in [record.event.name for record in delivery.records]:
+            spoil.status = ["INVALID_ARGUMENT", "something in it"]
+        return () if spoil.answer is not None or spoil.status else super().__call__(delivery)
+
+    def refuse(self, record):
+        return self.orders.get("refuse", {}).get(record.event.name) or super().refuse(record)
+
+
+class Spoil(grpc.ServerInterceptor):
+    answer = status = None
+
+    def intercept_service(self, continuation, details):
+        inner = continuation(details)
+
+        def deliver(body, context):
+            answer = inner.unary_unary(body, context)
+            if self.status:
+                context.abort(grpc.StatusCode[self.status[0]], self.status[1])
+            return answer if self.answer is None else self.answer
+
+        return inner and grpc.unary_unary_rpc_method_handler(deliver)
+
+
+spoil = Spoil()
+tls = args.tls and tuple(open(path, "rb").read() for path in args.tls)
+tx.serve(Spoiled(args.database), args.address, args.token, tls, args.workers, interceptors=(spoil,)).wait()
