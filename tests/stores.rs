@@ -1,5 +1,6 @@
-//! The real server in front of real stores: PostgreSQL and Redis, as their users set them up and break them.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis"))]
+//! The real server in front of real stores: PostgreSQL, Redis and a service in Python, as their users set them up and
+//! break them.
+#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc"))]
 
 mod support;
 
@@ -7,11 +8,11 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use support::server::{Server, wait_until};
-use support::stores::{Postgres, Redis};
+use support::stores::{Postgres, Receiver, Redis, python};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -122,12 +123,88 @@ fn stores_that_crash_under_load_have_everything_once_in_the_end() {
     assert!(dead_letters(folder.path(), "pg").is_empty());
 }
 
+/// Number of rows, of different names, and of rows called `bad` that a receiver has.
+fn received(receiver: &Receiver) -> (i64, i64, i64) {
+    let database = rusqlite::Connection::open(receiver.database()).unwrap();
+    database.busy_timeout(PATIENCE).unwrap();
+    let sql = "SELECT count(*), count(DISTINCT name), count(*) FILTER (WHERE name = 'bad') FROM events";
+    database.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap()
+}
+
+#[test]
+fn an_event_that_a_python_service_refuses_is_one_dead_letter_of_ten_thousand_events() {
+    let receiver = Receiver::start(&["--token", "secret"]);
+    receiver.control(r#"{"refuse": {"bad": ["TOO_BAD", "not this one"]}}"#);
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sinks.service.url={}", receiver.url());
+    fs::write(folder.path().join("token"), "secret\n").unwrap();
+    let token = "sinks.service.token_file=token"; // looked for where the server starts
+    let server = Server::start(folder.path(), &["sinks.service.kind=grpc", &url, token]);
+    let all = lines(0..6_789) + "{\"name\":\"bad\"}\n" + &lines(6_790..10_000);
+    post(server.address(), &all, 10_000);
+    assert!(wait_until(PATIENCE, || received(&receiver) == (9_999, 9_999, 0)), "{}", server.log());
+    assert!(wait_until(PATIENCE, || dead_letters(folder.path(), "service").len() == 1), "{}", server.log());
+    let letter = dead_letters(folder.path(), "service").remove(0);
+    let words = [&letter["code"], &letter["reason"], &letter["event"]["name"]].map(|text| text.as_str());
+    assert_eq!(words, [Some("TOO_BAD"), Some("not this one"), Some("bad")]);
+}
+
+#[test]
+fn an_event_in_a_batch_that_a_python_service_refuses_unnamed_is_found() {
+    let receiver = Receiver::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sinks.service.url={}", receiver.url());
+    let server = Server::start(folder.path(), &["sinks.service.kind=grpc", &url]);
+    receiver.control(r#"{"dislike": "bad"}"#);
+    let all = lines(0..700) + "{\"name\":\"bad\"}\n" + &lines(701..1_000);
+    post(server.address(), &all, 1_000);
+    assert!(wait_until(PATIENCE, || received(&receiver) == (999, 999, 0)), "{}", server.log());
+    assert!(wait_until(PATIENCE, || dead_letters(folder.path(), "service").len() == 1), "{}", server.log());
+    assert_eq!(dead_letters(folder.path(), "service")[0]["code"], "INVALID_ARGUMENT");
+}
+
+#[test]
+fn a_python_service_that_crashes_under_load_has_everything_once_in_the_end() {
+    let mut receiver = Receiver::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sinks.service.url={}", receiver.url());
+    let server = Server::start(folder.path(), &["sinks.service.kind=grpc", &url]);
+    let mut sent = 0;
+    let mut post_some = || {
+        for _ in 0..20 {
+            post(server.address(), &lines(sent..sent + 250), 250);
+            sent += 250;
+        }
+        sent
+    };
+    for _ in 0..2 {
+        post_some();
+        receiver.kill();
+        post_some();
+        receiver.go_on();
+    }
+    let sent = post_some() as i64;
+    assert!(wait_until(PATIENCE, || received(&receiver).0 >= sent), "{}", server.log());
+    assert_eq!(received(&receiver), (sent, sent, 0));
+    assert!(dead_letters(folder.path(), "service").is_empty());
+}
+
+#[test]
+fn the_python_receiver_passes_its_own_tests() {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/python/test_receiver.py");
+    let compiled = concat!(env!("OUT_DIR"), "/events.fds");
+    let output = Command::new(python()).arg("-B").arg(script).arg(compiled).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.success() && !said.contains("skipped"), "{said}");
+}
+
 #[test]
 fn two_sinks_on_one_table_or_stream_are_wrong_settings() {
     let folder = tempfile::tempdir().unwrap();
     for (kind, output) in [
         ("postgres", "postgres localhost:5432/telemetryx table events"),
         ("redis", "redis 127.0.0.1:6379 stream events"),
+        ("grpc", "grpc http://127.0.0.1:50051"),
     ] {
         let (a, b) = (format!("sinks.a.kind={kind}"), format!("sinks.b.kind={kind}"));
         let output_of = |arguments: &[&str]| telemetryx(folder.path(), arguments);
@@ -137,9 +214,12 @@ fn two_sinks_on_one_table_or_stream_are_wrong_settings() {
             "telemetryx: --set: sinks.b writes to {output}, where sinks.a (--set) writes too; give each its own\n"
         );
         assert_eq!(text(&wrong.stderr), said);
-        let key = if kind == "postgres" { "table" } else { "stream" };
-        let other = format!("sinks.b.{key}=other");
-        assert_eq!(output_of(&["check", "--set", &a, "--set", &b, "--set", &other]).status.code(), Some(0));
+        let other = match kind {
+            "postgres" => "sinks.b.table=other",
+            "redis" => "sinks.b.stream=other",
+            _ => "sinks.b.url=http://other:50051",
+        };
+        assert_eq!(output_of(&["check", "--set", &a, "--set", &b, "--set", other]).status.code(), Some(0));
     }
 }
 
@@ -163,6 +243,13 @@ fn wrong_settings_of_a_store_are_named_without_their_password() {
         ),
         ("sinks.redis.urls=redis://h/3", "sinks.redis.urls = \"redis://h/3\": a Cluster has database 0 only"),
         ("sinks.redis.ca_file=x", "sinks.redis.ca_file = \"x\": is for rediss:// only"),
+        (
+            "sinks.grpc.url=http://u:secret@h",
+            "sinks.grpc.url = \"http://u:***@h\": holds a user or password: give the receiver a token instead (token, \
+             token_file)",
+        ),
+        ("sinks.grpc.ca_file=x", "sinks.grpc.ca_file = \"x\": is for https:// only"),
+        ("sinks.grpc.token=sécret", "sinks.grpc.token = \"***\": expected visible ASCII characters without a space"),
         ("sinks.postgres.ca_file=x", "sinks.postgres.ca_file = \"x\": is for tls = \"verify\" only"),
     ] {
         let output = telemetryx(folder.path(), &["check", "--set", set]);
@@ -236,4 +323,52 @@ fn the_readme_reads_events_back_from_redis() {
     let redis = Redis::start(&[]);
     let printed = follow_readme("**Into Redis Streams**", "localhost:6379", &format!("127.0.0.1:{}", redis.port()));
     assert!(printed.contains("ann") && printed.contains("web"), "{printed}");
+}
+
+/// A program that runs until this is dropped, with all that it started.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.0.id())]).status();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn the_readme_reads_events_back_from_a_python_service() {
+    use std::os::unix::process::CommandExt as _;
+    let (there, folder) = ("localhost:50051", tempfile::tempdir().unwrap());
+    let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let (_, rest) = page.split_once("**To a Python service**").expect("it is told of");
+    let mut blocks = rest.split("\n```").skip(1).step_by(2).map(|block| block.split_once('\n').unwrap());
+    let (Some(("sh", start)), Some(("toml", settings)), Some(("sh", read))) =
+        (blocks.next(), blocks.next(), blocks.next())
+    else {
+        panic!("{rest}")
+    };
+    assert!(settings.lines().count() <= 5 && settings.contains(there) && start.contains(there), "{settings}{start}");
+
+    std::os::unix::fs::symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools"), folder.path().join("tools"))
+        .unwrap();
+    fs::write(folder.path().join("telemetryx.toml"), settings.replace(there, &here)).unwrap();
+    // The user's own Python is the one that the tests have.
+    let path = format!("{}:{}", python().parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let shell = |script: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script.replace(there, &here)]).current_dir(folder.path());
+        shell.env("PATH", &path).env("PYTHONDONTWRITEBYTECODE", "1");
+        shell
+    };
+    let _receiver = Running(shell(start).process_group(0).stdout(Stdio::null()).spawn().unwrap());
+    let server = Server::start(folder.path(), &[]);
+    post(server.address(), "{\"name\":\"hello\",\"source\":\"web\",\"attributes\":{\"user\":\"ann\"}}\n", 1);
+    let mut printed = String::new();
+    let found = wait_until(PATIENCE, || {
+        let output = shell(read).output().unwrap();
+        printed = text(&output.stdout).to_owned() + text(&output.stderr);
+        printed.contains("hello")
+    });
+    assert!(found && printed.contains("web"), "{printed}\n{}", server.log());
 }
