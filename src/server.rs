@@ -16,7 +16,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{self, Config};
 use crate::http;
-use crate::limits::{HEADER_BYTES, KEEPALIVE, RING_SLOTS, WAL_POSITION_JUMP, WINDOW_BYTES, WINDOW_FRAMES};
+use crate::limits::{
+    HEADER_BYTES, KEEPALIVE, RING_SLOTS, WAL_POSITION_JUMP, WAL_UNKNOWN_JUMP, WINDOW_BYTES, WINDOW_FRAMES,
+};
 use crate::metrics::Metrics;
 use crate::net::{self, Door, Ended, EventLoop, Intake, LoopError, SinkState};
 use crate::pipeline::batch::Batch;
@@ -85,6 +87,17 @@ pub enum ServerError {
     LogStuck,
 }
 
+impl ServerError {
+    /// `events`: acknowledged as *received*, and not in the log.
+    fn log_failed(health: &LogHealth, events: u64) -> Self {
+        let reason = health.failure().unwrap_or_default();
+        Self::Log(match events {
+            0 => reason.to_owned(),
+            _ => format!("{reason}; {events} events that were acknowledged as `received` may be lost"),
+        })
+    }
+}
+
 /// Runs the server until a signal ends it. `started` gets the line that says where it listens and what it writes to.
 pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerError> {
     let _lock = lock(&config.data_dir)?;
@@ -127,6 +140,7 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     let group_commit = match log {
         Some((mut writer, _)) => {
             go_on_behind_sinks(&mut writer, &routers)?;
+            queues.iter().for_each(|queue| queue.skipped_to(writer.next_position()));
             // All that was in the log at start: what is restored from it waits for this ticket.
             watermarks.advance(AckLevel::Received, RESTORED_TICKET);
             watermarks.advance(AckLevel::Written, RESTORED_TICKET);
@@ -153,14 +167,15 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
         .name("log".to_owned())
         .spawn(move || {
             let keep_refused = |refused: &[RefusedPayload]| {
-                keep(&letters, refused, &log_drain);
+                letters.append(refused.iter().map(letter))?;
                 events_dead.inc_by(refused.iter().map(|payload| u64::from(payload.events)).sum());
+                Ok(())
             };
             let offer = |batch: &Arc<Batch>| queues.iter().for_each(|queue: &RouterQueue| queue.offer(batch));
             let lost_events = match group_commit {
                 Some(group_commit) => group_commit.run(receiver, keep_refused, offer),
                 None => {
-                    commit::run(receiver, keep_refused, offer);
+                    commit::run(receiver, |refused| keep(refused, keep_refused, &log_drain), offer);
                     0
                 }
             };
@@ -221,8 +236,9 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     started(&start_line(address, config));
 
     let ended = event_loop.run()?;
-    if let Some(reason) = health.failure() {
-        return Err(ServerError::Log(reason.to_owned()));
+    if health.failure().is_some() {
+        let events = log_ended.recv_timeout(LOG_END_TIMEOUT).unwrap_or_default();
+        return Err(ServerError::log_failed(&health, events));
     }
     // The loop leaves the rest of the drain time to the routers; they get at least a moment.
     let deadline =
@@ -240,10 +256,8 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     }
     if config.wal.enabled {
         // What was acknowledged is in the log, delivered or not.
-        if let Some(reason) = health.failure() {
-            return Err(ServerError::Log(reason.to_owned()));
-        }
         match log_ended.recv_timeout(LOG_END_TIMEOUT) {
+            Ok(events) if health.failure().is_some() => return Err(ServerError::log_failed(&health, events)),
             Ok(0) => {}
             Ok(events) => return Err(ServerError::NotKept { events }),
             Err(_) => return Err(ServerError::LogStuck),
@@ -316,10 +330,12 @@ fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerError
 /// that has not said what it holds may hold more; a log that never had an event is not known to any.
 fn go_on_behind_sinks(writer: &mut Writer, routers: &[Router]) -> Result<(), ServerError> {
     let next = writer.next_position();
+    // In this order: who is placed by now has also said how far ahead it is.
+    let all_placed = routers.iter().all(|router| router.progress().is_placed());
     let ahead = routers.iter().map(|router| router.progress().ahead()).max().unwrap_or_default();
     let mut position = if ahead >= next { ahead + WAL_POSITION_JUMP } else { next };
-    if next > 1 && routers.iter().any(|router| !router.progress().is_placed()) {
-        position = position.max(next + WAL_POSITION_JUMP);
+    if next > 1 && !all_placed {
+        position = position.max(next + WAL_UNKNOWN_JUMP);
     }
     writer.skip_to(position).map_err(|failure| ServerError::Log(failure.to_string()))
 }
@@ -390,19 +406,21 @@ fn read_tokens(server: &config::Server) -> Result<Tokens, ServerError> {
     if tokens.is_empty() { Err(ServerError::NoTokens(path.clone())) } else { Ok(tokens) }
 }
 
-/// Writes refused payloads to the dead letters, however long it takes. (Only an ACK of a level above *received* could
+fn letter(refused: &RefusedPayload) -> RefusedFrame<'_> {
+    RefusedFrame {
+        origin: &refused.origin,
+        seq: refused.seq,
+        code: refused.code.name(),
+        reason: &refused.reason,
+        payload: &refused.payload,
+        received_unix_nano: refused.received_unix_nano,
+    }
+}
+
+/// Without a log, has refused payloads kept, however long it takes. (Only an ACK of a level above *received* could
 /// wait for this, and needs a log.) A disk that takes nothing until the drain is over loses them, and says so.
-fn keep(letters: &DeadLetters, refused: &[RefusedPayload], drain: &Drain) {
-    loop {
-        let appended = letters.append(refused.iter().map(|refused| RefusedFrame {
-            origin: &refused.origin,
-            seq: refused.seq,
-            code: refused.code.name(),
-            reason: &refused.reason,
-            payload: &refused.payload,
-            received_unix_nano: refused.received_unix_nano,
-        }));
-        let Err(error) = appended else { return };
+fn keep(refused: &[RefusedPayload], append: impl Fn(&[RefusedPayload]) -> io::Result<()>, drain: &Drain) {
+    while let Err(error) = append(refused) {
         let now = Instant::now();
         if drain.passed(now) {
             tracing::error!(%error, frames = refused.len(), "refused frames could not be kept in dead letters and are lost");

@@ -123,7 +123,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         COUNTER.set(Some(&LOG));
         match group_commit {
             Some(group_commit) => {
-                group_commit.run(receiver, |_| {}, |batch| queue.offer(batch));
+                group_commit.run(receiver, |_| Ok(()), |batch| queue.offer(batch));
             }
             None => commit::run(receiver, |_| {}, |batch| queue.offer(batch)),
         }

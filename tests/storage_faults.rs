@@ -363,7 +363,7 @@ fn a_stop_while_the_log_is_full_says_how_many_events_acknowledged_as_received_ar
     let bounded = ["wal.segment_bytes=64KiB", "wal.max_bytes=128KiB", "wal.keep=0s", "server.drain_timeout=1s"];
     let mut server = Server::start(directory.path(), &[&bounded[..], &[&kind, &path]].concat());
     let body = format!(r#"{{"name":"e","body":"{}"}}"#, "x".repeat(10_000));
-    let mut sent = 0;
+    let mut sent: u64 = 0;
     while get(server.address(), "/ready").0 == 200 {
         assert!(sent < 1_000, "the log does not fill");
         assert_eq!(http::post(server.address(), "?ack=received", &body).unwrap().0, 200);
@@ -376,6 +376,12 @@ fn a_stop_while_the_log_is_full_says_how_many_events_acknowledged_as_received_ar
     let last = log.lines().last().unwrap_or_default();
     println!("{sent} sent; {last}");
     assert!(last.contains("events that were acknowledged as `received`") && last.contains("are lost"), "{log}");
+    let lost: u64 = last.split(' ').find_map(|word| word.parse().ok()).expect("it says how many");
+    let server = Server::start(directory.path(), &[&kind as &str, &path]);
+    let reader = fifo.read();
+    let rest = sent + 1 - lost;
+    assert!(wait_until(TIMEOUT, || reader.count() >= rest), "{} of {rest}\n{}", reader.count(), server.log());
+    assert_eq!(reader.finish().events.len() as u64, rest, "stored or told as lost");
 }
 
 #[test]

@@ -98,7 +98,7 @@ fn sinks(config: &Config, found: &Inspection) -> Vec<(String, String, String)> {
             Some(stored) => stored,
             None => {
                 let saved = PositionFile::new(&config.data_dir, &sink.name, &server_id).load();
-                saved.map(Option::unwrap_or_default).map_err(|error| error.to_string())
+                saved.map(|saved| saved.map_or(0, |saved| saved.position)).map_err(|error| error.to_string())
             }
         };
         let (position, lag) = match kept {

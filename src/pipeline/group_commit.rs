@@ -10,6 +10,7 @@
 //! * A batch is offered, not owed: a router without room reads it from the log.
 //! * Once a second it looks which segments nobody needs any more.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -73,57 +74,97 @@ impl Said {
 
 impl GroupCommit {
     /// Runs until the event loop is gone and the ring is empty, or the log fails. Returns the events that were let go of by
-    /// their senders and are not in the log. `keep_refused` gets what a commit holds
-    /// of refused payloads, before anything of the commit is written; `offer` hands a synced batch to every router.
+    /// their senders and are not in the log. `keep_refused` gets what a commit holds of refused payloads, before anything
+    /// of the commit is written, and is called again after an error; `offer` hands a synced batch to every router.
     pub fn run(
         mut self,
         mut ring: SlotReceiver,
-        mut keep_refused: impl FnMut(&[RefusedPayload]),
-        mut offer: impl FnMut(&Arc<Batch>),
+        keep_refused: impl FnMut(&[RefusedPayload]) -> io::Result<()>,
+        offer: impl FnMut(&Arc<Batch>),
     ) -> u64 {
         let mut slots = Vec::with_capacity(COMMIT_SLOTS_MAX);
+        match self.commit_all(&mut ring, &mut slots, keep_refused, offer) {
+            Ok(()) => 0,
+            Err(Over) => {
+                // The loop reads nothing more either: this is all there is.
+                ring.take(usize::MAX, &mut slots, |_| false);
+                slots.iter().map(let_go).sum()
+            }
+        }
+    }
+
+    fn commit_all(
+        &mut self,
+        ring: &mut SlotReceiver,
+        slots: &mut Vec<Slot>,
+        mut keep_refused: impl FnMut(&[RefusedPayload]) -> io::Result<()>,
+        mut offer: impl FnMut(&Arc<Batch>),
+    ) -> Result<(), Over> {
         let mut refused = Vec::new();
         let mut said = Said::default();
         let mut upkeep_due = Instant::now() + LOG_UPKEEP;
         self.show_bytes();
         loop {
             match ring.wait_until(Some(upkeep_due)) {
-                Waited::Gone => return 0,
+                Waited::Gone => return Ok(()),
                 Waited::TimedOut => {}
                 Waited::Slots => {
                     let mut bytes = 0;
-                    ring.take(COMMIT_SLOTS_MAX, &mut slots, |slot| {
+                    ring.take(COMMIT_SLOTS_MAX, slots, |slot| {
                         if let Content::Events { payload, .. } = &slot.content {
                             bytes += payload.len();
                         }
                         bytes >= COMMIT_BYTES_MAX
                     });
-                    take_refused(&slots, &mut refused);
+                    take_refused(slots, &mut refused);
                     if !refused.is_empty() {
-                        keep_refused(&refused);
+                        self.keep(&refused, &mut keep_refused, &mut said)?;
                         refused.clear();
                     }
-                    match self.commit(&mut slots, &mut said) {
-                        Ok(Some(batch)) => offer(&Arc::new(batch)),
-                        Ok(None) => {}
-                        Err(Over) => {
-                            // The loop reads nothing more either: this is all there is.
-                            ring.take(usize::MAX, &mut slots, |_| false);
-                            return slots.iter().map(let_go).sum();
-                        }
+                    if let Some(batch) = self.commit(slots, &mut said)? {
+                        offer(&Arc::new(batch));
                     }
                 }
             }
             if Instant::now() >= upkeep_due {
                 upkeep_due = Instant::now() + LOG_UPKEEP;
                 let keep_from = self.keep_from();
-                if let Err(failure) = self.writer.trim(keep_from, unix_nano()) {
-                    self.fail(&failure);
-                    return 0;
-                }
+                let trimmed = self.writer.trim(keep_from, unix_nano());
+                trimmed.map_err(|failure| self.fail(&failure))?;
                 self.show_bytes();
             }
         }
+    }
+
+    /// Has refused payloads kept, however long it takes. What sinks have passed is deleted meanwhile: it may be what the
+    /// disk is full of.
+    fn keep(
+        &mut self,
+        refused: &[RefusedPayload],
+        keep_refused: &mut impl FnMut(&[RefusedPayload]) -> io::Result<()>,
+        said: &mut Said,
+    ) -> Result<(), Over> {
+        let mut paused = false;
+        while let Err(error) = keep_refused(refused) {
+            if said.due() {
+                tracing::error!(%error, "dead letters cannot be written; nothing more is taken until they can");
+            }
+            if !paused {
+                paused = true;
+                self.health.set_pause(Some(Pause::DiskFull));
+            }
+            self.trim_at_once()?;
+            self.show_bytes();
+            if !(self.sleep)(LOG_RETRY) {
+                let frames = refused.len();
+                tracing::error!(%error, frames, "refused frames could not be kept in dead letters and are lost");
+                break;
+            }
+        }
+        if paused {
+            self.health.set_pause(None);
+        }
+        Ok(())
     }
 
     /// Writes and syncs one record. `None`: there was no event in it.
@@ -136,10 +177,8 @@ impl GroupCommit {
             (self.wake)();
         }
         let started = Instant::now();
-        if let Err(failure) = self.writer.sync() {
-            self.fail(&failure);
-            return Err(Over);
-        }
+        let synced = self.writer.sync();
+        synced.map_err(|failure| self.fail(&failure))?;
         self.metrics.wal_sync_seconds.observe(started.elapsed().as_secs_f64());
         self.watermarks.synced(ticket, self.writer.next_position());
         (self.wake)();
@@ -168,10 +207,7 @@ impl GroupCommit {
                     }
                     return Ok(position);
                 }
-                Err(AppendError::Failed(failure)) => {
-                    self.fail(&failure);
-                    return Err(Over);
-                }
+                Err(AppendError::Failed(failure)) => return Err(self.fail(&failure)),
                 Err(AppendError::NoSpace(error)) => {
                     if said.due() {
                         tracing::error!(
@@ -186,7 +222,7 @@ impl GroupCommit {
                         continue;
                     }
                     if said.due() {
-                        let sinks = self.holding().join(", ");
+                        let sinks = self.holding().map(Holder::name).collect::<Vec<_>>().join(", ");
                         tracing::error!(
                             sinks,
                             "the log is as large as wal.max_bytes allows, full of what these sinks have not taken; \
@@ -218,21 +254,18 @@ impl GroupCommit {
         self.holders.iter().map(|holder| holder.position() + 1).min().unwrap_or(u64::MAX)
     }
 
-    /// The sinks that need the oldest segment.
-    fn holding(&self) -> Vec<&str> {
-        let keep_from = self.keep_from();
-        let holding = self.holders.iter().filter(|holder| holder.position() < keep_from);
-        holding.map(|holder| holder.name()).collect()
+    /// Who needs events of the oldest segment.
+    fn holding(&self) -> impl Iterator<Item = &dyn Holder> {
+        let needed = self.writer.oldest_segment_end();
+        self.holders.iter().map(Box::as_ref).filter(move |holder| holder.position() + 1 < needed)
     }
 
     /// Deletes what nobody needs, whatever `wal.keep` says. `true`: something was.
     fn trim_at_once(&mut self) -> Result<bool, Over> {
         let before = self.writer.oldest_position();
         let keep_from = self.keep_from();
-        if let Err(failure) = self.writer.trim(keep_from, u64::MAX) {
-            self.fail(&failure);
-            return Err(Over);
-        }
+        let trimmed = self.writer.trim(keep_from, u64::MAX);
+        trimmed.map_err(|failure| self.fail(&failure))?;
         Ok(self.writer.oldest_position() > before)
     }
 
@@ -241,24 +274,18 @@ impl GroupCommit {
         if self.trim_at_once()? {
             return Ok(true);
         }
-        let keep_from = self.keep_from();
-        let blocked = self.holders.iter().any(|holder| holder.position() < keep_from && !holder.drops_oldest());
-        if blocked {
+        if self.holding().any(|holder| !holder.drops_oldest()) {
             return Ok(false);
         }
-        match self.writer.drop_oldest() {
-            Ok(dropped) => Ok(dropped.is_some()),
-            Err(failure) => {
-                self.fail(&failure);
-                Err(Over)
-            }
-        }
+        let dropped = self.writer.drop_oldest();
+        dropped.map(|dropped| dropped.is_some()).map_err(|failure| self.fail(&failure))
     }
 
-    fn fail(&self, failure: &LogFailure) {
+    fn fail(&self, failure: &LogFailure) -> Over {
         tracing::error!(error = %failure, "the log failed: nothing more is acknowledged, the server ends");
         self.health.fail(failure.to_string());
         (self.wake)();
+        Over
     }
 }
 
@@ -306,4 +333,79 @@ fn take_refused(slots: &[Slot], refused: &mut Vec<RefusedPayload>) {
 
 fn unix_nano() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::pipeline::batch::Origin;
+    use crate::random::Random;
+    use crate::wal::{self, DirStorage};
+
+    struct Sink {
+        position: Arc<AtomicU64>,
+        drops_oldest: bool,
+    }
+
+    impl Holder for Sink {
+        fn position(&self) -> u64 {
+            self.position.load(Ordering::Relaxed)
+        }
+
+        fn drops_oldest(&self) -> bool {
+            self.drops_oldest
+        }
+
+        fn name(&self) -> &str {
+            if self.drops_oldest { "drops" } else { "blocks" }
+        }
+    }
+
+    #[test]
+    fn a_segment_is_not_dropped_under_a_sink_that_blocks_although_another_one_is_further_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = wal::Settings {
+            dir: dir.path().to_owned(),
+            segment_bytes: 64 * 1024,
+            max_bytes: 256 * 1024,
+            keep: Duration::ZERO,
+            max_agents: 10,
+            dedupe_retention: Duration::from_secs(60),
+        };
+        let storage = Arc::new(DirStorage::create(dir.path()).unwrap());
+        let writer = wal::open(&settings, storage, &mut Random::seeded(1), 1).unwrap().writer;
+        let positions = [Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(2))];
+        let sink = |index: usize| Sink { position: positions[index].clone(), drops_oldest: index == 0 };
+        let mut commit = GroupCommit {
+            writer,
+            holders: vec![Box::new(sink(0)), Box::new(sink(1))],
+            watermarks: Arc::default(),
+            health: Arc::default(),
+            metrics: Metrics::new().unwrap(),
+            wake: Box::new(|| {}),
+            sleep: Box::new(|_| false),
+        };
+        let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "x".into(), epoch: 0 });
+        let payload = [1; 1_000];
+        let entry = Entry {
+            kind: Kind::Request,
+            origin: &origin,
+            events: 1,
+            received_unix_nano: 1,
+            payload: &payload,
+            payload_crc: None,
+        };
+        while commit.writer.append(&[entry]).is_ok() {
+            commit.writer.sync().unwrap();
+        }
+        let end = commit.writer.oldest_segment_end();
+        assert!(end > 10);
+        assert!(matches!(commit.make_room(), Ok(false)), "position 3 is needed by a sink that blocks");
+        assert_eq!(commit.holding().map(Holder::name).collect::<Vec<_>>(), ["drops", "blocks"]);
+        positions[1].store(end - 1, Ordering::Relaxed);
+        assert!(matches!(commit.make_room(), Ok(true)));
+        assert_eq!(commit.writer.oldest_position(), end);
+    }
 }

@@ -264,6 +264,66 @@ fn events_dropped_under_a_sink_that_had_nothing_yet_are_counted_also_after_a_res
 }
 
 #[test]
+fn what_is_missing_is_counted_once_however_often_the_store_has_to_be_asked_again() {
+    let sink = transactional();
+    sink.memory().failures.push_back(Unavailable::down("away").into());
+    let mut bench = Bench::new(folder(), &sink);
+    bench.commit(1);
+    bench.wait_for(|bench| matches!(bench.router.progress().status(), SinkStatus::Down(_)));
+    while bench.writer.bytes() < 400 * 1024 {
+        bench.commit(200);
+    }
+    let oldest = bench.writer.drop_oldest().unwrap().unwrap();
+    let dir = bench.stop(PATIENCE);
+    // What follows the gap is refused a few times: each time the store says that it has nothing.
+    sink.memory().failures.extend((0..4).map(|_| Failure::from(Unavailable::retry("full"))));
+    let bench = Bench::new(dir, &sink);
+    let last = bench.writer.next_position() - 1;
+    bench.wait_for(|bench| bench.router.progress().position() == last);
+    assert_eq!(bench.metric(DROPPED), (oldest - 1).to_string());
+    assert_eq!(sink.stored().len() as u64, last + 1 - oldest);
+    bench.stop(PATIENCE);
+}
+
+#[test]
+fn a_position_that_no_log_has_given_out_is_not_believed() {
+    let sink = transactional();
+    sink.memory().position = Some(u64::MAX - 1);
+    let bench = Bench::new(folder(), &sink);
+    bench.wait_for(|bench| matches!(bench.router.progress().status(), SinkStatus::Down(_)));
+    assert_eq!(bench.router.progress().ahead(), 0, "the log must not go on behind it");
+    bench.stop(PATIENCE);
+}
+
+#[test]
+fn a_sink_of_another_kind_with_the_same_name_begins_at_the_oldest_event() {
+    let file = MemorySink::default();
+    let mut bench = Bench::new(folder(), &file);
+    bench.commit(5);
+    bench.wait_for(|bench| bench.router.progress().position() == 5);
+    let dir = bench.stop(PATIENCE);
+    let sink = transactional();
+    let bench = Bench::new(dir, &sink);
+    bench.wait_for(|bench| bench.router.progress().position() == 5);
+    bench.stop(PATIENCE);
+    assert_eq!(sink.stored(), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_router_with_nothing_to_do_passes_positions_that_are_left_out() {
+    let sink = transactional();
+    let mut bench = Bench::new(folder(), &sink);
+    bench.commit(5);
+    bench.wait_for(|bench| bench.router.progress().position() == 5);
+    bench.writer.skip_to(1_000).unwrap();
+    bench.queue.as_ref().unwrap().skipped_to(1_000);
+    // Level *delivered* of what was in the log before waits for this.
+    bench.wait_for(|bench| bench.router.progress().position() == 999);
+    assert_eq!(bench.router.progress().owed_events(), 0);
+    bench.stop(PATIENCE);
+}
+
+#[test]
 fn positions_that_are_left_out_are_no_lag() {
     let sink = transactional();
     let mut bench = Bench::new(folder(), &sink);

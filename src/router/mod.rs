@@ -82,6 +82,12 @@ impl RouterQueue {
         self.progress.offered(batch.end_position().saturating_sub(1));
         self.queue.offer(batch);
     }
+
+    /// No event has a position between what was offered and `end`: the log goes on there.
+    pub fn skipped_to(&self, end: u64) {
+        self.progress.offered(end.saturating_sub(1));
+        self.queue.skipped_to(end);
+    }
 }
 
 impl Drop for RouterQueue {

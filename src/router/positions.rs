@@ -1,5 +1,6 @@
 //! The position of a sink whose store keeps none: `data_dir/positions/<sink>`, one line `server_id position`. Of a sink
-//! whose store does: where it began, until the store has a position of its own.
+//! that has nothing yet: where it began, with the word `begins` behind; where the store keeps its own position, until it
+//! has one.
 //!
 //! Replaced as a whole (write, sync, rename, sync the folder), so that a crash leaves the old one or the new one.
 
@@ -8,6 +9,17 @@ use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::sink::uuid;
+
+/// Behind the position of a sink that has nothing yet.
+const BEGINS: &str = " begins";
+
+/// What the file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    pub position: u64,
+    /// The sink has nothing yet, and begins behind the position.
+    pub begins: bool,
+}
 
 #[derive(Debug)]
 pub struct PositionFile {
@@ -26,15 +38,19 @@ impl PositionFile {
     ///
     /// # Errors
     /// `InvalidData`: the file is not one of ours. Otherwise the file cannot be read.
-    pub fn load(&self) -> io::Result<Option<u64>> {
+    pub fn load(&self) -> io::Result<Option<Saved>> {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.named(&error)),
         };
         let (server_id, position) = text.trim_end().split_once(' ').ok_or_else(|| self.damaged())?;
+        let (position, begins) = match position.strip_suffix(BEGINS) {
+            Some(position) => (position, true),
+            None => (position, false),
+        };
         let position = position.parse().map_err(|_| self.damaged())?;
-        Ok((server_id == self.server_id).then_some(position))
+        Ok((server_id == self.server_id).then_some(Saved { position, begins }))
     }
 
     /// Afterwards nothing is saved.
@@ -47,14 +63,19 @@ impl PositionFile {
 
     /// Saves `position`; when it returns, the position survives power loss.
     pub fn save(&self, position: u64) -> io::Result<()> {
-        self.replace(position).map_err(|error| self.named(&error))
+        self.replace(position, "").map_err(|error| self.named(&error))
     }
 
-    fn replace(&self, position: u64) -> io::Result<()> {
+    /// Saves that the sink begins behind `position`.
+    pub fn save_begin(&self, position: u64) -> io::Result<()> {
+        self.replace(position, BEGINS).map_err(|error| self.named(&error))
+    }
+
+    fn replace(&self, position: u64, word: &str) -> io::Result<()> {
         let Some(folder) = self.path.parent() else { return Err(ErrorKind::InvalidInput.into()) };
         fs::create_dir_all(folder)?;
         let mut file = File::create(&self.new_path)?;
-        writeln!(file, "{} {position}", self.server_id)?;
+        writeln!(file, "{} {position}{word}", self.server_id)?;
         file.sync_all()?;
         fs::rename(&self.new_path, &self.path)?;
         File::open(folder)?.sync_all()
@@ -86,7 +107,10 @@ mod tests {
         positions.remove().unwrap();
         for position in [0, 7, u64::MAX] {
             positions.save(position).unwrap();
-            assert_eq!(PositionFile::new(dir.path(), "out", &[1; 16]).load().unwrap(), Some(position));
+            let load = || PositionFile::new(dir.path(), "out", &[1; 16]).load().unwrap();
+            assert_eq!(load(), Some(Saved { position, begins: false }));
+            positions.save_begin(position).unwrap();
+            assert_eq!(load(), Some(Saved { position, begins: true }));
         }
         assert_eq!(PositionFile::new(dir.path(), "out", &[2; 16]).load().unwrap(), None);
         assert_eq!(PositionFile::new(dir.path(), "other", &[1; 16]).load().unwrap(), None);
@@ -100,9 +124,9 @@ mod tests {
         let positions = PositionFile::new(dir.path(), "out", &[1; 16]);
         positions.save(7).unwrap();
         fs::write(dir.path().join("positions/out.new"), "0101").unwrap();
-        assert_eq!(positions.load().unwrap(), Some(7));
+        assert_eq!(positions.load().unwrap(), Some(Saved { position: 7, begins: false }));
         positions.save(8).unwrap();
-        assert_eq!(positions.load().unwrap(), Some(8));
+        assert_eq!(positions.load().unwrap(), Some(Saved { position: 8, begins: false }));
     }
 
     #[test]

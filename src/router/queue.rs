@@ -84,6 +84,14 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// There is nothing between what was offered and `end`; the log says so, too.
+    pub fn skipped_to(&self, end: u64) {
+        let mut state = self.lock();
+        state.behind = state.behind.max(end);
+        drop(state);
+        self.changed.notify_all();
+    }
+
     /// The next batch; the router then holds `taken_bytes` of the pool besides it.
     pub fn take(&self, taken_bytes: usize) -> Taken {
         let mut state = self.lock();

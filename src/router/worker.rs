@@ -31,6 +31,7 @@ use super::retry::{Backoff, Warnings};
 use super::source::{Next, Source};
 use super::{Drain, Notify, Shared};
 use crate::limits;
+use crate::limits::WAL_POSITION_LIMIT;
 use crate::metrics::{Metrics, SinkMetrics};
 use crate::pipeline::batch::Delivery;
 use crate::random::Random;
@@ -58,6 +59,8 @@ pub(super) struct Worker {
     connected: bool,
     /// Positions that no batch will have, behind what is gathered.
     gap: Option<Range<u64>>,
+    /// What is missing below this position was counted.
+    counted: u64,
     /// Last position that the sink has passed.
     position: u64,
     position_file: PositionFile,
@@ -98,6 +101,7 @@ impl Worker {
             gather: Gather::new(settings.batch),
             connected: false,
             gap: None,
+            counted: 0,
             position: 0,
             position_file: PositionFile::new(shared.data_dir, &name, &shared.identity.server_id),
             saves_position: false,
@@ -169,11 +173,12 @@ impl Worker {
         }
         self.begins = is_new;
         match self.position_file.load().map_err(unreadable)? {
-            Some(position) => Ok(position),
+            // That of a sink of another kind, which had this name before, says nothing of this store.
+            Some(saved) if saved.begins || !is_new => Ok(saved.position),
             // It begins at the oldest event that is kept.
-            None => {
+            _ => {
                 let begin = log.start - 1;
-                self.position_file.save(begin).map_err(|error| Unavailable::retry(error.to_string()))?;
+                self.position_file.save_begin(begin).map_err(|error| Unavailable::retry(error.to_string()))?;
                 Ok(begin)
             }
         }
@@ -186,6 +191,12 @@ impl Worker {
             self.pass(position);
             return Ok(());
         };
+        if position >= WAL_POSITION_LIMIT {
+            return Err(Unavailable::down(format!(
+                "the store says that it holds events up to position {position}, which no log has given out: mend what it \
+                 keeps as this sink's position"
+            )));
+        }
         if !self.connected && position >= log.end {
             // Events that this process has never seen: the store would take what gets their positions now for them.
             self.progress.set_ahead(position);
@@ -242,13 +253,16 @@ impl Worker {
 
     /// No batch will have `positions`.
     fn miss(&mut self, positions: Range<u64>, reason: MissingReason) {
-        if let Some(name) = reason.counted_as() {
-            let events = positions.end - positions.start;
+        // The same is met again where a store that took nothing since is asked for its position.
+        let new = positions.start.max(self.counted)..positions.end;
+        if let Some(name) = reason.counted_as().filter(|_| !new.is_empty()) {
+            self.counted = new.end;
+            let events = new.end - new.start;
             self.all_metrics.events_dropped(&self.name, name).inc_by(events);
             warn!(
                 sink = self.name,
-                first = positions.start,
-                last = positions.end - 1,
+                first = new.start,
+                last = new.end - 1,
                 reason = %reason,
                 "events are missing from the log and will not be delivered"
             );

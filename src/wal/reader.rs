@@ -33,7 +33,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    fn left_out(&self) -> Range<u64> {
+    pub(super) fn left_out(&self) -> Range<u64> {
         self.name.first_position.saturating_sub(self.left_out)..self.name.first_position
     }
 }
@@ -42,9 +42,19 @@ impl Segment {
 pub struct Shape {
     /// In order; the last one is being written. Never empty.
     pub segments: Vec<Segment>,
+    /// What was left out before segments that are deleted by now; as many ranges as there were starts with such a jump.
+    pub gone: Vec<Range<u64>>,
     /// Of the last segment: readers look at nothing behind.
     pub synced_bytes: u64,
     pub end: u64,
+}
+
+impl Shape {
+    /// Positions that no event has, in order.
+    fn left_out(&self) -> impl Iterator<Item = Range<u64>> {
+        let of_segments = self.segments.iter().map(Segment::left_out).filter(|left_out| !left_out.is_empty());
+        self.gone.iter().cloned().chain(of_segments)
+    }
 }
 
 /// What writer and readers share.
@@ -75,11 +85,9 @@ impl Log {
 
     /// How many of `positions` no event has.
     pub fn left_out(&self, positions: Range<u64>) -> u64 {
-        let within = |segment: &Segment| {
-            let range = segment.left_out();
-            range.end.min(positions.end).saturating_sub(range.start.max(positions.start))
-        };
-        self.shape().segments.iter().map(within).sum()
+        let shape = self.shape();
+        let within = |range: Range<u64>| range.end.min(positions.end).saturating_sub(range.start.max(positions.start));
+        shape.left_out().map(within).sum()
     }
 
     /// A reader that begins with the event at `from`.
@@ -233,10 +241,12 @@ impl Reader {
         let after = shape.segments.partition_point(|segment| segment.name.first_position <= self.position);
         let Some(segment) = after.checked_sub(1).and_then(|index| shape.segments.get(index)) else {
             self.open = None;
-            let left_out = shape.segments.first().map_or(shape.end..shape.end, Segment::left_out);
-            return Err(match self.position < left_out.start {
-                true => self.missing(left_out.start, MissingReason::Dropped),
-                false => self.missing(left_out.end, MissingReason::Skipped),
+            let oldest = shape.segments.first().map_or(shape.end, |segment| segment.name.first_position);
+            let left_out = shape.left_out().find(|left_out| left_out.end > self.position);
+            return Err(match left_out.filter(|left_out| left_out.end <= oldest) {
+                Some(left_out) if left_out.start <= self.position => self.missing(left_out.end, MissingReason::Skipped),
+                Some(left_out) => self.missing(left_out.start, MissingReason::Dropped),
+                None => self.missing(oldest, MissingReason::Dropped),
             });
         };
         Ok(match shape.segments.get(after) {

@@ -213,7 +213,7 @@ pub fn open(
         name,
         created_unix_nano: now_unix_nano,
         // What was cut off a tail has no event any more, either.
-        left_out: next_position - sound_position + left_out_at_end(&old),
+        left_out: next_position - sound_position.min(left_out_from(&old, next_position)),
         bytes: settings.segment_bytes,
     };
     let begun = begin.write(&mut encoder).map_err(failed("begin a segment"))?;
@@ -228,10 +228,11 @@ pub fn open(
     Ok(Opened { server_id, writer, log, marks: marks_now, report })
 }
 
-/// What the segments at the end left out before them, which have no events and will be removed.
-fn left_out_at_end(old: &[Old]) -> u64 {
+/// Where what was left out begins before the segments at the end that have no events and will be removed; else `next`.
+fn left_out_from(old: &[Old], next: u64) -> u64 {
     let is_empty = |old: &&Old| old.survey.as_ref().is_some_and(|survey| survey.events == 0 && survey.skips.is_empty());
-    old.iter().rev().take_while(is_empty).filter_map(|old| Some(old.header?.left_out)).sum()
+    let begins = |old: &Old| old.header.map(|header| header.first_position.saturating_sub(header.left_out));
+    old.iter().rev().take_while(is_empty).filter_map(begins).min().unwrap_or(next)
 }
 
 struct Recovery<'a> {

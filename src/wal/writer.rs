@@ -17,6 +17,7 @@ use super::record::{Encoder, Entry, Place, SegmentId, TooLarge};
 use super::segment::{self, Name};
 use super::storage::{Storage, StorageFile, is_no_space, write_all_at};
 use super::{AppendError, LogFailure, Settings};
+use crate::limits::WAL_POSITION_LIMIT;
 use crate::random::Random;
 
 pub struct Writer {
@@ -121,7 +122,7 @@ impl Writer {
         let Begun { file, offset, segment } = begun;
         let name = segment.name;
         let segments = older.into_iter().chain([segment]).collect();
-        let shape = Shape { segments, synced_bytes: offset, end: name.first_position };
+        let shape = Shape { segments, gone: Vec::new(), synced_bytes: offset, end: name.first_position };
         let log = Arc::new(Log::new(storage.clone(), shape));
         let writer = Self {
             settings,
@@ -148,6 +149,12 @@ impl Writer {
     /// The lowest position that is kept.
     pub fn oldest_position(&self) -> u64 {
         self.log.oldest()
+    }
+
+    /// Behind the last position of the oldest segment: whoever is before it needs that segment.
+    pub fn oldest_segment_end(&self) -> u64 {
+        let shape = self.log.shape();
+        shape.segments.get(1).map_or(shape.end, |next| next.name.first_position)
     }
 
     /// Bytes of all segments, with what is reserved in the current one.
@@ -208,15 +215,14 @@ impl Writer {
         });
         let payloads = entries.iter().map(|entry| entry.payload).filter(|payload| !payload.is_empty());
         let mut slices: Vec<_> = [head].into_iter().chain(payloads).map(IoSlice::new).collect();
-        let (written, result) = write_all_at(&*self.current.file, &mut slices, self.current.offset);
+        let (_, result) = write_all_at(&*self.current.file, &mut slices, self.current.offset);
         match result {
             Ok(()) => Ok(()),
             Err(error) if is_no_space(&error) => {
-                if written > 0 {
-                    // Half a record must not stay, or a crash now would look like a torn one.
-                    let (file, offset) = (&self.current.file, self.current.offset);
-                    file.truncate(offset).map_err(|error| self.fail("cut", error))?;
-                }
+                // Half a record must not stay, or a crash now would look like a torn one. Also where nothing is said to be
+                // written: blocks may be.
+                let (file, offset) = (&self.current.file, self.current.offset);
+                file.truncate(offset).map_err(|error| self.fail("cut", error))?;
                 Err(AppendError::NoSpace(error))
             }
             Err(error) => Err(self.fail("write", error).into()),
@@ -251,7 +257,8 @@ impl Writer {
             (older.iter().map(|segment| segment.bytes).sum::<u64>(), shape.segments.len())
         };
         // With only one segment there is nothing that could be dropped: the log may have two, whatever the limit.
-        if segments > 1 && closed_bytes + self.current.offset + bytes > self.settings.max_bytes {
+        // A skip has no other time than this: it may go beyond the limit, as every start does with its segment.
+        if left_out == 0 && segments > 1 && closed_bytes + self.current.offset + bytes > self.settings.max_bytes {
             return Err(AppendError::Full);
         }
         self.sync()?;
@@ -294,6 +301,8 @@ impl Writer {
     /// As for [`Writer::append`].
     pub fn skip_to(&mut self, position: u64) -> Result<(), AppendError> {
         self.alive()?;
+        // A start refuses positions beyond the limit, and what follows them would be lost.
+        let position = position.min(WAL_POSITION_LIMIT);
         if position <= self.next_position {
             return Ok(());
         }
@@ -348,7 +357,11 @@ impl Writer {
 
     /// Readers hear of it first, then the file goes.
     fn remove_oldest(&mut self) -> Result<(), LogFailure> {
-        let oldest = self.log.change(|shape| shape.segments.remove(0));
+        let oldest = self.log.change(|shape| {
+            let oldest = shape.segments.remove(0);
+            shape.gone.extend(Some(oldest.left_out()).filter(|range| !range.is_empty()));
+            oldest
+        });
         self.storage.remove(&oldest.name.to_string()).map_err(|error| self.fail("delete the segment before", error))
     }
 

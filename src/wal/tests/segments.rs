@@ -108,6 +108,7 @@ fn a_full_log_takes_nothing_until_a_segment_goes() {
     let before = (writer.next_position(), storage.segments(), writer.bytes());
     assert!(matches!(append(&mut writer, taken + 1), Err(AppendError::Full)));
     assert_eq!((writer.next_position(), storage.segments(), writer.bytes()), before);
+    writer.skip_to(taken + 1).unwrap();
     writer.trim(4, 5_000).unwrap();
     assert_eq!(append(&mut writer, taken + 1).unwrap(), taken + 1);
     assert_eq!(positions(&log, 4), (4..=taken + 1).collect::<Vec<_>>());
@@ -228,6 +229,21 @@ fn positions_that_were_left_out_are_not_told_as_dropped_once_what_lies_before_th
     })
     .collect();
     assert_eq!(missing, [(1..3, MissingReason::Dropped), (3..100, MissingReason::Skipped)]);
+    // Also once the segment behind the jump is gone.
+    let Opened { mut writer, log, .. } = start(&storage);
+    append(&mut writer, 4).unwrap();
+    writer.drop_oldest().unwrap();
+    let oldest = writer.oldest_position();
+    assert!(oldest > 100);
+    assert_eq!(log.left_out(1..oldest), 97);
+    let mut reader = log.reader(1);
+    let missing: Vec<_> = std::iter::from_fn(|| match reader.read_next().unwrap() {
+        Some(Read::Missing { positions, reason }) => Some((positions, reason)),
+        _ => None,
+    })
+    .collect();
+    let dropped = MissingReason::Dropped;
+    assert_eq!(missing, [(1..3, dropped.clone()), (3..100, MissingReason::Skipped), (100..oldest, dropped)]);
 }
 
 #[test]
