@@ -5,10 +5,24 @@ use std::io::{self, Write};
 use super::Identity;
 use crate::event::{JsonRecord, write_json};
 use crate::limits;
-use crate::pipeline::batch::Delivery;
+use crate::pipeline::batch::{Delivery, Record};
 
 /// Every line begins so.
 pub const LINE_START: &[u8] = b"{\"server_id\":\"";
+
+/// Appends the event as one JSON object, without a newline.
+pub fn write_record(server_id: &[u8; 16], record: &Record<'_>, out: &mut Vec<u8>) {
+    let record = JsonRecord {
+        server_id: Some(*server_id),
+        position: Some(record.position),
+        received_unix_nano: Some(record.received_unix_nano),
+        agent: record.origin.agent.as_deref(),
+        source: record.source(),
+        time_unix_nano: record.time_unix_nano(),
+        event: record.event,
+    };
+    write_json(&record, out);
+}
 
 /// Writes deliveries as lines, in bounded chunks that end with a line.
 pub struct Lines {
@@ -25,16 +39,7 @@ impl Lines {
     pub fn write(&mut self, delivery: &Delivery, except: &[u64], out: &mut impl Write) -> io::Result<()> {
         self.chunk.clear();
         for record in delivery.records().filter(|record| except.binary_search(&record.position).is_err()) {
-            let line = JsonRecord {
-                server_id: Some(self.server_id),
-                position: Some(record.position),
-                received_unix_nano: Some(record.received_unix_nano),
-                agent: record.origin.agent.as_deref(),
-                source: record.source(),
-                time_unix_nano: record.time_unix_nano(),
-                event: record.event,
-            };
-            write_json(&line, &mut self.chunk);
+            write_record(&self.server_id, &record, &mut self.chunk);
             self.chunk.push(b'\n');
             if self.chunk.len() >= limits::NDJSON_CHUNK_BYTES {
                 out.write_all(&self.chunk)?;
