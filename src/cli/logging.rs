@@ -11,7 +11,8 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use tracing_subscriber::filter::Targets;
+use tracing::Level;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt};
@@ -54,11 +55,22 @@ pub fn start(format: LogFormat) -> Result<Logging, Failure> {
 
 fn filter(given: Option<String>) -> Result<Targets, ConfigError> {
     let text = given.filter(|text| !text.is_empty()).unwrap_or_else(|| FILTER_DEFAULT.to_owned());
-    text.parse().map_err(|_| {
+    text.parse().map(without_secrets).map_err(|_| {
         let expected = "a level (error, warn, info, debug, trace, off) or targets with levels, such as \
                         \"warn,telemetryx::net=debug\"";
         ConfigError { problems: vec![format!("{FILTER_VARIABLE}: \"{text}\": expected {expected}")] }
     })
+}
+
+/// The HTTP client logs every byte that it sends at this level, and with them tokens: it goes no further than `debug`.
+fn without_secrets(filter: Targets) -> Targets {
+    const CLIENT: &str = "ureq";
+    let cap = |target: &str, level: LevelFilter| {
+        if target.starts_with(CLIENT) { level.min(LevelFilter::DEBUG) } else { level }
+    };
+    let capped: Targets = filter.iter().map(|(target, level)| (target.to_owned(), cap(target, level))).collect();
+    let capped = capped.with_default(filter.default_level().unwrap_or(LevelFilter::OFF));
+    if capped.would_enable(CLIENT, &Level::TRACE) { capped.with_target(CLIENT, LevelFilter::DEBUG) } else { capped }
 }
 
 impl Drop for Logging {
@@ -221,5 +233,19 @@ mod tests {
         }
         assert_eq!(written + dropped, count);
         assert!(dropped >= count / 3, "at least what two loads do not hold is dropped: {dropped}");
+    }
+
+    #[test]
+    fn what_would_show_tokens_is_not_logged_at_any_level() {
+        let filter = |text: &str| filter(Some(text.to_owned())).unwrap();
+        for text in
+            ["trace", "ureq=trace", "ureq_proto::util=trace", "info,ureq_proto=trace", "u=trace,ureq_proto=warn"]
+        {
+            assert!(!filter(text).would_enable("ureq_proto::util", &Level::TRACE), "{text}");
+        }
+        assert!(filter("trace").would_enable("ureq::run", &Level::DEBUG));
+        assert!(filter("trace").would_enable("telemetryx::net", &Level::TRACE));
+        assert!(!filter("info,telemetryx::net=debug").would_enable("ureq::run", &Level::DEBUG));
+        assert!(!filter("telemetryx=trace").would_enable("ureq::run", &Level::ERROR));
     }
 }
