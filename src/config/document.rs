@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use super::layers::Origin;
 use super::resolve::{Entry, Resolved};
-use super::setting::Setting;
+use super::setting::{Setting, Value};
 use super::table::{BATCH, SECTIONS, SINK};
 use crate::sink::{self, Kind};
 
@@ -112,7 +112,13 @@ impl fmt::Display for Resolved {
 }
 
 fn line(out: &mut fmt::Formatter<'_>, key: &str, entry: &Entry) -> fmt::Result {
-    write!(out, "{key} = {}", entry.shown())?;
+    match key.split_once('.') {
+        // A name from a table of secrets may have any sign in it.
+        Some((table, name)) if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)) => {
+            write!(out, "{table}.{} = {}", Value::Text(name.to_owned().into()), entry.shown())?;
+        }
+        _ => write!(out, "{key} = {}", entry.shown())?,
+    }
     match &entry.origin {
         Origin::Default => writeln!(out),
         origin => writeln!(out, " # {origin}"),

@@ -157,7 +157,7 @@ impl Merged {
 }
 
 /// The environment has neither lower case nor dashes, so names must differ without them.
-fn same_name(a: &str, b: &str) -> bool {
+pub(super) fn same_name(a: &str, b: &str) -> bool {
     let fold = |byte: u8| if byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
     a.bytes().map(fold).eq(b.bytes().map(fold))
 }

@@ -52,6 +52,9 @@ pub enum Form {
     Path,
     /// Text that is never shown. It may also come from the file that `<key>_file` names.
     Secret,
+    /// A table of texts that are never shown; whoever sets it chooses their names. In the environment, which has no
+    /// dashes, `_` in a name stands for one.
+    Secrets,
     /// Text; what it must be is said by the kind of sink.
     Text,
     /// Where a store is. A password in it is never shown; it may also come from the file that `<key>_file` names.
@@ -65,10 +68,11 @@ impl Form {
     }
 
     /// A value of this form as it may be shown.
-    pub fn shown(self, value: &impl fmt::Display) -> String {
-        match self {
-            Self::Secret => "\"***\"".to_owned(),
-            Self::Url => redacted(&value.to_string()),
+    pub fn shown(self, value: &Value) -> String {
+        match (self, value) {
+            (Self::Secret, _) => "\"***\"".to_owned(),
+            // Before it is quoted: a query that is left out must not take the closing quote with it.
+            (Self::Url, Value::Text(url)) => Value::Text(redacted(url).into()).to_string(),
             _ => value.to_string(),
         }
     }
@@ -107,7 +111,7 @@ impl fmt::Debug for Url {
     }
 }
 
-/// A password or token: never shown.
+/// A password, token or key: never shown.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -129,16 +133,23 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// `text` with `***` for everything that may be a password: what stands between `user:` and the last `@` of a URL, and a
-/// query that names one. Rather too much than too little.
+/// `text` with `***` for everything that may be a password: what stands between `user:` and the last `@` of a URL, a
+/// query that names one, and any query of HTTP, where services take their keys. Rather too much than too little.
 fn redacted(text: &str) -> String {
     let one = |url: &str| {
         let Some((scheme, rest)) = url.split_once("://") else {
             return if url.contains(['@', ':', '=']) { "***".to_owned() } else { url.to_owned() };
         };
+        let is_http = scheme.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http"));
+        if is_http && rest.split_once('?').is_some_and(|(_, query)| query.contains('@')) {
+            // The end of a password, or a part of the query: nobody can tell.
+            return format!("{scheme}://***");
+        }
         let (user, host) = rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
         let host = match host.split_once('?') {
-            Some((host, query)) if query.to_ascii_lowercase().contains("pass") => format!("{host}?***"),
+            Some((host, query)) if is_http || query.to_ascii_lowercase().contains("pass") => {
+                format!("{host}?***")
+            }
             _ => host.to_owned(),
         };
         match user.map(|user| user.split_once(':').map_or((user, ""), |(user, _)| (user, ":***"))) {
@@ -178,6 +189,8 @@ pub enum Value {
     Bytes(u64),
     Duration(Duration),
     Text(Cow<'static, str>),
+    /// A table without entries. Each entry is a value of its own.
+    Empty,
 }
 
 /// A value as a layer gave it, `${VAR}` already replaced.
@@ -225,6 +238,7 @@ impl Value {
                 ("nanos".to_owned(), integer(time.subsec_nanos().into())),
             ])),
             Self::Text(text) => toml::Value::String(text.clone().into_owned()),
+            Self::Empty => toml::Value::Table(toml::Table::new()),
         }
     }
 }
@@ -238,6 +252,7 @@ impl fmt::Display for Value {
             Self::Bytes(bytes) => write!(out, "\"{}\"", format_bytes(*bytes)),
             Self::Duration(time) => write!(out, "\"{}\"", format_duration(*time)),
             Self::Text(text) => quote(out, text),
+            Self::Empty => out.write_str("{}"),
         }
     }
 }
@@ -308,6 +323,7 @@ impl Setting {
             Form::Choice(names) => text().filter(|text| names.contains(text)).and_then(own),
             Form::Path => text().filter(|text| !text.is_empty() || self.default == Value::text("")).and_then(own),
             Form::Secret | Form::Text => text().and_then(own),
+            Form::Secrets => matches!(raw, Raw::Table).then_some(Value::Empty),
             Form::Url => match raw {
                 // A list is written with commas from here on.
                 Raw::List(urls) => own(&urls.join(",")),
@@ -339,6 +355,7 @@ impl Setting {
             }
             Form::Path => "a path".to_owned(),
             Form::Secret | Form::Text => "text".to_owned(),
+            Form::Secrets => "a table of texts".to_owned(),
             Form::Url => "a URL".to_owned(),
         }
     }
@@ -466,9 +483,14 @@ mod tests {
             ("redis://:secret@a,redis://u:secret,2@b", "redis://:***@a,redis://u:***@b"),
             ("redis://a:1,redis://b:2", "redis://a:1,redis://b:2"),
             ("host=db password=secret", "***"),
+            ("https://u:secret@h/v1?key=secret", "https://u:***@h/v1?***"),
+            ("http://h:8080/events", "http://h:8080/events"),
+            ("HTTP://h/?key=secret@x", "HTTP://***"),
+            ("http://u:sec?secret@h/", "http://***"),
             ("", ""),
         ] {
             assert_eq!(redacted(url), shown);
+            assert_eq!(Form::Url.shown(&Value::Text(url.into())), format!("\"{shown}\""));
             assert!(!format!("{:?}", Url::new(url)).contains("secret"));
         }
     }
