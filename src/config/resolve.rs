@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::layers::{Given, GivenSink, Keys, Layers, Origin};
+use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
 use super::setting::{Form, Raw, Setting, Value};
 use super::{Config, ConfigError, Log, Server, Wal, read_bounded, table};
 use crate::event::nearest::nearest;
@@ -114,6 +114,11 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
     let mut entries = Vec::with_capacity(rows.len());
     let mut known = Vec::with_capacity(rows.len());
     for row in rows {
+        if row.setting.form == Form::Secrets {
+            entries.extend(take_table(prefix, &row, &mut keys, problems));
+            known.push(row.key);
+            continue;
+        }
         let given = keys.remove(&row.key);
         let given = if row.setting.form.is_secret() {
             let file_key = format!("{}_file", row.key);
@@ -150,6 +155,45 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
                 problems.push(format!("{origin}: unknown key `{prefix}{key}`{hint}"));
             }
         }
+    }
+    entries
+}
+
+/// The entries of a table, each with the layer that it is from: of two that differ only in case, - and _ the higher one
+/// wins. The row itself where there is none.
+fn take_table(prefix: &str, row: &Row<'_>, keys: &mut Keys, problems: &mut Vec<String>) -> Vec<Entry> {
+    let mut refuse = |key: &str, origin: &Origin, expected: &str| {
+        problems.push(format!("{origin}: {prefix}{key} = ***: expected {expected}"));
+    };
+    if let Some(Given { raw, origin }) = keys.remove(&row.key)
+        && let Err(expected) = row.setting.parse(&raw)
+    {
+        refuse(&row.key, &origin, &expected);
+    }
+    let section = format!("{}.", row.key);
+    let named: Vec<String> = keys.keys().filter(|key| key.starts_with(&section)).cloned().collect();
+    let mut entries: Vec<Entry> = Vec::with_capacity(named.len());
+    for key in named {
+        let Some(Given { raw, origin }) = keys.remove(&key) else { continue };
+        let key = if matches!(origin, Origin::Environment(_)) { key.replace('_', "-") } else { key };
+        let Raw::Text(text) = raw else {
+            refuse(&key, &origin, "text");
+            continue;
+        };
+        let entry = Entry { key, value: Value::Text(text.into()), origin, form: Form::Secret };
+        match entries.iter_mut().find(|other| same_name(&other.key, &entry.key)) {
+            None => entries.push(entry),
+            Some(other) if other.origin.rank() < entry.origin.rank() => *other = entry,
+            Some(other) if other.origin.rank() == entry.origin.rank() => {
+                let expected = format!("it once, and {} ({}) is given too", other.key, other.origin);
+                refuse(&entry.key, &entry.origin, &expected);
+            }
+            Some(_) => {}
+        }
+    }
+    if entries.is_empty() {
+        let (value, origin) = row.default.clone();
+        entries.push(Entry { key: row.key.clone(), value, origin, form: row.setting.form });
     }
     entries
 }
@@ -346,16 +390,16 @@ fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], p
             problems.push(format!("{}: sinks.{}.{key} = {}: {why}", entry.origin, sink.name, entry.shown()));
         }
     }
-    let mut outputs: Vec<(String, &ResolvedSink)> = Vec::new();
+    let mut outputs: Vec<(&sink::Settings, &ResolvedSink)> = Vec::new();
     for (sink, settings) in sinks.iter().zip(&config.sinks) {
         let Some(output) = settings.kind.output() else { continue };
-        if let Some((_, first)) = outputs.iter().find(|(taken, _)| *taken == output) {
+        if let Some((_, first)) = outputs.iter().find(|(taken, _)| taken.shares_output_with(&settings.kind)) {
             problems.push(format!(
                 "{}: sinks.{} writes to {output}, where sinks.{} ({}) writes too; give each its own",
                 sink.origin, sink.name, first.name, first.origin
             ));
         }
-        outputs.push((output, sink));
+        outputs.push((&settings.kind, sink));
     }
 }
 

@@ -68,6 +68,7 @@ fn every_default_passes_its_own_row() {
         let raw = match &row.default {
             Value::Flag(flag) => Raw::Flag(*flag),
             Value::Text(text) => Raw::Text(text.clone().into_owned()),
+            Value::Empty => Raw::Table,
             number => Raw::Text(number.to_string().trim_matches('"').to_owned()),
         };
         assert_eq!(row.parse(&raw), Ok(row.default.clone()), "{}", row.key);
@@ -397,6 +398,68 @@ fn secrets_come_from_files_and_are_never_shown() {
         problems(&[("password", Raw::Integer(1234), file(1))]),
         ["t.toml:1: sinks.a.password = ***: expected text"]
     );
+}
+
+#[cfg(feature = "http-sink")]
+#[test]
+fn a_table_of_secrets_comes_from_every_layer_and_is_never_shown() {
+    let file =
+        "[[sinks]]\nkind = \"http\"\nheaders = { X-Api-Key = \"${KEY}\", \"x.y\" = \"hunter1\", kept = \"hunter3\" }";
+    let environment = [
+        ("KEY", "hunter2"),
+        ("TELEMETRYX__SINKS__HTTP__HEADERS__X_TENANT", "hunter4"),
+        ("TELEMETRYX__SINKS__HTTP__HEADERS__KEPT", "hunter5"),
+    ];
+    let set = [("sinks.http.headers.KEPT", "hunter6")];
+    let resolved = layers(file, &environment, &set).resolve().unwrap();
+    let sink::Settings::Http(http) = &resolved.config.sinks[0].kind else { panic!("{resolved:?}") };
+    let headers: Vec<_> = http.headers.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+    let expected = [("KEPT", "hunter6"), ("X-Api-Key", "hunter2"), ("x-tenant", "hunter4"), ("x.y", "hunter1")];
+    assert_eq!(headers, expected);
+    let shown = resolved.to_string();
+    for line in [
+        "headers.X-Api-Key = \"***\" # t.toml:3",
+        "headers.x-tenant = \"***\" # TELEMETRYX__SINKS__HTTP__HEADERS__X_TENANT",
+        "headers.KEPT = \"***\" # --set",
+        "headers.\"x.y\" = \"***\" # t.toml:3",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} is not in:\n{shown}");
+    }
+    assert!(!shown.contains("hunter") && !format!("{resolved:?}").contains("hunter"), "{shown}");
+    assert!(layers(&shown, &[], &[]).resolve().is_ok(), "{shown}");
+    assert!(
+        layers("", &[], &[("sinks.http.url", "http://h/")]).resolve().unwrap().to_string().contains("headers = {}\n")
+    );
+
+    let sink = |keys: &str| format!("[[sinks]]\nkind = \"http\"\n{keys}");
+    file_refused(&sink("headers = \"hunter2\""), "t.toml:3: sinks.http.headers = ***: expected a table of texts");
+    file_refused(&sink("headers.a = 5"), "t.toml:3: sinks.http.headers.a = ***: expected text");
+    file_refused(
+        &sink("headers.x-a = \"hunter2\"\nheaders.X_A = \"hunter2\""),
+        "t.toml:3: sinks.http.headers.x-a = ***: expected it once, and headers.X_A (t.toml:4) is given too",
+    );
+    file_refused(
+        &sink("headrs.a = \"b\""),
+        "t.toml:3: unknown key `sinks.http.headrs.a`: did you mean `sinks.http.headers`?",
+    );
+    file_refused(
+        &sink("headers.Host-Name = \"a\"\nheaders.TE = \"hunter2\""),
+        "t.toml:4: sinks.http.headers.TE = \"***\": is a header that the sink sets itself",
+    );
+}
+
+#[cfg(feature = "http-sink")]
+#[test]
+fn two_http_sinks_may_differ_in_what_is_not_shown_of_their_urls() {
+    let url = |a: &str, b: &str| {
+        layers("", &[], &[("sinks.a.kind", "http"), ("sinks.b.kind", "http"), ("sinks.a.url", a), ("sinks.b.url", b)])
+            .resolve()
+            .map_err(|error| error.problems)
+    };
+    assert!(url("http://h/?stream=a", "http://h/?stream=b").is_ok());
+    let problem =
+        "--set: sinks.b writes to http http://h/?***, where sinks.a (--set) writes too; give each its own".to_owned();
+    assert_eq!(url("http://h/?stream=a", "http://h/?stream=a").unwrap_err(), [problem]);
 }
 
 #[test]

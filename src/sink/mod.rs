@@ -10,6 +10,8 @@ pub mod discard;
 pub mod file;
 #[cfg(feature = "grpc")]
 pub mod grpc;
+#[cfg(feature = "http-sink")]
+pub mod http;
 mod ndjson;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -28,9 +30,10 @@ pub mod stdout;
 pub(crate) mod stores;
 #[cfg(test)]
 pub(crate) mod testing;
-#[cfg(any(feature = "postgres", feature = "redis", feature = "grpc"))]
+#[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 mod tls;
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -178,6 +181,8 @@ pub enum Settings {
     Redis(redis::Settings),
     #[cfg(feature = "grpc")]
     Grpc(grpc::Settings),
+    #[cfg(feature = "http-sink")]
+    Http(http::Settings),
     File(file::Settings),
     Stdout(stdout::Settings),
     Discard(discard::Settings),
@@ -198,6 +203,8 @@ pub fn open(name: &str, settings: &Settings, identity: &Identity) -> Box<dyn Sin
         Settings::Redis(settings) => Box::new(redis::Redis::new(name, settings, identity)),
         #[cfg(feature = "grpc")]
         Settings::Grpc(settings) => Box::new(grpc::Grpc::new(name, settings, identity)),
+        #[cfg(feature = "http-sink")]
+        Settings::Http(settings) => Box::new(http::Http::new(settings, identity)),
         Settings::File(settings) => Box::new(file::File::new(settings, identity)),
         Settings::Stdout(_) => Box::new(stdout::Stdout::new(identity)),
         Settings::Discard(_) => Box::new(discard::Discard),
@@ -229,21 +236,37 @@ impl Settings {
             Self::Redis(settings) => Some(settings.output()),
             #[cfg(feature = "grpc")]
             Self::Grpc(settings) => Some(settings.output()),
+            #[cfg(feature = "http-sink")]
+            Self::Http(settings) => Some(settings.output()),
             Self::File(settings) => Some(file_output(&settings.path)),
             Self::Stdout(_) => Some("standard output".to_owned()),
             Self::Discard(_) => None,
         }
     }
 
+    /// Whether both write to the same.
+    pub fn shares_output_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            // What is shown of a URL leaves out its query.
+            #[cfg(feature = "http-sink")]
+            (Self::Http(one), Self::Http(other)) => one.url == other.url,
+            _ => self.output().is_some_and(|output| Some(output) == other.output()),
+        }
+    }
+
     /// What no row of the table of settings can say about a value: the key, and what is wrong with it.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
+    pub fn check(&self) -> Result<(), (Cow<'static, str>, String)> {
+        #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc"))]
+        let of_row = |(key, why): (&'static str, String)| (Cow::Borrowed(key), why);
         match self {
             #[cfg(feature = "postgres")]
-            Self::Postgres(settings) => settings.check(),
+            Self::Postgres(settings) => settings.check().map_err(of_row),
             #[cfg(feature = "redis")]
-            Self::Redis(settings) => settings.check(),
+            Self::Redis(settings) => settings.check().map_err(of_row),
             #[cfg(feature = "grpc")]
-            Self::Grpc(settings) => settings.check(),
+            Self::Grpc(settings) => settings.check().map_err(of_row),
+            #[cfg(feature = "http-sink")]
+            Self::Http(settings) => settings.check(),
             _ => Ok(()),
         }
     }
@@ -284,6 +307,8 @@ pub const KINDS: &[Kind] = &[
     redis::KIND,
     #[cfg(feature = "grpc")]
     grpc::KIND,
+    #[cfg(feature = "http-sink")]
+    http::KIND,
     file::KIND,
     stdout::KIND,
     discard::KIND,

@@ -3,14 +3,16 @@
 //! The public roots are compiled in: a static binary in an empty container finds no store of the system's.
 
 use std::path::Path;
-#[cfg(any(feature = "postgres", feature = "redis"))]
+#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
 use std::sync::Arc;
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+use rustls::ClientConfig;
 use rustls::RootCertStore;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use rustls::{ClientConfig, crypto::ring};
 
 /// Believes the certificates that the file's (or, without one, the public) authorities have signed for the name that is
 /// connected to.
@@ -27,30 +29,48 @@ pub fn verifying(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
 ///
 /// # Errors
 /// As [`verifying`].
+#[cfg(any(feature = "postgres", feature = "redis", feature = "grpc"))]
 pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         Some(path) => {
-            let failed = |why: &dyn std::fmt::Display| format!("ca_file {}: {why}", path.display());
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(&error))? {
-                let certificate = certificate.map_err(|error| failed(&error))?;
-                roots.add(certificate).map_err(|error| failed(&error))?;
-            }
-            if roots.is_empty() {
-                return Err(failed(&"holds no certificate in PEM"));
-            }
+            roots.add_parsable_certificates(authorities(path)?);
         }
     }
     Ok(roots)
 }
 
+/// The certificates in the file; at least one, and each can be believed.
+///
+/// # Errors
+/// As those of [`verifying`].
+pub fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let failed = |why: &dyn std::fmt::Display| format!("ca_file {}: {why}", ca_file.display());
+    let mut certificates = Vec::new();
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(ca_file).map_err(|error| failed(&error))? {
+        let certificate = certificate.map_err(|error| failed(&error))?;
+        roots.add(certificate.clone()).map_err(|error| failed(&error))?;
+        certificates.push(certificate);
+    }
+    if certificates.is_empty() {
+        return Err(failed(&"holds no certificate in PEM"));
+    }
+    Ok(certificates)
+}
+
 #[cfg(any(feature = "postgres", feature = "redis"))]
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, String> {
     // Named here, so that no process-wide default has to be installed first.
-    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())
+}
+
+#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
 }
 
 #[cfg(feature = "postgres")]

@@ -1,5 +1,5 @@
-//! Real servers for tests: PostgreSQL, Redis and a gRPC service in Python as private, throw-away instances on free
-//! loopback ports.
+//! Real servers for tests: PostgreSQL, Redis, and services in Python behind gRPC and HTTP as private, throw-away instances
+//! on free loopback ports.
 //!
 //! Nothing of the system's own services is touched. Each instance lives in its own temporary folder and is tied to this
 //! process by a pipe: when the process ends, however it ends, a shell stops the instance and removes the folder. A machine
@@ -482,5 +482,110 @@ impl Receiver {
 
     pub fn log(&self) -> String {
         self.process.as_ref().expect("it runs").log()
+    }
+}
+
+/// A service that takes events over HTTP: `http_service.py` beside this file says what it does.
+pub struct HttpService {
+    port: u16,
+    process: Leashed,
+    kept: PathBuf,
+    scheme: &'static str,
+}
+
+/// One request that it has kept.
+pub struct Request {
+    pub path: String,
+    /// Names in lower case.
+    pub headers: serde_json::Map<String, serde_json::Value>,
+    /// One for each connection.
+    pub client_port: u64,
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// The value of a header; empty: there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.as_str()).unwrap_or_default()
+    }
+}
+
+impl HttpService {
+    /// One for all tests of this process that do not stop it. Each uses a name of its own.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<HttpService> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(None))
+    }
+
+    /// `tls`: files of certificate and key.
+    pub fn start(tls: Option<[&Path; 2]>) -> Self {
+        let (port, folder) = (free_port(), folder("http"));
+        let kept = folder.join("kept");
+        fs::create_dir(&kept).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/http_service.py");
+        let mut command = words(&["python3"]);
+        command.extend([script.into(), kept.clone().into(), port.to_string().into()]);
+        command.extend(tls.into_iter().flatten().map(OsString::from));
+        let mut process = Leashed::start(&folder, &command);
+        wait_for("the HTTP service's start", || {
+            assert!(!process.ended(), "the HTTP service ended: {}", process.log());
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Self { port, process, kept, scheme: if tls.is_some() { "https" } else { "http" } }
+    }
+
+    /// Another name at each call, for [`HttpService::url`] and the rest.
+    pub fn name(&self) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("r{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        fs::create_dir(self.kept.join(&name)).unwrap();
+        name
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self, name: &str) -> String {
+        format!("{}://localhost:{}/{name}/events", self.scheme, self.port)
+    }
+
+    /// What to answer from now on: `what` is `answer`, `early` or `poison`.
+    pub fn tell(&self, name: &str, what: &str, bytes: &[u8]) {
+        let file = self.kept.join(name).join(what);
+        fs::write(file.with_extension("part"), bytes).unwrap();
+        fs::rename(file.with_extension("part"), file).unwrap();
+    }
+
+    /// To keep everything again.
+    pub fn tell_nothing(&self, name: &str) {
+        for what in ["answer", "early", "poison"] {
+            let _ = fs::remove_file(self.kept.join(name).join(what));
+        }
+    }
+
+    /// In the order of their answers.
+    pub fn requests(&self, name: &str) -> Vec<Request> {
+        let number = |number: usize| self.kept.join(name).join(format!("{number:06}.json"));
+        let heads = (1..).map(number).map_while(|path| Some((fs::read_to_string(&path).ok()?, path)));
+        heads
+            .map(|(head, path)| {
+                let mut head: serde_json::Value = serde_json::from_str(&head).unwrap();
+                let Some(serde_json::Value::Object(headers)) = head.get_mut("headers").map(|value| value.take()) else {
+                    panic!("{head}")
+                };
+                assert_eq!(head["method"], "POST");
+                Request {
+                    path: head["path"].as_str().unwrap().to_owned(),
+                    headers,
+                    client_port: head["client_port"].as_u64().unwrap(),
+                    body: fs::read(path.with_extension("body")).unwrap(),
+                }
+            })
+            .collect()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        self.process.signal(signal);
     }
 }
