@@ -1,18 +1,18 @@
-//! The real server in front of real stores: PostgreSQL, Redis and a service in Python, as their users set them up and
+//! The real server in front of real stores: PostgreSQL, Redis and services in Python, as their users set them up and
 //! break them.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc"))]
+#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use support::server::{Server, wait_until};
-use support::stores::{Postgres, Receiver, Redis, python};
+use support::stores::{HttpService, Postgres, Receiver, Redis, python};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -82,6 +82,89 @@ fn a_row_that_a_check_refuses_is_one_dead_letter_of_ten_thousand_events() {
 fn a_value_that_postgresql_refuses_is_one_dead_letter_of_ten_thousand_events() {
     let typed = "ALTER TABLE events ADD user_id int GENERATED ALWAYS AS ((attributes->>'user')::int) STORED";
     one_is_buried(typed, "{\"name\":\"bad\",\"attributes\":{\"user\":\"no number\"}}", "22P02");
+}
+
+/// Positions and names of the NDJSON that the service has kept under this name.
+fn kept(service: &HttpService, name: &str) -> Vec<(u64, String)> {
+    let bodies: Vec<Vec<u8>> = service.requests(name).into_iter().map(|request| request.body).collect();
+    let lines = bodies.iter().flat_map(|body| text(body).lines()).map(|line| {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        (event["position"].as_u64().unwrap(), event["name"].as_str().unwrap().to_owned())
+    });
+    lines.collect()
+}
+
+#[test]
+fn an_event_that_a_service_refuses_is_one_dead_letter_of_ten_thousand() {
+    let service = HttpService::shared();
+    let name = service.name();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sinks.out.url={}", service.url(&name));
+    service.tell(&name, "poison", b"poison");
+    let server = Server::start(folder.path(), &["sinks.out.kind=http", &url, "sinks.out.format=ndjson"]);
+    let all = lines(0..6_789) + "{\"name\":\"bad\",\"body\":\"poison\"}\n" + &lines(6_790..10_000);
+    post(server.address(), &all, 10_000);
+    let arrived = wait_until(PATIENCE, || kept(service, &name).len() >= 9_999);
+    assert!(arrived, "{}", server.log());
+    let expected = (0..10_000).filter(|number| *number != 6_789).map(|number| (number + 1, format!("e{number}")));
+    assert_eq!(kept(service, &name), expected.collect::<Vec<_>>());
+    let letters = dead_letters(folder.path(), "out");
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    let letter = ["code", "reason"].map(|key| letters[0][key].as_str());
+    assert_eq!(letter, [Some("HTTP 400"), Some("poisoned")]);
+    assert_eq!(letters[0]["event"]["name"], "bad");
+    // Another one goes its way.
+    post(server.address(), &lines(0..1), 1);
+    assert!(wait_until(PATIENCE, || kept(service, &name).len() == 10_000));
+}
+
+#[test]
+fn a_service_that_is_away_under_load_has_everything_in_the_end() {
+    let service = HttpService::shared();
+    let name = service.name();
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sinks.out.url={}", service.url(&name));
+    let settings = ["sinks.out.kind=http", &url, "sinks.out.format=ndjson", "sinks.out.batch.max_events=100"];
+    let server = Server::start(folder.path(), &settings);
+    let mut sent = 0;
+    for trouble in [&b"HTTP/1.1 503 x\r\nRetry-After: 0\r\nContent-Length: 0\r\n\r\n"[..], b"", b"HTTP/1.1 200 OK\r\n"]
+    {
+        for away in [false, true] {
+            match away {
+                true => service.tell(&name, "answer", trouble),
+                false => service.tell_nothing(&name),
+            }
+            for _ in 0..10 {
+                post(server.address(), &lines(sent..sent + 50), 50);
+                sent += 50;
+            }
+        }
+    }
+    service.tell_nothing(&name);
+    let all: Vec<_> = (0..sent).map(|number| (number + 1, format!("e{number}"))).collect();
+    let mut found = Vec::new();
+    let arrived = wait_until(PATIENCE, || {
+        found = kept(service, &name);
+        found.sort_unstable();
+        found.dedup();
+        found.len() >= all.len()
+    });
+    assert!(arrived && found == all, "{} of {sent}\n{}", found.len(), server.log());
+    assert!(dead_letters(folder.path(), "out").is_empty());
+}
+
+#[test]
+fn a_server_hands_its_events_on_to_another_as_protobuf() {
+    let (folder, next_folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let next = Server::start(next_folder.path(), &["sinks.out.kind=file"]);
+    let url = format!("sinks.next.url=http://{}/v1/events", next.address());
+    let settings = ["sinks.next.kind=http", &url, "sinks.next.format=protobuf", "sinks.next.gzip=true"];
+    let server = Server::start(folder.path(), &settings);
+    post(server.address(), &lines(0..1_000), 1_000);
+    let arrived = || fs::read_to_string(next_folder.path().join("events.ndjson")).unwrap_or_default();
+    assert!(wait_until(PATIENCE, || arrived().lines().count() == 1_000), "{}{}", server.log(), next.log());
+    let last: serde_json::Value = serde_json::from_str(arrived().lines().last().unwrap()).unwrap();
+    assert_eq!((&last["name"], &last["attributes"]["user"]), (&"e999".into(), &"999".into()));
 }
 
 #[test]
@@ -250,6 +333,12 @@ fn wrong_settings_of_a_store_are_named_without_their_password() {
         ),
         ("sinks.grpc.ca_file=x", "sinks.grpc.ca_file = \"x\": is for https:// only"),
         ("sinks.grpc.token=sécret", "sinks.grpc.token = \"***\": expected visible ASCII characters without a space"),
+        (
+            "sinks.http.url=https://u:secret@/x",
+            "sinks.http.url = \"https://u:***@/x\": expected http:// or https://, a host, \
+             and a path with %XX for other signs",
+        ),
+        ("sinks.http.headers.TE=secret", "sinks.http.headers.TE = \"***\": is a header that the sink sets itself"),
         ("sinks.postgres.ca_file=x", "sinks.postgres.ca_file = \"x\": is for tls = \"verify\" only"),
     ] {
         let output = telemetryx(folder.path(), &["check", "--set", set]);
@@ -257,6 +346,13 @@ fn wrong_settings_of_a_store_are_named_without_their_password() {
     }
     let shown = telemetryx(folder.path(), &["config", "--set", "sinks.redis.url=redis://u:secret@h/2"]);
     assert!(text(&shown.stdout).contains("url = \"redis://u:***@h/2\" # --set\n"), "{}", text(&shown.stdout));
+    let http = ["sinks.http.url=http://h/?key=secret", "sinks.http.token=secret", "sinks.http.headers.X-Key=secret"];
+    let shown = telemetryx(folder.path(), &["config", "--set", http[0], "--set", http[1], "--set", http[2]]);
+    let shown = text(&shown.stdout);
+    for line in ["url = \"http://h/?***\" # --set\n", "token = \"***\" # --set\n", "headers.X-Key = \"***\" # --set\n"]
+    {
+        assert!(shown.contains(line) && !shown.contains("secret"), "{shown}");
+    }
 }
 
 #[test]
@@ -371,4 +467,26 @@ fn the_readme_reads_events_back_from_a_python_service() {
         printed.contains("hello")
     });
     assert!(found && printed.contains("web"), "{printed}\n{}", server.log());
+}
+
+#[test]
+fn the_readme_prints_events_in_an_http_service() {
+    let (settings, command) = readme("**To an HTTP service**");
+    assert!(settings.lines().count() <= 5, "five lines of settings");
+    // A port that is free, in the place of the one that may not be.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    assert!(settings.contains("8080") && command.contains("8080"), "{settings}{command}");
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("telemetryx.toml"), settings.replace("8080", &port)).unwrap();
+    let server = Server::start(folder.path(), &[]);
+    post(server.address(), "{\"name\":\"hello\",\"source\":\"web\"}\n", 1);
+    let command =
+        format!("exec {}", command.trim_start_matches("# a service that prints them\n").replace("8080", &port));
+    let mut service =
+        Command::new("sh").args(["-c", &command]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    let read = BufReader::new(service.stdout.take().unwrap()).read_line(&mut line);
+    service.kill().unwrap();
+    service.wait().unwrap();
+    assert!(read.is_ok() && line.contains("\"name\":\"hello\""), "{line}\n{}", server.log());
 }
