@@ -29,6 +29,28 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
+#[cfg(feature = "sqlite")]
+#[test]
+fn check_connect_says_what_would_not_do_and_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = run(folder.path(), &["check", "--connect"]);
+    let shown = String::from_utf8(good.stdout).unwrap();
+    assert!(good.status.success() && shown.contains("wal: ok, none yet\nsink sqlite: ok, "), "{shown}");
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is made");
+
+    std::fs::write(folder.path().join("file"), "no folder, and no database, but long enough for a header of one")
+        .unwrap();
+    let sets =
+        ["sinks.a.kind=sqlite", "sinks.a.path=file", "sinks.b.kind=file", "sinks.b.path=file/x", "sinks.c.kind=stdout"];
+    let arguments: Vec<_> = sets.iter().flat_map(|set| ["--set", set]).collect();
+    let bad = run(folder.path(), &[&["check", "--connect"][..], &arguments].concat());
+    let shown = String::from_utf8(bad.stdout).unwrap();
+    assert_eq!(bad.status.code(), Some(1), "{shown}");
+    assert!(shown.contains("sink a: ") && shown.contains("file is not a database"), "{shown}");
+    assert!(shown.contains("sink b: ") && shown.contains("sink c: ok, standard output\n"), "{shown}");
+    assert!(String::from_utf8(bad.stderr).unwrap().contains("2 of these would not do"), "{shown}");
+}
+
 #[test]
 fn check_says_what_it_found_sound() {
     let folder = tempfile::tempdir().unwrap();

@@ -356,6 +356,40 @@ fn wrong_settings_of_a_store_are_named_without_their_password() {
 }
 
 #[test]
+fn check_connect_looks_at_stores_and_takes_nothing_from_a_server_that_runs() {
+    let postgres = Postgres::shared();
+    let (database, redis) = (postgres.database(), Redis::start(&[]));
+    let folder = tempfile::tempdir().unwrap();
+    let (pg_url, redis_url) =
+        (format!("sinks.pg.url={}", postgres.url(&database)), format!("sinks.r.url={}", redis.url()));
+    let settings = ["sinks.pg.kind=postgres", &pg_url, "sinks.r.kind=redis", &redis_url, "data_dir=."];
+    let check = |more: &[&str]| {
+        let sets = settings.iter().chain(more).flat_map(|set| ["--set", set]);
+        telemetryx(folder.path(), &["check", "--connect"].into_iter().chain(sets).collect::<Vec<_>>())
+    };
+    let missing = check(&["sinks.pg.create=false"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stdout).contains("there is no table \"events\""), "{}", text(&missing.stdout));
+    let good = check(&[]);
+    assert!(good.status.success(), "{}{}", text(&good.stdout), text(&good.stderr));
+    assert_eq!(postgres.psql(&database, "SELECT to_regclass('events') IS NULL").unwrap(), "t\n", "no table is made");
+    assert_eq!(redis.cli(&["keys", "*"]).trim(), "");
+
+    let server = Server::start(folder.path(), &settings);
+    post(server.address(), &lines(0..5), 5);
+    assert!(wait_until(PATIENCE, || count(postgres, &database) == 5), "{}", server.log());
+    assert!(check(&[]).status.success());
+    // Not fenced.
+    post(server.address(), &lines(5..9), 4);
+    assert!(wait_until(PATIENCE, || count(postgres, &database) == 9), "{}", server.log());
+    assert!(wait_until(PATIENCE, || redis.cli(&["xlen", "events:{0}"]).trim() == "9"), "{}", server.log());
+    redis.cli(&["set", "events:{0}", "x"]);
+    let wrong = check(&["sinks.r.shards=2"]);
+    assert!(text(&wrong.stdout).contains("sink r: "), "{}", text(&wrong.stdout));
+    assert_eq!(wrong.status.code(), Some(1));
+}
+
+#[test]
 fn the_printed_statements_make_tables_that_will_do() {
     let postgres = Postgres::shared();
     let database = postgres.database();

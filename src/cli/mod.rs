@@ -50,7 +50,7 @@ enum Command {
     /// Run the server (the default)
     Run(SettingsArgs),
     /// Check the settings and exit
-    Check(SettingsArgs),
+    Check(check::CheckArgs),
     /// Show the settings in force, and where each comes from
     Config(config_command::ConfigArgs),
     /// Ask a running server whether it is healthy: exit 0 or 1
@@ -151,9 +151,9 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
             shared.merge(after);
             run::run(&shared)
         }
-        Some(Command::Check(after)) => {
-            shared.merge(after);
-            check::run(&shared)
+        Some(Command::Check(args)) => {
+            shared.merge(args.settings);
+            check::run(&shared, args.connect)
         }
         Some(Command::Config(args)) => {
             shared.merge(args.settings);

@@ -146,6 +146,18 @@ impl File {
 }
 
 impl Sink for File {
+    fn probe(&mut self) -> Result<(), Unavailable> {
+        match fs::metadata(self.path()) {
+            // Without waiting for a reader.
+            Ok(metadata) if metadata.file_type().is_fifo() => Ok(()),
+            Ok(_) => {
+                OpenOptions::new().append(true).open(self.path()).map(drop).map_err(|error| self.unavailable(&error))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => super::probe_folder(self.path()),
+            Err(error) => Err(self.unavailable(&error)),
+        }
+    }
+
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.open = None;
         let waits = fs::metadata(self.path()).is_ok_and(|metadata| metadata.file_type().is_fifo());

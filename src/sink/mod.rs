@@ -57,6 +57,13 @@ pub trait Sink: Send {
         true
     }
 
+    /// Whether deliveries would get through, without changing anything where they go or taking anything from a server
+    /// that runs: for `telemetryx check --connect`. What [`Sink::connect`] would make may be missing. Where there is no
+    /// store, nothing can be wrong.
+    fn probe(&mut self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     /// Stores the delivery without the events at `except` (sorted positions that were refused before), and moves the
     /// store's position to the delivery's last one in the same transaction where the store can. `Ok`: all of it is
     /// stored, by this attempt or by an earlier one whose answer was lost.
@@ -286,6 +293,18 @@ impl Settings {
 /// A file as an output, the same for every way to write its path that no link makes different.
 fn file_output(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+/// Whether `path`, which is not there, can be made: the nearest folder above it that is there says so.
+fn probe_folder(path: &Path) -> Result<(), Unavailable> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let Some(folder) = path.ancestors().skip(1).find(|folder| folder.exists()) else { return Ok(()) };
+    let down = |why: &str| Unavailable::down(format!("cannot make {}: {} {why}", path.display(), folder.display()));
+    match rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
+        _ if !folder.is_dir() => Err(down("is no folder")),
+        Ok(()) => Ok(()),
+        Err(error) => Err(down(&format!("may not be written: {error}"))),
+    }
 }
 
 /// What the settings need to know of a kind of sink.

@@ -150,6 +150,10 @@ impl Grpc {
 }
 
 impl Sink for Grpc {
+    fn probe(&mut self) -> Result<(), Unavailable> {
+        self.open().map(drop)
+    }
+
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.connection = None;
         self.connection = Some(self.open()?);

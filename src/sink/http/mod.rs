@@ -23,6 +23,8 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 
 use ureq::Agent;
@@ -100,6 +102,22 @@ impl Http {
 }
 
 impl Sink for Http {
+    /// Whether somebody listens there; what they would say to a request is not asked.
+    fn probe(&mut self) -> Result<(), Unavailable> {
+        let Client { uri, .. } = self.client()?;
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let refused = |error: io::Error| Unavailable::retry(format!("{}: {error}", self.settings.output()));
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in (host, port).to_socket_addrs().map_err(refused)? {
+            match TcpStream::connect_timeout(&address, limits::STORE_CONNECT_TIMEOUT) {
+                Ok(_) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+        Err(refused(last))
+    }
+
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.client = None;
         self.client = Some(self.client()?);

@@ -148,20 +148,25 @@ impl Postgres {
                 })?;
                 found = columns(session, table).map_err(sql)?;
             }
-            if found.is_empty() {
-                return Err(self.down(&format!(
-                    "there is no table {table}: run what `telemetryx config --ddl {}` prints, or set create = true",
-                    self.sink
-                )));
-            }
-            let problems = tables::problems(wanted, &found);
-            if !problems.is_empty() {
-                return Err(self.down(&format!(
-                    "table {table} {}: alter it (`telemetryx config --ddl {}` prints what it must have), or name another table",
-                    problems.join(", "),
-                    self.sink
-                )));
-            }
+            self.check_table(table, wanted, &found)?;
+        }
+        Ok(())
+    }
+
+    fn check_table(&self, table: &str, wanted: &[tables::Column], found: &[tables::Found]) -> Result<(), Unavailable> {
+        if found.is_empty() {
+            return Err(self.down(&format!(
+                "there is no table {table}: run what `telemetryx config --ddl {}` prints, or set create = true",
+                self.sink
+            )));
+        }
+        let problems = tables::problems(wanted, found);
+        if !problems.is_empty() {
+            return Err(self.down(&format!(
+                "table {table} {}: alter it (`telemetryx config --ddl {}` prints what it must have), or name another table",
+                problems.join(", "),
+                self.sink
+            )));
         }
         Ok(())
     }
@@ -376,6 +381,18 @@ impl Postgres {
 }
 
 impl Sink for Postgres {
+    fn probe(&mut self) -> Result<(), Unavailable> {
+        let Some(tables) = self.tables.clone() else { return Err(self.down("no such name for a table")) };
+        let mut session = self.open()?;
+        for (table, wanted) in tables.each() {
+            let found = columns(&mut session, table).map_err(|error| self.unavailable(&error))?;
+            if !(found.is_empty() && self.settings.create) {
+                self.check_table(table, wanted, &found)?;
+            }
+        }
+        Ok(())
+    }
+
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.session = None;
         let mut session = self.open()?;

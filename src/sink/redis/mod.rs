@@ -182,12 +182,7 @@ impl Redis {
         let held = self.look(index, connection, asking)?;
         let is_first = index == 0;
         if let Some(held) = &held {
-            if held.shards != self.settings.shards() {
-                let (was, is) = (held.shards, self.settings.shards());
-                return Err(Stop::Unavailable(self.down(&format!(
-                    "written with {was} shards so far, now set to {is}: set shards = {was}, or another stream"
-                ))));
-            }
+            self.check_shards(held)?;
             if is_first && self.owned && held.owner != self.owner {
                 return Err(Stop::Unavailable(self.fenced(held.position)));
             }
@@ -202,6 +197,16 @@ impl Redis {
             (shard.position, shard.undo) = (position, None);
         }
         Ok(())
+    }
+
+    fn check_shards(&self, held: &Held) -> Result<(), Stop> {
+        let (was, is) = (held.shards, self.settings.shards());
+        if was == is {
+            return Ok(());
+        }
+        Err(Stop::Unavailable(self.down(&format!(
+            "written with {was} shards so far, now set to {is}: set shards = {was}, or another stream"
+        ))))
     }
 
     // ---- transactions ----
@@ -440,6 +445,18 @@ impl Redis {
 }
 
 impl Sink for Redis {
+    fn probe(&mut self) -> Result<(), Unavailable> {
+        self.nodes.clear();
+        self.open()?;
+        for index in 0..self.shards.len() {
+            self.at_its_node(index, |sink, connection, asking| {
+                sink.look(index, connection, asking)?.map_or(Ok(()), |held| sink.check_shards(&held))
+            })?;
+        }
+        self.nodes.clear();
+        Ok(())
+    }
+
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.nodes.clear();
         self.open()?;

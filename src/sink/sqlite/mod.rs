@@ -338,6 +338,22 @@ impl Sqlite {
 }
 
 impl Sink for Sqlite {
+    fn probe(&mut self) -> Result<(), Unavailable> {
+        if !self.path.exists() {
+            return super::probe_folder(&self.path);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let sql = |error| self.unavailable(&error);
+        let connection = Connection::open_with_flags(&self.path, flags).map_err(sql)?;
+        connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT).map_err(sql)?;
+        for (table, statement) in [("events", INSERT), ("telemetryx_positions", MOVE_POSITION)] {
+            if connection.table_exists(None, table).map_err(sql)? {
+                connection.prepare(statement).map_err(|error| self.wrong_table(&error))?;
+            }
+        }
+        Ok(())
+    }
+
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.connection = None;
         let mut connection = self.open_or_create()?;
