@@ -325,6 +325,32 @@ fn a_deleted_log_begins_anew_under_another_server_id_and_the_sink_goes_on() {
 }
 
 #[test]
+fn an_agent_that_asked_twice_for_its_first_epoch_goes_on_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start(directory.path(), &[]);
+    let agents = 1..=16;
+    let epochs: Vec<u64> = agents
+        .clone()
+        .map(|id| {
+            // The first connection ends before WELCOME is read, and nothing was sent on it.
+            drop(RawAgent::greeted(server.address(), hello([id; 16], 0)));
+            let gone = || http::metric(server.address(), "telemetryx_connections") == Some(1.0);
+            assert!(wait_until(TIMEOUT, gone), "the connection that asks is the only one");
+            let (mut agent, welcome) = RawAgent::greeted(server.address(), hello([id; 16], 0));
+            agent.send(&data(1, &batch(vec![named("a")])));
+            agent.acknowledged(1);
+            welcome.epoch
+        })
+        .collect();
+    server.kill();
+    let server = Server::start(directory.path(), &[]);
+    for (id, epoch) in agents.zip(epochs) {
+        let (_, welcome) = RawAgent::greeted(server.address(), hello([id; 16], epoch));
+        assert_eq!((welcome.resumed, welcome.last_seq), (true, 1), "agent {id}");
+    }
+}
+
+#[test]
 fn a_store_that_answers_late_and_has_seen_more_than_the_log_takes_no_event_for_another() {
     let directory = tempfile::tempdir().unwrap();
     let (wal, older) = (directory.path().join("wal"), directory.path().join("older"));

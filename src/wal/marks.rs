@@ -77,7 +77,12 @@ impl MarkTable {
         });
         mark.last_seen_unix_nano = mark.last_seen_unix_nano.max(received_unix_nano);
         mark.has_frames |= crc.is_some();
-        let newer = origin.epoch > mark.epoch || (origin.epoch == mark.epoch && seq > mark.last_seq);
+        // Runs are in the order in which the door took them, and it says which epoch comes next: mostly one more, but any
+        // where it had forgotten an agent that had sent nothing.
+        let newer = match origin.epoch == mark.epoch {
+            true => seq > mark.last_seq,
+            false => crc.is_none() || origin.epoch > mark.epoch,
+        };
         if newer {
             // A hello that moves the mark tells of frames that are acknowledged already: nothing is waited for.
             let last_position = if crc.is_some() { last_position } else { 0 };
@@ -145,6 +150,17 @@ mod tests {
         table.apply(Kind::Hello { last_seq: 8 }, &origin(1, 3), 10, 60);
         let mark = *table.iter().next().unwrap();
         assert_eq!((mark.last_seq, mark.last_crc, mark.last_position, mark.has_frames), (8, None, 0, true));
+    }
+
+    #[test]
+    fn a_hello_is_newer_than_what_was_before_it_whatever_its_epoch() {
+        let mut table = MarkTable::new(10, Duration::ZERO);
+        // Its first WELCOME was lost, the door forgot it, and drew another epoch.
+        for (kind, epoch) in [(HELLO, 900), (HELLO, 100), (frame(1), 100), (frame(2), 100)] {
+            table.apply(kind, &origin(1, epoch), 10, 50);
+        }
+        let mark = *table.iter().next().unwrap();
+        assert_eq!((mark.epoch, mark.last_seq, mark.last_crc), (100, 2, Some(2)));
     }
 
     #[test]
