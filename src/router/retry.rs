@@ -1,4 +1,7 @@
 //! When to try again, and how often to say so. No clock and no sleep here: `now` comes in, durations go out.
+//!
+//! With one delivery of a sink on its way at a time this is its circuit breaker, too: after a failure nothing goes to the
+//! store until the delay is over, then one connect and one delivery as a trial, and the rest only once that was stored.
 
 use std::time::{Duration, Instant};
 
