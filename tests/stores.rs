@@ -339,6 +339,11 @@ fn wrong_settings_of_a_store_are_named_without_their_password() {
              and a path with %XX for other signs",
         ),
         ("sinks.http.headers.TE=secret", "sinks.http.headers.TE = \"***\": is a header that the sink sets itself"),
+        (
+            "sinks.postgres.url=postgres://u@%2Frun,h/d",
+            "sinks.postgres.url = \"postgres://u@%2Frun,h/d\": names a Unix socket and a host: one of both kinds, for TLS \
+             is for hosts only",
+        ),
         ("sinks.postgres.ca_file=x", "sinks.postgres.ca_file = \"x\": is for tls = \"verify\" only"),
     ] {
         let output = telemetryx(folder.path(), &["check", "--set", set]);

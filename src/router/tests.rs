@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 use super::*;
+use crate::limits::REFUSED_IN_A_ROW_MAX;
 use crate::pipeline::batch::Delivery;
 use crate::sink::testing::{batch, identity};
 use crate::sink::{self, BatchSettings, Failure, Refusal, Settings, Unavailable, discard, file};
@@ -252,6 +253,27 @@ fn without_a_log_no_position_is_saved_for_it_would_mean_nothing_to_the_next_star
     bench.finish();
     assert_eq!(sink.stored(), [1, 2, 3, 4, 5]);
     assert!(!bench.dir.path().join("positions").exists());
+}
+
+#[test]
+fn a_store_that_refuses_everything_is_down_and_what_it_refuses_is_kept() {
+    let bad = REFUSED_IN_A_ROW_MAX + 200;
+    let sink = MemorySink::with(|memory| {
+        memory.poison = (3..=bad).collect();
+        memory.unnamed = true;
+    });
+    let mut bench = Bench::new(Box::new(sink.clone()));
+    for first in (1..bad).step_by(100) {
+        bench.send(first..=first + 99);
+    }
+    bench.wait_for(|bench| bench.router.progress().status().to_string().contains("refuses everything"));
+    assert_eq!(bench.dead_letters().len() as u64, REFUSED_IN_A_ROW_MAX);
+    assert_eq!(bench.router.progress().position(), REFUSED_IN_A_ROW_MAX + 2);
+    // Somebody mends it. (While draining nobody waits half a minute.)
+    sink.memory().poison.clear();
+    bench.drain.begin(Instant::now() + PATIENCE);
+    bench.finish();
+    assert_eq!(sink.stored(), [1, 2].into_iter().chain(REFUSED_IN_A_ROW_MAX + 3..=bad).collect::<Vec<_>>());
 }
 
 #[test]

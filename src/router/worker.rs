@@ -31,7 +31,7 @@ use super::retry::{Backoff, Warnings};
 use super::source::{Next, Source};
 use super::{Drain, Notify, Shared};
 use crate::limits;
-use crate::limits::WAL_POSITION_LIMIT;
+use crate::limits::{REFUSED_IN_A_ROW_MAX, WAL_POSITION_LIMIT};
 use crate::metrics::{Metrics, SinkMetrics};
 use crate::pipeline::batch::Delivery;
 use crate::random::Random;
@@ -69,6 +69,8 @@ pub(super) struct Worker {
     /// The file says where the sink began; its store has nothing of this log yet.
     begins: bool,
     dead: DeadLetters,
+    /// Events that the store refused without naming them, since it last stored one.
+    refused_in_a_row: u64,
     backoff: Backoff,
     warnings: Warnings,
     refusal_warnings: Warnings,
@@ -107,6 +109,7 @@ impl Worker {
             saves_position: false,
             begins: false,
             dead: DeadLetters::new(shared.data_dir, &name, shared.metrics),
+            refused_in_a_row: 0,
             backoff: Backoff::new(Random::from_system()),
             warnings: Warnings::default(),
             refusal_warnings: Warnings::default(),
@@ -296,21 +299,34 @@ impl Worker {
                 Err(Failure::Refused(refusals)) => self.bury(&part, &refusals, &mut except)?,
                 Err(Failure::BatchRefused { code, reason }) => {
                     if let Some(position) = parts.answer(Answer::Refused) {
+                        if self.refused_in_a_row >= REFUSED_IN_A_ROW_MAX {
+                            // The part stays next.
+                            let reason = format!("refuses everything, so the events are kept: {code}: {reason}");
+                            if self.goes_back(&Unavailable::down(reason))? {
+                                return Ok(());
+                            }
+                            continue;
+                        }
+                        self.refused_in_a_row += 1;
                         self.bury(&part, &[Refusal { position, code, reason }], &mut except)?;
                     }
                 }
                 Err(Failure::Unavailable(unavailable)) => {
-                    self.wait(&unavailable)?;
-                    let before = self.position;
-                    self.connect()?;
-                    if self.log.is_some() && self.position < before {
-                        // What lies between comes first: it is read from the log.
+                    if self.goes_back(&unavailable)? {
                         return Ok(());
                     }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Waits and connects anew. Whether the store then has less than before: what lies between comes first, from the log.
+    fn goes_back(&mut self, unavailable: &Unavailable) -> Done<bool> {
+        self.wait(unavailable)?;
+        let before = self.position;
+        self.connect()?;
+        Ok(self.log.is_some() && self.position < before)
     }
 
     fn attempt(&mut self, part: &Delivery, except: &[u64]) -> Result<(), Failure> {
@@ -336,6 +352,9 @@ impl Worker {
         }
         let refused = except.iter().filter(|position| (first..=last).contains(*position)).count() as u64;
         self.metrics.events_delivered.inc_by(part.events() - refused);
+        if part.events() > refused {
+            self.refused_in_a_row = 0;
+        }
         self.well();
         self.pass(last);
         Ok(())

@@ -61,7 +61,9 @@ impl Leashed {
     }
 
     fn ended(&mut self) -> bool {
-        !Path::new(&format!("/proc/{}", self.pid)).exists()
+        // The shell does not ask for its end before it is told to: until then a dead one is there as a zombie.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, state)| state.starts_with('Z'))
     }
 
     fn log(&self) -> String {

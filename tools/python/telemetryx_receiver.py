@@ -19,7 +19,8 @@ import uuid
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-REASON_MAX = 256  # characters of a refusal that are sent: 10,000 of them still fit into an answer
+CODE_MAX = 64  # bytes
+REASON_MAX = 256  # bytes of a refusal that are sent: 10,000 of them still fit into an answer
 CALLS_MAX = 64  # deliveries that may wait for a worker; those beyond are tried again by telemetryx
 
 # proto/events.proto, fields numbered in order from 1. `*` repeated, `?` optional, `|value` in the oneof `value`.
@@ -187,8 +188,10 @@ class Deduplicator:
         return at > 0 and position <= ranges[at - 1][1]
 
     def added(self, server_id, positions):
+        positions = list(positions)
         ranges = sorted(self._ranges.get(str(server_id), []) + [[position, position] for position in positions])
-        closed = ranges[-1][1] - self.WINDOW if ranges else 0
+        # Behind these, not behind all: after a step back in the log what lies between them and the rest comes again.
+        closed = max(positions, default=0) - self.WINDOW
         merged = []
         for first, last in ranges:
             if merged and (first <= merged[-1][1] + 1 or first <= closed):
@@ -203,6 +206,11 @@ class Deduplicator:
     @classmethod
     def loads(cls, text):
         return cls(json.loads(text)) if text else cls()
+
+
+def cut(words, most):
+    """No more than so many bytes of UTF-8."""
+    return str(words).encode(errors="replace")[:most].decode(errors="ignore")
 
 
 class Receiver:
@@ -235,7 +243,7 @@ def serve(callback, address, token=None, tls=None, workers=1, interceptors=()):
         try:
             delivery = Delivery(DeliverRequest.FromString(body))
         except (message.DecodeError, ValueError) as error:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no DeliverRequest: {error}")
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"no DeliverRequest: {error}")
         if not context.is_active():  # waited for a worker beyond its deadline: it comes again, or has done so
             context.abort(grpc.StatusCode.CANCELLED, "nobody waits for the answer")
         response = DeliverResponse()
@@ -247,7 +255,7 @@ def serve(callback, address, token=None, tls=None, workers=1, interceptors=()):
         for index, code, reason in refused:
             if not 0 <= index < len(delivery.records):
                 raise IndexError(f"the callback refused event {index} of {len(delivery.records)}")
-            response.verdicts.add(index=index, code=str(code)[:64], reason=str(reason)[:REASON_MAX])
+            response.verdicts.add(index=index, code=cut(code, CODE_MAX), reason=cut(reason, REASON_MAX))
         return response.SerializeToString()
 
     threads = concurrent.futures.ThreadPoolExecutor(workers)

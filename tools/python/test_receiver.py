@@ -71,7 +71,7 @@ class ServeTest(Served):
         deliver = self.serve(lambda delivery: None)
         for broken in (b"\xff", request(1, ["a"], positions=[]), request(1, ["a"], runs=[]),
                        request(1, ["a"], server_id=b"x")):
-            self.assertStatus(grpc.StatusCode.INVALID_ARGUMENT, "no DeliverRequest", deliver, broken)
+            self.assertStatus(grpc.StatusCode.FAILED_PRECONDITION, "no DeliverRequest", deliver, broken)
 
     def test_a_token_is_asked_for(self):
         deliver = self.serve(lambda delivery: None, token="secret")
@@ -126,6 +126,11 @@ class ReadmeTest(Served):
         self.assertEqual(printed, [(2, "api-1", "a", {})])
 
 
+class CutTest(unittest.TestCase):
+    def test_words_are_cut_in_bytes_and_between_characters(self):
+        self.assertEqual(tx.cut("é" * 300, 255), "é" * 127)
+
+
 class RecordTest(unittest.TestCase):
     def test_an_event_as_a_dict_has_the_names_and_forms_of_json(self):
         value = [tx.Attribute(key="n", double_value=math.nan), tx.Attribute(key="i", double_value=-math.inf),
@@ -155,6 +160,11 @@ class DeduplicatorTest(unittest.TestCase):
         records = tx.Delivery(request(6, "abcdef")).records
         self.assertEqual([record.position for record in again.fresh(records)], [8, 9, 11])
         self.assertEqual(tx.Deduplicator.loads("").dumps(), "{}")
+
+    def test_a_step_back_in_the_log_closes_no_gap_before_it_is_filled(self):
+        seen = tx.Deduplicator().added(SERVER, [9_000_000, 11_000_000]).added(SERVER, [5_000_000])
+        self.assertFalse(seen.has(SERVER, 6_000_000))
+        self.assertTrue(seen.has(SERVER, 5_000_000) and seen.has(SERVER, 9_000_000))
 
     def test_gaps_far_behind_are_closed(self):
         seen = tx.Deduplicator().added(SERVER, [1, 3, 5])

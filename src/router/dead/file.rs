@@ -6,9 +6,9 @@
 //! What is below the end that a [`Snapshot`] saw never changes: an append that fails cuts off its own lines only, and
 //! holds the lock meanwhile.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Take, Write};
-use std::os::unix::fs::{MetadataExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::limits;
@@ -125,7 +125,13 @@ fn replace(
     removes: &mut impl FnMut(&[u8]) -> bool,
 ) -> io::Result<Option<u64>> {
     let mut removed = 0;
-    let mut new = BufWriter::new(File::create(new_path)?);
+    // Made anew, and for nobody else's eyes until it has the old one's mode: what lies there already may be a link that
+    // leads elsewhere.
+    match fs::remove_file(new_path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut new = BufWriter::new(OpenOptions::new().write(true).create_new(true).mode(0o600).open(new_path)?);
     let mut lines = snapshot.lines()?;
     while let Some(piece) = lines.next()? {
         if piece.line().is_some_and(&mut *removes) {

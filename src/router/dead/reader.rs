@@ -10,6 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::event::{EventRef, Events, JsonDecoder, JsonError, JsonRecord, check_batch, rfc3339, write_json};
+use crate::limits::WAL_POSITION_LIMIT;
 use crate::pipeline::batch::{Batch, Origin, Payload, Run};
 use crate::sink::parse_uuid;
 
@@ -79,7 +80,7 @@ impl<'l> ReadLetter<'l> {
         let content = match (line.event, line.payload) {
             (Some(event), _) => Content::Event {
                 server_id: parse_uuid(&line.server_id?)?,
-                position: line.position.filter(|position| *position > 0)?,
+                position: line.position.filter(|position| (1..WAL_POSITION_LIMIT).contains(position))?,
                 event,
                 encoded: line.encoded,
             },

@@ -198,7 +198,7 @@ fn an_event_comes_back_from_its_letter_as_it_was() {
         largest(),
     ];
     for (event, origin) in odd.into_iter().zip([origin(), http_origin(), origin(), http_origin(), http_origin()]) {
-        let (line, batch) = letter_of(event, u64::MAX / 2, origin);
+        let (line, batch) = letter_of(event, limits::WAL_POSITION_LIMIT - 1, origin);
         assert!(line.len() < limits::DEAD_LETTER_BYTES_MAX as usize);
         let (back, was) = (told(ReadLetter::read(&line).unwrap().batch().unwrap().into()), told(batch));
         assert_eq!((back.0, back.1, back.2, &back.3, &back.4), (was.0, was.1, was.2, &was.3, &was.4));
@@ -262,6 +262,19 @@ fn what_is_no_letter_is_not_taken_for_one() {
         assert!(ReadLetter::read(line.as_bytes()).is_none(), "{line}");
     }
     assert!(ReadLetter::read(&[b"{\"code\":\"\xff\"".as_slice(), b"}"].concat()).is_none());
+}
+
+#[test]
+fn a_position_that_no_log_gives_out_makes_no_letter() {
+    let line = |position: u64| {
+        format!(
+            r#"{{"server_id":"940677a2-2146-4607-87e1-839134d082cb","position":{position},"code":"x","reason":"y","event":{{"name":"e"}}}}"#
+        )
+    };
+    assert!(ReadLetter::read(line(7).as_bytes()).is_some());
+    for position in [0, 1 << 62, u64::MAX] {
+        assert!(ReadLetter::read(line(position).as_bytes()).is_none(), "{position}");
+    }
 }
 
 #[test]

@@ -250,7 +250,8 @@ impl Postgres {
             if !refuses(&error) {
                 return Err(self.unavailable(&error).into());
             }
-            session.run("ROLLBACK TO piece").map_err(|error| self.unavailable(&error))?;
+            // Rolled back it is still there, and the next one would lie within it.
+            session.run("ROLLBACK TO piece; RELEASE piece").map_err(|error| self.unavailable(&error))?;
             if let [record] = piece {
                 let (code, reason) = (code(&error).to_owned(), describe(&error));
                 refusals.push(Refusal { position: record.position, code, reason });

@@ -95,6 +95,16 @@ impl Settings {
         if config.get_hosts().is_empty() {
             return Err(("url", "names no host".to_owned()));
         }
+        let sockets = config.get_hosts().iter().filter(|host| matches!(host, Host::Unix(_))).count();
+        if sockets > 0 && sockets < config.get_hosts().len() {
+            return Err((
+                "url",
+                "names a Unix socket and a host: one of both kinds, for TLS is for hosts only".to_owned(),
+            ));
+        }
+        if sockets > 0 && matches!(self.tls, Tls::Verify | Tls::Require) {
+            return Err(("tls", "a Unix socket has no TLS: leave it out".to_owned()));
+        }
         if self.ca_file.is_some() && self.tls != Tls::Verify {
             return Err(("ca_file", "is for tls = \"verify\" only".to_owned()));
         }

@@ -24,10 +24,15 @@ pub enum Trouble {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// Redis said no.
-    #[error("{} {}", .0.code(), .0.details().unwrap_or_default())]
+    #[error("{} {}", .0.code(), without_arguments(.0.details().unwrap_or_default()))]
     Server(ServerError),
     #[error("unexpected answer: {0}")]
     Unexpected(String),
+}
+
+/// Of a command that it does not know, Redis quotes the arguments: they may be user and password.
+fn without_arguments(details: &str) -> &str {
+    details.split_once("with args").map_or(details, |(before, _)| before.trim_end_matches([',', ' ']))
 }
 
 impl From<RedisError> for Trouble {
@@ -189,6 +194,19 @@ impl<R: Read> Read for Keeping<R> {
                 read => return read,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_redis_quotes_of_a_command_is_not_shown() {
+        let mut parser = Parser::new();
+        let reply = b"-ERR unknown command 'AUTH', with args beginning with: 'user' 'secret' \r\n";
+        let Ok(Value::ServerError(error)) = parser.parse_value(&reply[..]) else { panic!("an error") };
+        assert_eq!(Trouble::Server(error).to_string(), "ERR unknown command 'AUTH'");
     }
 }
 

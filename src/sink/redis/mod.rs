@@ -179,13 +179,23 @@ impl Redis {
     }
 
     fn take(&mut self, index: usize, connection: &mut Connection, asking: bool) -> Result<(), Stop> {
-        let held = self.look(index, connection, asking)?;
+        let (held, has_stream) = self.look(index, connection, asking)?;
         let is_first = index == 0;
         if let Some(held) = &held {
             self.check_shards(held)?;
             if is_first && self.owned && held.owner != self.owner {
                 return Err(Stop::Unavailable(self.fenced(held.position)));
             }
+        }
+        let Some(shard) = self.shards.get(index) else { return Ok(()) };
+        if held.is_none() && has_stream && shard.position > 0 {
+            let (key, position) = (String::from_utf8_lossy(&shard.position_key), shard.position);
+            return Err(Stop::Unavailable(self.down(&format!(
+                "the key {key} is gone and the stream is not: Redis evicted it (set maxmemory-policy noeviction) or \
+                 somebody removed it. Put it back: SET {key} \"{position} {} {}\"; or remove the stream too",
+                self.owner,
+                self.settings.shards()
+            ))));
         }
         let Some(shard) = self.shards.get_mut(index) else { return Ok(()) };
         let stored = held.map_or(0, |held| held.position);
@@ -276,9 +286,9 @@ impl Redis {
         step(self, &mut connection, true)
     }
 
-    /// Watches the shard's position and reads it. The stream must be one, or not be there yet.
-    fn look(&self, index: usize, connection: &mut Connection, asking: bool) -> Result<Option<Held>, Stop> {
-        let Some(shard) = self.shards.get(index) else { return Ok(None) };
+    /// Watches the shard's position and reads it, and looks whether the stream is there: it must be one, or none yet.
+    fn look(&self, index: usize, connection: &mut Connection, asking: bool) -> Result<(Option<Held>, bool), Stop> {
+        let Some(shard) = self.shards.get(index) else { return Ok((None, false)) };
         let mut commands = Commands::default();
         for command in [[&b"WATCH"[..], &shard.position_key], [b"GET", &shard.position_key], [b"TYPE", &shard.stream]] {
             if asking {
@@ -296,15 +306,16 @@ impl Redis {
                 Some(held) => Some(held),
                 None => {
                     let key = String::from_utf8_lossy(&shard.position_key);
-                    let why =
-                        format!("the key {key} is not what this sink wrote there: remove it, or set another stream");
+                    let why = format!(
+                        "the key {key} is not what this sink wrote there: put its value back, or set another stream"
+                    );
                     return Err(Stop::Unavailable(self.down(&why)));
                 }
             },
             other => return Err(Trouble::Unexpected(format!("{other:?}")).into()),
         };
         match next() {
-            Ok(Value::SimpleString(kind)) if kind == "none" || kind == "stream" => Ok(held),
+            Ok(Value::SimpleString(kind)) if kind == "none" || kind == "stream" => Ok((held, kind == "stream")),
             Ok(Value::SimpleString(kind)) => {
                 let key = String::from_utf8_lossy(&shard.stream);
                 let why =
@@ -378,7 +389,7 @@ impl Redis {
 
     /// The shard's part of a delivery that ends at `last`.
     fn store(&mut self, index: usize, last: u64, connection: &mut Connection, asking: bool) -> Result<(), Stop> {
-        let held = self.look(index, connection, asking)?;
+        let (held, _) = self.look(index, connection, asking)?;
         let expected = self.shards.get(index).map_or(0, |shard| shard.position);
         match held {
             Some(held) if held.owner != self.owner && index == 0 => {
@@ -388,11 +399,35 @@ impl Redis {
             // Who holds shard 0 has to be asked: the next connect does.
             _ => return Err(Stop::Changed),
         }
-        self.commit(index, Some(last), connection, asking)?;
+        let committed = self.commit(index, Some(last), connection, asking);
+        if committed.is_err() {
+            // Else a stop before the next connect would leave the position ahead of its entries.
+            self.move_back(index, connection, asking);
+        }
+        committed?;
         if let Some(shard) = self.shards.get_mut(index) {
             shard.position = last;
         }
         Ok(())
+    }
+
+    /// Takes back a position that was moved without its entries. Where that fails, the next connect does it.
+    fn move_back(&mut self, index: usize, connection: &mut Connection, asking: bool) {
+        let Some(shard) = self.shards.get(index) else { return };
+        let (before, Some(moved)) = (shard.position, shard.undo) else { return };
+        let is_ours = |held: Held| held.position == moved && held.owner == self.owner;
+        let Ok((held, _)) = self.look(index, connection, asking) else { return };
+        if !held.is_some_and(is_ours) {
+            return;
+        }
+        if let Some(shard) = self.shards.get_mut(index) {
+            shard.commands.clear();
+        }
+        if self.commit(index, Some(before), connection, asking).is_ok()
+            && let Some(shard) = self.shards.get_mut(index)
+        {
+            shard.undo = None;
+        }
     }
 
     /// Writes the events of each shard that it does not have yet.
@@ -450,7 +485,7 @@ impl Sink for Redis {
         self.open()?;
         for index in 0..self.shards.len() {
             self.at_its_node(index, |sink, connection, asking| {
-                sink.look(index, connection, asking)?.map_or(Ok(()), |held| sink.check_shards(&held))
+                sink.look(index, connection, asking)?.0.map_or(Ok(()), |held| sink.check_shards(&held))
             })?;
         }
         self.nodes.clear();

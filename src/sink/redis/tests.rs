@@ -426,6 +426,24 @@ fn entries_refused_inside_a_transaction_are_not_passed() {
 // ---- servers in trouble ----
 
 #[test]
+fn a_position_that_was_evicted_beside_its_stream_is_no_new_beginning() {
+    let store = Alone::new(0);
+    let mut sink = store.connected(1);
+    persist(&mut sink, &delivery(1..=5));
+    let key = store.server.cli(&["keys", "*:position:*"]).trim().to_owned();
+    let value = store.server.cli(&["get", &key]).trim().to_owned();
+    store.server.cli(&["del", &key]);
+    let reason = down(sink.connect());
+    assert!(reason.contains("noeviction") && reason.contains(&value), "{reason}");
+    // As the words say.
+    store.server.cli(&["set", &key, &value]);
+    assert_eq!(sink.connect(), Ok(Some(5)));
+    // With the stream gone too, it begins anew.
+    store.server.cli(&["flushall"]);
+    assert_eq!(sink.connect(), Ok(Some(0)));
+}
+
+#[test]
 fn a_server_that_is_not_there_is_tried_again() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let reason =
