@@ -197,6 +197,18 @@ impl<R: Read> Read for Keeping<R> {
     }
 }
 
+/// Every address of the name in turn.
+fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, limits::STORE_CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,16 +220,4 @@ mod tests {
         let Ok(Value::ServerError(error)) = parser.parse_value(&reply[..]) else { panic!("an error") };
         assert_eq!(Trouble::Server(error).to_string(), "ERR unknown command 'AUTH'");
     }
-}
-
-/// Every address of the name in turn.
-fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, limits::STORE_CONNECT_TIMEOUT) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
