@@ -4,6 +4,8 @@
     {"after": 1, ...}                       spares so many calls {"hang": true}          waits until that is gone
     {"refuse": {"NAME": ["CODE", "why"]}}   events of that name  {"retry_after": 0.5}    seconds; nothing is taken
     {"dislike": "NAME"}                     INVALID_ARGUMENT for all that came with such an event
+
+With --unchecked it keeps all that comes, as often as it comes: no position is looked at.
 """
 import argparse
 import json
@@ -15,8 +17,8 @@ import time
 import grpc
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../tools/python"))
+import example_sqlite_receiver as example
 import telemetryx_receiver as tx
-from example_sqlite_receiver import Store
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell ignores it for what it starts in the background
 
@@ -27,7 +29,12 @@ parser.add_argument("address")
 parser.add_argument("--token")
 parser.add_argument("--tls", nargs=2)
 parser.add_argument("--workers", type=int, default=1)
+parser.add_argument("--unchecked", action="store_true")
 args = parser.parse_args()
+if args.unchecked:
+    example.TABLE = example.TABLE.replace(", PRIMARY KEY (server_id, position)) WITHOUT ROWID", ")")
+    example.INSERT = example.INSERT.replace(" ON CONFLICT (server_id, position) DO NOTHING", "")
+    assert "position)" not in example.TABLE + example.INSERT
 spared = {}  # calls left of "after", by the text that says so
 
 
@@ -44,7 +51,7 @@ def control():
     return orders
 
 
-class Spoiled(Store):
+class Spoiled(example.Store):
     def __call__(self, delivery):
         with open(args.control + ".calls", "a") as calls:
             calls.write(f"{len(delivery.records)}\n")

@@ -12,6 +12,8 @@ pub mod ledger;
 #[cfg(feature = "sqlite")]
 pub mod load;
 pub mod proxy;
+#[cfg(feature = "sqlite")]
+pub mod rows;
 pub mod server;
 pub mod stores;
 pub mod strace;

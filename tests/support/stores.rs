@@ -93,8 +93,28 @@ pub fn signal_process(pid: u32, signal: &str) {
     assert!(status.success(), "kill -{signal} {pid}");
 }
 
+/// One that no outgoing connection is ever given (they begin at 32,768): a server that was killed finds it free again.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const PORTS: std::ops::Range<u32> = 10_240..32_768;
+    let first = std::process::id().wrapping_mul(131);
+    let mut ports = std::iter::repeat_with(|| {
+        let number = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        (PORTS.start + number % (PORTS.end - PORTS.start)) as u16
+    });
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port is free")
+}
+
+/// Process ids of what it has started.
+fn children(pid: u32) -> Vec<String> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    list.split_whitespace().map(str::to_owned).collect()
+}
+
+/// It has not ended, whether its parent has looked or not.
+fn is_alive(pid: &str) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
 }
 
 fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
@@ -182,18 +202,26 @@ impl Postgres {
         self.process.take().expect("it runs").stop();
     }
 
-    /// As a crash does.
+    /// Kill -9, of it and of every server process of its clients.
     pub fn kill(&mut self) {
         let process = self.process.take().expect("it runs");
-        process.signal("QUIT");
+        // Stopped, it has no further children.
+        process.signal("STOP");
+        let children = children(process.pid);
+        process.signal("KILL");
+        for child in &children {
+            // Some end by themselves when the first is gone.
+            let _ = Command::new("kill").args(["-KILL", child]).stderr(Stdio::null()).status();
+        }
         process.stop();
+        // Their shared memory keeps the next start away.
+        wait_for("PostgreSQL's end", || children.iter().all(|child| !is_alive(child)));
     }
 
     /// `STOP` or `CONT`, to it and every server process of its clients.
     pub fn signal_all(&self, signal: &str) {
         let pid = self.process.as_ref().expect("it runs").pid;
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-        for child in children.split_whitespace() {
+        for child in children(pid) {
             signal_process(child.parse().unwrap(), signal);
         }
         signal_process(pid, signal);
@@ -366,14 +394,16 @@ pub struct RedisCluster {
 }
 
 impl RedisCluster {
-    pub fn start() -> Self {
+    /// `options`: further ones of each node.
+    pub fn start(options: &[&str]) -> Self {
         let ranges = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
         let bus_ports: Vec<u16> = ranges.iter().map(|_| free_port()).collect();
         let nodes: Vec<Redis> = bus_ports
             .iter()
             .map(|bus| {
                 let bus = bus.to_string();
-                Redis::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus])
+                let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
+                Redis::start(&[&cluster, options].concat())
             })
             .collect();
         for (index, (node, (first, last))) in nodes.iter().zip(ranges).enumerate() {
@@ -421,7 +451,7 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    /// `options`: `--token TOKEN`, `--tls KEY CERTIFICATE`, `--workers NUMBER`.
+    /// `options`: `--token TOKEN`, `--tls KEY CERTIFICATE`, `--workers NUMBER`, `--unchecked`.
     pub fn start(options: &[&str]) -> Self {
         let options = options.iter().map(|&option| option.to_owned()).collect();
         let mut receiver = Self { port: free_port(), process: None, folder: folder("grpc"), options };

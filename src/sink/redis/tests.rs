@@ -87,7 +87,7 @@ struct Clustered {
 
 fn cluster() -> &'static stores::RedisCluster {
     static SHARED: std::sync::OnceLock<stores::RedisCluster> = std::sync::OnceLock::new();
-    SHARED.get_or_init(stores::RedisCluster::start)
+    SHARED.get_or_init(|| stores::RedisCluster::start(&[]))
 }
 
 impl Clustered {
@@ -637,7 +637,7 @@ fn move_slot(cluster: &stores::RedisCluster, stream: &str, mut during: impl FnMu
 #[test]
 fn a_slot_that_moves_takes_its_events_along() {
     // Its own cluster: others have streams in the slot as well.
-    let cluster = stores::RedisCluster::start();
+    let cluster = stores::RedisCluster::start(&[]);
     let settings = Settings { urls: Url::new(cluster.urls()), ..settings("") };
     let mut sink = Redis::new("main", &settings, &identity(1));
     sink.connect().unwrap();
@@ -675,7 +675,7 @@ fn a_slot_that_moves_takes_its_events_along() {
 
 #[test]
 fn a_cluster_that_is_down_is_waited_for() {
-    let cluster = stores::RedisCluster::start();
+    let cluster = stores::RedisCluster::start(&[]);
     let settings = Settings { urls: Url::new(cluster.urls()), timeout: Duration::from_secs(1), ..settings("") };
     let mut sink = Redis::new("main", &settings, &identity(1));
     sink.connect().unwrap();
