@@ -236,6 +236,32 @@ fn a_log_at_its_bound_pauses_until_the_sink_that_holds_it_goes_on() {
 }
 
 #[test]
+fn a_log_at_its_bound_is_no_reason_not_to_start_while_its_store_does_not_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("events.db");
+    let at = own_address();
+    let address = format!("server.address={at}");
+    let settings = ["wal.segment_bytes=64KiB", "wal.max_bytes=256KiB", "wal.keep=0s", &address];
+    let mut server = Server::start(directory.path(), &settings);
+    let holder = rusqlite::Connection::open(&database).unwrap();
+    holder.busy_timeout(TIMEOUT).unwrap();
+    holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    // Commits are small: each segment is full, and so is the log.
+    let load = Load::start(at, &Plan { frame_events_max: 12, frames_in_flight: 4, ..flood(seed()) });
+    wait_for_ready(at, Some("log_full"));
+    for _ in 0..2 {
+        server.kill();
+        server = Server::start(directory.path(), &settings);
+        assert!(server.log().contains("has not answered yet"), "{}", server.log());
+        assert_eq!(get(at, "/health").0, 200);
+    }
+    drop(holder);
+    wait_for_ready(at, None);
+    load.wait_for_acknowledged(500, TIMEOUT);
+    assert_settled(server, &load.finish(TIMEOUT), &database);
+}
+
+#[test]
 fn a_sink_that_may_lose_its_oldest_events_holds_up_nobody_and_its_losses_are_counted() {
     let directory = tempfile::tempdir().unwrap();
     let fifo = Fifo::make(directory.path().join("fifo"));

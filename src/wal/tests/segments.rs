@@ -115,6 +115,25 @@ fn a_full_log_takes_nothing_until_a_segment_goes() {
 }
 
 #[test]
+fn positions_are_skipped_in_a_full_log_too() {
+    let storage = MemoryStorage::default();
+    let Opened { mut writer, .. } = try_start(&storage, &settings()).unwrap();
+    let taken = (1..).take_while(|seq| append(&mut writer, *seq).is_ok()).count() as u64;
+    drop(writer);
+    for start in 1..=5 {
+        // As a start does while a store does not say what it holds.
+        let Opened { mut writer, .. } = try_start(&storage, &settings()).unwrap();
+        writer.skip_to(writer.next_position() + 1_000).unwrap();
+        assert_eq!(writer.next_position(), taken + 1 + 1_000 * start);
+        // A start reserves a segment in any case; beside it an empty one stays.
+        let room = settings().max_bytes + settings().segment_bytes + 400 * start;
+        assert!(writer.bytes() <= room, "{} bytes after {start} starts", writer.bytes());
+        drop(writer);
+        storage.restart(Loss::Nothing);
+    }
+}
+
+#[test]
 fn a_log_that_may_have_less_than_two_segments_has_two() {
     let storage = MemoryStorage::default();
     let mut opened = try_start(&storage, &Settings { max_bytes: 1, ..settings() }).unwrap();
