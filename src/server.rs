@@ -107,12 +107,13 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     let metrics =
         Metrics::new().map_err(|error| ServerError::System { what: "metrics", error: io::Error::other(error) })?;
     let Keeping { server_id, log, marks } = open_log(config, &mut random)?;
+    let log_end = log.as_ref().map_or(u64::MAX, |(_, log)| log.end());
     let parts = net::Parts::new()?;
     exit_on_second_signal().map_err(system("signal slot"))?;
     let drain = Arc::new(Drain::default());
 
     let shared = Shared {
-        identity: &Identity { server_id, owner: uuid_v4(&mut random) },
+        identity: &Identity { server_id, owner: uuid_v4(&mut random), log_end },
         data_dir: &config.data_dir,
         log: log.as_ref().map(|(_, log)| log.clone()),
         share_bytes: config.server.buffer_bytes / ROUTERS_SHARE / config.sinks.len().max(1),

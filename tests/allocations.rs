@@ -93,7 +93,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         wal::open(&settings, storage, &mut Random::seeded(2), 1).unwrap()
     });
     let shared = Shared {
-        identity: &Identity { server_id: [1; 16], owner: [2; 16] },
+        identity: &Identity { server_id: [1; 16], owner: [2; 16], log_end: u64::MAX },
         data_dir: directory,
         log: log.as_ref().map(|opened| opened.log.clone()),
         share_bytes: 8 << 20,

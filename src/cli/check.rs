@@ -44,7 +44,7 @@ fn ask(config: &Config) -> Result<(), Failure> {
         print(&format!("log {}: {said}\n", dir.display()))?;
     }
     // Another owner than any server's: what is only looked at is fenced from nobody.
-    let identity = Identity { server_id: server_id.unwrap_or_default(), owner: [0; 16] };
+    let identity = Identity { server_id: server_id.unwrap_or_default(), owner: [0; 16], log_end: u64::MAX };
     for settings in &config.sinks {
         let mut line = format!("sink {}: ", settings.name);
         // Writing into a String cannot fail.

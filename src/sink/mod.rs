@@ -49,7 +49,8 @@ pub trait Sink: Send {
     /// again after one that ended with [`Failure::Unavailable`].
     ///
     /// Returns the last position that the store holds of this log, 0 for none of it; `None` where the store keeps no
-    /// positions, so that the router keeps them in a file.
+    /// positions, so that the router keeps them in a file. A first connect that finds a position from
+    /// [`Identity::log_end`] on only returns it: the store stays its owner's, and nothing can be delivered.
     fn connect(&mut self) -> Result<Option<u64>, Unavailable>;
 
     /// Whether that file is worth its syncs. Not where nothing is stored: a second delivery doubles nothing.
@@ -149,6 +150,9 @@ pub struct Identity {
     pub server_id: [u8; 16],
     /// Random per process start: the newest owner of a position wins, an older one is fenced.
     pub owner: [u8; 16],
+    /// Where the log ended when this process opened it; `u64::MAX`: there is none. A store that holds a position from
+    /// there on has seen a newer log than this one, and is left to whoever has it.
+    pub log_end: u64,
 }
 
 /// One `[[sinks]]` section.

@@ -129,8 +129,11 @@ impl<'s> Replay<'s> {
         let log = self.chunk_log;
         let mut sink = match self.sink.take() {
             Some((of, sink)) if of == log => sink,
-            // Nothing is written under an owner.
-            _ => sink::open(&self.settings.name, &self.settings.kind, &Identity { server_id: log, owner: [0; 16] }),
+            _ => {
+                // Nothing is written under an owner.
+                let identity = Identity { server_id: log, owner: [0; 16], log_end: u64::MAX };
+                sink::open(&self.settings.name, &self.settings.kind, &identity)
+            }
         };
         let refusals = match store(&mut *sink, &delivery) {
             Ok(refusals) => refusals,

@@ -54,6 +54,8 @@ pub struct Postgres {
     tables: Option<Tables>,
     server_id: [u8; 16],
     owner: String,
+    /// A position from here on is another, newer log's.
+    log_end: u64,
     /// This process has taken the position once.
     owned: bool,
     session: Option<Session>,
@@ -70,6 +72,7 @@ impl Postgres {
             tables: Tables::named(&settings.table),
             server_id: identity.server_id,
             owner: uuid(&identity.owner),
+            log_end: identity.log_end,
             owned: false,
             session: None,
             rows: Rows::default(),
@@ -111,8 +114,9 @@ impl Postgres {
         })
     }
 
-    /// Makes or checks the tables and takes the position, or looks whether it is still ours.
-    fn prepare(&mut self, session: &mut Session) -> Result<(), Unavailable> {
+    /// Makes or checks the tables and takes the position, or looks whether it is still ours. Returns it: one that this
+    /// log does not reach is left alone.
+    fn prepare(&mut self, session: &mut Session) -> Result<u64, Unavailable> {
         let Some(tables) = self.tables.clone() else { return Err(self.down("no such name for a table")) };
         let sql = |error| self.unavailable(&error);
         session.run(&self.begin()).map_err(sql)?;
@@ -120,6 +124,7 @@ impl Postgres {
         let held = self.read_position(session, " FOR UPDATE").map_err(sql)?;
         match &held {
             Some((position, owner)) if self.owned && *owner != self.owner => return Err(self.fenced(*position)),
+            Some((position, _)) if !self.owned && *position >= self.log_end => return Ok(*position),
             _ => {}
         }
         let Tables { positions, .. } = &tables;
@@ -133,7 +138,7 @@ impl Postgres {
         session.run("COMMIT").map_err(sql)?;
         self.owned = true;
         self.position = held.map_or(0, |(position, _)| position);
-        Ok(())
+        Ok(self.position)
     }
 
     fn prepare_tables(&self, session: &mut Session, tables: &Tables) -> Result<(), Unavailable> {
@@ -397,9 +402,11 @@ impl Sink for Postgres {
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.session = None;
         let mut session = self.open()?;
-        self.prepare(&mut session)?;
-        self.session = Some(session);
-        Ok(Some(self.position))
+        let position = self.prepare(&mut session)?;
+        if self.owned {
+            self.session = Some(session);
+        }
+        Ok(Some(position))
     }
 
     fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {

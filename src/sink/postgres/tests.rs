@@ -262,7 +262,7 @@ fn sinks_and_logs_have_their_own_positions_in_one_database() {
     let mut first = database.postgres(1);
     first.connect().unwrap();
     first.deliver(&delivery(1..=5), &[]).unwrap();
-    let other_log = Identity { server_id: [9; 16], owner: [1; 16] };
+    let other_log = Identity { server_id: [9; 16], ..identity(1) };
     let mut second = Postgres::new("main", &database.settings(), &other_log);
     assert_eq!(second.connect(), Ok(Some(0)));
     second.deliver(&delivery(1..=3), &[]).unwrap();

@@ -53,6 +53,8 @@ pub struct Redis {
     settings: Settings,
     server_id: String,
     owner: String,
+    /// A position from here on is another, newer log's.
+    log_end: u64,
     /// This process has taken the position once.
     owned: bool,
     shards: Vec<Shard>,
@@ -132,6 +134,7 @@ impl Redis {
             shards: (0..settings.shards()).map(shard).collect(),
             settings: settings.clone(),
             owner: uuid(&identity.owner),
+            log_end: identity.log_end,
             owned: false,
             nodes: Vec::new(),
             hint: None,
@@ -169,13 +172,28 @@ impl Redis {
             .map_err(|trouble| self.unavailable(&trouble, &format!("{}: ", server.place)))
     }
 
-    /// Takes the positions, or looks whether they are still ours.
-    fn prepare(&mut self) -> Result<(), Unavailable> {
+    /// Takes the positions, or looks whether they are still ours. Returns the lowest; one that this log does not reach,
+    /// where a shard has one: then all are left alone.
+    fn prepare(&mut self) -> Result<u64, Unavailable> {
+        if !self.owned {
+            let mut highest = 0;
+            for index in 0..self.shards.len() {
+                self.at_its_node(index, |sink, connection, asking| {
+                    let held = sink.look(index, connection, asking)?;
+                    highest = held.map_or(highest, |held| held.position.max(highest));
+                    Ok(())
+                })?;
+            }
+            if highest >= self.log_end {
+                self.nodes.clear();
+                return Ok(highest);
+            }
+        }
         for index in 0..self.shards.len() {
             self.at_its_node(index, |sink, connection, asking| sink.take(index, connection, asking))?;
         }
         self.owned = true;
-        Ok(())
+        Ok(self.lowest())
     }
 
     fn take(&mut self, index: usize, connection: &mut Connection, asking: bool) -> Result<(), Stop> {
@@ -495,8 +513,7 @@ impl Sink for Redis {
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.nodes.clear();
         self.open()?;
-        self.prepare()?;
-        Ok(Some(self.lowest()))
+        self.prepare().map(Some)
     }
 
     fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {

@@ -288,6 +288,20 @@ fn shards_that_are_ahead_skip_what_they_have() {
 }
 
 #[test]
+fn one_shard_that_has_seen_more_than_the_log_keeps_an_older_copy_away() {
+    let store = Alone::new(4);
+    let mut sink = store.connected(1);
+    sink.deliver(&spread(1..=100), &[]).unwrap();
+    sink.encode(&spread(101..=200), &[]);
+    sink.at_its_node(2, |sink, connection, asking| sink.store(2, 200, connection, asking)).unwrap();
+    // It would go on behind 100 and shard 2 would pass over what now gets the positions up to 200.
+    let older = Identity { log_end: 150, ..identity(2) };
+    assert_eq!(Redis::new("main", &store.settings(), &older).connect(), Ok(Some(200)));
+    sink.deliver(&spread(101..=200), &[]).unwrap();
+    assert_eq!(store.positions(), (1..=200).collect::<Vec<_>>());
+}
+
+#[test]
 fn another_number_of_shards_is_down_with_what_to_do() {
     let store = Alone::new(4);
     store.connected(1).deliver(&spread(1..=10), &[]).unwrap();
@@ -349,7 +363,7 @@ fn owners_that_meet_halfway_agree_on_one() {
 fn sinks_and_logs_have_their_own_positions_on_one_stream() {
     let store = Alone::new(0);
     store.connected(1).deliver(&delivery(1..=5), &[]).unwrap();
-    let other_log = Identity { server_id: [9; 16], owner: [1; 16] };
+    let other_log = Identity { server_id: [9; 16], ..identity(1) };
     assert_eq!(Redis::new("main", &store.settings(), &other_log).connect(), Ok(Some(0)));
     assert_eq!(Redis::new("other", &store.settings(), &identity(1)).connect(), Ok(Some(0)));
 }

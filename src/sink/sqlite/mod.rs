@@ -11,7 +11,8 @@
 //! refuses rolls the delivery back; all such rows of it are named at once.
 //!
 //! **Fencing.** The row of the position names its owner. The first connect of a process takes it; a later one only
-//! looks, so that two servers do not take it from each other for ever.
+//! looks, so that two servers do not take it from each other for ever. A position that this process's log does not reach
+//! is not taken: a server with the newer log may be at work, and this one could not deliver.
 //!
 //! **Replay** inserts the same rows and leaves the position alone. **Old rows** are deleted between deliveries (`keep`).
 
@@ -146,6 +147,8 @@ pub struct Sqlite {
     path: PathBuf,
     server_id: String,
     owner: String,
+    /// A position from here on is another, newer log's.
+    log_end: u64,
     /// This process has taken the position once.
     owned: bool,
     connection: Option<Connection>,
@@ -163,6 +166,7 @@ impl Sqlite {
             path: settings.path.clone(),
             server_id: uuid(&identity.server_id),
             owner: uuid(&identity.owner),
+            log_end: identity.log_end,
             owned: false,
             connection: None,
             file: None,
@@ -193,8 +197,9 @@ impl Sqlite {
         open().map_err(|error| self.unavailable(&error))
     }
 
-    /// Makes the tables and takes the position, or looks whether it is still ours.
-    fn prepare(&mut self, connection: &mut Connection) -> Result<(), Unavailable> {
+    /// Makes the tables and takes the position, or looks whether it is still ours. Returns it: one that this log does not
+    /// reach is left alone.
+    fn prepare(&mut self, connection: &mut Connection) -> Result<u64, Unavailable> {
         let sql = |error| self.unavailable(&error);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
         transaction.execute_batch(CREATE).map_err(sql)?;
@@ -207,12 +212,13 @@ impl Sqlite {
             Some((position, owner)) if self.owned && owner != self.owner => {
                 return Err(self.fenced(position));
             }
+            Some((position, _)) if !self.owned && position >= self.log_end => return Ok(position),
             _ => transaction.execute(TAKE_POSITION, params![self.server_id, self.sink, self.owner]).map_err(sql)?,
         };
         transaction.commit().map_err(sql)?;
         self.owned = true;
         self.position = held.map_or(0, |(position, _)| position);
-        Ok(())
+        Ok(self.position)
     }
 
     fn read_position(&self, connection: &Connection) -> rusqlite::Result<Option<(u64, String)>> {
@@ -358,9 +364,11 @@ impl Sink for Sqlite {
         self.connection = None;
         let mut connection = self.open_or_create()?;
         self.file = file_id(&self.path);
-        self.prepare(&mut connection)?;
-        self.connection = Some(connection);
-        Ok(Some(self.position))
+        let position = self.prepare(&mut connection)?;
+        if self.owned {
+            self.connection = Some(connection);
+        }
+        Ok(Some(position))
     }
 
     fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {

@@ -244,7 +244,7 @@ fn sinks_and_logs_have_their_own_positions_in_one_database() {
     let mut first = database.sqlite(1);
     first.connect().unwrap();
     first.deliver(&delivery(1..=5), &[]).unwrap();
-    let other_log = Identity { server_id: [9; 16], owner: [1; 16] };
+    let other_log = Identity { server_id: [9; 16], ..identity(1) };
     let settings = Settings { path: database.path(), keep: None };
     let mut second = Sqlite::new("main", &settings, &other_log);
     assert_eq!(second.connect(), Ok(Some(0)));
@@ -380,7 +380,7 @@ fn at(seconds: u64) -> SystemTime {
 /// A sink that keeps events for 100 seconds.
 fn keeping(database: &Database, log: u8) -> Sqlite {
     let settings = Settings { path: database.path(), keep: Some(Duration::from_secs(100)) };
-    let mut sink = Sqlite::new("main", &settings, &Identity { server_id: [log; 16], owner: [1; 16] });
+    let mut sink = Sqlite::new("main", &settings, &Identity { server_id: [log; 16], ..identity(1) });
     sink.connect().unwrap();
     sink
 }

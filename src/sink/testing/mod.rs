@@ -20,8 +20,12 @@ pub const SERVER_ID: [u8; 16] = [0x5e; 16];
 /// 2026-01-02T03:04:05.000000006Z
 pub const RECEIVED_UNIX_NANO: u64 = 1_767_323_045_000_000_006;
 
+/// The owner whose log is a copy from before the first event.
+pub const OLDER_COPY: u8 = 0;
+
 pub fn identity(owner: u8) -> Identity {
-    Identity { server_id: SERVER_ID, owner: [owner; 16] }
+    let log_end = if owner == OLDER_COPY { 1 } else { u64::MAX };
+    Identity { server_id: SERVER_ID, owner: [owner; 16], log_end }
 }
 
 pub fn origin() -> Origin {
@@ -138,6 +142,7 @@ pub fn conformance<S: Store>(new_store: impl Fn() -> S) {
     leaves_out_what_was_refused(&new_store());
     takes_a_repeated_delivery(&new_store());
     goes_on_after_a_restart(&new_store());
+    is_not_taken_over_by_an_older_copy_of_the_log(&new_store());
     asks_to_connect_first(&new_store());
     replays_beside_the_sink(&new_store());
     survives_a_cut_anywhere(&new_store());
@@ -282,6 +287,23 @@ fn goes_on_after_a_restart<S: Store>(store: &S) {
         assert_eq!(sink.deliver(&delivery(position..=position), &[]), Ok(()));
     }
     check(store, [1, 2, 3]);
+}
+
+fn is_not_taken_over_by_an_older_copy_of_the_log<S: Store>(store: &S) {
+    if !S::KEEPS_POSITIONS {
+        return;
+    }
+    let mut sink = store.sink(1);
+    sink.connect().unwrap();
+    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    let mut older = store.sink(OLDER_COPY);
+    for _ in 0..2 {
+        assert_eq!(older.connect(), Ok(Some(2)), "the router says what is wrong");
+    }
+    let refused = older.deliver(&delivery(3..=3), &[]);
+    assert!(matches!(refused, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{refused:?}");
+    assert_eq!(sink.deliver(&delivery(3..=4), &[]), Ok(()), "not fenced");
+    check(store, 1..=4);
 }
 
 fn asks_to_connect_first<S: Store>(store: &S) {
