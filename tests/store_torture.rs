@@ -171,7 +171,11 @@ fn stores_and_server_killed_at_random_under_load_lose_and_double_nothing() {
     }
     let server = cast.server.take().expect("it runs");
     let ledger = settle(server, load, cast.data_dir.path());
-    println!("{rounds} rounds in {:?}; kills: {:?}", started.elapsed(), NAMES.iter().zip(kills).collect::<Vec<_>>());
+    println!(
+        "seed {seed}: {rounds} rounds in {:?}; kills: {:?}",
+        started.elapsed(),
+        NAMES.iter().zip(kills).collect::<Vec<_>>()
+    );
     let outcomes = [
         ("SQLite", ledger.compare_sqlite(&cast.data_dir.path().join("events.db"))),
         ("PostgreSQL", ledger.compare(rows::of_postgres(&cast.postgres, "postgres"))),
@@ -221,7 +225,7 @@ fn masters_of_a_cluster_killed_under_load_lose_and_double_nothing_and_keep_each_
         assert!(well, "{}\n{}", get(address, "/ready").1, server.log());
     }
     let ledger = settle(server, load, data_dir.path());
-    println!("{rounds} rounds in {:?}; kills by master: {kills:?}", started.elapsed());
+    println!("seed {seed}: {rounds} rounds in {:?}; kills by master: {kills:?}", started.elapsed());
     let of_shard = |shard: usize| {
         let stream = format!("events:{{{shard}}}");
         let rows = rows::of_redis(cluster.node_of(&stream), &stream);

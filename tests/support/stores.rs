@@ -247,6 +247,18 @@ impl Postgres {
         name
     }
 
+    /// Makes an empty database whose tables are all below `path`, which is made, and returns its name.
+    pub fn database_on(&self, path: &Path) -> String {
+        fs::create_dir(path).unwrap();
+        if is_root() {
+            run(&[words(&["chown", "postgres:"]), vec![path.into()]].concat(), "chown");
+        }
+        let name = self.database();
+        self.psql("postgres", &format!("CREATE TABLESPACE {name} LOCATION '{}'", path.display())).unwrap();
+        self.psql("postgres", &format!("ALTER DATABASE {name} SET TABLESPACE {name}")).unwrap();
+        name
+    }
+
     /// Runs statements as a user would; returns rows of fields with `|` between them.
     pub fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
         let output = Command::new(program("psql"))
