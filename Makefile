@@ -1,5 +1,5 @@
 # What there is to do here. CI runs .ci/run: `make lint`, then `make test`.
-.PHONY: run release test lint fmt doc torture asan loom fuzz bench bench-lag microbench flamegraph
+.PHONY: run release test lint fmt doc torture asan loom fuzz bench bench-lag bench-sinks microbench flamegraph
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -58,6 +58,9 @@ bench:          ## speed and memory end to end, against others, in one table (10
 
 bench-lag:      ## a sink that stands still for a minute, and a start with 10 GiB of log (5 minutes, 13 GiB of disk)
 	./tools/bench/lag
+
+bench-sinks:    ## each sink against a bare loop into the same store; a store that refuses rows, one that stands still (15 minutes)
+	./tools/bench/sinks
 
 microbench:     ## the boundaries between stages, one by one
 	cargo bench --locked

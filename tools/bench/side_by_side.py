@@ -22,13 +22,14 @@ BUFFER_BYTES = 64 * MIB  # the default of server.buffer_bytes
 
 
 class Bench:
-    def __init__(self, arguments):
+    def __init__(self, arguments, baseline="baseline"):
+        """`baseline`: the example whose loops are measured against."""
         self.pairs, self.seconds = arguments.pairs, arguments.seconds
         self.target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
         folder = self.target / arguments.profile
         subprocess.run(["cargo", "build", "--locked", "--profile", arguments.profile, "--bin", "telemetryx",
-                        "--example", "baseline"], cwd=ROOT, check=True)
-        self.telemetryx, self.baseline = folder / "telemetryx", folder / "examples" / "baseline"
+                        "--example", baseline], cwd=ROOT, check=True)
+        self.telemetryx, self.baseline = folder / "telemetryx", folder / "examples" / baseline
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="telemetryx-bench-"))
         self.processes = []
 
@@ -120,6 +121,15 @@ def metric(port, name):
         if line.startswith(name + " "):
             return float(line[len(name):])
     raise SystemExit(f"no {name} in /metrics")
+
+
+def wait_for(condition, seconds):
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def resident_bytes(process):
