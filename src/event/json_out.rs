@@ -116,18 +116,40 @@ pub fn write_json(record: &JsonRecord<'_>, out: &mut Vec<u8>) {
 
 /// Appends the attributes as one JSON object; `{}` where there are none.
 pub fn write_attributes_json(event: &EventRef<'_>, out: &mut Vec<u8>) {
-    // An accepted event has no more; a duplicate is found by its key among the later ones.
-    let mut keys = [""; EVENT_ATTRIBUTES_MAX];
-    for (place, (key, _)) in keys.iter_mut().zip(event.attributes()) {
-        *place = key;
+    // Room for as many as an accepted event can have costs more to make than most events cost to write.
+    const FEW: usize = 16;
+    let mut few = [UNSET; FEW];
+    let gathered = gather(event, &mut few);
+    if gathered.len() < FEW {
+        return write_attributes(gathered, out);
     }
+    let mut all = [UNSET; EVENT_ATTRIBUTES_MAX];
+    write_attributes(gather(event, &mut all), out);
+}
+
+type Attribute<'a> = (&'a str, AttributeValue<'a>);
+const UNSET: Attribute<'_> = ("", AttributeValue::Null);
+
+/// Reads each attribute once, as many as `room` takes.
+fn gather<'r, 'a>(event: &EventRef<'a>, room: &'r mut [Attribute<'a>]) -> &'r [Attribute<'a>] {
+    let mut count = 0;
+    for (place, attribute) in room.iter_mut().zip(event.attributes()) {
+        *place = attribute;
+        count += 1;
+    }
+    room.get(..count).unwrap_or_default()
+}
+
+fn write_attributes(attributes: &[Attribute<'_>], out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
-    for (index, (key, value)) in event.attributes().take(keys.len()).enumerate() {
-        if keys.iter().skip(index + 1).any(|later| *later == key) {
-            continue;
+    let mut rest = attributes;
+    while let Some(((key, value), later)) = rest.split_first() {
+        rest = later;
+        // A duplicate is found by its key among the later ones.
+        if !later.iter().any(|(later, _)| later == key) {
+            object.text_key(key);
+            write_value(*value, object.out);
         }
-        object.text_key(key);
-        write_value(value, object.out);
     }
     object.end();
 }
