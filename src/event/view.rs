@@ -285,6 +285,11 @@ fn utf8<const CHECK: bool>(bytes: &[u8]) -> Read<'_, &[u8]> {
 }
 
 fn text(bytes: &[u8]) -> &str {
+    // Below this simdutf8 does the same behind a dispatch that costs as much.
+    const SHORT_BYTES: usize = 64;
+    if bytes.len() < SHORT_BYTES {
+        return std::str::from_utf8(bytes).unwrap_or_default();
+    }
     simdutf8::basic::from_utf8(bytes).unwrap_or_default()
 }
 
