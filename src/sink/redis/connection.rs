@@ -81,8 +81,17 @@ impl Commands {
 
     fn number(&mut self, sign: u8, number: usize) {
         self.bytes.push(sign);
-        // Writing into a Vec cannot fail.
-        let _ = write!(self.bytes, "{number}\r\n");
+        // Two an argument: `write!` took a quarter of the time that an entry takes.
+        let (start, mut rest) = (self.bytes.len(), number);
+        loop {
+            self.bytes.push(b'0' + (rest % 10) as u8);
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        self.bytes.get_mut(start..).unwrap_or_default().reverse();
+        self.bytes.extend_from_slice(b"\r\n");
     }
 }
 
