@@ -150,7 +150,8 @@ fn sqlite(file: &str, seconds: &str) -> Outcome<()> {
 // ---- PostgreSQL ----
 
 fn postgres(url: &str, seconds: &str) -> Outcome<()> {
-    const COPY: &str = "COPY events (server_id, position, received_at, time, time_unix_nano, kind, severity, source, name,
+    const COPY: &str =
+        "COPY events (server_id, position, received_at, time, time_unix_nano, kind, severity, source, name,
         body, value, duration_nano, trace_id, span_id, parent_span_id, agent, attributes) FROM STDIN BINARY";
     let mut copy = Copy::of(&rows());
     let mut client = ::postgres::Client::connect(url, ::postgres::NoTls)?;
