@@ -179,7 +179,7 @@ impl Redis {
             let mut highest = 0;
             for index in 0..self.shards.len() {
                 self.at_its_node(index, |sink, connection, asking| {
-                    let held = sink.look(index, connection, asking)?;
+                    let (held, _) = sink.look(index, connection, asking)?;
                     highest = held.map_or(highest, |held| held.position.max(highest));
                     Ok(())
                 })?;
