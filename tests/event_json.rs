@@ -220,6 +220,25 @@ fn bytes_and_non_finite_numbers_are_written_as_texts() {
 }
 
 #[test]
+fn the_later_of_two_attributes_wins_however_many_there_are() {
+    use prost::Message;
+    use telemetryx::event::proto::attribute::Value;
+    use telemetryx::event::proto::{Attribute, Event};
+    // Around the number up to which they are gathered in little room, and at the largest.
+    for count in [1, 2, 14, 15, 16, 17, 18, 127, 128] {
+        let key = |index: i64| if index == 0 || index == count - 1 { "twice".to_owned() } else { format!("k{index}") };
+        let attribute = |index| Attribute { key: key(index), value: Some(Value::IntValue(index)) };
+        let attributes = (0..count).map(attribute).collect();
+        let bytes = Event { name: "n".to_owned(), attributes, ..Event::default() }.encode_to_vec();
+        let mut out = Vec::new();
+        write_attributes_json(&EventRef::check(&bytes).unwrap(), &mut out);
+        let first = if count == 1 { 0 } else { 1 };
+        let expected: Vec<_> = (first..count).map(|index| format!("\"{}\":{index}", key(index))).collect();
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{{{}}}", expected.join(",")), "{count} attributes");
+    }
+}
+
+#[test]
 fn a_record_carries_its_place_and_origin() {
     let batch = taken(r#"{"name":"n"}"#);
     let event = Events::accepted(&batch).next().unwrap();
