@@ -252,7 +252,7 @@ fn a_log_at_its_bound_is_no_reason_not_to_start_while_its_store_does_not_answer(
     for _ in 0..2 {
         server.kill();
         server = Server::start(directory.path(), &settings);
-        assert!(server.log().contains("has not answered yet"), "{}", server.log());
+        assert!(wait_until(TIMEOUT, || server.log().contains("has not answered yet")), "{}", server.log());
         assert_eq!(get(at, "/health").0, 200);
     }
     drop(holder);
@@ -390,7 +390,7 @@ fn a_store_that_answers_late_and_has_seen_more_than_the_log_takes_no_event_for_a
     let holder = rusqlite::Connection::open(directory.path().join("events.db")).unwrap();
     holder.execute_batch("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; PRAGMA user_version = 1; COMMIT").unwrap();
     let mut server = Server::start(directory.path(), &["wal.keep=0s"]);
-    assert!(server.log().contains("has not answered yet"), "{}", server.log());
+    assert!(wait_until(TIMEOUT, || server.log().contains("has not answered yet")), "{}", server.log());
     for name in ["f", "g", "h"] {
         let body = format!(r#"{{"name":"{name}"}}"#);
         assert_eq!(http::post(server.address(), "?ack=synced", &body).unwrap().0, 200);
@@ -454,7 +454,7 @@ fn a_log_restored_from_an_older_copy_is_told_and_skips_nothing_in_silence() {
     let (status, page) = get(server.address(), "/ready");
     assert!(down && status == 200, "{status} {page}");
     assert!(page.contains("down: "), "{page}");
-    assert!(server.log().contains(&told), "{}", server.log());
+    assert!(wait_until(TIMEOUT, || server.log().contains(&told)), "{}", server.log());
     // What is acknowledged meanwhile must not be skipped later, as if the store had it already.
     assert_eq!(http::post(server.address(), "?ack=synced", r#"{"name":"f"}"#).unwrap().0, 200);
     server.terminate();

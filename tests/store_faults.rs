@@ -44,10 +44,11 @@ fn wait_for_state(server: &Server, sink: &str, words: &[&str]) {
 /// A server's log says so in one line, too.
 #[track_caller]
 fn assert_logged(server: &Server, sink: &str, words: &[&str]) {
-    let log = server.log();
     let of_sink = format!("sink=\"{sink}\"");
-    let said = log.lines().any(|line| line.contains(&of_sink) && words.iter().all(|word| line.contains(word)));
-    assert!(said, "no line about {sink} has {words:?}:\n{log}");
+    let is_it = |line: &str| line.contains(&of_sink) && words.iter().all(|word| line.contains(word));
+    // Lines are written by a thread of their own: what /ready says may be ahead.
+    let said = wait_until(PATIENCE, || server.log().lines().any(is_it));
+    assert!(said, "no line about {sink} has {words:?}:\n{}", server.log());
 }
 
 // ---- two servers with one log ----
