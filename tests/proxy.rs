@@ -57,7 +57,8 @@ fn both_directions_and_the_half_close_are_forwarded() {
             scope.spawn(|| assert!(exchange(&proxy, &bytes) == (bytes.clone(), None)));
         }
     });
-    assert_eq!((proxy.connections(), proxy.cuts(), proxy.forwarded_bytes()), (3, 0, 6_000_000));
+    let counted = || (proxy.connections(), proxy.cuts(), proxy.forwarded_bytes());
+    assert!(wait_until(DEADLINE, || counted() == (3, 0, 6_000_000)), "{:?}", counted());
 }
 
 #[test]
