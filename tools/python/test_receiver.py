@@ -95,20 +95,27 @@ class ServeTest(Served):
         self.assertEqual(sorted(seen), list(range(20)))
 
     def test_a_call_that_was_given_up_while_it_waited_is_left_out(self):
-        seen, begun, go_on = [], threading.Event(), threading.Event()
-        def callback(delivery):
-            seen.append(delivery.records[0].position)
-            begun.set()
-            go_on.wait(10)
-        deliver = self.serve(callback)
-        first = threading.Thread(target=deliver, args=(request(1, ["a"]),))
-        first.start()
-        begun.wait(10)
+        seen = []
+        deliver = self.serve(lambda delivery: seen.append(delivery.records[0].position),
+                             interceptors=[WaitsForTheEnd(2)])
         self.assertStatus(grpc.StatusCode.DEADLINE_EXCEEDED, "", deliver, request(2, ["a"]), timeout=0.1)
-        go_on.set()
-        first.join()
         deliver(request(3, ["a"]))
-        self.assertEqual(seen, [1, 3])
+        self.assertEqual(seen, [3])
+
+
+class WaitsForTheEnd(grpc.ServerInterceptor):
+    """Keeps the delivery that begins at a position from the receiver until its caller has given up."""
+    def __init__(self, position):
+        self.position = position
+
+    def intercept_service(self, continuation, details):
+        deliver = continuation(details).unary_unary
+        def late(body, context):
+            ended = threading.Event()
+            if tx.DeliverRequest.FromString(body).positions[0] == self.position and context.add_callback(ended.set):
+                assert ended.wait(10)
+            return deliver(body, context)
+        return grpc.unary_unary_rpc_method_handler(late)
 
 
 class ReadmeTest(Served):
