@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Deserializer};
 
-use super::utf8;
+use super::row::utf8;
 use crate::event::rfc3339;
 use crate::limits;
 

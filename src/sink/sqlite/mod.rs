@@ -17,6 +17,7 @@
 //! **Replay** inserts the same rows and leaves the position alone. **Old rows** are deleted between deliveries (`keep`).
 
 mod keep;
+mod row;
 #[cfg(test)]
 mod tests;
 
@@ -25,16 +26,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
 use serde::Deserialize;
 
+use self::row::{INSERT, Rows};
 use super::{Failure, Identity, Kind, Refusal, Sink, Unavailable, uuid};
 use crate::config::setting::{Form, Setting, Value};
-use crate::event::json_out::write_hex;
-use crate::event::{rfc3339, write_attributes_json};
 use crate::limits;
-use crate::pipeline::batch::{Delivery, Record};
+use crate::pipeline::batch::Delivery;
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
@@ -106,13 +105,6 @@ pub fn ddl() -> String {
     let lines = CREATE.lines().filter(|line| !line.is_empty());
     lines.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
 }
-
-/// Only a row of the same position is "already there"; every other conflict is the user's constraint and is reported.
-const INSERT: &str = "
-    INSERT INTO events (server_id, position, received_at, time, kind, severity, source, name, body, value,
-        duration_nano, trace_id, span_id, parent_span_id, agent, attributes)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
-    ON CONFLICT (server_id, position) DO NOTHING";
 
 const READ_POSITION: &str = "SELECT position, owner FROM telemetryx_positions WHERE server_id = ?1 AND sink = ?2";
 
@@ -269,11 +261,10 @@ impl Sqlite {
         delivery: &Delivery,
         except: &[u64],
     ) -> Result<Vec<Refusal>, Unavailable> {
-        let mut statement = transaction.prepare_cached(INSERT).map_err(|error| self.unavailable(&error))?;
-        let mut row = Row::default();
+        let mut rows = Rows::new(transaction, &self.server_id).map_err(|error| self.unavailable(&error))?;
         let mut refusals = Vec::new();
         for record in delivery.records().filter(|record| except.binary_search(&record.position).is_err()) {
-            let Err(error) = row.insert(&mut statement, &self.server_id, &record) else { continue };
+            let Err(error) = rows.insert(&record) else { continue };
             let Some((code, reason)) = refusal(&error) else { return Err(self.unavailable(&error)) };
             refusals.push(Refusal { position: record.position, code, reason });
             // The statement alone was undone, so that the others can be tried; unless a trigger has ended it all.
@@ -444,67 +435,4 @@ fn refusal(error: &rusqlite::Error) -> Option<(String, String)> {
         other => format!("SQLITE_{other}"),
     };
     Some((code, error.to_string()))
-}
-
-/// Text of the row that is being written; reused, so that a row costs no allocation.
-#[derive(Default)]
-struct Row {
-    trace_id: Vec<u8>,
-    span_id: Vec<u8>,
-    parent_span_id: Vec<u8>,
-    attributes: Vec<u8>,
-}
-
-impl Row {
-    fn insert(
-        &mut self,
-        statement: &mut rusqlite::Statement<'_>,
-        server_id: &str,
-        record: &Record<'_>,
-    ) -> rusqlite::Result<usize> {
-        let event = &record.event;
-        let received_at = rfc3339::format(record.received_unix_nano);
-        let time = rfc3339::format(record.time_unix_nano());
-        self.attributes.clear();
-        write_attributes_json(event, &mut self.attributes);
-        let attributes = event.attributes().next().map(|_| utf8(&self.attributes));
-        statement.execute(params![
-            server_id,
-            record.position.cast_signed(),
-            utf8(&received_at),
-            utf8(&time),
-            event.kind().name(),
-            set(event.severity() != 0, event.severity()),
-            text(record.source()),
-            text(event.name()),
-            text(event.body()),
-            // SQLite has no NaN and stores NULL.
-            event.value(),
-            set(event.duration_nano() != 0, event.duration_nano().cast_signed()),
-            hex(&mut self.trace_id, event.trace_id().map(|id| id.as_slice())),
-            hex(&mut self.span_id, event.span_id().map(|id| id.as_slice())),
-            hex(&mut self.parent_span_id, event.parent_span_id().map(|id| id.as_slice())),
-            record.origin.agent,
-            attributes,
-        ])
-    }
-}
-
-fn set<T>(set: bool, value: T) -> Option<T> {
-    set.then_some(value)
-}
-
-fn text(text: &str) -> Option<&str> {
-    set(!text.is_empty(), text)
-}
-
-/// Text that is known to be UTF-8.
-fn utf8(text: &[u8]) -> ToSqlOutput<'_> {
-    ToSqlOutput::Borrowed(ValueRef::Text(text))
-}
-
-fn hex<'a>(out: &'a mut Vec<u8>, bytes: Option<&[u8]>) -> Option<ToSqlOutput<'a>> {
-    out.clear();
-    write_hex(bytes?, out);
-    Some(utf8(out))
 }
