@@ -23,6 +23,7 @@
 //!
 //! **Replay** copies what is not there yet, in pieces, and leaves the position alone.
 
+mod pieces;
 mod rows;
 mod session;
 mod settings;
@@ -35,9 +36,10 @@ mod tests;
 use std::collections::HashSet;
 use std::io::{self, Write as _};
 
-use postgres::Error;
 use postgres::config::{Host, SslMode, SslNegotiation};
+use postgres::{Error, ToStatement};
 
+use self::pieces::Pieces;
 use self::rows::Rows;
 use self::session::{Session, Trouble, chain, code, columns, db_error, describe, named_line, refuses};
 pub use self::settings::{KIND, Settings, Tls};
@@ -217,7 +219,7 @@ impl Postgres {
             return self.not_moved(session, last);
         }
         let wanted = |record: &Record<'_>| except.binary_search(&record.position).is_err();
-        match self.copy(session, delivery.records().filter(wanted)) {
+        match self.copy(session, self.copy_statement().as_str(), delivery.records().filter(wanted)) {
             Ok(()) => self.commit(session),
             Err(error) if refuses(&error) => {
                 session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
@@ -238,32 +240,36 @@ impl Postgres {
         }
     }
 
-    /// Finds every row that the store refuses: a piece that is refused is halved, or cut where the error says, down to
-    /// the one row; after it, pieces grow again. If it finds none, the delivery is stored. Ends the transaction that has
+    /// Finds every row that the store refuses. If it finds none, the delivery is stored. Ends the transaction that has
     /// begun.
     fn write_in_pieces(&mut self, session: &mut Session, records: &[Record<'_>]) -> Result<(), Failure> {
         let mut refusals = Vec::new();
-        let (mut start, mut size) = (0, records.len());
-        while let Some(piece) = records.get(start..records.len().min(start + size)).filter(|piece| !piece.is_empty()) {
-            session.run("SAVEPOINT piece").map_err(|error| self.unavailable(&error))?;
-            let Err(error) = self.copy(session, piece.iter().copied()) else {
-                session.run("RELEASE piece").map_err(|error| self.unavailable(&error))?;
-                start += piece.len();
-                size = size.saturating_mul(2);
+        let mut pieces = Pieces::of(records.len());
+        let copy = self.copy_statement();
+        session.wait_from_now();
+        let copy = session.client.prepare(&copy).map_err(|error| self.unavailable(&error))?;
+        session.run("SAVEPOINT piece").map_err(|error| self.unavailable(&error))?;
+        while let Some(piece) = pieces.next() {
+            let rows = records.get(piece.clone()).unwrap_or_default();
+            let Err(error) = self.copy(session, &copy, rows.iter().copied()) else {
+                // Anew: what is stored is not rolled back with the next piece, and savepoints do not nest.
+                session.run("RELEASE piece; SAVEPOINT piece").map_err(|error| self.unavailable(&error))?;
+                pieces.stored();
                 continue;
             };
             if !refuses(&error) {
                 return Err(self.unavailable(&error).into());
             }
-            // Rolled back it is still there, and the next one would lie within it.
-            session.run("ROLLBACK TO piece; RELEASE piece").map_err(|error| self.unavailable(&error))?;
-            if let [record] = piece {
+            // It is still there afterwards, for the next piece.
+            session.run("ROLLBACK TO piece").map_err(|error| self.unavailable(&error))?;
+            let named = named_line(&error).and_then(|line| line.checked_sub(1));
+            if pieces.refused(piece, named) {
                 let (code, reason) = (code(&error).to_owned(), describe(&error));
-                refusals.push(Refusal { position: record.position, code, reason });
-                start += 1;
-            } else {
-                let before = named_line(&error).map(|line| line - 1);
-                size = before.filter(|before| *before < piece.len()).unwrap_or(piece.len() / 2).max(1);
+                refusals.extend(rows.iter().map(|record| Refusal {
+                    position: record.position,
+                    code: code.clone(),
+                    reason: reason.clone(),
+                }));
             }
         }
         if refusals.is_empty() {
@@ -284,11 +290,19 @@ impl Postgres {
         }
     }
 
-    fn copy<'a>(&mut self, session: &mut Session, records: impl Iterator<Item = Record<'a>>) -> io::Result<()> {
-        let copy = self.tables.as_ref().map(Tables::copy).unwrap_or_default();
+    fn copy_statement(&self) -> String {
+        self.tables.as_ref().map(Tables::copy).unwrap_or_default()
+    }
+
+    fn copy<'a>(
+        &mut self,
+        session: &mut Session,
+        statement: &(impl ToStatement + ?Sized),
+        records: impl Iterator<Item = Record<'a>>,
+    ) -> io::Result<()> {
         let (deadline, wait) = (session.deadline.clone(), session.timeout + limits::STORE_ANSWER_GRACE);
         deadline.set(wait);
-        let mut writer = session.client.copy_in(&copy).map_err(io::Error::other)?;
+        let mut writer = session.client.copy_in(statement).map_err(io::Error::other)?;
         self.rows.begin();
         for record in records {
             self.rows.push(&self.server_id, &record);
