@@ -145,6 +145,7 @@ fn what_cannot_be_done_is_said_and_leaves_the_files_as_they_are() {
         (&["replay", "--sink", "door"], 1, "`telemetryx dead show --sink door` shows it"),
         (&["replay", "--sink", "sqlite"], 1, "events.db: unable to open database file"),
         (&["replay", "--sink", "sqlite", "--set", "sinks.sqlite.kind=stdout"], 1, "dead show --json"),
+        (&["replay", "--sink", "sqlite", "--dry-run", "--set", "sinks.sqlite.kind=stdout"], 1, "dead show --json"),
         (&["replay"], 2, "--sink"),
         (&["show", "--since", "yesterday"], 2, "or write a time ago, such as 1h"),
         (&["list", "--set", "a.b=c"], 78, "unknown key"),

@@ -80,10 +80,12 @@ pub trait Sink: Send {
     /// store can tell.
     fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
         let _ = (delivery, except);
-        Err(Unavailable::down(
-            "a sink of this kind takes no single events beside the server: `telemetryx dead show --json` prints them",
-        )
-        .into())
+        Err(Unavailable::down(NoReplay.to_string()).into())
+    }
+
+    /// Whether [`Sink::replay`] is more than a refusal.
+    fn replays(&self) -> bool {
+        false
     }
 
     /// A small piece of work between deliveries, such as deleting what is too old. Called now and then once the sink is
@@ -133,6 +135,11 @@ impl Unavailable {
         Self::Down { reason: reason.into() }
     }
 }
+
+/// The answer of a sink that delivers in order only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a sink of this kind takes no single events beside the server: `telemetryx dead show --json` prints them")]
+pub struct NoReplay;
 
 /// One event that a store will never take.
 #[derive(Debug, Clone, PartialEq, Eq)]

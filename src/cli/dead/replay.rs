@@ -22,7 +22,7 @@ use crate::limits;
 use crate::pipeline::batch::{Batch, Delivery};
 use crate::router::bisection::{Answer, Bisection};
 use crate::router::dead::{self, Content, DOOR, ReadLetter, Seen};
-use crate::sink::{self, Identity, Refusal, Sink, SinkSettings, Unavailable};
+use crate::sink::{self, Identity, NoReplay, Refusal, Sink, SinkSettings, Unavailable};
 
 /// Reasons for which letters stay that are named.
 const REASONS_NAMED: usize = 5;
@@ -122,10 +122,6 @@ impl<'s> Replay<'s> {
         let (Some(first), Some(last)) = (batches.first(), batches.last()) else { return Ok(()) };
         let positions: Vec<u64> = batches.iter().map(|batch| batch.first_position()).collect();
         let delivery = Delivery::new(batches.clone(), first.first_position()..=last.first_position());
-        if self.dry_run {
-            self.delivered += positions.len() as u64;
-            return Ok(());
-        }
         let log = self.chunk_log;
         let mut sink = match self.sink.take() {
             Some((of, sink)) if of == log => sink,
@@ -135,28 +131,35 @@ impl<'s> Replay<'s> {
                 sink::open(&self.settings.name, &self.settings.kind, &identity)
             }
         };
-        let refusals = match store(&mut *sink, &delivery) {
-            Ok(refusals) => refusals,
-            Err(unavailable) => {
-                self.take_out()?;
-                let before = match self.delivered {
-                    0 => "nothing was delivered".to_owned(),
-                    delivered => format!("{} before", count(delivered, "delivered")),
-                };
-                return Err(Failure::Failed(format!("{unavailable} ({before}; the others stay)")));
+        if self.dry_run {
+            if !sink.replays() {
+                return Err(Failure::Failed(NoReplay.to_string()));
             }
-        };
+            self.sink = Some((log, sink));
+            self.delivered += positions.len() as u64;
+            return Ok(());
+        }
+        let Outcome { passed, refused, trouble } = store(&mut *sink, &delivery);
         self.sink = Some((log, sink));
-        for position in positions {
-            if refusals.binary_search_by_key(&position, |refusal| refusal.position).is_err() {
+        for position in positions.into_iter().filter(|position| *position <= passed) {
+            if refused.binary_search_by_key(&position, |refusal| refusal.position).is_err() {
                 self.stored.insert(log, position);
                 self.delivered += 1;
             }
         }
-        for Refusal { code, reason, .. } in refusals {
+        for Refusal { code, reason, .. } in refused {
             self.staying.add(&code, reason);
         }
         self.stored_bytes += bytes as u64;
+        if let Some(unavailable) = trouble {
+            self.take_out()?;
+            // A store of several parts may have taken some of the delivery that failed.
+            let before = match self.delivered {
+                0 => "nothing is known to be delivered".to_owned(),
+                delivered => format!("{} before", count(delivered, "delivered")),
+            };
+            return Err(Failure::Failed(format!("{unavailable} ({before}; the others stay)")));
+        }
         if self.stored_bytes >= limits::DEAD_REPLAY_BYTES { self.take_out() } else { Ok(()) }
     }
 
@@ -201,15 +204,28 @@ fn not_taken_out(path: &Path, error: &std::io::Error) -> Failure {
     Failure::Failed(format!("{reason}: what was delivered is still in the file; replay again to take it out"))
 }
 
-/// Stores what the sink takes of the delivery; returns what it refuses, in order of position.
-pub(super) fn store(sink: &mut dyn Sink, delivery: &Delivery) -> Result<Vec<Refusal>, Unavailable> {
+/// What a sink did with a delivery.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// Up to this position everything is stored or refused.
+    pub passed: u64,
+    /// In order of position.
+    pub refused: Vec<Refusal>,
+    /// Why the rest was not tried.
+    pub trouble: Option<Unavailable>,
+}
+
+/// Stores what the sink takes of the delivery.
+pub(super) fn store(sink: &mut dyn Sink, delivery: &Delivery) -> Outcome {
     let mut parts = Bisection::new(delivery.first_position()..=delivery.last_position());
-    let mut refused: Vec<Refusal> = Vec::new();
+    let mut outcome = Outcome { passed: 0, refused: Vec::new(), trouble: None };
+    let refused = &mut outcome.refused;
     while let Some(positions) = parts.next() {
         let except: Vec<u64> = refused.iter().map(|refusal| refusal.position).collect();
         let before = refused.len();
         match sink.replay(&delivery.part(positions.clone()), &except) {
             Ok(()) => {
+                outcome.passed = *positions.end();
                 parts.answer(Answer::Stored);
                 continue;
             }
@@ -218,13 +234,17 @@ pub(super) fn store(sink: &mut dyn Sink, delivery: &Delivery) -> Result<Vec<Refu
                 Some(position) => refused.push(Refusal { position, code, reason }),
                 None => continue,
             },
-            Err(sink::Failure::Unavailable(unavailable)) => return Err(unavailable),
+            Err(sink::Failure::Unavailable(unavailable)) => {
+                outcome.trouble = Some(unavailable);
+                break;
+            }
         }
         refused.sort_by_key(|refusal| refusal.position);
         refused.dedup_by_key(|refusal| refusal.position);
         if refused.len() == before {
-            return Err(Unavailable::down("the sink refuses events, but none that is left"));
+            outcome.trouble = Some(Unavailable::down("the sink refuses events, but none that is left"));
+            break;
         }
     }
-    Ok(refused)
+    outcome
 }

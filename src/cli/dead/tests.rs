@@ -15,6 +15,8 @@ struct Picky {
     names: bool,
     /// Refuses them even when it is not asked to take them.
     stubborn: bool,
+    /// Once something is stored, it cannot be reached for events from here on; 0: it can.
+    goes_away_at: u64,
     stored: Vec<u64>,
 }
 
@@ -30,6 +32,10 @@ impl Sink for Picky {
     fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), SinkFailure> {
         let asked = |position: &u64| self.stubborn || !except.contains(position);
         let asked: Vec<u64> = delivery.records().map(|record| record.position).filter(asked).collect();
+        let gone = |position: &u64| self.goes_away_at != 0 && *position >= self.goes_away_at;
+        if !self.stored.is_empty() && asked.iter().any(gone) {
+            return Err(Unavailable::retry("gone").into());
+        }
         let refuse = |position: &u64| Refusal { position: *position, code: "E1".into(), reason: "no".into() };
         let refused: Vec<Refusal> = asked.iter().filter(|position| self.bad.contains(position)).map(refuse).collect();
         match refused.is_empty() {
@@ -49,13 +55,29 @@ fn what_is_refused_again_is_found_among_positions_far_apart() {
     for names in [true, false] {
         let bad = BTreeSet::from([2, 1 << 24]);
         let mut sink = Picky { bad: bad.clone(), names, ..Picky::default() };
-        let refused: Vec<u64> =
-            store(&mut sink, &delivery).unwrap().into_iter().map(|refusal| refusal.position).collect();
+        let outcome = store(&mut sink, &delivery);
+        let refused: Vec<u64> = outcome.refused.into_iter().map(|refusal| refusal.position).collect();
+        assert_eq!((outcome.passed, outcome.trouble), (1 << 40, None));
         assert_eq!(refused, [2, 1 << 24]);
         assert_eq!(sink.stored, [1, 900, (1 << 24) + 1, 1 << 40]);
         let mut sink = Picky { bad, names, stubborn: true, ..Picky::default() };
-        assert!(store(&mut sink, &delivery).is_err(), "and not asked for ever");
+        assert!(store(&mut sink, &delivery).trouble.is_some(), "and not asked for ever");
     }
+}
+
+#[test]
+fn what_was_stored_before_the_store_went_away_is_known() {
+    let positions = [1, 2, 3, 900];
+    let batches: Vec<Arc<_>> = positions.iter().map(|position| batch(*position..=*position)).collect();
+    let delivery = Delivery::new(batches, 1..=900);
+    // Refused as a whole, then in halves: 1 to 3 is found out about before 900 is asked for.
+    let mut sink = Picky { bad: BTreeSet::from([2]), goes_away_at: 900, ..Picky::default() };
+    let outcome = store(&mut sink, &delivery);
+    assert!(outcome.trouble.is_some());
+    assert_eq!(sink.stored, [1, 3]);
+    let refused: Vec<u64> = outcome.refused.into_iter().map(|refusal| refusal.position).collect();
+    assert_eq!(refused, [2]);
+    assert!((3..900).contains(&outcome.passed), "{}", outcome.passed);
 }
 
 #[cfg(feature = "sqlite")]

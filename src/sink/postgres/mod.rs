@@ -441,6 +441,10 @@ impl Sink for Postgres {
         result
     }
 
+    fn replays(&self) -> bool {
+        true
+    }
+
     fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
         let mut session = match self.session.take() {
             Some(session) => session,

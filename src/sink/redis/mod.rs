@@ -533,6 +533,10 @@ impl Sink for Redis {
         Ok(())
     }
 
+    fn replays(&self) -> bool {
+        true
+    }
+
     fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
         if self.nodes.is_empty() {
             self.open()?;

@@ -386,6 +386,10 @@ impl Sink for Sqlite {
         result
     }
 
+    fn replays(&self) -> bool {
+        true
+    }
+
     fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
