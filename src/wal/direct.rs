@@ -116,24 +116,36 @@ impl Append {
         let padded = filled.next_multiple_of(WAL_BLOCK_BYTES);
         staging.get_mut(filled..padded).unwrap_or_default().fill(0);
 
-        let mut written = 0;
-        while let Some(rest) = staging.get(written..padded).filter(|rest| !rest.is_empty()) {
-            match FileExt::write_at(&self.file, rest, begin + written as u64) {
-                // What is not a whole block of it is written again.
-                Ok(bytes) if bytes >= WAL_BLOCK_BYTES => written += bytes - bytes % WAL_BLOCK_BYTES,
-                // Only where there is no whole block left.
-                Ok(_) => return Err(ErrorKind::StorageFull.into()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // The rest is tried again, and its error then told.
-                Err(_) if written > kept => return Ok(written.min(filled) - kept),
-                Err(error) => return Err(error),
-            }
+        let blocks = staging.get(..padded).unwrap_or_default();
+        let (written, result) = write_blocks(blocks, |rest, at| FileExt::write_at(&self.file, rest, begin + at as u64));
+        match result {
+            Ok(()) => {}
+            // The rest is tried again, and its error then told.
+            Err(_) if written > kept => return Ok(written.min(filled) - kept),
+            Err(error) => return Err(error),
         }
         let torn = filled % WAL_BLOCK_BYTES;
         staging.copy_within(filled - torn..filled, 0);
         self.end = Some(offset + (filled - kept) as u64);
         Ok(filled - kept)
     }
+}
+
+/// Has `write_at` write all of `blocks`, at an offset from their begin. Returns the bytes of the whole blocks that are
+/// written, and why not all are.
+fn write_blocks(blocks: &[u8], mut write_at: impl FnMut(&[u8], usize) -> io::Result<usize>) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while let Some(rest) = blocks.get(written..).filter(|rest| !rest.is_empty()) {
+        match write_at(rest, written) {
+            // What is not a whole block of it is written again.
+            Ok(bytes) if bytes >= WAL_BLOCK_BYTES => written += bytes - bytes % WAL_BLOCK_BYTES,
+            // Only where there is no whole block left.
+            Ok(_) => return (written, Err(ErrorKind::StorageFull.into())),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
 }
 
 /// Memory that begins at a block's boundary.
@@ -164,6 +176,41 @@ mod tests {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).unwrap();
         file.set_len(bytes).unwrap();
         DirectFile::new(file, path)
+    }
+
+    #[test]
+    fn short_writes_go_on_at_a_block_and_end_where_none_fits() {
+        let blocks: Vec<u8> = (0..4 * WAL_BLOCK_BYTES).map(|at| (at / 100) as u8).collect();
+        // What the system takes at a time; all are at least once interrupted.
+        for (takes, expected) in [
+            (vec![usize::MAX], 4),
+            (vec![WAL_BLOCK_BYTES; 4], 4),
+            (vec![WAL_BLOCK_BYTES * 2 - 1, WAL_BLOCK_BYTES + 1, usize::MAX], 4),
+            (vec![WAL_BLOCK_BYTES * 3 + 100, 100], 3),
+            (vec![WAL_BLOCK_BYTES - 1], 0),
+            (vec![0], 0),
+        ] {
+            let mut disk = vec![0; blocks.len()];
+            let (mut takes, mut interrupted) = (takes.into_iter(), false);
+            let (written, result) = write_blocks(&blocks, |rest, at| {
+                interrupted = !interrupted;
+                if interrupted {
+                    return Err(ErrorKind::Interrupted.into());
+                }
+                assert_eq!(at % WAL_BLOCK_BYTES, 0);
+                let bytes = rest.len().min(takes.next().expect("the system is asked no more than that"));
+                disk[at..at + bytes].copy_from_slice(&rest[..bytes]);
+                Ok(bytes)
+            });
+            assert_eq!(written, expected * WAL_BLOCK_BYTES);
+            assert_eq!(disk[..written], blocks[..written]);
+            assert_eq!(result.err().map(|error| error.kind()), (expected < 4).then_some(ErrorKind::StorageFull));
+        }
+        let (written, result) = write_blocks(&blocks, |_, at| match at {
+            0 => Ok(WAL_BLOCK_BYTES),
+            _ => Err(ErrorKind::QuotaExceeded.into()),
+        });
+        assert_eq!((written, result.unwrap_err().kind()), (WAL_BLOCK_BYTES, ErrorKind::QuotaExceeded));
     }
 
     #[test]
