@@ -143,6 +143,8 @@ pub struct FakeDoor {
     /// The only token; `None`: none is needed.
     pub(super) token: Option<&'static [u8]>,
     pub(super) draining: bool,
+    /// The log has taken what waits.
+    pub(super) written: bool,
     pub(super) accepted: Vec<(PoolSlice, u32)>,
     pub(super) rejected: Vec<(RejectReason, u64)>,
     pub(super) statuses: Vec<u16>,
@@ -155,6 +157,7 @@ impl FakeDoor {
             ring_slots: 1000,
             token: None,
             draining: false,
+            written: true,
             accepted: Vec::new(),
             rejected: Vec::new(),
             statuses: Vec::new(),
@@ -209,7 +212,7 @@ impl Door for FakeDoor {
     }
 
     fn is_written(&self, _ticket: u64) -> bool {
-        true
+        self.written
     }
 
     fn rejected(&mut self, reason: RejectReason, events: u64) {

@@ -88,6 +88,33 @@ fn an_acknowledgement_that_does_not_come_is_504_and_says_what_became_of_the_even
 }
 
 #[test]
+fn a_504_says_that_events_may_get_lost_that_the_log_has_not_taken() {
+    let mut peer = Peer { acknowledge: false, ..Peer::new() };
+    peer.door.written = false;
+    peer.send(post(PROTOBUF, batch(&["a"])));
+    peer.later(HTTP_ACK_TIMEOUT);
+    let answer = peer.answer();
+    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("lost if the server ends before"), "{answer}");
+    assert!(answer.ends_with(r#","accepted":1,"rejected":[]}"#), "{answer}");
+}
+
+#[test]
+fn who_waits_while_the_log_fails_is_told_and_nobody_else() {
+    let mut peer = Peer { acknowledge: false, ..Peer::new() };
+    peer.connection.log_failed(peer.now, &mut peer.door, &mut peer.out);
+    assert!(peer.out.is_empty() && !peer.connection.closing());
+    peer.send(post(PROTOBUF, batch(&["a"])));
+    peer.connection.log_failed(peer.now, &mut peer.door, &mut peer.out);
+    peer.written.append(&mut peer.out);
+    let answer = peer.answer();
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("whether the events are kept is not known"),
+        "{answer}"
+    );
+    assert!(answer.contains("Connection: close") && peer.connection.closing(), "{answer}");
+}
+
+#[test]
 fn an_early_timeout_or_a_late_acknowledgement_changes_nothing() {
     let mut peer = Peer::new();
     peer.send(GET);
