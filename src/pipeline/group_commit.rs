@@ -363,43 +363,60 @@ mod tests {
         }
     }
 
+    /// A log that is full of requests, and where two sinks are: the first one lets its oldest events go.
+    struct Full {
+        commit: GroupCommit,
+        positions: [Arc<AtomicU64>; 2],
+        _dir: tempfile::TempDir,
+    }
+
+    impl Full {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let settings = wal::Settings {
+                dir: dir.path().to_owned(),
+                segment_bytes: 64 * 1024,
+                max_bytes: 256 * 1024,
+                keep: Duration::ZERO,
+                max_agents: 10,
+                dedupe_retention: Duration::from_secs(60),
+            };
+            let storage = Arc::new(DirStorage::create(dir.path()).unwrap());
+            let mut writer = wal::open(&settings, storage, &mut Random::seeded(1), 1).unwrap().writer;
+            let payload = [1; 1_000];
+            let entry = Entry {
+                kind: Kind::Request,
+                origin: &origin(),
+                events: 1,
+                received_unix_nano: 1,
+                payload: &payload,
+                payload_crc: None,
+            };
+            while writer.append(&[entry]).is_ok() {
+                writer.sync().unwrap();
+            }
+            let positions = [Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(2))];
+            let sink = |index: usize| Sink { position: positions[index].clone(), drops_oldest: index == 0 };
+            let commit = GroupCommit {
+                writer,
+                holders: vec![Box::new(sink(0)), Box::new(sink(1))],
+                watermarks: Arc::default(),
+                health: Arc::default(),
+                metrics: Metrics::new().unwrap(),
+                wake: Box::new(|| {}),
+                sleep: Box::new(|_| false),
+            };
+            Self { commit, positions, _dir: dir }
+        }
+    }
+
+    fn origin() -> Arc<Origin> {
+        Arc::new(Origin { agent_id: None, agent: None, default_source: "x".into(), epoch: 0 })
+    }
+
     #[test]
     fn a_segment_is_not_dropped_under_a_sink_that_blocks_although_another_one_is_further_behind() {
-        let dir = tempfile::tempdir().unwrap();
-        let settings = wal::Settings {
-            dir: dir.path().to_owned(),
-            segment_bytes: 64 * 1024,
-            max_bytes: 256 * 1024,
-            keep: Duration::ZERO,
-            max_agents: 10,
-            dedupe_retention: Duration::from_secs(60),
-        };
-        let storage = Arc::new(DirStorage::create(dir.path()).unwrap());
-        let writer = wal::open(&settings, storage, &mut Random::seeded(1), 1).unwrap().writer;
-        let positions = [Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(2))];
-        let sink = |index: usize| Sink { position: positions[index].clone(), drops_oldest: index == 0 };
-        let mut commit = GroupCommit {
-            writer,
-            holders: vec![Box::new(sink(0)), Box::new(sink(1))],
-            watermarks: Arc::default(),
-            health: Arc::default(),
-            metrics: Metrics::new().unwrap(),
-            wake: Box::new(|| {}),
-            sleep: Box::new(|_| false),
-        };
-        let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "x".into(), epoch: 0 });
-        let payload = [1; 1_000];
-        let entry = Entry {
-            kind: Kind::Request,
-            origin: &origin,
-            events: 1,
-            received_unix_nano: 1,
-            payload: &payload,
-            payload_crc: None,
-        };
-        while commit.writer.append(&[entry]).is_ok() {
-            commit.writer.sync().unwrap();
-        }
+        let Full { mut commit, positions, _dir } = Full::new();
         let end = commit.writer.oldest_segment_end();
         assert!(end > 10);
         assert!(matches!(commit.make_room(), Ok(false)), "position 3 is needed by a sink that blocks");
@@ -407,5 +424,38 @@ mod tests {
         positions[1].store(end - 1, Ordering::Relaxed);
         assert!(matches!(commit.make_room(), Ok(true)));
         assert_eq!(commit.writer.oldest_position(), end);
+    }
+
+    #[test]
+    fn while_dead_letters_cannot_be_written_the_log_gives_back_what_nobody_needs() {
+        let Full { mut commit, positions, _dir } = Full::new();
+        let (end, bytes) = (commit.writer.oldest_segment_end(), commit.writer.bytes());
+        let (health, metrics) = (commit.health.clone(), commit.metrics.clone());
+        // The sinks go on while the log thread sleeps.
+        commit.sleep = Box::new(move |_| {
+            positions.iter().for_each(|position| position.store(end - 1, Ordering::Relaxed));
+            true
+        });
+        let (paused, shown) = (commit.health.clone(), commit.metrics.clone());
+        let mut keep = |refused: &[RefusedPayload]| {
+            assert!(refused.is_empty(), "the same again");
+            // The disk has room once a segment is gone.
+            if shown.wal_bytes.get() == 0 || shown.wal_bytes.get() >= bytes.cast_signed() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            assert_eq!(paused.not_ready(), Some("disk_full"));
+            Ok(())
+        };
+        assert!(commit.keep(&[], &mut keep, &mut Said::default()).is_ok());
+        assert_eq!((commit.writer.oldest_position(), health.not_ready()), (end, None));
+        assert_eq!(metrics.wal_bytes.get(), commit.writer.bytes().cast_signed());
+    }
+
+    #[test]
+    fn dead_letters_that_cannot_be_written_do_not_keep_the_server_from_ending() {
+        let Full { mut commit, .. } = Full::new();
+        let mut keep = |_: &[RefusedPayload]| Err(io::ErrorKind::StorageFull.into());
+        assert!(commit.keep(&[], &mut keep, &mut Said::default()).is_ok());
+        assert_eq!(commit.health.not_ready(), None);
     }
 }
