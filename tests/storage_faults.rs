@@ -108,6 +108,37 @@ fn a_failed_fdatasync_ends_the_process_and_what_was_acknowledged_is_there_after_
 }
 
 #[test]
+fn a_log_that_fails_while_the_server_drains_promises_nothing_and_the_exit_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start(directory.path(), &[]);
+    let at = server.address();
+    let (mut agent, _) = RawAgent::greeted(at, hello([1; 16], 0));
+    // Long enough to be told to end meanwhile.
+    let fault = "fdatasync:error=EIO:delay_enter=3000000:when=1";
+    let strace = match Strace::inject(server.pid(), fault, &newest_segment(directory.path())) {
+        Ok(strace) => strace,
+        Err(reason) => return skip("a failed fdatasync", &reason),
+    };
+    agent.send(&data(1, &batch(vec![named("a")])));
+    let request = std::thread::spawn(move || http::post(at, "", r#"{"name":"b"}"#));
+    let received =
+        |protocol| http::metric(at, &format!(r#"telemetryx_events_received_total{{protocol="{protocol}"}}"#));
+    let both = wait_until(TIMEOUT, || received("frames") == Some(1.0) && received("http") == Some(1.0));
+    assert!(both, "{}", server.log());
+    server.terminate();
+    assert_eq!(server.wait(TIMEOUT).code(), Some(1), "{}", server.log());
+    drop(strace);
+    let log = server.log();
+    assert!(log.contains("draining connections"), "{log}");
+    assert!(log.lines().last().unwrap_or_default().contains("Input/output error"), "{log}");
+    let heard: Vec<_> = std::iter::from_fn(|| agent.next().ok().flatten()).collect();
+    assert!(!heard.iter().any(|answer| answer.header.kind == FrameKind::Ack && answer.header.seq > 0), "{heard:?}");
+    assert_eq!(heard.last().and_then(|answer| answer.goaway()), Some(GoawayCode::Storage));
+    let (status, answer) = request.join().unwrap().unwrap();
+    assert_eq!(status, 503, "{answer}");
+}
+
+#[test]
 fn r1_while_a_commit_stalls_the_last_ack_is_repeated_every_second() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path(), &[]);
