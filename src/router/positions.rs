@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use crate::folder;
 use crate::sink::uuid;
 
 /// Behind the position of a sink that has nothing yet.
@@ -73,7 +74,9 @@ impl PositionFile {
 
     fn replace(&self, position: u64, word: &str) -> io::Result<()> {
         let Some(folder) = self.path.parent() else { return Err(ErrorKind::InvalidInput.into()) };
-        fs::create_dir_all(folder)?;
+        if !folder.is_dir() {
+            folder::make(folder)?;
+        }
         let mut file = File::create(&self.new_path)?;
         writeln!(file, "{} {position}{word}", self.server_id)?;
         file.sync_all()?;

@@ -14,6 +14,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::direct::DirectFile;
+use crate::folder;
 
 /// One folder of files. A name may have a folder before it, as in `damaged/x`, which is made when needed.
 pub trait Storage: Send + Sync {
@@ -86,15 +87,7 @@ pub struct DirStorage {
 impl DirStorage {
     /// Makes the folder where it is missing; its own name is durable then.
     pub fn create(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
-        // With data_dir, and the folder that data_dir is in: both may be new.
-        for parent in std::path::absolute(dir)?.ancestors().skip(1).take(2) {
-            match File::open(parent).and_then(|parent| parent.sync_all()) {
-                // A folder that we may not read is none that was just made.
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
-                synced => synced?,
-            }
-        }
+        folder::make(dir)?;
         Ok(Self { dir: dir.to_owned(), writable: true })
     }
 
