@@ -40,9 +40,10 @@ pub fn run(config: &Config, name: &str, selection: &Selection, dry_run: bool) ->
     };
     let _alone = alone(&config.data_dir)?;
     let mut replay = Replay::new(settings, dead::path(&config.data_dir, name), dry_run);
-    visit(&config.data_dir, name, selection, |found| replay.take(&found).map(|()| true))
-        .and_then(|()| replay.deliver())
-        .and_then(|()| replay.take_out())?;
+    let replayed = visit(&config.data_dir, name, selection, |found| replay.take(&found).map(|()| true))
+        .and_then(|()| replay.deliver());
+    // Also after an error: what is stored must not come again.
+    replay.take_out().and(replayed)?;
     replay.report(name)
 }
 
@@ -152,7 +153,6 @@ impl<'s> Replay<'s> {
         }
         self.stored_bytes += bytes as u64;
         if let Some(unavailable) = trouble {
-            self.take_out()?;
             // A store of several parts may have taken some of the delivery that failed.
             let before = match self.delivered {
                 0 => "nothing is known to be delivered".to_owned(),

@@ -125,13 +125,7 @@ fn replace(
     removes: &mut impl FnMut(&[u8]) -> bool,
 ) -> io::Result<Option<u64>> {
     let mut removed = 0;
-    // Made anew, and for nobody else's eyes until it has the old one's mode: what lies there already may be a link that
-    // leads elsewhere.
-    match fs::remove_file(new_path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut new = BufWriter::new(OpenOptions::new().write(true).create_new(true).mode(0o600).open(new_path)?);
+    let mut new = BufWriter::new(create_anew(new_path)?);
     let mut lines = snapshot.lines()?;
     while let Some(piece) = lines.next()? {
         if piece.line().is_some_and(&mut *removes) {
@@ -144,13 +138,7 @@ fn replace(
         return Ok(Some(0));
     }
     let mut new = new.into_inner().map_err(io::IntoInnerError::into_error)?;
-    // Whoever runs this, the server must be able to write it.
-    let old = snapshot.file.metadata()?;
-    new.set_permissions(old.permissions())?;
-    let ours = new.metadata()?;
-    if (ours.uid(), ours.gid()) != (old.uid(), old.gid()) {
-        fchown(&new, Some(old.uid()), Some(old.gid()))?;
-    }
+    give_mode_and_owner(&snapshot.file, &new)?;
     new.sync_all()?;
 
     // From here on the server waits, so there is little left to do.
@@ -164,6 +152,26 @@ fn replace(
     fs::rename(new_path, path)?;
     File::open(folder_of(path))?.sync_all()?;
     Ok(Some(removed))
+}
+
+/// For nobody else's eyes until it has the mode of the file that it replaces. What lies there already may be a link that
+/// leads elsewhere.
+pub(super) fn create_anew(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Whoever runs this, the server must be able to write it.
+pub(super) fn give_mode_and_owner(old: &File, new: &File) -> io::Result<()> {
+    let (old, ours) = (old.metadata()?, new.metadata()?);
+    new.set_permissions(old.permissions())?;
+    if (ours.uid(), ours.gid()) != (old.uid(), old.gid()) {
+        fchown(new, Some(old.uid()), Some(old.gid()))?;
+    }
+    Ok(())
 }
 
 /// Another file in the same folder.

@@ -1,6 +1,7 @@
 //! Over real files, with others who change them.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -71,11 +72,20 @@ fn a_torn_line_spoils_no_other() {
 fn a_full_file_loses_its_older_half_and_counts_it() {
     let dir = tempfile::tempdir().unwrap();
     let letters = letters(dir.path(), 1_000);
+    let (path, elsewhere) = (dir.path().join("dead/out.ndjson"), dir.path().join("elsewhere"));
     for number in 0..500 {
         letters.append([Text(format!("{number:04}"))]).unwrap();
-        let bytes = fs::metadata(dir.path().join("dead/out.ndjson")).unwrap().len();
+        let bytes = fs::metadata(&path).unwrap().len();
         assert!(bytes <= 1_000 + 7, "{bytes}");
+        if number == 0 {
+            // What somebody else has put in the way is not written to.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+            fs::write(&elsewhere, "theirs").unwrap();
+            std::os::unix::fs::symlink(&elsewhere, dir.path().join("dead/out.ndjson.new")).unwrap();
+        }
     }
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "theirs");
     let left = lines(dir.path());
     assert_eq!(left.len() as u64 + letters.dropped.get(), 500);
     let first = 500 - left.len();
@@ -299,7 +309,6 @@ fn a_line_that_never_ends_costs_no_memory_and_spoils_no_other() {
 
 #[test]
 fn a_rewrite_keeps_who_may_write_and_leaves_nothing_else_behind() {
-    use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let letters = letters(dir.path(), u64::MAX);
     letters.append((0..10).map(|number| Text(number.to_string()))).unwrap();

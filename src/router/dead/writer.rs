@@ -5,16 +5,17 @@
 //! lines.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use prometheus::IntCounter;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-use super::file::{beside, locked};
-use super::{folder, path};
+use super::file::{beside, create_anew, give_mode_and_owner, locked};
+use super::{folder as folder_of, path};
 use crate::event::json_out::write_base64;
 use crate::event::{AttributeValue, EventRef, JsonRecord, rfc3339, write_json};
+use crate::folder;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pipeline::batch::{Origin, Record};
@@ -63,7 +64,7 @@ impl DeadLetters {
         Self {
             new_path: beside(&path, "new"),
             path,
-            folder: folder(data_dir),
+            folder: folder_of(data_dir),
             bytes_max: limits::DEAD_LETTERS_BYTES_MAX,
             dropped: metrics.events_dropped(name, "dead_letters_full"),
         }
@@ -100,7 +101,7 @@ impl DeadLetters {
         let open = |create| OpenOptions::new().read(true).append(true).create_new(create).open(&self.path);
         let mut file = locked(&self.path, || match open(false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&self.folder)?;
+                folder::make(&self.folder)?;
                 let file = open(true)?;
                 File::open(&self.folder)?.sync_all()?;
                 Ok(file)
@@ -131,9 +132,10 @@ impl DeadLetters {
             passed += bytes as u64;
             lines += 1;
         }
-        let mut new = BufWriter::new(File::create(&self.new_path)?);
+        let mut new = create_anew(&self.new_path)?;
         io::copy(&mut old, &mut new)?;
-        new.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        give_mode_and_owner(file, &new)?;
+        new.sync_all()?;
         fs::rename(&self.new_path, &self.path)?;
         File::open(&self.folder)?.sync_all()?;
         self.dropped.inc_by(lines);
