@@ -212,6 +212,8 @@ pub const WAL_DAMAGED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 // ---- sinks ----
 
+/// Bytes of one answer of Redis: an EXEC of a million entries answers with their ids, 22 bytes each and their frames.
+pub const REDIS_ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Largest settable `batch.max_events`: one transaction of a store.
 pub const BATCH_EVENTS_LIMIT: u64 = 1_000_000;
 /// First and largest delay between delivery attempts; the delay is uniformly random below it (full jitter).

@@ -30,6 +30,12 @@ pub enum Trouble {
     Unexpected(String),
 }
 
+impl Trouble {
+    pub fn unexpected(answer: &Value) -> Self {
+        Self::Unexpected(format!("{answer:?}").chars().take(limits::REFUSAL_REASON_BYTES_MAX).collect())
+    }
+}
+
 /// Of a command that it does not know, Redis quotes the arguments: they may be user and password.
 fn without_arguments(details: &str) -> &str {
     details.split_once("with args").map_or(details, |(before, _)| before.trim_end_matches([',', ' ']))
@@ -104,6 +110,8 @@ enum Stream {
 pub struct Connection {
     stream: Stream,
     parser: Parser,
+    /// MULTI has been answered once. Where it is refused, the commands behind it would be executed one by one.
+    pub takes_multi: bool,
 }
 
 impl Connection {
@@ -131,7 +139,7 @@ impl Connection {
                 }
             }
         };
-        let mut connection = Self { stream, parser: Parser::new() };
+        let mut connection = Self { stream, parser: Parser::new(), takes_multi: false };
         connection.log_in(server)?;
         Ok(connection)
     }
@@ -181,9 +189,15 @@ impl Connection {
 
     pub fn reply(&mut self) -> Result<Value, Trouble> {
         let reply = match &mut self.stream {
-            Stream::Tcp(stream) => self.parser.parse_value(Keeping(stream)),
-            Stream::Unix(stream) => self.parser.parse_value(Keeping(stream)),
-            Stream::Tls(stream) => self.parser.parse_value(Keeping(stream)),
+            Stream::Tcp(stream) => {
+                self.parser.parse_value(Bounded { stream, bytes_left: limits::REDIS_ANSWER_BYTES_MAX })
+            }
+            Stream::Unix(stream) => {
+                self.parser.parse_value(Bounded { stream, bytes_left: limits::REDIS_ANSWER_BYTES_MAX })
+            }
+            Stream::Tls(stream) => {
+                self.parser.parse_value(Bounded { stream, bytes_left: limits::REDIS_ANSWER_BYTES_MAX })
+            }
         };
         match reply? {
             Value::ServerError(error) => Err(Trouble::Server(error)),
@@ -192,15 +206,24 @@ impl Connection {
     }
 }
 
-/// Reads again where a signal came in between, so that the parser sees errors only where something is wrong.
-struct Keeping<R>(R);
+/// Of one reply. Reads again where a signal came in between, so that the parser sees errors only where something is wrong.
+struct Bounded<R> {
+    stream: R,
+    bytes_left: usize,
+}
 
-impl<R: Read> Read for Keeping<R> {
+impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.bytes_left == 0 {
+            return Err(io::Error::other("an answer without end: is this a Redis server?"));
+        }
         loop {
-            match self.0.read(buf) {
+            match self.stream.read(buf) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => return read,
+                read => {
+                    self.bytes_left = self.bytes_left.saturating_sub(*read.as_ref().unwrap_or(&0));
+                    return read;
+                }
             }
         }
     }
@@ -221,6 +244,14 @@ fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_without_end_is_given_up() {
+        let endless = (&b"$9000000000000000000\r\n"[..]).chain(io::repeat(b'x'));
+        let mut parser = Parser::new();
+        let answer = parser.parse_value(Bounded { stream: endless, bytes_left: 100_000 });
+        assert!(answer.unwrap_err().to_string().contains("an answer without end"));
+    }
 
     #[test]
     fn what_redis_quotes_of_a_command_is_not_shown() {

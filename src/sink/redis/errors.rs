@@ -55,6 +55,10 @@ pub fn verdict(trouble: &Trouble) -> Verdict {
         "ERR" if details.contains("cluster support disabled") => {
             Verdict::Down("this is no Cluster: name the server in url, and leave urls out")
         }
+        // Of AUTH with two words.
+        "ERR" if details.contains("'auth'") => {
+            Verdict::Down("Redis before 6 knows no users: leave the user out of url")
+        }
         "ERR" if details.contains("AUTH") => Verdict::Down("the server asks for no password: leave it out of url"),
         _ => Verdict::Down("this sink needs Redis 5 or later with its commands as they are named by default"),
     }

@@ -330,7 +330,7 @@ impl Redis {
                     return Err(Stop::Unavailable(self.down(&why)));
                 }
             },
-            other => return Err(Trouble::Unexpected(format!("{other:?}")).into()),
+            other => return Err(Trouble::unexpected(&other).into()),
         };
         match next() {
             Ok(Value::SimpleString(kind)) if kind == "none" || kind == "stream" => Ok((held, kind == "stream")),
@@ -345,7 +345,7 @@ impl Redis {
                 Err(Stop::Unavailable(self.retry("the slot of a shard is being moved to another node")))
             }
             Err(trouble) => Err(trouble.into()),
-            other => Err(Trouble::Unexpected(format!("{other:?}")).into()),
+            Ok(other) => Err(Trouble::unexpected(&other).into()),
         }
     }
 
@@ -366,7 +366,13 @@ impl Redis {
             commands.command(&[b"ASKING"]);
         }
         commands.command(&[b"MULTI"]);
-        connection.send(&commands)?;
+        if connection.takes_multi {
+            connection.send(&commands)?;
+        } else {
+            connection.ask_all(&commands)?;
+            connection.takes_multi = true;
+            commands.clear();
+        }
         connection.send(&shard.commands)?;
         let mut end = Commands::default();
         if let Some(value) = &value {
@@ -389,7 +395,7 @@ impl Redis {
             Err(trouble) => return Err(trouble.into()),
             Ok(Value::Nil) => return Err(Stop::Changed),
             Ok(Value::Array(answers)) => answers,
-            Ok(other) => return Err(Trouble::Unexpected(format!("{other:?}")).into()),
+            Ok(other) => return Err(Trouble::unexpected(&other).into()),
         };
         // Redis does not undo: the position has moved although an entry was refused.
         let failed = answers.into_iter().find_map(|answer| match answer {

@@ -403,6 +403,16 @@ fn a_position_that_moves_between_watch_and_exec_stops_the_transaction() {
 }
 
 #[test]
+fn without_multi_nothing_is_written() {
+    let store = Alone { server: stores::Redis::start(&["--rename-command", "MULTI", ""]), shards: 0 };
+    let reason = down(store.redis(1).connect());
+    assert!(reason.contains("unknown command 'MULTI'") && reason.contains("as they are named by default"), "{reason}");
+    let replayed = store.redis(1).replay(&delivery(1..=2), &[]);
+    assert!(matches!(replayed, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{replayed:?}");
+    assert_eq!(store.server.cli(&["dbsize"]).trim(), "0");
+}
+
+#[test]
 fn a_key_of_the_wrong_type_is_down() {
     let store = Alone::new(0);
     store.server.cli(&["rpush", "events:{0}", "x"]);
