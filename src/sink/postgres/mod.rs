@@ -12,7 +12,8 @@
 //! ```
 //!
 //! **Sorting.** SQLSTATE decides who has to act (`sqlstate`). The row that COPY names only says where to cut: a row is
-//! refused because it was refused alone.
+//! refused because it was refused alone. Not where it is the table that is wrong: a column that wants a value which no row
+//! brings, or a partition that no row of many finds.
 //!
 //! **Waiting.** The server ends a statement after `timeout`. A server that says nothing is given up a little later
 //! (`stream`), the connection is thrown away, and the router connects again, for ever. (Not on a Unix socket, which the
@@ -41,9 +42,12 @@ use postgres::{Error, ToStatement};
 
 use self::pieces::Pieces;
 use self::rows::Rows;
-use self::session::{Session, Trouble, chain, code, columns, db_error, describe, named_line, refuses};
+use self::session::{
+    Session, Trouble, chain, code, columns, db_error, describe, is_of_the_table, lacks_partition, named_line, refuses,
+    text,
+};
 pub use self::settings::{KIND, Settings, Tls};
-use self::sqlstate::{Verdict, advice, verdict};
+use self::sqlstate::{Verdict, WANTS_MORE, advice, verdict};
 use self::stream::{Connector, Deadline, Encryption, NoTlsOffered};
 use self::tables::Tables;
 use super::{Failure, Identity, Refusal, Sink, Unavailable, tls, uuid};
@@ -64,6 +68,8 @@ pub struct Postgres {
     rows: Rows,
     /// The store's position as of the last look or commit.
     position: u64,
+    /// Rows without a partition, since it last took one.
+    unplaced_in_a_row: u64,
 }
 
 impl Postgres {
@@ -79,6 +85,7 @@ impl Postgres {
             session: None,
             rows: Rows::default(),
             position: 0,
+            unplaced_in_a_row: 0,
         }
     }
 
@@ -195,8 +202,8 @@ impl Postgres {
             "SELECT position, owner FROM {positions} WHERE server_id = '{server_id}' AND sink = '{sink}'{lock}"
         ))?;
         Ok(rows.first().map(|row| {
-            let position = row.get(0).and_then(|position| position.parse().ok()).unwrap_or(0);
-            (position, row.get(1).unwrap_or_default().to_owned())
+            let position = text(row, 0).parse().unwrap_or(0);
+            (position, text(row, 1).to_owned())
         }))
     }
 
@@ -220,16 +227,20 @@ impl Postgres {
         }
         let wanted = |record: &Record<'_>| except.binary_search(&record.position).is_err();
         match self.copy(session, self.copy_statement().as_str(), delivery.records().filter(wanted)) {
-            Ok(()) => self.commit(session),
+            Ok(()) => {
+                if delivery.records().any(|record| wanted(&record)) {
+                    self.unplaced_in_a_row = 0;
+                }
+                self.commit(session)
+            }
             Err(error) if refuses(&error) => {
                 session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
                 let mut records: Vec<Record<'_>> = delivery.records().filter(wanted).collect();
-                if code(&error) == UNIQUE_VIOLATION {
-                    let (first, last) = (delivery.first_position(), delivery.last_position());
-                    let within = format!("BETWEEN {first} AND {last}");
-                    let there = self.positions_there(session, &within).map_err(|error| self.unavailable(&error))?;
-                    records.retain(|record| !there.contains(&record.position));
-                }
+                // Whatever the first error was: a CHECK is looked at before the key.
+                let (first, last) = (delivery.first_position(), delivery.last_position());
+                let within = format!("BETWEEN {first} AND {last}");
+                let there = self.positions_there(session, &within).map_err(|error| self.unavailable(&error))?;
+                records.retain(|record| !there.contains(&record.position));
                 if !self.move_position(session, last).map_err(|error| self.unavailable(&error))? {
                     session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
                     return self.not_moved(session, last);
@@ -255,6 +266,7 @@ impl Postgres {
                 // Anew: what is stored is not rolled back with the next piece, and savepoints do not nest.
                 session.run("RELEASE piece; SAVEPOINT piece").map_err(|error| self.unavailable(&error))?;
                 pieces.stored();
+                self.unplaced_in_a_row = 0;
                 continue;
             };
             if !refuses(&error) {
@@ -264,6 +276,14 @@ impl Postgres {
             session.run("ROLLBACK TO piece").map_err(|error| self.unavailable(&error))?;
             let named = named_line(&error).and_then(|line| line.checked_sub(1));
             if pieces.refused(piece, named) {
+                if lacks_partition(&error) {
+                    self.unplaced_in_a_row += 1;
+                    if self.unplaced_in_a_row > limits::REFUSED_IN_A_ROW_MAX {
+                        let why =
+                            format!("{}: no event finds a partition, so they are kept: create it", describe(&error));
+                        return Err(self.down(&why).into());
+                    }
+                }
                 let (code, reason) = (code(&error).to_owned(), describe(&error));
                 refusals.extend(rows.iter().map(|record| Refusal {
                     position: record.position,
@@ -272,6 +292,8 @@ impl Postgres {
                 }));
             }
         }
+        // Within the transaction: a pooler may give the next one another connection, on which it is not.
+        drop(copy);
         if refusals.is_empty() {
             return self.commit(session);
         }
@@ -326,7 +348,7 @@ impl Postgres {
         let server_id = uuid(&self.server_id);
         let rows = session
             .select(&format!("SELECT position FROM {events} WHERE server_id = '{server_id}' AND position {within}"))?;
-        Ok(rows.iter().filter_map(|row| row.get(0)?.parse().ok()).collect())
+        Ok(rows.iter().filter_map(|row| text(row, 0).parse().ok()).collect())
     }
 
     /// Stores what is not there yet.
@@ -373,7 +395,7 @@ impl Postgres {
     fn unavailable(&self, error: &Trouble) -> Unavailable {
         let reason = describe(error);
         if let Some(error) = db_error(error) {
-            let advice = advice(error.code().code());
+            let advice = if is_of_the_table(error) { WANTS_MORE } else { advice(error.code().code()) };
             let reason = if advice.is_empty() { reason } else { format!("{reason}: {advice}") };
             return match verdict(error.code().code(), false) {
                 Verdict::Retry => self.retry(&reason),
@@ -457,5 +479,3 @@ impl Sink for Postgres {
         result
     }
 }
-
-const UNIQUE_VIOLATION: &str = "23505";

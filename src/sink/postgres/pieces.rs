@@ -56,7 +56,7 @@ impl Pieces {
             self.sound_from = piece.end;
             return true;
         }
-        match line.map(|line| piece.start + line).filter(|row| piece.contains(row)) {
+        match line.and_then(|line| piece.start.checked_add(line)).filter(|row| piece.contains(row)) {
             Some(row) => self.left.extend([row + 1..piece.end, row..row + 1, piece.start..row]),
             None => {
                 let middle = piece.start + piece.len() / 2;
@@ -123,8 +123,12 @@ mod tests {
         assert_eq!(pieces.next(), Some(0..2));
         let mut pieces = Pieces::of(4);
         let piece = pieces.next().unwrap();
-        assert!(!pieces.refused(piece, Some(usize::MAX / 2)));
+        assert!(!pieces.refused(piece, Some(usize::MAX)));
         assert_eq!(pieces.next(), Some(0..2));
+        pieces.stored();
+        assert_eq!(pieces.next(), Some(2..4));
+        assert!(!pieces.refused(2..4, Some(usize::MAX)));
+        assert_eq!(pieces.next(), Some(2..3));
     }
 
     proptest! {

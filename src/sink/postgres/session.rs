@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use postgres::error::DbError;
+use postgres::error::{DbError, SqlState};
 use postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
 
+use super::rows::COLUMNS;
 use super::sqlstate::{Verdict, copy_line, verdict};
 use super::stream::Deadline;
 use super::tables::{self, Found};
@@ -55,12 +56,20 @@ impl Session {
 /// Any error of a session.
 pub type Trouble = dyn std::error::Error + 'static;
 
+/// A column; "" where it is NULL, or what answers is no PostgreSQL.
+pub fn text(row: &SimpleQueryRow, index: usize) -> &str {
+    row.try_get(index).ok().flatten().unwrap_or_default()
+}
+
 pub fn columns(session: &mut Session, table: &str) -> Result<Vec<Found>, Error> {
     let rows = session.select(&tables::columns_query(table))?;
-    let text = |row: &SimpleQueryRow, index| row.get(index).unwrap_or_default().to_owned();
     Ok(rows
         .iter()
-        .map(|row| Found { name: text(row, 0), sql_type: text(row, 1), must_be_given: row.get(2) == Some("t") })
+        .map(|row| Found {
+            name: text(row, 0).to_owned(),
+            sql_type: text(row, 1).to_owned(),
+            must_be_given: text(row, 2) == "t",
+        })
         .collect())
 }
 
@@ -84,7 +93,18 @@ pub fn named_line(error: &Trouble) -> Option<usize> {
 
 /// The rows are refused, not the delivery put off.
 pub fn refuses(error: &Trouble) -> bool {
-    db_error(error).is_some() && verdict(code(error), named_line(error).is_some()) == Verdict::Refused
+    db_error(error).is_some_and(|error| !is_of_the_table(error))
+        && verdict(code(error), named_line(error).is_some()) == Verdict::Refused
+}
+
+/// NOT NULL of a column that the sink does not write: no row will ever do.
+pub fn is_of_the_table(error: &DbError) -> bool {
+    error.code() == &SqlState::NOT_NULL_VIOLATION && error.column().is_some_and(|column| !COLUMNS.contains(&column))
+}
+
+/// The row belongs into a partition that is not there. A CHECK would have a name.
+pub fn lacks_partition(error: &Trouble) -> bool {
+    db_error(error).is_some_and(|error| error.code() == &SqlState::CHECK_VIOLATION && error.constraint().is_none())
 }
 
 /// In one line.

@@ -408,6 +408,56 @@ fn rows_of_a_partitioned_table_find_their_partition() {
 }
 
 #[test]
+fn a_partition_that_no_event_finds_is_down_instead_of_burying_them_all() {
+    let database = Database::new();
+    let ddl = database.settings().ddl().unwrap();
+    let ddl = ddl.replacen("server_id, position)\n)", "server_id, position, time)\n) PARTITION BY RANGE (time)", 1);
+    database.sql(&ddl);
+    let mut sink = database.postgres(1);
+    sink.connect().unwrap();
+    let events = limits::REFUSED_IN_A_ROW_MAX + 100;
+    let few = delivery(1..=events / 2);
+    assert_eq!(refused(sink.deliver(&few, &[])).len() as u64, events / 2);
+    let rest = delivery(events / 2 + 1..=events);
+    let except: Vec<u64> = (1..=events / 2).collect();
+    assert_eq!(sink.deliver(&few, &except), Ok(()));
+    for _ in 0..2 {
+        let reason = down(sink.deliver(&rest, &[]));
+        assert!(reason.contains("no partition of relation") && reason.contains("create it"), "{reason}");
+        sink.connect().unwrap();
+    }
+    database.sql("CREATE TABLE all_of_them PARTITION OF events DEFAULT");
+    assert_eq!(sink.deliver(&rest, &[]), Ok(()));
+    assert_eq!(database.positions(), (events / 2 + 1..=events).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_column_that_was_added_and_wants_a_value_is_down_and_no_row_is_refused_for_it() {
+    let (database, mut sink) = Database::with("");
+    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    database.sql("DELETE FROM events; ALTER TABLE events ADD site text NOT NULL");
+    let reason = down(sink.deliver(&delivery(3..=4), &[]));
+    assert!(reason.contains("\"site\"") && reason.contains("give the column a default"), "{reason}");
+    database.sql("ALTER TABLE events ALTER COLUMN site SET DEFAULT 'here'");
+    assert_eq!(sink.connect(), Ok(Some(2)));
+    assert_eq!(sink.deliver(&delivery(3..=4), &[]), Ok(()));
+    assert_eq!(database.positions(), [3, 4]);
+}
+
+#[test]
+fn rows_that_are_there_already_are_not_refused_beside_one_that_is() {
+    let (database, mut sink) = Database::with("ALTER TABLE events ADD CHECK (name <> 'e3')");
+    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    // As after the sink got another name.
+    database.sql("DELETE FROM telemetryx_positions");
+    let mut sink = database.postgres(1);
+    assert_eq!(sink.connect(), Ok(Some(0)));
+    assert_eq!(refused(sink.deliver(&delivery(1..=4), &[])), [(3, "23514".into())]);
+    assert_eq!(sink.deliver(&delivery(1..=4), &[3]), Ok(()));
+    assert_eq!(database.positions(), [1, 2, 4]);
+}
+
+#[test]
 fn rights_that_are_missing_are_down_with_what_to_grant() {
     let (database, _sink) = Database::with("");
     let role = format!("r_{}", database.name);

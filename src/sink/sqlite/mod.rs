@@ -29,7 +29,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
 use serde::Deserialize;
 
-use self::row::{INSERT, Rows};
+use self::row::{COLUMNS, INSERT, Rows};
 use super::{Failure, Identity, Kind, Refusal, Sink, Unavailable, uuid};
 use crate::config::setting::{Form, Setting, Value};
 use crate::limits;
@@ -266,6 +266,9 @@ impl Sqlite {
         for record in delivery.records().filter(|record| except.binary_search(&record.position).is_err()) {
             let Err(error) = rows.insert(&record) else { continue };
             let Some((code, reason)) = refusal(&error) else { return Err(self.unavailable(&error)) };
+            if let Some(column) = wanted_column(&error) {
+                return Err(self.down(&format!("{reason}: give the column {column} a default, or let it be NULL")));
+            }
             refusals.push(Refusal { position: record.position, code, reason });
             // The statement alone was undone, so that the others can be tried; unless a trigger has ended it all.
             if transaction.is_autocommit() {
@@ -419,6 +422,13 @@ impl Sink for Sqlite {
 /// Device and inode of what is at `path` now.
 fn file_id(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// The column, not among the sink's own, that no row brings a value for.
+fn wanted_column(error: &rusqlite::Error) -> Option<&str> {
+    let rusqlite::Error::SqliteFailure(code, Some(words)) = error else { return None };
+    let column = words.strip_prefix("NOT NULL constraint failed: events.")?;
+    (code.extended_code == ffi::SQLITE_CONSTRAINT_NOTNULL && !COLUMNS.contains(&column)).then_some(column)
 }
 
 /// Code and reason where the store refuses the row itself, and would refuse it again.

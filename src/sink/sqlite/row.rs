@@ -24,6 +24,26 @@ pub const INSERT: &str = "
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
     ON CONFLICT (server_id, position) DO NOTHING";
 
+/// What it writes.
+pub const COLUMNS: [&str; 16] = [
+    "server_id",
+    "position",
+    "received_at",
+    "time",
+    "kind",
+    "severity",
+    "source",
+    "name",
+    "body",
+    "value",
+    "duration_nano",
+    "trace_id",
+    "span_id",
+    "parent_span_id",
+    "agent",
+    "attributes",
+];
+
 /// The parameters of [`INSERT`].
 #[derive(Debug, Clone, Copy)]
 enum Column {
@@ -52,7 +72,7 @@ pub struct Rows<'t> {
     bound: u32,
     received_unix_nano: Option<u64>,
     /// What [`Rows::bind_repeated`] has bound, by column.
-    repeated: [String; Column::Attributes as usize],
+    repeated: [Option<String>; Column::Attributes as usize],
     /// Reused, so that a row costs no allocation of ours.
     text: Vec<u8>,
 }
@@ -71,6 +91,7 @@ impl<'t> Rows<'t> {
         let event = &record.event;
         self.bind(Column::Position, record.position.cast_signed())?;
         if self.received_unix_nano != Some(record.received_unix_nano) {
+            self.received_unix_nano = None;
             self.bind(Column::ReceivedAt, utf8(&rfc3339::format(record.received_unix_nano)))?;
             self.received_unix_nano = Some(record.received_unix_nano);
         }
@@ -119,9 +140,12 @@ impl<'t> Rows<'t> {
     /// Text that is often that of the row before: to compare costs less than to bind, which copies it into memory of its
     /// own.
     fn bind_repeated(&mut self, column: Column, text: &str) -> rusqlite::Result<()> {
-        if self.repeated[column as usize] != text {
+        if self.repeated[column as usize].as_deref() != Some(text) {
+            // After an error nothing is known of what is bound.
+            let mut bound = self.repeated[column as usize].take().unwrap_or_default();
             self.bind_text(column, text)?;
-            text.clone_into(&mut self.repeated[column as usize]);
+            text.clone_into(&mut bound);
+            self.repeated[column as usize] = Some(bound);
         }
         Ok(())
     }
@@ -145,4 +169,17 @@ impl<'t> Rows<'t> {
 /// Text that is known to be UTF-8.
 pub fn utf8(text: &[u8]) -> ToSqlOutput<'_> {
     ToSqlOutput::Borrowed(ValueRef::Text(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_columns_are_those_of_the_statement() {
+        let (_, rest) = INSERT.split_once('(').unwrap();
+        let names: Vec<&str> = rest.split_once(')').unwrap().0.split(',').map(str::trim).collect();
+        assert_eq!(names, COLUMNS);
+        assert_eq!(Column::Attributes as usize, COLUMNS.len());
+    }
 }

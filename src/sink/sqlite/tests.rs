@@ -79,6 +79,14 @@ fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
 }
 
 #[test]
+fn a_column_of_the_users_that_wants_a_value_is_down_and_no_row_is_refused_for_it() {
+    let table = ddl().replacen("attributes TEXT,", "attributes TEXT, site TEXT NOT NULL,", 1);
+    let (_database, mut sink) = Database::with(&format!("DROP TABLE events; {table}"));
+    let reason = down(sink.deliver(&delivery(1..=2), &[]));
+    assert!(reason.contains("give the column site a default"), "{reason}");
+}
+
+#[test]
 fn passes_the_conformance_suite() {
     testing::conformance(Database::new);
 }
