@@ -295,6 +295,9 @@ fn replays_and_drops_beside_a_server_that_refuses_more_all_the_time_lose_nothing
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path();
     let server = Server::start(dir, &[]);
+    // The port opens before a slow disk has the table.
+    let table = || Connection::open(dir.join("events.db")).unwrap().table_exists(None, "events").unwrap_or(false);
+    assert!(wait_until(PATIENCE, table), "{}", server.log());
     sqlite(dir, REFUSE);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {

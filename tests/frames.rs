@@ -15,7 +15,8 @@ const ID: [u8; 16] = [7; 16];
 
 fn names_stored(directory: &tempfile::TempDir) -> Vec<String> {
     let database = rusqlite::Connection::open(directory.path().join("events.db")).unwrap();
-    let mut rows = database.prepare("SELECT name FROM events ORDER BY position").unwrap();
+    // The port opens before a slow disk has the table.
+    let Ok(mut rows) = database.prepare("SELECT name FROM events ORDER BY position") else { return Vec::new() };
     rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
@@ -125,7 +126,8 @@ fn the_last_words_arrive_although_the_agent_is_still_sending() {
     // A gap, and behind it more than the server will ever look at: a reset would eat the GOAWAY.
     let mut bytes = one(9, "gap");
     bytes.resize(bytes.len() + 700_000, 0);
-    agent.send(&bytes);
+    // On a slow machine the server has given up before all of it is sent.
+    let _ = agent.stream.write_all(&bytes);
     assert_eq!(agent.answer(FrameKind::Goaway).goaway(), Some(GoawayCode::SeqGap));
     assert_eq!(agent.next().unwrap(), None);
 }

@@ -114,7 +114,7 @@ fn a_log_that_fails_while_the_server_drains_promises_nothing_and_the_exit_says_s
     let at = server.address();
     let (mut agent, _) = RawAgent::greeted(at, hello([1; 16], 0));
     // Long enough to be told to end meanwhile.
-    let fault = "fdatasync:error=EIO:delay_enter=3000000:when=1";
+    let fault = "fdatasync:error=EIO:delay_enter=8000000:when=1";
     let strace = match Strace::inject(server.pid(), fault, &newest_segment(directory.path())) {
         Ok(strace) => strace,
         Err(reason) => return skip("a failed fdatasync", &reason),

@@ -198,7 +198,7 @@ fn masters_of_a_cluster_killed_under_load_lose_and_double_nothing_and_keep_each_
     let (seed, rounds) = (seed(), rounds(2));
     let mut random = Random::seeded(seed);
     let address = own_address();
-    let mut cluster = RedisCluster::start(&DURABLE_REDIS);
+    let mut cluster = RedisCluster::start(&[&DURABLE_REDIS[..], &["--cluster-node-timeout", "2000"]].concat());
     let data_dir = tempfile::tempdir().unwrap();
     let (at, urls) = (format!("server.address={address}"), format!("sinks.redis.urls={}", cluster.urls()));
     let settings = [&SMALL_SEGMENTS[..], &[&at, "sinks.redis.kind=redis", &urls]].concat();

@@ -57,7 +57,8 @@ fn one_is_buried(spoil: &str, bad_line: &str, code: &str) {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sinks.pg.url={}", postgres.url(&database));
     let server = Server::start(folder.path(), &["sinks.pg.kind=postgres", &url]);
-    postgres.psql(&database, spoil).unwrap();
+    // The port opens before a slow store has answered.
+    assert!(wait_until(PATIENCE, || postgres.psql(&database, spoil).is_ok()), "{}", server.log());
     let all = lines(0..6_789) + bad_line + "\n" + &lines(6_790..10_000);
     post(server.address(), &all, 10_000);
     let arrived = wait_until(PATIENCE, || count(postgres, &database) == 9_999);

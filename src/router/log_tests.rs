@@ -155,7 +155,8 @@ fn a_router_that_lags_reads_the_log_and_stores_everything_once_in_order() {
     let sent = bench.sent.clone();
     bench.wait_for(|bench| bench.router.progress().position() == *sent.last().unwrap());
     assert_eq!(bench.router.progress().owed_events(), 0);
-    assert_eq!(bench.pool.bytes_in_use(), 0, "nothing is pinned");
+    // The router lets go of what it delivered a moment after it has said so.
+    bench.wait_for(|bench| bench.pool.bytes_in_use() == 0);
     bench.stop(PATIENCE);
     let mut stored = sink.stored();
     // An answer that was lost is not asked for again where the store says that it has the delivery.

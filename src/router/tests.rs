@@ -14,7 +14,7 @@ use crate::pipeline::batch::Delivery;
 use crate::sink::testing::{batch, identity};
 use crate::sink::{self, BatchSettings, Failure, Refusal, Settings, Unavailable, discard, file};
 
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a sink in memory has and will answer.
 #[derive(Default)]

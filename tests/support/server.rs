@@ -150,6 +150,7 @@ impl Process {
             exited.is_some()
         });
         assert!(ended, "the server still runs after {timeout:?}:\n{}", self.log.text());
+        self.log.wait_for_end();
         exited.expect("it has ended")
     }
 }
@@ -165,6 +166,13 @@ impl Drop for Process {
 }
 
 impl Log {
+    /// Until the last line of a process that has ended is here.
+    fn wait_for_end(&self) {
+        let lines = self.lines.lock().expect("collecting does not panic");
+        let goes_on = |lines: &mut Vec<Option<String>>| lines.last().is_none_or(Option::is_some);
+        drop(self.grown.wait_timeout_while(lines, START_TIMEOUT, goes_on));
+    }
+
     fn collect(&self, stderr: ChildStderr) {
         let lines = BufReader::new(stderr).lines().map_while(Result::ok).map(Some);
         for line in lines.chain([None]) {

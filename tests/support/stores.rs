@@ -364,7 +364,8 @@ impl Redis {
             .stdout(Stdio::piped())
             .spawn()
             .expect("redis-check-aof");
-        check.stdin.take().expect("piped").write_all(b"y\n").unwrap();
+        // It asks only where there is something to repair, and else is gone by now.
+        let _ = check.stdin.take().expect("piped").write_all(b"y\n");
         let output = check.wait_with_output().unwrap();
         assert!(output.status.success(), "redis-check-aof: {}", String::from_utf8_lossy(&output.stdout));
     }
@@ -406,7 +407,7 @@ pub struct RedisCluster {
 }
 
 impl RedisCluster {
-    /// `options`: further ones of each node.
+    /// `options`: further ones of each node; the later of two holds.
     pub fn start(options: &[&str]) -> Self {
         let ranges = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
         let bus_ports: Vec<u16> = ranges.iter().map(|_| free_port()).collect();
@@ -414,7 +415,7 @@ impl RedisCluster {
             .iter()
             .map(|bus| {
                 let bus = bus.to_string();
-                let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus];
+                let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "10000", "--cluster-port", &bus];
                 Redis::start(&[&cluster, options].concat())
             })
             .collect();

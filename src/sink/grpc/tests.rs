@@ -417,9 +417,8 @@ fn a_receiver_that_asks_for_time_is_tried_again() {
 
 #[test]
 fn a_receiver_that_is_not_there_is_tried_again() {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let reason = retry(grpc(&settings(&format!("http://127.0.0.1:{port}"))).connect());
-    assert!(reason.contains(&format!("grpc http://127.0.0.1:{port}")) && reason.contains("refused"), "{reason}");
+    let reason = retry(grpc(&settings("http://127.0.0.1:1")).connect());
+    assert!(reason.contains("grpc http://127.0.0.1:1") && reason.contains("refused"), "{reason}");
 }
 
 #[test]
@@ -435,7 +434,7 @@ fn a_stopped_receiver_is_noticed_by_the_deadline_and_found_again() {
         say(begin);
         let begun = Instant::now();
         assert!(retry(deliver(11).unwrap()).contains("no answer within 300 ms"));
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
         say(end);
         let deadline = Instant::now() + Duration::from_secs(30);
         while deliver(11) != Ok(Ok(())) {
@@ -472,7 +471,7 @@ fn peers_that_speak_no_grpc_end_by_the_deadline() {
         let mut sink = grpc(&settings);
         let result = sink.connect().map_err(Failure::from).and_then(|_| sink.deliver(&delivery(1..=3), &[]));
         println!("{}", retry(result));
-        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     }
 }
 
