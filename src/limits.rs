@@ -223,8 +223,8 @@ pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(30);
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
 /// Warnings about one sink's retries, and about what it refuses: the first at once, then one in this time.
 pub const SINK_WARNING_INTERVAL: Duration = Duration::from_secs(10);
-/// Events that a store may refuse one after the other, naming none and storing nothing in between, before it is the store
-/// that is wrong (another service, a wrong path) and not the events: the rest is kept.
+/// Events that a store may refuse one after the other, naming none (or for want of a partition) and storing nothing in
+/// between, before it is the store that is wrong (another service, a wrong path) and not the events: the rest is kept.
 pub const REFUSED_IN_A_ROW_MAX: u64 = 1_000;
 /// Default events of one delivery: 10,000 rows amortise a commit.
 pub const BATCH_EVENTS_DEFAULT: u64 = 10_000;

@@ -43,11 +43,10 @@ use postgres::{Error, ToStatement};
 use self::pieces::Pieces;
 use self::rows::Rows;
 use self::session::{
-    Session, Trouble, chain, code, columns, db_error, describe, is_of_the_table, lacks_partition, named_line, refuses,
-    text,
+    Session, Trouble, chain, code, columns, db_error, describe, lacks_partition, named_line, refuses, text,
 };
 pub use self::settings::{KIND, Settings, Tls};
-use self::sqlstate::{Verdict, WANTS_MORE, advice, verdict};
+use self::sqlstate::{Verdict, advice, verdict};
 use self::stream::{Connector, Deadline, Encryption, NoTlsOffered};
 use self::tables::Tables;
 use super::{Failure, Identity, Refusal, Sink, Unavailable, tls, uuid};
@@ -68,8 +67,17 @@ pub struct Postgres {
     rows: Rows,
     /// The store's position as of the last look or commit.
     position: u64,
-    /// Rows without a partition, since it last took one.
+    /// Rows without a partition that were refused, since it last took a row.
     unplaced_in_a_row: u64,
+}
+
+/// What came of a delivery in pieces.
+#[derive(Default)]
+struct Found {
+    refusals: Vec<Refusal>,
+    /// Of them, those without a partition.
+    unplaced: u64,
+    stored: usize,
 }
 
 impl Postgres {
@@ -167,6 +175,15 @@ impl Postgres {
         Ok(())
     }
 
+    /// Whether the events still fit into their table.
+    fn check_events(&self, session: &mut Session) -> Result<(), Unavailable> {
+        let Some((table, wanted)) = self.tables.as_ref().and_then(|tables| tables.each().into_iter().next()) else {
+            return Ok(());
+        };
+        let found = columns(session, table).map_err(|error| self.unavailable(&error))?;
+        self.check_table(table, wanted, &found)
+    }
+
     fn check_table(&self, table: &str, wanted: &[tables::Column], found: &[tables::Found]) -> Result<(), Unavailable> {
         if found.is_empty() {
             return Err(self.down(&format!(
@@ -235,6 +252,10 @@ impl Postgres {
             }
             Err(error) if refuses(&error) => {
                 session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
+                if code(&error) == NOT_NULL_VIOLATION {
+                    // The table may have got a column that wants a value and of which the sink knows nothing.
+                    self.check_events(session)?;
+                }
                 let mut records: Vec<Record<'_>> = delivery.records().filter(wanted).collect();
                 // Whatever the first error was: a CHECK is looked at before the key.
                 let (first, last) = (delivery.first_position(), delivery.last_position());
@@ -245,16 +266,32 @@ impl Postgres {
                     session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
                     return self.not_moved(session, last);
                 }
-                self.write_in_pieces(session, &records)
+                let found = self.store_in_pieces(session, &records)?;
+                if !found.refusals.is_empty() && found.stored == 0 && found.unplaced == found.refusals.len() as u64 {
+                    self.unplaced_in_a_row += found.unplaced;
+                    if self.unplaced_in_a_row > limits::REFUSED_IN_A_ROW_MAX {
+                        // The same ones come again.
+                        self.unplaced_in_a_row -= found.unplaced;
+                        let reason = found.refusals.first().map_or("", |refusal| &refusal.reason);
+                        return Err(self
+                            .down(&format!(
+                                "{reason}: no event finds its partition, so they are kept: create \
+                            the partition, or a DEFAULT one"
+                            ))
+                            .into());
+                    }
+                } else if found.stored > 0 {
+                    self.unplaced_in_a_row = 0;
+                }
+                self.end(session, found.refusals)
             }
             Err(error) => Err(self.unavailable(&error).into()),
         }
     }
 
-    /// Finds every row that the store refuses. If it finds none, the delivery is stored. Ends the transaction that has
-    /// begun.
-    fn write_in_pieces(&mut self, session: &mut Session, records: &[Record<'_>]) -> Result<(), Failure> {
-        let mut refusals = Vec::new();
+    /// Finds every row that the store refuses, and stores the others in the transaction that has begun.
+    fn store_in_pieces(&mut self, session: &mut Session, records: &[Record<'_>]) -> Result<Found, Failure> {
+        let mut found = Found::default();
         let mut pieces = Pieces::of(records.len());
         let copy = self.copy_statement();
         session.wait_from_now();
@@ -266,7 +303,7 @@ impl Postgres {
                 // Anew: what is stored is not rolled back with the next piece, and savepoints do not nest.
                 session.run("RELEASE piece; SAVEPOINT piece").map_err(|error| self.unavailable(&error))?;
                 pieces.stored();
-                self.unplaced_in_a_row = 0;
+                found.stored += rows.len();
                 continue;
             };
             if !refuses(&error) {
@@ -276,16 +313,9 @@ impl Postgres {
             session.run("ROLLBACK TO piece").map_err(|error| self.unavailable(&error))?;
             let named = named_line(&error).and_then(|line| line.checked_sub(1));
             if pieces.refused(piece, named) {
-                if lacks_partition(&error) {
-                    self.unplaced_in_a_row += 1;
-                    if self.unplaced_in_a_row > limits::REFUSED_IN_A_ROW_MAX {
-                        let why =
-                            format!("{}: no event finds a partition, so they are kept: create it", describe(&error));
-                        return Err(self.down(&why).into());
-                    }
-                }
+                found.unplaced += u64::from(lacks_partition(&error));
                 let (code, reason) = (code(&error).to_owned(), describe(&error));
-                refusals.extend(rows.iter().map(|record| Refusal {
+                found.refusals.extend(rows.iter().map(|record| Refusal {
                     position: record.position,
                     code: code.clone(),
                     reason: reason.clone(),
@@ -294,6 +324,11 @@ impl Postgres {
         }
         // Within the transaction: a pooler may give the next one another connection, on which it is not.
         drop(copy);
+        Ok(found)
+    }
+
+    /// Commits where no row is refused.
+    fn end(&self, session: &mut Session, refusals: Vec<Refusal>) -> Result<(), Failure> {
         if refusals.is_empty() {
             return self.commit(session);
         }
@@ -364,7 +399,8 @@ impl Postgres {
         let within = format!("IN ({})", positions.join(","));
         let there = self.positions_there(session, &within).map_err(|error| self.unavailable(&error))?;
         records.retain(|record| !there.contains(&record.position));
-        self.write_in_pieces(session, &records)
+        let found = self.store_in_pieces(session, &records)?;
+        self.end(session, found.refusals)
     }
 
     /// The position was not where this process had left it.
@@ -395,7 +431,7 @@ impl Postgres {
     fn unavailable(&self, error: &Trouble) -> Unavailable {
         let reason = describe(error);
         if let Some(error) = db_error(error) {
-            let advice = if is_of_the_table(error) { WANTS_MORE } else { advice(error.code().code()) };
+            let advice = advice(error.code().code());
             let reason = if advice.is_empty() { reason } else { format!("{reason}: {advice}") };
             return match verdict(error.code().code(), false) {
                 Verdict::Retry => self.retry(&reason),
@@ -479,3 +515,5 @@ impl Sink for Postgres {
         result
     }
 }
+
+const NOT_NULL_VIOLATION: &str = "23502";

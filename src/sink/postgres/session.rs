@@ -3,10 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use postgres::error::{DbError, SqlState};
+use postgres::error::DbError;
 use postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
 
-use super::rows::COLUMNS;
 use super::sqlstate::{Verdict, copy_line, verdict};
 use super::stream::Deadline;
 use super::tables::{self, Found};
@@ -93,18 +92,12 @@ pub fn named_line(error: &Trouble) -> Option<usize> {
 
 /// The rows are refused, not the delivery put off.
 pub fn refuses(error: &Trouble) -> bool {
-    db_error(error).is_some_and(|error| !is_of_the_table(error))
-        && verdict(code(error), named_line(error).is_some()) == Verdict::Refused
+    db_error(error).is_some() && verdict(code(error), named_line(error).is_some()) == Verdict::Refused
 }
 
-/// NOT NULL of a column that the sink does not write: no row will ever do.
-pub fn is_of_the_table(error: &DbError) -> bool {
-    error.code() == &SqlState::NOT_NULL_VIOLATION && error.column().is_some_and(|column| !COLUMNS.contains(&column))
-}
-
-/// The row belongs into a partition that is not there. A CHECK would have a name.
+/// The row belongs into a partition that is not there. The code alone is a CHECK's, and a trigger's that raises it.
 pub fn lacks_partition(error: &Trouble) -> bool {
-    db_error(error).is_some_and(|error| error.code() == &SqlState::CHECK_VIOLATION && error.constraint().is_none())
+    db_error(error).is_some_and(|error| error.routine() == Some("ExecFindPartition"))
 }
 
 /// In one line.

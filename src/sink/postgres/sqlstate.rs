@@ -66,9 +66,6 @@ pub fn advice(code: &str) -> &'static str {
     }
 }
 
-/// What a person does about a table that wants a value for a column which is not among the sink's.
-pub const WANTS_MORE: &str = "give the column a default, or let it be NULL";
-
 /// The row of `COPY table, line 17, column name`, counted from 1.
 pub fn copy_line(context: &str) -> Option<usize> {
     let line = context.lines().rev().find(|line| line.starts_with("COPY "))?;

@@ -418,17 +418,30 @@ fn a_partition_that_no_event_finds_is_down_instead_of_burying_them_all() {
     let events = limits::REFUSED_IN_A_ROW_MAX + 100;
     let few = delivery(1..=events / 2);
     assert_eq!(refused(sink.deliver(&few, &[])).len() as u64, events / 2);
-    let rest = delivery(events / 2 + 1..=events);
+    let (rest, mixed) = (delivery(events / 2 + 1..=events), delivery(events + 1..=events + 2));
     let except: Vec<u64> = (1..=events / 2).collect();
     assert_eq!(sink.deliver(&few, &except), Ok(()));
     for _ in 0..2 {
         let reason = down(sink.deliver(&rest, &[]));
-        assert!(reason.contains("no partition of relation") && reason.contains("create it"), "{reason}");
+        assert!(reason.contains("no partition of relation") && reason.contains("create the partition"), "{reason}");
         sink.connect().unwrap();
     }
-    database.sql("CREATE TABLE all_of_them PARTITION OF events DEFAULT");
-    assert_eq!(sink.deliver(&rest, &[]), Ok(()));
-    assert_eq!(database.positions(), (events / 2 + 1..=events).collect::<Vec<_>>());
+    // Once one of them has its partition, the others without one are refused alone again.
+    let from = "PARTITION OF events FOR VALUES FROM ('2026-01-01Z') TO ('2027-01-01Z')";
+    database.sql(&format!("CREATE TABLE y2026 {from}; ALTER TABLE y2026 ADD CHECK (position > {})", events / 2 + 1));
+    assert_eq!(refused(sink.deliver(&rest, &[])), [(events / 2 + 1, "23514".into())]);
+    assert_eq!(sink.deliver(&rest, &[events / 2 + 1]), Ok(()));
+    assert_eq!(sink.deliver(&mixed, &[]), Ok(()));
+    assert_eq!(database.positions(), (events / 2 + 2..=events + 2).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_row_that_lacks_a_generated_value_is_refused_alone() {
+    let (database, mut sink) =
+        Database::with("ALTER TABLE events ADD site text GENERATED ALWAYS AS (nullif(name, 'e2')) STORED NOT NULL");
+    assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "23502".into())]);
+    assert_eq!(sink.deliver(&delivery(1..=3), &[2]), Ok(()));
+    assert_eq!(database.positions(), [1, 3]);
 }
 
 #[test]
@@ -437,7 +450,7 @@ fn a_column_that_was_added_and_wants_a_value_is_down_and_no_row_is_refused_for_i
     sink.deliver(&delivery(1..=2), &[]).unwrap();
     database.sql("DELETE FROM events; ALTER TABLE events ADD site text NOT NULL");
     let reason = down(sink.deliver(&delivery(3..=4), &[]));
-    assert!(reason.contains("\"site\"") && reason.contains("give the column a default"), "{reason}");
+    assert!(reason.contains("its own column site is NOT NULL without a default"), "{reason}");
     database.sql("ALTER TABLE events ALTER COLUMN site SET DEFAULT 'here'");
     assert_eq!(sink.connect(), Ok(Some(2)));
     assert_eq!(sink.deliver(&delivery(3..=4), &[]), Ok(()));

@@ -266,7 +266,7 @@ impl Sqlite {
         for record in delivery.records().filter(|record| except.binary_search(&record.position).is_err()) {
             let Err(error) = rows.insert(&record) else { continue };
             let Some((code, reason)) = refusal(&error) else { return Err(self.unavailable(&error)) };
-            if let Some(column) = wanted_column(&error) {
+            if let Some(column) = wanted_column(transaction, &error) {
                 return Err(self.down(&format!("{reason}: give the column {column} a default, or let it be NULL")));
             }
             refusals.push(Refusal { position: record.position, code, reason });
@@ -424,11 +424,19 @@ fn file_id(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
-/// The column, not among the sink's own, that no row brings a value for.
-fn wanted_column(error: &rusqlite::Error) -> Option<&str> {
+/// The column, not among the sink's own, that no row brings a value for. Not one that SQLite makes out of the others.
+fn wanted_column<'e>(connection: &Connection, error: &'e rusqlite::Error) -> Option<&'e str> {
     let rusqlite::Error::SqliteFailure(code, Some(words)) = error else { return None };
     let column = words.strip_prefix("NOT NULL constraint failed: events.")?;
-    (code.extended_code == ffi::SQLITE_CONSTRAINT_NOTNULL && !COLUMNS.contains(&column)).then_some(column)
+    if code.extended_code != ffi::SQLITE_CONSTRAINT_NOTNULL
+        || COLUMNS.iter().any(|own| own.eq_ignore_ascii_case(column))
+    {
+        return None;
+    }
+    let plain =
+        "SELECT count(*) FROM pragma_table_xinfo('events') WHERE name = ?1 AND hidden = 0 AND dflt_value IS NULL";
+    let found: i64 = connection.query_row(plain, [column], |row| row.get(0)).ok()?;
+    (found > 0).then_some(column)
 }
 
 /// Code and reason where the store refuses the row itself, and would refuse it again.

@@ -87,6 +87,16 @@ fn a_column_of_the_users_that_wants_a_value_is_down_and_no_row_is_refused_for_it
 }
 
 #[test]
+fn a_row_that_lacks_a_generated_value_is_refused_alone() {
+    let generated = "attributes TEXT, site TEXT GENERATED ALWAYS AS (nullif(name, 'e2')) STORED NOT NULL,";
+    let table = ddl().replacen("attributes TEXT,", generated, 1);
+    let (database, mut sink) = Database::with(&format!("DROP TABLE events; {table}"));
+    assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "SQLITE_CONSTRAINT_NOTNULL".into())]);
+    assert_eq!(sink.deliver(&delivery(1..=3), &[2]), Ok(()));
+    assert_eq!(database.positions(), [1, 3]);
+}
+
+#[test]
 fn passes_the_conformance_suite() {
     testing::conformance(Database::new);
 }
