@@ -383,10 +383,16 @@ impl Redis {
 
         // The first error says why; EXEC then only says that there was one.
         let mut refused = None;
-        for _ in 0..commands.count() + shard.commands.count() + end.count() - 1 {
+        for index in 0..commands.count() + shard.commands.count() + end.count() - 1 {
             match connection.reply() {
                 Ok(_) => {}
-                Err(Trouble::Server(error)) => refused = refused.or(Some(error)),
+                Err(Trouble::Server(error)) => {
+                    if index < commands.count() {
+                        // MULTI is no longer allowed: what follows it was executed by itself, the position too.
+                        shard.undo = position;
+                    }
+                    refused = refused.or(Some(error));
+                }
                 Err(trouble) => return Err(trouble.into()),
             }
         }
