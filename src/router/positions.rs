@@ -4,6 +4,7 @@
 //!
 //! Replaced as a whole (write, sync, rename, sync the folder), so that a crash leaves the old one or the new one.
 
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -27,12 +28,19 @@ pub struct PositionFile {
     path: PathBuf,
     new_path: PathBuf,
     server_id: String,
+    /// The folder's name has been made durable by this process.
+    folder_is_made: Cell<bool>,
 }
 
 impl PositionFile {
     pub fn new(data_dir: &Path, sink: &str, server_id: &[u8; 16]) -> Self {
         let folder = data_dir.join("positions");
-        Self { path: folder.join(sink), new_path: folder.join(format!("{sink}.new")), server_id: uuid(server_id) }
+        Self {
+            path: folder.join(sink),
+            new_path: folder.join(format!("{sink}.new")),
+            server_id: uuid(server_id),
+            folder_is_made: Cell::new(false),
+        }
     }
 
     /// The last position saved of this log; `None`: none, or it was of another log.
@@ -74,8 +82,10 @@ impl PositionFile {
 
     fn replace(&self, position: u64, word: &str) -> io::Result<()> {
         let Some(folder) = self.path.parent() else { return Err(ErrorKind::InvalidInput.into()) };
-        if !folder.is_dir() {
+        // Again where somebody has removed it.
+        if !self.folder_is_made.get() || !folder.is_dir() {
             folder::make(folder)?;
+            self.folder_is_made.set(true);
         }
         let mut file = File::create(&self.new_path)?;
         writeln!(file, "{} {position}{word}", self.server_id)?;
