@@ -182,8 +182,14 @@ fn partly_refused_frames_that_fill_the_pool_are_all_taken() {
         })
         .collect();
     // As many as the pool holds have all but one byte; the others wait for memory.
-    let paused = || http::metric(server.address(), "telemetryx_read_pauses_total") >= Some(1.0);
-    assert!(wait_until(Duration::from_secs(20), paused), "{}", server.log());
+    let mut before = None;
+    let full = wait_until(Duration::from_secs(20), || {
+        thread::sleep(Duration::from_millis(50));
+        let in_use = http::metric(server.address(), "telemetryx_buffers_in_use");
+        let paused = http::metric(server.address(), "telemetryx_read_pauses_total") >= Some(1.0);
+        paused && in_use == before.replace(in_use).flatten()
+    });
+    assert!(full, "{}", server.log());
     let mut finishers = Vec::new();
     for (agent, writer) in agents.iter().zip(writers) {
         let (mut stream, last) = (agent.stream.try_clone().unwrap(), last.to_vec());
