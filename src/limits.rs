@@ -195,7 +195,7 @@ pub const WAL_TABLES_BYTES_MAX: usize = COMMIT_SLOTS_MAX * (128 + 2 * HELLO_BYTE
 /// No position is given out beyond this: stores keep positions in 63 bits, and a record's events must fit below.
 pub const WAL_POSITION_LIMIT: u64 = 1 << 62;
 /// Positions left out at a start where a store has not said what it holds, and may hold more than the log, which then is
-/// an older copy: five days' worth at 10,000 events a second. The most that a segment's header can tell.
+/// an older copy: five days' worth at 10,000 events a second.
 pub const WAL_UNKNOWN_JUMP: u64 = u32::MAX as u64;
 /// Positions left out after a cut or a skip, so that none is used twice: more than a lost commit can have had.
 pub const WAL_POSITION_JUMP: u64 = 1 << 24;

@@ -50,10 +50,16 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Positions that no event has, in order.
+    /// Positions that no event has, in order and each once: a segment tells again what one without events before it told.
     fn left_out(&self) -> impl Iterator<Item = Range<u64>> {
-        let of_segments = self.segments.iter().map(Segment::left_out).filter(|left_out| !left_out.is_empty());
-        self.gone.iter().cloned().chain(of_segments)
+        let mut told = 0;
+        let new = move |range: Range<u64>| {
+            let new = range.start.max(told)..range.end;
+            told = told.max(range.end);
+            new
+        };
+        let of_segments = self.segments.iter().map(Segment::left_out);
+        self.gone.iter().cloned().chain(of_segments).map(new).filter(|range| !range.is_empty())
     }
 }
 

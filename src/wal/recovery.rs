@@ -57,7 +57,7 @@ pub enum OpenError {
     #[error(
         "{} has format {version}, this telemetryx writes format {}: start the version that wrote it", file.display(), segment::VERSION
     )]
-    Version { file: PathBuf, version: u32 },
+    Version { file: PathBuf, version: u16 },
     #[error(
         "{} is of the log of server {found}, the others are of {}: two logs were mixed; take one out of the folder", file.display(), expected
     )]

@@ -9,7 +9,7 @@
 //! The header is written after the marks, so that a segment that has one was begun completely. All that a reader needs
 //! is in the name too: a damaged header costs no record.
 
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::record::SegmentId;
@@ -17,9 +17,11 @@ use super::record::SegmentId;
 /// First bytes of a segment.
 const MAGIC: [u8; 4] = [0xF5, b'S', b'E', b'G'];
 /// Version of the format of segments and records. Every version keeps the layout of this header.
-pub const VERSION: u32 = 1;
+pub const VERSION: u16 = 1;
 pub const HEADER_BYTES: usize = size_of::<Layout>();
 const _: () = assert!(HEADER_BYTES == 56);
+/// What the header has room for: 65,536 starts in a row without an event and with a store that does not answer.
+const LEFT_OUT_MAX: u64 = (1 << 48) - 1;
 const CRC_OFFSET: usize = HEADER_BYTES - 4;
 const SUFFIX: &str = ".seg";
 
@@ -27,24 +29,25 @@ const SUFFIX: &str = ".seg";
 #[repr(C)]
 struct Layout {
     magic: [u8; 4],
-    version: U32,
+    version: U16,
+    left_out_high: U16,
     server_id: [u8; 16],
     segment_id: SegmentId,
     first_position: U64,
     created_unix_nano: U64,
-    left_out: U32,
+    left_out_low: U32,
     crc: U32,
 }
 
 /// A segment's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    pub version: u32,
+    pub version: u16,
     pub server_id: [u8; 16],
     pub segment_id: SegmentId,
     pub first_position: u64,
     pub created_unix_nano: u64,
-    /// Positions right before the first one that no event has (at most 2^32 - 1 are told).
+    /// Positions right before the first one that no event has (at most 2^48 - 1 are told).
     pub left_out: u64,
 }
 
@@ -59,19 +62,21 @@ impl Header {
             segment_id: layout.segment_id,
             first_position: layout.first_position.get(),
             created_unix_nano: layout.created_unix_nano.get(),
-            left_out: layout.left_out.get().into(),
+            left_out: u64::from(layout.left_out_high.get()) << 32 | u64::from(layout.left_out_low.get()),
         })
     }
 
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let left_out = self.left_out.min(LEFT_OUT_MAX);
         let mut layout = Layout {
             magic: MAGIC,
             version: self.version.into(),
+            left_out_high: ((left_out >> 32) as u16).into(),
             server_id: self.server_id,
             segment_id: self.segment_id,
             first_position: self.first_position.into(),
             created_unix_nano: self.created_unix_nano.into(),
-            left_out: u32::try_from(self.left_out).unwrap_or(u32::MAX).into(),
+            left_out_low: (left_out as u32).into(),
             crc: 0.into(),
         };
         layout.crc = crc32fast::hash(layout.as_bytes().get(..CRC_OFFSET).unwrap_or_default()).into();

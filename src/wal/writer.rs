@@ -262,6 +262,9 @@ impl Writer {
             return Err(AppendError::Full);
         }
         self.sync()?;
+        // What was left out before a segment without events is before the new one, too, and still told once it is gone.
+        let before = self.log.shape().segments.last().map_or(0, |segment| segment.left_out);
+        let left_out = if self.current.has_commits { left_out } else { left_out + before };
         let name = Name {
             first_position: self.next_position,
             number: self.next_number,

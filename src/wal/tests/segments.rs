@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::memory::{Fault, Loss, MemoryStorage};
 use super::model::{frame, origin, payload, settings};
+use crate::limits::WAL_UNKNOWN_JUMP;
 use crate::pipeline::batch::Origin;
 use crate::random::Random;
 use crate::wal::segment::{Header, Name};
@@ -263,6 +264,31 @@ fn positions_that_were_left_out_are_not_told_as_dropped_once_what_lies_before_th
     .collect();
     let dropped = MissingReason::Dropped;
     assert_eq!(missing, [(1..3, dropped.clone()), (3..100, MissingReason::Skipped), (100..oldest, dropped)]);
+}
+
+#[test]
+fn starts_that_leave_out_positions_again_and_again_forget_none_of_them() {
+    let storage = MemoryStorage::default();
+    append(&mut start(&storage).writer, 1).unwrap();
+    for _ in 0..3 {
+        let mut opened = start(&storage);
+        let position = opened.writer.next_position() + WAL_UNKNOWN_JUMP;
+        opened.writer.skip_to(position).unwrap();
+    }
+    let left_out = 2..2 + 3 * WAL_UNKNOWN_JUMP;
+    for _ in 0..2 {
+        let Opened { mut writer, log, .. } = start(&storage);
+        assert_eq!(log.left_out(1..u64::MAX), 3 * WAL_UNKNOWN_JUMP);
+        let mut reader = log.reader(2);
+        let mut found = 2;
+        while let Some(Read::Missing { positions, reason }) = reader.read_next().unwrap() {
+            assert_eq!((positions.start, reason), (found, MissingReason::Skipped));
+            found = positions.end;
+        }
+        assert_eq!(found, left_out.end);
+        // Also once what lies before them is gone.
+        writer.trim(left_out.end, u64::MAX).unwrap();
+    }
 }
 
 #[test]
