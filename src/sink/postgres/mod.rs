@@ -467,6 +467,18 @@ impl Sink for Postgres {
             if !(found.is_empty() && self.settings.create) {
                 self.check_table(table, wanted, &found)?;
             }
+            let (asked, what) = if found.is_empty() {
+                (tables::may_create_query(table), "create")
+            } else if table == tables.positions {
+                (tables::may_query(table, &["SELECT", "INSERT", "UPDATE"]), "read and write")
+            } else {
+                (tables::may_query(table, &["SELECT", "INSERT"]), "read and write")
+            };
+            let answer = session.select(&asked).map_err(|error| self.unavailable(&error))?;
+            if answer.first().is_none_or(|row| text(row, 0) != "t") {
+                let advice = advice(INSUFFICIENT_PRIVILEGE);
+                return Err(self.down(&format!("this user may not {what} the table {table}: {advice}")));
+            }
         }
         Ok(())
     }
@@ -517,3 +529,4 @@ impl Sink for Postgres {
 }
 
 const NOT_NULL_VIOLATION: &str = "23502";
+const INSUFFICIENT_PRIVILEGE: &str = "42501";

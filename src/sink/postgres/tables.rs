@@ -117,6 +117,20 @@ pub fn columns_query(table: &str) -> String {
     )
 }
 
+/// Whether the user has these rights on the table; on columns of it will do.
+pub fn may_query(table: &str, rights: &[&str]) -> String {
+    let may = rights.iter().map(|right| format!("has_any_column_privilege(to_regclass('{table}'), '{right}')"));
+    format!("SELECT {}", may.collect::<Vec<_>>().join(" AND "))
+}
+
+/// Whether the user may make the table.
+pub fn may_create_query(table: &str) -> String {
+    match table.split_once('.') {
+        Some((schema, _)) => format!("SELECT has_schema_privilege('{schema}', 'CREATE')"),
+        None => "SELECT has_schema_privilege(current_schema(), 'CREATE')".to_owned(),
+    }
+}
+
 /// What keeps a table from taking our rows, in words; empty: nothing.
 pub fn problems(wanted: &[Column], found: &[Found]) -> Vec<String> {
     let mut problems = Vec::new();
