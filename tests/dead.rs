@@ -87,7 +87,10 @@ sqlite  SQLITE_FULL        1  2026-01-02T09:00:00Z  2026-01-02T09:00:00Z  no 9
     let (_, out, _) = dead(folder.path(), &["list", "--sink", "old", "--since", "2026-01-02T02:00:00Z", "--json"]);
     let letters = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["letters"].as_u64().unwrap();
     assert_eq!(out.lines().map(letters).collect::<Vec<_>>(), [1, 2]);
-    assert_eq!(fine(folder.path(), &["list", "--sink", "sqlite", "--since", "1h ago"]), "no dead letters\n");
+    assert_eq!(
+        fine(folder.path(), &["list", "--sink", "sqlite", "--since", "1h ago"]),
+        "no such dead letters: others may be there\n"
+    );
     assert_eq!(fine(tempfile::tempdir().unwrap().path(), &["list"]), "no dead letters\n");
 }
 

@@ -138,7 +138,10 @@ impl Unavailable {
 
 /// The answer of a sink that delivers in order only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a sink of this kind takes no single events beside the server: `telemetryx dead show --json` prints them")]
+#[error(
+    "a sink of this kind takes events in order only, and none beside the server: `telemetryx dead show --json` prints them, \
+     and docs/operations.md, \"Dead letters\", says how to send them to all sinks again"
+)]
 pub struct NoReplay;
 
 /// One event that a store will never take.

@@ -44,7 +44,7 @@ pub fn run(config: &Config, name: &str, selection: &Selection, dry_run: bool) ->
         .and_then(|()| replay.deliver());
     // Also after an error: what is stored must not come again.
     replay.take_out().and(replayed)?;
-    replay.report(name)
+    replay.report(name, selection)
 }
 
 struct Replay<'s> {
@@ -155,10 +155,10 @@ impl<'s> Replay<'s> {
         if let Some(unavailable) = trouble {
             // A store of several parts may have taken some of the delivery that failed.
             let before = match self.delivered {
-                0 => "nothing is known to be delivered".to_owned(),
-                delivered => format!("{} before", count(delivered, "delivered")),
+                0 => "all letters stay".to_owned(),
+                delivered => format!("{} before; the others stay", count(delivered, "delivered")),
             };
-            return Err(Failure::Failed(format!("{unavailable} ({before}; the others stay)")));
+            return Err(Failure::Failed(format!("{unavailable} ({before})")));
         }
         if self.stored_bytes >= limits::DEAD_REPLAY_BYTES { self.take_out() } else { Ok(()) }
     }
@@ -173,9 +173,9 @@ impl<'s> Replay<'s> {
         Ok(())
     }
 
-    fn report(&self, name: &str) -> Result<(), Failure> {
+    fn report(&self, name: &str, selection: &Selection) -> Result<(), Failure> {
         match (self.delivered, self.dry_run) {
-            (0, _) if self.staying.0.is_empty() => print("no dead letters\n")?,
+            (0, _) if self.staying.0.is_empty() => print(selection.none())?,
             (0, _) => {}
             (delivered, true) => print(&format!("{} into sink {name}\n", count(delivered, "would be delivered")))?,
             (delivered, false) => {

@@ -41,6 +41,11 @@ impl Which {
 }
 
 impl Selection {
+    /// What to say where there is none.
+    pub fn none(&self) -> &'static str {
+        if *self == Self::default() { "no dead letters\n" } else { "no such dead letters: others may be there\n" }
+    }
+
     /// A letter without a time fits no bound of time.
     pub fn wants(&self, letter: &ReadLetter<'_>) -> bool {
         let position = match letter.content {

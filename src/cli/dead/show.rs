@@ -48,7 +48,7 @@ pub fn run(config: &Config, which: &Which, limit: Option<u64>, json: bool) -> Re
         return Ok(());
     }
     match (shown, more) {
-        (0, _) => write(b"no dead letters\n")?,
+        (0, _) => write(which.selection.none().as_bytes())?,
         (_, 0) => true,
         _ => write(format!("{}: --limit 0 shows all\n", count(more, "more")).as_bytes())?,
     };
