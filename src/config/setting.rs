@@ -70,6 +70,7 @@ impl Form {
     /// A value of this form as it may be shown.
     pub fn shown(self, value: &Value) -> String {
         match (self, value) {
+            (Self::Secret, Value::Text(text)) if text.is_empty() => value.to_string(),
             (Self::Secret, _) => "\"***\"".to_owned(),
             // Before it is quoted: a query that is left out must not take the closing quote with it.
             (Self::Url, Value::Text(url)) => Value::Text(redacted(url).into()).to_string(),
