@@ -288,7 +288,9 @@ impl Client {
                     let address = self.shared.address.clone();
                     let reason = state.last_lost.clone().unwrap_or_else(|| {
                         if state.agent.is_connected() {
-                            "the server is connected and acknowledges nothing".to_owned()
+                            "the server is connected and acknowledges nothing: its /ready says why. What was sent may be kept \
+                             all the same, and would be doubled if another agent sent it again"
+                                .to_owned()
                         } else {
                             "not connected yet".to_owned()
                         }
