@@ -93,7 +93,7 @@ const SERVER: Section = Section {
             key: "drain_timeout",
             default: Value::Duration(Duration::from_secs(10)),
             form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(3_600) },
-            doc: "After SIGTERM: how long sinks may take for what was accepted before the server gives up and exits 1.",
+            doc: "After SIGTERM: how long sinks may take for what was accepted. Then the log keeps the rest for the next start; without a log it is lost, and the server exits 1.",
         },
         Setting {
             key: "tokens_file",
