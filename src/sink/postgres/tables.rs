@@ -126,7 +126,8 @@ pub fn may_query(table: &str, rights: &[&str]) -> String {
 /// Whether the user may make the table.
 pub fn may_create_query(table: &str) -> String {
     match table.split_once('.') {
-        Some((schema, _)) => format!("SELECT has_schema_privilege('{schema}', 'CREATE')"),
+        // A name, not an identifier: without quotes.
+        Some((schema, _)) => format!("SELECT has_schema_privilege('{}', 'CREATE')", schema.trim_matches('"')),
         None => "SELECT has_schema_privilege(current_schema(), 'CREATE')".to_owned(),
     }
 }

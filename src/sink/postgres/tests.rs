@@ -481,15 +481,22 @@ fn rights_that_are_missing_are_down_with_what_to_grant() {
     let reason = down(sink.deliver(&delivery(1..=1), &[]));
     assert!(reason.contains("42501") && reason.contains("grant this user SELECT, INSERT, UPDATE"), "{reason}");
     let reason = down(sink.probe());
-    assert!(reason.contains("may not read and write the table events: grant this user"), "{reason}");
+    assert!(reason.contains("may not read and write the table \"events\": grant this user"), "{reason}");
     database.sql(&format!("GRANT SELECT, INSERT ON events TO {role}"));
     sink.connect().unwrap();
     assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
     assert_eq!(sink.probe(), Ok(()));
     database.sql("DROP TABLE events");
     let reason = down(sink.probe());
-    assert!(reason.contains("may not create the table events: grant this user"), "{reason}");
+    assert!(reason.contains("may not create the table \"events\": grant this user"), "{reason}");
     database.sql(&format!("GRANT CREATE ON SCHEMA public TO {role}"));
+    assert_eq!(sink.probe(), Ok(()));
+    database.sql(&format!("CREATE SCHEMA logs; GRANT USAGE ON SCHEMA logs TO {role}"));
+    let url = format!("postgres://{role}@127.0.0.1:{}/{}", database.server.port(), database.name);
+    let mut sink = Postgres::new("main", &Settings { table: "logs.lines".into(), ..settings(url) }, &identity(1));
+    let reason = down(sink.probe());
+    assert!(reason.contains("may not create the table \"logs\".\"lines\""), "{reason}");
+    database.sql(&format!("GRANT CREATE ON SCHEMA logs TO {role}"));
     assert_eq!(sink.probe(), Ok(()));
 }
 
