@@ -29,7 +29,7 @@ use std::time::{Duration, SystemTime};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
 use serde::Deserialize;
 
-use self::row::{COLUMNS, INSERT, Rows};
+use self::row::{INSERT, Rows, writes};
 use super::{Failure, Identity, Kind, Refusal, Sink, Unavailable, uuid};
 use crate::config::setting::{Form, Setting, Value};
 use crate::limits;
@@ -428,9 +428,7 @@ fn file_id(path: &Path) -> Option<(u64, u64)> {
 fn wanted_column<'e>(connection: &Connection, error: &'e rusqlite::Error) -> Option<&'e str> {
     let rusqlite::Error::SqliteFailure(code, Some(words)) = error else { return None };
     let column = words.strip_prefix("NOT NULL constraint failed: events.")?;
-    if code.extended_code != ffi::SQLITE_CONSTRAINT_NOTNULL
-        || COLUMNS.iter().any(|own| own.eq_ignore_ascii_case(column))
-    {
+    if code.extended_code != ffi::SQLITE_CONSTRAINT_NOTNULL || writes(column) {
         return None;
     }
     let plain =
