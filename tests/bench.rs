@@ -51,7 +51,16 @@ fn frames_and_requests_are_measured_at_the_server_itself() {
 fn a_rate_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &["sinks.discard.kind=discard"]);
-    let report = bench(server.address(), &["--connections", "2", "--frame-events", "10", "--rate", "2000"]);
-    let rate = report["events_per_second"].as_f64().unwrap();
-    assert!((200.0..2_500.0).contains(&rate), "{rate} events a second");
+    let rate = || {
+        let report = bench(server.address(), &["--connections", "2", "--frame-events", "10", "--rate", "2000"]);
+        report["events_per_second"].as_f64().unwrap()
+    };
+    // Again where the disk stood still for half a second. More than were asked for never are in order.
+    let mut kept = rate();
+    for _ in 0..2 {
+        if kept < 1_000.0 {
+            kept = rate();
+        }
+    }
+    assert!((1_000.0..2_500.0).contains(&kept), "{kept} events a second");
 }

@@ -153,8 +153,8 @@ fn a_run_counts_what_is_answered_and_stops() {
         rival: None,
     };
     let report = measure(address, &options).unwrap();
-    assert!((1..=300).contains(&report.events), "{} events at a rate of 200/s", report.events);
-    assert!(report.bytes > 300 * report.events && !report.latency_micros.is_empty());
+    assert!((100..=300).contains(&report.events), "{} events at a rate of 200/s", report.events);
+    assert!(report.bytes > 300 * report.events && report.latency_micros.len() > 100);
     assert_eq!((report.refused_messages, report.unanswered_messages), (0, 0));
     assert!(report.server.is_some_and(|server| server.pid == std::process::id()));
     assert!(report.text().contains("server CPU") && report.json().contains("\"events_per_second\""));

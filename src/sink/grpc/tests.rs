@@ -434,7 +434,7 @@ fn a_stopped_receiver_is_noticed_by_the_deadline_and_found_again() {
         say(begin);
         let begun = Instant::now();
         assert!(retry(deliver(11).unwrap()).contains("no answer within 300 ms"));
-        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         say(end);
         let deadline = Instant::now() + Duration::from_secs(30);
         while deliver(11) != Ok(Ok(())) {
@@ -471,7 +471,7 @@ fn peers_that_speak_no_grpc_end_by_the_deadline() {
         let mut sink = grpc(&settings);
         let result = sink.connect().map_err(Failure::from).and_then(|_| sink.deliver(&delivery(1..=3), &[]));
         println!("{}", retry(result));
-        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
 }
 
