@@ -19,6 +19,7 @@
 //! | [`wire`] | frame header, decoder, encoder, checksums |
 //! | [`session`] | both sides of the agent protocol: hello, sequence, deduplication, acknowledgements |
 //! | [`client`] | blocking agent client |
+//! | [`resolve`] | host names to addresses; `localhost` needs no resolver |
 //! | `http` | request head, body, routes, responses |
 //! | `net` | mio: event loop, listener, connections, timers |
 //! | `pipeline` | buffer pool, slots, ring, batches, tickets and watermarks |
@@ -34,6 +35,7 @@ pub mod client;
 pub mod event;
 pub mod limits;
 pub mod random;
+pub mod resolve;
 pub mod session;
 pub mod wire;
 

@@ -1,13 +1,14 @@
 //! The client's threads: one connects and writes, one a connection reads. Both only carry out what the agent says.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Shared;
 use crate::limits::{CLIENT_CONNECT_TIMEOUT, CLIENT_READ_BYTES, CLIENT_WRITE_TIMEOUT};
+use crate::resolve;
 use crate::session::agent::Action;
 
 /// After a failed write, how long the reader may take to find the server's last words.
@@ -99,18 +100,10 @@ fn run(shared: &Arc<Shared>) {
 }
 
 fn open(address: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CLIENT_CONNECT_TIMEOUT) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT))?;
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    let stream = resolve::connect_to(address, CLIENT_CONNECT_TIMEOUT)?;
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT))?;
+    Ok(stream)
 }
 
 /// Writes all of it, unless the agent gives the connection up meanwhile.

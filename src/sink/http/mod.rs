@@ -18,13 +18,11 @@
 mod answer;
 mod body;
 mod early_answer;
-mod resolver;
 mod settings;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 
 use ureq::Agent;
@@ -35,11 +33,11 @@ use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
 
 use self::answer::{Answer, unavailable};
 use self::early_answer::EarlyAnswers;
-use self::resolver::SystemResolver;
 pub use self::settings::{Format, KIND, Settings};
 use super::{Failure, Identity, Sink, Unavailable, tls, uuid};
 use crate::limits;
 use crate::pipeline::batch::Delivery;
+use crate::resolve::{self, http::SystemResolver};
 
 const USER_AGENT: &str = concat!("telemetryx/", env!("CARGO_PKG_VERSION"));
 const SERVER_ID: &str = "telemetryx-server-id";
@@ -96,7 +94,7 @@ impl Http {
         let early_answers = EarlyAnswers::default();
         let connector =
             ().chain(TcpConnector::default()).chain(early_answers.clone()).chain(RustlsConnector::default());
-        let agent = Agent::with_parts(config, connector, SystemResolver::default());
+        let agent = Agent::with_parts(config, connector, SystemResolver);
         Ok(Client { agent, early_answers, uri, headers })
     }
 }
@@ -108,14 +106,7 @@ impl Sink for Http {
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let refused = |error: io::Error| Unavailable::retry(format!("{}: {error}", self.settings.output()));
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in (host, port).to_socket_addrs().map_err(refused)? {
-            match TcpStream::connect_timeout(&address, limits::STORE_CONNECT_TIMEOUT) {
-                Ok(_) => return Ok(()),
-                Err(error) => last = error,
-            }
-        }
-        Err(refused(last))
+        resolve::connect(host, port, limits::STORE_CONNECT_TIMEOUT).map(drop).map_err(refused)
     }
 
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {

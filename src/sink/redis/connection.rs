@@ -5,7 +5,7 @@
 //! connect and fails where there are none.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::settings::{Place, Server};
 use crate::limits;
+use crate::resolve;
 
 /// Why a command has no answer to go on with.
 #[derive(Debug, Error)]
@@ -125,7 +126,7 @@ impl Connection {
                 Stream::Unix(stream)
             }
             Place::Tcp(host, port) => {
-                let stream = connect(host, *port)?;
+                let stream = resolve::connect(host, *port, limits::STORE_CONNECT_TIMEOUT)?;
                 stream.set_nodelay(true)?;
                 stream.set_read_timeout(Some(timeout))?;
                 stream.set_write_timeout(Some(timeout))?;
@@ -227,18 +228,6 @@ impl<R: Read> Read for Bounded<R> {
             }
         }
     }
-}
-
-/// Every address of the name in turn.
-fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, limits::STORE_CONNECT_TIMEOUT) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 #[cfg(test)]
