@@ -1,12 +1,11 @@
 # What there is to do here. CI runs .ci/run: `make lint`, then `make test`.
-.PHONY: run release test lint fmt doc torture asan loom fuzz bench bench-lag bench-sinks microbench flamegraph
+.PHONY: run release test lint fmt doc torture asan loom fuzz bench bench-lag bench-sinks microbench flamegraph image-test
 
 run:            ## start the server with the defaults
 	cargo run --release
 
-release:        ## one static binary: target/x86_64-unknown-linux-gnu/release/telemetryx
-	RUSTFLAGS='-C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"' \
-		cargo build --release --locked --target x86_64-unknown-linux-gnu
+release:        ## one static binary, for example target/x86_64-unknown-linux-gnu/release/telemetryx
+	./tools/release
 
 test:           ## all tests; installs what they need
 	./tools/test
@@ -67,3 +66,6 @@ microbench:     ## the boundaries between stages, one by one
 
 flamegraph:     ## where the server's CPU time goes under load: target/flamegraph/*.svg
 	./tools/bench/flamegraph
+
+image-test:     ## build the Docker image without a daemon, and use it (root, Debian; 10 minutes, 8 GB of disk)
+	./tools/image-test
