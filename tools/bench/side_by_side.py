@@ -3,6 +3,7 @@
 Python's standard library only.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -22,8 +23,11 @@ BUFFER_BYTES = 64 * MIB  # the default of server.buffer_bytes
 
 
 class Bench:
-    def __init__(self, arguments, baseline="baseline"):
-        """`baseline`: the example whose loops are measured against."""
+    def __init__(self, arguments, baseline="baseline", pinned=False):
+        """`baseline`: the example whose loops are measured against. `pinned`: every server runs on the first CPU and the sender
+        on the last one, so that neither takes the other's time; what a server costs is then on one CPU, and its threads share it."""
+        cpus = sorted(os.sched_getaffinity(0))
+        self.server_cpu, self.sender_cpu = ({cpus[0]}, {cpus[-1]}) if pinned and len(cpus) > 1 else (None, None)
         self.pairs, self.seconds = arguments.pairs, arguments.seconds
         self.target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
         folder = self.target / arguments.profile
@@ -36,7 +40,8 @@ class Bench:
     def spawn(self, *command, port, level="warn"):
         log = open(self.folder / f"{port}.log", "wb")
         environment = dict(os.environ, TELEMETRYX_LOG=level)
-        process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, env=environment,
+                                   preexec_fn=on(self.server_cpu))
         self.processes.append(process)
         return process
 
@@ -70,7 +75,8 @@ class Bench:
     def send(self, port, *options):
         """One run of the sender; its report."""
         command = [self.telemetryx, "bench", "--to", f"127.0.0.1:{port}", "--seconds", self.seconds, "--json", *options]
-        done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+        done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
+                              preexec_fn=on(self.sender_cpu))
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(map(str, command))}: {done.stderr}")
         return json.loads(done.stdout)
@@ -79,7 +85,7 @@ class Bench:
         """One run of criterion: events a second that EventRef checks, and that prost decodes."""
         subprocess.run(["cargo", "bench", "--locked", "--bench", "event_check", "--", "--quiet", "--noplot",
                         "--warm-up-time", "1", "--measurement-time", str(self.seconds / 2), "(EventRef|prost)$"],
-                       cwd=ROOT, check=True, capture_output=True)
+                       cwd=ROOT, check=True, capture_output=True, preexec_fn=on(self.server_cpu))
         folder = self.target / "criterion" / "event_check"
         seconds = [json.loads((folder / name / "new" / "estimates.json").read_text())["median"]["point_estimate"] / 1e9
                    for name in ("EventRef", "prost")]
@@ -89,12 +95,14 @@ class Bench:
         """What a loop that writes and syncs such chunks does: bytes a second, and the median of one in milliseconds."""
         file = self.folder / "append"
         command = [str(self.baseline), "append", str(file), str(chunk_bytes), str(seconds), str(pause_ms)]
-        return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=on(self.server_cpu))
+        return json.loads(done.stdout)
 
     def decode(self):
         """Events that serde_json decodes in a CPU-second."""
         command = [str(self.baseline), "decode", str(self.seconds)]
-        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        return float(subprocess.run(command, capture_output=True, text=True, check=True,
+                                    preexec_fn=on(self.server_cpu)).stdout)
 
     def stop(self):
         for process in self.processes:
@@ -106,6 +114,30 @@ class Bench:
                 process.kill()
                 process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def on(cpus):
+    """What a child does first: it moves to these CPUs (`None`: it stays where it may run)."""
+    return (lambda: os.sched_setaffinity(0, cpus)) if cpus else None
+
+
+@contextlib.contextmanager
+def busy_loops():
+    """One process that never waits for each CPU, as other programs on a busy machine."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"], preexec_fn=on({cpu}))
+             for cpu in sorted(os.sched_getaffinity(0))]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def wait_until_quiet(load=0.3, seconds=180):
+    """Waits until nothing else runs, by the load of the last minute. Whether it is so."""
+    print(f"waiting for a load below {load} (at most {seconds} s)", file=sys.stderr, flush=True)
+    return wait_for(lambda: os.getloadavg()[0] < load, seconds)
 
 
 def free_port():
@@ -138,10 +170,13 @@ def resident_bytes(process):
 
 
 class Table:
-    """Lines of the table; each is said on standard error as soon as it is known."""
+    """Lines of the table; each is printed on standard error as soon as it is known.
 
-    def __init__(self, pairs):
-        self.pairs, self.lines = pairs, []
+    `with_busy`: each ratio is measured a second time beside busy loops, and has a column more.
+    """
+
+    def __init__(self, pairs, with_busy=False):
+        self.pairs, self.with_busy, self.lines = pairs, with_busy, []
 
     def add(self, *cells):
         self.lines.append(cells)
@@ -150,21 +185,30 @@ class Table:
     def ratio(self, what, against, goal, pair):
         """`pair` measures us and them once."""
         rates = [pair() for _ in range(self.pairs)]
-        ratios = sorted(our / their for our, their in rates)
         our, their = (statistics.median(side) for side in zip(*rates))
-        self.add(what, f"{our:,.0f}", against, f"{their:,.0f}",
-                 f"**{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})", goal)
+        busy = []
+        if self.with_busy:
+            with busy_loops():
+                busy.append(ratio_of([pair() for _ in range(self.pairs)]))
+        self.add(what, f"{our:,.0f}", against, f"{their:,.0f}", ratio_of(rates), *busy, goal)
 
     def figure(self, what, ours, against, theirs, ratio, goal):
-        self.add(what, ours, against, theirs, ratio, goal)
+        self.add(what, ours, against, theirs, ratio, *["–"] * self.with_busy, goal)
 
     def memory(self, what, resident, against, goal):
-        self.add(what, f"{resident / MIB:.1f} MiB", against, "–", "–", f"≤ {goal} MiB")
+        self.figure(what, f"{resident / MIB:.1f} MiB", against, "–", "–", f"≤ {goal} MiB")
 
     def print(self):
-        print("\n| | telemetryx | against | | ratio (lowest to highest) | goal |\n|---|--:|---|--:|--:|--:|")
+        busy = " beside busy loops |" if self.with_busy else ""
+        print(f"\n| | telemetryx | against | | ratio (lowest to highest) |{busy} goal |")
+        print(f"|---|--:|---|--:|--:|{'--:|' if busy else ''}--:|")
         for cells in self.lines:
             print(f"| {' | '.join(cells)} |")
+
+
+def ratio_of(rates):
+    ratios = sorted(our / their for our, their in rates)
+    return f"**{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
 def per_cpu_second(report):
