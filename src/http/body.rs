@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Size ─ CRLF ─▶ Data ─ all of it ─▶ CRLF ─▶ Size …
-//!   │ ; ─▶ Extension ─ CRLF ─┘
+//!   │ ; ─▶ name = value ─ CRLF ─┘
 //!   └ 0 ─▶ Trailer lines ─ empty line ─▶ Done
 //! ```
 //!
@@ -54,14 +54,12 @@ enum ChunkState {
         size: u64,
         digits: u8,
     },
-    /// White space behind a size: only an extension may follow (RFC 9112, section 7.1.1).
-    SizeSpace {
-        size: u64,
-    },
+    /// Within the extensions of a size.
     Extension {
         size: u64,
+        at: Extension,
     },
-    /// CR of the size's line was there.
+    /// After the CR of the size's line.
     SizeLf {
         size: u64,
     },
@@ -77,6 +75,53 @@ enum ChunkState {
     TrailerLf,
     EndLf,
     Done,
+}
+
+/// Within `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112, section 7.1.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extension {
+    /// White space where only another extension may follow.
+    Space,
+    /// After `;` and white space.
+    NameStart,
+    Name,
+    /// White space after a name: `=` or another extension follows.
+    NameSpace,
+    /// After `=` and white space.
+    ValueStart,
+    Token,
+    Quoted,
+    /// After a backslash in a quoted string.
+    QuotedPair,
+    /// After the closing quote.
+    ValueEnd,
+}
+
+impl Extension {
+    /// The state after `byte`; `None`: the grammar does not allow it here. CR is the caller's.
+    fn next(self, byte: u8) -> Option<Self> {
+        Some(match (self, byte) {
+            (Self::Quoted, b'"') => Self::ValueEnd,
+            (Self::Quoted, b'\\') => Self::QuotedPair,
+            (Self::Quoted | Self::QuotedPair, _) if is_field_byte(byte) => Self::Quoted,
+            (Self::Quoted | Self::QuotedPair, _) => return None,
+            (Self::NameStart | Self::ValueStart, b' ' | b'\t') => self,
+            (Self::NameStart | Self::Name, _) if is_token_byte(byte) => Self::Name,
+            (Self::ValueStart | Self::Token, _) if is_token_byte(byte) => Self::Token,
+            (Self::ValueStart, b'"') => Self::Quoted,
+            (Self::Name | Self::NameSpace, b'=') => Self::ValueStart,
+            (Self::Name | Self::NameSpace, b' ' | b'\t') => Self::NameSpace,
+            (Self::NameStart | Self::ValueStart, _) => return None,
+            (_, b';') => Self::NameStart,
+            (Self::Space | Self::Token | Self::ValueEnd, b' ' | b'\t') => Self::Space,
+            _ => return None,
+        })
+    }
+
+    /// Whether the line may end here.
+    fn is_whole(self) -> bool {
+        matches!(self, Self::Name | Self::Token | Self::ValueEnd)
+    }
 }
 
 impl Chunked {
@@ -123,11 +168,21 @@ impl Chunked {
                 let digit = (byte as char).to_digit(16).unwrap_or_default();
                 S::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
             }
-            (S::Size { size, digits: 1.. }, b'\r') | (S::Extension { size }, b'\r') => S::SizeLf { size },
-            (S::Size { size, digits: 1.. }, b' ' | b'\t') => S::SizeSpace { size },
-            (S::Size { size, digits: 1.. } | S::SizeSpace { size }, b';') => S::Extension { size },
-            (S::SizeSpace { .. }, b' ' | b'\t') => self.extra_byte(state)?,
-            (S::Extension { .. }, _) if is_field_byte(byte) => self.extra_byte(state)?,
+            (S::Size { size, digits: 1.. }, b'\r') => S::SizeLf { size },
+            (S::Size { size, digits: 1.. }, b';') => {
+                self.extra_byte(S::Extension { size, at: Extension::NameStart })?
+            }
+            (S::Size { size, digits: 1.. }, b' ' | b'\t') => {
+                self.extra_byte(S::Extension { size, at: Extension::Space })?
+            }
+            (S::Extension { size, at }, b'\r') if at.is_whole() => S::SizeLf { size },
+            (S::Extension { size, at }, _) => match at.next(byte) {
+                Some(at) => self.extra_byte(S::Extension { size, at })?,
+                None => {
+                    let error = "a chunk extension is not `;name` or `;name=value` (RFC 9112, section 7.1.1)";
+                    return Err(Refusal::body(RejectReason::Malformed, error));
+                }
+            },
             (S::SizeLf { size: 0 }, b'\n') => S::TrailerStart,
             (S::SizeLf { size }, b'\n') => match usize::try_from(size) {
                 Ok(missing) if missing <= max_bytes.saturating_sub(received) => S::Data { missing },
@@ -166,7 +221,7 @@ impl Chunked {
     }
 }
 
-/// What may stand in a field's value or an extension: no control bytes but tab.
+/// What may stand in a field's value or a quoted string: no control bytes but tab.
 fn is_field_byte(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }

@@ -334,14 +334,18 @@ impl Connection {
         let body = error_body(&refusal.error);
         // A server without memory or ring is not helped by who asks again at once on the same connection.
         let close = ending.close || refusal.status == 503;
-        let answer =
-            Answer { allow: refusal.allow, head_only: ending.head_only, ..Answer::json(refusal.status, &body, close) };
+        let answer = Answer {
+            allow: refusal.allow,
+            accept_encoding: refusal.accept_encoding,
+            head_only: ending.head_only,
+            ..Answer::json(refusal.status, &body, close)
+        };
         self.answer(answer, now, door, out);
     }
 
     fn answer(&mut self, answer: Answer<'_>, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
         let answer = Answer { close: answer.close || door.draining(), ..answer };
-        answer.write(out);
+        answer.write(door.date(), out);
         door.answered(answer.status);
         self.state = if answer.close { State::Closing } else { State::Idle { deadline: now + HTTP_IDLE_TIMEOUT } };
     }

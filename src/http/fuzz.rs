@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::body::{Chunked, Framing};
 use super::head::is_token_byte;
-use super::{Connection, Door, Page, Settings};
+use super::{Connection, DATE_BYTES, Door, Page, Settings};
 use crate::event::{Counts, Events, check_batch};
 use crate::limits::EVENT_BYTES_MAX;
 use crate::metrics::RejectReason;
@@ -73,14 +73,12 @@ fn chunked_at_once(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
     loop {
         let (size_line, after) = line(rest)?;
         let digits = size_line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-        let (digits, extension) = size_line.split_at(digits);
-        let extension_begin = extension.iter().position(|byte| !b" \t".contains(byte));
-        let sound = match extension_begin {
-            None => extension.is_empty(),
-            Some(at) => extension[at] == b';' && is_text(extension),
-        };
-        if digits.is_empty() || digits.len() > 16 || !sound {
+        let (digits, mut extensions) = size_line.split_at(digits);
+        if digits.is_empty() || digits.len() > 16 {
             return None;
+        }
+        while !extensions.is_empty() {
+            extensions = after_extension(extensions)?;
         }
         let size = usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
         rest = after;
@@ -104,6 +102,28 @@ fn chunked_at_once(bytes: &[u8]) -> Option<(usize, Vec<u8>)> {
         if colon == 0 || !name_ends || !is_text(field) {
             return None;
         }
+    }
+}
+
+/// What follows the first of these chunk extensions (RFC 9112, section 7.1.1). `None`: it is not one.
+fn after_extension(bytes: &[u8]) -> Option<&[u8]> {
+    fn unspaced(bytes: &[u8]) -> &[u8] {
+        let spaces = bytes.iter().take_while(|byte| b" \t".contains(byte)).count();
+        &bytes[spaces..]
+    }
+    fn after_token(bytes: &[u8]) -> Option<&[u8]> {
+        let token = bytes.iter().take_while(|byte| is_token_byte(**byte)).count();
+        bytes.get(token..).filter(|_| token > 0)
+    }
+    let rest = after_token(unspaced(unspaced(bytes).strip_prefix(b";")?))?;
+    let Some(value) = unspaced(rest).strip_prefix(b"=").map(unspaced) else { return Some(rest) };
+    let Some(mut quoted) = value.strip_prefix(b"\"") else { return after_token(value) };
+    loop {
+        quoted = match quoted {
+            [b'"', rest @ ..] => return Some(rest),
+            [b'\\', byte, rest @ ..] | [byte, rest @ ..] if *byte == b'\t' || (*byte >= b' ' && *byte != 0x7f) => rest,
+            _ => return None,
+        };
     }
 }
 
@@ -178,6 +198,10 @@ impl FakeDoor {
 }
 
 impl Door for FakeDoor {
+    fn date(&mut self) -> &[u8; DATE_BYTES] {
+        b"Mon, 23 Nov 2026 20:15:48 GMT"
+    }
+
     fn status_page(&mut self, page: Page) -> (u16, &'static str, Vec<u8>) {
         match page {
             Page::Health => (200, "application/json", br#"{"status":"ok"}"#.to_vec()),

@@ -90,7 +90,7 @@ pub enum BodyLength {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Head<'a> {
     pub method: &'a str,
-    /// Of the target: what stands before `?`. Begins with `/`.
+    /// The path of the target, before `?`. Begins with `/`; `*` for `OPTIONS *`.
     pub path: &'a str,
     /// Of the target: what stands behind `?`.
     pub query: Option<&'a str>,
@@ -116,7 +116,7 @@ impl<'a> Head<'a> {
         let fields = fields.get(2..).unwrap_or(&[]);
 
         let (method, target, http_1_0) = request_line(line)?;
-        let (path, query) = split_target(target)?;
+        let (path, query) = split_target(method, target)?;
         let mut headers = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
         let headers = match httparse::parse_headers(fields, &mut headers) {
             Ok(httparse::Status::Complete((_, headers))) => headers,
@@ -195,16 +195,38 @@ fn request_line(line: &[u8]) -> Result<(&str, &str, bool), Refusal> {
     Ok((method, target, http_1_0))
 }
 
-/// Path and query of a target. Only the first of its four forms (RFC 9112, section 3.2) names something here: no proxy
-/// and no tunnel is offered, and an absolute target beside a Host field would be two names for one host.
-fn split_target(target: &str) -> Result<(&str, Option<&str>), Refusal> {
-    if !target.starts_with('/') {
-        return Err(Refusal::malformed("the request target is not a path"));
-    }
-    Ok(match target.split_once('?') {
+/// Path and query of a target in one of three forms of RFC 9112, section 3.2: a path, a URL (`http://host/path`, as
+/// clients of a proxy send it), or `*` with OPTIONS. The fourth is CONNECT's, and no tunnel is offered.
+///
+/// The host of a URL must be valid and is then ignored, as Host is: every host names this server.
+fn split_target<'a>(method: &str, target: &'a str) -> Result<(&'a str, Option<&'a str>), Refusal> {
+    let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
+    };
+    if path.starts_with('/') {
+        return Ok((path, query));
+    }
+    if target == "*" && method == "OPTIONS" {
+        return Ok((target, None));
+    }
+    let (_, path) = without_scheme(path)
+        .map(|rest| rest.split_at(rest.find('/').unwrap_or(rest.len())))
+        .filter(|(host, _)| is_host(host))
+        .ok_or_else(|| {
+            Refusal::malformed("the request target is neither a path nor an http:// or https:// URL with a host")
+        })?;
+    Ok(match (path, query) {
+        ("", None) if method == "OPTIONS" => ("*", None),
+        ("", query) => ("/", query),
+        (path, query) => (path, query),
     })
+}
+
+/// What follows `http://` or `https://` of either case.
+fn without_scheme(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_once("://")?;
+    (scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")).then_some(rest)
 }
 
 /// RFC 9112, section 6: whatever two readers could read as two lengths is refused.

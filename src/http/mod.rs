@@ -18,6 +18,7 @@
 //! | `body` | Content-Length and chunked, incremental, into one pool buffer |
 //! | `ingest` | a whole body becomes `EventBatch` bytes in the pool and a list of what was refused |
 //! | `response` | status line, header fields, JSON bodies |
+//! | `date` | the `Date` field, formatted once per second |
 //! | `fuzz` | bodies of the fuzz targets; a peer and a door for them and the tests |
 //!
 //! * **Strict where two readers could differ** (request smuggling): what RFC 9112 lets a server refuse about framing
@@ -29,6 +30,7 @@
 
 mod body;
 mod connection;
+mod date;
 #[doc(hidden)]
 pub mod fuzz;
 mod head;
@@ -39,6 +41,7 @@ mod routes;
 mod tests;
 
 pub use connection::{Connection, Settings};
+pub use date::{DATE_BYTES, HttpDate};
 
 use crate::metrics::RejectReason;
 use crate::pipeline::pool::{Buffer, PoolSlice};
@@ -54,6 +57,9 @@ pub enum Page {
 
 /// What the machine asks of the server around it. The event loop implements it; tests implement a small one.
 pub trait Door {
+    /// The wall clock as the `Date` of an answer.
+    fn date(&mut self) -> &[u8; DATE_BYTES];
+
     /// The page's status, content type and body.
     fn status_page(&mut self, page: Page) -> (u16, &'static str, Vec<u8>);
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::Write;
 
+use super::date::DATE_BYTES;
 use crate::limits::RETRY_HINT_MS;
 use crate::metrics::RejectReason;
 
@@ -21,13 +22,15 @@ pub struct Refusal {
     pub error: Cow<'static, str>,
     /// Of a 405: the methods that the target has.
     pub allow: Option<&'static str>,
+    /// Of a 415 because of the content coding: the codings that are accepted (RFC 9110, section 12.5.3).
+    pub accept_encoding: Option<&'static str>,
     /// Of a POST whose events are lost with it: what the events count as. Not for what can be sent again as it is.
     pub reason: Option<RejectReason>,
 }
 
 impl Refusal {
     pub fn new(status: u16, error: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, error: error.into(), allow: None, reason: None }
+        Self { status, error: error.into(), allow: None, accept_encoding: None, reason: None }
     }
 
     /// A refused body.
@@ -53,6 +56,7 @@ pub struct Answer<'a> {
     pub content_type: &'a str,
     pub body: &'a [u8],
     pub allow: Option<&'a str>,
+    pub accept_encoding: Option<&'a str>,
     /// The request was a HEAD: the length is told, the body is not sent.
     pub head_only: bool,
     /// The connection ends after this answer.
@@ -62,15 +66,22 @@ pub struct Answer<'a> {
 impl<'a> Answer<'a> {
     /// An answer to anything but a HEAD.
     pub fn json(status: u16, body: &'a [u8], close: bool) -> Self {
-        Self { status, content_type: JSON, body, allow: None, head_only: false, close }
+        Self { status, content_type: JSON, body, allow: None, accept_encoding: None, head_only: false, close }
     }
 
-    pub fn write(&self, out: &mut Vec<u8>) {
+    /// Appends the answer to `out`. `date`: the wall clock, see [`HttpDate`](super::HttpDate).
+    pub fn write(&self, date: &[u8; DATE_BYTES], out: &mut Vec<u8>) {
         // Writing into a Vec cannot fail.
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
+        out.extend_from_slice(b"Date: ");
+        out.extend_from_slice(date);
+        out.extend_from_slice(b"\r\n");
         let _ = write!(out, "Content-Type: {}\r\nContent-Length: {}\r\n", self.content_type, self.body.len());
         if let Some(methods) = self.allow {
             let _ = write!(out, "Allow: {methods}\r\n");
+        }
+        if let Some(codings) = self.accept_encoding {
+            let _ = write!(out, "Accept-Encoding: {codings}\r\n");
         }
         match self.status {
             401 => out.extend_from_slice(b"WWW-Authenticate: Bearer\r\n"),
@@ -155,16 +166,27 @@ mod tests {
 
     fn written(answer: &Answer<'_>) -> String {
         let mut out = Vec::new();
-        answer.write(&mut out);
+        answer.write(b"Mon, 23 Nov 2026 20:15:48 GMT", &mut out);
         String::from_utf8(out).unwrap()
     }
 
-    const PLAIN: Answer<'_> =
-        Answer { status: 200, content_type: JSON, body: b"{}", allow: None, head_only: false, close: false };
+    const PLAIN: Answer<'_> = Answer {
+        status: 200,
+        content_type: JSON,
+        body: b"{}",
+        allow: None,
+        accept_encoding: None,
+        head_only: false,
+        close: false,
+    };
 
     #[test]
     fn an_answer_has_a_length_and_its_body() {
-        assert_eq!(written(&PLAIN), "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
+        assert_eq!(
+            written(&PLAIN),
+            "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: application/json\r\n\
+             Content-Length: 2\r\n\r\n{}"
+        );
     }
 
     #[test]

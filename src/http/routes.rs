@@ -3,11 +3,14 @@
 use super::head::Head;
 use super::response::Refusal;
 use super::{Door, Page};
+use crate::event::Quoted;
 use crate::metrics::RejectReason;
 use crate::wire::AckLevel;
 
 const PAGE_METHODS: &str = "GET, HEAD";
 const EVENTS_METHODS: &str = "POST";
+/// Of `OPTIONS *`, which asks about the server as a whole.
+const SERVER_METHODS: &str = "GET, HEAD, POST";
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,18 +28,22 @@ impl Route {
             "/ready" => (Self::Page(Page::Ready), PAGE_METHODS),
             "/metrics" => (Self::Page(Page::Metrics), PAGE_METHODS),
             "/v1/events" => (Self::Events, EVENTS_METHODS),
-            _ => {
-                return Err(Refusal::new(
-                    404,
-                    "not found: there are POST /v1/events and GET /health, /ready, /metrics",
-                ));
-            }
+            "*" => return Err(wrong_method(head.method, SERVER_METHODS)),
+            path => return Err(Refusal::new(404, not_found(path))),
         };
         if methods.split(", ").any(|method| method == head.method) {
             Ok(route)
         } else {
             Err(wrong_method(head.method, methods))
         }
+    }
+}
+
+/// The message of a 404. Nothing of the path is repeated: it may be long.
+fn not_found(path: &str) -> &'static str {
+    match path.trim_end_matches('/') {
+        "/v1/logs" | "/v1/metrics" | "/v1/traces" => "OTLP is not supported yet: send events to POST /v1/events",
+        _ => "not found: there are POST /v1/events and GET /health, /ready, /metrics",
     }
 }
 
@@ -82,12 +89,15 @@ impl Submission {
             None => false,
             Some(coding) if coding.eq_ignore_ascii_case("identity") => false,
             Some(coding) if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") => true,
-            Some(_) => {
-                return Err(Refusal::body(RejectReason::Codec, "the only Content-Encoding that is offered is gzip"));
-            }
+            Some(coding) => return Err(wrong_coding(coding)),
         };
         Ok(Self { media_type, gzip, level })
     }
+}
+
+fn wrong_coding(coding: &str) -> Refusal {
+    let error = format!("Content-Encoding {} is not supported: use gzip, or none", Quoted(coding));
+    Refusal { accept_encoding: Some("gzip"), ..Refusal::body(RejectReason::Codec, error) }
 }
 
 pub fn draining() -> Refusal {
@@ -114,21 +124,30 @@ fn wanted_level(query: Option<&str>) -> Result<Option<AckLevel>, Refusal> {
     Ok(wanted)
 }
 
+/// The names of the media types. None is registered but `application/json` and `application/protobuf`: the first of
+/// each kind is the one that most senders use.
+const MEDIA_TYPES: [(&str, MediaType); 7] = [
+    ("application/json", MediaType::Json),
+    ("text/json", MediaType::Json),
+    ("application/x-ndjson", MediaType::Ndjson),
+    ("application/ndjson", MediaType::Ndjson),
+    ("application/jsonl", MediaType::Ndjson),
+    ("application/x-protobuf", MediaType::Protobuf),
+    ("application/protobuf", MediaType::Protobuf),
+];
+
+fn wrong_media_type(name: &str) -> Refusal {
+    let known = "application/json, application/x-ndjson or application/x-protobuf";
+    let error = match name {
+        "" => format!("Content-Type is missing: set it to {known}"),
+        name => format!("Content-Type {} is not supported: use {known}", Quoted(name)),
+    };
+    Refusal::body(RejectReason::Codec, error)
+}
+
 /// The type without its parameters: text is UTF-8 whatever `charset` says, and is checked.
 fn media_type(content_type: Option<&str>) -> Result<MediaType, Refusal> {
     let name = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim_ascii();
-    [
-        ("application/json", MediaType::Json),
-        ("application/x-ndjson", MediaType::Ndjson),
-        ("application/x-protobuf", MediaType::Protobuf),
-    ]
-    .into_iter()
-    .find(|(known, _)| name.eq_ignore_ascii_case(known))
-    .map(|(_, media_type)| media_type)
-    .ok_or_else(|| {
-        Refusal::body(
-            RejectReason::Codec,
-            "set Content-Type to application/json, application/x-ndjson or application/x-protobuf",
-        )
-    })
+    let known = MEDIA_TYPES.iter().find(|(known, _)| name.eq_ignore_ascii_case(known));
+    known.map(|(_, media_type)| *media_type).ok_or_else(|| wrong_media_type(name))
 }

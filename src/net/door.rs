@@ -59,6 +59,8 @@ pub struct Door {
     /// The clock of this turn.
     pub now: Instant,
     pub received_unix_nano: u64,
+    /// That time as HTTP answers show it.
+    pub http_date: http::HttpDate,
     pub last_ticket: u64,
     pub draining: bool,
     /// Connections wait for memory or ring since then.
@@ -96,6 +98,7 @@ impl Door {
             delivered_position: Box::new(|| 0),
             now: Instant::now(),
             received_unix_nano: 0,
+            http_date: http::HttpDate::default(),
             last_ticket: 0,
             draining: false,
             starved_since: None,
@@ -335,6 +338,10 @@ pub struct HttpDoor<'a> {
 }
 
 impl http::Door for HttpDoor<'_> {
+    fn date(&mut self) -> &[u8; http::DATE_BYTES] {
+        self.door.http_date.at(self.door.received_unix_nano)
+    }
+
     fn status_page(&mut self, page: http::Page) -> (u16, &'static str, Vec<u8>) {
         const JSON: &str = "application/json";
         match page {

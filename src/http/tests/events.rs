@@ -5,13 +5,13 @@ use std::io::Write;
 use super::*;
 use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX, HTTP_REJECTED_MAX};
 
-fn gzip(text: &[u8]) -> Vec<u8> {
+pub(super) fn gzip(text: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
     encoder.write_all(text).unwrap();
     encoder.finish().unwrap()
 }
 
-fn body(outcome: &Outcome) -> serde_json::Value {
+pub(super) fn body(outcome: &Outcome) -> serde_json::Value {
     serde_json::from_str(outcome.answers.split("\r\n\r\n").last().unwrap()).unwrap()
 }
 

@@ -1,5 +1,6 @@
 //! The state machine against the peer and the door of [`super::fuzz`].
 
+mod conformance;
 mod events;
 mod refused;
 mod requests;

@@ -4,9 +4,8 @@ use super::*;
 use crate::limits::{HTTP_HEAD_BYTES_MAX, OUTBOX_BYTES_MAX};
 
 const GET: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
-const HEALTH: &str =
-    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"status\":\"ok\"}";
-const ACCEPTED_1: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 28\r\n\r\n\
+const HEALTH: &str = "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"status\":\"ok\"}";
+const ACCEPTED_1: &str = "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: application/json\r\nContent-Length: 28\r\n\r\n\
                           {\"accepted\":1,\"rejected\":[]}";
 
 #[test]
@@ -16,7 +15,10 @@ fn pages_are_served_to_get_and_their_heads_to_head() {
         ("/ready", "application/json", r#"{"status":"ready"}"#),
         ("/metrics", "text/plain; version=0.0.4", "telemetryx_connections 1\n"),
     ] {
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         let got = exchange(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
         assert_eq!((got.answers, got.closing), (format!("{head}{body}"), false));
         let got = exchange(format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
@@ -198,7 +200,7 @@ fn chunked_bodies_are_joined() {
         (["4", "5"], "0\r\n\r\n"),
         (["0004", "05"], "000\r\n\r\n"),
         (["4;a", "5;a=b;c=\"d e\""], "0;last\r\n\r\n"),
-        (["4 ;a", "5\t \t; a = b"], "0 ;\r\n\r\n"),
+        (["4 ;a", "5\t \t; a = b"], "0 ;a\r\n\r\n"),
         (["4", "5"], "0\r\nA: b\r\nContent-Length: 7\r\nEmpty:\r\n\r\n"),
     ] {
         let got = exchange([&chunked(&coded(sizes, last)), GET.as_bytes()].concat());
@@ -276,7 +278,7 @@ fn chunks_are_bounded_together() {
 fn extensions_and_trailers_are_bounded_together() {
     let long = "a".repeat(HTTP_HEAD_BYTES_MAX / 2);
     for (coded, statuses) in [
-        (format!("0;{long}\r\nb: {}\r\n\r\n", &long[..long.len() - 3]), vec![200]),
+        (format!("0;{long}\r\nb: {}\r\n\r\n", &long[..long.len() - 4]), vec![200]),
         (format!("0;{long}\r\nb: {long}\r\n\r\n"), vec![431]),
         (format!("0;{long}{long}a\r\n\r\n"), vec![431]),
     ] {
