@@ -26,6 +26,9 @@ pub const PROTOBUF_DEPTH_MAX: usize = 100;
 /// Nested objects and arrays of one event in JSON, the event itself being the first: a recursive parser must not run out
 /// of stack.
 pub const JSON_DEPTH_MAX: usize = 64;
+/// Smallest integer `time` of JSON but 0, nanoseconds: the begin of 1980. What is smaller is in another unit: seconds,
+/// milliseconds and microseconds of today are all within the first weeks of 1970.
+pub const JSON_TIME_UNIX_NANO_MIN: u64 = 315_532_800_000_000_000;
 
 // ---- wire (protocol, "Numbers of version 1") ----
 

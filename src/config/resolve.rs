@@ -150,8 +150,11 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
             (true, _) => problems.push(format!("{origin}: {prefix}{key} = {raw}: expected a section, [{prefix}{key}]")),
             (false, _) => {
                 let names: Vec<&str> = known.iter().map(String::as_str).collect();
-                let hint =
-                    nearest(&key, &names).map_or_else(String::new, |name| format!(": did you mean `{prefix}{name}`?"));
+                // Of a table's key, as in `headrs.a`, the table may be what is misspelt.
+                let table = key.split_once('.').map(|(table, _)| table);
+                let hint = nearest(&key, &names)
+                    .or_else(|| nearest(table?, &names))
+                    .map_or_else(String::new, |name| format!(": did you mean `{prefix}{name}`?"));
                 problems.push(format!("{origin}: unknown key `{prefix}{key}`{hint}"));
             }
         }

@@ -33,6 +33,7 @@ use std::io::BufRead;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use super::check::Rejections;
+use super::json_error;
 use super::json_event::{At, EventPlace, Scratch, read_fields};
 use super::json_key::{Key, KeySeed};
 use super::view::EventRef;
@@ -43,6 +44,8 @@ use crate::limits::FRAME_EVENTS_MAX;
 pub enum JsonError<E> {
     #[error("malformed JSON: {0}")]
     Malformed(String),
+    #[error("the body is empty: send an event, an array of events or {{\"events\":[…]}}")]
+    Empty,
     #[error("more than {max} events in one body: split it")]
     TooManyEvents { max: usize },
     /// What `emit` returned.
@@ -79,13 +82,28 @@ impl JsonDecoder {
         body: &[u8],
         emit: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<Decoded, JsonError<E>> {
-        let body = text(body).map_err(JsonError::Malformed)?;
-        let mut reading = Reading { scratch: &mut self.scratch, emit, decoded: Decoded::default(), stopped: None };
-        let mut json = serde_json::Deserializer::from_str(body);
-        match json.deserialize_any(Document(&mut reading)).and_then(|()| json.end()) {
+        let body = match text(body) {
+            Ok(body) => body,
+            Err(fault) => return Err(JsonError::Malformed(self.not_text(body, fault))),
+        };
+        let mut reading = Reading::new(&mut self.scratch, emit);
+        match reading.document(body) {
             Ok(()) => Ok(reading.decoded),
-            Err(error) => Err(reading.stopped.unwrap_or_else(|| JsonError::Malformed(error.to_string()))),
+            Err(_) if body.trim_ascii().is_empty() => Err(JsonError::Empty),
+            Err(error) => {
+                let malformed = || JsonError::Malformed(json_error::in_document(body, &error, reading.failed_event));
+                Err(reading.stopped.unwrap_or_else(malformed))
+            }
         }
+    }
+
+    /// The message for a document that is not a text: with the event in which it ends to be one.
+    fn not_text(&mut self, body: &[u8], fault: TextFault) -> String {
+        let TextFault::NotUtf8 { valid_bytes } = fault else { return fault.message() };
+        let valid = body.get(..valid_bytes).map(str::from_utf8).and_then(Result::ok).unwrap_or_default();
+        let mut reading = Reading::new(&mut self.scratch, |_: &[u8]| Ok::<(), ()>(()));
+        let _ = reading.document(valid);
+        json_error::not_utf8(valid_bytes, reading.failed_event)
     }
 
     /// Reads lines (`application/x-ndjson`), one event object each. A bad line is rejected under its 0-based number;
@@ -94,7 +112,7 @@ impl JsonDecoder {
     /// # Errors
     /// There are more than [`FRAME_EVENTS_MAX`] lines that are not blank, or `emit` failed. What was emitted is void.
     pub fn lines<E>(&mut self, body: &[u8], emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<Decoded, JsonError<E>> {
-        let mut reading = Reading { scratch: &mut self.scratch, emit, decoded: Decoded::default(), stopped: None };
+        let mut reading = Reading::new(&mut self.scratch, emit);
         let mut rest = body;
         for index in 0.. {
             let mut after = rest;
@@ -117,24 +135,37 @@ impl JsonDecoder {
 }
 
 fn read_line(scratch: &mut Scratch, line: &[u8]) -> Result<(), String> {
-    let line = text(line)?;
+    let line = text(line).map_err(TextFault::message)?;
     let mut json = serde_json::Deserializer::from_str(line);
     let read = At(EventPlace(scratch)).deserialize(&mut json).and_then(|()| json.end());
-    read.map_err(|error| {
-        // The number of the line is the index of the rejection; within it there is only "line 1".
-        let (reason, column) = (error.to_string(), error.column());
-        let reason = reason.rsplit_once(" at line ").map_or(reason.as_str(), |(reason, _)| reason);
-        format!("{reason} at column {column}")
-    })
+    read.map_err(|error| json_error::in_line(line, &error))
 }
 
-fn text(bytes: &[u8]) -> Result<&str, String> {
-    let text = simdutf8::compat::from_utf8(bytes)
-        .map_err(|error| format!("byte {} is not UTF-8: encode texts as UTF-8", error.valid_up_to()))?;
-    if text.starts_with('\u{FEFF}') {
-        return Err("it begins with a byte order mark: leave it out".to_owned());
+/// Why bytes are not a text that JSON may be in.
+#[derive(Debug, Clone, Copy)]
+enum TextFault {
+    NotUtf8 { valid_bytes: usize },
+    Utf16,
+    ByteOrderMark,
+}
+
+impl TextFault {
+    fn message(self) -> String {
+        match self {
+            Self::NotUtf8 { valid_bytes } => json_error::not_utf8(valid_bytes, None),
+            Self::Utf16 => json_error::UTF16.to_owned(),
+            Self::ByteOrderMark => json_error::BYTE_ORDER_MARK.to_owned(),
+        }
     }
-    Ok(text)
+}
+
+fn text(bytes: &[u8]) -> Result<&str, TextFault> {
+    match simdutf8::compat::from_utf8(bytes) {
+        Ok(text) if text.starts_with('\u{FEFF}') => Err(TextFault::ByteOrderMark),
+        Ok(text) => Ok(text),
+        Err(_) if json_error::is_utf16(bytes) => Err(TextFault::Utf16),
+        Err(error) => Err(TextFault::NotUtf8 { valid_bytes: error.valid_up_to() }),
+    }
 }
 
 /// A body while it is read.
@@ -144,9 +175,25 @@ struct Reading<'s, F, E> {
     decoded: Decoded,
     /// Why the reading ended, where that was not the JSON's fault.
     stopped: Option<JsonError<E>>,
+    /// The index of the event at which an array is not well-formed.
+    failed_event: Option<usize>,
 }
 
-impl<E, F: FnMut(&[u8]) -> Result<(), E>> Reading<'_, F, E> {
+impl<'s, E, F: FnMut(&[u8]) -> Result<(), E>> Reading<'s, F, E> {
+    fn new(scratch: &'s mut Scratch, emit: F) -> Self {
+        Self { scratch, emit, decoded: Decoded::default(), stopped: None, failed_event: None }
+    }
+
+    fn document(&mut self, text: &str) -> Result<(), serde_json::Error> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        json.deserialize_any(Document(self)).and_then(|()| json.end())
+    }
+
+    /// The index of the next event of a document.
+    fn next_index(&self) -> usize {
+        self.decoded.accepted + self.decoded.rejected.total
+    }
+
     /// Takes the event in the draft, or rejects it.
     fn settle(&mut self, index: usize) -> Result<(), JsonError<E>> {
         let Self { scratch: Scratch { draft, .. }, decoded, .. } = self;
@@ -166,18 +213,23 @@ impl<E, F: FnMut(&[u8]) -> Result<(), E>> Reading<'_, F, E> {
 
     /// As [`Reading::settle`], for the next event of a document, within serde.
     fn settle_next<D: Error>(&mut self) -> Result<(), D> {
-        let index = self.decoded.accepted + self.decoded.rejected.total;
-        self.settle(index).map_err(|error| {
+        self.settle(self.next_index()).map_err(|error| {
             self.stopped = Some(error);
             D::custom("stopped")
         })
     }
 
     fn read_array<'de, A: SeqAccess<'de>>(&mut self, mut array: A) -> Result<(), A::Error> {
-        while array.next_element_seed(At(EventPlace(self.scratch)))?.is_some() {
-            self.settle_next()?;
+        loop {
+            match array.next_element_seed(At(EventPlace(self.scratch))) {
+                Ok(Some(())) => self.settle_next()?,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    self.failed_event = Some(self.next_index());
+                    return Err(error);
+                }
+            }
         }
-        Ok(())
     }
 }
 

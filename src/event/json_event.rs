@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::draft::Draft;
+use super::foreign::{EarlyTime, FractionalTime};
 use super::json_key::{Field, Key, KeySeed, Quoted};
 use super::proto::EventKind;
 use super::rfc3339;
@@ -15,7 +16,7 @@ use super::view::{
     AttributeValue, BODY, DURATION_NANO, KIND, NAME, PARENT_SPAN_ID, SEVERITY, SOURCE, SPAN_ID, TIME_UNIX_NANO,
     TRACE_ID, VALUE,
 };
-use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, JSON_DEPTH_MAX, SEVERITY_MAX};
+use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, JSON_DEPTH_MAX, JSON_TIME_UNIX_NANO_MIN, SEVERITY_MAX};
 
 /// Buffers that are reused from event to event.
 #[derive(Debug, Default)]
@@ -171,7 +172,11 @@ impl<'de> Place<'de> for FieldPlace<'_> {
         let draft = &mut self.scratch.draft;
         match (self.field, value) {
             (_, Scalar::Null) => {}
-            (Field::Time, Scalar::Int(nanoseconds @ 0..)) => draft.put_fixed64(TIME_UNIX_NANO, nanoseconds as u64),
+            (Field::Time, Scalar::Int(nanoseconds @ 0..)) => match nanoseconds as u64 {
+                1..JSON_TIME_UNIX_NANO_MIN => draft.refuse(EarlyTime(nanoseconds)),
+                nanoseconds => draft.put_fixed64(TIME_UNIX_NANO, nanoseconds),
+            },
+            (Field::Time, Scalar::Double(number)) => draft.refuse(FractionalTime(number)),
             (Field::Time, Scalar::Text(text)) => match rfc3339::parse(text) {
                 Ok(nanoseconds) => draft.put_fixed64(TIME_UNIX_NANO, nanoseconds),
                 Err(error) => draft.refuse(format_args!("`time` is {}: {error}", Quoted(text))),

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Visitor};
 
 use super::draft::Draft;
+use super::foreign;
 use super::nearest::nearest;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,23 +81,6 @@ impl Field {
     }
 }
 
-/// What other systems call our fields, where the letters do not tell.
-const OTHER_NAMES: [(&str, &str); 13] = [
-    ("timestamp", "time"),
-    ("@timestamp", "time"),
-    ("ts", "time"),
-    ("level", "severity"),
-    ("service", "source"),
-    ("host", "source"),
-    ("event", "name"),
-    ("message", "body"),
-    ("msg", "body"),
-    ("text", "body"),
-    ("fields", "attributes"),
-    ("labels", "attributes"),
-    ("tags", "attributes"),
-];
-
 /// A key of an event or a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
@@ -129,10 +113,12 @@ impl Visitor<'_> for KeySeed<'_> {
             Some(field) => Key::Field(field),
             None if name == "events" => Key::Events,
             None => {
-                let other = OTHER_NAMES.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
-                match other.or_else(|| nearest(name, &FIELD_NAMES)) {
-                    Some(ours) => self.0.refuse(format_args!("unknown key {}: did you mean `{ours}`?", Quoted(name))),
-                    None => self.0.refuse(format_args!("unknown key {}: put it into `attributes`", Quoted(name))),
+                let (key, draft) = (Quoted(name), self.0);
+                // What a name means elsewhere comes before what its letters look like.
+                match (foreign::advice(name), nearest(name, &FIELD_NAMES)) {
+                    (Some(advice), _) => draft.refuse(format_args!("unknown key {key}: {advice}")),
+                    (None, Some(ours)) => draft.refuse(format_args!("unknown key {key}: did you mean `{ours}`?")),
+                    (None, None) => draft.refuse(format_args!("unknown key {key}: put it into `attributes`")),
                 }
                 Key::Unknown
             }
@@ -158,10 +144,9 @@ mod tests {
 
     #[test]
     fn every_name_that_is_suggested_is_a_key() {
-        for name in FIELD_NAMES.into_iter().chain(OTHER_NAMES.map(|(_, ours)| ours)) {
+        for name in FIELD_NAMES {
             let field = Field::from_name(name).expect(name);
             assert!(field.expected().starts_with(&format!("`{name}` must be ")), "{name}");
         }
-        assert!(OTHER_NAMES.iter().all(|(other, _)| Field::from_name(other).is_none()));
     }
 }

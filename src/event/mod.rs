@@ -7,13 +7,16 @@
 //! ```
 //!
 //! `view` reads events in place over the primitives of `protobuf`; `check` holds the rules of the door. `json` reads
-//! bodies, `json_event` one event into a `draft`, `json_key` its keys; `json_out` writes. `fuzz` compares with prost.
+//! bodies, `json_event` one event into a `draft`, `json_key` its keys; `json_out` writes. `json_error`, `nearest` and
+//! `foreign` have the messages for what is rejected. `fuzz` compares with prost.
 
 pub mod check;
 mod draft;
+mod foreign;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod json;
+mod json_error;
 mod json_event;
 mod json_key;
 pub mod json_out;

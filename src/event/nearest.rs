@@ -1,12 +1,13 @@
 //! "Did you mean": the known name that is nearest to an unknown one.
 
 /// The name of `known` with the fewest edits (insert, delete, replace, swap neighbours), where they are few enough for a
-/// typing error: at most a third of the letters, rounded up. Case does not count.
+/// typing error: at most a third of the letters, and one in a shorter name. Two of four letters may make another word of
+/// it (`date` of `name`). Case does not count.
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
         .map(|candidate| (edits(name.as_bytes(), candidate.as_bytes()), *candidate))
-        .filter(|(edits, candidate)| *edits <= candidate.len().div_ceil(3))
+        .filter(|(edits, candidate)| *edits <= (candidate.len() / 3).max(1))
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)
 }
@@ -54,7 +55,12 @@ mod tests {
             ("attribute", Some("attributes")),
             ("attrs", None),
             ("traceId", Some("trace_id")),
-            ("duration", Some("duration_nano")),
+            ("duration_nan", Some("duration_nano")),
+            ("duration", None),
+            ("date", None),
+            ("type", None),
+            ("id", None),
+            ("node", None),
             ("duration_nanos", Some("duration_nano")),
             ("", None),
             ("message", None),

@@ -196,7 +196,9 @@ fn from_json<D: Door>(
     let decoded =
         decode(&mut JsonDecoder::new(), &mut |event| packing.push(event, 1)).map_err(|error| match error {
             JsonError::Emit(refusal) => refusal,
-            JsonError::Malformed(_) => Refusal::body(RejectReason::Malformed, shortened(&error.to_string()).to_owned()),
+            JsonError::Malformed(_) | JsonError::Empty => {
+                Refusal::body(RejectReason::Malformed, shortened(&error.to_string()).to_owned())
+            }
             JsonError::TooManyEvents { .. } => Refusal::body(RejectReason::TooLarge, error.to_string()),
         })?;
     Ok((packing.finish(), decoded.rejected))

@@ -176,14 +176,13 @@ fn sizes_are_for_people() {
 
 #[test]
 fn a_json_line_is_an_event_and_empty_ones_are_none() {
-    let lines =
-        "\n{\"name\":\"a\",\"severity\":\"warn\",\"time\":5}\r\n   \n\n{\"body\":\"b\",\"attributes\":{\"k\":1}}";
+    let lines = "\n{\"name\":\"a\",\"severity\":\"warn\",\"time\":1795464948123456789}\r\n   \n\n{\"body\":\"b\",\"attributes\":{\"k\":1}}";
     for (name, arguments) in [("x.log", &["--format", "ndjson"][..]), ("x.ndjson", &[]), ("x.jsonl", &[]), ("x", &[])] {
         let (outcome, events) = send_files(&[(name, lines.as_bytes())], arguments);
         outcome.unwrap();
         assert_eq!(events.len(), 2, "{name}");
         let first = events.first().map(|event| (event.name.as_str(), event.severity, event.time_unix_nano));
-        assert_eq!(first, Some(("a", 13, 5)), "{name}");
+        assert_eq!(first, Some(("a", 13, 1_795_464_948_123_456_789)), "{name}");
     }
 }
 
