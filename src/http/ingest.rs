@@ -17,6 +17,7 @@ use flate2::bufread::GzDecoder;
 use super::Door;
 use super::body::too_large;
 use super::connection::Settings;
+use super::hints;
 use super::response::{Refusal, push_json_string, result_body};
 use super::routes::{MediaType, Submission};
 use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, Rejection, Rejections, check_batch};
@@ -92,11 +93,7 @@ pub fn ingest(
 ) -> Result<(Settled, Option<u64>), Refusal> {
     let level = submission.level;
     let body = if submission.gzip { unpack(body, settings.max_body_bytes, door)? } else { body };
-    let (pieces, rejections) = match submission.media_type {
-        MediaType::Protobuf => from_protobuf(body, settings, door)?,
-        MediaType::Json => from_json(settings, door, |decoder, emit| decoder.document(body.filled(), emit))?,
-        MediaType::Ndjson => from_json(settings, door, |decoder, emit| decoder.lines(body.filled(), emit))?,
-    };
+    let (pieces, rejections) = decode(body, submission, settings, door)?;
     if !pieces.is_empty() && !door.ring_room(pieces.len()) {
         return Err(Refusal::new(503, "too many events are waiting: nothing of this request was taken, send it again"));
     }
@@ -112,6 +109,32 @@ pub fn ingest(
     Ok((settled, last_ticket))
 }
 
+/// The accepted events of an unpacked body, and what was refused of it. Where nothing can be read, the message names what
+/// the body is instead.
+fn decode(
+    body: Buffer,
+    submission: Submission,
+    settings: Settings,
+    door: &mut impl Door,
+) -> Result<(Vec<Piece>, Rejections), Refusal> {
+    let instead = |refusal: Refusal, body: &Buffer| match refusal.reason {
+        Some(RejectReason::Malformed) => hints::instead(body.filled(), submission).unwrap_or(refusal),
+        _ => refusal,
+    };
+    match submission.media_type {
+        MediaType::Protobuf => from_protobuf(body, settings, door, instead),
+        MediaType::Json => from_json(settings, door, |decoder, emit| decoder.document(body.filled(), emit))
+            .map_err(|refusal| instead(refusal, &body)),
+        MediaType::Ndjson => {
+            let (pieces, rejections) = from_json(settings, door, |decoder, emit| decoder.lines(body.filled(), emit))?;
+            if pieces.is_empty() && rejections.total > 0 {
+                hints::instead(body.filled(), submission).map_or(Ok(()), Err)?;
+            }
+            Ok((pieces, rejections))
+        }
+    }
+}
+
 pub fn no_memory() -> Refusal {
     Refusal::new(503, "the server is out of buffers: nothing of this request was taken, send it again")
 }
@@ -119,17 +142,18 @@ pub fn no_memory() -> Refusal {
 /// Unpacks gzip (RFC 1952). Several members are one text, as the RFC has it (log shippers append them); anything
 /// behind the last one is refused, padding too.
 fn unpack(packed: Buffer, max_bytes: usize, door: &mut impl Door) -> Result<Buffer, Refusal> {
-    let malformed =
-        |error: std::io::Error| Refusal::body(RejectReason::Malformed, format!("the body is not gzip: {error}"));
     let mut unpacked = door.reserve(max_bytes).ok_or_else(no_memory)?;
     let mut decoder = GzDecoder::new(packed.filled());
+    let mut member = 0;
     for _ in 0..HTTP_GZIP_MEMBERS_MAX {
         loop {
             let left = max_bytes.saturating_sub(unpacked.len());
             // Behind the bound one byte is asked for, which must not be there: only so is the checksum read.
             let mut beyond = [0];
             let room = unpacked.unfilled().get_mut(..left).filter(|room| !room.is_empty());
-            let read = decoder.read(room.unwrap_or(&mut beyond)).map_err(malformed)?;
+            let read = decoder
+                .read(room.unwrap_or(&mut beyond))
+                .map_err(|error| hints::not_gzip(packed.filled(), member, &error))?;
             match read {
                 0 => break,
                 _ if left == 0 => return Err(too_large(max_bytes)),
@@ -141,6 +165,7 @@ fn unpack(packed: Buffer, max_bytes: usize, door: &mut impl Door) -> Result<Buff
             unpacked.trim();
             return Ok(unpacked);
         }
+        member = packed.len().saturating_sub(rest.len());
         decoder.reset(rest);
     }
     Err(Refusal::body(RejectReason::Malformed, format!("the body has more than {HTTP_GZIP_MEMBERS_MAX} gzip members")))
@@ -150,6 +175,7 @@ fn from_protobuf(
     mut body: Buffer,
     settings: Settings,
     door: &mut impl Door,
+    instead: impl Fn(Refusal, &Buffer) -> Refusal,
 ) -> Result<(Vec<Piece>, Rejections), Refusal> {
     let mut rejections = Rejections::default();
     // Neighbouring accepted events, as many as one slot takes.
@@ -169,7 +195,7 @@ fn from_protobuf(
             BatchError::Malformed { .. } => RejectReason::Malformed,
             BatchError::TooManyEvents { .. } => RejectReason::TooLarge,
         };
-        Refusal::body(reason, error.to_string())
+        instead(Refusal::body(reason, error.to_string()), &body)
     })?;
     if runs.len() <= body.len() / settings.max_frame_bytes.max(1) + GAPS_SHARED_MAX {
         body.trim();

@@ -17,6 +17,7 @@
 //! | `routes` | what can be asked for, and what a POST must say before its body is read |
 //! | `body` | Content-Length and chunked, incremental, into one pool buffer |
 //! | `ingest` | a whole body becomes `EventBatch` bytes in the pool and a list of what was refused |
+//! | `hints` | what a body is that is not what its head says: for the message of its 400 |
 //! | `response` | status line, header fields, JSON bodies |
 //! | `date` | the `Date` field, formatted once per second |
 //! | `fuzz` | bodies of the fuzz targets; a peer and a door for them and the tests |
@@ -34,6 +35,7 @@ mod date;
 #[doc(hidden)]
 pub mod fuzz;
 mod head;
+mod hints;
 mod ingest;
 mod response;
 mod routes;
