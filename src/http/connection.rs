@@ -241,9 +241,14 @@ impl Connection {
             }
         };
         let consumed = range.end;
-        match Head::parse(input.get(range).unwrap_or_default()) {
+        let head = input.get(range).unwrap_or_default();
+        match Head::parse(head) {
             Ok(head) => self.request(&head, now, door, out),
-            Err(refusal) => self.refuse(&refusal, Ending::unreadable(), now, door, out),
+            Err(refusal) => {
+                // Whatever is wrong with a HEAD, its answer has no body (RFC 9110, section 9.3.2).
+                let ending = Ending { head_only: head.starts_with(b"HEAD "), ..Ending::unreadable() };
+                self.refuse(&refusal, ending, now, door, out);
+            }
         }
         consumed
     }

@@ -111,6 +111,11 @@ fn head_has_the_fields_of_get_and_no_body() {
         assert!(fields.contains(&format!("\r\nContent-Length: {}", body.len())), "{path}");
     }
     assert_eq!(exchange("HEAD /health HTTP/1.1\r\nHost: x\r\n\r\n").answers, HEAD_200);
+    for malformed in ["HEAD /health HTTP/1.1\r\n\r\n", "HEAD health HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let got = exchange(malformed);
+        assert_eq!((got.statuses.as_slice(), got.closing), (&[400][..], true), "{malformed}");
+        assert!(got.answers.ends_with("\r\n\r\n") && !got.answers.contains('{'), "{}", got.answers);
+    }
 }
 
 #[test]
