@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use telemetryx::event::JsonDecoder;
 use telemetryx::metrics::Metrics;
 use telemetryx::wire::header::FrameKind;
 use telemetryx::wire::{
@@ -256,4 +257,40 @@ fn relative_links_lead_to_a_file_and_a_heading() {
         }
     }
     assert!(checked >= 10, "only {checked} links found");
+}
+
+/// The cells of the rows of the first table after `heading`, without the backticks of their code.
+fn table(page: &str, heading: &str) -> Vec<Vec<String>> {
+    let (_, rest) = page.split_once(heading).unwrap_or_else(|| panic!("no `{heading}`"));
+    let rows = rest.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|')).skip(2);
+    let cell = |cell: &str| cell.trim().trim_matches('`').trim().to_owned();
+    rows.map(|row| row.trim_matches('|').split(" | ").map(cell).collect()).collect()
+}
+
+/// What a sender of this document reads.
+fn json_message(document: &str) -> String {
+    match JsonDecoder::new().document(document.as_bytes(), |_| Ok::<(), String>(())) {
+        Ok(decoded) => decoded.rejected.named.into_iter().next().expect(document).error,
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn the_messages_about_json_are_those_of_the_code() {
+    let page = page("docs/json.md");
+    let rows = table(&page, "### Messages");
+    assert!(rows.len() >= 7);
+    for row in rows {
+        let [document, message] = row.as_slice() else { panic!("{row:?}") };
+        assert_eq!(json_message(document), *message, "{document}");
+    }
+    let rows = table(&page, "The keys that other agents use");
+    assert!(rows.len() >= 8);
+    for row in rows {
+        let [keys, advice] = row.as_slice() else { panic!("{row:?}") };
+        for key in keys.split('`').filter(|key| !key.trim_matches([',', ' ']).is_empty()) {
+            let message = json_message(&format!("{{\"name\":\"a\",\"{key}\":1}}"));
+            assert!(message.replace('`', "").contains(&advice.replace('`', "")), "{key}: {message}");
+        }
+    }
 }

@@ -439,7 +439,7 @@ fn a_line_stands_for_itself() {
     assert_eq!(
         named,
         [
-            (3, "malformed JSON: EOF while parsing an object at column 11"),
+            (3, "malformed JSON: EOF while parsing an object at column 11: the text is cut off"),
             (4, "malformed JSON: trailing characters at column 14"),
             (5, "an event must be an object"),
             (6, "malformed JSON: byte 9 is not UTF-8: encode texts as UTF-8"),

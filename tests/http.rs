@@ -7,7 +7,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use support::agent::{batch, named};
 use support::server::{Server, wait_until};
@@ -198,6 +198,28 @@ fn pages_and_refusals_have_their_status() {
         let (found, body) = client.answer();
         assert!(found == status && body.contains(contains), "{request}: {found} {body}");
     }
+}
+
+#[test]
+fn answers_have_the_date_and_requests_may_have_a_url() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let mut client = Client::connect(&server);
+    let address = server.address();
+    for request in [format!("GET http://{address}/health"), "GET https://elsewhere/health".to_owned()] {
+        let before = SystemTime::now();
+        client.send(format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+        let head = client.head();
+        let after = SystemTime::now();
+        client.read_until(|bytes| (bytes.len() >= 15).then_some(((), 15)));
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+        let date = head.lines().find_map(|line| line.strip_prefix("Date: ")).unwrap();
+        let date = httpdate::parse_http_date(date).unwrap();
+        // The clock of the turn that answered, cut to its second.
+        assert!(date <= after && date + Duration::from_secs(10) > before, "{head}");
+    }
+    client.send(b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(client.head().contains("\r\nAllow: GET, HEAD, POST\r\n"));
 }
 
 #[test]

@@ -55,6 +55,7 @@ fn message(text: &str, error: &serde_json::Error, place: &str) -> String {
             Some(instead) => return format!("`{word}` is not a JSON value{place}: {instead}"),
             None => "",
         },
+        reason if reason.starts_with("EOF while parsing") => ": the text is cut off",
         "number out of range" => ": send at most 1.7e308, or a text",
         "key must be a string" => ": use double quotes",
         "control character (\\u0000-\\u001F) found while parsing a string" => ": escape it, a line end as \\n",

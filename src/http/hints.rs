@@ -92,12 +92,12 @@ fn looks_like_json(body: &[u8]) -> bool {
     }
 }
 
-/// A message whose field 1 is a message with a field 1 of its own: the `Resource` of OTLP's three requests, and in
-/// `EventBatch` a time of the wrong type.
+/// A message whose field 1 is a message that begins with a message of its own: the `Resource` or the scopes in OTLP's three
+/// requests, and in `EventBatch` a time or a kind of the wrong type.
 fn looks_like_otlp(body: &[u8]) -> bool {
     let [0x0A, rest @ ..] = body else { return false };
     let length = rest.iter().take_while(|byte| **byte >= 0x80).count() + 1;
-    rest.get(length) == Some(&0x0A)
+    matches!(rest.get(length), Some(0x0A | 0x12))
 }
 
 fn is_protobuf(body: &[u8]) -> bool {

@@ -356,6 +356,8 @@ fn otlp_is_named() {
     let resource = [&b"\x0a\x1b\x0a\x19\x0a\x17\x0a\x0cservice.name\x12\x07\x0a\x05hello"[..]].concat();
     let looks = "the body looks like OTLP, which is not supported yet: send an EventBatch of proto/events.proto";
     answers(post(PROTOBUF, &resource), 400, looks);
+    // The same without a resource: ResourceLogs { scope_logs { } }.
+    answers(post(PROTOBUF, b"\x0a\x02\x12\x00"), 400, looks);
     answers(
         post("application/json", r#"{"resourceSpans":[{"resource":{}}]}"#),
         400,
