@@ -97,7 +97,7 @@ impl JsonDecoder {
         }
     }
 
-    /// The message for a document that is not a text: with the event in which it ends to be one.
+    /// The message for a document that is not text, with the index of the event in which it stops being text.
     fn not_text(&mut self, body: &[u8], fault: TextFault) -> String {
         let TextFault::NotUtf8 { valid_bytes } = fault else { return fault.message() };
         let valid = body.get(..valid_bytes).map(str::from_utf8).and_then(Result::ok).unwrap_or_default();
@@ -141,7 +141,7 @@ fn read_line(scratch: &mut Scratch, line: &[u8]) -> Result<(), String> {
     read.map_err(|error| json_error::in_line(line, &error))
 }
 
-/// Why bytes are not a text that JSON may be in.
+/// Why bytes are not text in the encoding of JSON.
 #[derive(Debug, Clone, Copy)]
 enum TextFault {
     NotUtf8 { valid_bytes: usize },

@@ -113,16 +113,21 @@ impl Visitor<'_> for KeySeed<'_> {
             Some(field) => Key::Field(field),
             None if name == "events" => Key::Events,
             None => {
-                let (key, draft) = (Quoted(name), self.0);
-                // What a name means elsewhere comes before what its letters look like.
-                match (foreign::advice(name), nearest(name, &FIELD_NAMES)) {
-                    (Some(advice), _) => draft.refuse(format_args!("unknown key {key}: {advice}")),
-                    (None, Some(ours)) => draft.refuse(format_args!("unknown key {key}: did you mean `{ours}`?")),
-                    (None, None) => draft.refuse(format_args!("unknown key {key}: put it into `attributes`")),
-                }
+                refuse_unknown(self.0, name);
                 Key::Unknown
             }
         })
+    }
+}
+
+#[cold]
+fn refuse_unknown(draft: &mut Draft, name: &str) {
+    let key = Quoted(name);
+    // What a name means elsewhere comes before what its letters look like.
+    match (foreign::advice(name), nearest(name, &FIELD_NAMES)) {
+        (Some(advice), _) => draft.refuse(format_args!("unknown key {key}: {advice}")),
+        (None, Some(ours)) => draft.refuse(format_args!("unknown key {key}: did you mean `{ours}`?")),
+        (None, None) => draft.refuse(format_args!("unknown key {key}: put it into `attributes`")),
     }
 }
 

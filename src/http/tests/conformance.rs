@@ -1,6 +1,8 @@
 //! What RFC 9110 and RFC 9112 require of an origin server with a few pages: each request with its statuses and the
 //! fields of its answers. [`exchange`] sends each one whole, byte by byte and split at every offset.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const GET: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -260,6 +262,14 @@ fn chunk_extensions_follow_the_grammar() {
             assert_eq!((got.statuses.as_slice(), got.closing), (&[400][..], true), "{size_line:?} {end:?}");
             assert!(got.names.is_empty());
         }
+    }
+}
+
+proptest! {
+    /// The decoder, in pieces, against a reader that has the whole line.
+    #[test]
+    fn chunk_extensions_are_read_alike_by_two_readers(extensions in "[;;= \\t\"\\\\ab0\u{1}\u{e9}]{0,12}") {
+        crate::http::fuzz::chunked(format!("2{extensions}\r\nhi\r\n0{extensions}\r\n\r\n").as_bytes());
     }
 }
 
