@@ -179,7 +179,14 @@ fn request_line(line: &[u8]) -> Result<(&str, &str, bool), Refusal> {
         b"HTTP/1.1" => false,
         b"HTTP/1.0" => true,
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
-            return Err(Refusal::new(505, format!("{version} is not offered: use HTTP/1.1")));
+            return Err(Refusal::new(
+                505,
+                match method {
+                    // The begin of every connection of HTTP/2 (RFC 9113, section 3.4).
+                    "PRI" => "HTTP/2, and so gRPC, is not supported: use HTTP/1.1".to_owned(),
+                    _ => format!("{version} is not supported: use HTTP/1.1"),
+                },
+            ));
         }
         _ => return Err(malformed()),
     };

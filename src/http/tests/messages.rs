@@ -385,6 +385,8 @@ fn a_head_says_what_is_wrong_with_it() {
         404,
         "not found: there are POST /v1/events and GET /health, /ready, /metrics",
     );
+    answers("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "HTTP/2, and so gRPC, is not supported: use HTTP/1.1");
+    answers("GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505, "HTTP/3.0 is not supported: use HTTP/1.1");
     answers(
         "GET ftp://x/health HTTP/1.1\r\nHost: x\r\n\r\n",
         400,
