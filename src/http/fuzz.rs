@@ -6,8 +6,9 @@
 use std::time::Instant;
 
 use super::body::{Chunked, Framing};
+use super::date::DATE_BYTES;
 use super::head::is_token_byte;
-use super::{Connection, DATE_BYTES, Door, Page, Settings};
+use super::{Connection, Door, Page, Settings};
 use crate::event::{Counts, Events, check_batch};
 use crate::limits::EVENT_BYTES_MAX;
 use crate::metrics::RejectReason;

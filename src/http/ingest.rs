@@ -109,32 +109,6 @@ pub fn ingest(
     Ok((settled, last_ticket))
 }
 
-/// The accepted events of an unpacked body, and what was refused of it. Where nothing can be read, the message names what
-/// the body is instead.
-fn decode(
-    body: Buffer,
-    submission: Submission,
-    settings: Settings,
-    door: &mut impl Door,
-) -> Result<(Vec<Piece>, Rejections), Refusal> {
-    let instead = |refusal: Refusal, body: &Buffer| match refusal.reason {
-        Some(RejectReason::Malformed) => hints::instead(body.filled(), submission).unwrap_or(refusal),
-        _ => refusal,
-    };
-    match submission.media_type {
-        MediaType::Protobuf => from_protobuf(body, settings, door, instead),
-        MediaType::Json => from_json(settings, door, |decoder, emit| decoder.document(body.filled(), emit))
-            .map_err(|refusal| instead(refusal, &body)),
-        MediaType::Ndjson => {
-            let (pieces, rejections) = from_json(settings, door, |decoder, emit| decoder.lines(body.filled(), emit))?;
-            if pieces.is_empty() && rejections.total > 0 {
-                hints::instead(body.filled(), submission).map_or(Ok(()), Err)?;
-            }
-            Ok((pieces, rejections))
-        }
-    }
-}
-
 pub fn no_memory() -> Refusal {
     Refusal::new(503, "the server is out of buffers: nothing of this request was taken, send it again")
 }
@@ -169,6 +143,32 @@ fn unpack(packed: Buffer, max_bytes: usize, door: &mut impl Door) -> Result<Buff
         decoder.reset(rest);
     }
     Err(Refusal::body(RejectReason::Malformed, format!("the body has more than {HTTP_GZIP_MEMBERS_MAX} gzip members")))
+}
+
+/// The accepted events of an unpacked body, and what was refused of it. Where nothing can be read, the message names what
+/// the body is instead.
+fn decode(
+    body: Buffer,
+    submission: Submission,
+    settings: Settings,
+    door: &mut impl Door,
+) -> Result<(Vec<Piece>, Rejections), Refusal> {
+    let instead = |refusal: Refusal, body: &Buffer| match refusal.reason {
+        Some(RejectReason::Malformed) => hints::instead(body.filled(), submission).unwrap_or(refusal),
+        _ => refusal,
+    };
+    match submission.media_type {
+        MediaType::Protobuf => from_protobuf(body, settings, door, instead),
+        MediaType::Json => from_json(settings, door, |decoder, emit| decoder.document(body.filled(), emit))
+            .map_err(|refusal| instead(refusal, &body)),
+        MediaType::Ndjson => {
+            let (pieces, rejections) = from_json(settings, door, |decoder, emit| decoder.lines(body.filled(), emit))?;
+            if pieces.is_empty() && rejections.total > 0 {
+                hints::instead(body.filled(), submission).map_or(Ok(()), Err)?;
+            }
+            Ok((pieces, rejections))
+        }
+    }
 }
 
 fn from_protobuf(
