@@ -90,6 +90,7 @@ fn expected() -> Vec<(&'static str, Vec<u8>)> {
         ("NACK seq 1, MALFORMED \"no batch\":", written(|out| answer::nack(1, NackCode::Malformed, "no batch", out))),
         ("PING 77:", written(|out| answer::ping(77, out))),
         ("PONG 77:", written(|out| answer::pong(77, out))),
+        ("BYE:", written(answer::bye)),
         ("GOAWAY seq 7, SHUTDOWN, 1500 ms, \"bye\":", written(|out| goaway.encode(7, out))),
         ("HELLO id 00..0f, new epoch, name \"api\":", written(|out| hello.encode(out))),
         (
@@ -116,6 +117,7 @@ fn encoded_again(header: &Header, payload: &[u8]) -> Vec<u8> {
         }
         FrameKind::Ping => answer::ping(header.seq, out),
         FrameKind::Pong => answer::pong(header.seq, out),
+        FrameKind::Bye => answer::bye(out),
         FrameKind::Goaway => Goaway::decode(payload).unwrap().encode(header.seq, out),
         FrameKind::Data | FrameKind::Skippable(_) => {
             out.extend_from_slice(&header.encode());

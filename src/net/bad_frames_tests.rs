@@ -162,7 +162,7 @@ impl Bench {
                     assert_eq!(outcome.stored.len() - before, events as usize);
                 }
                 Content::Refused { code, .. } => outcome.refused.push(code),
-                Content::Hello => panic!("there is no log"),
+                Content::Hello | Content::Bye => panic!("there is no log"),
             }
         }
     }

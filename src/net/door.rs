@@ -141,6 +141,15 @@ impl Door {
         }
     }
 
+    /// Puts on its way into the log that the agent is done and its mark deleted; `last_seq` is the last number that was
+    /// acknowledged. Ask for [`Door::has_slots`] first. No answer waits for it: until it is in the log, a new start of the
+    /// server remembers the agent again, which costs room and nothing else.
+    pub fn log_bye(&mut self, last_seq: u64, origin: &Arc<Origin>) {
+        if self.settings.has_log() {
+            self.push(Content::Bye, last_seq, 0, None, origin);
+        }
+    }
+
     /// Somebody will wait for `level`.
     pub fn note_level(&self, level: AckLevel) {
         if level == AckLevel::Written {

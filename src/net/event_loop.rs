@@ -14,7 +14,7 @@ use crate::limits::{OTHERS_TIME_PER_TURN, OUTBOXES_BYTES_MAX, STALLED_FRAME_TIME
 use crate::net::connection::{Connection, Held, Protocol};
 use crate::net::door::Door;
 use crate::net::listener::{Accepted, Listener};
-use crate::net::serve::{Scratch, Served, serve};
+use crate::net::serve::{BYE, Scratch, Served, serve};
 use crate::net::timers::Timers;
 use crate::session::marks::ConnectionId;
 use crate::session::server::Step;
@@ -520,6 +520,7 @@ impl EventLoop {
             _ => None,
         };
         if let Served::Close(reason) = served
+            && reason != BYE
             && matches!(connection.protocol, Protocol::Frames(_))
             && self.scratch.log.allows(self.door.now)
         {

@@ -16,6 +16,8 @@ use crate::wire::{Decoded, FrameError, GoawayCode, decode};
 
 /// First byte of a TLS record: offered in a later version.
 const TLS_HANDSHAKE: u8 = 0x16;
+/// Why a connection is closed whose agent sent BYE.
+pub const BYE: &str = "bye";
 /// Bytes of one read of a head: most requests are smaller, and what is left over stays with the connection.
 const HEAD_READ_BYTES: usize = 16 * 1024;
 /// Bytes of a whole HELLO frame. Until it came, no more is read.
@@ -271,7 +273,7 @@ fn greet(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, ou
         }
         Step::Close(code) => Served::Close(code.name()),
         // A skippable frame before the HELLO.
-        Step::Continue | Step::Data | Step::Refuse(..) => {
+        Step::Continue | Step::Data | Step::Refuse(..) | Step::Bye { .. } => {
             connection.small.drain(..used);
             if connection.small.is_empty() { after_read(connection, end) } else { Served::Again }
         }
@@ -328,6 +330,10 @@ fn parse(connection: &mut Connection, door: &mut Door, source: &mut Buffer, star
                 }
             }
             Step::Greeted(_) => return Parsed::Closed("internal"),
+            Step::Bye { last_seq } => {
+                door.log_bye(last_seq, origin);
+                return Parsed::Closed(BYE);
+            }
             Step::Close(code) => return Parsed::Closed(code.name()),
         }
         at = next;

@@ -58,7 +58,7 @@ pub fn run(
                     refused.push(RefusedPayload { payload, events, code, reason, seq, received_unix_nano, origin });
                 }
                 // Without a log nothing outlives the process, an epoch neither.
-                Content::Hello => {}
+                Content::Hello | Content::Bye => {}
             }
         }
         if !refused.is_empty() {

@@ -296,10 +296,11 @@ fn entry(slot: &Slot) -> Option<Entry<'_>> {
         // The good ones follow under the same sequence number.
         Content::Refused { code: NackCode::Partial, .. } => return None,
         // Uses up its sequence number.
-        Content::Refused { .. } | Content::Hello => (&[], 0, None),
+        Content::Refused { .. } | Content::Hello | Content::Bye => (&[], 0, None),
     };
     let kind = match &slot.content {
         Content::Hello => Kind::Hello { last_seq: slot.seq },
+        Content::Bye => Kind::Bye { last_seq: slot.seq },
         _ if slot.origin.agent_id.is_some() => Kind::Frame { seq: slot.seq, sent_crc: slot.sent_crc },
         _ => Kind::Request,
     };

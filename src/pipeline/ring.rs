@@ -32,7 +32,8 @@ pub struct Slot {
     pub ticket: u64,
     pub content: Content,
     pub received_unix_nano: u64,
-    /// The frame's sequence number; that before the first one for a new epoch; 0 over HTTP.
+    /// The frame's sequence number; that before the first one for a new epoch; the last one of an agent that is done; 0
+    /// over HTTP.
     pub seq: u64,
     /// CRC-32 of the frame's payload as it was sent (R7); 0 over HTTP.
     pub sent_crc: u32,
@@ -50,6 +51,8 @@ pub enum Content {
     Refused { payload: PoolSlice, events: u32, code: NackCode, reason: Box<str> },
     /// An agent came in with a new epoch, which must be in the log before its WELCOME (R4).
     Hello,
+    /// An agent is done: its mark is deleted, in the log's table too (R3, BYE).
+    Bye,
 }
 
 struct Shared {

@@ -61,6 +61,8 @@ struct Outcome {
     heard: Vec<Heard>,
     /// Accepted `EventBatch` bytes and their events, a frame each.
     stored: Vec<(Vec<u8>, u32)>,
+    /// The last number, where the agent sent BYE and was forgotten.
+    left: Option<u64>,
     closed: bool,
 }
 
@@ -86,7 +88,7 @@ fn drive(pieces: &[&[u8]]) -> Outcome {
     let mut turn = Turn { now: Instant::now(), random: 41, settings: &settings, marks: &mut marks, gate: &OpenGate };
     let mut session = ServerSession::new(1, &settings, turn.now);
     let (mut input, mut out, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut ticket, mut stored) = (0, Vec::new());
+    let (mut ticket, mut stored, mut left) = (0, Vec::new(), None);
     for piece in pieces {
         input.extend_from_slice(piece);
         while session.may_receive(&settings) {
@@ -119,6 +121,10 @@ fn drive(pieces: &[&[u8]]) -> Outcome {
                     Admission::None { code, reason, .. } => Some((code, reason)),
                 }),
                 Step::Refuse(code, reason) => Some(Some((code, reason.to_owned()))),
+                Step::Bye { last_seq } => {
+                    left = Some(last_seq);
+                    None
+                }
                 Step::Continue | Step::Greeted(_) | Step::Close(_) => None,
             };
             if let Some(nack) = refusal {
@@ -134,7 +140,8 @@ fn drive(pieces: &[&[u8]]) -> Outcome {
         session.handle_timeout(true, &turn, &mut out);
         assert!(session.deadline(true).is_none_or(|deadline| deadline > turn.now));
     }
-    Outcome { heard: heard(&out), stored, closed: session.is_closed() }
+    assert!(left.is_none() || marks.is_empty(), "who sent BYE is forgotten");
+    Outcome { heard: heard(&out), stored, left, closed: session.is_closed() }
 }
 
 /// ACKs are cumulative and their number depends on the split: neighbouring ones count as the last of them.
@@ -191,6 +198,8 @@ fn check_answers(outcome: &Outcome) {
         assert!(index > 0 || matches!(word, Heard::Welcome | Heard::Goaway(..)));
     }
     assert_eq!(matches!(outcome.heard.last(), Some(Heard::Goaway(..))), outcome.closed);
+    // 0: nothing but WELCOME acknowledged anything.
+    assert!(outcome.left.is_none_or(|last_seq| acked == 0 || acked == last_seq), "BYE counts once all is acknowledged");
     for (payload, events) in &outcome.stored {
         let counts = check_batch(payload, usize::MAX, |_, _, event| assert!(event.is_ok(), "{event:?}"));
         assert_eq!(counts, Ok(Counts { accepted: *events as usize, rejected: 0 }));

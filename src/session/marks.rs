@@ -2,6 +2,7 @@
 //!
 //! One mark an agent: epoch, last sequence number and that frame's checksum. With a log they are rebuilt from it at
 //! start ([`Marks::restore`]); without one a new start of the server knows nobody, and no WELCOME says *resumed*.
+//! An agent that sends BYE is forgotten at once ([`Marks::forget`]); all others are kept for the retention time.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -230,6 +231,18 @@ impl Marks {
         }
     }
 
+    /// Deletes the mark of an agent that is done (BYE) on `connection`, where `acked_seq` is the last number that was
+    /// acknowledged. Returns false, and changes nothing, where a newer connection has taken over the agent, or where a
+    /// frame was received that is not acknowledged: it may be sent again, and must then be known.
+    pub fn forget(&mut self, agent_id: &AgentId, connection: ConnectionId, acked_seq: u64) -> bool {
+        let mark = self.marks.get(agent_id);
+        let done = mark.is_some_and(|mark| mark.connection == Some(connection) && mark.last_seq == acked_seq);
+        if done {
+            self.marks.remove(agent_id);
+        }
+        done
+    }
+
     /// Forgets disconnected agents unseen for the retention time, when there is no other room. A sweep looks at all
     /// marks, so it runs only when one can have become old enough: strangers cannot make it run on every HELLO.
     fn make_room(&mut self, now: Instant) -> Result<(), GreetingError> {
@@ -238,7 +251,9 @@ impl Marks {
         }
         if self.next_sweep.is_none_or(|at| now >= at) {
             let retention = self.retention;
-            self.marks.retain(|_, mark| mark.connection.is_some() || now - mark.last_seen < retention);
+            // Without frames there is nothing to deduplicate. Only marks that the log restored are disconnected and without.
+            self.marks
+                .retain(|_, mark| mark.connection.is_some() || (mark.has_frames && now - mark.last_seen < retention));
             let oldest = self.marks.values().filter(|mark| mark.connection.is_none()).map(|mark| mark.last_seen).min();
             self.next_sweep = Some(oldest.unwrap_or(now) + retention);
         }
@@ -345,6 +360,48 @@ mod tests {
         assert_eq!((greeting.after_ticket, marks.last_ticket(&A)), (1, 1));
         assert_eq!((marks.place(&A, 4, 44), marks.place(&A, 4, 45)), (Place::Duplicate, Place::Altered));
         assert_eq!(marks.greet(A, 8, 1, 2, now, 0), Err(GreetingError::Fenced { epoch: 8, current: 9 }));
+    }
+
+    #[test]
+    fn an_agent_that_is_done_makes_room_at_once_and_is_unknown_when_it_comes_back() {
+        let (mut marks, now) = marks();
+        for (agent, connection) in [(A, 1), (B, 2)] {
+            marks.greet(agent, 5, 1, connection, now, 0).unwrap();
+            marks.advance(&agent, 1, 11, 1, now);
+        }
+        assert!(marks.greet([3; 16], 0, 1, 3, now, 7).is_err());
+        assert!(marks.forget(&A, 1, 1));
+        assert!(!marks.forget(&A, 1, 1), "it is forgotten already");
+        marks.disconnect(&A, 1, now);
+        assert!(marks.greet([3; 16], 0, 1, 3, now, 7).is_ok());
+        assert!(marks.forget(&B, 2, 1));
+        let again = marks.greet(B, 5, 2, 4, now, 0).unwrap();
+        assert_eq!((again.epoch, again.last_seq, again.resumed, again.new_epoch), (5, 1, false, true));
+    }
+
+    #[test]
+    fn only_the_newest_connection_with_everything_acknowledged_has_its_agent_forgotten() {
+        let (mut marks, now) = marks();
+        marks.greet(A, 5, 1, 1, now, 0).unwrap();
+        marks.advance(&A, 1, 11, 1, now);
+        assert!(!marks.forget(&A, 1, 0), "frame 1 is not acknowledged");
+        marks.greet(A, 5, 2, 2, now, 0).unwrap();
+        assert!(!marks.forget(&A, 1, 1), "connection 2 has taken over");
+        assert_eq!(marks.place(&A, 1, 11), Place::Duplicate);
+        assert_eq!(marks.place(&A, 2, 22), Place::Next);
+        assert!(marks.forget(&A, 2, 1) && marks.is_empty());
+    }
+
+    #[test]
+    fn restored_agents_that_never_sent_a_frame_give_way() {
+        let (mut marks, now) = marks();
+        for (agent_id, has_frames) in [(A, true), (B, false)] {
+            let age = Duration::ZERO;
+            marks.restore(Restored { agent_id, epoch: 9, last_seq: 4, last_crc: None, has_frames, age }, 1, now);
+        }
+        assert!(marks.greet([3; 16], 0, 1, 3, now, 7).is_ok());
+        assert!(marks.greet(A, 9, 5, 4, now, 7).unwrap().resumed);
+        assert!(marks.greet([4; 16], 0, 1, 5, now, 7).is_err(), "A has sent frames, 3 is connected");
     }
 
     #[test]

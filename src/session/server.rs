@@ -1,7 +1,7 @@
 //! The server's side of one agent connection.
 //!
 //! ```text
-//!             HELLO accepted            ticket of the older connection passed
+//!             HELLO accepted            ticket of the older connection passed        BYE
 //!  Opening ───────────────────▶ Settling ───────────────────────────────────▶ Streaming ──▶ Closed
 //!     │  5 s (R12)                                              DATA, PING │      ▲            ▲
 //!     └──────────── GOAWAY ──────────────────────────────────────────────────────┴────────────┘
@@ -93,6 +93,9 @@ pub enum Step {
     Data,
     /// A DATA that can never be stored; keep it in the dead letters, then call [`ServerSession::taken`] with the code.
     Refuse(NackCode, &'static str),
+    /// BYE: the agent is done, and its mark is deleted. If there is a log, put that in there too, with the last number
+    /// that was acknowledged; then flush and close, without a GOAWAY.
+    Bye { last_seq: u64 },
     /// GOAWAY is written: flush, linger, close. The name is for logs and counters.
     Close(GoawayCode),
 }
@@ -123,6 +126,8 @@ enum State {
     Opening,
     Settling(Greeting),
     Streaming,
+    /// BYE was received.
+    Left,
     Closed,
 }
 
@@ -220,7 +225,7 @@ impl ServerSession {
                     || (self.pending_bytes < u64::from(settings.window_bytes)
                         && self.pending.len() < usize::from(settings.window_frames))
             }
-            State::Settling(_) | State::Closed => false,
+            State::Settling(_) | State::Left | State::Closed => false,
         }
     }
 
@@ -230,7 +235,7 @@ impl ServerSession {
         self.heard = turn.now;
         self.partial = None;
         match (self.state, header.kind) {
-            (State::Closed | State::Settling(_), _) => Step::Continue,
+            (State::Left | State::Closed | State::Settling(_), _) => Step::Continue,
             (_, FrameKind::Skippable(_)) => Step::Continue,
             (State::Opening, FrameKind::Hello) => self
                 .hello(payload, turn)
@@ -242,6 +247,7 @@ impl ServerSession {
                 Step::Continue
             }
             (State::Streaming, FrameKind::Pong) => Step::Continue,
+            (State::Streaming, FrameKind::Bye) => self.bye(turn),
             (State::Streaming, FrameKind::Hello) => self.close(GoawayCode::Protocol, "a second HELLO", random, out),
             (State::Streaming, FrameKind::Welcome | FrameKind::Ack | FrameKind::Nack | FrameKind::Goaway) => {
                 self.close(GoawayCode::Protocol, "a frame that only servers send", random, out)
@@ -321,6 +327,16 @@ impl ServerSession {
         welcome.encode(out);
     }
 
+    /// BYE: deletes the agent's mark (R3). While a frame is not acknowledged nothing changes, for the agent may come back
+    /// and send the frame again.
+    fn bye(&mut self, turn: &mut Turn<'_>) -> Step {
+        if self.ack_due || !turn.marks.forget(&self.agent_id, self.connection, self.acked_seq) {
+            return Step::Continue;
+        }
+        self.state = State::Left;
+        Step::Bye { last_seq: self.acked_seq }
+    }
+
     fn data(&mut self, header: &Header, turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Step {
         let (settings, random) = (turn.settings, turn.random);
         match turn.marks.place(&self.agent_id, header.seq, header.payload_crc) {
@@ -384,7 +400,7 @@ impl ServerSession {
         match self.state {
             State::Settling(_) => true,
             State::Streaming => self.ack_due || !self.pending.is_empty(),
-            State::Opening | State::Closed => false,
+            State::Opening | State::Left | State::Closed => false,
         }
     }
 
@@ -451,7 +467,7 @@ impl ServerSession {
         let repeat = (self.state == State::Streaming && (self.paused || !self.pending.is_empty()))
             .then(|| self.acked_at + ACK_REPEAT);
         let peer = match self.state {
-            State::Closed | State::Settling(_) => None,
+            State::Left | State::Closed | State::Settling(_) => None,
             _ if self.paused => None,
             State::Opening => Some(self.opened + HELLO_TIMEOUT),
             State::Streaming => Some(match &self.partial {
@@ -500,13 +516,13 @@ impl ServerSession {
         self.close(code, &error.to_string(), random, out)
     }
 
-    /// Ends the session from the server's side: SHUTDOWN, OVERLOADED, STORAGE.
+    /// Ends the session from the server's side: SHUTDOWN, OVERLOADED, STORAGE. Writes nothing after a BYE.
     pub fn end(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> Step {
         self.close(code, text, random, out)
     }
 
     fn close(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> Step {
-        if self.state != State::Closed {
+        if !matches!(self.state, State::Left | State::Closed) {
             self.state = State::Closed;
             let retry_ms = if code.retry() { RETRY_HINT_MS / 2 + random as u32 % (RETRY_HINT_MS / 2) } else { 0 };
             Goaway { code: Ok(code), retry_ms, text }.encode(self.acked_seq, out);

@@ -14,6 +14,8 @@ use crate::event::proto::{Event, EventBatch};
 use crate::limits::*;
 use crate::wire::{AckLevel, Decoded, FrameKind, Goaway, GoawayCode, Header, Hello, NackCode, Welcome, decode};
 
+mod bye;
+
 const AGENT: [u8; 16] = [7; 16];
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -43,6 +45,8 @@ struct Server {
     at_once: bool,
     connection: u64,
     stored: Vec<String>,
+    /// The last number of each agent that sent BYE.
+    left: Vec<u64>,
 }
 
 impl Server {
@@ -67,6 +71,7 @@ impl Server {
             at_once: true,
             connection: 0,
             stored: Vec::new(),
+            left: Vec::new(),
         }
     }
 
@@ -102,6 +107,7 @@ impl Server {
             match step {
                 Step::Data => self.admit(session, &header, &payload, out),
                 Step::Refuse(code, reason) => self.taken(session, &header, Some((code, reason)), out),
+                Step::Bye { last_seq } => self.left.push(last_seq),
                 Step::Continue | Step::Greeted(_) | Step::Close(_) => {}
             }
             self.acknowledge(session, out);
@@ -369,6 +375,10 @@ fn r3_new_agents_beyond_the_bound_are_overload() {
     };
     let (all, _) = scenario(prepare, &bytes_of(hello()));
     assert_eq!(all, [Heard::Goaway(GoawayCode::Overloaded, 0)]);
+}
+
+fn bye() -> Vec<u8> {
+    frame(Header::empty(FrameKind::Bye, 0, 0), b"")
 }
 
 #[test]
@@ -690,6 +700,9 @@ fn bad_bytes_and_frames_out_of_place_are_protocol_errors() {
         ("payload", damaged(33)),
         ("longer than max_frame", too_long),
         ("a second HELLO", bytes_of(hello())),
+        ("BYE with a payload", frame(Header::of_payload(FrameKind::Bye, 0, 0, b"?"), b"?")),
+        ("BYE with an arg", frame(Header::empty(FrameKind::Bye, 0, 1), b"")),
+        ("BYE with a codec", frame(Header { codec: 1, ..Header::empty(FrameKind::Bye, 0, 0) }, b"")),
         ("WELCOME", frame(Header::empty(FrameKind::Welcome, 0, 0), b"")),
         ("ACK", frame(Header::empty(FrameKind::Ack, 1, 0), b"")),
         ("NACK", frame(Header::empty(FrameKind::Nack, 1, 1), b"")),
@@ -700,9 +713,11 @@ fn bad_bytes_and_frames_out_of_place_are_protocol_errors() {
         assert_eq!(all, [WELCOME, Heard::Goaway(GoawayCode::Protocol, 0)], "{name}");
         assert!(stored.is_empty(), "{name}: nothing after it is taken");
     }
-    for (name, bytes) in
-        [("DATA first", data(1, "a")), ("PING first", frame(Header::empty(FrameKind::Ping, 1, 0), b""))]
-    {
+    for (name, bytes) in [
+        ("DATA first", data(1, "a")),
+        ("PING first", frame(Header::empty(FrameKind::Ping, 1, 0), b"")),
+        ("BYE first", bye()),
+    ] {
         let (all, _) = scenario(Server::new, &bytes);
         assert_eq!(all, [Heard::Goaway(GoawayCode::Protocol, 0)], "{name}");
     }

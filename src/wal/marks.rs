@@ -63,6 +63,7 @@ impl MarkTable {
         let (seq, crc) = match kind {
             Kind::Frame { seq, sent_crc } => (seq, Some(sent_crc)),
             Kind::Hello { last_seq } => (last_seq, None),
+            Kind::Bye { last_seq } => return self.bye(&agent_id, origin.epoch, last_seq),
             Kind::Request => return,
         };
         self.newest_unix_nano = self.newest_unix_nano.max(received_unix_nano);
@@ -91,6 +92,15 @@ impl MarkTable {
         if self.marks.len() > self.max_agents + self.max_agents / 8 + 1_024 {
             // The door lets no more agents in than that; should clocks have misled us, the table is bounded all the same.
             self.forget(true);
+        }
+    }
+
+    /// Deletes the mark of an agent that is done. A mark of another epoch, or beyond `last_seq`, is newer than
+    /// the bye and stays.
+    fn bye(&mut self, agent_id: &[u8; 16], epoch: u64, last_seq: u64) {
+        let mark = self.marks.get(agent_id);
+        if mark.is_some_and(|mark| mark.epoch == epoch && mark.last_seq <= last_seq) {
+            self.marks.remove(agent_id);
         }
     }
 
@@ -161,6 +171,28 @@ mod tests {
         }
         let mark = *table.iter().next().unwrap();
         assert_eq!((mark.epoch, mark.last_seq, mark.last_crc), (100, 2, Some(2)));
+    }
+
+    #[test]
+    fn a_bye_deletes_the_mark_that_it_is_about_and_no_other() {
+        let bye = |last_seq| Kind::Bye { last_seq };
+        let mut table = MarkTable::new(10, Duration::ZERO);
+        table.apply(bye(9), &origin(1, 3), 10, 50);
+        assert_eq!(table.len(), 0, "an unknown agent stays unknown");
+        for (agent, kind, epoch) in [(1, frame(5), 3), (2, frame(5), 3), (1, bye(4), 3), (1, bye(5), 2), (1, bye(5), 4)]
+        {
+            table.apply(kind, &origin(agent, epoch), 10, 50);
+        }
+        assert_eq!(agents(&table), [1, 2]);
+        table.apply(bye(5), &origin(1, 3), 10, 50);
+        assert_eq!(agents(&table), [2]);
+        // It comes back, with the epoch that it had or with another one.
+        for (kind, epoch) in [(Kind::Hello { last_seq: 5 }, 3), (frame(6), 3), (bye(6), 3), (HELLO, 1), (frame(1), 1)] {
+            table.apply(kind, &origin(1, epoch), 10, 50);
+        }
+        assert_eq!(agents(&table), [1, 2]);
+        let mark = *table.iter().find(|mark| mark.agent_id == [1; 16]).unwrap();
+        assert_eq!((mark.epoch, mark.last_seq, mark.has_frames), (1, 1, true));
     }
 
     #[test]

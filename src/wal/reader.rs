@@ -289,7 +289,7 @@ impl Reader {
 fn batch(found: &Found, payload: bytes::Bytes) -> Batch {
     let Content::Commit(runs) = &found.content else { return Batch::new(found.header.first_position(), Vec::new()) };
     let runs = slices(runs, &payload)
-        .filter(|(run, _)| !matches!(run.kind, Kind::Hello { .. }))
+        .filter(|(run, _)| !matches!(run.kind, Kind::Hello { .. } | Kind::Bye { .. }))
         .map(|(run, payload)| Run {
             payload: Payload::Read(payload),
             events: run.events,

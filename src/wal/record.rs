@@ -92,6 +92,14 @@ struct MarkEntry {
 const _: () = assert!(size_of::<Header>() == 76 && size_of::<OriginEntry>() == 40);
 const _: () = assert!(size_of::<RunEntry>() == 40 && size_of::<MarkEntry>() == 56);
 
+/// Run kinds as on disk.
+const RUN_FRAME: u32 = 1;
+const RUN_REQUEST: u32 = 2;
+const RUN_HELLO: u32 = 3;
+/// In the field `sent_crc` of a hello run, where a hello has 0: it is a bye. A program from before BYE reads a hello that
+/// moves nothing and keeps the mark; a kind of its own would be damage to it, and cost the events of the whole record.
+const HELLO_IS_BYE: u32 = 1;
+
 const MARK_HAS_CRC: u32 = 1;
 const MARK_HAS_FRAMES: u32 = 2;
 
@@ -104,6 +112,8 @@ pub enum Kind {
     Request,
     /// An agent was given or keeps its epoch, and is welcomed with `last_seq` (R4). No events.
     Hello { last_seq: u64 },
+    /// An agent is done: its mark is deleted (R3). `last_seq` is the last number that was acknowledged. No events.
+    Bye { last_seq: u64 },
 }
 
 /// One run on its way into the log.
@@ -255,9 +265,10 @@ impl Header {
 impl RunEntry {
     fn kind(&self) -> Option<Kind> {
         match self.kind.get() {
-            1 => Some(Kind::Frame { seq: self.seq.get(), sent_crc: self.sent_crc.get() }),
-            2 => Some(Kind::Request),
-            3 => Some(Kind::Hello { last_seq: self.seq.get() }),
+            RUN_FRAME => Some(Kind::Frame { seq: self.seq.get(), sent_crc: self.sent_crc.get() }),
+            RUN_REQUEST => Some(Kind::Request),
+            RUN_HELLO if self.sent_crc.get() == HELLO_IS_BYE => Some(Kind::Bye { last_seq: self.seq.get() }),
+            RUN_HELLO => Some(Kind::Hello { last_seq: self.seq.get() }),
             _ => None,
         }
     }
@@ -362,9 +373,10 @@ impl Encoder {
 
     fn run(&mut self, entry: &Entry<'_>) {
         let (kind, seq, sent_crc) = match entry.kind {
-            Kind::Frame { seq, sent_crc } => (1, seq, sent_crc),
-            Kind::Request => (2, 0, 0),
-            Kind::Hello { last_seq } => (3, last_seq, 0),
+            Kind::Frame { seq, sent_crc } => (RUN_FRAME, seq, sent_crc),
+            Kind::Request => (RUN_REQUEST, 0, 0),
+            Kind::Hello { last_seq } => (RUN_HELLO, last_seq, 0),
+            Kind::Bye { last_seq } => (RUN_HELLO, last_seq, HELLO_IS_BYE),
         };
         let payload_crc = entry.payload_crc.unwrap_or_else(|| crc32fast::hash(entry.payload));
         let run = RunEntry {

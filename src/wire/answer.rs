@@ -1,4 +1,4 @@
-//! The short frames of a running session: ACK, NACK, PING, PONG, GOAWAY, and DATA's header.
+//! The short frames of a running session: ACK, NACK, PING, PONG, BYE, GOAWAY, and DATA's header.
 
 use super::header::{FrameKind, Header};
 use super::{GoawayCode, NackCode};
@@ -23,6 +23,11 @@ pub fn ping(echo: u64, out: &mut Vec<u8>) {
 
 pub fn pong(echo: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&Header::empty(FrameKind::Pong, echo, 0).encode());
+}
+
+/// Appends a BYE: the agent has read its last ACK and is done (R3).
+pub fn bye(out: &mut Vec<u8>) {
+    out.extend_from_slice(&Header::empty(FrameKind::Bye, 0, 0).encode());
 }
 
 /// Why and how a server ends a connection: the payload of a GOAWAY.

@@ -34,7 +34,7 @@ impl PayloadCaps {
             FrameKind::Data | FrameKind::Skippable(_) => self.data,
             FrameKind::Hello | FrameKind::Welcome => HELLO_BYTES_MAX as u32,
             FrameKind::Nack | FrameKind::Goaway => REASON_BYTES_MAX as u32,
-            FrameKind::Ack | FrameKind::Ping | FrameKind::Pong => 0,
+            FrameKind::Ack | FrameKind::Ping | FrameKind::Pong | FrameKind::Bye => 0,
         }
     }
 }

@@ -20,6 +20,8 @@ pub const VERSION: u8 = 1;
 const CODEC_MASK: u16 = 0x000F;
 /// A receiver that does not know a type with this bit skips the frame.
 const SKIPPABLE: u8 = 0x80;
+/// Came after the other types: with bit 7, so that servers that do not know it skip it.
+const BYE: u8 = SKIPPABLE | 9;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -49,6 +51,8 @@ pub enum FrameKind {
     Ping,
     Pong,
     Goaway,
+    /// The agent is done and holds nothing unacknowledged: the server deletes its mark (R3).
+    Bye,
     /// Unknown, with bit 7 set: to be skipped.
     Skippable(u8),
 }
@@ -64,6 +68,7 @@ impl FrameKind {
             6 => Self::Ping,
             7 => Self::Pong,
             8 => Self::Goaway,
+            BYE => Self::Bye,
             other if other & SKIPPABLE != 0 => Self::Skippable(other),
             other => return Err(FrameError::Type(other)),
         })
@@ -79,6 +84,7 @@ impl FrameKind {
             Self::Ping => 6,
             Self::Pong => 7,
             Self::Goaway => 8,
+            Self::Bye => BYE,
             Self::Skippable(kind) => kind,
         }
     }

@@ -78,7 +78,7 @@ impl Frames {
                     None => "without a reason".to_owned(),
                 }));
             }
-            FrameKind::Hello | FrameKind::Data => return Err(TalkError::Unexpected(format!("{:?}", header.kind))),
+            FrameKind::Hello | FrameKind::Data | FrameKind::Bye => return Err(TalkError::Unexpected(format!("{:?}", header.kind))),
         }
         Ok(())
     }

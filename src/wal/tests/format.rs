@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::pipeline::batch::Origin;
-use crate::wal::record::{Encoder, Entry, Kind, Place};
+use crate::wal::record::{self, Content, Encoder, Entry, Kind, Place};
 use crate::wal::segment::{Header, Name, VERSION};
 
 #[test]
@@ -41,6 +41,33 @@ fn the_segment_in_the_page_is_what_is_written() {
     let hex: String = written.iter().map(|byte| format!("{byte:02x}")).collect();
     let shown: String = block.split_whitespace().collect();
     assert_eq!(shown, hex);
+}
+
+#[test]
+fn a_bye_is_a_hello_that_moves_nothing_to_a_program_that_does_not_know_it() {
+    let origin = Arc::new(Origin {
+        agent_id: Some([0x10; 16]),
+        agent: Some(String::new()),
+        default_source: String::new(),
+        epoch: 7,
+    });
+    let place = Place { segment_id: [0xA0; 8], server_id: [0; 16], first_position: 2, synced_bytes: 132 };
+    let mut encoder = Encoder::default();
+    let mut run = |kind| {
+        let entry =
+            Entry { kind, origin: &origin, events: 0, received_unix_nano: 1 << 60, payload: &[], payload_crc: None };
+        encoder.commit(&[entry]).unwrap();
+        let record = encoder.finish(place).to_vec();
+        let header = record::Header::read(&record, &place.segment_id).unwrap();
+        let (_, tables) = record.split_at(record::HEADER_BYTES);
+        let Some(Content::Commit(runs)) = header.content(tables) else { panic!("a commit") };
+        assert_eq!(runs[0].kind, kind);
+        tables[40..].to_vec()
+    };
+    let (hello, bye) = (run(Kind::Hello { last_seq: 5 }), run(Kind::Bye { last_seq: 5 }));
+    // Version 1 reads kind, origin, seq, events, time and payload of a hello, not what stands at 16.
+    let differing: Vec<_> = (0..40).filter(|at| hello[*at] != bye[*at]).collect();
+    assert_eq!((differing, hello[0], hello[16], bye[16]), (vec![16], 3, 0, 1));
 }
 
 #[test]

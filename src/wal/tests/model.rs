@@ -42,12 +42,18 @@ pub fn frame<'a>(origin: &'a Arc<Origin>, seq: u64, events: u32, payload: &'a [u
     Entry { kind, origin, events, received_unix_nano: 1_000 + seq, payload, payload_crc: None }
 }
 
+pub fn bye(origin: &Arc<Origin>, last_seq: u64) -> Entry<'_> {
+    Entry { kind: Kind::Bye { last_seq }, ..frame(origin, 0, 0, &[]) }
+}
+
 #[derive(Debug, Clone)]
 struct Commit {
     first_position: u64,
     events: u64,
     payload: Vec<u8>,
     frames: Vec<(u8, u64)>,
+    /// Agents that are done, and the last number of each.
+    byes: Vec<(u8, u64)>,
     synced: bool,
 }
 
@@ -64,10 +70,11 @@ pub struct Model {
 }
 
 impl Model {
-    /// Appends a random commit of up to three frames, maybe without events, and a request.
+    /// Appends a random commit: byes, then up to three frames, maybe without events; without frames, a request.
     pub fn append(&mut self, writer: &mut Writer, random: &mut Random) -> Result<(), AppendError> {
         let (origins, request) = ([origin(1), origin(2)], request_origin());
         let mut frames = Vec::new();
+        let byes: Vec<_> = self.may_leave().filter(|_| random.next_u64().is_multiple_of(4)).collect();
         let mut seqs = self.seqs.clone();
         for _ in 0..random.next_u64() % 4 {
             let agent = 1 + (random.next_u64() % 2) as u8;
@@ -80,10 +87,11 @@ impl Model {
                 payload(agent, *seq, random.next_u64() as usize % 150),
             ));
         }
-        let mut entries: Vec<_> = frames
+        let leaving = byes.iter().map(|(agent, last_seq)| bye(&origins[usize::from(*agent) - 1], *last_seq));
+        let sending = frames
             .iter()
-            .map(|(agent, seq, events, payload)| frame(&origins[usize::from(*agent) - 1], *seq, *events, payload))
-            .collect();
+            .map(|(agent, seq, events, payload)| frame(&origins[usize::from(*agent) - 1], *seq, *events, payload));
+        let mut entries: Vec<_> = leaving.chain(sending).collect();
         if frames.is_empty() {
             entries.push(Entry {
                 kind: Kind::Request,
@@ -99,9 +107,22 @@ impl Model {
             events: entries.iter().map(|entry| u64::from(entry.events)).sum(),
             payload: entries.iter().flat_map(|entry| entry.payload.iter().copied()).collect(),
             frames: frames.iter().map(|(agent, seq, ..)| (*agent, *seq)).collect(),
+            byes,
             synced: false,
         });
         Ok(())
+    }
+
+    /// The agents that may send BYE, for all that they sent is synced; with the last number of each.
+    fn may_leave(&self) -> impl Iterator<Item = (u8, u64)> {
+        let unsynced = |agent: u8| {
+            let frames = self.commits.iter().filter(|commit| !commit.synced).flat_map(|commit| &commit.frames);
+            frames.filter(move |frame| frame.0 == agent).count()
+        };
+        self.seqs
+            .iter()
+            .map(|(agent, seq)| (*agent, *seq))
+            .filter(move |(agent, seq)| *seq > 0 && unsynced(*agent) == 0)
     }
 
     pub fn sync(&mut self, writer: &mut Writer) -> Result<(), LogFailure> {
@@ -149,7 +170,9 @@ impl Model {
                 }
                 commit.synced = true;
             }
-            is_found || (commit.synced && !may_be_dropped) || commit.events == 0
+            // Whoever was forgotten stays so, whatever becomes of the segment.
+            let is_kept = !may_be_dropped || !commit.byes.is_empty();
+            is_found || (commit.synced && is_kept) || commit.events == 0
         });
         assert!(found.is_empty(), "nobody appended {found:?}");
         Ok(())
@@ -166,16 +189,23 @@ impl Model {
         assert!(next >= self.seen_end, "{next} is below {}, {}", self.seen_end, opened.report);
         self.seen_end = next;
         self.check_read(&opened.log)?;
-        let mark =
-            |agent: u8| opened.marks.iter().find(|mark| mark.agent_id == [agent; 16]).map_or(0, |mark| mark.last_seq);
         for agent in [1, 2] {
-            let seqs = |only_synced: bool| {
-                let commits = self.commits.iter().filter(move |commit| commit.synced || !only_synced);
-                commits.flat_map(|commit| &commit.frames).filter(|frame| frame.0 == agent).map(|frame| frame.1).max()
-            };
-            let (at_least, at_most) = (seqs(true).unwrap_or(0), self.seqs.get(&agent).copied().unwrap_or(0));
-            assert!((at_least..=at_most).contains(&mark(agent)), "mark {} of {at_least}..={at_most}", mark(agent));
-            self.seqs.insert(agent, mark(agent));
+            let of = |entries: &[(u8, u64)]| entries.iter().filter(|(by, _)| *by == agent).map(|(_, seq)| *seq).max();
+            let synced = || self.commits.iter().filter(|commit| commit.synced);
+            let acknowledged = synced().filter_map(|commit| of(&commit.frames)).max().unwrap_or(0);
+            let sent_bye = self.commits.iter().filter_map(|commit| of(&commit.byes)).max().unwrap_or(0);
+            let forgotten = synced().filter_map(|commit| of(&commit.byes)).max().unwrap_or(0);
+            let sent = self.seqs.get(&agent).copied().unwrap_or(0);
+            let mark = opened.marks.iter().find(|mark| mark.agent_id == [agent; 16]).map(|mark| mark.last_seq);
+            match mark {
+                Some(mark) => {
+                    assert!((acknowledged..=sent).contains(&mark), "mark {mark} of {acknowledged}..={sent}");
+                    assert!(mark > forgotten, "mark {mark} of an agent that sent BYE after {forgotten}");
+                }
+                None => assert!(sent_bye >= acknowledged, "no mark, {acknowledged} is acknowledged, BYE {sent_bye}"),
+            }
+            // An agent that is forgotten continues after what was acknowledged, of which segments may have been deleted.
+            self.seqs.insert(agent, mark.unwrap_or(acknowledged.max(sent_bye)));
         }
         // What recovery did not keep is gone for good: the agent sends it again.
         let seqs = self.seqs.clone();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::memory::{Fault, Loss, MemoryStorage};
-use super::model::{frame, origin, payload, settings};
+use super::model::{bye, frame, origin, payload, settings};
 use crate::limits::WAL_UNKNOWN_JUMP;
 use crate::pipeline::batch::Origin;
 use crate::random::Random;
@@ -415,6 +415,47 @@ fn a_hello_makes_its_epoch_durable() {
     assert_eq!(positions(&opened.log, 1), [1], "a hello is nothing to deliver");
     let mark = start(&storage).marks[0];
     assert_eq!((mark.epoch, mark.last_seq, mark.last_crc, mark.has_frames), (10, 0, None, true));
+}
+
+#[test]
+fn an_agent_that_sent_bye_has_no_mark_after_a_restart_nor_in_the_next_segment() {
+    let storage = MemoryStorage::default();
+    let mut opened = start(&storage);
+    let writer = &mut opened.writer;
+    append(writer, 1).unwrap();
+    writer.append(&[frame(&origin(2), 1, 1, b"of another agent")]).unwrap();
+    writer.append(&[bye(&origin(1), 1)]).unwrap();
+    writer.sync().unwrap();
+    assert_eq!((writer.agents(), positions(&opened.log, 1)), (1, vec![1, 2]), "a bye is nothing to deliver");
+    let agents = |opened: Opened| opened.marks.iter().map(|mark| mark.agent_id[0]).collect::<Vec<_>>();
+    storage.restart(Loss::Everything);
+    assert_eq!(agents(start(&storage)), [2]);
+
+    // It comes back with its epoch, and is done in a later segment.
+    let mut opened = start(&storage);
+    for seq in 2..=8 {
+        append(&mut opened.writer, seq).unwrap();
+    }
+    assert_eq!(agents(start(&storage.fork())).len(), 2);
+    opened.writer.append(&[bye(&origin(1), 8)]).unwrap();
+    let segments = storage.segments().len();
+    for seq in 2..=8 {
+        opened.writer.append(&[frame(&origin(2), seq, 1, &payload(2, seq, 250))]).unwrap();
+        opened.writer.sync().unwrap();
+    }
+    assert!(storage.segments().len() > segments + 1);
+    assert_eq!(agents(start(&storage)), [2]);
+}
+
+#[test]
+fn a_bye_that_is_not_in_the_log_yet_leaves_the_mark() {
+    let storage = MemoryStorage::default();
+    let mut opened = start(&storage);
+    append(&mut opened.writer, 1).unwrap();
+    opened.writer.append(&[bye(&origin(1), 1)]).unwrap();
+    storage.restart(Loss::Everything);
+    let mark = start(&storage).marks[0];
+    assert_eq!((mark.epoch, mark.last_seq, mark.last_crc), (7, 1, Some(1)));
 }
 
 #[test]
