@@ -88,6 +88,9 @@ pub const AGENT_BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const AGENT_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// From an agent's HELLO to its WELCOME. A server lets it wait while what an older connection sent is settled (R5).
 pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
+/// From an agent's BYE until it closes without having seen the server's end: by then BYE is on its way, and all is
+/// acknowledged anyway.
+pub const BYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections that one frame may end with a protocol error before the agent sets it aside (R16).
 pub const PROTOCOL_ERRORS_MAX: u32 = 4;
 /// Default bytes of frames that a client holds unacknowledged: the window of 4 MiB, and as much again to follow it.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::script::{serve, welcome};
 use super::*;
-use crate::wire::{Goaway, GoawayCode, NackCode, answer};
+use crate::wire::{FrameKind, Goaway, GoawayCode, Header, NackCode, answer};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -25,15 +25,21 @@ fn within(limit: Duration) -> Option<Instant> {
 #[test]
 fn events_arrive_and_acknowledgements_are_read_to_the_end() {
     let (stored, received) = mpsc::channel();
+    let (left, gone) = mpsc::channel();
     let address = serve(move |_, mut peer| {
         peer.greet();
         let mut last = 0;
-        while let Some((seq, events)) = peer.data() {
+        while last < 2 {
+            let (seq, events) = peer.data().unwrap();
             last = seq;
             stored.send(events).unwrap();
         }
-        // The agent has half-closed; only now it hears of its frames.
+        // Once all is acknowledged the agent sends BYE and half-closes.
         peer.ack(last);
+        let (header, payload) = peer.frame().unwrap();
+        assert_eq!((header, payload), (Header::empty(FrameKind::Bye, 0, 0), Vec::new()));
+        assert!(peer.frame().is_none());
+        left.send(()).unwrap();
     });
     let mut client = Client::connect(options(address)).unwrap();
     assert_eq!(client.welcome().unwrap().ack, AckLevel::Received);
@@ -44,6 +50,26 @@ fn events_arrive_and_acknowledgements_are_read_to_the_end() {
     assert_eq!((progress.acknowledged_events, progress.last_seq, progress.connections), (1000, 2, 1));
     let frames: Vec<_> = received.try_iter().collect();
     assert_eq!(frames.concat(), events(0..1000));
+    assert_eq!(gone.recv_timeout(PATIENCE), Ok(()));
+}
+
+#[test]
+fn a_server_that_does_not_end_the_connection_after_bye_does_not_hold_the_client_up() {
+    let (done, wait) = mpsc::channel::<()>();
+    let address = serve(move |_, mut peer| {
+        peer.greet();
+        while let Some((seq, _)) = peer.data() {
+            peer.ack(seq);
+        }
+        let _ = wait.recv();
+    });
+    let mut client = Client::connect(options(address)).unwrap();
+    client.send(&events(0..1)).unwrap();
+    client.flush(within(PATIENCE)).unwrap();
+    // Shorter than the wait for the server's end: everything is acknowledged all the same.
+    let progress = client.close(within(Duration::from_millis(1))).unwrap();
+    assert_eq!(progress.acknowledged_events, 1);
+    drop(done);
 }
 
 #[test]
@@ -57,7 +83,7 @@ fn every_event_is_stored_once_over_broken_connections() {
         // Three frames a connection, of which one is acknowledged; then it breaks, from the tenth on it does not.
         let mut frames = 0;
         while frames < 3 || number >= 10 {
-            let Some((seq, events)) = peer.data() else { return peer.ack(last_seq) };
+            let Some((seq, events)) = peer.data() else { return };
             assert!(seq <= last_seq + 1, "no gaps");
             if seq == last_seq + 1 {
                 last_seq = seq;

@@ -1,10 +1,10 @@
 //! The agent's side of the protocol: bytes, frames and `now` in; bytes, actions and notices out. No socket, no clock.
 //!
 //! ```text
-//!                    connected          WELCOME             close, all written
-//!  Disconnected ─▶ Connecting ─▶ Greeting ─▶ Streaming ──────────────▶ Draining (half-closed, reads ACKs)
-//!       ▲ backoff      │            │            │                        │          │ all acknowledged
-//!       └──────────────┴────────────┴────────────┴────────────────────────┘          ▼
+//!                    connected          WELCOME             close, all acknowledged
+//!  Disconnected ─▶ Connecting ─▶ Greeting ─▶ Streaming ─────────────────────────▶ Leaving (BYE, half-closed)
+//!       ▲ backoff      │            │            │                                   │ server's end, 2 s, any error
+//!       └──────────────┴────────────┴────────────┘                                   ▼
 //!            connection lost, GOAWAY with retry, silence, server fault            Stopped ◀─ GOAWAY without retry
 //! ```
 //!
@@ -28,8 +28,8 @@ pub use self::notice::{Lost, Notice, Refusal, ServerFault, Stopped};
 use self::backlog::{Backlog, Window};
 use super::backoff::Backoff;
 use crate::limits::{
-    AGENT_BACKOFF_MAX, AGENT_BACKOFF_MIN, EPOCH_LIMIT, FRAME_BYTES_DEFAULT, FRAME_RATE_MIN_BYTES_PER_SECOND,
-    HEADER_BYTES, HELLO_BYTES_MAX, PROTOCOL_ERRORS_MAX, WELCOME_TIMEOUT,
+    AGENT_BACKOFF_MAX, AGENT_BACKOFF_MIN, BYE_TIMEOUT, EPOCH_LIMIT, FRAME_BYTES_DEFAULT,
+    FRAME_RATE_MIN_BYTES_PER_SECOND, HEADER_BYTES, HELLO_BYTES_MAX, PROTOCOL_ERRORS_MAX, WELCOME_TIMEOUT,
 };
 use crate::wire::header::VERSION;
 use crate::wire::hello::CODECS;
@@ -97,11 +97,19 @@ pub enum Action {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
-    Disconnected { until: Instant },
+    Disconnected {
+        until: Instant,
+    },
     Connecting,
-    Greeting { deadline: Instant },
+    Greeting {
+        deadline: Instant,
+    },
     Streaming,
-    Draining,
+    /// Everything is acknowledged: BYE, then half-closed, waits for the server's end until then.
+    Leaving {
+        until: Option<Instant>,
+        half_closed: bool,
+    },
     Stopped(Stopped),
 }
 
@@ -181,7 +189,7 @@ impl Agent {
         self.backlog.has_room(payload_bytes)
     }
 
-    /// Takes no more frames and stops once all are acknowledged.
+    /// Takes no more frames. Once all are acknowledged it sends BYE, so that the server forgets it (R3), and stops.
     pub fn close(&mut self) {
         self.closing = true;
         self.finish_if_done();
@@ -210,7 +218,7 @@ impl Agent {
 
     /// Whether there is a connection that the driver reads from.
     pub fn is_connected(&self) -> bool {
-        matches!(self.state, State::Greeting { .. } | State::Streaming | State::Draining)
+        matches!(self.state, State::Greeting { .. } | State::Streaming | State::Leaving { .. })
     }
 
     /// A connection is open: HELLO goes first.
@@ -289,7 +297,7 @@ impl Agent {
                 Action::Connect
             }
             State::Connecting => Action::Wait(None),
-            State::Greeting { .. } | State::Streaming | State::Draining => {
+            State::Greeting { .. } | State::Streaming | State::Leaving { .. } => {
                 if !self.outbox.is_empty() {
                     self.last_sent = now;
                     return Action::Write(std::mem::take(&mut self.outbox).into());
@@ -301,10 +309,11 @@ impl Agent {
                         self.last_sent = now;
                         return Action::Write(bytes);
                     }
-                    if self.closing && self.backlog.is_sent() {
-                        self.state = State::Draining;
-                        return Action::HalfClose;
-                    }
+                }
+                if let State::Leaving { half_closed, .. } = &mut self.state
+                    && !std::mem::replace(half_closed, true)
+                {
+                    return Action::HalfClose;
                 }
                 Action::Wait(self.deadline())
             }
@@ -316,13 +325,17 @@ impl Agent {
     pub fn tick(&mut self, now: Instant) {
         match self.state {
             State::Greeting { deadline } if now >= deadline => self.give_up(Lost::NoWelcome, Duration::ZERO, now),
-            State::Streaming | State::Draining if now >= self.last_received + self.silence_max() => {
+            State::Streaming if now >= self.last_received + self.silence_max() => {
                 self.give_up(Lost::Silent(now - self.last_received), Duration::ZERO, now);
             }
             State::Streaming if now >= self.last_sent + self.keepalive / 2 => {
                 self.pings += 1;
                 answer::ping(self.pings, &mut self.outbox);
                 self.last_sent = now;
+            }
+            State::Leaving { until: Some(until), .. } if now >= until => self.leave(),
+            State::Leaving { until: None, half_closed } => {
+                self.state = State::Leaving { until: Some(now + BYE_TIMEOUT), half_closed };
             }
             _ => {}
         }
@@ -333,7 +346,7 @@ impl Agent {
         match self.state {
             State::Greeting { deadline } => Some(deadline),
             State::Streaming => Some(silent.min(self.last_sent + self.keepalive / 2)),
-            State::Draining => Some(silent),
+            State::Leaving { until, .. } => until,
             _ => None,
         }
     }
@@ -348,7 +361,7 @@ impl Agent {
     // ---- what the server says ----
 
     fn handle(&mut self, header: &Header, payload: &[u8], now: Instant) -> Result<(), ServerFault> {
-        let streaming = matches!(self.state, State::Streaming | State::Draining);
+        let streaming = matches!(self.state, State::Streaming | State::Leaving { .. });
         match header.kind {
             FrameKind::Welcome if !streaming => self.welcome(&Welcome::decode(payload)?),
             FrameKind::Goaway => {
@@ -427,7 +440,10 @@ impl Agent {
     }
 
     fn goaway(&mut self, goaway: &Goaway<'_>, seq: u64, now: Instant) {
-        let streaming = matches!(self.state, State::Streaming | State::Draining);
+        if self.is_leaving() {
+            return self.leave();
+        }
+        let streaming = self.state == State::Streaming;
         if streaming && seq <= self.backlog.written_seq() {
             self.backlog.acknowledge(seq);
         }
@@ -464,11 +480,28 @@ impl Agent {
         }
     }
 
+    /// Once everything is acknowledged the server has nothing to remember (R3). Without a connection no
+    /// BYE is sent: one mark more for a day costs less than waiting for a server.
     fn finish_if_done(&mut self) {
-        if self.closing && self.backlog.is_empty() && self.stopped().is_none() {
-            self.close_pending |= self.is_connected();
-            self.state = State::Stopped(Stopped::Finished);
+        if !self.closing || !self.backlog.is_empty() || self.stopped().is_some() || self.is_leaving() {
+            return;
         }
+        if self.state == State::Streaming {
+            answer::bye(&mut self.outbox);
+            self.state = State::Leaving { until: None, half_closed: false };
+        } else {
+            self.leave();
+        }
+    }
+
+    fn is_leaving(&self) -> bool {
+        matches!(self.state, State::Leaving { .. })
+    }
+
+    /// The end, with everything acknowledged.
+    fn leave(&mut self) {
+        self.close_pending |= self.is_connected();
+        self.state = State::Stopped(Stopped::Finished);
     }
 
     /// This side ends the connection.
@@ -478,6 +511,10 @@ impl Agent {
     }
 
     fn back_off(&mut self, reason: Lost, not_before: Duration, now: Instant) {
+        if self.is_leaving() {
+            // However the connection ends now, nothing is left to send.
+            return self.leave();
+        }
         let retry_in = self.backoff.next_delay().max(not_before);
         self.state = State::Disconnected { until: now + retry_in };
         self.backlog.rewind();

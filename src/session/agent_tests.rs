@@ -10,6 +10,8 @@ use crate::wire::{
     AckLevel, Decoded, FrameKind, Goaway, GoawayCode, Header, Hello, NackCode, PayloadCaps, Welcome, answer, decode,
 };
 
+mod closing;
+
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const EPOCH: u64 = 77;
 
@@ -48,6 +50,7 @@ enum Said {
     Data { seq: u64, payload: Vec<u8> },
     Ping,
     Pong(u64),
+    Bye,
 }
 
 fn data(seq: u64, payload: &[u8]) -> Said {
@@ -164,6 +167,7 @@ fn said_in(mut bytes: &[u8]) -> Vec<Said> {
             FrameKind::Data => data(header.seq, payload),
             FrameKind::Ping => Said::Ping,
             FrameKind::Pong => Said::Pong(header.seq),
+            FrameKind::Bye => Said::Bye,
             other => panic!("an agent does not say {other:?}"),
         });
     }
@@ -531,49 +535,6 @@ fn protocol_errors_without_a_frame_in_flight_blame_none() {
 }
 
 #[test]
-fn a_closing_agent_half_closes_and_reads_to_the_last_ack() {
-    let mut script = Script::greeted(settings(), &Welcome { window_frames: 1, ..welcome() });
-    script.queue(&[b"a", b"b"]);
-    script.agent.close();
-    assert_eq!(script.agent.queue(b"c", 1), Err(QueueError::Closing));
-    assert_eq!(script.said(), [data(1, b"a")]);
-    assert_ne!(script.rest, Action::HalfClose, "the window holds the second frame back");
-    script.server(|out| answer::ack(1, 100, out));
-    assert_eq!(script.said(), [data(2, b"b")]);
-    assert_eq!(script.rest, Action::HalfClose);
-    script.now += KEEPALIVE;
-    assert_eq!(script.said(), [], "no ping after the last word");
-    script.ack(2);
-    assert_eq!(script.agent.poll(script.now), Action::Close);
-    assert_eq!(script.agent.poll(script.now), Action::Stop);
-    assert_eq!(script.agent.stopped(), Some(&Stopped::Finished));
-}
-
-#[test]
-fn a_connection_lost_while_closing_is_made_again() {
-    let mut script = Script::greeted(settings(), &welcome());
-    script.queue(&[b"a"]);
-    script.agent.close();
-    script.said();
-    let (_, again) = script.reconnect(0);
-    assert_eq!((again, &script.rest), (vec![data(1, b"a")], &Action::HalfClose));
-    let (_, again) = script.reconnect(1);
-    assert_eq!((again, &script.rest), (vec![], &Action::Close));
-    assert_eq!(script.agent.stopped(), Some(&Stopped::Finished));
-}
-
-#[test]
-fn with_nothing_unacknowledged_closing_is_immediate() {
-    let mut script = Script::new(settings());
-    script.agent.close();
-    assert_eq!(script.agent.poll(script.now), Action::Stop);
-    let mut script = Script::greeted(settings(), &welcome());
-    script.agent.close();
-    assert_eq!(script.agent.poll(script.now), Action::Close);
-    assert_eq!(script.agent.poll(script.now), Action::Stop);
-}
-
-#[test]
 fn events_that_another_server_may_have_are_counted() {
     let mut script = Script::greeted(settings(), &Welcome { window_frames: 2, ..welcome() });
     script.queue(&[b"a", b"b", b"never sent"]);
@@ -779,6 +740,7 @@ fn the_pieces_in_which_bytes_arrive_do_not_matter() {
 struct Model {
     stored: Vec<Vec<u8>>,
     acked: u64,
+    left: bool,
 }
 
 impl Model {
@@ -792,6 +754,7 @@ impl Model {
                     None => assert_eq!(&self.stored[*seq as usize - 1], payload, "sent again with other bytes"),
                 }
             }
+            self.left |= *frame == Said::Bye;
         }
     }
 }
@@ -854,6 +817,10 @@ proptest! {
             }
             let said = script.said();
             model.take(&said);
+            if model.left {
+                script.agent.disconnected("the server closed the connection".to_owned(), script.now);
+                break;
+            }
             let last_seq = model.stored.len() as u64;
             script.server(|out| answer::ack(last_seq, 1 << 16, out));
         }
@@ -872,7 +839,7 @@ proptest! {
         script.said();
         for (kind, seq, arg, payload) in frames {
             let kind = [FrameKind::Welcome, FrameKind::Ack, FrameKind::Nack, FrameKind::Ping, FrameKind::Pong,
-                FrameKind::Goaway, FrameKind::Data, FrameKind::Skippable(kind | 0x80)][usize::from(kind % 8)];
+                FrameKind::Goaway, FrameKind::Bye, FrameKind::Skippable(kind | 0x80)][usize::from(kind % 8)];
             let mut bytes = Header::of_payload(kind, seq, arg, &payload).encode().to_vec();
             bytes.extend_from_slice(&payload);
             bytes.truncate(bytes.len() - usize::from(cut % 3) / 2);

@@ -130,11 +130,6 @@ impl Backlog {
         self.sent_seq - self.progress.acked_seq
     }
 
-    /// Whether every frame has been handed out on this connection.
-    pub fn is_sent(&self) -> bool {
-        self.sent_seq == self.progress.last_seq
-    }
-
     pub fn written_seq(&self) -> u64 {
         self.written_seq
     }
