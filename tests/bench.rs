@@ -48,6 +48,16 @@ fn frames_and_requests_are_measured_at_the_server_itself() {
 }
 
 #[test]
+fn the_agents_of_a_run_are_forgotten_at_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &["sinks.discard.kind=discard", "server.max_agents=4"]);
+    for _ in 0..3 {
+        let report = bench(server.address(), &["--connections", "3", "--frame-events", "100"]);
+        assert_eq!(report["unanswered_messages"], 0, "{report}");
+    }
+}
+
+#[test]
 fn a_rate_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(folder.path(), &["sinks.discard.kind=discard"]);

@@ -7,7 +7,7 @@ use super::talk::{Answered, Message, Talk, TalkError};
 use crate::limits::HEADER_BYTES;
 use crate::wire::header::{FrameKind, VERSION};
 use crate::wire::hello::CODECS;
-use crate::wire::{AckLevel, Decoded, Goaway, Header, Hello, PayloadCaps, Welcome, decode};
+use crate::wire::{AckLevel, Decoded, Goaway, Header, Hello, PayloadCaps, Welcome, answer, decode};
 
 pub struct Frames {
     hello: Vec<u8>,
@@ -78,7 +78,9 @@ impl Frames {
                     None => "without a reason".to_owned(),
                 }));
             }
-            FrameKind::Hello | FrameKind::Data | FrameKind::Bye => return Err(TalkError::Unexpected(format!("{:?}", header.kind))),
+            FrameKind::Hello | FrameKind::Data | FrameKind::Bye => {
+                return Err(TalkError::Unexpected(format!("{:?}", header.kind)));
+            }
         }
         Ok(())
     }
@@ -109,6 +111,14 @@ impl Talk for Frames {
         self.next_seq += 1;
         self.in_flight_bytes += u64::from(length);
         self.lengths.push_back(length);
+    }
+
+    fn farewell(&self) -> Vec<u8> {
+        let mut bye = Vec::new();
+        if self.lengths.is_empty() {
+            answer::bye(&mut bye);
+        }
+        bye
     }
 
     fn receive(&mut self, bytes: &mut Vec<u8>, answered: &mut Answered) -> Result<(), TalkError> {

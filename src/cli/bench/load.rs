@@ -4,7 +4,7 @@
 //!  a thread    for each line: begin a message if window and rate allow, write what the socket takes
 //!              ─▶ poll ─▶ read answers, note how long each took ─▶ again
 //!
-//!  a run       connect, greet │ warm-up │ begin ── measured ── end │ answers to come │
+//!  a run       connect, greet │ warm-up │ begin ── measured ── end │ answers to come │ farewell, close
 //! ```
 //!
 //! With a rate, a message is due at a fixed time, and its latency counts from then on: a server that stalls is not
@@ -12,7 +12,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -241,6 +241,12 @@ impl Line {
         }
     }
 
+    /// Writes the talk's last bytes and half-closes. The run is over: an error changes nothing.
+    fn leave(&mut self) {
+        let _ = self.stream.write_all(&self.talk.farewell());
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
     /// Notes what was answered.
     fn settle(&mut self, answered: Answered, now: Instant, window: &Window, counted: &Counted, to: &mut Latencies) {
         let mut bytes = 0;
@@ -300,6 +306,7 @@ pub fn drive(lines: &mut [Line], window: &Window, counted: &Counted) -> Result<L
         }
     }
     latencies.unanswered = lines.iter().map(|line| line.in_flight.len() as u64).sum();
+    lines.iter_mut().for_each(Line::leave);
     Ok(latencies)
 }
 

@@ -48,6 +48,10 @@ pub trait Talk: Send {
     fn begin(&mut self, message: &Message, head: &mut Vec<u8>);
     /// Takes whole answers off the front of `bytes`.
     fn receive(&mut self, bytes: &mut Vec<u8>, answered: &mut Answered) -> Result<(), TalkError>;
+    /// What is written once everything is answered, before the connection is closed; may be empty.
+    fn farewell(&self) -> Vec<u8> {
+        Vec::new()
+    }
     /// Whether a message is ever answered. Where not, it counts once it is written.
     fn answers(&self) -> bool {
         true

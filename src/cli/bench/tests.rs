@@ -62,10 +62,14 @@ fn an_agent_keeps_its_window_and_counts_what_one_ack_covers() {
     answer::ack(2, 3 * bytes as u32, &mut acks);
     assert_eq!(receive(&mut talk, &acks).unwrap(), Answered { messages: 2, refused: 1 });
     assert!(talk.may_send(bytes));
+    assert_eq!(talk.farewell(), b"", "no BYE while a frame is not acknowledged");
     let mut pause = Vec::new();
     answer::ack(3, 0, &mut pause);
     assert_eq!(receive(&mut talk, &pause).unwrap().messages, 1);
     assert!(!talk.may_send(bytes), "a window of 0 is a pause");
+    let mut bye = Vec::new();
+    answer::bye(&mut bye);
+    assert_eq!(talk.farewell(), bye);
 }
 
 #[test]
