@@ -1,11 +1,11 @@
-"""A telemetryx agent in one file, from docs/protocol.md alone; R4 to R15 are rules stated there.
+"""A telemetryx agent in one file, from docs/protocol.md alone; R3 to R15 are rules stated there.
 
 A frame stays queued, and unchanged, until it is acknowledged (R7); a reconnect takes `sent` back:
     ..acked] [in flight ..sent] [waiting ..]        `frames` holds all that is right of `acked`
 """
 import argparse, collections, json, os, random, re, select, socket, struct, sys, time, zlib
 
-HELLO, WELCOME, DATA, ACK, NACK, PING, PONG, GOAWAY = range(1, 9)  # frame types
+HELLO, WELCOME, DATA, ACK, NACK, PING, PONG, GOAWAY, BYE = *range(1, 9), 0x89  # frame types
 STORAGE, FINAL = 3, (4, 5, 6, 11)  # GOAWAY codes; no retry helps AUTH, VERSION, FENCED, ACK_LEVEL
 BACKOFF_MIN, BACKOFF_MAX, SOCKET_TIMEOUT = 0.05, 30.0, 30.0  # seconds
 FRAME_MAX, QUEUE_FRAMES, CHUNK = 1 << 20, 128, 16 << 10  # version 1's max_frame; bytes of stdin
@@ -81,9 +81,10 @@ class Agent:
             payload, self.sent, timeout = self.frames[flying][0], self.sent + 1, 0.0
             self.highest_sent = max(self.highest_sent, self.sent)
             self.socket.sendall(encode_frame(DATA, payload, self.sent, len(payload)))
-        elif self.open and not self.more and flying == len(self.frames):
-            self.open = False  # all is sent; now acknowledgements are read to the end (R15)
-            self.socket.shutdown(socket.SHUT_WR)
+        elif self.open and not self.more and not self.frames:
+            self.open = False  # all is acknowledged: the server may forget this agent (R3)
+            self.socket.sendall(encode_frame(BYE))
+            self.socket.shutdown(socket.SHUT_WR)  # the server closes; closing first could reset BYE
         elif self.open and now - self.pinged > self.keepalive / 2:  # R13
             self.pinged = now
             self.socket.sendall(encode_frame(PING))

@@ -87,12 +87,19 @@ class Peer(unittest.TestCase):
         self.assertEqual(tuple(frame[2] for frame in frames), seqs)
         return frames
 
+    def expect_bye(self):
+        frame = tx.read_frame(self.connection)
+        while frame[0] == tx.PING:  # it may have been idle for long enough
+            frame = tx.read_frame(self.connection)
+        self.assertEqual(frame, (0x89, 0, 0, b""))
+
     def expect_silence(self):
         self.assertFalse(select.select([self.connection], [], [], QUIET)[0], "a frame came")
 
     def expect_end(self, **counts):
-        """The agent half-closes, and when the connection is closed it ends."""
+        """The agent sends BYE and half-closes, and when the connection is closed it ends."""
         self.stopped.set()
+        self.expect_bye()
         self.assertEqual(self.connection.recv(1), b"")
         self.connection.close()
         self.thread.join(DEADLINE)
@@ -109,6 +116,7 @@ class AgentTest(Peer):
         self.open()
         frames = [(tx.DATA, 2 * len(EVENT), 1, 2 * EVENT), (tx.DATA, len(EVENT), 2, EVENT)]
         self.assertEqual(self.expect_data(1, 2), frames)
+        self.expect_silence()  # no BYE while something is not acknowledged
         for byte in tx.encode_frame(tx.ACK, seq=2, arg=1):
             self.connection.sendall(bytes((byte,)))
         self.expect_end(sent=3, acknowledged=3, reconnects=0)  # no epoch was known at the first cut
@@ -122,6 +130,25 @@ class AgentTest(Peer):
         self.assertEqual(self.expect_data(3), sent[2:3])
         self.assertEqual(self.open(last_seq=4), (EPOCH, 3))  # more than was sent this time: it came before
         self.expect_end(acknowledged=10, reconnects=2)
+
+    def test_a_last_ack_that_is_lost_comes_with_the_next_welcome_and_bye_follows(self):
+        self.start(1)
+        self.open()
+        self.expect_data(1)
+        self.assertEqual(self.open(last_seq=1), (EPOCH, 1))
+        self.expect_end(acknowledged=1, reconnects=1)
+
+    def test_a_connection_lost_after_bye_is_not_made_again(self):
+        self.start(1)
+        self.open(last_seq=0)
+        self.expect_data(1)
+        self.say(tx.ACK, seq=1, arg=1)
+        self.expect_bye()
+        self.goaway(1)
+        self.connection.close()
+        self.thread.join(DEADLINE)
+        self.assertFalse(self.thread.is_alive())
+        self.assertEqual((self.report.getvalue(), self.sleeps), ("", []))
 
     def test_answers_that_cannot_be_true_cost_the_connection(self):
         self.start(1, idle=True)
@@ -214,6 +241,8 @@ class CommandTest(Peer):
         self.addCleanup(self.command.kill)
 
     def expect_exit(self, status, **summary):
+        if status == 0:
+            self.expect_bye()
         self.connection.close()
         output, _ = self.command.communicate(timeout=DEADLINE)
         self.assertEqual((self.command.returncode, json.loads(output)), (status, summary))

@@ -1,0 +1,214 @@
+//! R3: an agent that is done sends BYE, and the server forgets it at once. Programs that run for a moment, as from cron,
+//! must not use up `server.max_agents`.
+#![cfg(feature = "sqlite")]
+
+mod support;
+
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use support::agent::{RawAgent, batch, data, hello, named};
+use support::proxy::{CutPlan, Proxy};
+use support::server::{Server, own_address, wait_until};
+use telemetryx::wire::{AckLevel, FrameKind, GoawayCode, Header, Hello};
+
+/// Of one run of a program: a debug build, a busy machine.
+const RUN_TIMEOUT: Duration = Duration::from_secs(60);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// BYE, as a later version and not this code writes it.
+const BYE: FrameKind = FrameKind::Skippable(0x89);
+
+fn send(address: SocketAddr) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    command.args(["send", "--timeout", "50", "--to", &address.to_string()]);
+    command
+}
+
+fn python_agent(address: SocketAddr) -> Command {
+    let mut command = Command::new("python3");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/python/telemetryx_agent.py"));
+    command.arg(address.to_string());
+    command
+}
+
+/// Gives the program one line and waits until it has ended well.
+fn run(mut command: Command) {
+    let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = Ending(piped.spawn().expect("the program starts"));
+    child.0.stdin.take().unwrap().write_all(b"one line\n").unwrap();
+    let ended = wait_until(RUN_TIMEOUT, || child.0.try_wait().unwrap().is_some());
+    if !ended {
+        child.0.kill().unwrap();
+    }
+    let mut report = String::new();
+    for mut output in
+        [child.0.stderr.take().map(Output::Error), child.0.stdout.take().map(Output::Plain)].into_iter().flatten()
+    {
+        output.read_into(&mut report);
+    }
+    let status = child.0.wait().unwrap();
+    assert!(ended && status.success(), "ended by itself: {ended}, {status}: {report}");
+}
+
+enum Output {
+    Error(std::process::ChildStderr),
+    Plain(std::process::ChildStdout),
+}
+
+impl Output {
+    fn read_into(&mut self, text: &mut String) {
+        let read = match self {
+            Self::Error(output) => std::io::Read::read_to_string(output, text),
+            Self::Plain(output) => std::io::Read::read_to_string(output, text),
+        };
+        read.expect("programs write UTF-8");
+    }
+}
+
+/// Ends the program when a test fails.
+struct Ending(Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn count(directory: &Path) -> u64 {
+    let Ok(database) = rusqlite::Connection::open(directory.join("events.db")) else { return 0 };
+    database.query_row("SELECT count(*) FROM events", [], |row| row.get::<_, i64>(0)).unwrap_or(0) as u64
+}
+
+fn expect_stored(directory: &Path, events: u64) {
+    let stored = wait_until(RUN_TIMEOUT, || count(directory) >= events);
+    assert_eq!(count(directory), events, "complete: {stored}");
+}
+
+/// A hundred runs beside `server.max_agents = 5`, with restarts between them.
+fn a_hundred_runs(program: fn(SocketAddr) -> Command) {
+    let directory = tempfile::tempdir().unwrap();
+    let address = format!("server.address={}", own_address());
+    let settings = [address.as_str(), "server.max_agents=5"];
+    let mut server = Server::start(directory.path(), &settings);
+    for number in 0..100 {
+        run(program(server.address()));
+        // At most one mark comes back with each kill: that of an agent whose BYE was not in the log yet.
+        if [20, 60].contains(&number) {
+            server.kill();
+            server = Server::start(directory.path(), &settings);
+        }
+        if [40, 80].contains(&number) {
+            server.terminate();
+            assert!(server.wait(EXIT_TIMEOUT).success(), "{}", server.log());
+            server = Server::start(directory.path(), &settings);
+        }
+    }
+    server.terminate();
+    assert!(server.wait(EXIT_TIMEOUT).success(), "{}", server.log());
+    let server = Server::start(directory.path(), &settings);
+    let agents = (0..=2).find(|agents| server.log().contains(&format!(" {agents} agents, next position ")));
+    assert!(agents.is_some(), "more than one agent is remembered for each kill:\n{}", server.log());
+    expect_stored(directory.path(), 100);
+}
+
+#[test]
+fn a_hundred_runs_of_send_do_not_use_up_max_agents() {
+    a_hundred_runs(send);
+}
+
+#[test]
+fn a_hundred_runs_of_the_python_agent_do_not_use_up_max_agents() {
+    a_hundred_runs(python_agent);
+}
+
+#[test]
+fn an_agent_whose_last_ack_is_lost_resumes_and_is_forgotten_then() {
+    const RUNS: u64 = 12;
+    for program in [send as fn(SocketAddr) -> Command, python_agent] {
+        let directory = tempfile::tempdir().unwrap();
+        let server = Server::start(directory.path(), &["server.max_agents=5"]);
+        // WELCOME takes 88 bytes: of the first ACK one byte arrives. The second WELCOME acknowledges instead.
+        let plan = CutPlan { answer_bytes: 89..90, reset_percent: 50, ..CutPlan::default() };
+        let proxy = Proxy::start(server.address(), plan).unwrap();
+        for _ in 0..RUNS {
+            run(program(proxy.address()));
+        }
+        assert_eq!((proxy.cuts(), proxy.connections()), (RUNS, 2 * RUNS));
+        expect_stored(directory.path(), RUNS);
+        assert_eq!(agents_known(server, directory.path()), 0);
+    }
+}
+
+/// How many agents the log remembers after an orderly end.
+fn agents_known(mut server: Server, directory: &Path) -> usize {
+    server.terminate();
+    assert!(server.wait(EXIT_TIMEOUT).success(), "{}", server.log());
+    let server = Server::start(directory, &[]);
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("log opened: ")).unwrap_or_else(|| panic!("{log}"));
+    let (_, agents) = line.split_once(" segments, ").unwrap();
+    agents.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn one(seq: u64) -> Vec<u8> {
+    data(seq, &batch(vec![named("event")]))
+}
+
+fn bye() -> Vec<u8> {
+    Header::empty(BYE, 0, 0).encode().to_vec()
+}
+
+#[test]
+fn room_for_another_agent_is_there_as_soon_as_one_has_sent_bye() {
+    for settings in [&["server.max_agents=1"][..], &["server.max_agents=1", "wal.enabled=false"]] {
+        let directory = tempfile::tempdir().unwrap();
+        let server = Server::start(directory.path(), settings);
+        for agent in 1..=20 {
+            let (mut raw, welcome) = RawAgent::greeted(server.address(), hello([agent; 16], 0));
+            assert!(!welcome.resumed);
+            raw.send(&one(1));
+            raw.acknowledged(1);
+            raw.send(&bye());
+            assert!(raw.next().unwrap().is_none(), "the server closes");
+        }
+        expect_stored(directory.path(), 20);
+    }
+}
+
+#[test]
+fn an_agent_that_sent_bye_is_unknown_when_it_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let level = Hello { ack: Ok(Some(AckLevel::Delivered)), ..hello([7; 16], 0) };
+    let (mut raw, first) = RawAgent::greeted(server.address(), level);
+    raw.send(&one(1));
+    raw.acknowledged(1);
+    raw.send(&bye());
+    assert!(raw.next().unwrap().is_none());
+    let (mut raw, again) = RawAgent::greeted(server.address(), Hello { oldest_seq: 2, ..hello([7; 16], first.epoch) });
+    assert_eq!((again.epoch, again.last_seq, again.resumed), (first.epoch, 1, false));
+    raw.send(&one(2));
+    raw.acknowledged(2);
+    // Half-closing without BYE: the mark stays.
+    raw.finish();
+    expect_stored(directory.path(), 2);
+    assert_eq!(agents_known(server, directory.path()), 1);
+}
+
+#[test]
+fn a_bye_with_a_payload_is_a_protocol_error_and_forgets_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let (mut raw, welcome) = RawAgent::greeted(server.address(), hello([7; 16], 0));
+    raw.send(&one(1));
+    raw.acknowledged(1);
+    raw.send(&[&Header::of_payload(BYE, 0, 0, b"?").encode()[..], b"?"].concat());
+    assert_eq!(raw.answer(FrameKind::Goaway).goaway(), Some(GoawayCode::Protocol));
+    let _ = raw.stream.shutdown(Shutdown::Both);
+    let (_, again) = RawAgent::greeted(server.address(), Hello { oldest_seq: 2, ..hello([7; 16], welcome.epoch) });
+    assert_eq!((again.last_seq, again.resumed), (1, true));
+}
