@@ -3,13 +3,14 @@
 A frame stays queued, and unchanged, until it is acknowledged (R7); a reconnect takes `sent` back:
     ..acked] [in flight ..sent] [waiting ..]        `frames` holds all that is right of `acked`
 """
-import argparse, collections, json, os, random, re, select, socket, struct, sys, time, zlib
+import argparse, codecs, collections, json, os, random, re, select, socket, struct, sys, time, zlib
 
 HELLO, WELCOME, DATA, ACK, NACK, PING, PONG, GOAWAY, BYE = *range(1, 9), 0x89  # frame types
 STORAGE, FINAL = 3, (4, 5, 6, 11)  # GOAWAY codes; no retry helps AUTH, VERSION, FENCED, ACK_LEVEL
 BACKOFF_MIN, BACKOFF_MAX, SOCKET_TIMEOUT = 0.05, 30.0, 30.0  # seconds
-FRAME_MAX, QUEUE_FRAMES, CHUNK = 1 << 20, 128, 16 << 10  # version 1's max_frame; bytes of stdin
+FRAME_MAX, QUEUE_FRAMES, CHUNK = 1 << 20, 128, 16 << 10  # max_frame; bytes read, characters in a body
 HEADER = struct.Struct("<4sBBHIIQII")  # magic version type flags length arg seq crc header_crc
+ADDRESS = re.compile(r"(?:\[([\w.:%]+)\]|([\w-]{1,63}(?:\.[\w-]{1,63})*\.?))(?::([0-9]{1,5}))?")
 
 def varint(n):
     return bytes((n,)) if n < 128 else bytes((n & 127 | 128,)) + varint(n >> 7)
@@ -40,7 +41,13 @@ class Agent:
     socket, goaway, frames_max, keepalive, ceiling = None, (0, 0), 0, 30, BACKOFF_MIN
 
     def __init__(self, address, name, token=""):
-        self.address, self.name, self.token = address.rsplit(":", 1), name.encode(), token.encode()
+        parts = ADDRESS.fullmatch(address)
+        self.address = (parts[1] or parts[2], int(parts[3] or 4640)) if parts else ("", 0)
+        if not 0 < self.address[1] < 65536:
+            raise ValueError(f"{address!r} is not an address: use HOST, HOST:PORT or [IPV6]:PORT")
+        self.name, self.token = name.encode(errors="replace"), token.encode()
+        if len(self.name + self.token) > 976:
+            raise ValueError("name and token have room for 976 bytes in HELLO: use shorter ones")
         self.agent_id, self.frames = os.urandom(16), collections.deque()  # [payload, events in it]
         self.counts = {"sent": 0, "acknowledged": 0, "reconnects": 0}
 
@@ -120,31 +127,37 @@ class Agent:
         elif kind < 128 and kind != PONG:  # unknown types from 128 on are skipped
             raise ValueError(f"frame of type {kind}, seq {seq} out of turn")
 
-def read_lines():  # as they come, and [] while none come
-    rest, chunk = b"", None
+def read_lines():  # as they come, [] while none come; a long one in pieces: a body takes 64 KiB
+    decoder, rest, chunk = codecs.getincrementaldecoder("utf-8")("replace"), "", None
     while chunk != b"":
         chunk = os.read(0, CHUNK) if select.select([0], [], [], 0)[0] else None
-        *lines, rest = (rest + (chunk or b"")).split(b"\n")
-        if rest and (chunk == b"" or len(rest) > CHUNK):  # unfinished, or very long
-            lines, rest = [*lines, rest], b""
-        lines = [line.decode(errors="replace").encode() for line in lines]
-        yield [encode_event(1, b"log", field(0x32, line)) for line in lines]
+        *lines, rest = (rest + decoder.decode(chunk or b"", chunk == b"")).split("\n")
+        if rest and chunk == b"":  # the last line has no end
+            lines, rest = [*lines, rest], ""
+        lines = [line[:-1] if line.endswith("\r") else line for line in lines]
+        if len(rest) > CHUNK + 1:  # does not wait for its end; leaves more than its "\r"
+            lines, rest = [*lines, rest[:CHUNK]], rest[CHUNK:]
+        pieces = (line[at:at + CHUNK] for line in lines for at in range(0, len(line) or 1, CHUNK))
+        yield [encode_event(1, b"log", field(0x32, piece.encode())) for piece in pieces]
 
 def counters(count, size):
-    size = min(size, 30_000)  # of 29 bytes: below FRAME_MAX
+    size = max(1, min(size, 30_000))  # of 29 bytes: below FRAME_MAX
     for first in range(1, count + 1, size):
         numbers = range(first, min(first + size, count + 1))
         yield [encode_event(3, b"count", struct.pack("<Bd", 0x41, n)) for n in numbers]
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Sends lines of stdin, or --count counters.")
-    parser.add_argument("address", help="HOST:PORT")
+    parser.add_argument("address", help="HOST:PORT; without a port, 4640")
     parser.add_argument("--name", default=socket.gethostname(), help="the agent's name")
     parser.add_argument("--token-file", type=argparse.FileType(), default=os.devnull)
     parser.add_argument("--count", type=int, help="send counters with the values 1, 2, 3 ...")
     parser.add_argument("--frame-events", type=int, default=1000, help="counters in a frame")
     args = parser.parse_args()
-    agent = Agent(args.address, args.name, args.token_file.read().strip())
+    try:
+        agent = Agent(args.address, args.name, args.token_file.read().strip())
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
     agent.run(read_lines() if args.count is None else counters(args.count, args.frame_events))
     print(json.dumps(agent.counts))
     sys.exit(agent.more or agent.counts["acknowledged"] != agent.counts["sent"])

@@ -107,6 +107,72 @@ class Peer(unittest.TestCase):
         self.assertEqual({**self.agent.counts, **counts}, self.agent.counts)
 
 
+def bodies(batch):
+    """The bodies of the log events in a batch, as far as the agent writes them."""
+    found = []
+    while batch:
+        event, batch = take_field(batch)
+        event = event[9:].partition(b"\x2a\x03log")[2]
+        found.append(take_field(event)[0].decode())
+    return found
+
+
+def take_field(data):
+    length = shift = 0
+    for at, byte in enumerate(data[1:], 2):
+        length, shift = length | (byte & 127) << shift, shift + 7
+        if byte < 128:
+            return data[at:at + length], data[at + length:]
+
+
+class AddressTest(unittest.TestCase):
+    def test_without_a_port_it_is_4640(self):
+        for text, address in (("localhost", ("localhost", 4640)), ("10.0.0.1:5", ("10.0.0.1", 5)),
+                              ("büro-1.example.:65535", ("büro-1.example.", 65535)), ("[::1]", ("::1", 4640)),
+                              ("[fe80::1%eth0]:1", ("fe80::1%eth0", 1)), ("my_host:04640", ("my_host", 4640))):
+            self.assertEqual(tx.Agent(text, "api").address, address)
+
+
+class LinesTest(unittest.TestCase):
+    """What comes in on stdin, and the bodies that it becomes, whatever the pieces it is read in."""
+    def bodies_of(self, data, pieces=lambda data: [data]):
+        reads = [piece[at:at + tx.CHUNK] for piece in pieces(data) for at in range(0, len(piece), tx.CHUNK)]
+        found = []
+        with mock.patch("os.read", lambda _, most: reads.pop(0) if reads else b""), \
+                mock.patch("select.select", lambda *_: ([0], [], [])):
+            for events in tx.read_lines():
+                batch = b"".join(events)
+                self.assertLess(len(batch), tx.FRAME_MAX)
+                found += bodies(batch)
+        for body in found:
+            self.assertLessEqual(len(body.encode()), 64 << 10)  # what the server takes
+        return found
+
+    def test_line_ends_are_cut_off(self):
+        self.bodies_of(b"\n" * (2 * tx.CHUNK))  # as many events as there are bytes: a frame holds them
+        for data, expected in ((b"a\r\nb\n\r\n\nc", ["a", "b", "", "", "c"]), (b"a\rb\r\r\n", ["a\rb\r"]),
+                               (b"last\r", ["last"]), (b"", []), (b"\n", [""]), (b"\r\n", [""])):
+            self.assertEqual(self.bodies_of(data), expected)
+            self.assertEqual(self.bodies_of(data, lambda data: [data[at:at + 1] for at in range(len(data))]), expected)
+
+    def test_long_lines_are_cut_between_characters(self):
+        for character in ("ü", "€", "😀", "x"):
+            for count in (28_000, tx.CHUNK - 1, tx.CHUNK, tx.CHUNK + 1, tx.CHUNK + 2, 3 * tx.CHUNK):
+                for end in ("", "\n", "\r\n"):
+                    line = "a" + character * count
+                    found = self.bodies_of((line + end + "next\n" * (end != "")).encode())
+                    if end:
+                        self.assertEqual(found.pop(), "next")
+                    self.assertEqual("".join(found), line)
+                    self.assertNotIn("", found)
+                    self.assertLessEqual(len(found), len(line) // tx.CHUNK + 1)
+
+    def test_what_is_not_utf8_becomes_replacement_characters(self):
+        self.assertEqual(self.bodies_of(b"a\xffb\n\xc3"), ["a\ufffdb", "\ufffd"])
+        self.assertEqual("".join(self.bodies_of(b"\xff" * 100_000)), "\ufffd" * 100_000)
+        self.assertEqual(self.bodies_of("ü\n".encode(), lambda data: [data[:1], data[1:]]), ["ü"])
+
+
 class AgentTest(Peer):
     def test_frames_are_numbered_and_acknowledged_together_and_the_end_is_awaited(self):
         self.start(2, 1)
@@ -262,15 +328,29 @@ class CommandTest(Peer):
     def test_lines_of_stdin_become_bodies_as_they_come(self):
         self.run_command()
         self.open()
-        os.write(self.command.stdin.fileno(), "zwei ü\n".encode() + b"x" * (tx.CHUNK + 1))
+        os.write(self.command.stdin.fileno(), "zwei ü\n".encode() + b"x" * (tx.CHUNK + 2))
         self.assertTrue(self.expect_data(1)[0][3].endswith(b"\x2a\x03log\x32\x07zwei \xc3\xbc"))
-        self.assertTrue(self.expect_data(2)[0][3].endswith(b"x" * (tx.CHUNK + 1)))  # does not wait for its end
-        self.command.stdin.write(b"last \xff")
+        self.assertTrue(self.expect_data(2)[0][3].endswith(b"x" * tx.CHUNK))  # does not wait for its end
+        self.command.stdin.write(b"\nlast \xff")
         self.command.stdin.close()
         self.command.stdin = None
-        self.assertTrue(self.expect_data(3)[0][3].endswith("last \ufffd".encode()))
-        self.say(tx.ACK, seq=3, arg=1)
-        self.expect_exit(0, sent=3, acknowledged=3, reconnects=0)
+        self.assertEqual([bodies(frame[3]) for frame in self.expect_data(3, 4)], [["xx"], ["last \ufffd"]])
+        self.say(tx.ACK, seq=4, arg=1)
+        self.expect_exit(0, sent=4, acknowledged=4, reconnects=0)
+
+    def test_a_bad_address_is_one_line_and_status_2(self):
+        for address in ("", ":", ":4640", "host:", "host:0", "host:65536", "host:http", "a b:1", "a..b", "host:1:2",
+                        "http://host:1", "::1", "[::1", "[::1]4640", "[]:1", "h" * 64, "host:-1", "host:1\n"):
+            command = [sys.executable, tx.__file__, address, "--count", "1"]
+            ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE, text=True)
+            self.assertEqual((ended.returncode, ended.stdout), (2, ""), address)
+            self.assertRegex(ended.stderr, r"\Atelemetryx_agent\.py: .* is not an address: .*HOST:PORT.*\n\Z")
+
+    def test_what_hello_has_no_room_for_is_one_line_and_status_2(self):
+        command = [sys.executable, tx.__file__, "localhost", "--name", "n" * 977]
+        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE, text=True)
+        self.assertEqual((ended.returncode, ended.stdout, ended.stderr.count("\n")), (2, "", 1), ended.stderr)
+        self.assertIn("976 bytes", ended.stderr)
 
     def test_a_server_that_will_never_take_the_agent_ends_it_with_status_1(self):
         for code in (4, 5, 6, 11):
