@@ -2,10 +2,10 @@
 
 Whether a position is there already is asked in the transaction that writes it: it is the table's primary key.
 """
+import argparse
 import json
 import signal
 import sqlite3
-import sys
 
 from telemetryx_receiver import serve
 
@@ -48,7 +48,14 @@ class Store:
 
 
 if __name__ == "__main__":
-    receiver = serve(Store(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "localhost:50051")
+    parser = argparse.ArgumentParser(description="Keeps the events that telemetryx delivers in SQLite.")
+    parser.add_argument("database")
+    parser.add_argument("address", nargs="?", default="localhost:50051", help="HOST:PORT")
+    args = parser.parse_args()
+    try:
+        receiver = serve(Store(args.database), args.address)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, lambda *_: receiver.stop())
     print(f"listening on port {receiver.port}", flush=True)

@@ -14,6 +14,7 @@ import datetime
 import hmac
 import json
 import math
+import re
 import uuid
 
 import grpc
@@ -21,6 +22,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 
 CODE_MAX = 64  # bytes
 REASON_MAX = 256  # bytes of a refusal that are sent: 10,000 of them still fit into an answer
+ADDRESS = re.compile(r"unix:.+|(?:\[[^\[\]]+\]|[^:\[\]\s]+):([0-9]{1,5})")
 CALLS_MAX = 64  # deliveries that may wait for a worker; those beyond are tried again by telemetryx
 
 # proto/events.proto, fields numbered in order from 1. `*` repeated, `?` optional, `|value` in the oneof `value`.
@@ -227,7 +229,7 @@ class Receiver:
 
 
 def serve(callback, address, token=None, tls=None, workers=1, interceptors=()):
-    """Starts to serve at "HOST:PORT" (port 0: any) and returns a Receiver.
+    """Starts to serve at "HOST:PORT" (port 0: any) or "unix:PATH" and returns a Receiver.
 
     callback(delivery) stores delivery.records and returns the refused ones as (index, code, reason), or None. It may
     raise RetryLater; any other exception is logged and the delivery tried again. It runs in one thread unless workers
@@ -258,6 +260,9 @@ def serve(callback, address, token=None, tls=None, workers=1, interceptors=()):
             response.verdicts.add(index=index, code=cut(code, CODE_MAX), reason=cut(reason, REASON_MAX))
         return response.SerializeToString()
 
+    parts = ADDRESS.fullmatch(address)  # grpcio listens on 443 where there is no port, and on 4464 for 70000
+    if not parts or int(parts[1] or 0) > 65535:
+        raise ValueError(f"{address!r} is not an address: use HOST:PORT, [IPV6]:PORT or unix:PATH")
     threads = concurrent.futures.ThreadPoolExecutor(workers)
     options = [("grpc.so_reuseport", 0)]  # a second receiver on the port is an error, not a competitor
     server = grpc.server(threads, interceptors=interceptors, options=options, maximum_concurrent_rpcs=CALLS_MAX)

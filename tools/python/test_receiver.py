@@ -52,6 +52,15 @@ class ServeTest(Served):
                  for record in got[0].records]
         self.assertEqual(shown, [(7, "a", "api", "api-1", TIME), (8, "b", "", "web", 1)])
 
+    def test_an_address_that_grpcio_would_take_for_another_is_refused(self):
+        for address in ("localhost", "127.0.0.1", "[::1]", "::1", "", ":", "localhost:", ":50051", "localhost:abc",
+                        "127.0.0.1:70000", "localhost:50051\n", "localhost:-1"):
+            with self.assertRaisesRegex(ValueError, "is not an address: use HOST:PORT", msg=address):
+                tx.serve(print, address).stop(0)
+        self.serve(print)
+        with tempfile.TemporaryDirectory() as folder:
+            tx.serve(print, f"unix:{folder}/socket").stop(0).wait()
+
     def test_verdicts_are_sent_and_their_words_bounded(self):
         deliver = self.serve(lambda delivery: [(1, "BAD", "x" * 1000), (0, 7, "why")])
         first, second = deliver(request(1, ["a", "b"])).verdicts
@@ -210,6 +219,13 @@ class ExampleTest(Served):
         self.assertStatus(grpc.StatusCode.UNKNOWN, "no", deliver, request(4, ["d", "bad"]))
         self.assertEqual(len(self.rows()), 2)
 
+    def test_the_command_names_a_wrong_argument_and_ends_with_status_2(self):
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "example_sqlite_receiver.py")
+        for arguments, words in (([], "usage: "), ([":memory:", "localhost"], "'localhost' is not an address")):
+            ended = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=60)
+            self.assertEqual((ended.returncode, ended.stdout), (2, ""), ended.stderr)
+            self.assertIn(words, ended.stderr)
+            self.assertNotIn("Traceback", ended.stderr)
 
     def test_the_command_serves_until_it_is_told_to_end(self):
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "example_sqlite_receiver.py")
