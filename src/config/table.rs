@@ -87,7 +87,7 @@ const SERVER: Section = Section {
             key: "dedupe_retention",
             default: Value::Duration(limits::DEDUPE_RETENTION),
             form: Form::Duration { min: Duration::from_secs(60), max: Duration::from_secs(365 * 86_400) },
-            doc: "A disconnected agent may be forgotten after this time, when max_agents is reached.",
+            doc: "A disconnected agent may be forgotten after this time, when max_agents is reached; one that sent BYE at once.",
         },
         Setting {
             key: "drain_timeout",
