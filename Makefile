@@ -1,5 +1,6 @@
-# What there is to do here. CI runs .ci/run: `make lint`, then `make test`.
-.PHONY: run release test lint fmt doc torture asan loom fuzz bench bench-lag bench-sinks microbench flamegraph image-test
+# What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
+# .ci/run does the same where there is no make.
+.PHONY: run release test lint fmt-check clippy fmt doc torture asan loom fuzz bench bench-lag bench-sinks microbench flamegraph image-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -10,8 +11,12 @@ release:        ## one static binary, for example target/x86_64-unknown-linux-gn
 test:           ## all tests; installs what they need
 	./tools/test
 
-lint:           ## formatting and clippy, as CI has them
+lint: fmt-check clippy ## formatting and clippy, as CI has them
+
+fmt-check:
 	cargo fmt --check
+
+clippy:
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --no-default-features --lib --locked -- -D warnings
 	cargo clippy --features profiling --locked -- -D warnings
