@@ -15,6 +15,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`limits`] | every hard bound, its unit and its reason |
+//! | [`escape`] | text of peers, made safe for log lines and terminals |
 //! | [`event`] | the contract: generated types, [`event::EventRef`], validation, JSON |
 //! | [`wire`] | frame header, decoder, encoder, checksums |
 //! | [`session`] | both sides of the agent protocol: hello, sequence, deduplication, acknowledgements |
@@ -28,10 +29,11 @@
 //! | [`sink`] | trait, table of kinds, one file a sink |
 //! | `config`, `metrics`, `cli` | settings, registry, commands |
 //!
-//! Without the `server` feature (default) only what an agent links is built: `limits`, `event`, `wire`, `session`
+//! Without the `server` feature (default) only what an agent links is built: `limits`, `escape`, `event`, `wire`, `session`
 //! and `client`.
 
 pub mod client;
+pub mod escape;
 pub mod event;
 pub mod limits;
 pub mod random;

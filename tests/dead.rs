@@ -98,7 +98,7 @@ sqlite  SQLITE_FULL        1  2026-01-02T09:00:00Z  2026-01-02T09:00:00Z  no 9
 fn show_prints_what_was_refused_and_why() {
     let folder = files();
     let shown = "\
-door epoch 7 seq 4  code INVALID  received 2026-01-02T09:00:00.000000000Z  agent api (000102030405060708090a0b0c0d0e0f)
+door epoch 7 seq 4  code INVALID  received 2026-01-02T09:00:00.000000000Z  agent \"api\" (000102030405060708090a0b0c0d0e0f)
   event 1 has neither
   {\"kind\":\"log\",\"name\":\"hello\"}
   event 1: event has neither `name` nor `body`: set one of them
@@ -106,7 +106,7 @@ door epoch 7 seq 4  code INVALID  received 2026-01-02T09:00:00.000000000Z  agent
 ";
     assert_eq!(fine(folder.path(), &["show", "--sink", "door"]), shown);
     let shown = "\
-sqlite position 9  code SQLITE_FULL  received 2026-01-02T09:00:00.000000000Z  agent api
+sqlite position 9  code SQLITE_FULL  received 2026-01-02T09:00:00.000000000Z  agent \"api\"
   no 9
   {\"kind\":\"log\",\"name\":\"e9\"}
 

@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::{Failure, SettingsArgs, print};
 use crate::config::Config;
+use crate::escape::Escaped;
 use crate::sink::{self, Identity};
 use crate::wal::{DirStorage, Inspection, inspect};
 
@@ -54,7 +55,7 @@ fn ask(config: &Config) -> Result<(), Failure> {
             }
             Err(unavailable) => {
                 failed += 1;
-                writeln!(line, "{unavailable}")
+                writeln!(line, "{}", Escaped(unavailable))
             }
         };
         print(&line)?;

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{Failure, SettingsArgs, print, reachable};
+use crate::escape::escape;
 use crate::limits;
 
 /// Bytes of an answer that are shown; the server's are far shorter.
@@ -44,7 +45,7 @@ pub fn run(settings: &SettingsArgs, url: Option<&str>) -> Result<(), Failure> {
     let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().unwrap_or_default();
     let body = body.trim_end();
     if status != 200 {
-        return Err(Failure::Failed(format!("{url}: answers {status} {body}")));
+        return Err(Failure::Failed(format!("{url}: answers {status} {}", escape(body))));
     }
     print(&format!("{body}\n"))
 }

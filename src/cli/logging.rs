@@ -7,6 +7,7 @@
 //!
 //! Records of the `log` facade (libraries) go the same way as our own `tracing` events.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -19,6 +20,7 @@ use tracing_subscriber::{Registry, fmt};
 
 use super::Failure;
 use crate::config::{ConfigError, LogFormat};
+use crate::escape::escape;
 use crate::limits;
 
 /// What is logged: a level, or targets with levels.
@@ -167,10 +169,15 @@ impl Lines {
     }
 }
 
-/// One call is one line: that is how the formatter calls it.
+/// One call is one line: that is how the formatter calls it. Whatever the formatter and the libraries that log put into
+/// it, it stays one line and changes no terminal: control characters in it are escaped, in JSON as JSON has it.
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.push(line);
+        let text = String::from_utf8_lossy(line);
+        match escape(text.strip_suffix('\n').unwrap_or(&text)) {
+            Cow::Borrowed(_) => self.push(line),
+            Cow::Owned(escaped) => self.push((escaped + "\n").as_bytes()),
+        }
         Ok(line.len())
     }
 

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, ConfigError, Resolved};
+use crate::escape::{escape, escape_lines};
 
 pub mod bench;
 mod check;
@@ -137,7 +138,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(failure) => {
             for line in failure.to_string().lines() {
                 // Not eprintln!: it panics where standard error is closed.
-                let _ = writeln!(std::io::stderr(), "telemetryx: {line}");
+                let _ = writeln!(std::io::stderr(), "telemetryx: {}", escape(line));
             }
             failure.exit_code()
         }
@@ -176,10 +177,10 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
     }
 }
 
-/// Prints what a command was asked for. A reader that has seen enough (`| head`) is no failure.
+/// Prints what a command was asked for; control characters in it are escaped, line ends are not. A reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(escape_lines(text).as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Failure::Failed(format!("standard output cannot be written: {error}")))
         }

@@ -26,6 +26,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use self::lines::Lines;
 use super::{Failure, SettingsArgs, print, reachable};
 use crate::client::{self, Batch, Client, ClientError, Progress, Refusal, Report};
+use crate::escape::escape;
 use crate::event::proto::Event;
 use crate::event::{FIELD_NAMES, JsonDecoder};
 use crate::limits::{EVENT_BODY_BYTES_MAX, EVENT_NAME_BYTES_MAX, SEND_LINE_BYTES_MAX};
@@ -434,7 +435,7 @@ fn progress_bar(files: &[PathBuf]) -> ProgressBar {
 
 /// One line on standard error; not `eprintln!`, which panics where that is closed.
 fn warn(line: &str) {
-    let _ = writeln!(io::stderr(), "telemetryx: {line}");
+    let _ = writeln!(io::stderr(), "telemetryx: {}", escape(line));
 }
 
 fn megabytes(bytes: u64) -> String {

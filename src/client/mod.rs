@@ -46,6 +46,7 @@ use bytes::Bytes;
 pub use self::batch::Batch;
 pub use crate::session::agent::{Progress, QueueError, Refusal, SettingsError, Stopped};
 
+use crate::escape::Quoted;
 use crate::event::proto::Event;
 use crate::limits::{CLIENT_QUEUE_BYTES, CLIENT_REPORTS_MAX};
 use crate::session::agent::{Agent, Notice, Settings};
@@ -353,7 +354,10 @@ impl State {
                 }
                 Notice::Refused(refusal) => {
                     let Refusal { seq, reason, events, refused, .. } = &refusal;
-                    log::warn!("{address}: {refused} of {events} events of frame {seq} are refused: {reason}");
+                    log::warn!(
+                        "{address}: {refused} of {events} events of frame {seq} are refused: {}",
+                        Quoted(reason)
+                    );
                     self.report(Report::Refused(refusal));
                 }
                 Notice::SetAside { seq, payload, events } => {

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::escape::is_escaped;
+
 /// A row of the table of settings. Its key is relative to its section.
 #[derive(Debug, Clone)]
 pub struct Setting {
@@ -280,7 +282,8 @@ fn quote(out: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
             '"' | '\\' => write!(out, "\\{c}")?,
             '\n' => out.write_str("\\n")?,
             '\t' => out.write_str("\\t")?,
-            c if c.is_control() => write!(out, "\\u{:04X}", u32::from(c))?,
+            c if is_escaped(c) && u32::from(c) <= 0xFFFF => write!(out, "\\u{:04X}", u32::from(c))?,
+            c if is_escaped(c) => write!(out, "\\U{:08X}", u32::from(c))?,
             c => out.write_char(c)?,
         }
     }
@@ -498,9 +501,10 @@ mod tests {
 
     #[test]
     fn text_is_quoted_as_toml() {
-        let text = "a \"b\" \\ \n \u{1}";
+        let text = "a \"b\" \\ \n \u{1} \u{9b} \u{202e} \u{e0041}";
         let document = format!("key = {}", Value::Text(text.into()));
         let table: toml::Table = toml::from_str(&document).unwrap();
         assert_eq!(table["key"].as_str(), Some(text));
+        assert!(!document.contains(is_escaped), "{document}");
     }
 }

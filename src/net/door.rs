@@ -272,7 +272,7 @@ impl Door {
             NackCode::Invalid | NackCode::Partial => RejectReason::Invalid,
         };
         self.metrics.events_rejected(why).inc_by(u64::from(events));
-        tracing::debug!(agent = %origin.default_source, seq = header.seq, code = code.name(), reason, "frame refused");
+        tracing::debug!(agent = origin.default_source, seq = header.seq, code = code.name(), reason, "frame refused");
         // The ring holds thousands of slots: a list of reasons as long as a NACK's would be memory outside the pool.
         let reason = cut(reason, DEAD_LETTER_REASON_BYTES_MAX).into();
         let content = Content::Refused { payload, events, code, reason };

@@ -266,7 +266,7 @@ impl Worker {
                 sink = self.name,
                 first = new.start,
                 last = new.end - 1,
-                reason = %reason,
+                reason = reason.to_string(),
                 "events are missing from the log and will not be delivered"
             );
         }
@@ -347,7 +347,7 @@ impl Worker {
         } else if std::mem::take(&mut self.begins) {
             // From here on the store's own position counts. Were this one left, it would be older, and harm nothing.
             if let Err(error) = self.position_file.remove() {
-                debug!(sink = self.name, %error, "where the sink began stays written");
+                debug!(sink = self.name, error = error.to_string(), "where the sink began stays written");
             }
         }
         let refused = except.iter().filter(|position| (first..=last).contains(*position)).count() as u64;
@@ -397,7 +397,7 @@ impl Worker {
             return;
         }
         let again = self.sink.upkeep(SystemTime::now()).unwrap_or_else(|error| {
-            warn!(sink = self.name, %error, "the sink could not tidy up");
+            warn!(sink = self.name, error = error.to_string(), "the sink could not tidy up");
             Some(limits::UPKEEP_INTERVAL)
         });
         self.upkeep_at = again.map(|after| Instant::now() + after);
@@ -444,7 +444,8 @@ impl Worker {
         let now = Instant::now();
         if let Some(suppressed) = self.warnings.due(now) {
             let next_attempt_seconds = delay.as_secs_f64();
-            warn!(sink = self.name, %status, suppressed, next_attempt_seconds, "sink does not take events");
+            let status = status.to_string();
+            warn!(sink = self.name, status, suppressed, next_attempt_seconds, "sink does not take events");
             self.warned = true;
         }
         self.progress.set_status(status);

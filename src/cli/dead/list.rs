@@ -7,8 +7,9 @@ use std::io::{self, IsTerminal};
 use serde_json::json;
 
 use super::selection::Which;
-use super::{Failure, Found, names, print, printable, visit};
+use super::{Failure, Found, names, print, visit};
 use crate::config::Config;
+use crate::escape::escape;
 use crate::event::rfc3339;
 
 /// Characters of a reason that are shown however narrow the terminal is.
@@ -71,7 +72,8 @@ fn table(groups: &BTreeMap<(String, String), Group>, width: Option<usize>) -> St
     let head = ["sink", "code", "letters", "oldest", "newest", "reason, such as"].map(str::to_owned);
     let rows = groups.iter().map(|((sink, code), group)| {
         let (oldest, newest) = (time(group.oldest), time(group.newest));
-        [printable(sink), printable(code), group.letters.to_string(), oldest, newest, printable(&group.reason)]
+        let text = |text: &str| escape(text).into_owned();
+        [text(sink), text(code), group.letters.to_string(), oldest, newest, text(&group.reason)]
     });
     let rows: Vec<[String; 6]> = std::iter::once(head).chain(rows).collect();
     let wide = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);

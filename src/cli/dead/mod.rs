@@ -52,7 +52,7 @@ pub enum DeadCommand {
         /// Print so many at most; 0: all. Without --json: 20
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
-        /// Print the lines as they are in the files
+        /// Print the JSON objects of the files, one per line
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -234,19 +234,4 @@ impl BadLines {
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
     Failure::Failed(format!("{}: {error}", path.display()))
-}
-
-/// Words of a peer or a store, harmless on a terminal.
-fn printable(text: &str) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' | '\t' => out.push(' '),
-            // Writing into a String cannot fail.
-            c if c.is_control() => drop(write!(out, "\\u{:04x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out
 }

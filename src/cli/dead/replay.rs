@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::selection::Selection;
-use super::{Failure, Found, alone, count, failed, no_such_sink, print, printable, visit};
+use super::{Failure, Found, alone, count, failed, no_such_sink, print, visit};
 use crate::config::Config;
+use crate::escape::{Escaped, escape};
 use crate::limits;
 use crate::pipeline::batch::{Batch, Delivery};
 use crate::router::bisection::{Answer, Bisection};
@@ -158,7 +159,7 @@ impl<'s> Replay<'s> {
                 0 => "all letters stay".to_owned(),
                 delivered => format!("{} before; the others stay", count(delivered, "delivered")),
             };
-            return Err(Failure::Failed(format!("{unavailable} ({before})")));
+            return Err(Failure::Failed(format!("{} ({before})", Escaped(unavailable))));
         }
         if self.stored_bytes >= limits::DEAD_REPLAY_BYTES { self.take_out() } else { Ok(()) }
     }
@@ -189,8 +190,8 @@ impl<'s> Replay<'s> {
         let mut text = "not delivered, and left in the file:".to_owned();
         for (code, (letters, reason)) in self.staying.0.iter().take(REASONS_NAMED) {
             // Writing into a String cannot fail.
-            let letters = count(*letters, &format!("({})", printable(code)));
-            let _ = write!(text, "\n{letters}: {}", printable(reason));
+            let letters = count(*letters, &format!("({})", escape(code)));
+            let _ = write!(text, "\n{letters}: {}", escape(reason));
         }
         if self.staying.0.len() > REASONS_NAMED {
             text.push_str("\n… and others");

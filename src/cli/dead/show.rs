@@ -7,8 +7,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use super::selection::Which;
-use super::{Failure, Found, count, names, printable, visit};
+use super::{Failure, Found, count, names, visit};
 use crate::config::Config;
+use crate::escape::{Quoted, escape};
 use crate::event::{JsonRecord, check_batch, rfc3339, write_json};
 use crate::limits::FRAME_EVENTS_MAX;
 use crate::router::dead::{Content, ReadLetter};
@@ -39,7 +40,7 @@ pub fn run(config: &Config, which: &Which, limit: Option<u64>, json: bool) -> Re
             }
             shown += 1;
             match json {
-                true => write(&[line, b"\n"].concat()),
+                true => write(format!("{}\n", escape(&String::from_utf8_lossy(line))).as_bytes()),
                 false => write(readable(&name, &letter).as_bytes()),
             }
         })?;
@@ -60,23 +61,23 @@ fn readable(name: &str, letter: &ReadLetter<'_>) -> String {
     let mut text = String::new();
     let _ = match &letter.content {
         // Writing into a String cannot fail.
-        Content::Event { position, .. } => write!(text, "{} position {position}", printable(name)),
-        Content::Frame { epoch, seq, .. } => write!(text, "{} epoch {epoch} seq {seq}", printable(name)),
+        Content::Event { position, .. } => write!(text, "{} position {position}", escape(name)),
+        Content::Frame { epoch, seq, .. } => write!(text, "{} epoch {epoch} seq {seq}", escape(name)),
     };
-    let _ = write!(text, "  code {}", printable(&letter.code));
+    let _ = write!(text, "  code {}", escape(&letter.code));
     if let Some(time) = letter.time_unix_nano {
         let _ = write!(text, "  received {}", String::from_utf8_lossy(&rfc3339::format(time)));
     }
     if let Some(agent) = &letter.agent {
-        let _ = write!(text, "  agent {}", printable(agent));
+        let _ = write!(text, "  agent {}", Quoted(agent));
     }
     if let Content::Frame { agent_id: Some(id), .. } = &letter.content {
-        let _ = write!(text, " ({})", printable(id));
+        let _ = write!(text, " ({})", escape(id));
     }
-    let _ = writeln!(text, "\n  {}", printable(&letter.reason));
+    let _ = writeln!(text, "\n  {}", escape(&letter.reason));
     match &letter.content {
         Content::Event { event, .. } => {
-            let _ = writeln!(text, "  {}", printable(event.get()));
+            let _ = writeln!(text, "  {}", escape(event.get()));
         }
         Content::Frame { payload, .. } => write_payload(payload, &mut text),
     }
@@ -97,13 +98,12 @@ fn write_payload(payload: &str, text: &mut String) {
             Ok(event) => {
                 json.clear();
                 write_json(&JsonRecord::event(*event), &mut json);
-                writeln!(text, "  {}", printable(&String::from_utf8_lossy(&json)))
+                writeln!(text, "  {}", escape(&String::from_utf8_lossy(&json)))
             }
-            Err(why) => writeln!(text, "  event {index}: {}", printable(&why.to_string())),
+            Err(why) => writeln!(text, "  event {index}: {}", escape(&why.to_string())),
         };
     });
     if let Err(error) = result {
-        let _ =
-            writeln!(text, "  {} bytes of payload, no EventBatch: {}", payload.len(), printable(&error.to_string()));
+        let _ = writeln!(text, "  {} bytes of payload, no EventBatch: {}", payload.len(), escape(&error.to_string()));
     }
 }

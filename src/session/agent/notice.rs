@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::escape::Quoted;
 use crate::limits::WELCOME_TIMEOUT;
 use crate::wire::hello::WelcomeError;
 use crate::wire::{AckLevel, FrameError, FrameKind, GoawayCode, NackCode, Welcome};
@@ -56,7 +57,7 @@ pub enum Lost {
     NoWelcome,
     #[error("the server was silent for {0:?}")]
     Silent(Duration),
-    #[error("the server ended the connection: {}: {text}", goaway_name(*code))]
+    #[error("the server ended the connection: {}: {}", goaway_name(*code), Quoted(text))]
     Goaway { code: Result<GoawayCode, u32>, text: String },
     #[error(transparent)]
     Fault(#[from] ServerFault),
@@ -89,7 +90,7 @@ pub enum Stopped {
     #[error("closed; everything is acknowledged")]
     Finished,
     /// AUTH, VERSION, FENCED or ACK_LEVEL: trying again would change nothing.
-    #[error("the server refuses this agent: {}: {text}", code.name())]
+    #[error("the server refuses this agent: {}: {}", code.name(), Quoted(text))]
     Refused { code: GoawayCode, text: String },
 }
 

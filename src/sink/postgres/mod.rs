@@ -115,7 +115,9 @@ impl Postgres {
             config.ssl_mode(SslMode::Disable);
         }
         config.tcp_user_timeout(self.settings.timeout).keepalives_idle(limits::STORE_KEEPALIVE_IDLE);
-        config.notice_callback(|notice| tracing::debug!(code = notice.code().code(), "postgres: {}", notice.message()));
+        config.notice_callback(|notice| {
+            tracing::debug!(code = notice.code().code(), notice = notice.message(), "notice of PostgreSQL")
+        });
         let client = config.connect(connector).map_err(|error| self.unavailable(&error))?;
         Ok(Session { client, deadline, timeout: self.settings.timeout })
     }
