@@ -118,12 +118,12 @@ class Agent:
         elif kind == NACK and self.acked < seq <= self.sent:  # final; the ACK follows (R8)
             accepted = re.search(rb'"accepted":\s*(\d+)', payload)  # only NACK(PARTIAL) says so
             self.frames[seq - self.acked - 1][1] = int(accepted[1]) if accepted else 0
-            print(f"seq {seq}: NACK({arg}) {payload.decode(errors='replace')}", file=sys.stderr)
+            print(f"seq {seq}: NACK({arg}) {payload.decode(errors='replace')!r}", file=sys.stderr)
         elif kind == PING:
             self.socket.sendall(encode_frame(PONG, seq=seq))
         elif kind == GOAWAY:
             self.goaway = struct.unpack_from("<II", payload)
-            raise EOFError(f"GOAWAY({self.goaway[0]}) {payload[8:].decode(errors='replace')}")
+            raise EOFError(f"GOAWAY({self.goaway[0]}) {payload[8:].decode(errors='replace')!r}")
         elif kind < 128 and kind != PONG:  # unknown types from 128 on are skipped
             raise ValueError(f"frame of type {kind}, seq {seq} out of turn")
 

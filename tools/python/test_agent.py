@@ -265,7 +265,7 @@ class AgentTest(Peer):
             self.connection.sendall(tx.encode_frame(tx.NACK, b"bad", 1, 1) + tx.encode_frame(tx.NACK, partly, 2, 5))
         self.say(tx.ACK, seq=2, arg=1)
         self.expect_end(sent=5, acknowledged=2)
-        self.assertIn("seq 1: NACK(1) bad\nseq 2: NACK(5) " + partly.decode(), self.report.getvalue())
+        self.assertIn(f"seq 1: NACK(1) 'bad'\nseq 2: NACK(5) {partly.decode()!r}", self.report.getvalue())
 
     def test_waits_double_to_their_cap_and_start_anew_after_progress(self):
         self.start(1, idle=True)
