@@ -79,8 +79,8 @@ fn wrong_settings_exit_78_for_every_command_that_reads_them() {
     expect(&output, 78, "", &said.replace("none", "TELEMETRYX_CONFIG: none"));
 
     let output = telemetryx(folder.path(), &["run"]).env("TELEMETRYX_LOG", "a=b=c").output().unwrap();
-    let said = "telemetryx: TELEMETRYX_LOG: \"a=b=c\": expected a level (error, warn, info, debug, trace, off) or \
-                targets with levels, such as \"warn,telemetryx::net=debug\"\n";
+    let said = "telemetryx: TELEMETRYX_LOG: unknown target \"a\" (expected a level (error, warn, info, debug, trace, off) or \
+                targets with levels, such as \"warn,telemetryx::net=debug\")\n";
     expect(&output, 78, "", said);
 }
 

@@ -12,20 +12,14 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use tracing::Level;
-use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt};
 
 use super::Failure;
-use crate::config::{ConfigError, LogFormat};
+use crate::config::{LogFilter, LogFormat};
 use crate::escape::escape;
 use crate::limits;
-
-/// What is logged: a level, or targets with levels.
-const FILTER_VARIABLE: &str = "TELEMETRYX_LOG";
-const FILTER_DEFAULT: &str = "info";
 
 /// Log output of this process. Dropping it waits, for a bounded time, until the last lines are out.
 pub struct Logging {
@@ -33,8 +27,7 @@ pub struct Logging {
 }
 
 /// Starts log output, once in a process.
-pub fn start(format: LogFormat) -> Result<Logging, Failure> {
-    let filter = filter(std::env::var_os(FILTER_VARIABLE).map(|filter| filter.to_string_lossy().into_owned()))?;
+pub fn start(format: LogFormat, filter: LogFilter) -> Result<Logging, Failure> {
     let lines = Lines::new(format);
     let writer = lines.clone();
     thread::Builder::new()
@@ -45,7 +38,7 @@ pub fn start(format: LogFormat) -> Result<Logging, Failure> {
         let lines = lines.clone();
         move || lines.clone()
     };
-    let registry = Registry::default().with(filter);
+    let registry = Registry::default().with(filter.into_targets());
     let layer = fmt::layer().with_writer(make_writer).with_ansi(false);
     match format {
         LogFormat::Text => registry.with(layer).try_init(),
@@ -53,26 +46,6 @@ pub fn start(format: LogFormat) -> Result<Logging, Failure> {
     }
     .map_err(|error| Failure::Failed(format!("log output cannot start: {error}")))?;
     Ok(Logging { lines })
-}
-
-fn filter(given: Option<String>) -> Result<Targets, ConfigError> {
-    let text = given.filter(|text| !text.is_empty()).unwrap_or_else(|| FILTER_DEFAULT.to_owned());
-    text.parse().map(without_secrets).map_err(|_| {
-        let expected = "a level (error, warn, info, debug, trace, off) or targets with levels, such as \
-                        \"warn,telemetryx::net=debug\"";
-        ConfigError { problems: vec![format!("{FILTER_VARIABLE}: \"{text}\": expected {expected}")] }
-    })
-}
-
-/// The HTTP client logs every byte that it sends at this level, and with them tokens: it goes no further than `debug`.
-fn without_secrets(filter: Targets) -> Targets {
-    const CLIENT: &str = "ureq";
-    let cap = |target: &str, level: LevelFilter| {
-        if target.starts_with(CLIENT) { level.min(LevelFilter::DEBUG) } else { level }
-    };
-    let capped: Targets = filter.iter().map(|(target, level)| (target.to_owned(), cap(target, level))).collect();
-    let capped = capped.with_default(filter.default_level().unwrap_or(LevelFilter::OFF));
-    if capped.would_enable(CLIENT, &Level::TRACE) { capped.with_target(CLIENT, LevelFilter::DEBUG) } else { capped }
 }
 
 impl Drop for Logging {
@@ -240,19 +213,5 @@ mod tests {
         }
         assert_eq!(written + dropped, count);
         assert!(dropped >= count / 3, "at least what two loads do not hold is dropped: {dropped}");
-    }
-
-    #[test]
-    fn what_would_show_tokens_is_not_logged_at_any_level() {
-        let filter = |text: &str| filter(Some(text.to_owned())).unwrap();
-        for text in
-            ["trace", "ureq=trace", "ureq_proto::util=trace", "info,ureq_proto=trace", "u=trace,ureq_proto=warn"]
-        {
-            assert!(!filter(text).would_enable("ureq_proto::util", &Level::TRACE), "{text}");
-        }
-        assert!(filter("trace").would_enable("ureq::run", &Level::DEBUG));
-        assert!(filter("trace").would_enable("telemetryx::net", &Level::TRACE));
-        assert!(!filter("info,telemetryx::net=debug").would_enable("ureq::run", &Level::DEBUG));
-        assert!(!filter("telemetryx=trace").would_enable("ureq::run", &Level::ERROR));
     }
 }

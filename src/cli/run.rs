@@ -11,7 +11,7 @@ use crate::{limits, server};
 pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
     let settings = settings.load()?;
     // Held to the end: dropping it writes out the last lines.
-    let _logging = logging::start(settings.config.log.format)?;
+    let _logging = logging::start(settings.config.log.format, settings.log_filter)?;
     match &settings.file {
         Some(file) => info!(%file, "settings read"),
         None => info!("no settings file"),

@@ -132,7 +132,7 @@ fn an_agent_that_the_server_refuses_is_told_why() {
     });
     let error = Client::connect(options(address)).err().unwrap();
     assert!(matches!(error, ClientError::Stopped(Stopped::Refused { code: GoawayCode::Auth, .. })), "{error}");
-    assert!(error.to_string().contains("AUTH: unknown token"), "{error}");
+    assert!(error.to_string().contains("AUTH: \"unknown token\""), "{error}");
 }
 
 #[test]

@@ -9,10 +9,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::environment::{self, VARIABLE_PREFIX};
 use super::file;
 use super::setting::Raw;
 
-const VARIABLE_PREFIX: &str = "TELEMETRYX__";
 /// Also the name of a file and the value of a metric's label.
 const SINK_NAME_BYTES_MAX: usize = 64;
 /// What the door refuses is kept and counted under this name beside the sinks'.
@@ -95,7 +95,9 @@ impl Layers {
         };
         merged.check_sink_names(problems);
         for (variable, value) in &self.environment {
-            if let Some(path) = variable.strip_prefix(VARIABLE_PREFIX) {
+            if let Some(meant) = environment::meant(variable, value) {
+                problems.push(format!("{variable}: unknown variable: did you mean `{meant}`?"));
+            } else if let Some(path) = variable.strip_prefix(VARIABLE_PREFIX) {
                 let path = path.to_ascii_lowercase();
                 let segments: Vec<&str> = path.split("__").collect();
                 let given = Given { raw: Raw::Text(value.clone()), origin: Origin::Environment(variable.clone()) };

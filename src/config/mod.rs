@@ -24,8 +24,10 @@ use crate::sink::{BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 
 pub mod document;
+mod environment;
 mod file;
 mod layers;
+mod log_filter;
 mod resolve;
 pub mod setting;
 mod table;
@@ -34,6 +36,7 @@ mod table;
 mod tests;
 
 pub use layers::Layers;
+pub use log_filter::LogFilter;
 pub use resolve::Resolved;
 
 /// Names the settings file when `--config` does not.

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::environment;
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
 use super::setting::{Form, Raw, Setting, Value};
-use super::{Config, ConfigError, Log, Server, Wal, read_bounded, table};
+use super::{Config, ConfigError, Log, LogFilter, Server, Wal, read_bounded, table};
 use crate::event::nearest::nearest;
 use crate::sink::{self, BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
@@ -19,6 +20,8 @@ pub struct Resolved {
     pub config: Config,
     /// The settings file that was read.
     pub file: Option<String>,
+    /// Which log lines are written.
+    pub log_filter: LogFilter,
     /// In the order of the table.
     pub(super) entries: Vec<Entry>,
     pub(super) sinks: Vec<ResolvedSink>,
@@ -72,6 +75,10 @@ impl Layers {
     pub fn resolve(&self) -> Result<Resolved, ConfigError> {
         let mut problems = Vec::new();
         let merged = self.merge(&mut problems);
+        let log_filter = LogFilter::from_environment(&self.environment).unwrap_or_else(|problem| {
+            problems.push(problem);
+            LogFilter::default()
+        });
         let rows = table::SECTIONS
             .iter()
             .flat_map(|section| section.settings.iter().map(|setting| Row::new(section.key(setting), setting)))
@@ -92,7 +99,7 @@ impl Layers {
                     check_relations(&config, &entries, &sinks, &mut problems);
                     if problems.is_empty() {
                         let file = self.file.as_ref().map(|(name, _)| name.clone());
-                        return Ok(Resolved { config, file, entries, sinks });
+                        return Ok(Resolved { config, file, log_filter, entries, sinks });
                     }
                 }
                 Err(error) => problems.push(format!("a bug in the table of settings: {}", error.message())),
@@ -152,9 +159,13 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
                 let names: Vec<&str> = known.iter().map(String::as_str).collect();
                 // Of a table's key, as in `headrs.a`, the table may be what is misspelt.
                 let table = key.split_once('.').map(|(table, _)| table);
-                let hint = nearest(&key, &names)
-                    .or_else(|| nearest(table?, &names))
-                    .map_or_else(String::new, |name| format!(": did you mean `{prefix}{name}`?"));
+                let hint = match (nearest(&key, &names).or_else(|| nearest(table?, &names)), &origin) {
+                    (Some(name), Origin::Environment(_)) => {
+                        format!(": did you mean `{}`?", environment::variable(&format!("{prefix}{name}")))
+                    }
+                    (Some(name), _) => format!(": did you mean `{prefix}{name}`?"),
+                    (None, _) => String::new(),
+                };
                 problems.push(format!("{origin}: unknown key `{prefix}{key}`{hint}"));
             }
         }

@@ -171,7 +171,8 @@ fn unknown_keys_are_named_with_line_and_nearest_name() {
     // `path` is a key of files, not of this kind.
     file_refused("[[sinks]]\nkind = \"stdout\"\npath = \"x\"", "t.toml:3: unknown key `sinks.stdout.path`");
     let variable = "TELEMETRYX__SERVER__ADDRES";
-    let problem = "TELEMETRYX__SERVER__ADDRES: unknown key `server.addres`: did you mean `server.address`?";
+    let problem =
+        "TELEMETRYX__SERVER__ADDRES: unknown key `server.addres`: did you mean `TELEMETRYX__SERVER__ADDRESS`?";
     refused("", &[(variable, "x")], &[], &[problem]);
     refused(
         "",

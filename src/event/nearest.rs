@@ -15,8 +15,9 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 /// Names longer than this are no typing error of a known one.
 const NAME_BYTES_MAX: usize = 32;
 
-/// Edits between two short names (optimal string alignment), by dynamic programming over three rows.
-fn edits(a: &[u8], b: &[u8]) -> usize {
+/// Returns the edits between two short names (optimal string alignment), by dynamic programming over three rows;
+/// `usize::MAX` for long ones.
+pub fn edits(a: &[u8], b: &[u8]) -> usize {
     if a.len() > NAME_BYTES_MAX || b.len() > NAME_BYTES_MAX {
         return usize::MAX;
     }
