@@ -5,6 +5,8 @@
 //!  end    signal ─▶ event loop drains ─▶ ring ends ─▶ log thread ends ─▶ queues end ─▶ routers deliver the rest
 //! ```
 
+pub mod access;
+
 use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -14,7 +16,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::config::{self, Config};
+use crate::config::{Config, ConfigError};
 use crate::http;
 use crate::limits::{
     HEADER_BYTES, KEEPALIVE, RING_SLOTS, WAL_POSITION_JUMP, WAL_UNKNOWN_JUMP, WINDOW_BYTES, WINDOW_FRAMES,
@@ -33,7 +35,6 @@ use crate::router::dead::{DOOR, DeadLetters, RefusedFrame};
 use crate::router::{Drain, Router, RouterQueue, Shared, SinkProgress};
 use crate::session::marks::{Marks, Restored};
 use crate::session::server::SessionSettings;
-use crate::session::tokens::Tokens;
 use crate::sink::{self, Identity, SinkSettings};
 use crate::wal::{self, DirStorage, Log, Writer};
 use crate::wire::AckLevel;
@@ -51,17 +52,16 @@ const LOG_END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause before dead letters that could not be written are written again.
 const DEAD_LETTERS_RETRY: Duration = Duration::from_secs(1);
 
-/// Why the server did not start, or could not go on. Exit code 1.
+/// Why the server did not start, or could not go on. Exit code 1; 78 for [`ServerError::Settings`].
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     #[error("data directory {path}: {error}; set data_dir to a folder that this user may write")]
     DataDir { path: PathBuf, error: io::Error },
     #[error("data directory {0} is in use by another telemetryx: stop it, or set another data_dir")]
     Locked(PathBuf),
-    #[error("tokens file {path}: {error}")]
-    Tokens { path: PathBuf, error: io::Error },
-    #[error("tokens file {0} holds no token: write one a line, or unset server.tokens_file")]
-    NoTokens(PathBuf),
+    /// A file that the settings name.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
     #[error("cannot listen on {address}: {error}; stop what listens there, or set server.address")]
     Listen { address: std::net::SocketAddr, error: io::Error },
     #[error("the system gives no {what}: {error}")]
@@ -101,7 +101,7 @@ impl ServerError {
 /// Runs the server until a signal ends it. `started` gets the line that says where it listens and what it writes to.
 pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerError> {
     let _lock = lock(&config.data_dir)?;
-    let tokens = read_tokens(&config.server)?;
+    let tokens = access::read_tokens(&config.server)?;
     let system = |what| move |error| ServerError::System { what, error };
     let mut random = Random::from_system();
     let metrics =
@@ -189,14 +189,8 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     let server = &config.server;
     let listener = net::bind(server.address).map_err(|error| ServerError::Listen { address: server.address, error })?;
     let address = listener.local_addr().map_err(system("address"))?;
-    if !address.ip().is_loopback() && tokens.is_empty() {
-        tracing::warn!(%address, "anybody who reaches this address can send events: set server.tokens_file");
-    }
-    if !address.ip().is_loopback() && !tokens.is_empty() && !server.allow_plaintext_tokens {
-        tracing::warn!(
-            %address,
-            "tokens are accepted from this machine only: set server.allow_plaintext_tokens where the network is trusted"
-        );
+    if let Some(warning) = access::warning(address, &tokens, server) {
+        tracing::warn!(%address, "{warning}");
     }
     let progress: Vec<_> = routers.iter().map(|router| router.progress().clone()).collect();
     let required: Vec<_> = progress.iter().filter(|progress| progress.required()).cloned().collect();
@@ -404,13 +398,6 @@ fn lock(data_dir: &Path) -> Result<File, ServerError> {
         Err(TryLockError::WouldBlock) => Err(ServerError::Locked(data_dir.to_owned())),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
-}
-
-fn read_tokens(server: &config::Server) -> Result<Tokens, ServerError> {
-    let Some(path) = &server.tokens_file else { return Ok(Tokens::default()) };
-    let lines = fs::read_to_string(path).map_err(|error| ServerError::Tokens { path: path.clone(), error })?;
-    let tokens = Tokens::from_lines(&lines, server.allow_plaintext_tokens);
-    if tokens.is_empty() { Err(ServerError::NoTokens(path.clone())) } else { Ok(tokens) }
 }
 
 fn letter(refused: &RefusedPayload) -> RefusedFrame<'_> {

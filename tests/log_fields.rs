@@ -18,6 +18,7 @@ const DISPLAYED: &[&str] = &[
 const ERRORS_OF_PEERS: &[&str] = &["sink/", "router/", "session/", "http/", "client/"];
 /// What may be put into a message.
 const IN_MESSAGES: &[&str] = &[
+    "warning",              // ours
     "opened.report",        // names of our files, numbers
     "address",              // the agent's setting
     "events",               // numbers

@@ -2,6 +2,8 @@
 //!
 //! Nothing is changed: no table is made, no position taken, so that it may be run beside a server.
 
+mod log;
+
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 
@@ -10,12 +12,13 @@ use clap::Args;
 use super::{Failure, SettingsArgs, print};
 use crate::config::Config;
 use crate::escape::Escaped;
+use crate::server::access;
 use crate::sink::{self, Identity};
-use crate::wal::{DirStorage, Inspection, inspect};
+use crate::wal::{DirStorage, inspect};
 
 #[derive(Args)]
 pub struct CheckArgs {
-    /// Look into the log and ask every sink, too; changes nothing
+    /// Read the whole log and ask every sink, too; changes nothing
     #[arg(long)]
     pub(super) connect: bool,
     #[command(flatten)]
@@ -24,7 +27,13 @@ pub struct CheckArgs {
 
 pub(super) fn run(settings: &SettingsArgs, connect: bool) -> Result<(), Failure> {
     let settings = settings.load()?;
+    let server = &settings.config.server;
+    let tokens = access::read_tokens(server)?;
+    access::check_files(&settings.config)?;
     print(&format!("{}\n", settings.summary()))?;
+    if let Some(warning) = access::warning(server.address, &tokens, server) {
+        print(&format!("warning: {}: {warning}\n", server.address))?;
+    }
     if connect { ask(&settings.config) } else { Ok(()) }
 }
 
@@ -33,13 +42,13 @@ fn ask(config: &Config) -> Result<(), Failure> {
     let mut server_id = None;
     if config.wal.enabled {
         let dir = config.data_dir.join("wal");
-        let (said, sound) = match inspect(&DirStorage::existing(&dir), false) {
+        let (said, sound) = match inspect(&DirStorage::existing(&dir), true) {
             Ok(found) => {
                 server_id = found.server_id;
-                log(&found)
+                log::report(&found, &dir)
             }
             Err(error) if error.kind() == ErrorKind::NotFound => ("ok, none yet".to_owned(), true),
-            Err(error) => (error.to_string(), false),
+            Err(error) => (format!("cannot be read: {error}"), false),
         };
         failed += u32::from(!sound);
         print(&format!("log {}: {said}\n", dir.display()))?;
@@ -63,15 +72,5 @@ fn ask(config: &Config) -> Result<(), Failure> {
     match failed {
         0 => Ok(()),
         _ => Err(Failure::Failed(format!("{failed} of these would not do; see above"))),
-    }
-}
-
-/// What there is to say of a log, and whether that is good.
-fn log(found: &Inspection) -> (String, bool) {
-    let damaged: usize = found.segments.iter().map(|segment| segment.damaged.len()).sum();
-    let segments = found.segments.len();
-    match damaged {
-        0 => (format!("ok, {segments} segments, next position {}", found.next_position()), true),
-        _ => (format!("{damaged} damaged places: `telemetryx wal verify` names them"), false),
     }
 }

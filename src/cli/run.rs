@@ -27,7 +27,10 @@ pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
     });
     #[cfg(feature = "profiling")]
     profile.write()?;
-    ended.map_err(|error| Failure::Failed(error.to_string()))
+    ended.map_err(|error| match error {
+        server::ServerError::Settings(error) => Failure::Settings(error),
+        error => Failure::Failed(error.to_string()),
+    })
 }
 
 /// Raises the soft limit of open files to the hard one. Returns how many connections there can be beside the files of

@@ -151,8 +151,11 @@ fn problem(problem: String) -> ConfigError {
     ConfigError { problems: vec![problem] }
 }
 
-/// A settings or secret file is small; one that is not is the wrong file.
-fn read_bounded(path: &Path) -> std::io::Result<String> {
+/// Reads a settings, secret or tokens file, which is small.
+///
+/// # Errors
+/// It cannot be read, is not UTF-8, or is so large that it is the wrong file.
+pub fn read_bounded(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     let bytes = std::fs::File::open(path)?.take(limits::SETTINGS_FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
     if bytes as u64 > limits::SETTINGS_FILE_BYTES_MAX {

@@ -292,6 +292,21 @@ impl Settings {
         }
     }
 
+    /// The file of authorities for TLS that it names.
+    pub fn ca_file(&self) -> Option<&Path> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(settings) => settings.ca_file.as_deref(),
+            #[cfg(feature = "redis")]
+            Self::Redis(settings) => settings.ca_file.as_deref(),
+            #[cfg(feature = "grpc")]
+            Self::Grpc(settings) => settings.ca_file.as_deref(),
+            #[cfg(feature = "http-sink")]
+            Self::Http(settings) => settings.ca_file.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The statements that make its tables; `None`: it has none.
     pub fn ddl(&self) -> Option<String> {
         match self {
@@ -302,6 +317,17 @@ impl Settings {
             _ => None,
         }
     }
+}
+
+/// Reads a file of authorities as a sink does when it connects.
+///
+/// # Errors
+/// Names the key, the file, and what is wrong with it.
+pub fn check_ca_file(path: &Path) -> Result<(), String> {
+    #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
+    return tls::authorities(path).map(drop);
+    #[cfg(not(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink")))]
+    Err(format!("ca_file {}: no sink of this build has TLS", path.display()))
 }
 
 /// A file as an output, the same for every way to write its path that no link makes different.

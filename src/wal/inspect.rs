@@ -6,11 +6,13 @@
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use super::marks::{AgentMark, MarkTable};
 use super::record::Content;
+use super::recovery::check_headers;
 use super::scan::{Scan, Step};
 use super::segment::{self, Header, Name};
 use super::storage::{Storage, read_full_at};
@@ -28,6 +30,10 @@ pub struct Inspection {
     pub segments: Vec<InspectedSegment>,
     /// In no order.
     pub marks: Vec<AgentMark>,
+    /// No segment begins with a valid table of marks, though there are segments.
+    pub marks_lost: bool,
+    /// Why a start refuses the log, if it does.
+    pub refused: Option<String>,
 }
 
 #[derive(Debug)]
@@ -41,6 +47,11 @@ pub struct InspectedSegment {
     pub events: u64,
     pub records: u64,
     pub damaged: Vec<Damage>,
+    /// A start reads every byte of it.
+    pub read_at_start: bool,
+    header: Option<Header>,
+    /// It begins with a valid table of marks.
+    has_marks: bool,
 }
 
 /// Bytes that are not as they were written.
@@ -49,6 +60,18 @@ pub struct Damage {
     pub bytes: Range<u64>,
     /// Positions that are lost with them, where the records around tell; else empty.
     pub positions: Range<u64>,
+    pub place: Place,
+}
+
+/// Where in a segment corrupt bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The segment's header. Its name and records say the same.
+    Header,
+    /// A valid record follows.
+    Record,
+    /// No valid record follows.
+    Tail,
 }
 
 impl Inspection {
@@ -93,7 +116,8 @@ fn look(storage: &dyn Storage, payloads: bool) -> io::Result<Inspection> {
     let mut names: Vec<_> = storage.list("")?.iter().filter_map(|(file, _)| Name::parse(file)).collect();
     names.sort_unstable();
     let mut marks = MarkTable::new(AGENTS_LIMIT, Duration::MAX);
-    let mut inspection = Inspection { server_id: None, segments: Vec::new(), marks: Vec::new() };
+    let mut inspection =
+        Inspection { server_id: None, segments: Vec::new(), marks: Vec::new(), marks_lost: false, refused: None };
     for name in names {
         match look_at(storage, &name, payloads, &mut marks, &mut inspection.server_id) {
             Ok(segment) => inspection.segments.push(segment),
@@ -103,6 +127,13 @@ fn look(storage: &dyn Storage, payloads: bool) -> io::Result<Inspection> {
         }
     }
     inspection.marks = marks.iter().copied().collect();
+    let segments = &mut inspection.segments;
+    // As recovery does: from the newest valid table of marks on.
+    let first = segments.iter().rposition(|segment| segment.has_marks);
+    segments.iter_mut().skip(first.unwrap_or(0)).for_each(|segment| segment.read_at_start = true);
+    inspection.marks_lost = first.is_none() && !segments.is_empty();
+    let headers = segments.iter().filter_map(|segment| Some((Name::parse(&segment.file)?, segment.header?)));
+    inspection.refused = check_headers(Path::new(""), headers).err().map(|error| error.to_string());
     Ok(inspection)
 }
 
@@ -123,16 +154,22 @@ fn look_at(
         events: 0,
         records: 0,
         damaged: Vec::new(),
+        read_at_start: false,
+        header: None,
+        has_marks: false,
     };
     let mut header = [0; segment::HEADER_BYTES];
     read_full_at(&*file, &mut header, 0)?;
     match Header::decode(&header) {
-        Some(header) if header.version == segment::VERSION => *server_id = Some(header.server_id),
+        Some(header) if header.version == segment::VERSION => {
+            *server_id = Some(header.server_id);
+            segment.header = Some(header);
+        }
         Some(header) => {
             let reason = format!("has format {}, this telemetryx reads format {}", header.version, segment::VERSION);
             return Err(io::Error::new(ErrorKind::Unsupported, reason));
         }
-        None => segment.damage(0..segment::HEADER_BYTES as u64, 0..0),
+        None => segment.damage(0..segment::HEADER_BYTES as u64, 0..0, Place::Header),
     }
     let mut scan = Scan::new(file, name);
     loop {
@@ -140,9 +177,15 @@ fn look_at(
             Step::Record(found) => {
                 let positions = found.header.first_position()..found.header.end_position();
                 if payloads && scan.payload(&found)?.is_none() {
-                    segment.damage(found.offset..found.end(), positions);
+                    // Until a valid record follows.
+                    segment.damage(found.offset..found.end(), positions, Place::Tail);
                     continue;
                 }
+                segment.has_marks |=
+                    found.offset == segment::HEADER_BYTES as u64 && matches!(found.content, Content::Marks(_));
+                segment.damaged.iter_mut().filter(|damage| damage.place == Place::Tail).for_each(|damage| {
+                    damage.place = Place::Record;
+                });
                 server_id.get_or_insert(found.header.server_id);
                 segment.events += found.header.events();
                 match found.content {
@@ -153,10 +196,10 @@ fn look_at(
                     }
                 }
             }
-            Step::Gap { bytes, positions } => segment.damage(bytes, positions),
+            Step::Gap { bytes, positions } => segment.damage(bytes, positions, Place::Tail),
             Step::End { torn } => {
                 if let Some(bytes) = torn {
-                    segment.damage(bytes, 0..0);
+                    segment.damage(bytes, 0..0, Place::Tail);
                 }
                 segment.end_position = scan.position();
                 return Ok(segment);
@@ -166,7 +209,7 @@ fn look_at(
 }
 
 impl InspectedSegment {
-    fn damage(&mut self, bytes: Range<u64>, positions: Range<u64>) {
-        self.damaged.push(Damage { bytes, positions });
+    fn damage(&mut self, bytes: Range<u64>, positions: Range<u64>, place: Place) {
+        self.damaged.push(Damage { bytes, positions, place });
     }
 }

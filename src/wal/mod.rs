@@ -31,7 +31,7 @@ mod segment;
 mod storage;
 mod writer;
 
-pub use inspect::{Damage, InspectedSegment, Inspection, inspect};
+pub use inspect::{Damage, InspectedSegment, Inspection, Place, inspect};
 pub use marks::AgentMark;
 pub use reader::{Log, MissingReason, Read, Reader};
 pub use record::{Entry, Kind};

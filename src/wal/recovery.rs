@@ -17,7 +17,7 @@
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -157,6 +157,27 @@ struct Survey {
     tail: Option<Range<u64>>,
 }
 
+/// Refuses what this version cannot continue: segments by name, with their headers.
+pub(super) fn check_headers(dir: &Path, segments: impl Iterator<Item = (Name, Header)>) -> Result<(), OpenError> {
+    let mut server_id = None;
+    for (name, header) in segments {
+        let file = dir.join(name.to_string());
+        if header.version != segment::VERSION {
+            return Err(OpenError::Version { file, version: header.version });
+        }
+        let expected = *server_id.get_or_insert(header.server_id);
+        if header.server_id != expected {
+            let (found, expected) = (uuid(&header.server_id), uuid(&expected));
+            return Err(OpenError::OtherServer { file, found, expected });
+        }
+        let named = Name { first_position: header.first_position, id: header.segment_id, ..name };
+        if named != name {
+            return Err(OpenError::Renamed { file, expected: named.to_string() });
+        }
+    }
+    Ok(())
+}
+
 /// Opens or makes the log. `now_unix_nano` is when a new segment is made.
 pub fn open(
     settings: &Settings,
@@ -167,7 +188,7 @@ pub fn open(
     let recovery = Recovery { settings, storage: &*storage };
     let mut old = recovery.list()?;
     let mut marks = MarkTable::new(settings.max_agents, settings.dedupe_retention);
-    recovery.check(&old)?;
+    check_headers(&settings.dir, old.iter().filter_map(|old| Some((old.name, old.header?))))?;
     let first = recovery.newest_marks(&old, &mut marks)?;
     let mut report = Report { marks_lost: first.is_none() && !old.is_empty(), ..Report::default() };
 
@@ -268,27 +289,6 @@ impl Recovery<'_> {
             old.never_begun = bytes.iter().all(|byte| *byte == 0);
         }
         Ok(old)
-    }
-
-    /// Refuses what this version cannot continue.
-    fn check(&self, old: &[Old]) -> Result<(), OpenError> {
-        let mut server_id = None;
-        for (old, header) in old.iter().filter_map(|old| Some((old, old.header?))) {
-            let file = self.settings.dir.join(old.name.to_string());
-            if header.version != segment::VERSION {
-                return Err(OpenError::Version { file, version: header.version });
-            }
-            let expected = *server_id.get_or_insert(header.server_id);
-            if header.server_id != expected {
-                let (found, expected) = (uuid(&header.server_id), uuid(&expected));
-                return Err(OpenError::OtherServer { file, found, expected });
-            }
-            let named = Name { first_position: header.first_position, id: header.segment_id, ..old.name };
-            if named != old.name {
-                return Err(OpenError::Renamed { file, expected: named.to_string() });
-            }
-        }
-        Ok(())
     }
 
     /// Whose log it is: any sound header says so, of a segment or of a record.
