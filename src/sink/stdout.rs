@@ -1,13 +1,14 @@
 //! NDJSON on standard output; at least once.
 
 use std::fs::File;
-use std::io;
-use std::os::fd::AsFd;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, OwnedFd};
 
 use serde::Deserialize;
 
 use super::ndjson::Lines;
 use super::{Failure, Identity, Kind, Sink, Unavailable};
+use crate::escape::escape_lines;
 use crate::pipeline::batch::Delivery;
 
 /// What the settings know of it.
@@ -22,7 +23,34 @@ pub struct Settings {}
 pub struct Stdout {
     lines: Lines,
     /// Not `std::io::Stdout`: its buffer would keep what a failed delivery left, and write it in front of the next.
-    out: Option<File>,
+    out: Option<Output>,
+}
+
+/// Standard output. What a terminal would act on is escaped for one, so that an event cannot change it.
+struct Output {
+    file: File,
+    is_terminal: bool,
+}
+
+impl Output {
+    fn new(descriptor: OwnedFd) -> Self {
+        Self { is_terminal: descriptor.is_terminal(), file: descriptor.into() }
+    }
+}
+
+impl Write for Output {
+    /// Called with whole lines of JSON, where escaped text means the same.
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        if !self.is_terminal {
+            return self.file.write(lines);
+        }
+        self.file.write_all(escape_lines(&String::from_utf8_lossy(lines)).as_bytes())?;
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl Stdout {
@@ -34,7 +62,8 @@ impl Stdout {
 impl Sink for Stdout {
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         let descriptor = io::stdout().as_fd().try_clone_to_owned();
-        self.out = Some(descriptor.map_err(|error| Unavailable::down(format!("stdout: {error}")))?.into());
+        let descriptor = descriptor.map_err(|error| Unavailable::down(format!("stdout: {error}")))?;
+        self.out = Some(Output::new(descriptor));
         Ok(None)
     }
 
@@ -54,14 +83,13 @@ impl Sink for Stdout {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, pipe};
-    use std::os::fd::OwnedFd;
 
     use super::super::testing::{delivery, identity};
     use super::*;
 
     fn into_pipe() -> (Stdout, io::PipeReader) {
         let (reader, writer) = pipe().unwrap();
-        let stdout = Stdout { out: Some(OwnedFd::from(writer).into()), ..Stdout::new(&identity(1)) };
+        let stdout = Stdout { out: Some(Output::new(OwnedFd::from(writer))), ..Stdout::new(&identity(1)) };
         (stdout, reader)
     }
 
@@ -77,6 +105,20 @@ mod tests {
             .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["position"].as_u64().unwrap())
             .collect();
         assert_eq!(positions, [1, 3]);
+    }
+
+    #[test]
+    fn a_terminal_gets_what_it_would_act_on_escaped() {
+        let line = "{\"name\":\"\u{9b}2J\u{202e}ö\"}\n";
+        for (is_terminal, expected) in [(false, line), (true, "{\"name\":\"\\u009B2J\\u202Eö\"}\n")] {
+            let (mut reader, writer) = pipe().unwrap();
+            let mut output = Output { is_terminal, ..Output::new(OwnedFd::from(writer)) };
+            output.write_all(line.as_bytes()).unwrap();
+            drop(output);
+            let mut written = String::new();
+            reader.read_to_string(&mut written).unwrap();
+            assert_eq!(written, expected);
+        }
     }
 
     #[test]
