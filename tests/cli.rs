@@ -48,7 +48,7 @@ fn check_connect_says_what_would_not_do_and_makes_nothing() {
     assert_eq!(bad.status.code(), Some(1), "{shown}");
     assert!(shown.contains("sink a: ") && shown.contains("file is not a database"), "{shown}");
     assert!(shown.contains("sink b: ") && shown.contains("sink c: ok, standard output\n"), "{shown}");
-    assert!(String::from_utf8(bad.stderr).unwrap().contains("2 of these would not do"), "{shown}");
+    assert!(String::from_utf8(bad.stderr).unwrap().contains("2 of these failed; see above"), "{shown}");
 }
 
 #[test]

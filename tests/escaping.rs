@@ -146,7 +146,7 @@ fn what_a_server_answers_is_shown_escaped() {
         Goaway { code: Ok(code), retry_ms: 60_000, text: FORGED }.encode(0, &mut goaway);
         let address = answers(goaway).to_string();
         let output =
-            telemetryx(folder.path(), &["send", "--to", &address, "--timeout", "2", "lines"]).output().unwrap();
+            telemetryx(folder.path(), &["send", "--to", &address, "--timeout", "5", "lines"]).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         said(&output, "\\n2026-");
     }

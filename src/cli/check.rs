@@ -71,6 +71,6 @@ fn ask(config: &Config) -> Result<(), Failure> {
     }
     match failed {
         0 => Ok(()),
-        _ => Err(Failure::Failed(format!("{failed} of these would not do; see above"))),
+        _ => Err(Failure::Failed(format!("{failed} of these failed; see above"))),
     }
 }
