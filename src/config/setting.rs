@@ -293,7 +293,12 @@ fn quote(out: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 impl Setting {
     /// Checks `raw` against the form; the error is what was expected instead.
     pub fn parse(&self, raw: &Raw) -> Result<Value, String> {
-        self.parse_form(raw).ok_or_else(|| self.expected())
+        self.parse_form(raw).ok_or_else(|| match (self.form, raw) {
+            (Form::Path, Raw::Text(text)) if !text.is_empty() => {
+                format!("a path: \":memory:\" and URIs are not supported (\"./{text}\" is a file of this name)")
+            }
+            _ => self.expected(),
+        })
     }
 
     fn parse_form(&self, raw: &Raw) -> Option<Value> {
@@ -325,7 +330,7 @@ impl Setting {
             }
             Form::Address => text().filter(|text| text.parse::<SocketAddr>().is_ok()).and_then(own),
             Form::Choice(names) => text().filter(|text| names.contains(text)).and_then(own),
-            Form::Path => text().filter(|text| !text.is_empty() || self.default == Value::text("")).and_then(own),
+            Form::Path => text().filter(|text| self.is_path(text)).and_then(own),
             Form::Secret | Form::Text => text().and_then(own),
             Form::Secrets => matches!(raw, Raw::Table).then_some(Value::Empty),
             Form::Url => match raw {
@@ -334,6 +339,14 @@ impl Setting {
                 _ => text().and_then(own),
             },
         }
+    }
+
+    /// Whether this names a file or directory. What other programs take for something else would be a file of that name:
+    /// `./file:x` is one.
+    fn is_path(&self, text: &str) -> bool {
+        let is_uri = text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("file:"));
+        let is_nothing = text.is_empty() && self.default != Value::text("");
+        !(is_uri || is_nothing || text.eq_ignore_ascii_case(":memory:"))
     }
 
     /// The form in words: `a size from 1KiB to 16MiB, such as "1MiB"`.

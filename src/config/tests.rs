@@ -207,6 +207,22 @@ fn bad_values_are_named_with_key_layer_and_expected_form() {
             "t.toml:2: server.allow_plaintext_tokens = \"yes\": expected true or false",
         ),
         ("data_dir = \"\"", "t.toml:1: data_dir = \"\": expected a path"),
+        (
+            "[[sinks]]\nkind = \"sqlite\"\npath = \":memory:\"",
+            "t.toml:3: sinks.sqlite.path = \":memory:\": expected a path: \":memory:\" and URIs are not supported \
+             (\"./:memory:\" is a file of this name)",
+        ),
+        ("[[sinks]]\nkind = \"sqlite\"\npath = \"\"", "t.toml:3: sinks.sqlite.path = \"\": expected a path"),
+        (
+            "[[sinks]]\nkind = \"sqlite\"\npath = \"file:events.db?mode=ro\"",
+            "t.toml:3: sinks.sqlite.path = \"file:events.db?mode=ro\": expected a path: \":memory:\" and URIs are not \
+             supported (\"./file:events.db?mode=ro\" is a file of this name)",
+        ),
+        (
+            "data_dir = \"FILE:///var/lib\"",
+            "t.toml:1: data_dir = \"FILE:///var/lib\": expected a path: \":memory:\" and URIs are not supported \
+             (\"./FILE:///var/lib\" is a file of this name)",
+        ),
         ("data_dir = [1]", "t.toml:1: data_dir = a list: expected a path"),
         ("data_dir = 1.5", "t.toml:1: data_dir = a decimal number: expected a path"),
         ("server = 5", "t.toml:1: server = 5: expected a section, [server]"),
