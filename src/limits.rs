@@ -246,6 +246,21 @@ pub const NDJSON_CHUNK_BYTES: usize = 64 * 1024;
 pub const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Old rows that one transaction of SQLite deletes: some milliseconds.
 pub const SQLITE_DELETE_ROWS_MAX: u64 = 1_000;
+/// Bytes of SQLite's write-ahead log that stay after a checkpoint: two deliveries of the default size. A reader that holds
+/// it makes it grow; beyond this it is cut once the reader is gone.
+pub const SQLITE_WAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How often an idle SQLite sink looks whether its files are still in place. Far below `wal.keep` (60 s), in which the log
+/// can deliver again what was lost with a file.
+pub const SQLITE_FILES_INTERVAL: Duration = Duration::from_secs(1);
+/// Lines about deleted events of one sink: the first at once, then one in this time with the sum.
+pub const EXPIRED_LINE_INTERVAL: Duration = Duration::from_secs(60);
+/// Nothing is deleted by age once the wall clock gained more than this on the monotonic clock: more than any correction
+/// of a clock that runs, and a change of the time zone does not move it.
+pub const CLOCK_GAIN_MAX: Duration = Duration::from_secs(3_600);
+/// The same where at start the wall clock is further than this beyond the newest row.
+pub const CLOCK_START_GAIN_MAX: Duration = Duration::from_secs(86_400);
+/// From such a reading on nothing is deleted for this time: long enough for a person to see the warning.
+pub const CLOCK_HOLD: Duration = Duration::from_secs(86_400);
 /// A sink with nothing left to tidy up is asked again after this time; one that could not is, too.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// From a store's name to a connection that is logged in; a store that answers slower is tried again.

@@ -68,6 +68,7 @@ pub struct Metrics {
     sink_lag_events: IntGaugeVec,
     sink_delivery_seconds: HistogramVec,
     sink_retries: IntCounterVec,
+    events_expired: IntCounterVec,
 }
 
 /// The metrics of one sink.
@@ -78,6 +79,7 @@ pub struct SinkMetrics {
     pub lag_events: IntGauge,
     pub delivery_seconds: Histogram,
     pub retries: IntCounter,
+    pub events_expired: IntCounter,
 }
 
 impl Metrics {
@@ -162,6 +164,11 @@ impl Metrics {
                 &["sink", "reason"],
             )?,
             sink_retries: counters("telemetryx_sink_retries_total", "Deliveries tried again.", &["sink"])?,
+            events_expired: counters(
+                "telemetryx_events_expired_total",
+                "Events deleted from a store because of their age.",
+                &["sink"],
+            )?,
             sink_lag_events: lag,
             sink_delivery_seconds: delivery,
             registry,
@@ -206,6 +213,7 @@ impl Metrics {
             lag_events: self.sink_lag_events.with_label_values(&[sink]),
             delivery_seconds: self.sink_delivery_seconds.with_label_values(&[sink]),
             retries: self.sink_retries.with_label_values(&[sink]),
+            events_expired: self.events_expired.with_label_values(&[sink]),
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -12,7 +12,7 @@ use super::*;
 use crate::limits::REFUSED_IN_A_ROW_MAX;
 use crate::pipeline::batch::Delivery;
 use crate::sink::testing::{batch, identity};
-use crate::sink::{self, BatchSettings, Failure, Refusal, Settings, Unavailable, discard, file};
+use crate::sink::{self, BatchSettings, Clocks, Failure, Refusal, Settings, Unavailable, Upkeep, discard, file};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -96,12 +96,12 @@ impl Sink for MemorySink {
         Ok(())
     }
 
-    fn upkeep(&mut self, _now: SystemTime) -> Result<Option<Duration>, Unavailable> {
+    fn upkeep(&mut self, _now: Clocks) -> Result<Upkeep, Unavailable> {
         let mut memory = self.memory();
         let stored = memory.stored.len();
         memory.upkeeps.push(stored);
         let more = memory.untidy.then_some(Duration::ZERO);
-        memory.upkeep.pop_front().unwrap_or(Ok(more))
+        memory.upkeep.pop_front().unwrap_or(Ok(more)).map(Upkeep::again)
     }
 }
 

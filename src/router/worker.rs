@@ -17,7 +17,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use std::{io, mem, thread};
 
 use tracing::{debug, info, warn};
@@ -35,7 +35,7 @@ use crate::limits::{REFUSED_IN_A_ROW_MAX, WAL_POSITION_LIMIT};
 use crate::metrics::{Metrics, SinkMetrics};
 use crate::pipeline::batch::Delivery;
 use crate::random::Random;
-use crate::sink::{Failure, Refusal, Sink, SinkSettings, Unavailable, uuid};
+use crate::sink::{Clocks, Failure, Refusal, Sink, SinkSettings, Unavailable, uuid};
 use crate::wal::MissingReason;
 
 /// While a delivery fills, its queue is looked at this often: short against `max_age`, and long enough that no queue
@@ -143,7 +143,7 @@ impl Worker {
         while let Some(delivery) = self.next_delivery()? {
             self.deliver(&delivery)?;
             self.gather.delivery_ended(Instant::now());
-            self.upkeep();
+            self.upkeep()?;
         }
         Ok(())
     }
@@ -245,7 +245,7 @@ impl Worker {
                 Due::Nothing if self.gap.is_some() => {}
                 Due::Nothing if self.gather.is_closed() => return Ok(None),
                 Due::Nothing => {
-                    self.upkeep();
+                    self.upkeep()?;
                     self.source.wait(self.upkeep_at.filter(|_| !self.drain.begun()));
                 }
                 // Looking now and then costs both sides less than a wake-up a batch.
@@ -392,15 +392,26 @@ impl Worker {
     }
 
     /// Lets the sink tidy up, if it is time to. Not while draining: that has a deadline.
-    fn upkeep(&mut self) {
+    fn upkeep(&mut self) -> Done {
         if self.upkeep_at.is_none_or(|at| at > Instant::now()) || self.drain.begun() {
-            return;
+            return Ok(());
         }
-        let again = self.sink.upkeep(SystemTime::now()).unwrap_or_else(|error| {
-            warn!(sink = self.name, error = error.to_string(), "the sink could not tidy up");
-            Some(limits::UPKEEP_INTERVAL)
-        });
+        let (again, reconnect) = match self.sink.upkeep(Clocks::now()) {
+            Ok(upkeep) => {
+                self.metrics.events_expired.inc_by(upkeep.expired_events);
+                (upkeep.again, upkeep.reconnect)
+            }
+            Err(error) => {
+                warn!(sink = self.name, error = error.to_string(), "the sink could not tidy up");
+                (Some(limits::UPKEEP_INTERVAL), None)
+            }
+        };
         self.upkeep_at = again.map(|after| Instant::now() + after);
+        if let Some(unavailable) = reconnect {
+            self.goes_back(&unavailable)?;
+            self.well();
+        }
+        Ok(())
     }
 
     /// Does `what` until it works: the disk has to take it before the delivery may go on.

@@ -32,16 +32,18 @@ pub(crate) mod stores;
 pub(crate) mod testing;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 mod tls;
+pub mod upkeep;
 
 use std::borrow::Cow;
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::config::setting::Setting;
 use crate::pipeline::batch::Delivery;
+pub use upkeep::{Clocks, Upkeep};
 
 /// One store. Lives on its router's thread; may block there.
 pub trait Sink: Send {
@@ -89,10 +91,13 @@ pub trait Sink: Send {
     }
 
     /// A small piece of work between deliveries, such as deleting what is too old. Called now and then once the sink is
-    /// connected. Returns when to call it again; `None`: never.
-    fn upkeep(&mut self, now: SystemTime) -> Result<Option<Duration>, Unavailable> {
+    /// connected.
+    ///
+    /// # Errors
+    /// The work could not be done. It is tried again later; deliveries continue.
+    fn upkeep(&mut self, now: Clocks) -> Result<Upkeep, Unavailable> {
         let _ = now;
-        Ok(None)
+        Ok(Upkeep::again(None))
     }
 }
 

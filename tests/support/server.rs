@@ -51,6 +51,11 @@ impl Server {
 
     /// Starts the process and does not wait for it.
     pub fn launch(data_dir: &Path, settings: &[&str]) -> Process {
+        Self::launch_with(data_dir, settings, &[])
+    }
+
+    /// Starts the process with these variables in its environment, and does not wait for it.
+    pub fn launch_with(data_dir: &Path, settings: &[&str], environment: &[(&str, &str)]) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
         let data_dir_setting = format!("data_dir={}", data_dir.to_str().expect("a test's directory has a UTF-8 name"));
         for setting in [&data_dir_setting as &str, "server.address=127.0.0.1:0"].iter().chain(settings) {
@@ -59,6 +64,7 @@ impl Server {
         // No settings but these: neither of the environment, nor a telemetryx.toml that lies where the tests run.
         command
             .env_remove("TELEMETRYX_CONFIG")
+            .envs(environment.iter().copied())
             .current_dir(data_dir)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

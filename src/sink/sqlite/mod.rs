@@ -14,23 +14,30 @@
 //! looks, so that two servers do not take it from each other for ever. A position that this process's log does not reach
 //! is not taken: a server with the newer log may be at work, and this one could not deliver.
 //!
+//! **Files** that somebody removes or replaces are noticed before a delivery is reported as stored, and within a second
+//! where none comes. What is only in a removed write-ahead log is moved into the database through the connection that
+//! still has it open; then the database is opened anew.
+//!
 //! **Replay** inserts the same rows and leaves the position alone. **Old rows** are deleted between deliveries (`keep`).
 
+mod clock;
+mod files;
 mod keep;
 mod row;
 #[cfg(test)]
 mod tests;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
 use serde::Deserialize;
 
+use self::files::Files;
 use self::row::{INSERT, Rows, writes};
-use super::{Failure, Identity, Kind, Refusal, Sink, Unavailable, uuid};
+use super::{Clocks, Failure, Identity, Kind, Refusal, Sink, Unavailable, Upkeep, uuid};
 use crate::config::setting::{Form, Setting, Value};
 use crate::limits;
 use crate::pipeline::batch::Delivery;
@@ -145,7 +152,7 @@ pub struct Sqlite {
     owned: bool,
     connection: Option<Connection>,
     /// What `connection` writes to.
-    file: Option<(u64, u64)>,
+    files: Option<Files>,
     /// The store's position as of the last look or commit.
     position: u64,
     keep: Option<keep::Keep>,
@@ -161,9 +168,9 @@ impl Sqlite {
             log_end: identity.log_end,
             owned: false,
             connection: None,
-            file: None,
+            files: None,
             position: 0,
-            keep: settings.keep.map(keep::Keep::new),
+            keep: settings.keep.map(|keep| keep::Keep::new(sink, &uuid(&identity.server_id), keep)),
         }
     }
 
@@ -182,11 +189,62 @@ impl Sqlite {
             connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT)?;
             connection.pragma_update(None, "journal_mode", "wal")?;
             connection.pragma_update(None, "synchronous", "full")?;
+            connection.pragma_update(None, "journal_size_limit", limits::SQLITE_WAL_BYTES_MAX.cast_signed())?;
             // A static binary in a container may have no temporary folder.
             connection.pragma_update(None, "temp_store", "memory")?;
             Ok(connection)
         };
         open().map_err(|error| self.unavailable(&error))
+    }
+
+    /// What the connection has open.
+    fn files_of(&self, connection: &Connection) -> Result<Files, Unavailable> {
+        // A file system that does not support shared memory leaves another mode.
+        let mode = connection.query_row("PRAGMA journal_mode", [], |row| row.get::<_, String>(0));
+        let mode = mode.map_err(|error| self.unavailable(&error))?;
+        Files::of(&self.path, mode == "wal")
+            .ok_or_else(|| self.retry("a file was moved or removed while it was opened"))
+    }
+
+    /// Why the connection is of no use: SQLite would write on into a file that no one can find any more.
+    fn removed(&self) -> Option<Unavailable> {
+        let file = self.files.as_ref()?.missing()?.file_name()?.to_string_lossy().into_owned();
+        Some(self.retry(&format!("the file was moved or removed: {file}")))
+    }
+
+    /// Whether what was committed is where everybody finds it.
+    fn confirm(&self) -> Result<(), Failure> {
+        self.removed().map_or(Ok(()), |removed| Err(removed.into()))
+    }
+
+    /// Closes the connection. Where a file was removed or replaced, what is only in the write-ahead log that the
+    /// connection has open is moved into the database first.
+    ///
+    /// # Errors
+    /// Somebody reads there, or the disk is full: the connection stays open, since its rows are nowhere else.
+    fn close(&mut self) -> Result<(), Unavailable> {
+        let Some(connection) = self.connection.take() else { return Ok(()) };
+        let Some(files) = self.files.as_ref().filter(|files| !files.are_in_place()) else { return Ok(()) };
+        let database_is_in_place = files.database_is_in_place();
+        if !database_is_in_place {
+            // At the end SQLite removes the log by its name, which may be that of a new database's log by now.
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        }
+        let Err(error) = move_log_into_database(&connection) else { return Ok(()) };
+        let code = error.sqlite_error_code();
+        let passes = matches!(code, Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull));
+        if database_is_in_place && passes {
+            self.connection = Some(connection);
+            return Err(self.retry(&format!("rows of a removed -wal file cannot be moved into the database: {error}")));
+        }
+        let error = error.to_string();
+        tracing::warn!(
+            sink = self.sink,
+            error,
+            "rows of a removed -wal file are lost, unless the log still has their events: do not touch the files of a \
+             database that is in use"
+        );
+        Ok(())
     }
 
     /// Makes the tables and takes the position, or looks whether it is still ours. Returns it: one that this log does not
@@ -355,11 +413,15 @@ impl Sink for Sqlite {
     }
 
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
-        self.connection = None;
+        self.close()?;
         let mut connection = self.open_or_create()?;
-        self.file = file_id(&self.path);
         let position = self.prepare(&mut connection)?;
         if self.owned {
+            self.files = Some(self.files_of(&connection)?);
+            if let Some(keep) = &mut self.keep {
+                let read = keep.read_newest(&connection);
+                read.map_err(|error| self.unavailable(&error))?;
+            }
             self.connection = Some(connection);
         }
         Ok(Some(position))
@@ -372,13 +434,10 @@ impl Sink for Sqlite {
         let Some(mut connection) = self.connection.take() else {
             return Err(self.retry("not open").into());
         };
-        if self.file != file_id(&self.path) {
-            // SQLite would go on writing into a file that no one can find any more. What is still in its write-ahead
-            // log goes into the moved file now: the log beside the old name would be thrown away with a new database.
-            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-            return Err(self.retry("the file was moved or removed").into());
-        }
-        let result = self.write(&mut connection, delivery, except);
+        let result = self.confirm();
+        let result = result.and_then(|()| self.write(&mut connection, delivery, except));
+        // Once more: what was committed to a file that was removed meanwhile is not stored yet.
+        let result = result.and_then(|()| self.confirm());
         self.connection = Some(connection);
         if result.is_ok() {
             self.position = delivery.last_position();
@@ -407,21 +466,32 @@ impl Sink for Sqlite {
         result
     }
 
-    fn upkeep(&mut self, now: SystemTime) -> Result<Option<Duration>, Unavailable> {
-        let Some(mut keep) = self.keep.take() else { return Ok(None) };
-        let result = match &self.connection {
+    fn upkeep(&mut self, now: Clocks) -> Result<Upkeep, Unavailable> {
+        let removed = self.connection.as_ref().and_then(|_| self.removed());
+        let mut upkeep = Upkeep::again(Some(limits::SQLITE_FILES_INTERVAL));
+        if let Some(keep) = &mut self.keep {
             // What was moved away is somebody's archive.
-            Some(connection) if self.file == file_id(&self.path) => keep.delete_old(connection, now),
-            _ => Ok(limits::UPKEEP_INTERVAL),
-        };
-        self.keep = Some(keep);
-        result.map(Some).map_err(|error| self.unavailable(&error))
+            let connection = self.connection.as_ref().filter(|_| removed.is_none());
+            let passed = keep.pass(connection, now);
+            let passed = passed.map_err(|error| self.unavailable(&error))?;
+            upkeep.again = upkeep.again.min(Some(passed.again));
+            upkeep.expired_events = passed.deleted;
+        }
+        upkeep.reconnect = removed;
+        Ok(upkeep)
     }
 }
 
-/// Device and inode of what is at `path` now.
-fn file_id(path: &Path) -> Option<(u64, u64)> {
-    fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+/// Writes all rows of the write-ahead log into the database, and syncs it.
+fn move_log_into_database(connection: &Connection) -> rusqlite::Result<()> {
+    let (busy, pages, moved) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+    })?;
+    // A reader may keep the log from being cut, and still all of it is in the database.
+    if busy != 0 && pages != moved {
+        return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None));
+    }
+    Ok(())
 }
 
 /// The column, not among the sink's own, that no row brings a value for. Not one that SQLite makes out of the others.

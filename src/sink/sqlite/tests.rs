@@ -1,4 +1,5 @@
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use rusqlite::types::Value;
 use tempfile::TempDir;
@@ -332,6 +333,120 @@ fn a_database_that_was_moved_keeps_all_its_rows() {
     assert_eq!(count, 300, "also those that were still in its write-ahead log");
 }
 
+/// The file beside the database whose name ends so.
+fn beside(database: &Database, suffix: &str) -> PathBuf {
+    let mut name = database.path().into_os_string();
+    name.push(suffix);
+    name.into()
+}
+
+/// The positions that are left if the process is killed now: read from a copy of the files.
+fn positions_after_a_kill(database: &Database) -> Vec<u64> {
+    let copy = Database::new();
+    fs::create_dir_all(copy.path().parent().unwrap()).unwrap();
+    for suffix in ["", "-wal"] {
+        let _ = fs::copy(beside(database, suffix), beside(&copy, suffix));
+    }
+    let integrity: String = copy.user().query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(integrity, "ok");
+    if copy.user().table_exists(None, "events").unwrap() { copy.positions() } else { Vec::new() }
+}
+
+fn is_retry<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
+    match result.map_err(Into::into) {
+        Err(Failure::Unavailable(Unavailable::Retry { reason, .. })) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn files_of_the_log_that_are_removed_or_replaced_are_noticed_and_lose_nothing() {
+    for suffixes in [&["-wal"][..], &["-shm"], &["-wal", "-shm"]] {
+        for replaced in [false, true] {
+            let (database, mut sink) = Database::with("");
+            sink.deliver(&delivery(1..=3), &[]).unwrap();
+            for suffix in suffixes {
+                let old = fs::read(beside(&database, suffix)).unwrap();
+                fs::remove_file(beside(&database, suffix)).unwrap();
+                if replaced {
+                    // Half of it, as a careless restore leaves it.
+                    fs::write(beside(&database, suffix), &old[..old.len() / 2]).unwrap();
+                }
+            }
+            let reason = is_retry(sink.deliver(&delivery(4..=5), &[]));
+            assert!(reason.contains(&format!("moved or removed: events.db{}", suffixes[0])), "{reason}");
+            assert_eq!(sink.connect(), Ok(Some(3)), "{suffixes:?}");
+            sink.deliver(&delivery(4..=5), &[]).unwrap();
+            assert_eq!(positions_after_a_kill(&database), [1, 2, 3, 4, 5], "{suffixes:?}, replaced: {replaced}");
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_removed_while_nothing_is_delivered_is_noticed_by_the_upkeep() {
+    let (database, mut sink) = Database::with("");
+    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    assert_eq!(sink.upkeep(at(1)).unwrap().reconnect, None);
+    fs::remove_file(beside(&database, "-wal")).unwrap();
+    assert!(positions_after_a_kill(&database).is_empty(), "this is what is at stake");
+    let upkeep = sink.upkeep(at(2)).unwrap();
+    assert!(upkeep.reconnect.is_some() && upkeep.again == Some(limits::SQLITE_FILES_INTERVAL), "{upkeep:?}");
+    assert_eq!(sink.connect(), Ok(Some(3)));
+    assert_eq!(sink.upkeep(at(3)).unwrap().reconnect, None);
+    assert_eq!(positions_after_a_kill(&database), [1, 2, 3]);
+}
+
+#[test]
+fn a_log_that_is_removed_in_the_middle_of_a_delivery_does_not_take_it_along() {
+    let (database, mut sink) = Database::with("");
+    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    let mut connection = sink.connection.take().unwrap();
+    sink.write(&mut connection, &delivery(4..=5), &[]).unwrap();
+    sink.connection = Some(connection);
+    fs::remove_file(beside(&database, "-wal")).unwrap();
+    let reason = is_retry(sink.confirm());
+    assert!(reason.contains("events.db-wal"), "{reason}");
+    assert_eq!(sink.connect(), Ok(Some(5)));
+    assert_eq!(positions_after_a_kill(&database), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_database_that_replaces_the_old_one_keeps_its_own_log() {
+    let (database, mut sink) = Database::with("");
+    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    // Somebody's database with rows that are in its log only.
+    let other = Database::new();
+    let mut writer = other.sqlite(2);
+    writer.connect().unwrap();
+    writer.deliver(&delivery(1..=9), &[]).unwrap();
+    for suffix in ["-shm", "-wal", ""] {
+        let _ = fs::remove_file(beside(&database, suffix));
+        if suffix != "-shm" {
+            fs::copy(beside(&other, suffix), beside(&database, suffix)).unwrap();
+        }
+    }
+    is_retry(sink.deliver(&delivery(10..=11), &[]));
+    assert!(down(sink.connect()).contains("fenced at position 9"));
+    assert_eq!(database.positions(), (1..=9).collect::<Vec<_>>());
+}
+
+#[test]
+fn rows_of_a_removed_log_wait_for_a_reader_that_keeps_them_from_the_database() {
+    let (database, mut sink) = Database::with("");
+    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    let reader = database.user();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM events").unwrap();
+    sink.deliver(&delivery(4..=5), &[]).unwrap();
+    fs::remove_file(beside(&database, "-wal")).unwrap();
+    sink.connection.as_ref().unwrap().busy_timeout(Duration::from_millis(10)).unwrap();
+    let reason = is_retry(sink.connect());
+    assert!(reason.contains("rows of a removed -wal file cannot be moved"), "{reason}");
+    is_retry(sink.deliver(&delivery(6..=7), &[]));
+    drop(reader);
+    assert_eq!(sink.connect(), Ok(Some(5)));
+    assert_eq!(positions_after_a_kill(&database), [1, 2, 3, 4, 5]);
+}
+
 #[test]
 fn a_position_changed_from_outside_is_read_again() {
     let (database, mut sink) = Database::with("");
@@ -391,8 +506,11 @@ fn received(positions: std::ops::RangeInclusive<u64>, seconds: u64) -> Delivery 
     delivery_of(std::sync::Arc::new(crate::pipeline::batch::Batch::new(*positions.start(), vec![runs])))
 }
 
-fn at(seconds: u64) -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+/// A wall clock that nobody doubts, however it jumps: hours pass between two calls.
+fn at(seconds: u64) -> Clocks {
+    static CALLS: AtomicU64 = AtomicU64::new(1);
+    let monotonic = Duration::from_secs(CALLS.fetch_add(1, Ordering::Relaxed) * 100_000);
+    Clocks { wall: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds), monotonic }
 }
 
 /// A sink that keeps events for 100 seconds.
@@ -406,10 +524,10 @@ fn keeping(database: &Database, log: u8) -> Sqlite {
 /// Calls it as long as there is more; returns how often.
 fn tidy(sink: &mut Sqlite, now: u64) -> u32 {
     for calls in 1.. {
-        match sink.upkeep(at(now)).unwrap().unwrap() {
+        match sink.upkeep(at(now)).unwrap().again.unwrap() {
             Duration::ZERO => {}
             after => {
-                assert_eq!(after, limits::UPKEEP_INTERVAL);
+                assert_eq!(after, limits::SQLITE_FILES_INTERVAL);
                 return calls;
             }
         }
@@ -439,9 +557,10 @@ fn events_go_when_they_are_older_than_keep_and_not_before() {
 
 #[test]
 fn forever_is_the_default_and_deletes_nothing() {
-    let (_database, mut sink) = Database::with("");
+    let (database, mut sink) = Database::with("");
     sink.deliver(&received(1..=3, 1), &[]).unwrap();
-    assert_eq!(sink.upkeep(SystemTime::now()), Ok(None));
+    assert_eq!(sink.upkeep(at(u64::from(u32::MAX))), Ok(Upkeep::again(Some(limits::SQLITE_FILES_INTERVAL))));
+    assert_eq!(database.positions(), [1, 2, 3]);
 }
 
 #[test]
@@ -455,7 +574,8 @@ fn old_events_of_every_log_go_in_small_transactions() {
     }
     let mut sink = keeping(&database, 0x5e);
     let before = database.positions().len();
-    assert_eq!(sink.upkeep(at(2_000)), Ok(Some(Duration::ZERO)));
+    let upkeep = sink.upkeep(at(2_000)).unwrap();
+    assert_eq!((upkeep.again, upkeep.expired_events), (Some(Duration::ZERO), limits::SQLITE_DELETE_ROWS_MAX));
     assert_eq!((before - database.positions().len()) as u64, limits::SQLITE_DELETE_ROWS_MAX);
     let calls = tidy(&mut sink, 2_000);
     assert!((8..=12).contains(&calls), "{calls} calls");
@@ -494,6 +614,68 @@ fn a_clock_that_was_wrong_costs_no_young_event() {
     assert!(database.positions().is_empty());
 }
 
+/// Both clocks, the wall clock ahead by so much.
+fn clocks(seconds: u64, ahead: u64) -> Clocks {
+    let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds + ahead);
+    Clocks { wall, monotonic: Duration::from_secs(seconds) }
+}
+
+const DAY: u64 = 86_400;
+const TEN_YEARS: u64 = 3_652 * DAY;
+
+#[test]
+fn a_wall_clock_that_jumps_ahead_deletes_nothing_for_a_day() {
+    let database = Database::new();
+    let mut sink = keeping(&database, 0x5e);
+    let start = 1_000_000;
+    assert_eq!(sink.upkeep(clocks(start, 0)).unwrap().expired_events, 0);
+    sink.deliver(&received(1..=3, start), &[]).unwrap();
+    for seconds in [40, 41, 80, DAY] {
+        let upkeep = sink.upkeep(clocks(start + seconds, TEN_YEARS)).unwrap();
+        assert_eq!((upkeep.expired_events, upkeep.again), (0, Some(limits::SQLITE_FILES_INTERVAL)));
+    }
+    assert_eq!(database.positions(), [1, 2, 3]);
+    // A jump that nobody corrects within a day is the time.
+    assert_eq!(sink.upkeep(clocks(start + DAY + 40, TEN_YEARS)).unwrap().expired_events, 3);
+    assert!(database.positions().is_empty());
+}
+
+#[test]
+fn a_start_with_a_wall_clock_that_is_far_beyond_the_newest_row_deletes_nothing_for_a_day() {
+    let database = Database::new();
+    let start = 1_000_000;
+    for log in [0x11, 0x5e] {
+        keeping(&database, log).deliver(&received(1..=3, start), &[]).unwrap();
+    }
+    let mut sink = keeping(&database, 0x5e);
+    // What this process stores says nothing about its clock.
+    sink.deliver(&received(4..=5, start + TEN_YEARS), &[]).unwrap();
+    assert_eq!(sink.upkeep(clocks(start, TEN_YEARS)).unwrap().expired_events, 0);
+    sink.connect().unwrap();
+    assert_eq!(sink.upkeep(clocks(start + DAY - 1, TEN_YEARS)).unwrap().expired_events, 0);
+    assert_eq!(database.positions().len(), 8);
+    assert_eq!(sink.upkeep(clocks(start + DAY, TEN_YEARS)).unwrap().expired_events, 8);
+    // An earlier run of the same day has stored rows by that clock, in which there is a jump of ten years.
+    let database = Database::new();
+    let mut sink = keeping(&database, 0x5e);
+    sink.deliver(&received(1..=1_000, start), &[]).unwrap();
+    sink.deliver(&received(1_001..=1_009, start + TEN_YEARS), &[]).unwrap();
+    let mut sink = keeping(&database, 0x5e);
+    assert_eq!(sink.upkeep(clocks(start + 40, TEN_YEARS)).unwrap().expired_events, 0);
+    assert_eq!(sink.upkeep(clocks(start + DAY, TEN_YEARS)).unwrap().expired_events, 0);
+    sink.deliver(&received(1_010..=1_010, start + DAY - 10 + TEN_YEARS), &[]).unwrap();
+    let mut sink = keeping(&database, 0x5e);
+    let upkeep = sink.upkeep(clocks(start + DAY + 40, TEN_YEARS)).unwrap();
+    assert_eq!(upkeep.again, Some(Duration::ZERO), "a day later the clock is trusted");
+    assert!(upkeep.expired_events >= 1_000, "{upkeep:?}");
+    // Old events that were still in the log of a new database.
+    let new = Database::new();
+    let mut sink = keeping(&new, 0x5e);
+    sink.deliver(&received(1..=3, start), &[]).unwrap();
+    assert_eq!(sink.upkeep(clocks(start, TEN_YEARS)).unwrap().expired_events, 0);
+    assert_eq!(sink.upkeep(clocks(start + DAY, TEN_YEARS)).unwrap().expired_events, 3);
+}
+
 #[test]
 fn a_database_that_was_moved_away_is_left_alone() {
     let database = Database::new();
@@ -501,7 +683,8 @@ fn a_database_that_was_moved_away_is_left_alone() {
     sink.deliver(&received(1..=3, 1_000), &[]).unwrap();
     let moved = database.path().with_extension("moved");
     fs::rename(database.path(), &moved).unwrap();
-    assert_eq!(sink.upkeep(at(9_999)), Ok(Some(limits::UPKEEP_INTERVAL)));
+    let upkeep = sink.upkeep(at(9_999)).unwrap();
+    assert!(upkeep.reconnect.is_some() && upkeep.expired_events == 0, "{upkeep:?}");
     let moved = sink.connection.as_ref().unwrap();
     let rows: i64 = moved.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, 3);

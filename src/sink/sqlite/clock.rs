@@ -1,0 +1,186 @@
+//! Whether the wall clock can be trusted with deleting: one wrong reading must not empty the store.
+//!
+//! ```text
+//!  monotonic  ──┬────────┬────────┬──────────────────────┬──▶
+//!  wall         12:00    12:30    2036                   │
+//!                                 └─ gained 10 years: nothing is deleted for 24 h of the monotonic clock
+//! ```
+//!
+//! A clock that goes back deletes too little, which does no harm; when it is set right it has gained, and deleting only
+//! waits. At start there is no earlier reading: the newest row stands for one. A server that was down, or without
+//! events, for longer than a day waits too.
+
+use std::time::{Duration, SystemTime};
+
+use crate::limits::{CLOCK_GAIN_MAX, CLOCK_HOLD, CLOCK_START_GAIN_MAX};
+use crate::sink::Clocks;
+
+/// Remembers the last reading, and until when nothing is deleted.
+#[derive(Debug, Default)]
+pub(super) struct ClockGuard {
+    /// When the newest row was received that was there before this process delivered any.
+    newest_row: Option<SystemTime>,
+    last: Option<Clocks>,
+    /// By the monotonic clock.
+    held_until: Option<Duration>,
+}
+
+/// Whether events may be deleted by age now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Trusted,
+    /// Not yet.
+    Held,
+    /// Not from now on: the wall clock has gained this much since the last reading.
+    Gained(Duration),
+    /// Not from now on: the first reading is this far beyond the newest row.
+    AheadOfRows(Duration),
+}
+
+impl ClockGuard {
+    /// What the table holds at the first connect.
+    pub fn newest_row(&mut self, received: Option<SystemTime>) {
+        self.newest_row = received;
+    }
+
+    /// Judges a reading.
+    pub fn check(&mut self, now: Clocks) -> Verdict {
+        let doubt = match self.last.replace(now) {
+            Some(last) => {
+                let passed = now.monotonic.saturating_sub(last.monotonic);
+                let gained = since(now.wall, last.wall).saturating_sub(passed);
+                (gained > CLOCK_GAIN_MAX).then_some(Verdict::Gained(gained))
+            }
+            None => {
+                let ahead = self.newest_row.map_or(Duration::ZERO, |newest| since(now.wall, newest));
+                (ahead > CLOCK_START_GAIN_MAX).then_some(Verdict::AheadOfRows(ahead))
+            }
+        };
+        if let Some(doubt) = doubt {
+            self.held_until = Some(now.monotonic + CLOCK_HOLD);
+            return doubt;
+        }
+        match self.held_until {
+            Some(until) if now.monotonic < until => Verdict::Held,
+            _ => {
+                self.held_until = None;
+                Verdict::Trusted
+            }
+        }
+    }
+}
+
+/// Zero where `later` is not later.
+fn since(later: SystemTime, earlier: SystemTime) -> Duration {
+    later.duration_since(earlier).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: u64 = 3_600;
+    const DAY: u64 = 24 * HOUR;
+    const YEAR: u64 = 365 * DAY;
+    /// The wall clock when the monotonic one is 0.
+    const START: u64 = 56 * YEAR;
+
+    fn wall(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    /// The verdict on each reading: seconds of the monotonic clock, and by how much the wall clock is wrong then.
+    #[track_caller]
+    fn check(newest_row: Option<u64>, readings: &[(u64, i64, Verdict)]) {
+        let mut guard = ClockGuard::default();
+        guard.newest_row(newest_row.map(wall));
+        for (monotonic, wrong, expected) in readings {
+            let wall = wall((START + monotonic).checked_add_signed(*wrong).unwrap());
+            let verdict = guard.check(Clocks { wall, monotonic: Duration::from_secs(*monotonic) });
+            assert_eq!(verdict, *expected, "after {monotonic} s, wrong by {wrong} s");
+        }
+    }
+
+    fn gained(seconds: u64) -> Verdict {
+        Verdict::Gained(Duration::from_secs(seconds))
+    }
+
+    fn ahead(seconds: u64) -> Verdict {
+        Verdict::AheadOfRows(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_clock_that_goes_with_the_monotonic_one_is_trusted() {
+        use Verdict::Trusted;
+        // Also over a suspend, which both clocks count.
+        check(Some(START), &[(0, 0, Trusted), (30, 0, Trusted), (12 * HOUR, 0, Trusted), (YEAR, 0, Trusted)]);
+        // Small corrections, even many.
+        check(None, &[(0, 0, Trusted), (30, 3_600, Trusted), (60, 7_200, Trusted), (90, 3_000, Trusted)]);
+    }
+
+    #[test]
+    fn a_jump_ahead_holds_for_a_day_of_the_monotonic_clock() {
+        use Verdict::{Held, Trusted};
+        let jump = 10 * YEAR as i64;
+        let after = 40 + DAY;
+        check(
+            Some(START),
+            &[
+                (0, 0, Trusted),
+                (40, jump, gained(10 * YEAR)),
+                (41, jump, Held),
+                (after - 1, jump, Held),
+                (after, jump, Trusted),
+            ],
+        );
+        check(None, &[(0, 0, Trusted), (30, 3_601, gained(3_601)), (60, 3_601, Held)]);
+    }
+
+    #[test]
+    fn a_jump_ahead_and_back_holds_from_the_jump_ahead() {
+        use Verdict::{Held, Trusted};
+        let jump = 10 * YEAR as i64;
+        check(
+            None,
+            &[
+                (0, 0, Trusted),
+                (30, jump, gained(10 * YEAR)),
+                (70, 0, Held),
+                (29 + DAY, 0, Held),
+                (30 + DAY, 0, Trusted),
+            ],
+        );
+        // The next one holds anew.
+        check(
+            None,
+            &[
+                (0, 0, Trusted),
+                (30, jump, gained(10 * YEAR)),
+                (DAY, 0, Held),
+                (DAY + 9, jump, gained(10 * YEAR)),
+                (DAY + 30, jump, Held),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_clock_that_went_back_has_gained_once_it_is_set_right() {
+        use Verdict::{Held, Trusted};
+        let back = -(10 * YEAR as i64);
+        check(Some(START), &[(0, 0, Trusted), (30, back, Trusted), (60, 0, gained(10 * YEAR)), (90, 0, Held)]);
+        check(Some(START), &[(0, back, Trusted), (30, 0, gained(10 * YEAR))]);
+    }
+
+    #[test]
+    fn a_start_is_compared_with_the_newest_row() {
+        use Verdict::{Held, Trusted};
+        check(None, &[(0, 10 * YEAR as i64, Trusted)]);
+        check(Some(START - DAY), &[(0, 0, Trusted)]);
+        check(Some(START - DAY - 1), &[(0, 0, ahead(DAY + 1)), (30, 0, Held), (DAY, 0, Trusted)]);
+        check(Some(START), &[(0, 10 * YEAR as i64, ahead(10 * YEAR)), (40, 0, Held)]);
+        // Rows from a clock that was ahead.
+        check(Some(START + YEAR), &[(0, 0, Trusted)]);
+        // A server that was down for three days.
+        check(Some(START - 3 * DAY), &[(0, 0, ahead(3 * DAY)), (DAY - 1, 0, Held), (DAY, 0, Trusted)]);
+    }
+}
