@@ -261,6 +261,9 @@ pub const CLOCK_GAIN_MAX: Duration = Duration::from_secs(3_600);
 pub const CLOCK_START_GAIN_MAX: Duration = Duration::from_secs(86_400);
 /// From such a reading on nothing is deleted for this time: long enough for a person to see the warning.
 pub const CLOCK_HOLD: Duration = Duration::from_secs(86_400);
+/// A sink whose oldest event waits longer than this and its `batch.max_age` is behind, or stalled: longer than any
+/// delivery of a store that works.
+pub const SINK_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A sink with nothing left to tidy up is asked again after this time; one that could not is, too.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// From a store's name to a connection that is logged in; a store that answers slower is tried again.

@@ -2,10 +2,12 @@
 //!
 //! Names are `telemetryx_<noun>_<unit>[_total]`; label values are closed sets.
 
+mod process;
+
 use std::sync::Arc;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
 };
 use prometheus::{Registry, TextEncoder};
 
@@ -69,6 +71,10 @@ pub struct Metrics {
     sink_delivery_seconds: HistogramVec,
     sink_retries: IntCounterVec,
     events_expired: IntCounterVec,
+    sink_up: IntGaugeVec,
+    sink_oldest_seconds: GaugeVec,
+    pub buffer_bytes_capacity: IntGauge,
+    pub wal_bytes_max: IntGauge,
 }
 
 /// The metrics of one sink.
@@ -98,6 +104,18 @@ impl Metrics {
             let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
             registry.register(Box::new(metric.clone())).map(|()| metric)
         };
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(metric.clone())).map(|()| metric)
+        };
+        registry.register(Box::new(process::Process::new()?))?;
+        let build = gauges("telemetryx_build_info", "Always 1; its labels say what runs.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let sink_oldest_seconds = GaugeVec::new(
+            Opts::new("telemetryx_sink_oldest_seconds", "Age of the oldest event that a sink has yet to store."),
+            &["sink"],
+        )?;
+        registry.register(Box::new(sink_oldest_seconds.clone()))?;
         let received = counters("telemetryx_events_received_total", "Events accepted at the door.", &["protocol"])?;
         let rejected = counters("telemetryx_events_rejected_total", "Events refused at the door.", &["reason"])?;
         let http_responses = counters("telemetryx_http_responses_total", "HTTP answers, by status.", &["status"])?;
@@ -169,6 +187,10 @@ impl Metrics {
                 "Events deleted from a store because of their age.",
                 &["sink"],
             )?,
+            sink_up: gauges("telemetryx_sink_up", "Whether a sink delivers.", &["sink"])?,
+            sink_oldest_seconds,
+            buffer_bytes_capacity: gauge("telemetryx_buffer_bytes_capacity", "Bytes of the buffer pool.")?,
+            wal_bytes_max: gauge("telemetryx_wal_bytes_max", "Most bytes of all segments of the log.")?,
             sink_lag_events: lag,
             sink_delivery_seconds: delivery,
             registry,
@@ -215,6 +237,12 @@ impl Metrics {
             retries: self.sink_retries.with_label_values(&[sink]),
             events_expired: self.events_expired.with_label_values(&[sink]),
         }
+    }
+
+    /// Sets what is looked at when the page is asked for.
+    pub fn show_sink(&self, sink: &str, is_up: bool, oldest_seconds: f64) {
+        self.sink_up.with_label_values(&[sink]).set(is_up.into());
+        self.sink_oldest_seconds.with_label_values(&[sink]).set(oldest_seconds);
     }
 
     /// The Prometheus text format.

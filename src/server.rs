@@ -22,7 +22,7 @@ use crate::limits::{
     HEADER_BYTES, KEEPALIVE, RING_SLOTS, WAL_POSITION_JUMP, WAL_UNKNOWN_JUMP, WINDOW_BYTES, WINDOW_FRAMES,
 };
 use crate::metrics::Metrics;
-use crate::net::{self, Door, Ended, EventLoop, Intake, LoopError, SinkState};
+use crate::net::{self, Door, Ended, EventLoop, Intake, LoopError, SinkReport};
 use crate::pipeline::batch::Batch;
 use crate::pipeline::commit::{self, RefusedPayload};
 use crate::pipeline::group_commit::{GroupCommit, Holder};
@@ -207,6 +207,7 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
             (true, false) => AckLevel::Delivered,
         },
     };
+    metrics.wal_bytes_max.set(if config.wal.enabled { config.wal.max_bytes.cast_signed() } else { 0 });
     let pool = Pool::new(server.buffer_bytes, Box::new(parts.wake()));
     let mut door = Door::new(
         settings,
@@ -221,11 +222,7 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     door.watermarks = watermarks;
     door.health = health.clone();
     door.last_ticket = last_ticket;
-    door.sinks = Box::new(move || {
-        let state =
-            |sink: &Arc<SinkProgress>| SinkState { name: sink.name().to_owned(), state: sink.status().to_string() };
-        progress.iter().map(state).collect()
-    });
+    door.sinks = Box::new(move || progress.iter().map(|sink| sink_report(sink)).collect());
     door.delivered_position = Box::new(move || required.iter().map(|sink| sink.position()).min().unwrap_or(u64::MAX));
     let mut event_loop = EventLoop::new(parts, listener, door, server.max_connections, server.drain_timeout)?;
     started(&start_line(address, config));
@@ -269,6 +266,18 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     }
     tracing::info!("shut down, everything delivered");
     Ok(())
+}
+
+/// How a sink is doing now.
+fn sink_report(progress: &SinkProgress) -> SinkReport {
+    let wall = SystemTime::now();
+    let state = progress.state(Instant::now(), wall);
+    SinkReport {
+        name: progress.name().to_owned(),
+        state: state.name(),
+        is_up: state.is_up(),
+        oldest: progress.oldest_age(wall),
+    }
 }
 
 /// Where the server stands with its log.

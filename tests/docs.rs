@@ -179,10 +179,12 @@ fn every_code_stands_in_the_page_and_no_other() {
     }
 }
 
-/// Words of a text that begin with `telemetryx_`.
+const METRIC_PREFIXES: [&str; 2] = ["telemetryx_", "process_"];
+
+/// Words of a text that begin as metrics do.
 fn metric_names(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        .filter(|word| word.starts_with("telemetryx_"))
+        .filter(|word| METRIC_PREFIXES.iter().any(|prefix| word.starts_with(prefix) && word != prefix))
         .map(str::to_owned)
         .collect()
 }
@@ -194,6 +196,7 @@ fn every_metric_stands_in_the_page_and_no_other() {
     metrics.connection_closed("end");
     metrics.http_response(200);
     metrics.sink("sqlite");
+    metrics.show_sink("sqlite", true, 0.0);
     metrics.events_dropped("sqlite", "dead_letters_full");
     let text = String::from_utf8(metrics.text()).unwrap();
     let types: BTreeSet<(String, String)> = text
@@ -206,8 +209,9 @@ fn every_metric_stands_in_the_page_and_no_other() {
     let page = page("docs/operations.md");
     let table: BTreeSet<(String, String)> = page
         .lines()
-        .filter_map(|line| line.strip_prefix("| `telemetryx_")?.split_once("` | "))
-        .filter_map(|(name, rest)| Some((format!("telemetryx_{name}"), rest.split(" |").next()?.to_owned())))
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter(|(name, _)| METRIC_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+        .filter_map(|(name, rest)| Some((name.to_owned(), rest.split(" |").next()?.to_owned())))
         .collect();
     assert_eq!(table, types);
     let mut mentioned = metric_names(&page);

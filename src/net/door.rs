@@ -31,12 +31,16 @@ pub const SLOTS_PER_FRAME: usize = 2;
 /// as long.
 const EXHAUSTED_TIME: Duration = Duration::from_secs(1);
 
-/// What `/ready` says of a sink.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SinkState {
+/// What `/ready` and `/metrics` show of a sink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SinkReport {
     pub name: String,
-    /// `ok`, or what is wrong.
-    pub state: String,
+    /// One word: everybody may read it.
+    pub state: &'static str,
+    /// Whether it delivers.
+    pub is_up: bool,
+    /// How long its oldest event has waited.
+    pub oldest: Duration,
 }
 
 pub struct Door {
@@ -52,8 +56,8 @@ pub struct Door {
     pub watermarks: Arc<Watermarks>,
     /// How the log is doing.
     pub health: Arc<LogHealth>,
-    /// For `/ready`.
-    pub sinks: Box<dyn Fn() -> Vec<SinkState> + Send>,
+    /// For `/ready` and `/metrics`: how the sinks are doing at this moment.
+    pub sinks: Box<dyn Fn() -> Vec<SinkReport> + Send>,
     /// The last position that every required sink has passed.
     pub delivered_position: Box<dyn Fn() -> u64 + Send>,
     /// The clock of this turn.
@@ -313,7 +317,7 @@ impl Door {
         }
         reasons.extend(self.health.not_ready());
         let sinks: serde_json::Map<_, _> =
-            (self.sinks)().into_iter().map(|sink| (sink.name, serde_json::Value::String(sink.state))).collect();
+            (self.sinks)().into_iter().map(|sink| (sink.name, serde_json::Value::from(sink.state))).collect();
         let (status, word) = if reasons.is_empty() { (200, "ready") } else { (503, "not ready") };
         let (reasons, sinks) = (serde_json::json!(reasons), serde_json::Value::Object(sinks));
         (status, format!(r#"{{"status":"{word}","reasons":{reasons},"sinks":{sinks}}}"#).into_bytes())
@@ -368,6 +372,10 @@ impl http::Door for HttpDoor<'_> {
                 metrics.ring_depth.set(door.ring.depth() as i64);
                 metrics.ring_capacity.set(door.ring.capacity() as i64);
                 metrics.buffer_bytes_in_use.set(door.intake.pool().bytes_in_use() as i64);
+                metrics.buffer_bytes_capacity.set(door.intake.pool().capacity_bytes() as i64);
+                for sink in (door.sinks)() {
+                    metrics.show_sink(&sink.name, sink.is_up, sink.oldest.as_secs_f64());
+                }
                 (200, "text/plain; version=0.0.4; charset=utf-8", metrics.text())
             }
         }

@@ -35,7 +35,7 @@ mod serve;
 mod timers;
 
 pub use door::Door;
-pub use door::SinkState;
+pub use door::SinkReport;
 pub use event_loop::{DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
 pub use intake::Intake;
 pub use listener::bind;

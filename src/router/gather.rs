@@ -82,6 +82,12 @@ impl Gather {
         self.held.is_empty()
     }
 
+    /// When the oldest of what is held was received; `None`: nothing is held.
+    pub fn oldest_unix_nano(&self) -> Option<u64> {
+        // A batch is one commit: what it holds came within moments.
+        self.held.front()?.runs().first().map(|run| run.received_unix_nano)
+    }
+
     /// Begins again behind `position`: what was held will come again.
     pub fn restart(&mut self, position: u64) {
         *self = Self { next: position + 1, last_delivery: self.last_delivery, ..Self::new(self.settings) };

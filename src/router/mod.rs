@@ -45,7 +45,7 @@ use std::thread;
 use std::time::Instant;
 
 pub use drain::Drain;
-pub use progress::{SinkProgress, SinkStatus};
+pub use progress::{SinkProgress, SinkState, SinkStatus};
 
 use crate::metrics::Metrics;
 use crate::pipeline::batch::Batch;
@@ -79,13 +79,14 @@ pub struct RouterQueue {
 impl RouterQueue {
     /// Hands over the batch that follows. Without a log, waits while the queue is full.
     pub fn offer(&self, batch: &Arc<Batch>) {
-        self.progress.offered(batch.end_position().saturating_sub(1));
+        let received = batch.runs().first().map(|run| run.received_unix_nano);
+        self.progress.offered(batch.end_position().saturating_sub(1), received);
         self.queue.offer(batch);
     }
 
     /// No event has a position between what was offered and `end`: the log goes on there.
     pub fn skipped_to(&self, end: u64) {
-        self.progress.offered(end.saturating_sub(1));
+        self.progress.offered(end.saturating_sub(1), None);
         self.queue.skipped_to(end);
     }
 }
@@ -114,8 +115,8 @@ impl Router {
         let source = Source::new(queue.clone(), shared.log.as_ref());
         let (running, ended) = mpsc::sync_channel(0);
         let lag_events = shared.metrics.sink(&settings.name).lag_events;
-        let progress = Arc::new(SinkProgress::new(&settings.name, settings.required, lag_events, shared.log.clone()));
-        progress.offered(log_end - 1);
+        let progress = Arc::new(SinkProgress::new(settings, lag_events, shared.log.clone()));
+        progress.offered(log_end - 1, None);
         let worker = worker::Worker::new(settings, sink, shared, source, progress.clone());
         thread::Builder::new().name(format!("router {}", settings.name)).spawn(move || {
             worker.run();

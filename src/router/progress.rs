@@ -3,13 +3,15 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus::IntGauge;
 
+use crate::limits::SINK_WAIT_MAX;
+use crate::sink::SinkSettings;
 use crate::wal::Log;
 
-/// How a sink is doing. `Display` is what `/ready` shows.
+/// How a sink is doing. `Display` is what log lines show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SinkStatus {
     /// The first attempt to connect has not ended.
@@ -19,6 +21,41 @@ pub enum SinkStatus {
     Retrying(String),
     /// A person has to act.
     Down(String),
+}
+
+/// How a sink is doing, in one word, as `/ready` shows it to everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SinkState {
+    /// The first attempt to connect has not ended.
+    Connecting,
+    Ok,
+    /// It delivers, but its oldest event waits for longer than [`SINK_WAIT_MAX`] and the sink's `batch.max_age`.
+    Behind,
+    /// It delivered nothing in that time, although events wait.
+    Stalled,
+    /// It passes by itself.
+    Retrying,
+    /// A person has to act.
+    Down,
+}
+
+impl SinkState {
+    /// As in `/ready`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Ok => "ok",
+            Self::Behind => "behind",
+            Self::Stalled => "stalled",
+            Self::Retrying => "retrying",
+            Self::Down => "down",
+        }
+    }
+
+    /// Whether the sink delivers, as far as is known.
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Ok | Self::Behind)
+    }
 }
 
 impl fmt::Display for SinkStatus {
@@ -46,6 +83,13 @@ pub struct SinkProgress {
     position: AtomicU64,
     /// A position of this log that the store holds and the log does not; 0: none.
     ahead: AtomicU64,
+    /// When the oldest event that is owed was received, nanoseconds since 1970; 0: none is known.
+    oldest_unix_nano: AtomicU64,
+    /// An event that waits longer makes the sink `behind` or `stalled`.
+    wait_max: Duration,
+    started: Instant,
+    /// When the sink last connected or passed something, nanoseconds after `started`.
+    progressed_nano: AtomicU64,
     status: Mutex<SinkStatus>,
     status_changed: Condvar,
     /// Both ends set it; the lock makes the last one to do so the one that sees both newest positions.
@@ -53,15 +97,19 @@ pub struct SinkProgress {
 }
 
 impl SinkProgress {
-    pub fn new(name: &str, required: bool, lag_events: IntGauge, log: Option<Arc<Log>>) -> Self {
+    pub fn new(settings: &SinkSettings, lag_events: IntGauge, log: Option<Arc<Log>>) -> Self {
         Self {
-            name: name.to_owned(),
-            required,
+            name: settings.name.clone(),
+            required: settings.required,
             log,
             is_placed: AtomicBool::new(false),
             offered: AtomicU64::new(0),
             position: AtomicU64::new(0),
             ahead: AtomicU64::new(0),
+            oldest_unix_nano: AtomicU64::new(0),
+            wait_max: SINK_WAIT_MAX + settings.batch.max_age,
+            started: Instant::now(),
+            progressed_nano: AtomicU64::new(0),
             status: Mutex::new(SinkStatus::Connecting),
             status_changed: Condvar::new(),
             lag_events: Mutex::new(lag_events),
@@ -123,14 +171,79 @@ impl SinkProgress {
         true
     }
 
-    pub(super) fn offered(&self, position: u64) {
+    /// How long the oldest event that the sink has not passed has waited; zero where there is none. Of a sink whose
+    /// store has not reported its position yet, only events received since the start count.
+    pub fn oldest_age(&self, now: SystemTime) -> Duration {
+        let oldest = self.oldest_unix_nano.load(Ordering::Acquire);
+        if oldest == 0 || self.owed_events() == 0 {
+            return Duration::ZERO;
+        }
+        now.duration_since(UNIX_EPOCH + Duration::from_nanos(oldest)).unwrap_or_default()
+    }
+
+    /// The state at this moment: a delivery that hangs is seen, too.
+    pub fn state(&self, now: Instant, wall: SystemTime) -> SinkState {
+        match *self.lock() {
+            SinkStatus::Connecting => return SinkState::Connecting,
+            SinkStatus::Retrying(_) => return SinkState::Retrying,
+            SinkStatus::Down(_) => return SinkState::Down,
+            SinkStatus::Ok => {}
+        }
+        if self.oldest_age(wall) <= self.wait_max {
+            return SinkState::Ok;
+        }
+        let progressed = self.started + Duration::from_nanos(self.progressed_nano.load(Ordering::Acquire));
+        match now.saturating_duration_since(progressed) <= self.wait_max {
+            true => SinkState::Behind,
+            false => SinkState::Stalled,
+        }
+    }
+
+    /// Positions up to this one are the router's now. `received_unix_nano`: of the first event among them, where that is
+    /// known.
+    pub(super) fn offered(&self, position: u64, received_unix_nano: Option<u64>) {
         self.offered.fetch_max(position, Ordering::Release);
+        if let Some(received) = received_unix_nano {
+            self.set_oldest_if_none(received);
+        }
         self.update_lag();
     }
 
-    pub(super) fn passed(&self, position: u64) {
-        self.position.fetch_max(position, Ordering::Release);
+    /// The router holds events, of which the oldest was received then.
+    pub(super) fn holds(&self, oldest_unix_nano: u64) {
+        self.oldest_unix_nano.store(oldest_unix_nano, Ordering::Release);
+    }
+
+    /// `oldest_unix_nano`: when the oldest of what the router still holds was received; `None`: it holds nothing.
+    pub(super) fn passed(&self, position: u64, oldest_unix_nano: Option<u64>) {
+        if self.position.fetch_max(position, Ordering::Release) < position {
+            self.progressed();
+        }
+        match oldest_unix_nano {
+            Some(oldest) => self.holds(oldest),
+            None if position >= self.offered.load(Ordering::Acquire) => {
+                self.oldest_unix_nano.store(0, Ordering::Release);
+                // Offered in between, and not marked because of what was there before.
+                if position < self.offered.load(Ordering::Acquire) {
+                    self.set_oldest_if_none(unix_nano(SystemTime::now()));
+                }
+            }
+            // The router takes it next, and then knows.
+            None => {}
+        }
         self.update_lag();
+    }
+
+    /// The sink works: what waits is expected to go on from now.
+    pub(super) fn progressed(&self) {
+        let nanos = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.progressed_nano.store(nanos, Ordering::Release);
+    }
+
+    fn set_oldest_if_none(&self, received_unix_nano: u64) {
+        let oldest = &self.oldest_unix_nano;
+        // One that is there is older.
+        let _ = oldest.compare_exchange(0, received_unix_nano, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// The store says that it has everything up to `position`, even if that is less than before.
@@ -154,5 +267,80 @@ impl SinkProgress {
 
     fn lock(&self) -> MutexGuard<'_, SinkStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unix_nano(wall: SystemTime) -> u64 {
+    u64::try_from(wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::router::tests::settings;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn progress() -> SinkProgress {
+        let lag_events = Metrics::new().unwrap().sink("out").lag_events;
+        SinkProgress::new(&settings(), lag_events, None)
+    }
+
+    fn received(wall: SystemTime) -> Option<u64> {
+        Some(unix_nano(wall))
+    }
+
+    #[test]
+    fn the_oldest_event_ages_until_it_is_passed() {
+        let progress = progress();
+        let start = SystemTime::now();
+        assert_eq!(progress.oldest_age(start + 9 * SECOND), Duration::ZERO);
+        progress.offered(10, received(start));
+        progress.offered(20, received(start + 5 * SECOND));
+        assert_eq!(progress.oldest_age(start + 9 * SECOND), 9 * SECOND, "before the router has taken anything");
+        progress.holds(unix_nano(start));
+        progress.passed(10, received(start + 5 * SECOND));
+        assert_eq!(progress.oldest_age(start + 9 * SECOND), 4 * SECOND);
+        progress.passed(20, None);
+        assert_eq!(progress.oldest_age(start + 99 * SECOND), Duration::ZERO);
+        progress.offered(21, received(start + 98 * SECOND));
+        assert_eq!(progress.oldest_age(start + 99 * SECOND), SECOND);
+        assert_eq!(progress.oldest_age(start), Duration::ZERO, "the clock went back");
+        // What is held no longer, and not taken from the queue yet.
+        progress.offered(30, received(start + 99 * SECOND));
+        progress.passed(21, None);
+        assert_eq!(progress.oldest_age(start + 99 * SECOND), SECOND);
+    }
+
+    #[test]
+    fn a_sink_is_behind_while_it_delivers_and_stalled_once_it_does_not() {
+        let progress = progress();
+        let (start, wall) = (Instant::now(), SystemTime::now());
+        let wait = progress.wait_max;
+        assert_eq!(progress.state(start, wall), SinkState::Connecting);
+        progress.set_status(SinkStatus::Ok);
+        progress.progressed();
+        assert_eq!(progress.state(start + 100 * wait, wall + 100 * wait), SinkState::Ok, "nothing waits");
+        progress.offered(10, received(wall));
+        assert_eq!(progress.state(start + wait, wall + wait), SinkState::Ok);
+        assert_eq!(progress.state(start + wait + SECOND, wall + wait + SECOND), SinkState::Stalled);
+        // What was in the log for an hour is on its way.
+        progress.holds(unix_nano(wall - 100 * wait));
+        progress.passed(5, received(wall - 99 * wait));
+        assert_eq!(progress.state(start + wait, wall + wait), SinkState::Behind);
+        // An answer that it has passed the same again is no progress.
+        progress.passed(5, received(wall - 99 * wait));
+        assert_eq!(progress.state(start + 2 * wait, wall + 2 * wait), SinkState::Stalled);
+        progress.passed(10, None);
+        assert_eq!(progress.state(start + 2 * wait, wall + 2 * wait), SinkState::Ok);
+        progress.offered(11, received(wall));
+        for (status, state) in [
+            (SinkStatus::Retrying("busy".into()), SinkState::Retrying),
+            (SinkStatus::Down("wrong password".into()), SinkState::Down),
+        ] {
+            progress.set_status(status);
+            assert_eq!(progress.state(start + 100 * wait, wall + 100 * wait), state);
+        }
     }
 }

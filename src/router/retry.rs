@@ -55,8 +55,13 @@ impl Warnings {
             self.suppressed += 1;
             return None;
         }
+        Some(self.at_once(now))
+    }
+
+    /// For what must not wait: as if it was due. Returns how many were swallowed since the last one.
+    pub fn at_once(&mut self, now: Instant) -> u64 {
         self.last = Some(now);
-        Some(std::mem::take(&mut self.suppressed))
+        std::mem::take(&mut self.suppressed)
     }
 }
 
@@ -123,5 +128,8 @@ mod tests {
         assert_eq!(warnings.due(start), None);
         assert_eq!(warnings.due(start + limits::SINK_WARNING_INTERVAL / 2), None);
         assert_eq!(warnings.due(start + limits::SINK_WARNING_INTERVAL), Some(2));
+        assert_eq!(warnings.due(start + limits::SINK_WARNING_INTERVAL), None);
+        assert_eq!(warnings.at_once(start + limits::SINK_WARNING_INTERVAL), 1);
+        assert_eq!(warnings.due(start + 2 * limits::SINK_WARNING_INTERVAL), Some(0));
     }
 }

@@ -139,6 +139,9 @@ impl Worker {
 
     fn deliver_all(&mut self) -> Done {
         self.connect()?;
+        while let Err(unavailable) = self.sink.reach() {
+            self.wait(&unavailable)?;
+        }
         self.well();
         while let Some(delivery) = self.next_delivery()? {
             self.deliver(&delivery)?;
@@ -238,6 +241,9 @@ impl Worker {
                     }
                     Err(error) => self.wait(&Unavailable::retry(format!("the log cannot be read: {error}")))?,
                 }
+            }
+            if let Some(oldest) = self.gather.oldest_unix_nano() {
+                self.progress.holds(oldest);
             }
             let now = Instant::now();
             match self.gather.due(now) {
@@ -425,14 +431,18 @@ impl Worker {
     fn pass(&mut self, position: u64) {
         self.position = self.position.max(position);
         self.gather.stored(position);
-        self.progress.passed(position);
+        self.progress.passed(position, self.gather.oldest_unix_nano());
         (self.notify)();
     }
 
     /// The sink works.
     fn well(&mut self) {
         self.backoff.reset();
-        if self.progress.set_status(SinkStatus::Ok) != SinkStatus::Ok && mem::take(&mut self.warned) {
+        if self.progress.set_status(SinkStatus::Ok) == SinkStatus::Ok {
+            return;
+        }
+        self.progress.progressed();
+        if mem::take(&mut self.warned) {
             info!(sink = self.name, "sink works again");
         }
     }
@@ -453,13 +463,17 @@ impl Worker {
             return Err(DeadlinePassed);
         }
         let now = Instant::now();
-        if let Some(suppressed) = self.warnings.due(now) {
+        let words = status.to_string();
+        let is_down = matches!(status, SinkStatus::Down(_));
+        let before = self.progress.set_status(status);
+        // Whether a person has to act, or not any more, is never one of many: tries are seldom while a sink is down.
+        let changes = is_down != matches!(before, SinkStatus::Down(_));
+        let suppressed = if changes { Some(self.warnings.at_once(now)) } else { self.warnings.due(now) };
+        if let Some(suppressed) = suppressed {
             let next_attempt_seconds = delay.as_secs_f64();
-            let status = status.to_string();
-            warn!(sink = self.name, status, suppressed, next_attempt_seconds, "sink does not take events");
+            warn!(sink = self.name, status = words, suppressed, next_attempt_seconds, "sink does not take events");
             self.warned = true;
         }
-        self.progress.set_status(status);
         self.metrics.retries.inc();
         self.sleep(now + delay)
     }

@@ -55,6 +55,12 @@ pub trait Sink: Send {
     /// [`Identity::log_end`] on only returns it: the store stays its owner's, and nothing can be delivered.
     fn connect(&mut self) -> Result<Option<u64>, Unavailable>;
 
+    /// Whether somebody answers where deliveries go. Called after the first [`Sink::connect`], until it succeeds once: the
+    /// sink does not count as working before. For sinks whose connect asks nobody.
+    fn reach(&mut self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     /// Whether that file is worth its syncs. Not where nothing is stored: a second delivery doubles nothing.
     fn needs_position(&self) -> bool {
         true

@@ -115,6 +115,10 @@ impl Sink for Http {
         Ok(None)
     }
 
+    fn reach(&mut self) -> Result<(), Unavailable> {
+        self.probe()
+    }
+
     fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
         let positions = body::positions(delivery, except);
         if positions.is_empty() {
