@@ -1,0 +1,359 @@
+mod files;
+mod keep;
+
+use std::time::Duration;
+
+use rusqlite::types::Value;
+use tempfile::TempDir;
+
+use super::super::testing::{self, Store, batch_of, delivery, delivery_of, identity, named};
+use super::*;
+use crate::event::proto::{self, Attribute, attribute};
+
+struct Database {
+    dir: TempDir,
+}
+
+impl Database {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("new/folder/events.db")
+    }
+
+    fn sqlite(&self, owner: u8) -> Sqlite {
+        Sqlite::new("main", &Settings { path: self.path(), keep: None }, &identity(owner))
+    }
+
+    /// A sink on a database in which `sql` was run once the tables were there.
+    fn with(sql: &str) -> (Self, Sqlite) {
+        let database = Self::new();
+        let mut sink = database.sqlite(1);
+        sink.connect().unwrap();
+        database.user().execute_batch(sql).unwrap();
+        (database, sink)
+    }
+
+    /// Somebody else's connection.
+    fn user(&self) -> Connection {
+        let connection = Connection::open(self.path()).unwrap();
+        connection.busy_timeout(Duration::from_secs(10)).unwrap();
+        connection
+    }
+
+    fn positions(&self) -> Vec<u64> {
+        self.rows().unwrap().into_iter().map(|(position, _)| position).collect()
+    }
+}
+
+impl Store for Database {
+    const EXACTLY_ONCE: bool = true;
+    const KEEPS_POSITIONS: bool = true;
+    const REPLAYS: Option<bool> = Some(true);
+
+    fn sink(&self, owner: u8) -> Box<dyn Sink> {
+        Box::new(self.sqlite(owner))
+    }
+
+    const NAN_IS_UNSET: bool = true;
+
+    fn stored(&self) -> Option<Vec<testing::Row>> {
+        Some(testing::rows_of_sqlite(&self.user()))
+    }
+}
+
+fn refused(result: Result<(), Failure>) -> Vec<(u64, String)> {
+    match result {
+        Err(Failure::Refused(refusals)) => {
+            refusals.into_iter().map(|refusal| (refusal.position, refusal.code)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
+    match result.map_err(Into::into) {
+        Err(Failure::Unavailable(Unavailable::Down { reason })) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_column_of_the_users_that_wants_a_value_is_down_and_no_row_is_refused_for_it() {
+    let table = ddl().replacen("attributes TEXT,", "attributes TEXT, site TEXT NOT NULL,", 1);
+    let (_database, mut sink) = Database::with(&format!("DROP TABLE events; {table}"));
+    let reason = down(sink.deliver(&delivery(1..=2), &[]));
+    assert!(reason.contains("give the column site a default"), "{reason}");
+}
+
+#[test]
+fn a_row_that_lacks_a_generated_value_is_refused_alone() {
+    let generated = "attributes TEXT, site TEXT GENERATED ALWAYS AS (nullif(name, 'e2')) STORED NOT NULL,";
+    let table = ddl().replacen("attributes TEXT,", generated, 1);
+    let (database, mut sink) = Database::with(&format!("DROP TABLE events; {table}"));
+    assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "SQLITE_CONSTRAINT_NOTNULL".into())]);
+    assert_eq!(sink.deliver(&delivery(1..=3), &[2]), Ok(()));
+    assert_eq!(database.positions(), [1, 3]);
+}
+
+#[test]
+fn passes_the_conformance_suite() {
+    testing::conformance(Database::new);
+}
+
+#[test]
+fn every_field_has_its_column() {
+    let database = Database::new();
+    let mut sink = database.sqlite(1);
+    sink.connect().unwrap();
+    let full = proto::Event {
+        time_unix_nano: 1,
+        kind: proto::EventKind::Span.into(),
+        severity: 9,
+        source: "host".into(),
+        name: "na\0me".into(),
+        body: "zwölf".into(),
+        attributes: vec![Attribute { key: "k".into(), value: Some(attribute::Value::IntValue(1)) }],
+        value: Some(1.5),
+        duration_nano: 77,
+        trace_id: vec![0xab; 16],
+        span_id: vec![0xcd; 8],
+        parent_span_id: vec![0xef; 8],
+    };
+    sink.deliver(&delivery_of(batch_of(1, vec![vec![full, named("bare")]])), &[]).unwrap();
+    let user = database.user();
+    let mut rows = user.prepare("SELECT * FROM events ORDER BY position").unwrap();
+    let row = |row: &rusqlite::Row<'_>| (0..16).map(|column| row.get(column)).collect();
+    let rows: rusqlite::Result<Vec<Vec<Value>>> = rows.query_map([], row).unwrap().collect();
+    let text = |text: &str| Value::Text(text.to_owned());
+    let full = vec![
+        text("5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e"),
+        Value::Integer(1),
+        text("2026-01-02T03:04:05.000000006Z"),
+        text("1970-01-01T00:00:00.000000001Z"),
+        text("span"),
+        Value::Integer(9),
+        text("host"),
+        text("na\0me"),
+        text("zwölf"),
+        Value::Real(1.5),
+        Value::Integer(77),
+        text(&"ab".repeat(16)),
+        text(&"cd".repeat(8)),
+        text(&"ef".repeat(8)),
+        text("api"),
+        text("{\"k\":1}"),
+    ];
+    let mut bare = vec![Value::Null; 16];
+    bare[0] = text("5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e");
+    bare[1] = Value::Integer(2);
+    bare[2] = text("2026-01-02T03:04:05.000000006Z");
+    bare[3] = text("2026-01-02T03:04:05.000000006Z");
+    bare[4] = text("log");
+    bare[6] = text("api");
+    bare[7] = text("bare");
+    bare[14] = text("api");
+    assert_eq!(rows.unwrap(), [full, bare]);
+}
+
+#[test]
+fn the_database_is_durable_and_readable_while_written() {
+    let (database, sink) = Database::with("");
+    let mode: String = database.user().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+    let synchronous: i64 = sink.connection.unwrap().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+    assert_eq!(synchronous, 2, "FULL");
+}
+
+#[test]
+fn all_rows_that_a_constraint_refuses_are_named_and_the_rest_can_be_stored() {
+    let (database, mut sink) = Database::with(
+        "CREATE TRIGGER no_e3 BEFORE INSERT ON events WHEN new.name = 'e3' BEGIN SELECT RAISE(ABORT, 'no e3'); END;
+         CREATE UNIQUE INDEX one_body ON events (body);",
+    );
+    let mut events: Vec<_> = (1..=5).map(|n| named(format!("e{n}"))).collect();
+    events[0].body = "same".into();
+    events[4].body = "same".into();
+    let delivery = delivery_of(batch_of(1, vec![events]));
+    let refusals = refused(sink.deliver(&delivery, &[]));
+    assert_eq!(refusals, [(3, "SQLITE_CONSTRAINT_TRIGGER".into()), (5, "SQLITE_CONSTRAINT_UNIQUE".into())]);
+    assert!(database.positions().is_empty(), "nothing of it is stored");
+    assert_eq!(sink.deliver(&delivery, &[3, 5]), Ok(()));
+    assert_eq!(database.positions(), [1, 2, 4]);
+}
+
+#[test]
+fn a_trigger_that_ends_the_transaction_names_its_row() {
+    let (database, mut sink) = Database::with(
+        "CREATE TRIGGER no_e2 BEFORE INSERT ON events WHEN new.name = 'e2' BEGIN SELECT RAISE(ROLLBACK, 'no'); END;",
+    );
+    assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "SQLITE_CONSTRAINT_TRIGGER".into())]);
+    assert_eq!(sink.deliver(&delivery(1..=3), &[2]), Ok(()));
+    assert_eq!(database.positions(), [1, 3]);
+}
+
+#[test]
+fn the_users_own_table_with_a_check_is_used() {
+    let database = Database::new();
+    fs::create_dir_all(database.path().parent().unwrap()).unwrap();
+    let create = CREATE.replace("name TEXT,", "name TEXT CHECK (name <> 'e2'), site TEXT DEFAULT 'here',");
+    database.user().execute_batch(&create).unwrap();
+    let mut sink = database.sqlite(1);
+    sink.connect().unwrap();
+    assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "SQLITE_CONSTRAINT_CHECK".into())]);
+}
+
+#[test]
+fn a_constraint_that_is_checked_at_the_commit_names_no_row() {
+    let (database, mut sink) = Database::with("CREATE TABLE kinds (name TEXT PRIMARY KEY);");
+    let strict = CREATE
+        .replace("kind TEXT NOT NULL", "kind TEXT NOT NULL REFERENCES kinds (name) DEFERRABLE INITIALLY DEFERRED");
+    database.user().execute_batch(&format!("DROP TABLE events; {strict}")).unwrap();
+    sink.connect().unwrap();
+    sink.connection.as_ref().unwrap().pragma_update(None, "foreign_keys", true).unwrap();
+    let result = sink.deliver(&delivery(1..=3), &[]);
+    assert!(matches!(&result, Err(Failure::BatchRefused { code, .. }) if code.contains("FOREIGNKEY")), "{result:?}");
+    database.user().execute_batch("INSERT INTO kinds VALUES ('log')").unwrap();
+    assert_eq!(sink.deliver(&delivery(1..=3), &[]), Ok(()));
+    assert_eq!(database.positions(), [1, 2, 3]);
+}
+
+#[test]
+fn a_table_without_a_column_or_the_key_is_down_with_what_to_do() {
+    let (database, mut sink) = Database::with("ALTER TABLE events DROP COLUMN body;");
+    let reason = down(sink.connect());
+    assert!(reason.contains("table events has no column named body: add what is missing"), "{reason}");
+    let keyless = CREATE.replacen(",\n        PRIMARY KEY (server_id, position)\n    ) WITHOUT ROWID", ")", 1);
+    database.user().execute_batch(&format!("DROP TABLE events; {keyless}")).unwrap();
+    let reason = down(sink.connect());
+    assert!(reason.contains("PRIMARY KEY"), "{reason}");
+}
+
+#[test]
+fn a_file_that_is_no_database_is_down() {
+    let database = Database::new();
+    fs::create_dir_all(database.path().parent().unwrap()).unwrap();
+    fs::write(database.path(), "no database, but long enough to be looked at".repeat(100)).unwrap();
+    let reason = down(database.sqlite(1).connect());
+    assert!(reason.contains("events.db") && reason.contains("not a database"), "{reason}");
+}
+
+#[test]
+fn the_newest_owner_wins_and_the_older_one_does_not_take_it_back() {
+    let database = Database::new();
+    let mut old = database.sqlite(1);
+    old.connect().unwrap();
+    old.deliver(&delivery(1..=2), &[]).unwrap();
+    let mut new = database.sqlite(2);
+    assert_eq!(new.connect(), Ok(Some(2)));
+    let reason = down(old.deliver(&delivery(3..=4), &[]));
+    assert!(reason.contains("fenced at position 2"), "{reason}");
+    assert!(down(old.connect()).contains("fenced"));
+    new.deliver(&delivery(3..=4), &[]).unwrap();
+    // What the other has stored is stored.
+    assert_eq!(new.deliver(&delivery(3..=4), &[]), Ok(()));
+    assert!(down(old.connect()).contains("fenced"));
+    assert_eq!(database.positions(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn sinks_and_logs_have_their_own_positions_in_one_database() {
+    let database = Database::new();
+    let mut first = database.sqlite(1);
+    first.connect().unwrap();
+    first.deliver(&delivery(1..=5), &[]).unwrap();
+    let other_log = Identity { server_id: [9; 16], ..identity(1) };
+    let settings = Settings { path: database.path(), keep: None };
+    let mut second = Sqlite::new("main", &settings, &other_log);
+    assert_eq!(second.connect(), Ok(Some(0)));
+    second.deliver(&delivery(1..=3), &[]).unwrap();
+    assert_eq!(Sqlite::new("other", &settings, &identity(1)).connect(), Ok(Some(0)));
+    assert_eq!(database.rows().unwrap().len(), 8);
+}
+
+#[test]
+fn a_crash_before_the_commit_leaves_nothing_and_one_after_it_everything() {
+    let database = Database::new();
+    let mut sink = database.sqlite(1);
+    sink.connect().unwrap();
+    {
+        let mut connection = sink.connection.take().unwrap();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
+        assert_eq!(sink.insert(&transaction, &delivery(1..=3), &[]), Ok(vec![]));
+        // Dropped in the middle, as a killed process leaves it.
+    }
+    assert!(database.positions().is_empty());
+    let mut sink = database.sqlite(2);
+    assert_eq!(sink.connect(), Ok(Some(0)));
+    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    drop(sink);
+    let mut sink = database.sqlite(3);
+    assert_eq!(sink.connect(), Ok(Some(3)));
+    assert_eq!(sink.deliver(&delivery(1..=3), &[]), Ok(()));
+    assert_eq!(database.positions(), [1, 2, 3]);
+}
+
+#[test]
+fn a_row_that_is_there_already_stays_as_it_is() {
+    let (database, mut sink) = Database::with("");
+    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    // The store was restored from a copy in which the position is older than the rows.
+    database.user().execute_batch("UPDATE telemetryx_positions SET position = 1").unwrap();
+    sink.connect().unwrap();
+    assert_eq!(sink.deliver(&delivery(2..=4), &[]), Ok(()));
+    assert_eq!(database.positions(), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_position_changed_from_outside_is_read_again() {
+    let (database, mut sink) = Database::with("");
+    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    database.user().execute_batch("UPDATE telemetryx_positions SET position = 1").unwrap();
+    let result = sink.deliver(&delivery(4..=5), &[]);
+    assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+    assert_eq!(sink.connect(), Ok(Some(1)));
+    assert_eq!(sink.deliver(&delivery(4..=5), &[]), Ok(()));
+}
+
+#[test]
+fn another_processes_lock_is_waited_for_then_tried_again_later() {
+    let (database, mut sink) = Database::with("");
+    sink.connection.as_ref().unwrap().busy_timeout(Duration::from_millis(10)).unwrap();
+    let user = database.user();
+    user.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let result = sink.deliver(&delivery(1..=1), &[]);
+    assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+    user.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
+}
+
+#[test]
+fn a_full_disk_passes() {
+    let (database, mut sink) = Database::with("");
+    let limit = |sink: &Sqlite, pages: i64| {
+        sink.connection.as_ref().unwrap().pragma_update(None, "max_page_count", pages).unwrap();
+    };
+    limit(&sink, 1);
+    let result = sink.deliver(&delivery(1..=1_000), &[]);
+    assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+    limit(&sink, 100_000);
+    assert_eq!(sink.deliver(&delivery(1..=1_000), &[]), Ok(()));
+    assert_eq!(database.positions().len(), 1_000);
+}
+
+#[test]
+fn a_replay_makes_no_database_and_names_what_is_refused_again() {
+    let database = Database::new();
+    let failed = database.sqlite(1).replay(&delivery(1..=1), &[]);
+    assert!(matches!(failed, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{failed:?}");
+    assert!(!database.path().exists());
+    let (_database, sink) = Database::with(
+        "CREATE TRIGGER no_e3 BEFORE INSERT ON events WHEN new.name = 'e3' BEGIN SELECT RAISE(ABORT, 'no e3'); END;",
+    );
+    let mut beside = Sqlite::new("main", &Settings { path: sink.path.clone(), keep: None }, &identity(2));
+    assert_eq!(refused(beside.replay(&delivery(1..=5), &[])), [(3, "SQLITE_CONSTRAINT_TRIGGER".into())]);
+    assert_eq!(beside.replay(&delivery(1..=5), &[3]), Ok(()));
+}
