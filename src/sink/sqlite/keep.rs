@@ -149,8 +149,8 @@ impl Keep {
                     sink,
                     ahead_seconds,
                     now,
-                    "the newest event is more than a day old by the wall clock: no events are deleted for 24 h; if the \
-                     clock is wrong, correct it before"
+                    "more than a day lies between the stored events and the wall clock, or between two of them: no events \
+                     are deleted for 24 h; if the clock is wrong, correct it before"
                 );
             }
         }
