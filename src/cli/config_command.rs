@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::{Failure, SettingsArgs, print};
 use crate::config::document;
+use crate::config::url::not_a_url;
 
 #[derive(Args)]
 pub struct ConfigArgs {
@@ -27,7 +28,7 @@ pub fn run(settings: &SettingsArgs, defaults: bool, ddl: Option<&str>) -> Result
     let sinks = &resolved.config.sinks;
     let Some(sink) = sinks.iter().find(|sink| sink.name == name) else {
         let names: Vec<_> = sinks.iter().map(|sink| sink.name.as_str()).collect();
-        return Err(Failure::Failed(format!("no sink is named `{name}`: there is {}", names.join(", "))));
+        return Err(Failure::Failed(format!("no sink is named `{}`: there is {}", not_a_url(name), names.join(", "))));
     };
     match sink.kind.ddl() {
         Some(ddl) => print(&ddl),

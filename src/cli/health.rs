@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{Failure, SettingsArgs, print, reachable};
+use crate::config::url::Url;
 use crate::escape::escape;
 use crate::limits;
 
@@ -32,6 +33,8 @@ pub fn run(settings: &SettingsArgs, url: Option<&str>) -> Result<(), Failure> {
             health_url(&address.to_string())
         }
     };
+    // It may have a password in it.
+    let shown = Url::new(&*url);
     let agent = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .timeout_global(Some(limits::HEALTH_TIMEOUT))
@@ -40,12 +43,12 @@ pub fn run(settings: &SettingsArgs, url: Option<&str>) -> Result<(), Failure> {
         .proxy(None)
         .build()
         .new_agent();
-    let mut answer = agent.get(&url).call().map_err(|error| Failure::Failed(format!("{url}: {error}")))?;
+    let mut answer = agent.get(&url).call().map_err(|error| Failure::Failed(format!("{shown}: {error}")))?;
     let status = answer.status().as_u16();
     let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().unwrap_or_default();
     let body = body.trim_end();
     if status != 200 {
-        return Err(Failure::Failed(format!("{url}: answers {status} {}", escape(body))));
+        return Err(Failure::Failed(format!("{shown}: answers {status} {}", escape(body))));
     }
     print(&format!("{body}\n"))
 }

@@ -8,8 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::url::HIDDEN;
 use crate::config::{self, ConfigError, Resolved};
 use crate::escape::{escape, escape_lines};
 
@@ -127,7 +129,8 @@ impl Failure {
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
+            hide_urls(&mut error);
             // Help and version too; nobody can be told if they cannot be printed.
             let _ = error.print();
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
@@ -142,6 +145,15 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             failure.exit_code()
         }
+    }
+}
+
+/// An argument in a wrong place is not repeated where it holds a URL, and perhaps a password with it.
+fn hide_urls(error: &mut clap::Error) {
+    let is_url = |value: &ContextValue| matches!(value, ContextValue::String(text) if text.contains("://"));
+    let kinds: Vec<ContextKind> = error.context().filter(|(_, value)| is_url(value)).map(|(kind, _)| kind).collect();
+    for kind in kinds {
+        error.insert(kind, ContextValue::String(HIDDEN.to_owned()));
     }
 }
 

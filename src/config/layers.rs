@@ -12,6 +12,7 @@ use std::fmt;
 use super::environment::{self, VARIABLE_PREFIX};
 use super::file;
 use super::setting::Raw;
+use super::url::not_a_url;
 
 /// Also the name of a file and the value of a metric's label.
 const SINK_NAME_BYTES_MAX: usize = 64;
@@ -167,6 +168,7 @@ pub(super) fn same_name(a: &str, b: &str) -> bool {
 fn check_sink_name(name: &str) -> Result<(), String> {
     let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
     if name.is_empty() || name.len() > SINK_NAME_BYTES_MAX || !letters || name.contains("__") {
+        let name = not_a_url(name);
         return Err(format!(
             "`{name}` is no name for a sink: use 1 to {SINK_NAME_BYTES_MAX} letters, digits, - and _, but not __"
         ));

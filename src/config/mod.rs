@@ -29,11 +29,14 @@ mod file;
 mod layers;
 mod log_filter;
 mod resolve;
+#[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
+mod secrets_tests;
 pub mod setting;
 mod table;
 // The default sink is SQLite.
 #[cfg(all(test, feature = "sqlite"))]
 mod tests;
+pub mod url;
 
 pub use layers::Layers;
 pub use log_filter::LogFilter;
@@ -140,7 +143,12 @@ pub fn load(file: Option<&Path>, set: Vec<(String, String)>) -> Result<Resolved,
     let file = match named {
         Some((path, by)) => match read_bounded(&path) {
             Ok(text) => Some((path.display().to_string(), text)),
-            Err(error) => return Err(problem(format!("{by}{}: cannot be read: {error}", path.display()))),
+            Err(error) => {
+                return Err(problem(format!(
+                    "{by}{}: cannot be read: {error}",
+                    url::not_a_url(&path.display().to_string())
+                )));
+            }
         },
         None => None,
     };

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use super::environment;
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
 use super::setting::{Form, Raw, Setting, Value};
+use super::url::not_a_url;
 use super::{Config, ConfigError, Log, LogFilter, Server, Wal, read_bounded, table};
 use crate::event::nearest::nearest;
 use crate::sink::{self, BatchSettings, SinkSettings};
@@ -44,9 +45,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The value as it may be shown.
+    /// The value as it may be shown. A default is no secret.
     pub fn shown(&self) -> String {
-        self.form.shown(&self.value)
+        match self.origin {
+            Origin::Default => self.value.to_string(),
+            _ => self.form.shown(&self.value),
+        }
     }
 }
 
@@ -237,6 +241,8 @@ fn choose_secret(
         // An editor's last line end is not part of a secret.
         Ok(secret) => Some(Given { raw: Raw::Text(secret.trim_end_matches(['\r', '\n']).to_owned()), ..file }),
         Err(error) => {
+            // Perhaps the secret itself.
+            let path = not_a_url(path);
             problems.push(format!("{}: {key}_file: {path} cannot be read: {error}", file.origin));
             None
         }
@@ -264,6 +270,7 @@ fn resolve_sink(
     };
     let Some(kind) = sink::KINDS.iter().find(|kind| kind.name == kind_name) else {
         let kinds = names().collect::<Vec<_>>().join(", ");
+        let kind_name = not_a_url(&kind_name);
         problems.push(format!("{kind_origin}: sinks.{name}.kind = \"{kind_name}\": expected one of {kinds}"));
         return None;
     };

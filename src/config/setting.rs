@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::url::not_a_url;
+pub use super::url::{Url, Urls};
 use crate::escape::is_escaped;
 
 /// A row of the table of settings. Its key is relative to its section.
@@ -59,14 +61,16 @@ pub enum Form {
     Secrets,
     /// Text; what it must be is said by the kind of sink.
     Text,
-    /// Where a store is. A password in it is never shown; it may also come from the file that `<key>_file` names.
+    /// Where a store is. Shown without what may be secret in it; it may also come from the file that `<key>_file` names.
     Url,
+    /// As [`Form::Url`], several.
+    Urls,
 }
 
 impl Form {
     /// Whether `<key>_file` may name a file that holds the value.
     pub fn is_secret(self) -> bool {
-        matches!(self, Self::Secret | Self::Url)
+        matches!(self, Self::Secret | Self::Url | Self::Urls)
     }
 
     /// A value of this form as it may be shown.
@@ -74,43 +78,12 @@ impl Form {
         match (self, value) {
             (Self::Secret, Value::Text(text)) if text.is_empty() => value.to_string(),
             (Self::Secret, _) => "\"***\"".to_owned(),
-            // Before it is quoted: a query that is left out must not take the closing quote with it.
-            (Self::Url, Value::Text(url)) => Value::Text(redacted(url).into()).to_string(),
+            (Self::Url, Value::Text(url)) => Value::Text(Url::new(&**url).to_string().into()).to_string(),
+            (Self::Urls, Value::Text(urls)) => Value::Text(Urls::new(urls).to_string().into()).to_string(),
+            // In a wrong place.
+            (_, Value::Text(text)) => Value::Text(not_a_url(text).to_owned().into()).to_string(),
             _ => value.to_string(),
         }
-    }
-}
-
-/// A URL, or several with commas between them, that may hold a password: shown without it.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct Url(String);
-
-impl Url {
-    pub fn new(url: impl Into<String>) -> Self {
-        Self(url.into())
-    }
-
-    /// To connect with, not to show.
-    pub fn with_secrets(&self) -> &str {
-        &self.0
-    }
-
-    /// Each of several, with its secrets.
-    pub fn each(&self) -> Vec<&str> {
-        split(&self.0)
-    }
-}
-
-impl fmt::Display for Url {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&redacted(&self.0))
-    }
-}
-
-impl fmt::Debug for Url {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{self}")
     }
 }
 
@@ -134,51 +107,6 @@ impl fmt::Debug for Secret {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("***")
     }
-}
-
-/// `text` with `***` for everything that may be a password: what stands between `user:` and the last `@` of a URL, a
-/// query that names one, and any query of HTTP, where services take their keys. Rather too much than too little.
-fn redacted(text: &str) -> String {
-    let one = |url: &str| {
-        let Some((scheme, rest)) = url.split_once("://") else {
-            return if url.contains(['@', ':', '=']) { "***".to_owned() } else { url.to_owned() };
-        };
-        let is_http = scheme.get(..4).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http"));
-        if is_http && rest.split_once('?').is_some_and(|(_, query)| query.contains('@')) {
-            // The end of a password, or a part of the query: nobody can tell.
-            return format!("{scheme}://***");
-        }
-        let (user, host) = rest.rsplit_once('@').map_or((None, rest), |(user, host)| (Some(user), host));
-        let host = match host.split_once('?') {
-            Some((host, query)) if is_http || query.to_ascii_lowercase().contains("pass") => {
-                format!("{host}?***")
-            }
-            _ => host.to_owned(),
-        };
-        match user.map(|user| user.split_once(':').map_or((user, ""), |(user, _)| (user, ":***"))) {
-            Some((user, password)) => format!("{scheme}://{user}{password}@{host}"),
-            None => format!("{scheme}://{host}"),
-        }
-    };
-    split(text).into_iter().map(one).collect::<Vec<_>>().join(",")
-}
-
-/// Several URLs at the commas between them. A comma may stand in a password as well: only the last one before the next
-/// URL ends this one.
-fn split(text: &str) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let mut rest = text;
-    while let Some(at) = rest.find("://").and_then(|first| {
-        let after = first + 3;
-        let next = rest.get(after..)?.find("://")? + after;
-        rest.get(..next)?.rfind(',')
-    }) {
-        let (url, after) = rest.split_at(at);
-        parts.push(url);
-        rest = after.get(1..).unwrap_or_default();
-    }
-    parts.push(rest);
-    parts
 }
 
 /// Stands for the value of `data_dir` in the default of another path.
@@ -263,7 +191,7 @@ impl fmt::Display for Value {
 impl fmt::Display for Raw {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Text(text) => quote(out, text),
+            Self::Text(text) => quote(out, not_a_url(text)),
             Self::Integer(number) => write!(out, "{number}"),
             Self::Flag(flag) => write!(out, "{flag}"),
             Self::List(_) => write!(out, "a list"),
@@ -333,7 +261,8 @@ impl Setting {
             Form::Path => text().filter(|text| self.is_path(text)).and_then(own),
             Form::Secret | Form::Text => text().and_then(own),
             Form::Secrets => matches!(raw, Raw::Table).then_some(Value::Empty),
-            Form::Url => match raw {
+            Form::Url => text().and_then(own),
+            Form::Urls => match raw {
                 // A list is written with commas from here on.
                 Raw::List(urls) => own(&urls.join(",")),
                 _ => text().and_then(own),
@@ -374,6 +303,7 @@ impl Setting {
             Form::Secret | Form::Text => "text".to_owned(),
             Form::Secrets => "a table of texts".to_owned(),
             Form::Url => "a URL".to_owned(),
+            Form::Urls => "URLs, as a list or with commas between them".to_owned(),
         }
     }
 }
@@ -487,28 +417,6 @@ mod tests {
                 Err("\"forever\" or a time from 1s to 24h, such as \"12h\"".to_owned()),
                 "{wrong}"
             );
-        }
-    }
-
-    #[test]
-    fn passwords_in_urls_are_not_shown() {
-        for (url, shown) in [
-            ("postgres://telemetryx@localhost/telemetryx", "postgres://telemetryx@localhost/telemetryx"),
-            ("postgres://u:secret@db:5432/x?sslmode=require", "postgres://u:***@db:5432/x?sslmode=require"),
-            ("postgres://u:se/c?r#e@t@db/x", "postgres://u:***@db/x"),
-            ("postgres://db/x?user=u&password=secret", "postgres://db/x?***"),
-            ("redis://:secret@a,redis://u:secret,2@b", "redis://:***@a,redis://u:***@b"),
-            ("redis://a:1,redis://b:2", "redis://a:1,redis://b:2"),
-            ("host=db password=secret", "***"),
-            ("https://u:secret@h/v1?key=secret", "https://u:***@h/v1?***"),
-            ("http://h:8080/events", "http://h:8080/events"),
-            ("HTTP://h/?key=secret@x", "HTTP://***"),
-            ("http://u:sec?secret@h/", "http://***"),
-            ("", ""),
-        ] {
-            assert_eq!(redacted(url), shown);
-            assert_eq!(Form::Url.shown(&Value::Text(url.into())), format!("\"{shown}\""));
-            assert!(!format!("{:?}", Url::new(url)).contains("secret"));
         }
     }
 

@@ -120,6 +120,17 @@ pub enum Failure {
     Unavailable(Unavailable),
 }
 
+impl Failure {
+    /// Every reason in it, to be edited.
+    pub fn reasons(&mut self) -> Vec<&mut String> {
+        match self {
+            Self::Refused(refusals) => refusals.iter_mut().map(|refusal| &mut refusal.reason).collect(),
+            Self::BatchRefused { reason, .. }
+            | Self::Unavailable(Unavailable::Retry { reason, .. } | Unavailable::Down { reason }) => vec![reason],
+        }
+    }
+}
+
 impl From<Unavailable> for Failure {
     fn from(unavailable: Unavailable) -> Self {
         Self::Unavailable(unavailable)
@@ -282,6 +293,8 @@ impl Settings {
             // What is shown of a URL leaves out its query.
             #[cfg(feature = "http-sink")]
             (Self::Http(one), Self::Http(other)) => one.url == other.url,
+            #[cfg(feature = "postgres")]
+            (Self::Postgres(one), Self::Postgres(other)) => one.shares_output_with(other),
             _ => self.output().is_some_and(|output| Some(output) == other.output()),
         }
     }

@@ -145,6 +145,7 @@ impl Grpc {
             authorization: authorization.map_err(|why| Unavailable::down(format!("{}: {why}", self.place)))?,
             deadline: self.settings.deadline,
             place: self.place.clone().into(),
+            settings: Arc::new(self.settings.clone()),
         })
     }
 }
@@ -217,6 +218,7 @@ struct Call {
     authorization: Option<MetadataValue<Ascii>>,
     deadline: Duration,
     place: Arc<str>,
+    settings: Arc<Settings>,
 }
 
 impl Call {
@@ -224,12 +226,24 @@ impl Call {
     async fn deliver(self, part: Part) -> (RangeInclusive<u64>, Result<Vec<Refusal>, Failure>) {
         let (range, events) = (part.positions(), part.events());
         let positions = part.position_of_each();
-        let (deadline, place) = (self.deadline, self.place.clone());
+        let (deadline, place, settings) = (self.deadline, self.place.clone(), self.settings.clone());
         let answer = match tokio::time::timeout(deadline, self.send(part)).await {
             Ok(answer) => answer,
             Err(_) => Err(Unavailable::retry(format!("{place}: no answer within {} ms", deadline.as_millis())).into()),
         };
-        (range, answer.and_then(|response| refusals(&place, response, events, positions)))
+        let answer = answer.and_then(|response| refusals(&place, response, events, positions));
+        // Whoever is not let in may quote the token.
+        let hide = |reason: &mut String| *reason = settings.hide(reason);
+        let answer = answer
+            .map(|mut refusals| {
+                refusals.iter_mut().for_each(|refusal| hide(&mut refusal.reason));
+                refusals
+            })
+            .map_err(|mut failure| {
+                failure.reasons().into_iter().for_each(hide);
+                failure
+            });
+        (range, answer)
     }
 
     async fn send(mut self, part: Part) -> Result<DeliverResponse, Failure> {

@@ -9,6 +9,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use super::super::Kind;
 use crate::config::setting::{Form, Secret, Setting, Url, Value};
+use crate::config::url::hide;
 use crate::limits;
 
 /// What the settings know of it.
@@ -84,18 +85,23 @@ impl Settings {
 
     /// Where the receiver is; it names a host and holds no secret.
     pub fn uri(&self) -> Result<Uri, String> {
-        let expected = || "expected http://host:port or https://host:port".to_owned();
-        let uri: Uri = self.url.with_secrets().parse().map_err(|_| expected())?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
-            return Err(expected());
+        const EXPECTED: &str = "expected http://host:port or https://host:port";
+        let parts = self.url.parts().map_err(|why| format!("{why}: {EXPECTED}"))?;
+        if !matches!(parts.scheme, "http" | "https") || parts.hosts.len() != 1 {
+            return Err(EXPECTED.to_owned());
         }
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        if parts.user.is_some() || parts.password.is_some() {
             return Err("holds a user or password: give the receiver a token instead (token, token_file)".to_owned());
         }
-        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-            return Err("has a path: gRPC knows none, ".to_owned() + &expected());
+        if !matches!(parts.path.as_str(), "" | "/") || parts.query.is_some() {
+            return Err(format!("has a path or query, which gRPC does not: {EXPECTED}"));
         }
-        Ok(uri)
+        format!("{}://{}/", parts.scheme, parts.hosts_text()).parse().map_err(|_| EXPECTED.to_owned())
+    }
+
+    /// `words`, which the receiver sent, without the token.
+    pub fn hide(&self, words: &str) -> String {
+        hide(words, [self.token.reveal()])
     }
 
     /// The metadata that shows the token.

@@ -10,6 +10,7 @@ use super::super::{Failure, Unavailable};
 use super::settings::Settings;
 use crate::config::setting::Url;
 use crate::limits;
+use crate::wire::answer::cut;
 
 /// An answer, as far as it is read.
 pub struct Answer {
@@ -26,11 +27,12 @@ pub struct Answer {
 
 impl Answer {
     /// Reads a bounded part of the body. A longer one ends the connection, a shorter one lets it be used again.
-    pub fn read(mut response: http::Response<Body>, cut_short: bool) -> Self {
+    pub fn read(mut response: http::Response<Body>, cut_short: bool, settings: &Settings) -> Self {
         let mut body = Vec::new();
         let read = response.body_mut().as_reader().take(limits::HTTP_ANSWER_BYTES_MAX).read_to_end(&mut body);
-        body.truncate(limits::REFUSAL_REASON_BYTES_MAX);
-        let words = String::from_utf8_lossy(&body);
+        // Before it is cut: a part of a secret would not be found.
+        let words = settings.hide(&String::from_utf8_lossy(&body));
+        let words = cut(&words, limits::REFUSAL_REASON_BYTES_MAX);
         Self {
             status: response.status().as_u16(),
             location: response.headers().get(LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()).into()),
@@ -63,8 +65,8 @@ impl Answer {
             300..=399 => match &self.location {
                 Some(location) => down(&format!(
                     "names {}, and redirects are not followed: if that is right, set url to it",
-                    // As settings are: it may have a password in it.
-                    Url::new(location)
+                    // It may have a password in it, as a setting may.
+                    shown_location(location)
                 )),
                 None => down("redirects are not followed"),
             },
@@ -97,6 +99,14 @@ impl Answer {
             reason += part;
         }
         reason
+    }
+}
+
+/// A whole URL as settings are shown; of a path what stands before its query.
+fn shown_location(location: &str) -> String {
+    match location.split(['?', '#']).next() {
+        Some(path) if path.starts_with('/') && !path.contains(['@', ':']) => format!("{path:?}"),
+        _ => Url::new(location).to_string(),
     }
 }
 

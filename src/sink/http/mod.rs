@@ -148,7 +148,9 @@ impl Sink for Http {
         }
         early_answers.take_cut_short();
         match request.send(&body[..]) {
-            Ok(response) => Answer::read(response, early_answers.take_cut_short()).verdict(&self.settings),
+            Ok(response) => {
+                Answer::read(response, early_answers.take_cut_short(), &self.settings).verdict(&self.settings)
+            }
             Err(error) => Err(unavailable(&error, &self.settings).into()),
         }
     }

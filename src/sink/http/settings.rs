@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use ureq::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use ureq::http::uri::Uri;
 
 use super::super::Kind;
 use crate::config::setting::{Form, Secret, Setting, Url, Value};
+use crate::config::url::hide;
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
@@ -23,8 +26,9 @@ pub const KIND: Kind = Kind {
             key: "url",
             default: Value::text("http://localhost:8080/"),
             form: Form::Url,
-            doc: "http:// or https://, host, port, path and query. user:password@ in it becomes Authorization: Basic. \
-                  Redirects are not followed, and no proxy of the environment is used.",
+            doc: "http:// or https://, host, port, path and query. user:password@ in it becomes Authorization: Basic, with \
+                  %XX for signs that a URL gives a meaning. Redirects are not followed, and no proxy of the environment \
+                  is used.",
         },
         Setting {
             key: "format",
@@ -138,24 +142,41 @@ impl Settings {
         format!("http {}", self.url)
     }
 
+    /// Where to, without user and password.
     pub(super) fn uri(&self) -> Result<Uri, Problem> {
-        let expected = || problem("url", "expected http:// or https://, a host, and a path with %XX for other signs");
-        let uri: Uri = self.url.with_secrets().parse().map_err(|_| expected())?;
-        let known = matches!(uri.scheme_str(), Some("http" | "https"));
-        let host = uri.host().unwrap_or_default();
-        // The part behind # is for browsers, and would be left out in silence.
-        if !known || host.is_empty() || self.url.with_secrets().contains('#') {
-            return Err(expected());
+        const EXPECTED: &str = "expected http:// or https://, a host, and a path with %XX for other signs";
+        let parts = self.url.parts().map_err(|why| problem("url", &format!("{why}: {EXPECTED}")))?;
+        if !matches!(parts.scheme, "http" | "https") || parts.hosts.len() != 1 {
+            return Err(problem("url", EXPECTED));
         }
-        let user = uri.authority().and_then(|authority| authority.as_str().rsplit_once('@')).map(|(user, _)| user);
-        if user.is_some_and(|user| user.contains('%')) {
-            let why = "user and password are sent as they stand, %XX too: set headers.Authorization instead";
-            return Err(problem("url", why));
+        let query = parts.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
+        let text = format!("{}://{}{}{query}", parts.scheme, parts.hosts_text(), parts.path);
+        text.parse().map_err(|_| problem("url", EXPECTED))
+    }
+
+    /// `Authorization: Basic` of the user and password in the URL.
+    fn basic(&self) -> Option<String> {
+        let parts = self.url.parts().ok()?;
+        if parts.user.is_none() && parts.password.is_none() {
+            return None;
         }
-        if user.is_some() && (!self.token.reveal().is_empty() || self.named("authorization").is_some()) {
-            return Err(problem("url", "a user in it and token or headers.Authorization: keep one"));
-        }
-        Ok(uri)
+        let mut login = parts.user.clone().unwrap_or_default().into_bytes();
+        login.push(b':');
+        login.extend_from_slice(parts.password.as_deref().unwrap_or_default());
+        Some(format!("Basic {}", STANDARD.encode(login)))
+    }
+
+    /// `words`, which the service sent, without the secrets that it got.
+    pub(super) fn hide(&self, words: &str) -> String {
+        let basic = self.basic().unwrap_or_default();
+        let parts = self.url.parts().ok();
+        let password = parts.and_then(|parts| parts.password.as_deref()).map(String::from_utf8_lossy);
+        let query = parts.and_then(|parts| parts.parameters()).unwrap_or_default();
+        let secrets = [self.token.reveal(), &basic, basic.trim_start_matches("Basic "), &password.unwrap_or_default()];
+        let headers = self.headers.values().map(Secret::reveal);
+        // A header may hold the name of a scheme in front of its secret.
+        let in_headers = self.headers.values().filter_map(|value| value.reveal().trim().rsplit(' ').next());
+        hide(words, secrets.into_iter().chain(headers).chain(in_headers).chain(query.iter().map(|(_, value)| &**value)))
     }
 
     /// The headers that the settings name, ready to be sent. They do not show themselves.
@@ -176,9 +197,16 @@ impl Settings {
             let value = value(text.reveal()).ok_or_else(|| refuse("holds a sign that no header may have"))?;
             headers.push((header, value));
         }
+        let named = self.named("authorization").is_some();
+        if let Some(basic) = self.basic() {
+            if named || !self.token.reveal().is_empty() {
+                return Err(problem("url", "a user in it and token or headers.Authorization: keep one"));
+            }
+            headers.extend(value(&basic).map(|value| (AUTHORIZATION, value)));
+        }
         let token = self.token.reveal();
         if !token.is_empty() {
-            if self.named("authorization").is_some() {
+            if named {
                 return Err(problem("token", "headers.Authorization is given too: keep one"));
             }
             let value = value(&format!("Bearer {token}"))

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::super::Kind;
 use super::tables::Tables;
 use crate::config::setting::{Form, Setting, Url, Value};
+use crate::config::url::Parts;
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
@@ -22,8 +23,9 @@ pub const KIND: Kind = Kind {
             key: "url",
             default: Value::text("postgres://telemetryx@localhost/telemetryx"),
             form: Form::Url,
-            doc: "postgres://user:password@host:5432/database. Several hosts (host1,host2) are tried in turn; \
-                  ?target_session_attrs=read-write finds the primary among them.",
+            doc: "postgres://user:password@host:5432/database, with %XX for signs that a URL gives a meaning (%2F for a /). \
+                  Several hosts (host1,host2) are tried in turn; ?target_session_attrs=read-write finds the primary \
+                  among them.",
         },
         Setting {
             key: "table",
@@ -114,19 +116,19 @@ impl Settings {
     /// The table, without secrets.
     pub fn output(&self) -> String {
         let Ok(config) = self.config() else { return format!("table {}", self.table) };
-        let mut output = "postgres ".to_owned();
-        for (index, host) in config.get_hosts().iter().enumerate() {
-            // Writing into a String cannot fail.
-            let _ = match host {
-                Host::Tcp(host) => write!(output, "{}{host}", if index > 0 { "," } else { "" }),
-                Host::Unix(path) => write!(output, "{}", path.display()),
-            };
-            if let Some(port) = config.get_ports().get(index).or(config.get_ports().first()) {
-                let _ = write!(output, ":{port}");
-            }
-        }
-        let database = config.get_dbname().or(config.get_user()).unwrap_or_default();
-        output + "/" + database + " table " + &self.table
+        let database = config.get_dbname().unwrap_or_default();
+        format!("postgres {}/{} table {}", places(&config), printable(database), self.table)
+    }
+
+    /// Whether both write to the same table.
+    pub fn shares_output_with(&self, other: &Self) -> bool {
+        // Where no database is named it has the name of the user, which is not shown.
+        let table = |settings: &Self| {
+            let config = settings.config().ok()?;
+            let database = config.get_dbname().or(config.get_user()).unwrap_or_default().to_owned();
+            Some((places(&config), database, settings.table.clone()))
+        };
+        table(self).is_some_and(|one| Some(one) == table(other))
     }
 
     /// The statements that make the tables.
@@ -134,13 +136,100 @@ impl Settings {
         Tables::named(&self.table).map(|tables| tables.ddl())
     }
 
+    /// How to connect.
     pub(super) fn config(&self) -> Result<Config, String> {
-        let url = self.url.with_secrets();
-        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-            return Err("expected postgres://user:password@host:5432/database".to_owned());
+        const EXPECTED: &str = "expected postgres://user:password@host:5432/database";
+        let parts = self.url.parts().map_err(|why| format!("{why}: {EXPECTED}"))?;
+        if !matches!(parts.scheme, "postgres" | "postgresql") {
+            return Err(EXPECTED.to_owned());
         }
-        // The parser's own words may quote a part of the URL.
-        url.parse()
-            .map_err(|_| "is no URL of PostgreSQL: expected postgres://user:password@host:5432/database".to_owned())
+        let mut config = parameters(parts)?;
+        if !parts.hosts.is_empty() && !config.get_hosts().is_empty() {
+            return Err("names hosts before and in its query: keep one".to_owned());
+        }
+        for host in &parts.hosts {
+            config.host(&host.name).port(host.port.unwrap_or(PORT));
+        }
+        // What the query has goes over what stands before it, as in libpq.
+        if let Some(user) = parts.user.as_ref().filter(|_| config.get_user().is_none()) {
+            config.user(user);
+        }
+        if let Some(password) = parts.password.as_ref().filter(|_| config.get_password().is_none()) {
+            config.password(password);
+        }
+        let database = parts.name_in_path().ok_or("names a database that is not UTF-8")?;
+        if !database.is_empty() && config.get_dbname().is_none() {
+            config.dbname(&database);
+        }
+        Ok(config)
     }
+}
+
+const PORT: u16 = 5432;
+
+/// Of libpq: named where this client does not take them, or not their value.
+const KNOWN_PARAMETERS: &[&str] = &[
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "gssencmode",
+    "hostaddr",
+    "keepalives",
+    "keepalives_idle",
+    "load_balance_hosts",
+    "passfile",
+    "port",
+    "service",
+    "sslcert",
+    "sslkey",
+    "sslmode",
+    "sslnegotiation",
+    "sslpassword",
+    "sslrootcert",
+    "target_session_attrs",
+    "tcp_user_timeout",
+];
+
+/// The settings in the query of a URL. The library reads them as it reads its own form, `key='value'`.
+fn parameters(parts: &Parts) -> Result<Config, String> {
+    let mut text = String::new();
+    let wrong = || "has a query that is not key=value&key=value in UTF-8".to_owned();
+    for (key, value) in parts.parameters().ok_or_else(wrong)? {
+        if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') {
+            return Err(wrong());
+        }
+        let value = value.replace('\\', "\\\\").replace('\'', "\\'");
+        let parameter = format!("{key}='{value}' ");
+        // The library's own message may quote the value, and another key may be the end of a password with an & in it.
+        if parameter.parse::<Config>().is_err() {
+            let known = KNOWN_PARAMETERS.iter().find(|known| **known == key);
+            let named = known.map_or_else(String::new, |known| format!(" `{known}`"));
+            return Err(format!("has a parameter{named} in its query that is unknown here, or has a wrong value"));
+        }
+        text += &parameter;
+    }
+    text.parse().map_err(|_| wrong())
+}
+
+/// The hosts and ports.
+fn places(config: &Config) -> String {
+    let mut places = String::new();
+    for (index, host) in config.get_hosts().iter().enumerate() {
+        // Writing into a String cannot fail.
+        let _ = match host {
+            Host::Tcp(host) => {
+                let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+                write!(places, "{}{open}{}{close}", if index > 0 { "," } else { "" }, printable(host))
+            }
+            Host::Unix(path) => write!(places, "{}", printable(&path.display().to_string())),
+        };
+        if let Some(port) = config.get_ports().get(index).or(config.get_ports().first()) {
+            let _ = write!(places, ":{port}");
+        }
+    }
+    places
+}
+
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

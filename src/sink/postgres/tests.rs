@@ -669,7 +669,7 @@ fn a_server_without_tls_is_down_where_it_is_asked_for() {
 #[test]
 fn a_password_is_asked_for_and_checked() {
     let (server, _dir, _ca) = tls_server();
-    server.psql("postgres", "CREATE ROLE app LOGIN PASSWORD 'right'").unwrap();
+    server.psql("postgres", "CREATE ROLE app LOGIN PASSWORD 'r@:ght/'").unwrap();
     server.psql("postgres", "CREATE DATABASE app OWNER app").unwrap();
     server.put_file("pg_hba.conf", "host all app 127.0.0.1/32 scram-sha-256\nhost all postgres 127.0.0.1/32 trust\n");
     let connect = |login: &str| {
@@ -683,5 +683,8 @@ fn a_password_is_asked_for_and_checked() {
     assert!(down(connect("app")).contains("password missing"));
     let reason = down(connect("app:wrong"));
     assert!(reason.contains("28P01") && !reason.contains("wrong@"), "{reason}");
-    assert_eq!(connect("app:right"), Ok(Some(0)));
+    assert!(down(connect("app:r@:ght/")).contains("write %2F for a /"));
+    for login in ["app:r@:ght%2F", "app:r%40%3aght%2f"] {
+        assert_eq!(connect(login), Ok(Some(0)), "{login}");
+    }
 }

@@ -148,8 +148,8 @@ impl Connection {
     fn log_in(&mut self, server: &Server) -> Result<(), Trouble> {
         let mut commands = Commands::default();
         match (&server.user, &server.password) {
-            (Some(user), Some(password)) => commands.command(&[b"AUTH", user.as_bytes(), password.0.as_bytes()]),
-            (None, Some(password)) => commands.command(&[b"AUTH", password.0.as_bytes()]),
+            (Some(user), Some(password)) => commands.command(&[b"AUTH", user.as_bytes(), &password.0]),
+            (None, Some(password)) => commands.command(&[b"AUTH", &password.0]),
             (_, None) => {}
         }
         if server.database != 0 {

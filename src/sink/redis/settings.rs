@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use serde::Deserialize;
 
 use super::super::Kind;
-use crate::config::setting::{Form, Setting, Url, Value};
+use crate::config::setting::{Form, Setting, Url, Urls, Value};
+use crate::config::url::{Parts, decoded_text};
 use crate::limits;
 
 /// What the settings know of it.
@@ -23,12 +23,13 @@ pub const KIND: Kind = Kind {
             key: "url",
             default: Value::text("redis://127.0.0.1:6379"),
             form: Form::Url,
-            doc: "redis://user:password@host:6379/database, or rediss:// for TLS, or unix:///path.",
+            doc: "redis://user:password@host:6379/database, or rediss:// for TLS, or unix:///path?user=…&pass=…&db=…, with \
+                  %XX for signs that a URL gives a meaning (%2F for a /).",
         },
         Setting {
             key: "urls",
             default: Value::text(""),
-            form: Form::Url,
+            form: Form::Urls,
             doc: "Some nodes of a Redis Cluster, as a list or with commas between them; the others are learnt from these. \
                   Where it is set, url is not used. All nodes take the user, password and TLS of the first.",
         },
@@ -76,7 +77,7 @@ const SHARDS_ON_A_CLUSTER: u64 = 16;
 pub struct Settings {
     pub url: Url,
     /// Empty: no Cluster.
-    pub urls: Url,
+    pub urls: Urls,
     pub ca_file: Option<PathBuf>,
     pub stream: String,
     /// 0: no bound.
@@ -110,7 +111,7 @@ impl Settings {
     }
 
     pub fn is_cluster(&self) -> bool {
-        !self.urls.with_secrets().is_empty()
+        !self.urls.is_empty()
     }
 
     pub fn shards(&self) -> u64 {
@@ -137,8 +138,8 @@ impl Settings {
 
     /// The servers that are named; at least one.
     pub fn servers(&self) -> Result<Vec<Server>, String> {
-        let urls = if self.is_cluster() { &self.urls } else { &self.url };
-        urls.each().into_iter().map(|url| Server::from_url(url.trim())).collect()
+        let urls = if self.is_cluster() { self.urls.each() } else { std::slice::from_ref(&self.url) };
+        urls.iter().map(Server::from_url).collect()
     }
 }
 
@@ -169,7 +170,7 @@ impl std::fmt::Display for Place {
 }
 
 #[derive(Clone, PartialEq, Eq)]
-pub struct Password(pub String);
+pub struct Password(pub Vec<u8>);
 
 impl std::fmt::Debug for Password {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -177,31 +178,68 @@ impl std::fmt::Debug for Password {
     }
 }
 
+const PORT: u16 = 6379;
+
 impl Server {
-    fn from_url(url: &str) -> Result<Self, String> {
-        // The library's own TLS is not built in (see `connection`), so its parser does not know these names.
-        let (tls, plain) = match url.split_once("://") {
-            Some(("rediss" | "valkeys", rest)) => (true, format!("redis://{rest}")),
-            _ => (false, url.to_owned()),
+    fn from_url(url: &Url) -> Result<Self, String> {
+        const EXPECTED: &str = "expected redis://user:password@host:6379/database, rediss:// or unix:///path";
+        let parts = url.parts().map_err(|why| format!("{why}: {EXPECTED}"))?;
+        match parts.scheme {
+            "redis" | "rediss" | "valkey" | "valkeys" => Self::over_tcp(parts),
+            "unix" | "redis+unix" | "valkey+unix" => Self::over_unix(parts),
+            _ => Err(EXPECTED.to_owned()),
+        }
+    }
+
+    fn over_tcp(parts: &Parts) -> Result<Self, String> {
+        let [host] = parts.hosts.as_slice() else {
+            return Err("names no host".to_owned());
         };
-        // The parser's own words may quote a part of the URL.
-        let info: ConnectionInfo = plain.as_str().into_connection_info().map_err(|_| {
-            "is no URL of Redis: expected redis://user:password@host:6379/database, with %XX for signs that a URL gives \
-             a meaning"
-                .to_owned()
-        })?;
-        let place = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => Place::Tcp(host.clone(), *port),
-            ConnectionAddr::Unix(path) => Place::Unix(path.clone()),
-            _ => return Err("expected redis://, rediss:// or unix://".to_owned()),
-        };
-        let login = info.redis_settings();
+        // The version of the protocol makes no difference to the commands of this sink.
+        let known = |parameters: Vec<(String, String)>| parameters.iter().all(|(key, _)| key == "protocol");
+        if !parts.parameters().is_some_and(known) {
+            return Err(
+                "has a query that this sink does not know: write user, password and database before it".to_owned()
+            );
+        }
         Ok(Self {
-            place,
-            tls,
-            user: login.username().map(str::to_owned),
-            password: login.password().map(|password| Password(password.to_owned())),
-            database: login.db(),
+            place: Place::Tcp(host.name.clone(), host.port.unwrap_or(PORT)),
+            tls: matches!(parts.scheme, "rediss" | "valkeys"),
+            user: parts.user.clone(),
+            password: parts.password.clone().map(Password),
+            database: parts.name_in_path().and_then(|database| number(&database)).ok_or(NO_DATABASE)?,
         })
     }
+
+    /// `unix:///path?user=…&pass=…&db=…`.
+    fn over_unix(parts: &Parts) -> Result<Self, String> {
+        if !parts.hosts.is_empty() || parts.user.is_some() || parts.password.is_some() || parts.path.is_empty() {
+            return Err("expected unix:///path, with ?user=…&pass=…&db=… behind it where they are needed".to_owned());
+        }
+        let path = decoded_text(&parts.path).filter(|path| !path.contains(char::is_control));
+        let mut server = Self {
+            place: Place::Unix(path.ok_or("names a path that is not UTF-8, or holds a control character")?.into()),
+            tls: false,
+            user: None,
+            password: None,
+            database: 0,
+        };
+        for (key, value) in parts.parameters().ok_or("has a query that is not key=value&key=value in UTF-8")? {
+            match key.as_str() {
+                "user" => server.user = Some(value).filter(|user| !user.is_empty()),
+                "pass" => server.password = Some(Password(value.into_bytes())).filter(|pass| !pass.0.is_empty()),
+                "db" => server.database = number(&value).ok_or(NO_DATABASE)?,
+                "protocol" => {}
+                _ => return Err("has a query with more than user, pass and db".to_owned()),
+            }
+        }
+        Ok(server)
+    }
+}
+
+const NO_DATABASE: &str = "names a database that is not a number";
+
+/// Of a database; none is the first.
+fn number(text: &str) -> Option<i64> {
+    if text.is_empty() { Some(0) } else { text.parse().ok().filter(|number| *number >= 0) }
 }

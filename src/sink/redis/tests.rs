@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::config::setting::Url;
+use crate::config::setting::{Url, Urls};
 use crate::event::proto::Event;
 use crate::sink::stores;
 use crate::sink::testing::{self, Row, Store, batch_of, delivery, delivery_of, identity, named};
@@ -14,7 +14,7 @@ use crate::sink::testing::{self, Row, Store, batch_of, delivery, delivery_of, id
 fn settings(url: &str) -> Settings {
     Settings {
         url: Url::new(url),
-        urls: Url::new(""),
+        urls: Urls::new(""),
         ca_file: None,
         stream: "events".into(),
         maxlen: 0,
@@ -98,7 +98,7 @@ impl Clustered {
     }
 
     fn settings(&self) -> Settings {
-        Settings { urls: Url::new(cluster().urls()), stream: self.stream.clone(), ..settings("") }
+        Settings { urls: Urls::new(&cluster().urls()), stream: self.stream.clone(), ..settings("") }
     }
 
     fn redis(&self, owner: u8) -> Redis {
@@ -556,7 +556,7 @@ fn a_store_that_lost_its_last_entries_says_where_it_is() {
 #[test]
 fn passwords_and_rights_are_asked_for() {
     let server = stores::Redis::start(&[]);
-    server.cli(&["acl", "setuser", "app", "on", ">right/", "~events:*", "+@all", "-xadd"]);
+    server.cli(&["acl", "setuser", "app", "on", ">r@ight/", "~events:*", "+@all", "-xadd"]);
     server.cli(&["acl", "setuser", "default", ">root"]);
     let connect = |login: &str| {
         let mut sink =
@@ -567,7 +567,7 @@ fn passwords_and_rights_are_asked_for() {
     assert!(down(connect("").1).contains("NOAUTH"));
     let reason = down(connect("app:wrong@").1);
     assert!(reason.contains("WRONGPASS") && reason.contains("check user and password"), "{reason}");
-    let (mut sink, result) = connect("app:right%2F@");
+    let (mut sink, result) = connect("app:r@ight%2F@");
     assert_eq!(result, Ok(Some(0)));
     let reason = down(sink.deliver(&delivery(1..=1), &[]));
     assert!(reason.contains("NOPERM") && reason.contains("XADD"), "{reason}");
@@ -619,7 +619,7 @@ fn a_node_of_a_cluster_is_no_server_alone_and_the_other_way_round() {
         }));
     assert!(reason.contains("MOVED") && reason.contains("name its nodes in urls"), "{reason}");
     let alone = Alone::new(0);
-    let settings = Settings { urls: Url::new(alone.server.url()), ..settings("") };
+    let settings = Settings { urls: Urls::new(&alone.server.url()), ..settings("") };
     let reason = down(Redis::new("main", &settings, &identity(1)).connect());
     assert!(reason.contains("this is no Cluster"), "{reason}");
 }
@@ -628,7 +628,7 @@ fn a_node_of_a_cluster_is_no_server_alone_and_the_other_way_round() {
 fn a_seed_that_is_away_is_passed_over() {
     let store = Clustered::new();
     let urls = format!("redis://127.0.0.1:1,{}", cluster().nodes[2].url());
-    let settings = Settings { urls: Url::new(urls), ..store.settings() };
+    let settings = Settings { urls: Urls::new(&urls), ..store.settings() };
     let mut sink = Redis::new("main", &settings, &identity(1));
     assert_eq!(sink.connect(), Ok(Some(0)));
     sink.deliver(&spread(1..=100), &[]).unwrap();
@@ -660,7 +660,7 @@ fn move_slot(cluster: &stores::RedisCluster, stream: &str, mut during: impl FnMu
 fn a_slot_that_moves_takes_its_events_along() {
     // Its own cluster: others have streams in the slot as well.
     let cluster = stores::RedisCluster::start(&[]);
-    let settings = Settings { urls: Url::new(cluster.urls()), ..settings("") };
+    let settings = Settings { urls: Urls::new(&cluster.urls()), ..settings("") };
     let mut sink = Redis::new("main", &settings, &identity(1));
     sink.connect().unwrap();
     sink.deliver(&spread(1..=100), &[]).unwrap();
@@ -698,7 +698,7 @@ fn a_slot_that_moves_takes_its_events_along() {
 #[test]
 fn a_cluster_that_is_down_is_waited_for() {
     let cluster = stores::RedisCluster::start(&["--cluster-node-timeout", "2000"]);
-    let settings = Settings { urls: Url::new(cluster.urls()), timeout: Duration::from_secs(1), ..settings("") };
+    let settings = Settings { urls: Urls::new(&cluster.urls()), timeout: Duration::from_secs(1), ..settings("") };
     let mut sink = Redis::new("main", &settings, &identity(1));
     sink.connect().unwrap();
     sink.deliver(&spread(1..=100), &[]).unwrap();
