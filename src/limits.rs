@@ -280,6 +280,11 @@ pub const COPY_CHUNK_BYTES: usize = 256 * 1024;
 pub const REDIS_SHARDS_MAX: u64 = 1_024;
 /// Bytes of the name of a stream.
 pub const REDIS_STREAM_BYTES_MAX: usize = 200;
+/// Last entries of a stream that are searched for one of this log where its position is missing: many logs may share a
+/// stream, and a connect must not read all of it.
+pub const REDIS_LOOK_BACK_ENTRIES: usize = 1_024;
+/// Entries of one such reply: a few MiB where each is as large as an event may be.
+pub const REDIS_LOOK_BACK_PAGE: usize = 16;
 /// Bytes of one request of the grpc sink; an event is at most an eighth of it. Receivers take 4 MiB unless told otherwise.
 pub const GRPC_REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// Events of one request of the grpc sink, so that a verdict on each fits into the answer.

@@ -354,6 +354,19 @@ pub fn check_ca_file(path: &Path) -> Result<(), String> {
     Err(format!("ca_file {}: no sink of this build has TLS", path.display()))
 }
 
+/// What to do about rows in `tables` (events, positions) of a log whose position is missing. `owner`: of the sink that
+/// finds it, which then continues.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+fn missing_position(tables: (&str, &str), [server_id, sink, owner]: [&str; 3], last: u64) -> String {
+    let (events, positions) = tables;
+    format!(
+        "{events} has rows of this log up to position {last}, and {positions} has no position of it: somebody removed it. \
+         To continue after them: INSERT INTO {positions} (server_id, sink, position, owner) \
+         VALUES ('{server_id}', '{sink}', {last}, '{owner}'); with 0 in place of {last} everything that the log still has \
+         is delivered again, and rows that are there stay"
+    )
+}
+
 /// A file as an output, the same for every way to write its path that no link makes different.
 fn file_output(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()

@@ -144,7 +144,8 @@ impl Postgres {
         match &held {
             Some((position, owner)) if self.owned && *owner != self.owner => return Err(self.fenced(*position)),
             Some((position, _)) if !self.owned && *position >= self.log_end => return Ok(*position),
-            _ => {}
+            Some(_) => {}
+            None => self.check_missing(session)?,
         }
         let Tables { positions, .. } = &tables;
         let (server_id, sink, owner) = (uuid(&self.server_id), &self.sink, &self.owner);
@@ -224,6 +225,23 @@ impl Postgres {
             let position = text(row, 0).parse().unwrap_or(0);
             (position, text(row, 1).to_owned())
         }))
+    }
+
+    /// Fails with what to do where the table has rows of this log and no sink has a position of it: that it begins anew
+    /// is not what anybody asked for. (A sink that was renamed begins anew: rows that are there stay.)
+    fn check_missing(&self, session: &mut Session) -> Result<(), Unavailable> {
+        let Some(Tables { events, positions }) = &self.tables else { return Ok(()) };
+        let server_id = uuid(&self.server_id);
+        let rows = session
+            .select(&format!(
+                "SELECT position FROM {events} WHERE server_id = '{server_id}' \
+                 AND NOT EXISTS (SELECT 1 FROM {positions} WHERE server_id = '{server_id}') \
+                 ORDER BY position DESC LIMIT 1"
+            ))
+            .map_err(|error| self.unavailable(&error))?;
+        let Some(last) = rows.first().and_then(|row| text(row, 0).parse().ok()) else { return Ok(()) };
+        let ids = [server_id.as_str(), &self.sink, &self.owner];
+        Err(self.down(&super::missing_position((events, positions), ids, last)))
     }
 
     /// Begins the transaction of a delivery: its position first. `false`: it was not where this process had left it.
@@ -464,8 +482,10 @@ impl Sink for Postgres {
     fn probe(&mut self) -> Result<(), Unavailable> {
         let Some(tables) = self.tables.clone() else { return Err(self.down("no such name for a table")) };
         let mut session = self.open()?;
+        let mut missing = false;
         for (table, wanted) in tables.each() {
             let found = columns(&mut session, table).map_err(|error| self.unavailable(&error))?;
+            missing |= found.is_empty();
             if !(found.is_empty() && self.settings.create) {
                 self.check_table(table, wanted, &found)?;
             }
@@ -482,7 +502,10 @@ impl Sink for Postgres {
                 return Err(self.down(&format!("this user may not {what} the table {table}: {advice}")));
             }
         }
-        Ok(())
+        if missing || self.read_position(&mut session, "").map_err(|error| self.unavailable(&error))?.is_some() {
+            return Ok(());
+        }
+        self.check_missing(&mut session)
     }
 
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {

@@ -293,6 +293,45 @@ fn a_position_changed_from_outside_is_read_again() {
 }
 
 #[test]
+fn rows_without_a_position_are_no_new_beginning() {
+    let database = Database::new();
+    let mut sink = database.postgres(1);
+    sink.connect().unwrap();
+    sink.deliver(&delivery(1..=5), &[]).unwrap();
+    database.sql("DELETE FROM telemetryx_positions");
+    // At run time, after a restart, and asked beside the server.
+    retry(sink.deliver(&delivery(6..=7), &[]));
+    let at_run_time = down(sink.connect());
+    let mut restarted = database.postgres(2);
+    assert!(down(restarted.connect()).contains("has rows of this log up to position 5"));
+    let reason = down(database.postgres(3).probe());
+    assert!(reason.contains("has rows of this log up to position 5"), "{reason}");
+    // As the message says: whoever found it continues.
+    let (_, advice) = at_run_time.split_once("To continue after them: ").unwrap();
+    database.sql(advice.split_once(';').unwrap().0);
+    assert_eq!(sink.connect(), Ok(Some(5)));
+    sink.deliver(&delivery(6..=7), &[]).unwrap();
+    assert_eq!(restarted.connect(), Ok(Some(7)));
+    assert_eq!(database.positions(), (1..=7).collect::<Vec<_>>());
+    // With 0, nothing is doubled.
+    database.sql("DELETE FROM telemetryx_positions");
+    let reason = down(database.postgres(4).connect());
+    let (_, advice) = reason.split_once("To continue after them: ").unwrap();
+    database.sql(&advice.split_once(';').unwrap().0.replace(", 7, ", ", 0, "));
+    let mut again = database.postgres(5);
+    assert_eq!(again.connect(), Ok(Some(0)));
+    again.deliver(&delivery(3..=8), &[]).unwrap();
+    assert_eq!(database.positions(), (1..=8).collect::<Vec<_>>());
+    // Rows of another log are not this one's; and with its rows gone as well, it begins anew.
+    database.sql("DELETE FROM telemetryx_positions; DELETE FROM events WHERE position < 8");
+    let other_log = Identity { server_id: [9; 16], ..identity(1) };
+    assert_eq!(Postgres::new("main", &database.settings(), &other_log).connect(), Ok(Some(0)));
+    assert!(down(database.postgres(6).connect()).contains("up to position 8"));
+    database.sql("DELETE FROM events");
+    assert_eq!(database.postgres(7).connect(), Ok(Some(0)));
+}
+
+#[test]
 fn a_commit_on_its_way_is_waited_for_by_the_next_connect() {
     let (database, mut sink) = Database::with("");
     // What a lost connection may have left behind: moved, not yet committed.

@@ -14,6 +14,8 @@
 //! **Positions.** Every shard has its own; each delivery moves them all. A sink goes on from the lowest, and a shard that is
 //! ahead skips what it has: nothing is doubled where a delivery reached some of the shards only.
 //!
+//! A key that is missing beside entries of this log is no new beginning (`missing`).
+//!
 //! **Fencing.** Each position names its owner; who holds shard 0 is the owner of all. As in `sqlite`, the first connect of
 //! a process takes it, a later one only looks.
 //!
@@ -32,6 +34,7 @@ mod cluster;
 mod connection;
 mod entry;
 mod errors;
+mod missing;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -205,15 +208,8 @@ impl Redis {
                 return Err(Stop::Unavailable(self.fenced(held.position)));
             }
         }
-        let Some(shard) = self.shards.get(index) else { return Ok(()) };
-        if held.is_none() && has_stream && shard.position > 0 {
-            let (key, position) = (String::from_utf8_lossy(&shard.position_key), shard.position);
-            return Err(Stop::Unavailable(self.down(&format!(
-                "the key {key} is gone and the stream is not: Redis evicted it (set maxmemory-policy noeviction) or \
-                 somebody removed it. Put it back: SET {key} \"{position} {} {}\"; or remove the stream too",
-                self.owner,
-                self.settings.shards()
-            ))));
+        if held.is_none() && has_stream {
+            self.check_missing(index, connection, asking)?;
         }
         let Some(shard) = self.shards.get_mut(index) else { return Ok(()) };
         let stored = held.map_or(0, |held| held.position);
@@ -514,8 +510,10 @@ impl Sink for Redis {
         self.nodes.clear();
         self.open()?;
         for index in 0..self.shards.len() {
-            self.at_its_node(index, |sink, connection, asking| {
-                sink.look(index, connection, asking)?.0.map_or(Ok(()), |held| sink.check_shards(&held))
+            self.at_its_node(index, |sink, connection, asking| match sink.look(index, connection, asking)? {
+                (Some(held), _) => sink.check_shards(&held),
+                (None, true) => sink.check_missing(index, connection, asking),
+                (None, false) => Ok(()),
             })?;
         }
         self.nodes.clear();

@@ -123,6 +123,12 @@ const MOVE_POSITION: &str = "
     UPDATE telemetryx_positions SET position = ?5
     WHERE server_id = ?1 AND sink = ?2 AND owner = ?3 AND position = ?4";
 
+/// The last row of a log of which no sink has a position.
+const LAST_WITHOUT_POSITION: &str = "
+    SELECT position FROM events
+    WHERE server_id = ?1 AND NOT EXISTS (SELECT 1 FROM telemetryx_positions WHERE server_id = ?1)
+    ORDER BY position DESC LIMIT 1";
+
 impl Settings {
     /// The position that the database has, read without changing it.
     pub fn stored_position(&self, server_id: &str, sink: &str) -> Result<u64, String> {
@@ -263,12 +269,29 @@ impl Sqlite {
                 return Err(self.fenced(position));
             }
             Some((position, _)) if !self.owned && position >= self.log_end => return Ok(position),
-            _ => transaction.execute(TAKE_POSITION, params![self.server_id, self.sink, self.owner]).map_err(sql)?,
-        };
+            None => self.check_missing(&transaction)?,
+            Some(_) => {}
+        }
+        transaction.execute(TAKE_POSITION, params![self.server_id, self.sink, self.owner]).map_err(sql)?;
         transaction.commit().map_err(sql)?;
         self.owned = true;
         self.position = held.map_or(0, |(position, _)| position);
         Ok(self.position)
+    }
+
+    /// Fails with what to do where the table has rows of this log and no sink has a position of it: that it begins anew
+    /// is not what anybody asked for. (A sink that was renamed begins anew: rows that are there stay.)
+    fn check_missing(&self, connection: &Connection) -> Result<(), Unavailable> {
+        let last = connection
+            .query_row(LAST_WITHOUT_POSITION, [&self.server_id], |row| row.get::<_, i64>(0))
+            .optional()
+            .map_err(|error| self.unavailable(&error))?;
+        let Some(last) = last else { return Ok(()) };
+        Err(self.down(&super::missing_position(
+            ("events", "telemetryx_positions"),
+            [&self.server_id, &self.sink, &self.owner],
+            last.cast_unsigned(),
+        )))
     }
 
     fn read_position(&self, connection: &Connection) -> rusqlite::Result<Option<(u64, String)>> {
@@ -407,9 +430,15 @@ impl Sink for Sqlite {
         for (table, statement) in [("events", INSERT), ("telemetryx_positions", MOVE_POSITION)] {
             if connection.table_exists(None, table).map_err(sql)? {
                 connection.prepare(statement).map_err(|error| self.wrong_table(&error))?;
+            } else {
+                // Both are created together.
+                return Ok(());
             }
         }
-        Ok(())
+        match self.read_position(&connection).map_err(sql)? {
+            Some(_) => Ok(()),
+            None => self.check_missing(&connection),
+        }
     }
 
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {

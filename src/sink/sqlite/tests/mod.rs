@@ -319,6 +319,46 @@ fn a_position_changed_from_outside_is_read_again() {
 }
 
 #[test]
+fn rows_without_a_position_are_no_new_beginning() {
+    let database = Database::new();
+    let mut sink = database.sqlite(1);
+    sink.connect().unwrap();
+    sink.deliver(&delivery(1..=5), &[]).unwrap();
+    database.user().execute_batch("DELETE FROM telemetryx_positions").unwrap();
+    // At run time, after a restart, and asked beside the server.
+    let result = sink.deliver(&delivery(6..=7), &[]);
+    assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+    let at_run_time = down(sink.connect());
+    let mut restarted = database.sqlite(2);
+    assert!(down(restarted.connect()).contains("has rows of this log up to position 5"));
+    let reason = down(database.sqlite(3).probe());
+    assert!(reason.contains("has rows of this log up to position 5"), "{reason}");
+    // As the message says: whoever found it continues.
+    let (_, advice) = at_run_time.split_once("To continue after them: ").unwrap();
+    database.user().execute_batch(advice.split_once(';').unwrap().0).unwrap();
+    assert_eq!(sink.connect(), Ok(Some(5)));
+    sink.deliver(&delivery(6..=7), &[]).unwrap();
+    assert_eq!(restarted.connect(), Ok(Some(7)));
+    assert_eq!(database.positions(), (1..=7).collect::<Vec<_>>());
+    // With 0, nothing is doubled.
+    database.user().execute_batch("DELETE FROM telemetryx_positions").unwrap();
+    let reason = down(database.sqlite(4).connect());
+    let (_, advice) = reason.split_once("To continue after them: ").unwrap();
+    database.user().execute_batch(&advice.split_once(';').unwrap().0.replace(", 7, ", ", 0, ")).unwrap();
+    let mut again = database.sqlite(5);
+    assert_eq!(again.connect(), Ok(Some(0)));
+    again.deliver(&delivery(3..=8), &[]).unwrap();
+    assert_eq!(database.positions(), (1..=8).collect::<Vec<_>>());
+    // Rows of another log are not this one's; and with its rows gone as well, it begins anew.
+    database.user().execute_batch("DELETE FROM telemetryx_positions; DELETE FROM events WHERE position < 8").unwrap();
+    let other_log = Identity { server_id: [9; 16], ..identity(1) };
+    assert_eq!(Sqlite::new("main", &Settings { path: database.path(), keep: None }, &other_log).connect(), Ok(Some(0)));
+    assert!(down(database.sqlite(6).connect()).contains("up to position 8"));
+    database.user().execute_batch("DELETE FROM events").unwrap();
+    assert_eq!(database.sqlite(7).connect(), Ok(Some(0)));
+}
+
+#[test]
 fn another_processes_lock_is_waited_for_then_tried_again_later() {
     let (database, mut sink) = Database::with("");
     sink.connection.as_ref().unwrap().busy_timeout(Duration::from_millis(10)).unwrap();
