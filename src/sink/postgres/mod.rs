@@ -24,6 +24,8 @@
 //!
 //! **Replay** copies what is not there yet, in pieces, and leaves the position alone.
 
+#[cfg(test)]
+mod encoding_tests;
 mod pieces;
 mod rows;
 mod session;
@@ -46,7 +48,7 @@ use self::session::{
     Session, Trouble, chain, code, columns, db_error, describe, lacks_partition, named_line, refuses, text,
 };
 pub use self::settings::{KIND, Settings, Tls};
-use self::sqlstate::{Verdict, advice, verdict};
+use self::sqlstate::{Place, Verdict, advice, verdict};
 use self::stream::{Connector, Deadline, Encryption, NoTlsOffered};
 use self::tables::Tables;
 use super::{Failure, Identity, Refusal, Sink, Unavailable, tls, uuid};
@@ -453,7 +455,7 @@ impl Postgres {
         if let Some(error) = db_error(error) {
             let advice = advice(error.code().code());
             let reason = if advice.is_empty() { reason } else { format!("{reason}: {advice}") };
-            return match verdict(error.code().code(), false) {
+            return match verdict(error.code().code(), Place::Elsewhere) {
                 Verdict::Retry => self.retry(&reason),
                 Verdict::Refused | Verdict::Down => self.down(&reason),
             };

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! What PostgreSQL cannot hold is written in another form, always the same (design, section 6): U+0000 in a text becomes
-//! U+FFFD; in `attributes` NaN and infinities are texts and bytes are base64. Times are cut to microseconds, hence
+//! U+FFFD, which a database of another encoding than UTF8 or SQL_ASCII refuses as any other character that it lacks; in `attributes` NaN and infinities are texts and bytes are base64. Times are cut to microseconds, hence
 //! `time_unix_nano` beside them.
 
 use crate::event::write_attributes_json;
@@ -38,9 +38,11 @@ const TRAILER: &[u8] = &(-1i16).to_be_bytes();
 const JSONB_VERSION: u8 = 1;
 /// PostgreSQL counts from 2000-01-01T00:00:00Z.
 const MICROSECONDS_1970_TO_2000: i64 = 946_684_800_000_000;
-/// In JSON's spelling, which jsonb refuses, and what is written for it.
+/// U+0000 as JSON spells it, which jsonb refuses.
 const JSON_NUL: &[u8] = b"\\u0000";
-const JSON_REPLACEMENT: &[u8] = b"\\ufffd";
+/// What is written for it: U+FFFD itself. As an escape it is refused where the database's encoding is not UTF8, and a
+/// database of encoding SQL_ASCII, which takes these bytes as they are, cannot convert the escape at all.
+const REPLACEMENT: &[u8] = "\u{FFFD}".as_bytes();
 
 /// The bytes of one COPY while they are written; reused, so that a row costs no allocation.
 #[derive(Default)]
@@ -136,17 +138,29 @@ fn timestamp(unix_nano: u64) -> [u8; 8] {
     ((unix_nano / 1_000).cast_signed() - MICROSECONDS_1970_TO_2000).to_be_bytes()
 }
 
-/// Both spellings have six bytes. A backslash that is itself escaped begins none.
-fn replace_json_nul(json: &mut [u8]) {
-    let mut at = 0;
-    while let Some(rest) = json.get_mut(at..) {
-        let Some(backslash) = rest.iter().position(|byte| *byte == b'\\') else { return };
-        if let Some(escape) = rest.get_mut(backslash..backslash + JSON_NUL.len())
-            && escape == JSON_NUL
-        {
-            escape.copy_from_slice(JSON_REPLACEMENT);
+/// In place: what is written is shorter. A backslash that is itself escaped begins no escape.
+fn replace_json_nul(json: &mut Vec<u8>) {
+    let (mut read, mut written) = (0, 0);
+    loop {
+        let rest = json.get(read..).unwrap_or_default();
+        let Some(backslash) = rest.iter().position(|byte| *byte == b'\\') else { break };
+        let is_nul = rest.get(backslash..).is_some_and(|escape| escape.starts_with(JSON_NUL));
+        // Everything up to the escape, and one that stays.
+        let kept = if is_nul { backslash } else { (backslash + 2).min(rest.len()) };
+        if written != read {
+            json.copy_within(read..read + kept, written);
         }
-        at += backslash + 2;
+        (read, written) = (read + kept, written + kept);
+        if is_nul {
+            if let Some(place) = json.get_mut(written..written + REPLACEMENT.len()) {
+                place.copy_from_slice(REPLACEMENT);
+            }
+            (read, written) = (read + JSON_NUL.len(), written + REPLACEMENT.len());
+        }
+    }
+    if written != read {
+        json.copy_within(read.., written);
+        json.truncate(json.len() - (read - written));
     }
 }
 
@@ -157,9 +171,11 @@ mod tests {
     #[test]
     fn only_an_escaped_nul_is_replaced() {
         for (json, expected) in [
-            ("\"\\u0000\"", "\"\\ufffd\""),
+            ("\"\\u0000\"", "\"\u{FFFD}\""),
+            ("\\u0000", "\u{FFFD}"),
             ("\"\\\\u0000\"", "\"\\\\u0000\""),
-            ("\"\\\\\\u0000\\u0000\\n\"", "\"\\\\\\ufffd\\ufffd\\n\""),
+            ("\"\\\\\\u0000\\u0000\\n\"", "\"\\\\\u{FFFD}\u{FFFD}\\n\""),
+            ("\"a\\u0000b\\tc\\u0000\\\"d\\u000\"", "\"a\u{FFFD}b\\tc\u{FFFD}\\\"d\\u000\""),
             ("\"\\u0001\"", "\"\\u0001\""),
             ("\"\\\"", "\"\\\""),
             ("", ""),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postgres::error::DbError;
 use postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
 
-use super::sqlstate::{Verdict, copy_line, verdict};
+use super::sqlstate::{Place, Verdict, copy_line, copy_place, verdict};
 use super::stream::Deadline;
 use super::tables::{self, Found};
 use crate::limits;
@@ -92,7 +92,8 @@ pub fn named_line(error: &Trouble) -> Option<usize> {
 
 /// The rows are refused, not the delivery put off.
 pub fn refuses(error: &Trouble) -> bool {
-    db_error(error).is_some() && verdict(code(error), named_line(error).is_some()) == Verdict::Refused
+    let place = |error: &DbError| error.where_().map_or(Place::Elsewhere, copy_place);
+    db_error(error).is_some_and(|error| verdict(error.code().code(), place(error)) == Verdict::Refused)
 }
 
 /// The row belongs into a partition that is not there. The code alone is a CHECK's, and a trigger's that raises it.

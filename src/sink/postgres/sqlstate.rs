@@ -3,10 +3,22 @@
 //! | class | | |
 //! |---|---|---|
 //! | 22, 23, 44, 54, P0 | the row itself: data, constraint, trigger, size | refused |
+//! | 0A with a column | a value that the database's encoding cannot hold | refused |
 //! | 08, 40, 53, 55P03, 57, 58, 25006, XX000 | the server or its neighbours | retry |
 //! | 28, 3D, 3F, 42, 0A, 22P03, 22P04 … | settings, rights or tables | down, with what to do |
 //!
 //! A code that a trigger made up belongs to the row if the error names one.
+
+/// What a COPY was at when the error happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Not in a row.
+    Elsewhere,
+    /// In a row as a whole.
+    Row,
+    /// In the value of one column.
+    Value,
+}
 
 /// Who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,9 +31,11 @@ pub enum Verdict {
     Down,
 }
 
-/// `names_row`: the error says in which row of a COPY it happened.
-pub fn verdict(code: &str, names_row: bool) -> Verdict {
+/// What the error `code` at this place of a COPY means.
+pub fn verdict(code: &str, place: Place) -> Verdict {
     match code {
+        // "Conversion between UTF8 and … is not supported."
+        "0A000" if place == Place::Value => Verdict::Refused,
         // Binary data that does not fit the columns: the table has changed under us.
         "22P03" | "22P04" => Verdict::Down,
         // The database was dropped.
@@ -36,7 +50,7 @@ pub fn verdict(code: &str, names_row: bool) -> Verdict {
             "22" | "23" | "44" | "54" | "P0" => Verdict::Refused,
             "08" | "40" | "53" | "57" | "58" | "XX" => Verdict::Retry,
             "0A" | "28" | "3D" | "3F" | "42" | "55" | "F0" => Verdict::Down,
-            _ if names_row => Verdict::Refused,
+            _ if place != Place::Elsewhere => Verdict::Refused,
             _ => Verdict::Down,
         },
     }
@@ -68,9 +82,24 @@ pub fn advice(code: &str) -> &'static str {
 
 /// The row of `COPY table, line 17, column name`, counted from 1.
 pub fn copy_line(context: &str) -> Option<usize> {
+    let (line, _) = line_and_rest(context)?;
+    Some(line)
+}
+
+/// Where in a COPY an error with this context happened.
+pub fn copy_place(context: &str) -> Place {
+    match line_and_rest(context) {
+        None => Place::Elsewhere,
+        Some((_, rest)) if rest.starts_with(", column ") => Place::Value,
+        Some(_) => Place::Row,
+    }
+}
+
+fn line_and_rest(context: &str) -> Option<(usize, &str)> {
     let line = context.lines().rev().find(|line| line.starts_with("COPY "))?;
     let (_, rest) = line.split_once(", line ")?;
-    rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok().filter(|line| *line > 0)
+    let (number, rest) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
+    Some((number.parse().ok().filter(|line| *line > 0)?, rest))
 }
 
 #[cfg(test)]
@@ -110,10 +139,12 @@ mod tests {
             ("TX001", Verdict::Down),
             ("", Verdict::Down),
         ] {
-            assert_eq!(verdict(code, false), expected, "{code}");
+            assert_eq!(verdict(code, Place::Elsewhere), expected, "{code}");
         }
-        assert_eq!(verdict("TX001", true), Verdict::Refused, "a trigger's own code");
-        assert_eq!(verdict("57014", true), Verdict::Retry, "in the middle of a row, but not because of it");
+        assert_eq!(verdict("TX001", Place::Row), Verdict::Refused, "a trigger's own code");
+        assert_eq!(verdict("0A000", Place::Value), Verdict::Refused, "no conversion to the database's encoding");
+        assert_eq!(verdict("0A000", Place::Row), Verdict::Down, "something that the table cannot do");
+        assert_eq!(verdict("57014", Place::Row), Verdict::Retry, "in the middle of a row, but not because of it");
     }
 
     #[test]
@@ -129,6 +160,15 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(copy_line(context), line, "{context}");
+        }
+        for (context, place) in [
+            ("COPY events, line 17", Place::Row),
+            ("COPY events, line 3, column attributes", Place::Value),
+            ("JSON data, line 1: {\"x\":...\nCOPY events, line 3, column attributes", Place::Value),
+            ("COPY events", Place::Elsewhere),
+            ("COPY events, line x, column y", Place::Elsewhere),
+        ] {
+            assert_eq!(copy_place(context), place, "{context}");
         }
     }
 }
