@@ -62,7 +62,7 @@ pub enum ServerError {
     /// A file that the settings name.
     #[error(transparent)]
     Settings(#[from] ConfigError),
-    #[error("cannot listen on {address}: {error}; stop what listens there, or set server.address")]
+    #[error("cannot listen on {address}: {}", net::bind_problem(error))]
     Listen { address: std::net::SocketAddr, error: io::Error },
     #[error("the system gives no {what}: {error}")]
     System { what: &'static str, error: io::Error },

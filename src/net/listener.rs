@@ -1,6 +1,6 @@
 //! The listening socket: bind, bounded accepts, pause when descriptors run out.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -20,6 +20,25 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Why [`bind`] failed, and what a person does about it.
+pub fn bind_problem(error: &io::Error) -> String {
+    let kind = error.kind();
+    let (what, hint) = match kind {
+        ErrorKind::AddrInUse => ("address already in use", "another process listens there; see \"ss -ltnp\""),
+        ErrorKind::AddrNotAvailable => {
+            ("this machine does not have the address", "see \"ip address\"; 0.0.0.0 and [::] stand for all of them")
+        }
+        ErrorKind::PermissionDenied => {
+            ("permission denied", "a port below 1024 needs CAP_NET_BIND_SERVICE; set server.address to a higher one")
+        }
+        _ if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
+            ("address family not supported", "IPv6 is turned off here; set server.address to an IPv4 address")
+        }
+        _ => return format!("{error} (see server.address)"),
+    };
+    format!("{what} ({hint})")
 }
 
 /// What one turn of accepting came to.

@@ -38,4 +38,4 @@ pub use door::Door;
 pub use door::SinkReport;
 pub use event_loop::{DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
 pub use intake::Intake;
-pub use listener::bind;
+pub use listener::{bind, bind_problem};
