@@ -272,6 +272,11 @@ pub const STORE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const STORE_ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// Longest wait for a connection that is thrown away to take its goodbye.
 pub const STORE_GOODBYE_TIMEOUT: Duration = Duration::from_millis(100);
+/// Bytes that are looked at of an error that PostgreSQL sends: severity, code and message come first.
+pub const POSTGRES_ERROR_BYTES_MAX: usize = 4 * 1024;
+/// Silence in a TLS handshake after which a store is asked whether it speaks TLS; also the bound of that question. A
+/// server that is only slow answers it in time, or is waited for.
+pub const STORE_TLS_SILENCE: Duration = Duration::from_secs(1);
 /// A connection to a store that rests this long is probed, so that firewalls do not forget it.
 pub const STORE_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// Bytes of rows that are encoded before they are sent: bounds a sink's own memory.

@@ -354,6 +354,21 @@ pub fn check_ca_file(path: &Path) -> Result<(), String> {
     Err(format!("ca_file {}: no sink of this build has TLS", path.display()))
 }
 
+/// What a person looks at when a store cannot be reached; empty where the error itself says enough.
+#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
+fn connection_advice(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match error.kind() {
+        ErrorKind::ConnectionRefused => "nothing listens there: start it, or check host and port in url",
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable => {
+            "check the host in url, the network and its firewalls"
+        }
+        // Of getaddrinfo, which has no kind of its own.
+        _ if error.to_string().starts_with("failed to lookup address") => "check the host in url, and DNS",
+        _ => "",
+    }
+}
+
 /// What to do about rows in `tables` (events, positions) of a log whose position is missing. `owner`: of the sink that
 /// finds it, which then continues.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

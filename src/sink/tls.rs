@@ -25,6 +25,35 @@ pub fn verifying(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
+/// Who has to act when TLS fails.
+#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The certificate is not trusted, or is another name's.
+    Certificate,
+    /// What answers does not speak TLS.
+    NotTls,
+    /// The server requires a certificate of its client, and sinks have none.
+    ClientCertificate,
+    /// Versions, ciphers, a broken record.
+    Other,
+}
+
+/// What a TLS error means.
+#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
+pub fn trouble(error: &rustls::Error) -> Trouble {
+    use rustls::AlertDescription::{BadCertificate, CertificateRequired, HandshakeFailure};
+    match error {
+        rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => Trouble::Certificate,
+        rustls::Error::InvalidMessage(_) => Trouble::NotTls,
+        // TLS 1.2 has no alert of its own for a certificate that is missing.
+        rustls::Error::AlertReceived(CertificateRequired | BadCertificate | HandshakeFailure) => {
+            Trouble::ClientCertificate
+        }
+        _ => Trouble::Other,
+    }
+}
+
 /// The authorities that the file, or without one the public, names.
 ///
 /// # Errors

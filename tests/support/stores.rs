@@ -288,6 +288,50 @@ impl Postgres {
     }
 }
 
+/// PgBouncer in front of a PostgreSQL, for user `postgres`.
+pub struct PgBouncer {
+    port: u16,
+    /// Its folder goes with it.
+    _process: Leashed,
+}
+
+impl PgBouncer {
+    /// `mode`: its `pool_mode`.
+    pub fn start(postgres: &Postgres, mode: &str) -> Self {
+        let (port, folder) = (free_port(), folder("pgbouncer"));
+        let settings = folder.join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {mode}\n",
+            postgres.port(),
+            folder.join("users").display()
+        );
+        fs::write(&settings, text).unwrap();
+        fs::write(folder.join("users"), "\"postgres\" \"\"\n").unwrap();
+        if is_root() {
+            // It does not run as root either.
+            run(&[words(&["chmod", "755"]), vec![folder.clone().into()]].concat(), "chmod");
+        }
+        let mut command = unprivileged();
+        command.extend([OsString::from(pgbouncer()), settings.into()]);
+        let mut process = Leashed::start(&folder, &command);
+        wait_for("PgBouncer's start", || {
+            assert!(!process.ended(), "pgbouncer does not run (install it with tools/test): {}", process.log());
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Self { port, _process: process }
+    }
+
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+}
+
+/// Debian has it beside the programs of the system's administrator.
+fn pgbouncer() -> &'static str {
+    if Path::new("/usr/sbin/pgbouncer").exists() { "/usr/sbin/pgbouncer" } else { "pgbouncer" }
+}
+
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
 }

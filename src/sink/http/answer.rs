@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use ureq::http::header::{DATE, HeaderMap, LOCATION, RETRY_AFTER};
 use ureq::{Body, Error, Timeout, http};
 
-use super::super::{Failure, Unavailable};
+use super::super::{Failure, Unavailable, connection_advice, tls};
 use super::settings::Settings;
 use crate::config::setting::Url;
 use crate::limits;
@@ -128,12 +128,22 @@ pub fn unavailable(error: &Error, settings: &Settings) -> Unavailable {
     let retry = |why: &dyn std::fmt::Display| Unavailable::retry(format!("{place}: {why}"));
     let down = |why: &dyn std::fmt::Display, advice| Unavailable::down(format!("{place}: {why}: {advice}"));
     const CERTIFICATE: &str = "check the service's certificate, its name, and ca_file";
+    let of_tls = |error: &rustls::Error| match tls::trouble(error) {
+        tls::Trouble::Certificate => CERTIFICATE,
+        tls::Trouble::NotTls => "the service does not speak TLS: name it with http:// in url",
+        tls::Trouble::ClientCertificate => "if the service requires a client certificate, it cannot be used",
+        tls::Trouble::Other => "service and sink do not agree on TLS: see the service's log",
+    };
     match error {
-        Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
-            down(error, CERTIFICATE)
-        }
-        Error::Rustls(_) | Error::Tls(_) => down(error, CERTIFICATE),
-        Error::Io(error) => retry(error),
+        Error::Rustls(error) => down(error, of_tls(error)),
+        Error::Tls(_) => down(error, CERTIFICATE),
+        Error::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(inner) => down(error, of_tls(inner)),
+            None => match connection_advice(error) {
+                "" => retry(error),
+                advice => retry(&format!("{error}: {advice}")),
+            },
+        },
         Error::Timeout(Timeout::Connect) => retry(&"no connection in time"),
         Error::Timeout(_) => retry(&"no answer in time"),
         Error::Protocol(_) | Error::LargeResponseHeader(..) => retry(&format!("{error}: is this an HTTP service?")),

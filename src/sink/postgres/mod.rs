@@ -26,6 +26,7 @@
 
 #[cfg(test)]
 mod encoding_tests;
+mod last_error;
 mod pieces;
 mod rows;
 mod session;
@@ -42,16 +43,17 @@ use std::io::{self, Write as _};
 use postgres::config::{Host, SslMode, SslNegotiation};
 use postgres::{Error, ToStatement};
 
+use self::last_error::{LastError, ServerError};
 use self::pieces::Pieces;
 use self::rows::Rows;
 use self::session::{
     Session, Trouble, chain, code, columns, db_error, describe, lacks_partition, named_line, refuses, text,
 };
 pub use self::settings::{KIND, Settings, Tls};
-use self::sqlstate::{Place, Verdict, advice, verdict};
+use self::sqlstate::{Place, Verdict, advice, pooler_advice, verdict};
 use self::stream::{Connector, Deadline, Encryption, NoTlsOffered};
 use self::tables::Tables;
-use super::{Failure, Identity, Refusal, Sink, Unavailable, tls, uuid};
+use super::{Failure, Identity, Refusal, Sink, Unavailable, connection_advice, tls, uuid};
 use crate::limits;
 use crate::pipeline::batch::{Delivery, Record};
 
@@ -66,6 +68,8 @@ pub struct Postgres {
     /// This process has taken the position once.
     owned: bool,
     session: Option<Session>,
+    /// Of `session`, or of the one that ended last.
+    last_error: LastError,
     rows: Rows,
     /// The store's position as of the last look or commit.
     position: u64,
@@ -93,6 +97,7 @@ impl Postgres {
             log_end: identity.log_end,
             owned: false,
             session: None,
+            last_error: LastError::default(),
             rows: Rows::default(),
             position: 0,
             unplaced_in_a_row: 0,
@@ -103,8 +108,12 @@ impl Postgres {
         let mut config = self.settings.config().map_err(|why| self.down(&why))?;
         let encryption = self.encryption(config.get_ssl_mode()).map_err(|why| self.down(&why))?;
         let deadline = Deadline::default();
-        let connector =
-            Connector { encryption, deadline: deadline.clone(), login_timeout: limits::STORE_CONNECT_TIMEOUT };
+        let connector = Connector {
+            encryption,
+            deadline: deadline.clone(),
+            last_error: self.last_error.clone(),
+            login_timeout: limits::STORE_CONNECT_TIMEOUT,
+        };
         if config.get_application_name().is_none() {
             config.application_name("telemetryx");
         }
@@ -453,30 +462,60 @@ impl Postgres {
     fn unavailable(&self, error: &Trouble) -> Unavailable {
         let reason = describe(error);
         if let Some(error) = db_error(error) {
-            let advice = advice(error.code().code());
-            let reason = if advice.is_empty() { reason } else { format!("{reason}: {advice}") };
-            return match verdict(error.code().code(), Place::Elsewhere) {
-                Verdict::Retry => self.retry(&reason),
-                Verdict::Refused | Verdict::Down => self.down(&reason),
-            };
+            return self.reported(error.code().code(), error.message(), error.routine(), reason);
+        }
+        if let Some(ServerError { code, message }) = self.last_error.take() {
+            let reason = format!("{message} (SQLSTATE {code}), and the connection was closed");
+            return self.reported(&code, &message, None, reason);
         }
         let mut passes = error.downcast_ref::<Error>().is_some_and(Error::is_closed);
+        let mut look_at = "";
         for error in chain(error) {
             let Some(error) = error.downcast_ref::<io::Error>() else { continue };
             passes = true;
+            if look_at.is_empty() {
+                look_at = connection_advice(error);
+            }
             let inner = error.get_ref();
             if inner.is_some_and(|inner| inner.is::<NoTlsOffered>()) {
                 return self.down(&reason);
             }
-            if inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-                return self.down(&format!(
-                    "{reason}: check the server's certificate, its name, and ca_file; or set tls = \"require\" to \
-                     encrypt without looking at it"
-                ));
+            if let Some(error) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                return self.down(&format!("{reason}: {}", tls_advice(error)));
             }
         }
-        // What is left are settings that the server asks for, such as a password.
-        if passes { self.retry(&reason) } else { self.down(&format!("{reason}: check url")) }
+        match (passes, look_at) {
+            (true, "") => self.retry(&reason),
+            (true, advice) => self.retry(&format!("{reason}: {advice}")),
+            // What is left are settings that the server asks for, such as a password.
+            (false, _) => self.down(&format!("{reason}: check url")),
+        }
+    }
+
+    /// What the server, or a pooler before it, reports.
+    fn reported(&self, code: &str, message: &str, routine: Option<&str>, reason: String) -> Unavailable {
+        if let Some(advice) = pooler_advice(message) {
+            return self.down(&format!("{reason}: {advice}"));
+        }
+        let advice = advice(code, routine);
+        let reason = if advice.is_empty() { reason } else { format!("{reason}: {advice}") };
+        match verdict(code, Place::Elsewhere) {
+            Verdict::Retry => self.retry(&reason),
+            Verdict::Refused | Verdict::Down => self.down(&reason),
+        }
+    }
+}
+
+fn tls_advice(error: &rustls::Error) -> &'static str {
+    match tls::trouble(error) {
+        tls::Trouble::Certificate => {
+            "check the server's certificate, its name, and ca_file; or set tls = \"require\" to encrypt without looking at \
+             it"
+        }
+        tls::Trouble::ClientCertificate => {
+            "if the server requires a client certificate, change that in its pg_hba.conf"
+        }
+        tls::Trouble::NotTls | tls::Trouble::Other => "server and sink do not agree on TLS: see the server's log",
     }
 }
 
@@ -500,7 +539,7 @@ impl Sink for Postgres {
             };
             let answer = session.select(&asked).map_err(|error| self.unavailable(&error))?;
             if answer.first().is_none_or(|row| text(row, 0) != "t") {
-                let advice = advice(INSUFFICIENT_PRIVILEGE);
+                let advice = advice(INSUFFICIENT_PRIVILEGE, None);
                 return Err(self.down(&format!("this user may not {what} the table {table}: {advice}")));
             }
         }

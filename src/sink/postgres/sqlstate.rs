@@ -56,8 +56,22 @@ pub fn verdict(code: &str, place: Place) -> Verdict {
     }
 }
 
-/// What a person does about it; empty where the server's own words say enough.
-pub fn advice(code: &str) -> &'static str {
+/// What a person does about a message of PgBouncer, whose codes say little.
+pub fn pooler_advice(message: &str) -> Option<&'static str> {
+    if message.contains("statement pooling mode") {
+        Some("this pooler has no transactions: set its pool_mode to transaction or session")
+    } else if message.starts_with("unsupported startup parameter") {
+        Some("leave it out of url, or name it in the pooler's ignore_startup_parameters")
+    } else if message.starts_with("no such database") || message.starts_with("no such user") {
+        Some("add it to the pooler's settings, or name another one in url")
+    } else {
+        None
+    }
+}
+
+/// What a person does about an error of the server; empty where its own message says enough. `routine`: the function of
+/// the server that reports it.
+pub fn advice(code: &str, routine: Option<&str>) -> &'static str {
     match code {
         "28P01" | "28000" => "check user and password in url (or the file of url_file), and pg_hba.conf",
         "3D000" | "57P04" => "create the database, or name another one in url",
@@ -74,7 +88,9 @@ pub fn advice(code: &str) -> &'static str {
         "53300" => "raise max_connections of the server, or close connections",
         "55P03" => "another session holds this sink's position: a delivery of a lost connection that has not ended yet",
         "57014" => "a statement took longer than timeout: find what holds it up (pg_stat_activity), or raise timeout",
-        "0A000" => "a table with row-level security, or a view, takes no COPY: use a plain table",
+        "0A000" | "42809" if matches!(routine, Some("DoCopy" | "BeginCopyFrom" | "CopyFrom")) => {
+            "a table with row-level security, or a view, takes no COPY: use a plain table"
+        }
         "XX001" | "XX002" => "the server reports damaged data: see its log",
         _ => "",
     }
@@ -145,6 +161,35 @@ mod tests {
         assert_eq!(verdict("0A000", Place::Value), Verdict::Refused, "no conversion to the database's encoding");
         assert_eq!(verdict("0A000", Place::Row), Verdict::Down, "something that the table cannot do");
         assert_eq!(verdict("57014", Place::Row), Verdict::Retry, "in the middle of a row, but not because of it");
+    }
+
+    #[test]
+    fn advice_depends_on_what_reports_the_error() {
+        for (code, routine, words) in [
+            ("0A000", Some("DoCopy"), "row-level security"),
+            ("42809", Some("CopyFrom"), "a view"),
+            ("0A000", Some("pg_unicode_to_server"), ""),
+            ("0A000", None, ""),
+            ("42809", Some("ExecRenameStmt"), ""),
+            ("3D000", None, "create the database"),
+            ("28P01", None, "check user and password"),
+        ] {
+            let found = advice(code, routine);
+            assert!(found.contains(words) && found.is_empty() == words.is_empty(), "{code} {routine:?}: {found}");
+        }
+        for (message, words) in [
+            ("transaction blocks not allowed in statement pooling mode", Some("pool_mode")),
+            ("unsupported startup parameter: options", Some("ignore_startup_parameters")),
+            ("no such database: x", Some("pooler's settings")),
+            ("no such user: x", Some("pooler's settings")),
+            ("server login has been failing", None),
+        ] {
+            let found = pooler_advice(message);
+            assert!(
+                found.is_some() == words.is_some() && found.unwrap_or("").contains(words.unwrap_or("")),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Sleep;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::last_error::LastError;
+
 /// PostgreSQL's request for TLS: length and code (PostgreSQL manual, "Message Formats", SSLRequest).
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
@@ -61,6 +63,7 @@ pub struct NoTlsOffered;
 pub struct Connector {
     pub encryption: Encryption,
     pub deadline: Deadline,
+    pub last_error: LastError,
     /// From the connected socket to the end of the login.
     pub login_timeout: Duration,
 }
@@ -73,6 +76,7 @@ impl MakeTlsConnect<Socket> for Connector {
     fn make_tls_connect(&mut self, host: &str) -> Result<ConnectOnce, io::Error> {
         // One of several hosts that hangs must not use up the time of the next.
         self.deadline.set(self.login_timeout);
+        self.last_error.reset();
         Ok(ConnectOnce { connector: self.clone(), host: host.to_owned() })
     }
 }
@@ -95,8 +99,10 @@ impl TlsConnect<Socket> for ConnectOnce {
 impl ConnectOnce {
     async fn wire(self, socket: Socket) -> io::Result<Wire> {
         let mut stream = Timed { stream: socket, deadline: self.connector.deadline, sleep: None };
+        let last_error = self.connector.last_error;
+        let wire = |stream| Wire { stream, last_error };
         let (config, required) = match self.connector.encryption {
-            Encryption::Off => return Ok(Wire::Plain(stream)),
+            Encryption::Off => return Ok(wire(Stream::Plain(stream))),
             Encryption::Offered(config) => (config, false),
             Encryption::Required(config) => (config, true),
         };
@@ -105,62 +111,73 @@ impl ConnectOnce {
         match stream.read_u8().await? {
             b'S' => {}
             b'N' if required => return Err(io::Error::other(NoTlsOffered)),
-            b'N' => return Ok(Wire::Plain(stream)),
+            b'N' => return Ok(wire(Stream::Plain(stream))),
             // An error message begins with E: it is too busy to say more, or no PostgreSQL at all.
             _ => return Err(io::Error::new(io::ErrorKind::InvalidData, "no answer to the request for TLS")),
         }
         let mut maker = MakeRustlsConnect::new(Arc::unwrap_or_clone(config));
         let tls =
             MakeTlsConnect::<Timed<Socket>>::make_tls_connect(&mut maker, &self.host).map_err(io::Error::other)?;
-        Ok(Wire::Tls(Box::new(tls.connect(stream).await?)))
+        Ok(wire(Stream::Tls(Box::new(tls.connect(stream).await?))))
     }
 }
 
 type Encrypted = <MakeRustlsConnect as MakeTlsConnect<Timed<Socket>>>::Stream;
 
 /// What the client talks through.
-pub enum Wire {
+pub struct Wire {
+    stream: Stream,
+    last_error: LastError,
+}
+
+enum Stream {
     Plain(Timed<Socket>),
     Tls(Box<Encrypted>),
 }
 
 impl TlsStream for Wire {
     fn channel_binding(&self) -> ChannelBinding {
-        match self {
-            Self::Plain(_) => ChannelBinding::none(),
-            Self::Tls(stream) => stream.channel_binding(),
+        match &self.stream {
+            Stream::Plain(_) => ChannelBinding::none(),
+            Stream::Tls(stream) => stream.channel_binding(),
         }
     }
 }
 
 impl AsyncRead for Wire {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        let Self { stream, last_error } = self.get_mut();
+        let before = buf.filled().len();
+        let read = match stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        if let Poll::Ready(Ok(())) = read {
+            last_error.read(buf.filled().get(before..).unwrap_or_default());
         }
+        read
     }
 }
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

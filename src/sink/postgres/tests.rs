@@ -489,7 +489,7 @@ fn rows_that_are_there_already_are_not_refused_beside_one_that_is() {
     let (database, mut sink) = Database::with("ALTER TABLE events ADD CHECK (name <> 'e3')");
     sink.deliver(&delivery(1..=2), &[]).unwrap();
     // As after the sink got another name.
-    database.sql("DELETE FROM telemetryx_positions");
+    database.sql("UPDATE telemetryx_positions SET sink = 'before'");
     let mut sink = database.postgres(1);
     assert_eq!(sink.connect(), Ok(Some(0)));
     assert_eq!(refused(sink.deliver(&delivery(1..=4), &[])), [(3, "23514".into())]);
@@ -541,10 +541,44 @@ fn what_a_person_must_put_right_is_down() {
 }
 
 #[test]
+fn a_pooler_in_statement_mode_is_down_with_what_it_reports() {
+    let database = Database::new();
+    let connect = |mode: &str| {
+        let pooler = stores::PgBouncer::start(database.server, mode);
+        let mut sink = Postgres::new("main", &settings(pooler.url(&database.name)), &identity(1));
+        sink.connect()?;
+        sink.deliver(&delivery(1..=3), &[])
+    };
+    let reason = down(connect("statement"));
+    assert!(reason.contains("transaction blocks not allowed in statement pooling mode"), "{reason}");
+    assert!(reason.contains("set its pool_mode to transaction or session"), "{reason}");
+    for mode in ["transaction", "session"] {
+        assert_eq!(connect(mode), Ok(()), "{mode}");
+    }
+    assert_eq!(database.positions(), [1, 2, 3]);
+    let pooler = stores::PgBouncer::start(database.server, "transaction");
+    let url = pooler.url("no_such_database");
+    let reason = Postgres::new("main", &settings(url), &identity(1)).connect().unwrap_err().to_string();
+    assert!(reason.contains("no_such_database"), "{reason}");
+}
+
+#[test]
+fn a_table_that_takes_no_copy_is_down_with_the_reason() {
+    let (database, mut sink) =
+        Database::with("ALTER TABLE events RENAME TO rows; CREATE VIEW events AS SELECT * FROM rows");
+    let reason = down(sink.deliver(&delivery(1..=1), &[]));
+    assert!(reason.contains("cannot copy to view") && reason.contains("use a plain table"), "{reason}");
+    database.sql("DROP VIEW events; ALTER TABLE rows RENAME TO events");
+    sink.connect().unwrap();
+    assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
+}
+
+#[test]
 fn a_server_that_is_not_there_is_tried_again() {
     let url = "postgres://u:secret@127.0.0.1:1/db".to_owned();
     let reason = retry(Postgres::new("main", &settings(url), &identity(1)).connect());
     assert!(reason.contains("127.0.0.1:1") && reason.contains("refused"), "{reason}");
+    assert!(reason.contains("nothing listens there"), "{reason}");
     assert!(!reason.contains("secret"), "{reason}");
 }
 

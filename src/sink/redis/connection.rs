@@ -8,13 +8,14 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::{Parser, RedisError, ServerError, Value};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use thiserror::Error;
 
+use super::mismatch;
 use super::settings::{Place, Server};
 use crate::limits;
 use crate::resolve;
@@ -29,6 +30,18 @@ pub enum Trouble {
     Server(ServerError),
     #[error("unexpected answer: {0}")]
     Unexpected(String),
+    /// TLS on one side only.
+    #[error(transparent)]
+    Tls(#[from] TlsMismatch),
+}
+
+/// Client and server do not agree whether the connection is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TlsMismatch {
+    #[error("the server does not speak TLS")]
+    Plain,
+    #[error("the server speaks TLS only")]
+    Encrypted,
 }
 
 impl Trouble {
@@ -44,9 +57,17 @@ fn without_arguments(details: &str) -> &str {
 
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {
-        let kind = if error.is_timeout() { io::ErrorKind::TimedOut } else { io::ErrorKind::ConnectionAborted };
-        Self::Io(io::Error::new(kind, error.to_string()))
+        Self::Io(io::Error::new(io::ErrorKind::ConnectionAborted, error.to_string()))
     }
+}
+
+/// As a socket with a timeout reports it.
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn silence() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no answer within timeout")
 }
 
 /// Commands in the form in which they are sent (RESP, <https://redis.io/docs/latest/develop/reference/protocol-spec/>).
@@ -111,6 +132,8 @@ enum Stream {
 pub struct Connection {
     stream: Stream,
     parser: Parser,
+    /// Where it leads, until the first reply has come.
+    unanswered: Option<Place>,
     /// MULTI has been answered once. Where it is refused, the commands behind it would be executed one by one.
     pub takes_multi: bool,
 }
@@ -135,12 +158,15 @@ impl Connection {
                     Some(config) => {
                         let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
                         let session = ClientConnection::new(config.clone(), name).map_err(io::Error::other)?;
-                        Stream::Tls(Box::new(StreamOwned::new(session, stream)))
+                        let mut stream = StreamOwned::new(session, stream);
+                        handshake(&mut stream, timeout, || mismatch::speaks_plain(host, *port))?;
+                        Stream::Tls(Box::new(stream))
                     }
                 }
             }
         };
-        let mut connection = Self { stream, parser: Parser::new(), takes_multi: false };
+        let unanswered = Some(server.place.clone()).filter(|_| !server.tls);
+        let mut connection = Self { stream, parser: Parser::new(), unanswered, takes_multi: false };
         connection.log_in(server)?;
         Ok(connection)
     }
@@ -189,17 +215,24 @@ impl Connection {
     }
 
     pub fn reply(&mut self) -> Result<Value, Trouble> {
+        let mut failure = None;
         let reply = match &mut self.stream {
-            Stream::Tcp(stream) => {
-                self.parser.parse_value(Bounded { stream, bytes_left: limits::REDIS_ANSWER_BYTES_MAX })
-            }
-            Stream::Unix(stream) => {
-                self.parser.parse_value(Bounded { stream, bytes_left: limits::REDIS_ANSWER_BYTES_MAX })
-            }
-            Stream::Tls(stream) => {
-                self.parser.parse_value(Bounded { stream, bytes_left: limits::REDIS_ANSWER_BYTES_MAX })
-            }
+            Stream::Tcp(stream) => self.parser.parse_value(Bounded::new(stream, &mut failure)),
+            Stream::Unix(stream) => self.parser.parse_value(Bounded::new(stream, &mut failure)),
+            Stream::Tls(stream) => self.parser.parse_value(Bounded::new(stream, &mut failure)),
         };
+        let first = self.unanswered.take();
+        let reply = reply.map_err(|error| match failure {
+            Some(failure) if is_silence(&failure) => silence().into(),
+            Some(failure) => Trouble::Io(failure),
+            None => error.into(),
+        });
+        if let (Err(Trouble::Io(error)), Some(Place::Tcp(host, port))) = (&reply, first)
+            && error.kind() != io::ErrorKind::TimedOut
+            && mismatch::speaks_tls(&host, port)
+        {
+            return Err(TlsMismatch::Encrypted.into());
+        }
         match reply? {
             Value::ServerError(error) => Err(Trouble::Server(error)),
             reply => Ok(reply),
@@ -207,13 +240,21 @@ impl Connection {
     }
 }
 
-/// Of one reply. Reads again where a signal came in between, so that the parser sees errors only where something is wrong.
-struct Bounded<R> {
+/// Of one reply. Reads again where a signal came in between, so that the parser sees errors only where something is
+/// wrong; keeps such an error as it is, which the parser does not.
+struct Bounded<'a, R> {
     stream: R,
     bytes_left: usize,
+    failure: &'a mut Option<io::Error>,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<'a, R: Read> Bounded<'a, R> {
+    fn new(stream: R, failure: &'a mut Option<io::Error>) -> Self {
+        Self { stream, bytes_left: limits::REDIS_ANSWER_BYTES_MAX, failure }
+    }
+}
+
+impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.bytes_left == 0 {
             return Err(io::Error::other("an answer without end: is this a Redis server?"));
@@ -221,13 +262,46 @@ impl<R: Read> Read for Bounded<R> {
         loop {
             match self.stream.read(buf) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => {
-                    self.bytes_left = self.bytes_left.saturating_sub(*read.as_ref().unwrap_or(&0));
-                    return read;
+                Err(error) => {
+                    let kind = error.kind();
+                    *self.failure = Some(error);
+                    return Err(kind.into());
+                }
+                Ok(bytes) => {
+                    self.bytes_left = self.bytes_left.saturating_sub(bytes);
+                    return Ok(bytes);
                 }
             }
         }
     }
+}
+
+/// Does the whole handshake. A server of Redis without TLS waits for the end of a line, and says nothing: after a short
+/// silence it is asked whether it is one.
+fn handshake(
+    stream: &mut StreamOwned<ClientConnection, TcpStream>,
+    timeout: Duration,
+    is_plain: impl FnOnce() -> bool,
+) -> Result<(), Trouble> {
+    let deadline = Instant::now() + timeout;
+    let mut is_plain = Some(is_plain);
+    stream.sock.set_read_timeout(Some(limits::STORE_TLS_SILENCE.min(timeout)))?;
+    while stream.conn.is_handshaking() {
+        match stream.conn.complete_io(&mut stream.sock) {
+            Ok(_) => {}
+            Err(error) if is_silence(&error) => {
+                if is_plain.take().is_some_and(|is_plain| is_plain()) {
+                    return Err(TlsMismatch::Plain.into());
+                }
+                if Instant::now() >= deadline {
+                    return Err(silence().into());
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    stream.sock.set_read_timeout(Some(timeout))?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -238,7 +312,7 @@ mod tests {
     fn an_answer_without_end_is_given_up() {
         let endless = (&b"$9000000000000000000\r\n"[..]).chain(io::repeat(b'x'));
         let mut parser = Parser::new();
-        let answer = parser.parse_value(Bounded { stream: endless, bytes_left: 100_000 });
+        let answer = parser.parse_value(Bounded { stream: endless, bytes_left: 100_000, failure: &mut None });
         assert!(answer.unwrap_err().to_string().contains("an answer without end"));
     }
 

@@ -1,6 +1,9 @@
 //! What an error of Redis means for a delivery: its first word decides.
 
-use super::connection::Trouble;
+use std::io;
+
+use super::connection::{TlsMismatch, Trouble};
+use crate::sink::{connection_advice, tls};
 
 /// Who has to act, and what to do about it.
 pub enum Verdict {
@@ -16,14 +19,11 @@ pub enum Verdict {
 
 pub fn verdict(trouble: &Trouble) -> Verdict {
     let error = match trouble {
-        Trouble::Io(error) => {
-            return match error.get_ref() {
-                Some(inner) if inner.is::<rustls::Error>() => {
-                    Verdict::Down("check the server's certificate, its name, and ca_file")
-                }
-                _ => Verdict::Retry(""),
-            };
+        Trouble::Io(error) => return of_connection(error),
+        Trouble::Tls(TlsMismatch::Plain) => {
+            return Verdict::Down("name it with redis:// in url, or name its TLS port (tls-port)");
         }
+        Trouble::Tls(TlsMismatch::Encrypted) => return Verdict::Down("name it with rediss:// in url"),
         Trouble::Unexpected(_) => return Verdict::Retry("is this a Redis server?"),
         Trouble::Server(error) => error,
     };
@@ -43,6 +43,9 @@ pub fn verdict(trouble: &Trouble) -> Verdict {
         "MISCONF" => Verdict::Retry("Redis cannot save to its disk: see its log"),
         "NOREPLICAS" => Verdict::Retry("fewer replicas than min-replicas-to-write are connected"),
         "TRYAGAIN" | "MASTERDOWN" | "BUSY" | "UNKILLABLE" | "EXECABORT" => Verdict::Retry(""),
+        "ERR" if details.contains("DB index") || details.contains("SELECT is not allowed") => {
+            Verdict::Down("the server does not have the database that url names: see `databases` of its configuration")
+        }
         "ERR" if details.contains("max number of clients") => Verdict::Retry("raise maxclients of the server"),
         "NOAUTH" | "WRONGPASS" => Verdict::Down("check user and password in url (or the file of url_file)"),
         "NOPERM" => Verdict::Down(
@@ -60,6 +63,95 @@ pub fn verdict(trouble: &Trouble) -> Verdict {
             Verdict::Down("Redis before 6 knows no users: leave the user out of url")
         }
         "ERR" if details.contains("AUTH") => Verdict::Down("the server asks for no password: leave it out of url"),
-        _ => Verdict::Down("this sink needs Redis 5 or later with its commands as they are named by default"),
+        "ERR" if details.contains("unknown command") || details.contains("unknown subcommand") => {
+            Verdict::Down("this sink needs Redis 5 or later with its commands as they are named by default")
+        }
+        // Its own message has to say enough.
+        _ => Verdict::Down(""),
+    }
+}
+
+/// Of the connection itself.
+fn of_connection(error: &io::Error) -> Verdict {
+    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return match tls::trouble(error) {
+            tls::Trouble::Certificate => Verdict::Down("check the server's certificate, its name, and ca_file"),
+            tls::Trouble::NotTls => Verdict::Down("the server does not speak TLS: name it with redis:// in url"),
+            tls::Trouble::ClientCertificate => {
+                Verdict::Down("if the server requires a client certificate, set its tls-auth-clients to no")
+            }
+            tls::Trouble::Other => Verdict::Down("server and sink do not agree on TLS: see the server's log"),
+        };
+    }
+    match error.kind() {
+        // Of a Unix socket.
+        io::ErrorKind::PermissionDenied => Verdict::Down("let this user read and write the socket"),
+        _ => Verdict::Retry(connection_advice(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::{Parser, Value};
+
+    use super::*;
+
+    fn of(reply: &str) -> Verdict {
+        let Ok(Value::ServerError(error)) = Parser::new().parse_value(format!("-{reply}\r\n").as_bytes()) else {
+            panic!("{reply} is not an error")
+        };
+        verdict(&Trouble::Server(error))
+    }
+
+    #[test]
+    fn each_error_has_its_own_advice() {
+        for (reply, is_down, advice) in [
+            ("ERR DB index is out of range", true, "does not have the database that url names"),
+            ("ERR invalid DB index", true, "does not have the database that url names"),
+            ("ERR SELECT is not allowed in cluster mode", true, "does not have the database that url names"),
+            ("ERR unknown command 'XADD', with args beginning with: 'x' ", true, "needs Redis 5"),
+            ("ERR unknown command `MULTI`", true, "needs Redis 5"),
+            ("ERR something else", true, ""),
+            ("WRONG nothing", true, ""),
+            ("ERR max number of clients reached", false, "maxclients"),
+            ("ERR wrong number of arguments for 'auth' command", true, "knows no users"),
+            ("ERR AUTH <password> called without any password configured", true, "asks for no password"),
+            ("ERR Client sent AUTH, but no password is set", true, "asks for no password"),
+            ("ERR This instance has cluster support disabled", true, "no Cluster"),
+            ("WRONGPASS invalid username-password pair or user is disabled.", true, "user and password"),
+            ("NOAUTH Authentication required.", true, "user and password"),
+            ("NOPERM this user has no permissions to run the 'xadd' command", true, "allow this user"),
+            ("DENIED Redis is running in protected mode", true, "protected mode"),
+            ("OOM command not allowed when used memory > 'maxmemory'.", false, "maxmemory"),
+            ("READONLY You can't write against a read only replica.", false, "replica"),
+            ("LOADING Redis is loading the dataset in memory", false, "after a start"),
+            ("BUSY Redis is busy running a script.", false, ""),
+        ] {
+            let (down, found) = match of(reply) {
+                Verdict::Down(advice) => (true, advice),
+                Verdict::Retry(advice) => (false, advice),
+                Verdict::Ask(..) | Verdict::Moved(..) => panic!("{reply}"),
+            };
+            assert!(down == is_down && found.contains(advice), "{reply}: {found}");
+            assert_eq!(found.is_empty(), advice.is_empty(), "{reply}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_connection_that_fails_says_what_to_look_at() {
+        use io::ErrorKind::{ConnectionRefused, HostUnreachable, PermissionDenied, TimedOut};
+        for (kind, is_down, advice) in [
+            (ConnectionRefused, false, "nothing listens there"),
+            (HostUnreachable, false, "network"),
+            (TimedOut, false, ""),
+            (PermissionDenied, true, "the socket"),
+        ] {
+            let (down, found) = match verdict(&Trouble::Io(kind.into())) {
+                Verdict::Down(advice) => (true, advice),
+                Verdict::Retry(advice) => (false, advice),
+                Verdict::Ask(..) | Verdict::Moved(..) => panic!("{kind}"),
+            };
+            assert!(down == is_down && found.contains(advice), "{kind}: {found}");
+        }
     }
 }

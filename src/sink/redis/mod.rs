@@ -34,6 +34,7 @@ mod cluster;
 mod connection;
 mod entry;
 mod errors;
+mod mismatch;
 mod missing;
 mod settings;
 #[cfg(test)]
