@@ -395,6 +395,41 @@ fn check_connect_looks_at_stores_and_takes_nothing_from_a_server_that_runs() {
     assert_eq!(wrong.status.code(), Some(1));
 }
 
+/// Positions of all entries of the one stream.
+fn entries(redis: &Redis) -> Vec<u64> {
+    let text = redis.cli(&["xrange", "events:{0}", "-", "+"]);
+    let lines: Vec<&str> = text.lines().collect();
+    lines.windows(2).filter(|pair| pair[0] == "position").map(|pair| pair[1].parse().unwrap()).collect()
+}
+
+#[test]
+fn a_position_that_redis_evicted_doubles_nothing_after_a_restart() {
+    let redis = Redis::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sinks.r.url={}", redis.url());
+    let settings = ["sinks.r.kind=redis", &url];
+    let mut server = Server::start(folder.path(), &settings);
+    post(server.address(), &lines(0..100), 100);
+    assert!(wait_until(PATIENCE, || entries(&redis).len() == 100), "{}", server.log());
+    let key = redis.cli(&["keys", "*:position:*"]).trim().to_owned();
+    redis.cli(&["del", &key]);
+    post(server.address(), &lines(100..110), 10);
+    let is_down =
+        |server: &Server| server.log().contains("is missing, and the stream events:{0} has events of this log");
+    assert!(wait_until(PATIENCE, || is_down(&server)), "{}", server.log());
+    server.kill();
+
+    let server = Server::start(folder.path(), &settings);
+    assert!(wait_until(PATIENCE, || is_down(&server)), "{}", server.log());
+    assert_eq!(entries(&redis).len(), 100);
+    // As the message says.
+    let log = server.log().replace('\\', "");
+    let (_, command) = log.rsplit_once(&format!("SET {key} \"")).unwrap_or_else(|| panic!("{log}"));
+    redis.cli(&["set", &key, command.split_once('"').unwrap().0]);
+    assert!(wait_until(PATIENCE, || entries(&redis).len() >= 110), "{}", server.log());
+    assert_eq!(entries(&redis), (1..=110).collect::<Vec<_>>());
+}
+
 #[test]
 fn the_printed_statements_make_tables_that_will_do() {
     let postgres = Postgres::shared();
