@@ -36,9 +36,13 @@ mod entry;
 mod errors;
 mod mismatch;
 mod missing;
+#[cfg(test)]
+mod missing_tests;
 mod settings;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ use crate::event::proto::Event;
 use crate::sink::stores;
 use crate::sink::testing::{self, Row, Store, batch_of, delivery, delivery_of, identity, named};
 
-fn settings(url: &str) -> Settings {
+pub(super) fn settings(url: &str) -> Settings {
     Settings {
         url: Url::new(url),
         urls: Urls::new(""),
@@ -28,25 +28,25 @@ fn server(url: &str) -> Server {
 }
 
 /// One server and what is on it.
-struct Alone {
-    server: stores::Redis,
+pub(super) struct Alone {
+    pub(super) server: stores::Redis,
     shards: u64,
 }
 
 impl Alone {
-    fn new(shards: u64) -> Self {
+    pub(super) fn new(shards: u64) -> Self {
         Self { server: stores::Redis::start(&[]), shards }
     }
 
-    fn settings(&self) -> Settings {
+    pub(super) fn settings(&self) -> Settings {
         Settings { shards: self.shards, ..settings(&self.server.url()) }
     }
 
-    fn redis(&self, owner: u8) -> Redis {
+    pub(super) fn redis(&self, owner: u8) -> Redis {
         Redis::new("main", &self.settings(), &identity(owner))
     }
 
-    fn connected(&self, owner: u8) -> Redis {
+    pub(super) fn connected(&self, owner: u8) -> Redis {
         let mut sink = self.redis(owner);
         sink.connect().unwrap();
         sink
@@ -146,7 +146,7 @@ fn stored_in(nodes: &[&stores::Redis], stream: &str, shards: u64) -> Vec<Row> {
 }
 
 /// The fields of each entry, asked of the node that serves the stream.
-fn entries(nodes: &[&stores::Redis], stream: &str) -> Vec<Vec<(String, String)>> {
+pub(super) fn entries(nodes: &[&stores::Redis], stream: &str) -> Vec<Vec<(String, String)>> {
     let mut range = Commands::default();
     range.command(&[b"XRANGE", stream.as_bytes(), b"-", b"+"]);
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -178,7 +178,7 @@ fn entries(nodes: &[&stores::Redis], stream: &str) -> Vec<Vec<(String, String)>>
 }
 
 /// As the suite compares it: all values are text.
-fn row(fields: Vec<(String, String)>) -> Row {
+pub(super) fn row(fields: Vec<(String, String)>) -> Row {
     let value = |name: &str, text: String| match name {
         "attributes" => serde_json::from_str(&text).unwrap(),
         "position" | "severity" | "duration_nano" => text.parse::<u64>().unwrap().into(),
@@ -189,13 +189,13 @@ fn row(fields: Vec<(String, String)>) -> Row {
 }
 
 /// Events of many sources.
-fn spread(positions: std::ops::RangeInclusive<u64>) -> Delivery {
+pub(super) fn spread(positions: std::ops::RangeInclusive<u64>) -> Delivery {
     let event = |position: u64| Event { source: format!("host-{}", position % 97), ..named(format!("e{position}")) };
     delivery_of(batch_of(*positions.start(), vec![positions.map(event).collect()]))
 }
 
 #[track_caller]
-fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
+pub(super) fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
     match result.map_err(Into::into) {
         Err(Failure::Unavailable(Unavailable::Down { reason })) => reason,
         other => panic!("{other:?}"),
@@ -203,7 +203,7 @@ fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
 }
 
 #[track_caller]
-fn retry<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
+pub(super) fn retry<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
     match result.map_err(Into::into) {
         Err(Failure::Unavailable(Unavailable::Retry { reason, .. })) => reason,
         other => panic!("{other:?}"),
@@ -211,7 +211,7 @@ fn retry<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
 }
 
 /// Connects and delivers as a router does, until it is stored.
-fn persist(sink: &mut Redis, delivery: &Delivery) {
+pub(super) fn persist(sink: &mut Redis, delivery: &Delivery) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let stored = match sink.connect() {
@@ -451,89 +451,6 @@ fn entries_refused_inside_a_transaction_are_not_passed() {
 
 // ---- servers in trouble ----
 
-/// The command in the advice, run as a person would.
-fn follow_advice(server: &stores::Redis, reason: &str) {
-    let (_, command) = reason.split_once(": SET ").unwrap_or_else(|| panic!("{reason}"));
-    let (key, value) = command.split_once(" \"").unwrap();
-    let (value, _) = value.split_once('"').unwrap();
-    assert_eq!(server.cli(&["set", key, value]), "OK\n");
-}
-
-#[test]
-fn a_position_that_was_evicted_beside_its_stream_is_no_new_beginning() {
-    let store = Alone::new(0);
-    let mut sink = store.connected(1);
-    persist(&mut sink, &delivery(1..=5));
-    let key = store.server.cli(&["keys", "*:position:*"]).trim().to_owned();
-    store.server.cli(&["del", &key]);
-    let reason = down(sink.connect());
-    assert!(reason.contains("noeviction") && reason.contains(&key), "{reason}");
-    follow_advice(&store.server, &reason);
-    assert_eq!(sink.connect(), Ok(Some(5)));
-    // With the stream gone too, it begins anew.
-    store.server.cli(&["flushall"]);
-    assert_eq!(sink.connect(), Ok(Some(0)));
-}
-
-#[test]
-fn a_position_that_is_missing_at_the_start_is_no_new_beginning() {
-    let store = Alone::new(3);
-    let mut sink = store.connected(1);
-    persist(&mut sink, &spread(1..=100));
-    drop(sink);
-    // Later entries of another log, more than one reply has; and trimmed streams, where the last entry is not the first.
-    let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    let mut other = Redis::new("main", &store.settings(), &other_log);
-    other.connect().unwrap();
-    persist(&mut other, &spread(1..=200));
-    for shard in 0..3 {
-        store.server.cli(&["xtrim", &format!("events:{{{shard}}}"), "maxlen", "90"]);
-    }
-    for keys in [&[0][..], &[1], &[0, 1, 2]] {
-        for shard in keys {
-            let key = format!("events:{{{shard}}}:position:{}:main", uuid(&testing::SERVER_ID));
-            assert_eq!(store.server.cli(&["del", &key]), "1\n");
-        }
-        for _ in keys {
-            let reason = down(store.redis(2).connect());
-            assert!(reason.contains("has events of this log up to position"), "{reason}");
-            assert_eq!(store.redis(2).probe().map_err(|error| error.to_string()), Err(reason.clone()));
-            follow_advice(&store.server, &reason);
-        }
-        let mut sink = store.connected(3);
-        // From the lowest of the shards: what the others have is skipped.
-        sink.deliver(&spread(1..=100), &[]).unwrap();
-    }
-    store.connected(4).deliver(&spread(101..=110), &[]).unwrap();
-    let mut positions = BTreeMap::new();
-    for shard in 0..3 {
-        for fields in entries(&[&store.server], &format!("events:{{{shard}}}")) {
-            let row = row(fields);
-            if row["server_id"] == uuid(&testing::SERVER_ID).as_str() {
-                *positions.entry(row["position"].as_u64().unwrap()).or_insert(0) += 1;
-            }
-        }
-    }
-    assert!(positions.keys().rev().take(10).eq((101..=110).rev().collect::<Vec<u64>>().iter()), "{positions:?}");
-    assert!(positions.values().all(|times| *times == 1), "{positions:?}");
-}
-
-#[test]
-fn a_stream_of_other_logs_and_one_that_was_trimmed_are_new_beginnings() {
-    let store = Alone::new(0);
-    let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    let mut other = Redis::new("main", &store.settings(), &other_log);
-    other.connect().unwrap();
-    persist(&mut other, &delivery(1..=100));
-    let mut sink = store.redis(1);
-    assert_eq!(sink.connect(), Ok(Some(0)));
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
-    let key = String::from_utf8(sink.shards[0].position_key.clone()).unwrap();
-    store.server.cli(&["del", &key]);
-    store.server.cli(&["xtrim", "events:{0}", "maxlen", "0"]);
-    assert_eq!(store.redis(2).connect(), Ok(Some(0)));
-}
-
 #[test]
 fn a_server_that_is_not_there_is_tried_again() {
     let reason = retry(Redis::new("main", &settings("redis://u:secret@127.0.0.1:1"), &identity(1)).connect());
@@ -618,7 +535,7 @@ fn a_store_that_lost_its_last_entries_says_where_it_is() {
     assert_eq!(store.positions(), [1, 2, 3, 4, 5]);
 }
 
-// ---- passwords and TLS ----
+// ---- passwords ----
 
 #[test]
 fn passwords_and_rights_are_asked_for() {
@@ -641,84 +558,6 @@ fn passwords_and_rights_are_asked_for() {
     let (mut sink, result) = connect(":root@");
     assert_eq!(result, Ok(Some(0)));
     sink.deliver(&delivery(1..=1), &[]).unwrap();
-}
-
-/// A server that speaks TLS only, and the folder with its files `crt` (for `localhost`) and `key`.
-fn tls_server(asks_clients: &str) -> (tempfile::TempDir, stores::Redis) {
-    let dir = tempfile::tempdir().unwrap();
-    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    std::fs::write(path("crt"), certificate.cert.pem()).unwrap();
-    std::fs::write(path("key"), certificate.signing_key.serialize_pem()).unwrap();
-    let files = [("cert", "crt"), ("key", "key"), ("ca-cert", "crt")];
-    let files = files.map(|(option, name)| (format!("--tls-{option}-file"), path(name)));
-    let mut options = vec!["--port", "0", "--tls-port", "{port}", "--tls-auth-clients", asks_clients];
-    options.extend(files.iter().flat_map(|(option, file)| [option.as_str(), file]));
-    let server = stores::Redis::start(&options);
-    (dir, server)
-}
-
-#[test]
-fn tls_is_verified() {
-    let (dir, server) = tls_server("no");
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let connect = |host: &str, ca_file: Option<String>| {
-        let url = format!("rediss://{host}:{}", server.port());
-        let settings = Settings { ca_file: ca_file.map(Into::into), ..settings(&url) };
-        let mut sink = Redis::new("main", &settings, &identity(1));
-        sink.connect()?;
-        sink.deliver(&delivery(1..=1_000), &[])
-    };
-    assert_eq!(connect("localhost", Some(path("crt"))), Ok(()));
-    assert!(down(connect("127.0.0.1", Some(path("crt")))).contains("check the server's certificate"));
-    assert!(down(connect("localhost", None)).contains("UnknownIssuer"));
-    assert!(down(connect("localhost", Some("/nonexistent".into()))).contains("ca_file /nonexistent"));
-}
-
-#[test]
-fn tls_on_one_side_only_is_down_at_once_with_what_to_write() {
-    let plain = stores::Redis::start(&["--databases", "4"]);
-    let begun = Instant::now();
-    let settings_of = |url: String| Settings { timeout: Duration::from_secs(300), ..settings(&url) };
-    let reason =
-        down(Redis::new("main", &settings_of(plain.url().replace("redis:", "rediss:")), &identity(1)).connect());
-    assert!(reason.contains("the server does not speak TLS: name it with redis://"), "{reason}");
-    let (dir, encrypted) = tls_server("no");
-    for url in
-        [format!("redis://127.0.0.1:{}", encrypted.port()), format!("redis://:x@localhost:{}/1", encrypted.port())]
-    {
-        let reason = down(Redis::new("main", &settings_of(url), &identity(1)).connect());
-        assert!(reason.contains("the server speaks TLS only: name it with rediss://"), "{reason}");
-    }
-    assert!(begun.elapsed() < Duration::from_secs(120), "not after the timeout");
-    // With a password that the question does not have.
-    plain.cli(&["config", "set", "requirepass", "x"]);
-    let url = format!("rediss://:x@127.0.0.1:{}", plain.port());
-    assert!(down(Redis::new("main", &settings_of(url), &identity(1)).connect()).contains("does not speak TLS"));
-    let url = format!("redis://:x@127.0.0.1:{}/4", plain.port());
-    let reason = down(Redis::new("main", &settings_of(url), &identity(1)).connect());
-    assert!(reason.contains("DB index is out of range") && reason.contains("see `databases`"), "{reason}");
-    // A server that asks its clients for certificates.
-    drop((dir, encrypted));
-    let (dir, strict) = tls_server("yes");
-    let settings = Settings {
-        ca_file: Some(dir.path().join("crt")),
-        ..settings_of(format!("rediss://localhost:{}", strict.port()))
-    };
-    let reason = down(Redis::new("main", &settings, &identity(1)).connect());
-    assert!(reason.contains("client certificate"), "{reason}");
-}
-
-#[test]
-fn a_server_that_says_nothing_is_named_so() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    for scheme in ["redis", "rediss"] {
-        let url = format!("{scheme}://127.0.0.1:{port}");
-        let settings = Settings { timeout: Duration::from_secs(2), ..settings(&url) };
-        let reason = retry(Redis::new("main", &settings, &identity(1)).connect());
-        assert!(reason.contains("no answer within timeout") && !reason.contains("os error"), "{reason}");
-    }
 }
 
 // ---- Cluster ----
