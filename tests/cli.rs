@@ -225,14 +225,13 @@ fn a_port_in_use_exits_1_and_log_lines_are_json_where_asked() {
 #[test]
 fn what_keeps_a_server_from_listening_is_said_by_its_errno() {
     let folder = tempfile::tempdir().unwrap();
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _taken = TcpListener::bind(taken).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let in_use = "address already in use (another process listens there; see \"ss -ltnp\")";
     let not_here =
         "this machine does not have the address (see \"ip address\"; 0.0.0.0 and [::] stand for all of them)";
     let denied = "permission denied (a port below 1024 needs CAP_NET_BIND_SERVICE; set server.address to a higher one)";
     for (address, problem) in [
-        (taken.to_string(), in_use),
+        (taken.local_addr().unwrap().to_string(), in_use),
         ("192.0.2.1:4640".to_owned(), not_here),
         ("[2001:db8::1]:4640".to_owned(), not_here),
         ("127.0.0.1:1".to_owned(), denied),
