@@ -22,6 +22,12 @@ pub fn is_localhost(host: &str) -> bool {
     last.eq_ignore_ascii_case("localhost")
 }
 
+/// The address of a name that is [this machine](is_localhost) and that the system does not know, for clients that look up names
+/// themselves: they are given this address in place of the name. `None`: they can look it up.
+pub fn unknown_localhost(host: &str) -> Option<IpAddr> {
+    (is_localhost(host) && (host, 0).to_socket_addrs().is_err()).then_some(LOOPBACK[0])
+}
+
 /// All addresses of a host (a name, or an address without brackets), at least one.
 ///
 /// # Errors

@@ -22,6 +22,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Uri;
 use http::uri::PathAndQuery;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -34,6 +35,7 @@ use super::{Failure, Identity, Refusal, Sink, Unavailable, tls};
 use crate::event::proto::DeliverResponse;
 use crate::limits;
 use crate::pipeline::batch::Delivery;
+use crate::resolve;
 use crate::wire::answer::cut;
 
 const METHOD: &str = "/telemetryx.v1.Sink/Deliver";
@@ -93,6 +95,21 @@ impl Outcome {
     }
 }
 
+/// The receiver's. Where its host is `localhost` and the system does not know it (no `/etc/hosts`), the address stands for it;
+/// the receiver is asked by its name all the same.
+fn endpoint(uri: Uri) -> Endpoint {
+    let address = uri.host().and_then(resolve::unknown_localhost);
+    let by_address = address.and_then(|address| {
+        let port = uri.port_u16().map_or_else(String::new, |port| format!(":{port}"));
+        let authority = format!("{address}{port}");
+        Uri::builder().scheme(uri.scheme_str()?).authority(authority).path_and_query("/").build().ok()
+    });
+    match by_address {
+        Some(by_address) => Endpoint::from(by_address).origin(uri),
+        None => Endpoint::from(uri),
+    }
+}
+
 impl Grpc {
     pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
         let head = Head { server_id: identity.server_id, sink: sink.to_owned() };
@@ -110,14 +127,15 @@ impl Grpc {
         let retry = |why: String| Unavailable::retry(format!("{}: {why}", self.place));
         let uri = self.settings.uri().map_err(down)?;
         let is_encrypted = settings::is_encrypted(&uri);
-        let mut endpoint = Endpoint::from(uri)
+        let mut endpoint = endpoint(uri.clone())
             .user_agent(concat!("telemetryx/", env!("CARGO_PKG_VERSION")))
             .map_err(|error| down(error.to_string()))?
             .connect_timeout(limits::STORE_CONNECT_TIMEOUT)
             .tcp_keepalive(Some(limits::STORE_KEEPALIVE_IDLE));
         if is_encrypted {
             let roots = tls::roots(self.settings.ca_file.as_deref()).map_err(down)?.roots;
-            let config = ClientTlsConfig::new().trust_anchors(roots);
+            let name = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+            let config = ClientTlsConfig::new().trust_anchors(roots).domain_name(name);
             endpoint = endpoint.tls_config(config).map_err(|error| down(error.to_string()))?;
         }
         let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| retry(error.to_string()))?;

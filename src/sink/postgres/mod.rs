@@ -106,6 +106,7 @@ impl Postgres {
 
     fn open(&self) -> Result<Session, Unavailable> {
         let mut config = self.settings.config().map_err(|why| self.down(&why))?;
+        settings::give_unknown_localhost(&mut config);
         let encryption = self.encryption(config.get_ssl_mode()).map_err(|why| self.down(&why))?;
         let deadline = Deadline::default();
         let connector = Connector {

@@ -12,6 +12,7 @@ use super::super::Kind;
 use super::tables::Tables;
 use crate::config::setting::{Form, Setting, Url, Value};
 use crate::config::url::Parts;
+use crate::resolve;
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
@@ -232,4 +233,19 @@ fn places(config: &Config) -> String {
 
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Where every host is `localhost` and the system does not know it (no `/etc/hosts`), the client is given the address; the name
+/// is still the one that a certificate has to have. Addresses are for all hosts or for none.
+pub(super) fn give_unknown_localhost(config: &mut Config) {
+    let address = |host: &Host| match host {
+        Host::Tcp(name) => resolve::unknown_localhost(name),
+        Host::Unix(_) => None,
+    };
+    let addresses: Vec<_> = config.get_hosts().iter().filter_map(address).collect();
+    if addresses.len() == config.get_hosts().len() && config.get_hostaddrs().is_empty() {
+        for address in addresses {
+            config.hostaddr(address);
+        }
+    }
 }
