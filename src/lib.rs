@@ -28,6 +28,7 @@
 //! | [`router`] | worker, retry, dead letters |
 //! | [`sink`] | trait, table of kinds, one file a sink |
 //! | `config`, `metrics`, `cli` | settings, registry, commands |
+//! | `descriptors` | file descriptors: the reserve, and errors that say there are none left |
 //!
 //! Without the `server` feature (default) only what an agent links is built: `limits`, `escape`, `event`, `wire`, `session`
 //! and `client`.
@@ -45,6 +46,8 @@ pub mod wire;
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
+pub mod descriptors;
 #[cfg(feature = "server")]
 pub mod folder;
 #[cfg(feature = "server")]

@@ -72,8 +72,20 @@ pub const AGENTS_LIMIT: usize = 10_000_000;
 pub const DEDUPE_RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// Open connections; a connection without traffic costs about 1 KiB.
 pub const CONNECTIONS_DEFAULT: usize = 16_384;
-/// Descriptors that are no agent's connection: listener, log, sinks, standard streams.
-pub const DESCRIPTORS_BESIDE_CONNECTIONS: usize = 64;
+/// Connections above `max_connections` that are accepted all the same, to be refused in their own protocol. At most as many
+/// as `max_connections`, where that is more than the lowest number.
+pub const OVERLOADED_CONNECTIONS_MAX: usize = 64;
+pub const OVERLOADED_CONNECTIONS_LOWEST: usize = 8;
+/// Descriptors that the server needs beside those of its connections, its sinks and whatever was open before: lock, poll,
+/// waker, signals, listener, two segments of two descriptors, directories, dead letters; 12 at rest.
+pub const DESCRIPTORS_OF_SERVER: usize = 32;
+/// Descriptors of one sink: a database of three files, its log reader, position file and dead letters with their
+/// directories, or a connection to each node of a small cluster.
+pub const DESCRIPTORS_PER_SINK: usize = 16;
+/// Descriptors that the largest of the sinks opens at a time: a database, its `-wal` and `-shm`, and a directory.
+pub const STORE_DESCRIPTORS: usize = 4;
+/// Descriptors of a connection to PostgreSQL with its client: poll, waker, signals, a lookup, the socket, and room.
+pub const POSTGRES_DESCRIPTORS: usize = 8;
 /// Largest settable `max_connections`: what Linux lets one process open by default (`fs.nr_open`).
 pub const CONNECTIONS_LIMIT: usize = 1_048_576;
 /// Connections that have shown neither a valid HELLO nor a whole HTTP head (R12).

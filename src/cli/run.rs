@@ -6,7 +6,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use super::{Failure, SettingsArgs, logging};
-use crate::{limits, server};
+use crate::{descriptors, server};
 
 pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
     let settings = settings.load()?;
@@ -17,8 +17,7 @@ pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
         None => info!("no settings file"),
     }
     let mut config = settings.config;
-    let server = &mut config.server;
-    server.max_connections = server.max_connections.min(connections_within_descriptors(server.max_connections));
+    config.server.max_connections = connections_within_descriptors(config.server.max_connections, config.sinks.len());
     #[cfg(feature = "profiling")]
     let profile = super::profile::Profile::start()?;
     let ended = server::run(&config, |line| {
@@ -33,23 +32,27 @@ pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
     })
 }
 
-/// Raises the soft limit of open files to the hard one. Returns how many connections there can be beside the files of
-/// sinks, dead letters and log: connections must not take the descriptor that a file needs.
-fn connections_within_descriptors(wanted: usize) -> usize {
+/// Raises the soft limit of open files to the hard one. Returns how many of the `wanted` connections it leaves room for
+/// beside the reserve of log and sinks, with a warning where those are fewer.
+fn connections_within_descriptors(wanted: usize, sinks: usize) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     if let Err(error) = &raised {
-        warn!(%error, "the limit of open files cannot be raised");
+        warn!(%error, "cannot raise the soft limit of open files to the hard one");
     }
     let limit = if raised.is_ok() { maximum } else { current };
     let Some(limit) = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)) else { return wanted };
-    let connections = limit.saturating_sub(limits::DESCRIPTORS_BESIDE_CONNECTIONS).max(1);
-    if connections < wanted {
+    let open = descriptors::open_now();
+    let allowed = descriptors::connections_within(limit, open, sinks);
+    if allowed < wanted {
         warn!(
-            limit,
-            connections,
-            "fewer open files are allowed than server.max_connections needs: raise `ulimit -n` or lower it"
+            open_files_limit = limit,
+            open_files_needed = descriptors::needed(wanted, open, sinks),
+            configured = wanted,
+            allowed,
+            "lowered server.max_connections: too few open files are allowed; raise the hard limit (LimitNOFILE=, ulimit -Hn), \
+             or set server.max_connections lower"
         );
     }
-    connections
+    allowed.min(wanted)
 }

@@ -13,7 +13,7 @@ use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, OUTBOX_BYTES_MAX
 use crate::metrics::{Metrics, Protocol, RejectReason};
 use crate::net::intake::Intake;
 use crate::pipeline::batch::Origin;
-use crate::pipeline::health::LogHealth;
+use crate::pipeline::health::{LogHealth, Pause};
 use crate::pipeline::pool::{Buffer, PoolSlice};
 use crate::pipeline::ring::{Content, Slot, SlotSender};
 use crate::pipeline::watermark::Watermarks;
@@ -71,6 +71,8 @@ pub struct Door {
     pub starved_since: Option<Instant>,
     /// When a POST was last refused for want of memory or ring.
     pub post_refused: Option<Instant>,
+    /// When accepting was last paused for want of a file descriptor.
+    pub descriptors_exhausted: Option<Instant>,
     /// Scratch of `admit`: the good ranges of a payload, and a copy of the others.
     pub ranges: Vec<Range<usize>>,
     pub refused: Vec<u8>,
@@ -107,6 +109,7 @@ impl Door {
             draining: false,
             starved_since: None,
             post_refused: None,
+            descriptors_exhausted: None,
             ranges: Vec::new(),
             refused: Vec::new(),
         }
@@ -316,6 +319,10 @@ impl Door {
             reasons.push("buffers_exhausted");
         }
         reasons.extend(self.health.not_ready());
+        let lacks_descriptors = self.descriptors_exhausted.is_some_and(|at| self.now < at + EXHAUSTED_TIME);
+        if lacks_descriptors && !reasons.contains(&Pause::NoDescriptors.name()) {
+            reasons.push(Pause::NoDescriptors.name());
+        }
         let sinks: serde_json::Map<_, _> =
             (self.sinks)().into_iter().map(|sink| (sink.name, serde_json::Value::from(sink.state))).collect();
         let (status, word) = if reasons.is_empty() { (200, "ready") } else { (503, "not ready") };

@@ -10,10 +10,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slab::Slab;
 
+use crate::descriptors;
 use crate::limits::{OTHERS_TIME_PER_TURN, OUTBOXES_BYTES_MAX, STALLED_FRAME_TIMEOUT, UNAUTHENTICATED_MAX};
 use crate::net::connection::{Connection, Held, Protocol};
 use crate::net::door::Door;
 use crate::net::listener::{Accepted, Listener};
+use crate::net::log_limit::Interval;
 use crate::net::serve::{BYE, Scratch, Served, serve};
 use crate::net::timers::Timers;
 use crate::session::marks::ConnectionId;
@@ -30,8 +32,6 @@ const LISTENER: Token = Token(usize::MAX - 2);
 const EVENTS: usize = 1024;
 /// Connections that the loop's lists and timers hold before they grow.
 const LISTS: usize = 1024;
-/// Connections above `max_connections` that are still accepted, to be told in their own protocol.
-const OVERLOADED_MAX: usize = 64;
 /// The soonest that a timer is looked at again.
 const TIMER_STEP: Duration = Duration::from_millis(1);
 /// A peer's timer that is over while its bytes wait to be read is looked at again after this.
@@ -94,6 +94,7 @@ pub struct EventLoop {
     connections: Slab<Connection>,
     next_generation: u32,
     max_connections: usize,
+    accept_warnings: Interval,
     drain_timeout: Duration,
     drain_until: Option<Instant>,
     /// Agents to be served in this or the next turn.
@@ -141,6 +142,7 @@ impl EventLoop {
             connections: Slab::new(),
             next_generation: 0,
             max_connections,
+            accept_warnings: Interval::default(),
             drain_timeout,
             drain_until: None,
             ready: VecDeque::with_capacity(LISTS),
@@ -274,15 +276,31 @@ impl EventLoop {
         while let Some(listener) = &mut self.listener {
             match listener.accept(now) {
                 Accepted::Nothing => return,
-                Accepted::Paused(error) => {
-                    if self.scratch.log.allows(now) {
-                        tracing::warn!(%error, "accepting pauses: raise the limit of open files, or lower server.max_connections");
-                    }
-                    self.door.metrics.accept_pauses.inc();
-                    return;
-                }
+                Accepted::Paused(error) => return self.accept_paused(&error),
                 Accepted::Connection(stream, peer) => self.admit(stream, peer),
             }
+        }
+    }
+
+    /// Out of descriptors or kernel memory: one line at once, then one per 10 s, however often the pause is renewed.
+    fn accept_paused(&mut self, error: &io::Error) {
+        let (now, connections) = (self.door.now, self.connections.len());
+        self.door.metrics.accept_pauses.inc();
+        let lacks_descriptors = descriptors::are_exhausted_by(error);
+        if lacks_descriptors {
+            self.door.descriptors_exhausted = Some(now);
+        }
+        let Some(suppressed) = self.accept_warnings.due(now) else { return };
+        if lacks_descriptors {
+            tracing::warn!(
+                %error,
+                connections,
+                suppressed,
+                "paused accepting: out of file descriptors; raise the limit of open files (LimitNOFILE=, ulimit -Hn), or \
+                 lower server.max_connections"
+            );
+        } else {
+            tracing::warn!(%error, connections, suppressed, "paused accepting: out of kernel memory");
         }
     }
 
@@ -291,7 +309,7 @@ impl EventLoop {
         if overloaded {
             self.door.metrics.connections_refused.inc();
         }
-        if self.connections.len() >= self.max_connections + OVERLOADED_MAX {
+        if self.connections.len() >= self.max_connections + descriptors::overloaded_beside(self.max_connections) {
             return;
         }
         // Answers are written whole, once a turn: waiting for more to send only delays them.

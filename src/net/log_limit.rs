@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits::LOG_LINES_PER_SECOND;
+use crate::limits::{LOG_LINES_PER_SECOND, LOG_WARNING_INTERVAL};
 
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -30,9 +30,38 @@ impl LogLimit {
     }
 }
 
+/// Lets the first line through, then one per `LOG_WARNING_INTERVAL`: for a state that lasts.
+#[derive(Debug, Default)]
+pub struct Interval {
+    last: Option<Instant>,
+    suppressed: u64,
+}
+
+impl Interval {
+    /// The number of lines suppressed since the last one; `None`: suppress this one, too.
+    pub fn due(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_some_and(|last| now < last + LOG_WARNING_INTERVAL) {
+            self.suppressed += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_line_passes_then_one_per_interval() {
+        let (mut interval, now) = (Interval::default(), Instant::now());
+        assert_eq!(interval.due(now), Some(0));
+        assert_eq!(interval.due(now + LOG_WARNING_INTERVAL / 3), None);
+        assert_eq!(interval.due(now + LOG_WARNING_INTERVAL / 2), None);
+        assert_eq!(interval.due(now + LOG_WARNING_INTERVAL), Some(2));
+        assert_eq!(interval.due(now + LOG_WARNING_INTERVAL * 2), Some(0));
+    }
 
     #[test]
     fn each_second_has_its_lines_and_no_more() {

@@ -14,6 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::descriptors;
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX, LOG_RETRY, LOG_UPKEEP, LOG_WARNING_INTERVAL};
 use crate::metrics::Metrics;
 use crate::pipeline::batch::{Batch, Payload, Run};
@@ -144,14 +145,17 @@ impl GroupCommit {
         keep_refused: &mut impl FnMut(&[RefusedPayload]) -> io::Result<()>,
         said: &mut Said,
     ) -> Result<(), Over> {
-        let mut paused = false;
+        let mut paused = None;
         while let Err(error) = keep_refused(refused) {
             if said.due() {
                 tracing::error!(%error, "dead letters cannot be written; nothing more is taken until they can");
             }
-            if !paused {
-                paused = true;
-                self.health.set_pause(Some(Pause::DiskFull));
+            let pause = match descriptors::are_exhausted_by(&error) {
+                true => Pause::NoDescriptors,
+                false => Pause::DiskFull,
+            };
+            if paused.replace(pause) != Some(pause) {
+                self.health.set_pause(paused);
             }
             self.trim_at_once()?;
             self.show_bytes();
@@ -161,7 +165,7 @@ impl GroupCommit {
                 break;
             }
         }
-        if paused {
+        if paused.is_some() {
             self.health.set_pause(None);
         }
         Ok(())
@@ -216,6 +220,16 @@ impl GroupCommit {
                         );
                     }
                     Pause::DiskFull
+                }
+                Err(AppendError::NoDescriptors(error)) => {
+                    if said.due() {
+                        tracing::error!(
+                            %error,
+                            "the log cannot open another segment, ingestion is paused: raise the limit of open files \
+                             (LimitNOFILE=, ulimit -Hn), or lower server.max_connections"
+                        );
+                    }
+                    Pause::NoDescriptors
                 }
                 Err(AppendError::Full) => {
                     if self.make_room()? {

@@ -11,6 +11,19 @@ pub enum Pause {
     DiskFull = 1,
     /// `wal.max_bytes` is used up by what a sink has not taken.
     LogFull = 2,
+    /// The process or the system has no file descriptor left.
+    NoDescriptors = 3,
+}
+
+impl Pause {
+    /// The reason as `/ready` names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::DiskFull => "disk_full",
+            Self::LogFull => "log_full",
+            Self::NoDescriptors => "descriptors_exhausted",
+        }
+    }
 }
 
 /// Written by the log thread, read by anyone.
@@ -26,13 +39,15 @@ impl LogHealth {
         self.pause.store(pause.map_or(0, |pause| pause as u8), Ordering::Relaxed);
     }
 
+    /// Why the log accepts nothing at the moment; `None`: it accepts events.
+    pub fn pause(&self) -> Option<Pause> {
+        let paused = self.pause.load(Ordering::Relaxed);
+        [Pause::DiskFull, Pause::LogFull, Pause::NoDescriptors].into_iter().find(|pause| *pause as u8 == paused)
+    }
+
     /// The reason as `/ready` names it.
     pub fn not_ready(&self) -> Option<&'static str> {
-        match self.pause.load(Ordering::Relaxed) {
-            1 => Some("disk_full"),
-            2 => Some("log_full"),
-            _ => None,
-        }
+        self.pause().map(Pause::name)
     }
 
     /// A write or a sync failed: nothing more is acknowledged, and the process ends.

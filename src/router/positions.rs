@@ -9,8 +9,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use crate::folder;
 use crate::sink::uuid;
+use crate::{descriptors, folder};
 
 /// Behind the position of a sink that has nothing yet.
 const BEGINS: &str = " begins";
@@ -51,7 +51,7 @@ impl PositionFile {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.named(&error)),
+            Err(error) => return Err(self.named(error)),
         };
         let (server_id, position) = text.trim_end().split_once(' ').ok_or_else(|| self.damaged())?;
         let (position, begins) = match position.strip_suffix(BEGINS) {
@@ -65,19 +65,19 @@ impl PositionFile {
     /// Afterwards nothing is saved.
     pub fn remove(&self) -> io::Result<()> {
         match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.named(&error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.named(error)),
             _ => Ok(()),
         }
     }
 
     /// Saves `position`; when it returns, the position survives power loss.
     pub fn save(&self, position: u64) -> io::Result<()> {
-        self.replace(position, "").map_err(|error| self.named(&error))
+        self.replace(position, "").map_err(|error| self.named(error))
     }
 
     /// Saves that the sink begins behind `position`.
     pub fn save_begin(&self, position: u64) -> io::Result<()> {
-        self.replace(position, BEGINS).map_err(|error| self.named(&error))
+        self.replace(position, BEGINS).map_err(|error| self.named(error))
     }
 
     fn replace(&self, position: u64, word: &str) -> io::Result<()> {
@@ -94,8 +94,8 @@ impl PositionFile {
         File::open(folder)?.sync_all()
     }
 
-    fn named(&self, error: &io::Error) -> io::Error {
-        io::Error::new(error.kind(), format!("position file {}: {error}", self.path.display()))
+    fn named(&self, error: io::Error) -> io::Error {
+        descriptors::with_context(format!("position file {}", self.path.display()), error)
     }
 
     fn damaged(&self) -> io::Error {

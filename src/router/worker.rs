@@ -30,13 +30,13 @@ use super::progress::{SinkProgress, SinkStatus};
 use super::retry::{Backoff, Warnings};
 use super::source::{Next, Source};
 use super::{Drain, Notify, Shared};
-use crate::limits;
 use crate::limits::{REFUSED_IN_A_ROW_MAX, WAL_POSITION_LIMIT};
 use crate::metrics::{Metrics, SinkMetrics};
 use crate::pipeline::batch::Delivery;
 use crate::random::Random;
 use crate::sink::{Clocks, Failure, Refusal, Sink, SinkSettings, Unavailable, uuid};
 use crate::wal::MissingReason;
+use crate::{descriptors, limits};
 
 /// While a delivery fills, its queue is looked at this often: short against `max_age`, and long enough that no queue
 /// fills meanwhile.
@@ -449,6 +449,7 @@ impl Worker {
 
     /// Shows the trouble, then sleeps before the next attempt.
     fn wait(&mut self, unavailable: &Unavailable) -> Done {
+        let unavailable = &without_descriptors(unavailable.clone());
         let (status, delay) = match unavailable {
             Unavailable::Retry { reason, after } => (SinkStatus::Retrying(reason.clone()), self.backoff.retry(*after)),
             // While draining there is no time to be slow.
@@ -495,6 +496,20 @@ impl Worker {
     }
 }
 
+/// A sink that is down while there is no file descriptor left is retried: its store need not be at fault, and the errors
+/// of most libraries do not carry the cause.
+fn without_descriptors(unavailable: Unavailable) -> Unavailable {
+    match unavailable {
+        Unavailable::Down { reason } if descriptors::lack(limits::STORE_DESCRIPTORS) => {
+            Unavailable::retry(format!("{reason} (out of file descriptors)"))
+        }
+        unavailable => unavailable,
+    }
+}
+
 fn unreadable(error: io::Error) -> Unavailable {
-    Unavailable::down(error.to_string())
+    match descriptors::are_exhausted_by(&error) {
+        true => Unavailable::retry(error.to_string()),
+        false => Unavailable::down(error.to_string()),
+    }
 }

@@ -71,6 +71,9 @@ pub enum AppendError {
     /// Nothing has changed; call again when there may be space.
     #[error("no space for the log: {0}; free some, it goes on by itself")]
     NoSpace(io::Error),
+    /// A new segment needs a file descriptor. Nothing has changed; call again when one may be free.
+    #[error("no file descriptor for a segment of the log: {0}; raise the limit of open files")]
+    NoDescriptors(io::Error),
     /// Nothing has changed; call again after [`Writer::trim`] or [`Writer::drop_oldest`].
     #[error("the log has reached wal.max_bytes and a sink still needs all of it")]
     Full,

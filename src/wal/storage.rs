@@ -14,7 +14,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::direct::DirectFile;
-use crate::folder;
+use crate::{descriptors, folder};
 
 /// One folder of files. A name may have a folder before it, as in `damaged/x`, which is made when needed.
 pub trait Storage: Send + Sync {
@@ -42,9 +42,23 @@ pub trait StorageFile: Send + Sync {
     fn bytes(&self) -> io::Result<u64>;
 }
 
-/// Whether waiting can cure `error`: the disk, or a quota, is full.
-pub fn is_no_space(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+/// What a call lacked that passes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// The disk, or a quota, is full.
+    Space,
+    /// The process or the system has no file descriptor left.
+    Descriptors,
+}
+
+impl Shortage {
+    /// `None`: waiting does not help against `error`.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(Self::Space),
+            _ => descriptors::are_exhausted_by(error).then_some(Self::Descriptors),
+        }
+    }
 }
 
 /// Reads until `buffer` is full or the file ends. Returns the bytes read.
@@ -81,19 +95,20 @@ pub fn write_all_at(file: &dyn StorageFile, mut slices: &mut [IoSlice<'_>], offs
 /// A folder of the real file system.
 pub struct DirStorage {
     dir: PathBuf,
-    writable: bool,
+    /// The directory itself, held open so that syncing it never lacks a descriptor. `None`: it is only read.
+    synced: Option<File>,
 }
 
 impl DirStorage {
     /// Makes the folder where it is missing; its own name is durable then.
     pub fn create(dir: &Path) -> io::Result<Self> {
         folder::make(dir)?;
-        Ok(Self { dir: dir.to_owned(), writable: true })
+        Ok(Self { dir: dir.to_owned(), synced: Some(File::open(dir)?) })
     }
 
     /// A folder to look into only.
     pub fn existing(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), writable: false }
+        Self { dir: dir.to_owned(), synced: None }
     }
 }
 
@@ -142,7 +157,7 @@ impl Storage for DirStorage {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
-        Ok(Arc::new(OpenOptions::new().read(true).write(self.writable).open(self.dir.join(name))?))
+        Ok(Arc::new(OpenOptions::new().read(true).write(self.synced.is_some()).open(self.dir.join(name))?))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -150,7 +165,10 @@ impl Storage for DirStorage {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        File::open(&self.dir)?.sync_all()
+        match &self.synced {
+            Some(dir) => dir.sync_all(),
+            None => File::open(&self.dir)?.sync_all(),
+        }
     }
 }
 

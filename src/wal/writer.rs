@@ -15,7 +15,7 @@ use super::marks::MarkTable;
 use super::reader::{Log, Segment, Shape};
 use super::record::{Encoder, Entry, Place, SegmentId, TooLarge};
 use super::segment::{self, Name};
-use super::storage::{Storage, StorageFile, is_no_space, write_all_at};
+use super::storage::{Shortage, Storage, StorageFile, write_all_at};
 use super::{AppendError, LogFailure, Settings};
 use crate::limits::WAL_POSITION_LIMIT;
 use crate::random::Random;
@@ -94,13 +94,14 @@ impl Begin<'_> {
             .and_then(|()| write_all_at(&*file, &mut [IoSlice::new(&header.encode())], 0).1);
         if let Err(error) = written {
             // The segment before goes on if the disk is full: nothing of this one may be found behind it.
-            self.storage.remove(&file_name).and_then(|()| self.storage.sync_dir()).map_err(io::Error::other)?;
+            let removed = self.storage.remove(&file_name).and_then(|()| self.storage.sync_dir());
+            removed.map_err(|error| io::Error::other(error.to_string()))?;
             return Err(error);
         }
-        // A full disk met this late is no reason to go on: the segment may be there and may not.
-        file.sync_data().and_then(|()| self.storage.sync_dir()).map_err(|error| match is_no_space(&error) {
-            true => io::Error::other(error),
-            false => error,
+        // A shortage met this late is final: the segment may be there and may not.
+        file.sync_data().and_then(|()| self.storage.sync_dir()).map_err(|error| match Shortage::of(&error) {
+            Some(_) => io::Error::other(error.to_string()),
+            None => error,
         })?;
         let Self { name, created_unix_nano, left_out, .. } = *self;
         let segment = Segment { name, created_unix_nano, bytes, left_out };
@@ -171,8 +172,8 @@ impl Writer {
     /// Returns the position of its first event. Nothing of it is durable before [`Writer::sync`].
     ///
     /// # Errors
-    /// After [`AppendError::NoSpace`] and [`AppendError::Full`] nothing has changed: call again. After
-    /// [`AppendError::Failed`] the log is over.
+    /// After [`AppendError::NoSpace`], [`AppendError::NoDescriptors`] and [`AppendError::Full`] nothing has changed: call
+    /// again. [`AppendError::Failed`] is final.
     pub fn append(&mut self, entries: &[Entry<'_>]) -> Result<u64, AppendError> {
         self.alive()?;
         if entries.is_empty() {
@@ -218,7 +219,7 @@ impl Writer {
         let (_, result) = write_all_at(&*self.current.file, &mut slices, self.current.offset);
         match result {
             Ok(()) => Ok(()),
-            Err(error) if is_no_space(&error) => {
+            Err(error) if Shortage::of(&error) == Some(Shortage::Space) => {
                 // Half a record must not stay, or a crash now would look like a torn one. Also where nothing is said to be
                 // written: blocks may be.
                 let (file, offset) = (&self.current.file, self.current.offset);
@@ -279,9 +280,10 @@ impl Writer {
             left_out,
             bytes,
         };
-        let begun = begin.write(&mut self.encoder).map_err(|error| match is_no_space(&error) {
-            true => AppendError::NoSpace(error),
-            false => self.fail("begin a segment after", error).into(),
+        let begun = begin.write(&mut self.encoder).map_err(|error| match Shortage::of(&error) {
+            Some(Shortage::Space) => AppendError::NoSpace(error),
+            Some(Shortage::Descriptors) => AppendError::NoDescriptors(error),
+            None => self.fail("begin a segment after", error).into(),
         })?;
         self.current.file.truncate(self.current.offset).map_err(|error| self.fail("cut", error))?;
 

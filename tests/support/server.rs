@@ -56,7 +56,24 @@ impl Server {
 
     /// Starts the process with these variables in its environment, and does not wait for it.
     pub fn launch_with(data_dir: &Path, settings: &[&str], environment: &[(&str, &str)]) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+        Self::launch_by(Command::new(env!("CARGO_BIN_EXE_telemetryx")), data_dir, settings, environment)
+    }
+
+    /// Starts the server with this limit of open files, soft and hard.
+    pub fn start_with_open_files(data_dir: &Path, settings: &[&str], open_files: u32) -> Self {
+        let mut shell = Command::new("sh");
+        // The shell becomes the server: the process id stays.
+        shell.args(["-c", r#"ulimit -n "$0"; exec "$@""#, &open_files.to_string()]);
+        shell.arg(env!("CARGO_BIN_EXE_telemetryx"));
+        Self::launch_by(shell, data_dir, settings, &[]).listening()
+    }
+
+    fn launch_by(
+        mut command: Command,
+        data_dir: &Path,
+        settings: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Process {
         let data_dir_setting = format!("data_dir={}", data_dir.to_str().expect("a test's directory has a UTF-8 name"));
         for setting in [&data_dir_setting as &str, "server.address=127.0.0.1:0"].iter().chain(settings) {
             command.args(["--set", setting]);

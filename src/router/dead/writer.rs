@@ -15,11 +15,11 @@ use super::file::{beside, create_anew, give_mode_and_owner, locked};
 use super::{folder as folder_of, path};
 use crate::event::json_out::write_base64;
 use crate::event::{AttributeValue, EventRef, JsonRecord, rfc3339, write_json};
-use crate::folder;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pipeline::batch::{Origin, Record};
 use crate::sink::Refusal;
+use crate::{descriptors, folder};
 
 /// One line.
 pub trait Letter {
@@ -74,7 +74,7 @@ impl DeadLetters {
     /// there, as whole lines: append them again.
     pub fn append<L: Letter>(&self, letters: impl IntoIterator<Item = L>) -> io::Result<()> {
         self.append_all(letters)
-            .map_err(|error| io::Error::new(error.kind(), format!("dead letters {}: {error}", self.path.display())))
+            .map_err(|error| descriptors::with_context(format!("dead letters {}", self.path.display()), error))
     }
 
     fn append_all<L: Letter>(&self, letters: impl IntoIterator<Item = L>) -> io::Result<()> {

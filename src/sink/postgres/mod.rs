@@ -54,8 +54,8 @@ use self::sqlstate::{Place, Verdict, advice, pooler_advice, verdict};
 use self::stream::{Connector, Deadline, Encryption, NoTlsOffered};
 use self::tables::Tables;
 use super::{Failure, Identity, Refusal, Sink, Unavailable, connection_advice, tls, uuid};
-use crate::limits;
 use crate::pipeline::batch::{Delivery, Record};
+use crate::{descriptors, limits};
 
 pub struct Postgres {
     sink: String,
@@ -105,6 +105,10 @@ impl Postgres {
     }
 
     fn open(&self) -> Result<Session, Unavailable> {
+        // Its client panics where it cannot create its poll.
+        if descriptors::lack(limits::POSTGRES_DESCRIPTORS) {
+            return Err(self.retry("out of file descriptors"));
+        }
         let mut config = self.settings.config().map_err(|why| self.down(&why))?;
         settings::give_unknown_localhost(&mut config);
         let encryption = self.encryption(config.get_ssl_mode()).map_err(|why| self.down(&why))?;
