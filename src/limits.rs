@@ -135,6 +135,13 @@ pub const HTTP_BODY_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
 pub const HTTP_REJECTED_MAX: usize = 1_000;
 /// Bytes of one error in that list: some quote the peer's own words.
 pub const HTTP_ERROR_BYTES_MAX: usize = 256;
+/// Bytes of a body that are kept as they arrive; then all that may still come is reserved. Most bodies are smaller, and a
+/// peer that sends less has not shown that it sends at all.
+pub const HTTP_BODY_BEGINNING_BYTES: usize = 64 * 1024;
+/// Smallest piece of memory for such a beginning.
+pub const HTTP_BODY_BEGINNING_BYTES_LOWEST: usize = 256;
+/// Bytes of beginnings of bodies over all connections, outside the pool: 128 of them whole, or 256 bytes of each of 32,768.
+pub const HTTP_BODY_BEGINNINGS_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Members of a gzip body: an empty one costs 20 bytes and a new start of the decoder.
 pub const HTTP_GZIP_MEMBERS_MAX: usize = 1_024;
 /// A request that is not acknowledged by then is answered 504; its events stay kept.
@@ -345,6 +352,8 @@ const _: () = assert!(EVENT_BODY_BYTES_MAX < EVENT_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_DEFAULT <= FRAME_BYTES_LIMIT);
 const _: () = assert!(FRAME_BYTES_DEFAULT <= WINDOW_BYTES as usize);
 const _: () = assert!(BUFFER_BYTES_DEFAULT >= 8 * FRAME_BYTES_DEFAULT);
+const _: () = assert!(HTTP_BODY_BEGINNING_BYTES_LOWEST * CONNECTIONS_DEFAULT <= HTTP_BODY_BEGINNINGS_BYTES_MAX);
+const _: () = assert!(HTTP_BODY_BEGINNING_BYTES.is_power_of_two());
 const _: () = assert!(EPOCH_FIRST_MAX < EPOCH_LIMIT);
 // A lost commit's events, of which the smallest takes five bytes, fit into the jump.
 const _: () = assert!(WAL_PAYLOAD_BYTES_MAX as u64 / 5 < WAL_POSITION_JUMP);

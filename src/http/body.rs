@@ -1,4 +1,4 @@
-//! Bodies: Content-Length and chunked (RFC 9112, sections 6 and 7), incremental, into one pool buffer.
+//! Bodies: Content-Length and chunked (RFC 9112, sections 6 and 7), incremental, into what is [kept](super::kept).
 //!
 //! ```text
 //!  Size ─ CRLF ─▶ Data ─ all of it ─▶ CRLF ─▶ Size …
@@ -10,10 +10,10 @@
 //! LF without CR and needs the whole line.
 
 use super::head::is_token_byte;
+use super::kept::Kept;
 use super::response::Refusal;
 use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::metrics::RejectReason;
-use crate::pipeline::pool::Buffer;
 
 /// Where a body's bytes are told apart from its framing.
 #[derive(Debug)]
@@ -24,17 +24,33 @@ pub enum Framing {
 }
 
 impl Framing {
-    /// Takes what belongs to this body from `input` into `body`, which has room for `max_bytes`. Returns how much of
-    /// `input` was consumed, and whether the body is whole.
-    pub fn receive(&mut self, input: &[u8], body: &mut Buffer, max_bytes: usize) -> Result<(usize, bool), Refusal> {
+    /// Takes what belongs to this body from `input` into `body`, as much as that has room for; it is at most `max_bytes`.
+    /// Returns how much of `input` was consumed, and whether the body is whole.
+    pub fn receive(&mut self, input: &[u8], body: &mut Kept, max_bytes: usize) -> Result<(usize, bool), Refusal> {
         match self {
             Self::Length(missing) => {
-                let taken = input.get(..*missing).unwrap_or(input);
+                let taken = input.get(..body.room().min(*missing)).unwrap_or(input);
                 store(body, taken)?;
                 *missing -= taken.len();
                 Ok((taken.len(), *missing == 0))
             }
             Self::Chunked(chunked) => chunked.receive(input, body, max_bytes),
+        }
+    }
+
+    /// Bytes of the whole body, of which `received` have come; for chunked, whose length is not known, `max_bytes`.
+    pub fn whole_bytes(&self, received: usize, max_bytes: usize) -> usize {
+        match self {
+            Self::Length(missing) => received + missing,
+            Self::Chunked(_) => max_bytes,
+        }
+    }
+
+    /// Whether the next bytes are the body's own, not its framing's.
+    pub fn is_within_data(&self) -> bool {
+        match self {
+            Self::Length(missing) => *missing > 0,
+            Self::Chunked(chunked) => matches!(chunked.state, ChunkState::Data { .. }),
         }
     }
 }
@@ -129,13 +145,16 @@ impl Chunked {
         Self { state: ChunkState::Size { size: 0, digits: 0 }, extra: HTTP_HEAD_BYTES_MAX }
     }
 
-    fn receive(&mut self, input: &[u8], body: &mut Buffer, max_bytes: usize) -> Result<(usize, bool), Refusal> {
+    fn receive(&mut self, input: &[u8], body: &mut Kept, max_bytes: usize) -> Result<(usize, bool), Refusal> {
         let mut consumed = 0;
         while let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) {
             match self.state {
                 ChunkState::Done => break,
                 ChunkState::Data { missing } => {
-                    let taken = rest.get(..missing).unwrap_or(rest);
+                    let taken = rest.get(..body.room().min(missing)).unwrap_or(rest);
+                    if taken.is_empty() {
+                        break;
+                    }
                     store(body, taken)?;
                     consumed += taken.len();
                     let missing = missing - taken.len();
@@ -233,7 +252,7 @@ pub fn too_large(max_bytes: usize) -> Refusal {
     )
 }
 
-/// The buffer was reserved for all that the framing lets through; a body that does not fit is a mistake of ours.
-fn store(body: &mut Buffer, bytes: &[u8]) -> Result<(), Refusal> {
+/// No more is taken than there is room for; a body that does not fit is a mistake of ours.
+fn store(body: &mut Kept, bytes: &[u8]) -> Result<(), Refusal> {
     if body.extend(bytes) { Ok(()) } else { Err(Refusal::new(500, "no room for the body")) }
 }

@@ -6,13 +6,13 @@ use super::Door;
 use super::body::{self, Chunked, Framing};
 use super::head::{BodyLength, Head, HeadScan};
 use super::ingest::{self, Settled};
+use super::kept::Kept;
 use super::response::{Answer, CONTINUE, Refusal, error_body};
 use super::routes::{self, Route, Submission};
 use crate::limits::{
-    FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_IDLE_TIMEOUT,
-    OUTBOX_BYTES_MAX, STALLED_FRAME_TIMEOUT,
+    FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_BODY_BEGINNING_BYTES,
+    HTTP_IDLE_TIMEOUT, OUTBOX_BYTES_MAX, STALLED_FRAME_TIMEOUT,
 };
-use crate::pipeline::pool::Buffer;
 use crate::wire::AckLevel;
 
 /// Bounds that the user sets.
@@ -49,11 +49,26 @@ enum State {
 struct Body {
     submission: Submission,
     framing: Framing,
-    buffer: Buffer,
+    kept: Kept,
+    /// What it cannot continue without.
+    lacks: Option<Room>,
+    /// When all of it was there.
+    whole_since: Option<Instant>,
     /// Of the request: the connection ends after the answer.
     close: bool,
     /// When the first byte of the body could come.
     since: Instant,
+}
+
+/// What a body has no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// The budget of [`Beginnings`](super::Beginnings), for bytes that have come.
+    Beginnings,
+    /// The pool, for all of the body.
+    Pool,
+    /// Pool or ring, for what a body becomes that was admitted and is whole. It waits until there is room again.
+    Finish,
 }
 
 /// A request whose events were handed on.
@@ -78,6 +93,7 @@ impl Connection {
     /// * a torn head: at most `HTTP_HEAD_BYTES_MAX` bytes stay (the machine answers 431 above that);
     /// * [`Connection::waiting_for`] an acknowledgement: requests are answered in order, nothing is consumed;
     /// * `out` holds `OUTBOX_BYTES_MAX` or more: call again when it has been written;
+    /// * [`Connection::lacks_room`]: nothing is consumed before that is settled;
     /// * [`Connection::closing`]: nothing is consumed any more.
     ///
     /// A peer that has half-closed still gets the answers to what it sent: close once nothing is waited for, nothing
@@ -107,8 +123,22 @@ impl Connection {
     /// then [`Connection::body_filled`]. `None`: bytes go through [`Connection::receive`]. Never empty.
     pub fn body_room(&mut self) -> Option<&mut [u8]> {
         match &mut self.state {
-            State::Body(Body { framing: Framing::Length(missing), buffer, .. }) => {
-                buffer.unfilled().get_mut(..*missing)
+            State::Body(Body {
+                framing: Framing::Length(missing),
+                kept: Kept::Pool(buffer),
+                whole_since: None,
+                ..
+            }) => buffer.unfilled().get_mut(..*missing),
+            _ => None,
+        }
+    }
+
+    /// Bytes to read at most for [`Connection::receive`] where they belong to the beginning of a body of known length;
+    /// `None`: anything may come next.
+    pub fn beginning_room(&self) -> Option<usize> {
+        match &self.state {
+            State::Body(Body { framing: Framing::Length(missing), kept, .. }) => {
+                kept.before_reserving().map(|bytes| bytes.min(*missing))
             }
             _ => None,
         }
@@ -116,7 +146,7 @@ impl Connection {
 
     /// The first `bytes` of [`Connection::body_room`] were written.
     pub fn body_filled(&mut self, bytes: usize, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
-        if let State::Body(Body { framing: Framing::Length(missing), buffer, .. }) = &mut self.state {
+        if let State::Body(Body { framing: Framing::Length(missing), kept: Kept::Pool(buffer), .. }) = &mut self.state {
             let bytes = bytes.min(*missing);
             buffer.advance(bytes);
             *missing -= bytes;
@@ -164,6 +194,7 @@ impl Connection {
                 self.answer(Answer::json(408, &error, true), now, door, out);
             }
             State::Idle { .. } | State::Head { .. } => self.state = State::Closing,
+            State::Body(Body { whole_since: Some(_), .. }) => self.refuse_room(now, door, out),
             State::Body(_) => self.abandon_body(now, door, out),
             State::Waiting(waiting) => {
                 let (level, seconds) = (waiting.level.name(), HTTP_ACK_TIMEOUT.as_secs());
@@ -187,11 +218,51 @@ impl Connection {
     /// While others wait for memory: ends a body that comes slower than 64 KiB/s after its first 2 s (R11), and gives its
     /// memory back. Does nothing elsewhere.
     pub fn press_body(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
-        let State::Body(Body { buffer, since, .. }) = &self.state else { return };
-        let transfer = Duration::from_secs_f64(buffer.len() as f64 / FRAME_RATE_MIN_BYTES_PER_SECOND as f64);
-        if now >= *since + STALLED_FRAME_TIMEOUT + transfer {
+        if let State::Body(body) = &self.state
+            && body.is_slow(now)
+        {
             self.abandon_body(now, door, out);
         }
+    }
+
+    /// The bytes per second at which a body comes, if that is below 64 KiB/s after its first 2 s and closing it (see
+    /// [`Connection::press_body`]) would free some of `room`.
+    pub fn slow_body(&self, room: Room, now: Instant) -> Option<u64> {
+        let State::Body(body) = &self.state else { return None };
+        let helps = match &body.kept {
+            Kept::Beginning(_) => room == Room::Beginnings && body.kept.len() > 0,
+            Kept::Pool(_) => room == Room::Pool,
+        };
+        let millis = now.saturating_duration_since(body.since).as_millis().max(1) as u64;
+        (helps && body.is_slow(now)).then(|| body.kept.len() as u64 * 1000 / millis)
+    }
+
+    /// What the body that is being received cannot continue without. Nothing is consumed until
+    /// [`Connection::take_room`] has found it or [`Connection::refuse_room`] has given up.
+    pub fn lacks_room(&self) -> Option<Room> {
+        match &self.state {
+            State::Body(body) => body.lacks,
+            _ => None,
+        }
+    }
+
+    /// Tries again what there was no room for. `true`: nothing is lacking now; offer what is left to
+    /// [`Connection::receive`].
+    pub fn take_room(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> bool {
+        let settings = self.settings;
+        let State::Body(body) = &mut self.state else { return true };
+        let Some(lacks) = body.lacks.take() else { return true };
+        if body.whole_since.is_some() {
+            self.body_complete(now, door, out);
+        } else if body.make_room(1, lacks == Room::Pool, settings, door).is_err() {
+            body.lacks = Some(lacks);
+        }
+        self.lacks_room().is_none()
+    }
+
+    /// There is no room for the body, and none can be made: 503.
+    pub fn refuse_room(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+        self.refuse(&ingest::no_memory(), Ending::unreadable(), now, door, out);
     }
 
     /// Ends a body and gives its memory back. Does nothing elsewhere.
@@ -283,40 +354,63 @@ impl Connection {
     fn begin_body(&self, head: &Head<'_>, now: Instant, door: &mut impl Door) -> Result<Body, Refusal> {
         let submission = Submission::check(head, door)?;
         let max_bytes = self.settings.max_body_bytes;
-        let (framing, bytes) = match head.length {
-            BodyLength::Chunked => (Framing::Chunked(Chunked::new()), max_bytes),
+        let framing = match head.length {
+            BodyLength::Chunked => Framing::Chunked(Chunked::new()),
             BodyLength::Known(length) => match usize::try_from(length) {
-                Ok(length) if length <= max_bytes => (Framing::Length(length), length),
+                Ok(length) if length <= max_bytes => Framing::Length(length),
                 _ => return Err(body::too_large(max_bytes)),
             },
         };
-        let buffer = door.reserve(bytes).ok_or_else(ingest::no_memory)?;
-        Ok(Body { submission, framing, buffer, close: head.close, since: now })
+        let (kept, close) = (Kept::new(), head.close);
+        Ok(Body { submission, framing, kept, lacks: None, whole_since: None, close, since: now })
     }
 
     fn receive_body(&mut self, input: &[u8], now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> usize {
-        let State::Body(body) = &mut self.state else { return 0 };
-        match body.framing.receive(input, &mut body.buffer, self.settings.max_body_bytes) {
-            Ok((consumed, complete)) => {
-                if complete {
-                    self.body_complete(now, door, out);
-                }
-                consumed
+        let settings = self.settings;
+        let mut consumed = 0;
+        loop {
+            let State::Body(body) = &mut self.state else { return consumed };
+            let rest = input.get(consumed..).unwrap_or_default();
+            if body.lacks.is_some() || rest.is_empty() {
+                return consumed;
             }
-            Err(refusal) => {
-                self.refuse(&refusal, Ending::unreadable(), now, door, out);
-                0
+            if let Err(room) = body.make_room(rest.len(), body.is_to_be_reserved(rest.len()), settings, door) {
+                body.lacks = Some(room);
+                return consumed;
+            }
+            match body.framing.receive(rest, &mut body.kept, settings.max_body_bytes) {
+                Ok((taken, complete)) => {
+                    consumed += taken;
+                    if complete {
+                        self.body_complete(now, door, out);
+                        return consumed;
+                    }
+                }
+                Err(refusal) => {
+                    self.refuse(&refusal, Ending::unreadable(), now, door, out);
+                    return consumed;
+                }
             }
         }
     }
 
+    /// All of the body has come: its events are handed on, or it waits for room.
     fn body_complete(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+        let settings = self.settings;
+        let State::Body(body) = &mut self.state else { return };
+        let refusal = door.draining().then(routes::draining);
+        if refusal.is_none()
+            && let Err(room) = body.room_to_finish(settings, door)
+        {
+            (body.lacks, body.whole_since) = (Some(room), body.whole_since.or(Some(now)));
+            return;
+        }
         let State::Body(body) = std::mem::replace(&mut self.state, State::Closing) else { return };
-        let Body { submission, buffer, close, .. } = body;
-        let ingested = if door.draining() {
-            Err(routes::draining())
-        } else {
-            ingest::ingest(buffer, submission, self.settings, door)
+        let Body { submission, kept, close, .. } = body;
+        let ingested = match (refusal, kept) {
+            (None, Kept::Pool(buffer)) => ingest::ingest(buffer, submission, settings, door),
+            (Some(refusal), _) => Err(refusal),
+            (None, Kept::Beginning(_)) => Err(ingest::no_memory()),
         };
         match ingested {
             Ok((settled, Some(ticket))) => {
@@ -371,11 +465,64 @@ impl Ending {
 }
 
 impl Body {
-    /// R11: 10 s and what the slowest allowed rate needs; for chunked, whose length is unknown, for what has come.
+    /// Whether all that may come has to be in the pool before `more` bytes are taken: they end the body, or its beginning.
+    fn is_to_be_reserved(&self, more: usize) -> bool {
+        let Some(left) = self.kept.before_reserving() else { return false };
+        match &self.framing {
+            Framing::Length(missing) => more >= left.min(*missing),
+            Framing::Chunked(_) => left == 0 && self.framing.is_within_data(),
+        }
+    }
+
+    /// Finds room for `more` bytes of a beginning, or (`reserve`) for all of the body.
+    ///
+    /// # Errors
+    /// There is none; nothing has changed.
+    fn make_room(&mut self, more: usize, reserve: bool, settings: Settings, door: &mut impl Door) -> Result<(), Room> {
+        if reserve {
+            let bytes = self.framing.whole_bytes(self.kept.len(), settings.max_body_bytes);
+            return self.reserve(bytes, door);
+        }
+        let Some(left) = self.kept.before_reserving() else { return Ok(()) };
+        let Kept::Beginning(beginning) = &mut self.kept else { return Ok(()) };
+        beginning.grow(more.min(left), door.beginnings()).then_some(()).ok_or(Room::Beginnings)
+    }
+
+    fn reserve(&mut self, bytes: usize, door: &mut impl Door) -> Result<(), Room> {
+        if matches!(self.kept, Kept::Beginning(_)) {
+            let buffer = door.reserve(bytes).ok_or(Room::Pool)?;
+            // It has room for more than what has come.
+            let fits = self.kept.move_to(buffer);
+            debug_assert!(fits);
+        }
+        Ok(())
+    }
+
+    /// Room for a whole body to become events: one that has come whole before it was admitted is admitted now.
+    fn room_to_finish(&mut self, settings: Settings, door: &mut impl Door) -> Result<(), Room> {
+        let was_admitted = self.kept.len() > HTTP_BODY_BEGINNING_BYTES;
+        self.reserve(self.kept.len(), door)?;
+        match ingest::needs(self.submission, settings) {
+            needs if was_admitted && !door.can_finish(needs) => Err(Room::Finish),
+            _ => Ok(()),
+        }
+    }
+
+    /// Below 64 KiB/s, its first 2 s left out. A whole body is not.
+    fn is_slow(&self, now: Instant) -> bool {
+        let transfer = Duration::from_secs_f64(self.kept.len() as f64 / FRAME_RATE_MIN_BYTES_PER_SECOND as f64);
+        self.whole_since.is_none() && now >= self.since + STALLED_FRAME_TIMEOUT + transfer
+    }
+
+    /// R11: 10 s and what the slowest allowed rate needs; for chunked, whose length is unknown, for what has come. A whole
+    /// body waits as long for room as its answer would for the log.
     fn deadline(&self) -> Instant {
+        if let Some(since) = self.whole_since {
+            return since + HTTP_ACK_TIMEOUT;
+        }
         let bytes = match &self.framing {
-            Framing::Length(missing) => self.buffer.len() + missing,
-            Framing::Chunked(_) => self.buffer.len(),
+            Framing::Length(missing) => self.kept.len() + missing,
+            Framing::Chunked(_) => self.kept.len(),
         };
         let millis = (bytes as u64).saturating_mul(1000) / FRAME_RATE_MIN_BYTES_PER_SECOND;
         self.since + FRAME_TIMEOUT + Duration::from_millis(millis)

@@ -8,9 +8,10 @@ use std::time::Instant;
 use super::body::{Chunked, Framing};
 use super::date::DATE_BYTES;
 use super::head::is_token_byte;
-use super::{Connection, Door, Page, Settings};
+use super::kept::{Beginnings, Kept};
+use super::{Connection, Door, Needs, Page, Settings};
 use crate::event::{Counts, Events, check_batch};
-use crate::limits::EVENT_BYTES_MAX;
+use crate::limits::{EVENT_BYTES_MAX, HTTP_BODY_BEGINNINGS_BYTES_MAX};
 use crate::metrics::RejectReason;
 use crate::pipeline::pool::{Buffer, Pool, PoolSlice};
 use crate::wire::AckLevel;
@@ -39,11 +40,14 @@ pub fn requests(bytes: &[u8]) {
 pub fn chunked(bytes: &[u8]) {
     let mut pool = Pool::new(CHUNKED_BYTES_MAX, Box::new(|| {}));
     let mut read = |pieces: &[&[u8]]| {
-        let mut buffer = pool.allocate(CHUNKED_BYTES_MAX).expect("the pool is empty");
+        let mut body = Kept::Pool(pool.allocate(CHUNKED_BYTES_MAX).expect("the pool is empty"));
         let (mut framing, mut consumed) = (Framing::Chunked(Chunked::new()), 0);
         for piece in pieces {
-            match framing.receive(piece, &mut buffer, CHUNKED_BYTES_MAX) {
-                Ok((taken, true)) => return Ok(Some((consumed + taken, buffer.filled().to_vec()))),
+            match framing.receive(piece, &mut body, CHUNKED_BYTES_MAX) {
+                Ok((taken, true)) => {
+                    let Kept::Pool(buffer) = &body else { unreachable!("it is in the pool from the start") };
+                    return Ok(Some((consumed + taken, buffer.filled().to_vec())));
+                }
                 Ok((taken, false)) => {
                     assert_eq!(taken, piece.len(), "an unfinished body takes all there is");
                     consumed += taken;
@@ -160,7 +164,10 @@ pub(super) const SETTINGS: Settings = Settings { max_body_bytes: 64 * 1024, max_
 /// Takes everything and keeps it.
 pub struct FakeDoor {
     pub(super) pool: Pool,
+    pub(super) beginnings: Beginnings,
     pub(super) ring_slots: usize,
+    /// There is memory for what admitted bodies become.
+    pub(super) finishes: bool,
     /// The only token; `None`: none is needed.
     pub(super) token: Option<&'static [u8]>,
     pub(super) draining: bool,
@@ -175,7 +182,9 @@ impl FakeDoor {
     pub(super) fn new() -> Self {
         Self {
             pool: Pool::new(4 * SETTINGS.max_body_bytes, Box::new(|| {})),
+            beginnings: Beginnings::new(HTTP_BODY_BEGINNINGS_BYTES_MAX),
             ring_slots: 1000,
+            finishes: true,
             token: None,
             draining: false,
             written: true,
@@ -225,6 +234,18 @@ impl Door for FakeDoor {
 
     fn reserve(&mut self, bytes: usize) -> Option<Buffer> {
         self.pool.allocate(bytes)
+    }
+
+    fn reserve_to_finish(&mut self, bytes: usize) -> Option<Buffer> {
+        self.pool.allocate(bytes)
+    }
+
+    fn can_finish(&self, needs: Needs) -> bool {
+        self.finishes && self.accepted.len() + needs.slots <= self.ring_slots
+    }
+
+    fn beginnings(&self) -> &Beginnings {
+        &self.beginnings
     }
 
     fn ring_room(&mut self, slots: usize) -> bool {
@@ -301,6 +322,11 @@ impl Peer {
             } else {
                 consumed += self.connection.receive(&self.kept, self.now, &mut self.door, &mut self.out);
             }
+            if self.connection.lacks_room().is_some()
+                && !self.connection.take_room(self.now, &mut self.door, &mut self.out)
+            {
+                self.connection.refuse_room(self.now, &mut self.door, &mut self.out);
+            }
             self.kept.drain(..consumed);
             self.written.append(&mut self.out);
             if self.acknowledge && self.connection.waiting_for().is_some() {
@@ -366,6 +392,7 @@ fn outcome_within<'a>(
     drop(peer.connection);
     peer.door.accepted.clear();
     assert_eq!(peer.door.pool.bytes_in_use(), 0, "memory is back");
+    assert_eq!(peer.door.beginnings.left(), HTTP_BODY_BEGINNINGS_BYTES_MAX, "the budget is whole again");
     outcome
 }
 

@@ -56,7 +56,7 @@ impl Settled {
                 push_json_string(&mut entries, shortened(error));
                 entries.push(b'}');
             }
-            let mut buffer = door.reserve(entries.len()).ok_or_else(no_memory)?;
+            let mut buffer = door.reserve_to_finish(entries.len()).ok_or_else(no_memory)?;
             if !buffer.extend(&entries) {
                 return Err(no_memory());
             }
@@ -109,6 +109,30 @@ pub fn ingest(
     Ok((settled, last_ticket))
 }
 
+/// What a whole body takes at most to become events.
+#[derive(Debug, Clone, Copy)]
+pub struct Needs {
+    /// Bytes of the pool in one piece.
+    pub piece_bytes: usize,
+    /// Bytes of the pool in all.
+    pub bytes: usize,
+    /// Slots of the ring.
+    pub slots: usize,
+}
+
+/// The largest needs of a body like this.
+pub fn needs(submission: Submission, settings: Settings) -> Needs {
+    let Settings { max_body_bytes, max_frame_bytes } = settings;
+    let unpacked = if submission.gzip { max_body_bytes } else { 0 };
+    // Packed into buffers of a frame, of which two neighbours hold more than one frame; and the list of what was refused.
+    let packed = max_body_bytes + 2 * max_frame_bytes;
+    Needs {
+        piece_bytes: unpacked.max(max_frame_bytes),
+        bytes: unpacked + packed,
+        slots: 2 * (max_body_bytes / max_frame_bytes.max(1)) + GAPS_SHARED_MAX + 1,
+    }
+}
+
 pub fn no_memory() -> Refusal {
     Refusal::new(503, "the server is out of buffers: nothing of this request was taken, send it again")
 }
@@ -116,7 +140,7 @@ pub fn no_memory() -> Refusal {
 /// Unpacks gzip (RFC 1952). Several members are one text, as the RFC has it (log shippers append them); anything
 /// behind the last one is refused, padding too.
 fn unpack(packed: Buffer, max_bytes: usize, door: &mut impl Door) -> Result<Buffer, Refusal> {
-    let mut unpacked = door.reserve(max_bytes).ok_or_else(no_memory)?;
+    let mut unpacked = door.reserve_to_finish(max_bytes).ok_or_else(no_memory)?;
     let mut decoder = GzDecoder::new(packed.filled());
     let mut member = 0;
     for _ in 0..HTTP_GZIP_MEMBERS_MAX {
@@ -262,7 +286,7 @@ impl<'d, D: Door> Packing<'d, D> {
         }
         let (buffer, held) = match &mut self.open {
             Some(open) => open,
-            none => none.insert((self.door.reserve(max_frame_bytes).ok_or_else(no_memory)?, 0)),
+            none => none.insert((self.door.reserve_to_finish(max_frame_bytes).ok_or_else(no_memory)?, 0)),
         };
         if !buffer.extend(bytes) {
             return Err(no_memory());

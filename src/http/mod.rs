@@ -15,7 +15,8 @@
 //! | `connection` | the states above, timers, pipelining, 100-continue |
 //! | `head` | request line and header fields, read strictly |
 //! | `routes` | what can be asked for, and what a POST must say before its body is read |
-//! | `body` | Content-Length and chunked, incremental, into one pool buffer |
+//! | `body` | Content-Length and chunked, incremental |
+//! | `kept` | where a body's bytes are: the first 64 KiB outside the pool, or all of it in one pool buffer |
 //! | `ingest` | a whole body becomes `EventBatch` bytes in the pool and a list of what was refused |
 //! | `hints` | what a body is that is not what its head says: for the message of its 400 |
 //! | `response` | status line, header fields, JSON bodies |
@@ -24,8 +25,11 @@
 //!
 //! * **Strict where two readers could differ** (request smuggling): what RFC 9112 lets a server refuse about framing
 //!   is refused, answered, and the connection closed. An answer that leaves bytes of its request unread always closes.
-//! * **Heads cost no pool memory**, so that GETs are answered under any load; a body costs one buffer of the pool,
-//!   reserved when its head is complete.
+//! * **Heads cost no pool memory**, so that GETs are answered under any load.
+//! * **A body costs what it has sent**: its first 64 KiB are kept as they arrive, outside the pool, of a budget of
+//!   `HTTP_BODY_BEGINNINGS_BYTES_MAX` for all connections. Then all of it is reserved in the pool at once. A body that is
+//!   whole (with its head, for most requests) goes straight into the pool. Where there is no room, the caller closes slower
+//!   bodies ([`Connection::lacks_room`]); without one, the newcomer gets 503.
 //! * **All or nothing**: events are handed on only once the whole document was sound and the ring has room for all.
 //! * HTTP/1.0 is answered and closed: nginx and old health checks still speak it. Everything else gets 505.
 
@@ -37,13 +41,16 @@ pub mod fuzz;
 mod head;
 mod hints;
 mod ingest;
+mod kept;
 mod response;
 mod routes;
 #[cfg(test)]
 mod tests;
 
-pub use connection::{Connection, Settings};
+pub use connection::{Connection, Room, Settings};
 pub use date::{DATE_BYTES, HttpDate};
+pub use ingest::Needs;
+pub use kept::Beginnings;
 
 use crate::metrics::RejectReason;
 use crate::pipeline::pool::{Buffer, PoolSlice};
@@ -71,8 +78,17 @@ pub trait Door {
     /// The level that `?ack=` asks for (`None`: it does not), if the server offers it; else why not, for a 400.
     fn ack_level(&mut self, wanted: Option<AckLevel>) -> Result<AckLevel, String>;
 
-    /// A buffer with room for `bytes`, or `None` while the pool has no such run: the request gets 503.
+    /// A buffer for a body of `bytes` that is being admitted, or `None` while the pool has no room for more bodies.
     fn reserve(&mut self, bytes: usize) -> Option<Buffer>;
+
+    /// A buffer for what an admitted body becomes; only a pool that is full refuses it.
+    fn reserve_to_finish(&mut self, bytes: usize) -> Option<Buffer>;
+
+    /// Whether there is room in pool and ring for what an admitted body becomes.
+    fn can_finish(&self, needs: Needs) -> bool;
+
+    /// The budget for what is kept of bodies outside the pool.
+    fn beginnings(&self) -> &Beginnings;
 
     /// Whether `slots` slots fit into the ring now.
     fn ring_room(&mut self, slots: usize) -> bool;

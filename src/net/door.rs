@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::http;
-use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, OUTBOX_BYTES_MAX};
+use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX, OUTBOX_BYTES_MAX};
 use crate::metrics::{Metrics, Protocol, RejectReason};
 use crate::net::intake::Intake;
 use crate::pipeline::batch::Origin;
@@ -73,6 +73,8 @@ pub struct Door {
     pub post_refused: Option<Instant>,
     /// When accepting was last paused for want of a file descriptor.
     pub descriptors_exhausted: Option<Instant>,
+    /// For the beginnings of HTTP bodies.
+    pub beginnings: http::Beginnings,
     /// Scratch of `admit`: the good ranges of a payload, and a copy of the others.
     pub ranges: Vec<Range<usize>>,
     pub refused: Vec<u8>,
@@ -110,6 +112,7 @@ impl Door {
             starved_since: None,
             post_refused: None,
             descriptors_exhausted: None,
+            beginnings: http::Beginnings::new(HTTP_BODY_BEGINNINGS_BYTES_MAX),
             ranges: Vec::new(),
             refused: Vec::new(),
         }
@@ -419,6 +422,22 @@ impl http::Door for HttpDoor<'_> {
             self.door.post_refused = Some(self.door.now);
         }
         buffer
+    }
+
+    fn reserve_to_finish(&mut self, bytes: usize) -> Option<Buffer> {
+        let buffer = self.door.intake.take_to_finish(bytes);
+        if buffer.is_none() {
+            self.door.post_refused = Some(self.door.now);
+        }
+        buffer
+    }
+
+    fn can_finish(&self, needs: http::Needs) -> bool {
+        self.door.ring.room() >= needs.slots && self.door.intake.pool().has_room(needs.piece_bytes, needs.bytes)
+    }
+
+    fn beginnings(&self) -> &http::Beginnings {
+        &self.door.beginnings
     }
 
     fn ring_room(&mut self, slots: usize) -> bool {

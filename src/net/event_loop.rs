@@ -1,5 +1,7 @@
 //! The turn of the loop. Its order is a contract: read, wake the log thread, acknowledge, then time out (see [`super`]).
 
+mod bodies;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -105,6 +107,8 @@ pub struct EventLoop {
     waiting: VecDeque<ConnectionId>,
     /// In line for slots of the ring only: their frames have their memory, and free it once they are parsed.
     waiting_for_ring: VecDeque<ConnectionId>,
+    /// HTTP bodies that are whole, in line for memory or ring to become events.
+    finishing: VecDeque<ConnectionId>,
     /// Somebody in line can be served now.
     serve_at_once: bool,
     /// Wait for a watermark.
@@ -149,6 +153,7 @@ impl EventLoop {
             ready_others: VecDeque::with_capacity(LISTS),
             waiting: VecDeque::with_capacity(LISTS),
             waiting_for_ring: VecDeque::with_capacity(LISTS),
+            finishing: VecDeque::new(),
             serve_at_once: false,
             awaiting: Vec::with_capacity(LISTS),
             unauthenticated: VecDeque::new(),
@@ -442,6 +447,7 @@ impl EventLoop {
     /// Those in line, in order: those whose memory is reserved while there is ring, the others while there is memory too.
     /// Where there is not, whoever frees some wakes the loop.
     fn serve_waiting(&mut self) {
+        self.finish_bodies();
         // Each at most once: one that lines up again has to wait for what others free.
         for _ in 0..self.waiting_for_ring.len() {
             if !self.door.has_slots() {
@@ -513,7 +519,11 @@ impl EventLoop {
         };
         connection.queued = false;
         let was_unauthenticated = connection.unauthenticated;
-        let served = serve(connection, &mut self.door, &mut self.scratch, &mut self.out);
+        let mut served = serve(connection, &mut self.door, &mut self.scratch, &mut self.out);
+        if served == Served::NeedsRoom {
+            served = self.make_room(id);
+        }
+        let Some(connection) = self.connections.get_mut(Self::key(id)) else { return };
         if let Some(session) = connection.session()
             && session.is_authenticated()
         {

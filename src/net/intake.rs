@@ -9,7 +9,7 @@
 //! A socket is read only while both are there ([`Intake::prepare`]). So what is read can always be kept, and idle
 //! connections hold nothing.
 
-use crate::limits::READ_BYTES_PER_TURN;
+use crate::limits::{HTTP_BODY_BEGINNING_BYTES, READ_BYTES_PER_TURN};
 use crate::pipeline::pool::{Buffer, Pool};
 
 /// Bytes of one current buffer: several reads, so that its last rest is small against it.
@@ -67,11 +67,18 @@ impl Intake {
         })
     }
 
-    /// A buffer for an HTTP body, which can be refused: bodies leave a quarter of the pool to agents.
+    /// A buffer for an HTTP body, which can be refused: bodies leave a quarter of the pool to agents, small ones an eighth,
+    /// so that large ones do not keep them out.
     pub fn take_optional(&mut self, bytes: usize) -> Option<Buffer> {
-        if self.pool.bytes_in_use() + bytes > self.pool.capacity_bytes() / 4 * 3 {
+        let eighths = if bytes <= HTTP_BODY_BEGINNING_BYTES { 7 } else { 6 };
+        if self.pool.bytes_in_use() + bytes > self.pool.capacity_bytes() / 8 * eighths {
             return None;
         }
+        self.pool.allocate(bytes)
+    }
+
+    /// A buffer for what an admitted HTTP body becomes: `None` only where the pool has no room.
+    pub fn take_to_finish(&mut self, bytes: usize) -> Option<Buffer> {
         self.pool.allocate(bytes)
     }
 

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use crate::http;
-use crate::limits::{HEADER_BYTES, HELLO_BYTES_MAX, HTTP_TORN_HEADS_BYTES_MAX, OUTBOX_BYTES_MAX, READ_BYTES_PER_TURN};
+use crate::limits::{
+    HEADER_BYTES, HELLO_BYTES_MAX, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX, OUTBOX_BYTES_MAX,
+    READ_BYTES_PER_TURN,
+};
 use crate::net::connection::{Connection, Held, Protocol, ReadEnd};
 use crate::net::door::Door;
 use crate::net::log_limit::LogLimit;
@@ -34,6 +37,8 @@ pub enum Served {
     Again,
     /// Not without ring or memory: into the line of those that wait.
     Wait,
+    /// A body has no room: see `http::Connection::lacks_room`.
+    NeedsRoom,
     /// Not before a watermark or the peer's reading moves on.
     Hold,
     /// The peer has ended its half: close once everything is acknowledged.
@@ -59,7 +64,7 @@ pub struct Scratch {
 impl Scratch {
     pub fn new() -> Self {
         Self {
-            read: vec![0; HEAD_READ_BYTES].into_boxed_slice(),
+            read: vec![0; HTTP_BODY_BEGINNING_BYTES.max(HEAD_READ_BYTES)].into_boxed_slice(),
             replaced: Vec::new(),
             small_bytes: 0,
             log: LogLimit::default(),
@@ -420,6 +425,9 @@ fn serve_http(connection: &mut Connection, door: &mut Door, scratch: &mut Scratc
         if machine.closing() {
             return Served::Close("http");
         }
+        if machine.lacks_room().is_some() {
+            return Served::NeedsRoom;
+        }
         if machine.waiting_for().is_some() || choked || out.len() >= OUTBOX_BYTES_MAX {
             return Served::Hold;
         }
@@ -461,7 +469,13 @@ fn read_body(connection: &mut Connection, door: &mut Door, out: &mut Vec<u8>) ->
 }
 
 fn read_head(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> ReadEnd {
-    let end = connection.read(&mut scratch.read, door.now);
+    // Beyond a head only what belongs to the body: what is left over would stay with the connection.
+    let limit = match &connection.protocol {
+        Protocol::Http(machine) => machine.beginning_room().unwrap_or(HEAD_READ_BYTES),
+        _ => HEAD_READ_BYTES,
+    };
+    let room = scratch.read.get_mut(..limit.max(1)).unwrap_or_default();
+    let end = connection.read(room, door.now);
     let ReadEnd::Bytes(bytes) = end else { return end };
     let read = scratch.read.get(..bytes).unwrap_or_default();
     if connection.small.is_empty() {

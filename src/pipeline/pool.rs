@@ -226,6 +226,12 @@ impl Pool {
         None
     }
 
+    /// Whether `bytes` are free, `piece_bytes` of them in one piece.
+    pub fn has_room(&self, piece_bytes: usize, bytes: usize) -> bool {
+        self.bytes_in_use() + bytes <= self.capacity_bytes()
+            && self.find_free(piece_bytes.div_ceil(POOL_PAGE_BYTES).max(1)).is_some()
+    }
+
     /// Says that the loop waits for memory: the next free calls the waker. Try to allocate once more after this call,
     /// then sleep: a free in between has either been seen by that try or calls the waker.
     pub fn wait_for_room(&self) {

@@ -1,0 +1,156 @@
+//! Slow uploads beside normal requests: they cost little, and whoever is slowest goes first where there is no room.
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::http;
+use support::server::{Server, wait_until};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+const BODY_BYTES: usize = 4 << 20;
+/// What the pool of the default size holds of such bodies.
+const BODIES: usize = 12;
+
+fn head(length: usize) -> String {
+    format!(
+        "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: {length}\r\n\r\n"
+    )
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    stream
+}
+
+/// The status of the next answer.
+fn status(stream: &mut TcpStream) -> String {
+    let mut answer = vec![0; 4096];
+    let bytes = stream.read(&mut answer).unwrap();
+    let text = String::from_utf8_lossy(&answer[..bytes]).into_owned();
+    text.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+/// `BODY_BYTES` of lines, an event each.
+fn lines() -> Vec<u8> {
+    let mut body = Vec::with_capacity(BODY_BYTES);
+    while body.len() < BODY_BYTES - 2_000 {
+        let text = "x".repeat(1_000);
+        body.extend_from_slice(format!("{{\"name\":\"line\",\"body\":\"{text}\"}}\n").as_bytes());
+    }
+    body.resize(BODY_BYTES, b'\n');
+    body
+}
+
+fn in_use(address: SocketAddr) -> f64 {
+    http::metric(address, "telemetryx_buffers_in_use").unwrap()
+}
+
+#[test]
+fn twenty_slow_uploads_keep_nobody_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
+    let address = server.address();
+    let stop = Arc::new(AtomicBool::new(false));
+    // A byte a second each; whoever is disconnected comes again.
+    let slow: Vec<_> = (0..20)
+        .map(|_| {
+            let stop = stop.clone();
+            thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut stream = connect(address);
+                    stream.write_all(head(BODY_BYTES).as_bytes()).unwrap();
+                    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+                    while !stop.load(Ordering::Relaxed) && stream.write_all(b"\n").is_ok() {
+                        match stream.read(&mut [0; 300]) {
+                            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                            _ => break,
+                        }
+                    }
+                }
+            })
+        })
+        .collect();
+    assert!(wait_until(TIMEOUT, || http::metric(address, "telemetryx_connections") >= Some(20.0)));
+    let end = Instant::now() + Duration::from_secs(6);
+    let mut statuses = Vec::new();
+    while statuses.len() < 100 || Instant::now() < end {
+        statuses.push(http::post(address, "", r#"{"name":"normal"}"#).unwrap().0);
+        thread::sleep(Duration::from_millis(40));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let refused = statuses.iter().filter(|status| **status != 200).count();
+    assert_eq!(refused, 0, "of {} requests", statuses.len());
+    assert_eq!(http::get(address, "/ready").0, 200);
+    slow.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn every_body_that_was_admitted_finishes() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
+    let address = server.address();
+    let body = lines();
+    let (first, rest) = body.split_at(body.len() / 2);
+    let mut uploads: Vec<_> = (0..BODIES).map(|_| connect(address)).collect();
+    for upload in &mut uploads {
+        upload.write_all(head(body.len()).as_bytes()).unwrap();
+        upload.write_all(first).unwrap();
+    }
+    let admitted = wait_until(TIMEOUT, || in_use(address) >= (BODIES * BODY_BYTES) as f64);
+    assert!(admitted, "{} bytes in use\n{}", in_use(address), server.log());
+    // The pool has no room for another body of this size, and for every small one.
+    for _ in 0..20 {
+        assert_eq!(http::post(address, "", r#"{"name":"small"}"#).unwrap().0, 200);
+    }
+    let finishing: Vec<_> = uploads
+        .into_iter()
+        .map(|mut upload| {
+            let rest = rest.to_vec();
+            thread::spawn(move || {
+                upload.write_all(&rest).unwrap();
+                status(&mut upload)
+            })
+        })
+        .collect();
+    let statuses: Vec<_> = finishing.into_iter().map(|thread| thread.join().unwrap()).collect();
+    assert_eq!(statuses, vec!["200"; BODIES]);
+}
+
+#[test]
+fn where_there_is_no_room_the_slowest_upload_is_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
+    let address = server.address();
+    let body = lines();
+    // Admitted, and then nothing more comes; each has sent more than the one before.
+    let mut stalled: Vec<_> = (0..BODIES).map(|_| connect(address)).collect();
+    for (index, upload) in stalled.iter_mut().enumerate() {
+        upload.write_all(head(body.len()).as_bytes()).unwrap();
+        upload.write_all(&body[..(100 + 20 * index) << 10]).unwrap();
+    }
+    let admitted = wait_until(TIMEOUT, || in_use(address) >= (BODIES * BODY_BYTES) as f64);
+    assert!(admitted, "{} bytes in use\n{}", in_use(address), server.log());
+    // As soon as they are below 64 KiB/s, a newcomer takes the place of one.
+    let mut told = String::new();
+    let taken = wait_until(Duration::from_secs(30), || {
+        let mut newcomer = connect(address);
+        newcomer.write_all(head(body.len()).as_bytes()).unwrap();
+        // An error: refused while it was still sending.
+        let _ = newcomer.write_all(&body);
+        told = status(&mut newcomer);
+        told == "200"
+    });
+    assert!(taken, "{told}");
+    assert_eq!(status(&mut stalled[0]), "408", "the slowest");
+    for upload in &mut stalled[1..] {
+        upload.set_nonblocking(true).unwrap();
+        assert_eq!(upload.read(&mut [0; 10]).unwrap_err().kind(), ErrorKind::WouldBlock, "one was enough");
+    }
+}
