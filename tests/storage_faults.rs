@@ -5,7 +5,8 @@
 mod support;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -267,6 +268,73 @@ fn a_log_at_its_bound_pauses_until_the_sink_that_holds_it_goes_on() {
     outcome.assert_clean();
 }
 
+/// Sends and reads on one connection: the status and the whole answer, and the time that it took.
+fn send(stream: &mut TcpStream, bytes: &[u8]) -> (String, Duration) {
+    let sent = Instant::now();
+    stream.write_all(bytes).unwrap();
+    let mut answer = vec![0; 4096];
+    let bytes = stream.read(&mut answer).unwrap();
+    (String::from_utf8_lossy(&answer[..bytes]).into_owned(), sent.elapsed())
+}
+
+/// A client with retries stores its event once.
+#[test]
+fn while_the_log_accepts_nothing_a_request_is_refused_at_once_and_nothing_of_it_is_taken() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = Fifo::make(directory.path().join("fifo"));
+    let [kind, path] = fifo.sink();
+    let settings = ["wal.segment_bytes=64KiB", "wal.max_bytes=128KiB", "wal.keep=0s", &kind, &path];
+    let server = Server::start(directory.path(), &settings);
+    let at = server.address();
+    let connect = || {
+        let stream = TcpStream::connect(at).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream
+    };
+    let request = |name: &str| {
+        let body = format!(r#"{{"name":"{name}"}}"#);
+        let head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json";
+        format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
+    // Its body ends when the log is full already.
+    let (begun, mut early) = (request("early"), connect());
+    early.write_all(&begun.as_bytes()[..begun.len() - 1]).unwrap();
+
+    let (mut agent, _) = RawAgent::greeted(at, hello([1; 16], 0));
+    let filler = batch(vec![telemetryx::event::proto::Event { body: "b".repeat(20_000), ..named("filler") }]);
+    let mut sent = 0;
+    while get(at, "/ready").0 == 200 {
+        sent += 1;
+        assert!(sent < 1_000, "the log does not fill");
+        agent.send(&data(sent, &filler));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    wait_for_ready(at, Some("log_full"));
+    let (answer, took) = send(&mut early, &begun.as_bytes()[begun.len() - 1..]);
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nRetry-After: "), "{answer}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    for attempt in 0..4 {
+        let (answer, took) = send(&mut connect(), request("important").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nRetry-After: "), "{attempt}: {answer}");
+        assert!(answer.contains("log is full") && took < Duration::from_secs(20), "{took:?}: {answer}");
+    }
+    // Neither is the body asked for.
+    let expecting = request("important").replace("Host: x", "Host: x\r\nExpect: 100-continue");
+    let (head, _) = expecting.split_once("\r\n\r\n").unwrap();
+    let (answer, _) = send(&mut connect(), format!("{head}\r\n\r\n").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+
+    let reader = fifo.read();
+    wait_for_ready(at, None);
+    let (answer, _) = send(&mut connect(), request("important").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    agent.acknowledged(sent);
+    assert!(wait_until(TIMEOUT, || reader.count() > sent), "{} of {}", reader.count(), sent + 1);
+    let lines = reader.finish();
+    let named = |name: &str| lines.events.iter().filter(|event| event["name"] == name).count() as u64;
+    assert_eq!((named("filler"), named("important"), named("early")), (sent, 1, 0));
+}
+
 #[test]
 fn a_log_at_its_bound_is_no_reason_not_to_start_while_its_store_does_not_answer() {
     let directory = tempfile::tempdir().unwrap();
@@ -445,10 +513,13 @@ fn a_stop_while_the_log_is_full_says_how_many_events_acknowledged_as_received_ar
     let mut sent: u64 = 0;
     while get(server.address(), "/ready").0 == 200 {
         assert!(sent < 1_000, "the log does not fill");
-        assert_eq!(http::post(server.address(), "?ack=received", &body).unwrap().0, 200);
-        sent += 1;
+        match http::post(server.address(), "?ack=received", &body).unwrap().0 {
+            200 => sent += 1,
+            status => assert_eq!(status, 503, "it became full just now"),
+        }
     }
-    assert_eq!(http::post(server.address(), "?ack=received", &body).unwrap().0, 200);
+    // From then on nothing more is taken.
+    assert_eq!(http::post(server.address(), "?ack=received", &body).unwrap().0, 503);
     server.terminate();
     assert_eq!(server.wait(TIMEOUT).code(), Some(1), "{}", server.log());
     let log = server.log();
@@ -458,7 +529,7 @@ fn a_stop_while_the_log_is_full_says_how_many_events_acknowledged_as_received_ar
     let lost: u64 = last.split(' ').find_map(|word| word.parse().ok()).expect("it says how many");
     let server = Server::start(directory.path(), &[&kind as &str, &path]);
     let reader = fifo.read();
-    let rest = sent + 1 - lost;
+    let rest = sent - lost;
     assert!(wait_until(TIMEOUT, || reader.count() >= rest), "{} of {rest}\n{}", reader.count(), server.log());
     assert_eq!(reader.finish().events.len() as u64, rest, "stored or told as lost");
 }

@@ -13,6 +13,7 @@ use crate::limits::{
     FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_BODY_BEGINNING_BYTES,
     HTTP_IDLE_TIMEOUT, OUTBOX_BYTES_MAX, STALLED_FRAME_TIMEOUT,
 };
+use crate::pipeline::health::Pause;
 use crate::wire::AckLevel;
 
 /// Bounds that the user sets.
@@ -361,6 +362,9 @@ impl Connection {
                 _ => return Err(body::too_large(max_bytes)),
             },
         };
+        if let Some(pause) = door.log_pause() {
+            return Err(paused(pause));
+        }
         let (kept, close) = (Kept::new(), head.close);
         Ok(Body { submission, framing, kept, lacks: None, whole_since: None, close, since: now })
     }
@@ -398,7 +402,10 @@ impl Connection {
     fn body_complete(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
         let settings = self.settings;
         let State::Body(body) = &mut self.state else { return };
-        let refusal = door.draining().then(routes::draining);
+        let refusal = match door.log_pause() {
+            _ if door.draining() => Some(routes::draining()),
+            pause => pause.map(paused),
+        };
         if refusal.is_none()
             && let Err(room) = body.room_to_finish(settings, door)
         {
@@ -448,6 +455,16 @@ impl Connection {
         door.answered(answer.status);
         self.state = if answer.close { State::Closing } else { State::Idle { deadline: now + HTTP_IDLE_TIMEOUT } };
     }
+}
+
+/// The log accepts nothing: an event that were taken now would wait in memory, and be stored again by each retry.
+fn paused(pause: Pause) -> Refusal {
+    let why = match pause {
+        Pause::DiskFull => "the server's disk is full",
+        Pause::LogFull => "the server's log is full (wal.max_bytes)",
+        Pause::NoDescriptors => "the server is out of file descriptors",
+    };
+    Refusal::new(503, format!("{why}: nothing was accepted, retry later"))
 }
 
 /// What a request says about how its answer ends.

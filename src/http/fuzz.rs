@@ -13,6 +13,7 @@ use super::{Connection, Door, Needs, Page, Settings};
 use crate::event::{Counts, Events, check_batch};
 use crate::limits::{EVENT_BYTES_MAX, HTTP_BODY_BEGINNINGS_BYTES_MAX};
 use crate::metrics::RejectReason;
+use crate::pipeline::health::Pause;
 use crate::pipeline::pool::{Buffer, Pool, PoolSlice};
 use crate::wire::AckLevel;
 
@@ -171,6 +172,8 @@ pub struct FakeDoor {
     /// The only token; `None`: none is needed.
     pub(super) token: Option<&'static [u8]>,
     pub(super) draining: bool,
+    /// Why the log accepts nothing.
+    pub(super) log_pause: Option<Pause>,
     /// The log has taken what waits.
     pub(super) written: bool,
     pub(super) accepted: Vec<(PoolSlice, u32)>,
@@ -187,6 +190,7 @@ impl FakeDoor {
             finishes: true,
             token: None,
             draining: false,
+            log_pause: None,
             written: true,
             accepted: Vec::new(),
             rejected: Vec::new(),
@@ -267,6 +271,10 @@ impl Door for FakeDoor {
 
     fn answered(&mut self, status: u16) {
         self.statuses.push(status);
+    }
+
+    fn log_pause(&self) -> Option<Pause> {
+        self.log_pause
     }
 
     fn draining(&self) -> bool {

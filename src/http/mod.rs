@@ -30,6 +30,8 @@
 //!   `HTTP_BODY_BEGINNINGS_BYTES_MAX` for all connections. Then all of it is reserved in the pool at once. A body that is
 //!   whole (with its head, for most requests) goes straight into the pool. Where there is no room, the caller closes slower
 //!   bodies ([`Connection::lacks_room`]); without one, the newcomer gets 503.
+//! * **While the log accepts nothing** ([`Door::log_pause`]), a POST gets 503 by its head, and again at the end of its
+//!   body: nothing is taken that would wait in memory and be sent again meanwhile.
 //! * **All or nothing**: events are handed on only once the whole document was sound and the ring has room for all.
 //! * HTTP/1.0 is answered and closed: nginx and old health checks still speak it. Everything else gets 505.
 
@@ -53,6 +55,7 @@ pub use ingest::Needs;
 pub use kept::Beginnings;
 
 use crate::metrics::RejectReason;
+use crate::pipeline::health::Pause;
 use crate::pipeline::pool::{Buffer, PoolSlice};
 use crate::wire::AckLevel;
 
@@ -106,6 +109,9 @@ pub trait Door {
 
     /// Counts an answer by its status.
     fn answered(&mut self, status: u16);
+
+    /// Why the log accepts nothing at the moment: POSTs get 503, and nothing of them is taken. `None`: it accepts events.
+    fn log_pause(&self) -> Option<Pause>;
 
     /// Whether the server is draining: POSTs get 503, and every connection ends after its answer.
     fn draining(&self) -> bool;

@@ -465,6 +465,10 @@ impl http::Door for HttpDoor<'_> {
         self.door.metrics.http_response(status);
     }
 
+    fn log_pause(&self) -> Option<Pause> {
+        self.door.health.pause()
+    }
+
     fn draining(&self) -> bool {
         self.door.draining || self.overloaded
     }
