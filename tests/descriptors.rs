@@ -1,6 +1,6 @@
 //! File descriptors run out: connections never take those of the log and the sinks, and without any the server pauses and
 //! continues by itself.
-#![cfg(feature = "sqlite")]
+#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "http-sink"))]
 
 mod support;
 
@@ -15,6 +15,7 @@ use support::agent::{RawAgent, batch, data, hello};
 use support::http::{self, get};
 use support::ledger::rows_stored;
 use support::server::{Server, wait_until};
+use support::stores::{HttpService, Postgres, Redis};
 use support::strace::newest_segment;
 use telemetryx::event::proto::Event;
 
@@ -169,4 +170,61 @@ fn without_descriptors_log_and_sinks_pause_and_continue_by_themselves() {
     server.terminate();
     assert!(server.wait(TIMEOUT).success(), "{}", server.log());
     assert!(!directory.path().join("dead").exists(), "no event was refused for want of a descriptor");
+}
+
+/// Connections to stores end, positions have to be saved and an event is refused, all without a descriptor: every sink is
+/// retried, and afterwards each has each event once.
+#[test]
+fn stores_position_files_and_dead_letters_wait_for_descriptors() {
+    let directory = tempfile::tempdir().unwrap();
+    let (postgres, service, redis) = (Postgres::start(&[]), HttpService::start(None), Redis::start(&[]));
+    let database = postgres.database();
+    let name = service.name();
+    let settings = [
+        "wal.keep=0s".to_owned(),
+        "sinks.pg.kind=postgres".to_owned(),
+        format!("sinks.pg.url={}", postgres.url(&database)),
+        "sinks.redis.kind=redis".to_owned(),
+        format!("sinks.redis.url={}", redis.url()),
+        "sinks.http.kind=http".to_owned(),
+        format!("sinks.http.url={}", service.url(&name)),
+    ];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let mut server = Server::start(directory.path(), &settings);
+    let rows = || postgres.psql(&database, "SELECT count(*) FROM events").unwrap_or_default().trim().to_owned();
+    let (mut pages, mut poster) = (KeepAlive::open(server.address()), KeepAlive::open(server.address()));
+    let post = |body: &str| {
+        let head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json";
+        format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    };
+    assert!(poster.ask(&post(r#"[{"name":"a"}]"#)).0.contains(" 200 "));
+    assert!(wait_until(TIMEOUT, || rows() == "1"), "{}", server.log());
+    postgres.psql(&database, "ALTER TABLE events ADD CHECK (name <> 'bad')").unwrap();
+
+    let normal = hard_limit(&server);
+    limit_open_files(&server, Some(3));
+    let end_all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()";
+    postgres.psql(&database, end_all).unwrap();
+    redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+    assert!(poster.ask(&post(r#"[{"name":"b"},{"name":"bad"},{"name":"c"}]"#)).0.contains(" 200 "));
+    let retrying = |page: &str| ["pg", "redis"].iter().all(|sink| page.contains(&format!("\"{sink}\":\"retrying")));
+    assert!(wait_until(TIMEOUT, || retrying(&pages.ready())), "{}\n{}", pages.ready(), server.log());
+    let end = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < end {
+        let page = pages.ready();
+        assert!(!page.contains("\"down"), "{page}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(rows(), "1");
+
+    limit_open_files(&server, normal);
+    let entries = || redis.cli(&["XLEN", "telemetryx"]).trim().to_owned();
+    let all = wait_until(TIMEOUT, || rows() == "3" && get(server.address(), "/ready").1.matches("ok").count() == 3);
+    assert!(all, "{} rows, {}\n{}", rows(), get(server.address(), "/ready").1, server.log());
+    let letters = || fs::read_to_string(directory.path().join("dead/pg.ndjson")).unwrap_or_default();
+    assert!(wait_until(TIMEOUT, || letters().lines().count() == 1), "{}", letters());
+    assert!(wait_until(TIMEOUT, || !service.requests(&name).is_empty()));
+    println!("{} entries in redis: {}", entries(), redis.cli(&["KEYS", "*"]));
+    server.terminate();
+    assert!(server.wait(TIMEOUT).success(), "{}", server.log());
 }

@@ -467,6 +467,26 @@ mod tests {
     }
 
     #[test]
+    fn dead_letters_that_lack_a_descriptor_are_told_from_a_full_disk() {
+        let Full { mut commit, .. } = Full::new();
+        commit.sleep = Box::new(|_| true);
+        let health = commit.health.clone();
+        let mut reasons = Vec::new();
+        let mut keep = |_: &[RefusedPayload]| {
+            reasons.extend(health.not_ready());
+            let error = match reasons.len() {
+                0 => io::Error::from_raw_os_error(libc::ENFILE),
+                1 => io::ErrorKind::StorageFull.into(),
+                2 => return Ok(()),
+                _ => panic!("called again after it worked"),
+            };
+            Err(descriptors::with_context("dead letters".to_owned(), error))
+        };
+        assert!(commit.keep(&[], &mut keep, &mut Said::default()).is_ok());
+        assert_eq!((reasons, commit.health.not_ready()), (vec!["descriptors_exhausted", "disk_full"], None));
+    }
+
+    #[test]
     fn dead_letters_that_cannot_be_written_do_not_keep_the_server_from_ending() {
         let Full { mut commit, .. } = Full::new();
         let mut keep = |_: &[RefusedPayload]| Err(io::ErrorKind::StorageFull.into());

@@ -5,6 +5,7 @@ mod events;
 mod messages;
 mod refused;
 mod requests;
+mod room;
 mod timers;
 
 use std::time::{Duration, Instant};

@@ -24,6 +24,8 @@ pub enum Fault {
     Io,
     /// Half of a write is done, and what follows finds no space.
     NoSpace,
+    /// There is no descriptor to create or open a file with; other calls succeed.
+    NoDescriptors,
     /// The process ends, after half of a write: this call and all later ones fail.
     Crash,
 }
@@ -101,10 +103,18 @@ impl Disk {
     /// A call that is done or not done.
     fn whole_call(&mut self) -> io::Result<()> {
         match self.call()? {
-            None | Some(Fault::Short) => Ok(()),
+            None | Some(Fault::Short | Fault::NoDescriptors) => Ok(()),
             Some(Fault::NoSpace) => Err(ErrorKind::StorageFull.into()),
             Some(Fault::Io | Fault::Crash) => Err(io::Error::other("input/output error")),
         }
+    }
+
+    /// A call that needs a descriptor.
+    fn opening_call(&mut self) -> io::Result<()> {
+        let calls = self.calls + 1;
+        let lacks = self.fault == Some((calls, Fault::NoDescriptors));
+        self.whole_call()?;
+        if lacks { Err(io::Error::from_raw_os_error(libc::EMFILE)) } else { Ok(()) }
     }
 
     fn set_name(&mut self, name: &str, inode: Option<usize>) {
@@ -212,7 +222,7 @@ impl Storage for MemoryStorage {
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn StorageFile>> {
         let mut disk = self.disk();
-        disk.whole_call()?;
+        disk.opening_call()?;
         let mut inode = Inode::default();
         inode.change(Change::Length(bytes as usize));
         disk.inodes.push(inode);
@@ -223,7 +233,7 @@ impl Storage for MemoryStorage {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {
         let mut disk = self.disk();
-        disk.whole_call()?;
+        disk.opening_call()?;
         let inode = *disk.names.get(name).ok_or(ErrorKind::NotFound)?;
         Ok(Arc::new(MemoryFile(self.0.clone(), inode)))
     }
@@ -263,6 +273,7 @@ impl StorageFile for MemoryFile {
         let mut bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<_>>();
         match fault {
             None => {}
+            Some(Fault::NoDescriptors) => {}
             Some(Fault::Short) => bytes.truncate(bytes.len().div_ceil(2)),
             Some(_) => bytes.truncate(bytes.len() / 2),
         }
@@ -275,7 +286,7 @@ impl StorageFile for MemoryFile {
                 disk.full = true;
                 Ok(written)
             }
-            Some(Fault::Short) | None => Ok(written),
+            Some(Fault::Short | Fault::NoDescriptors) | None => Ok(written),
         }
     }
 
@@ -285,7 +296,7 @@ impl StorageFile for MemoryFile {
         let from = disk.inodes[self.1].current.get(offset as usize..).unwrap_or_default();
         let bytes = from.len().min(buffer.len());
         let bytes = match fault {
-            None => bytes,
+            None | Some(Fault::NoDescriptors) => bytes,
             Some(Fault::Short) => bytes.div_ceil(2),
             Some(_) => return Err(io::Error::other("input/output error")),
         };

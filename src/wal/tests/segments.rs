@@ -201,6 +201,39 @@ fn a_full_disk_changes_nothing() {
 }
 
 #[test]
+fn without_descriptors_a_new_segment_waits_and_nothing_has_changed() {
+    let storage = MemoryStorage::default();
+    let mut opened = start(&storage);
+    let mut waited = 0;
+    for seq in 1..=7 {
+        // Every call of the append lacks a descriptor once; only creating a segment needs one.
+        for call in 1.. {
+            storage.fail_at(call, Fault::NoDescriptors);
+            let before = (opened.writer.next_position(), storage.segments());
+            match opened.writer.append(&[frame(&origin(1), seq, 1, &payload(1, seq, 250))]) {
+                Ok(_) => break,
+                Err(AppendError::NoDescriptors(error)) => {
+                    waited += 1;
+                    assert!(error.to_string().contains("Too many open files"), "{error}");
+                    assert_eq!((opened.writer.next_position(), storage.segments()), before);
+                    let ended = storage.fork();
+                    ended.restart(Loss::Nothing);
+                    let report = start(&ended).report;
+                    assert!(report.is_clean(), "{report}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        storage.restart(Loss::Nothing);
+        opened.writer.sync().unwrap();
+    }
+    assert!(waited >= 2, "{waited} segments");
+    let opened = start(&storage);
+    assert!(opened.report.is_clean(), "{}", opened.report);
+    assert_eq!(positions(&opened.log, 1), [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[test]
 fn positions_are_skipped_only_with_a_new_segment() {
     let storage = MemoryStorage::default();
     let mut opened = start(&storage);
