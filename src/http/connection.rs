@@ -457,7 +457,7 @@ impl Connection {
     }
 }
 
-/// The log accepts nothing: an event that were taken now would wait in memory, and be stored again by each retry.
+/// The log accepts nothing: an event taken now would wait in memory, and each retry would store it again.
 fn paused(pause: Pause) -> Refusal {
     let why = match pause {
         Pause::DiskFull => "the server's disk is full",

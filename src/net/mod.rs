@@ -11,6 +11,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `event_loop` | the turn: who is served, acknowledged, timed out, closed |
+//! | `event_loop/bodies` | room for HTTP bodies: whose is closed where there is none, and who waits |
 //! | `connection` | one socket: what was read and not yet parsed, what was said and not yet written |
 //! | `serve` | reads and parses for one connection, by protocol |
 //! | `intake` | the current buffer, and the reserve that a torn frame may need |
