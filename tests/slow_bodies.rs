@@ -2,13 +2,14 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use support::fifo::Fifo;
 use support::http;
 use support::server::{Server, wait_until};
 
@@ -153,4 +154,77 @@ fn where_there_is_no_room_the_slowest_upload_is_closed() {
         upload.set_nonblocking(true).unwrap();
         assert_eq!(upload.read(&mut [0; 10]).unwrap_err().kind(), ErrorKind::WouldBlock, "one was enough");
     }
+}
+
+/// The budget for beginnings of bodies is used up by uploads that stand still: the slowest makes room, too.
+#[test]
+fn where_there_is_no_budget_for_beginnings_the_slowest_is_closed() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
+    let address = server.address();
+    let (body, sent) = (&lines()[..60_000], 40_000);
+    let mut slow: Vec<_> = (0..140).map(|_| connect(address)).collect();
+    for upload in &mut slow {
+        upload.write_all(head(body.len()).as_bytes()).unwrap();
+        upload.write_all(&body[..sent]).unwrap();
+    }
+    let mut told = String::new();
+    let taken = wait_until(Duration::from_secs(30), || {
+        let mut newcomer = connect(address);
+        newcomer.write_all(head(body.len()).as_bytes()).unwrap();
+        newcomer.write_all(&body[..sent]).unwrap();
+        // In two pieces, so that it needs the budget.
+        thread::sleep(Duration::from_millis(100));
+        let _ = newcomer.write_all(&body[sent..]);
+        told = status(&mut newcomer);
+        told == "200"
+    });
+    assert!(taken, "{told}");
+    let closed = slow
+        .iter()
+        .filter(|upload| {
+            upload.set_nonblocking(true).unwrap();
+            let mut answer = [0; 12];
+            let mut stream: &TcpStream = upload;
+            stream.read(&mut answer).is_ok_and(|bytes| bytes == 12 && answer.ends_with(b"408"))
+        })
+        .count();
+    assert!(closed >= 1, "none was closed with 408");
+}
+
+/// An admitted body comes whole when the pool is full of what a sink does not take: it waits for memory.
+#[test]
+fn an_admitted_body_waits_for_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = Fifo::make(directory.path().join("fifo"));
+    let [kind, path] = fifo.sink();
+    let settings = ["wal.enabled=false", "server.buffer_bytes=16MiB", "batch.max_bytes=1MiB", &kind, &path];
+    let server = Server::start(directory.path(), &settings);
+    let address = server.address();
+    let body = lines();
+    let (first, rest) = body.split_at(body.len() / 2);
+    let mut upload = connect(address);
+    upload.write_all(head(body.len()).as_bytes()).unwrap();
+    upload.write_all(first).unwrap();
+    assert!(wait_until(TIMEOUT, || in_use(address) >= BODY_BYTES as f64));
+    // Until the pool has no room for more bodies of this size.
+    let filler = &body[..1 << 20];
+    let filled = (0..100).any(|_| {
+        let mut stream = connect(address);
+        stream.write_all(head(filler.len()).as_bytes()).unwrap();
+        let _ = stream.write_all(filler);
+        status(&mut stream) == "503"
+    });
+    assert!(filled, "{} bytes in use", in_use(address));
+
+    upload.write_all(rest).unwrap();
+    upload.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let mut answer = [0; 500];
+    let waits = upload.read(&mut answer).map(|bytes| String::from_utf8_lossy(&answer[..bytes]).into_owned());
+    let timed_out = |error: &io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    assert!(waits.as_ref().is_err_and(timed_out), "{} bytes in use: {waits:?}", in_use(address));
+    assert_eq!(http::get(address, "/health").0, 200);
+    let _reading = fifo.read();
+    upload.set_read_timeout(Some(TIMEOUT)).unwrap();
+    assert_eq!(status(&mut upload), "200");
 }

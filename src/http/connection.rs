@@ -519,7 +519,7 @@ impl Body {
     fn room_to_finish(&mut self, settings: Settings, door: &mut impl Door) -> Result<(), Room> {
         let was_admitted = self.kept.len() > HTTP_BODY_BEGINNING_BYTES;
         self.reserve(self.kept.len(), door)?;
-        match ingest::needs(self.submission, settings) {
+        match ingest::needs(self.kept.len(), self.submission, settings) {
             needs if was_admitted && !door.can_finish(needs) => Err(Room::Finish),
             _ => Ok(()),
         }

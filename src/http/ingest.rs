@@ -28,6 +28,9 @@ use crate::pipeline::pool::{Buffer, PoolSlice};
 /// A body with more gaps than this between its accepted events is packed anew, so that it does not fill the ring.
 const GAPS_SHARED_MAX: usize = 16;
 
+/// JSON becomes at most this many times as long: an attribute `"a":1.5,` of 8 bytes takes 14.
+const ENCODED_GROWTH_MAX: usize = 2;
+
 /// One slot to be: events and their `EventBatch` bytes.
 struct Piece {
     payload: PoolSlice,
@@ -120,15 +123,15 @@ pub struct Needs {
     pub slots: usize,
 }
 
-/// The largest needs of a body like this.
-pub fn needs(submission: Submission, settings: Settings) -> Needs {
+/// The largest needs of a body of `bytes`.
+pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs {
     let Settings { max_body_bytes, max_frame_bytes } = settings;
     let unpacked = if submission.gzip { max_body_bytes } else { 0 };
-    // Packed into buffers of a frame, of which two neighbours hold more than one frame; and the list of what was refused.
-    let packed = max_body_bytes + 2 * max_frame_bytes;
+    let encoded = if submission.gzip { max_body_bytes } else { max_body_bytes.min(ENCODED_GROWTH_MAX * bytes) };
     Needs {
         piece_bytes: unpacked.max(max_frame_bytes),
-        bytes: unpacked + packed,
+        // Packed into buffers of a frame, of which two neighbours hold more than one frame; and the list of what was refused.
+        bytes: unpacked + encoded + 2 * max_frame_bytes,
         slots: 2 * (max_body_bytes / max_frame_bytes.max(1)) + GAPS_SHARED_MAX + 1,
     }
 }
