@@ -68,12 +68,7 @@ impl Server {
         Self::launch_by(shell, data_dir, settings, &[]).listening()
     }
 
-    fn launch_by(
-        mut command: Command,
-        data_dir: &Path,
-        settings: &[&str],
-        environment: &[(&str, &str)],
-    ) -> Process {
+    fn launch_by(mut command: Command, data_dir: &Path, settings: &[&str], environment: &[(&str, &str)]) -> Process {
         let data_dir_setting = format!("data_dir={}", data_dir.to_str().expect("a test's directory has a UTF-8 name"));
         for setting in [&data_dir_setting as &str, "server.address=127.0.0.1:0"].iter().chain(settings) {
             command.args(["--set", setting]);
