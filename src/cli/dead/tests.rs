@@ -108,7 +108,7 @@ fn letters_of_several_logs_in_any_order_are_stored_once_in_bounded_deliveries() 
     let line = |log: &str, position: u64| {
         let id = format!("{0}{0}{0}{0}-{0}{0}-{0}{0}-{0}{0}-{0}{0}{0}{0}{0}{0}", log);
         format!(
-            "{{\"server_id\":\"{id}\",\"position\":{position},\"code\":\"X\",\"reason\":\"\",\"event\":{{\"time\":7,\"name\":\"e\"}}}}\n"
+            "{{\"server_id\":\"{id}\",\"position\":{position},\"code\":\"X\",\"reason\":\"\",\"event\":{{\"time\":\"2026-01-02T03:04:05Z\",\"name\":\"e\"}}}}\n"
         )
     };
     let letters = [("02", 9), ("01", 5), ("01", 5), ("01", 1), ("01", 7), ("01", 3), ("02", 8), ("01", 9)];
