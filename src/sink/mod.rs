@@ -31,7 +31,7 @@ pub(crate) mod stores;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
-mod tls;
+pub(crate) mod tls;
 pub mod upkeep;
 
 use std::borrow::Cow;
@@ -71,6 +71,12 @@ pub trait Sink: Send {
     /// store, nothing can be wrong.
     fn probe(&mut self) -> Result<(), Unavailable> {
         Ok(())
+    }
+
+    /// The last position that the store holds of this log, 0 for none of it, read without changing anything and without
+    /// [`Sink::connect`]: for `telemetryx wal inspect --connect`. `None`: the store keeps no positions.
+    fn stored_position(&mut self) -> Result<Option<u64>, Unavailable> {
+        Ok(None)
     }
 
     /// Stores the delivery without the events at `except` (sorted positions that were refused before), and moves the
@@ -265,6 +271,17 @@ impl Settings {
                 let _ = (server_id, sink);
                 None
             }
+        }
+    }
+
+    /// Whether [`Sink::stored_position`] connects to another process to read the position.
+    pub fn keeps_position_in_a_server(&self) -> bool {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => true,
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => true,
+            _ => false,
         }
     }
 

@@ -3,7 +3,7 @@
 //! What is damaged is believed only after a second look: what looked like it may have been a record on its way into the
 //! file.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::marks::{AgentMark, MarkTable};
-use super::record::Content;
+use super::record::{Content, LoggedRun};
 use super::recovery::check_headers;
 use super::scan::{Scan, Step};
 use super::segment::{self, Header, Name};
@@ -30,6 +30,8 @@ pub struct Inspection {
     pub segments: Vec<InspectedSegment>,
     /// In no order.
     pub marks: Vec<AgentMark>,
+    /// Names of the agents of `marks`, the newest of each, where the log has a record of theirs.
+    pub names: HashMap<[u8; 16], String>,
     /// No segment begins with a valid table of marks, though there are segments.
     pub marks_lost: bool,
     /// Why a start refuses the log, if it does.
@@ -116,10 +118,16 @@ fn look(storage: &dyn Storage, payloads: bool) -> io::Result<Inspection> {
     let mut names: Vec<_> = storage.list("")?.iter().filter_map(|(file, _)| Name::parse(file)).collect();
     names.sort_unstable();
     let mut marks = MarkTable::new(AGENTS_LIMIT, Duration::MAX);
-    let mut inspection =
-        Inspection { server_id: None, segments: Vec::new(), marks: Vec::new(), marks_lost: false, refused: None };
+    let mut inspection = Inspection {
+        server_id: None,
+        segments: Vec::new(),
+        marks: Vec::new(),
+        names: HashMap::new(),
+        marks_lost: false,
+        refused: None,
+    };
     for name in names {
-        match look_at(storage, &name, payloads, &mut marks, &mut inspection.server_id) {
+        match look_at(storage, &name, payloads, &mut marks, &mut inspection) {
             Ok(segment) => inspection.segments.push(segment),
             // The server has deleted it meanwhile.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -127,6 +135,8 @@ fn look(storage: &dyn Storage, payloads: bool) -> io::Result<Inspection> {
         }
     }
     inspection.marks = marks.iter().copied().collect();
+    let known: BTreeSet<_> = inspection.marks.iter().map(|mark| mark.agent_id).collect();
+    inspection.names.retain(|agent_id, _| known.contains(agent_id));
     let segments = &mut inspection.segments;
     // As recovery does: from the newest valid table of marks on.
     let first = segments.iter().rposition(|segment| segment.has_marks);
@@ -142,22 +152,12 @@ fn look_at(
     name: &Name,
     payloads: bool,
     marks: &mut MarkTable,
-    server_id: &mut Option<[u8; 16]>,
+    inspection: &mut Inspection,
 ) -> io::Result<InspectedSegment> {
+    let Inspection { server_id, names, .. } = inspection;
     let file = storage.open(&name.to_string())?;
     let bytes = file.bytes()?;
-    let mut segment = InspectedSegment {
-        file: name.to_string(),
-        bytes,
-        first_position: name.first_position,
-        end_position: name.first_position,
-        events: 0,
-        records: 0,
-        damaged: Vec::new(),
-        read_at_start: false,
-        header: None,
-        has_marks: false,
-    };
+    let mut segment = InspectedSegment::begun(name.to_string(), bytes, name.first_position);
     let mut header = [0; segment::HEADER_BYTES];
     read_full_at(&*file, &mut header, 0)?;
     match Header::decode(&header) {
@@ -193,6 +193,7 @@ fn look_at(
                     Content::Commit(runs) => {
                         segment.records += 1;
                         marks.apply_all(positions.start, &runs);
+                        runs.iter().for_each(|run| keep_name(names, run));
                     }
                 }
             }
@@ -208,7 +209,33 @@ fn look_at(
     }
 }
 
+/// Notes the name that the agent of the run has now; of no more agents than a log may know.
+fn keep_name(names: &mut HashMap<[u8; 16], String>, run: &LoggedRun) {
+    let (Some(agent_id), Some(name)) = (run.origin.agent_id, &run.origin.agent) else { return };
+    let known = names.get(&agent_id);
+    if known == Some(name) || (known.is_none() && names.len() >= AGENTS_LIMIT) {
+        return;
+    }
+    names.insert(agent_id, name.clone());
+}
+
 impl InspectedSegment {
+    /// Nothing of it is read yet.
+    pub(crate) fn begun(file: String, bytes: u64, first_position: u64) -> Self {
+        Self {
+            file,
+            bytes,
+            first_position,
+            end_position: first_position,
+            events: 0,
+            records: 0,
+            damaged: Vec::new(),
+            read_at_start: false,
+            header: None,
+            has_marks: false,
+        }
+    }
+
     fn damage(&mut self, bytes: Range<u64>, positions: Range<u64>, place: Place) {
         self.damaged.push(Damage { bytes, positions, place });
     }

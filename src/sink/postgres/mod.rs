@@ -554,6 +554,15 @@ impl Sink for Postgres {
         self.check_missing(&mut session)
     }
 
+    fn stored_position(&mut self) -> Result<Option<u64>, Unavailable> {
+        let mut session = self.open()?;
+        match self.read_position(&mut session, "") {
+            Ok(held) => Ok(Some(held.map_or(0, |(position, _)| position))),
+            Err(error) if code(&error) == UNDEFINED_TABLE => Ok(Some(0)),
+            Err(error) => Err(self.unavailable(&error)),
+        }
+    }
+
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.session = None;
         let mut session = self.open()?;
@@ -600,4 +609,5 @@ impl Sink for Postgres {
 }
 
 const NOT_NULL_VIOLATION: &str = "23502";
+const UNDEFINED_TABLE: &str = "42P01";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";

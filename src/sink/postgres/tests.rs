@@ -259,6 +259,21 @@ fn sinks_and_logs_have_their_own_positions_in_one_database() {
 }
 
 #[test]
+fn the_position_can_be_read_from_outside_without_a_change() {
+    let database = Database::new();
+    let read = |sink: &str, id: u8| Postgres::new(sink, &database.settings(), &identity(id)).stored_position();
+    assert_eq!(read("main", 9), Ok(Some(0)), "there are no tables");
+    assert_eq!(database.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"), "0\n");
+    let mut sink = database.postgres(1);
+    sink.connect().unwrap();
+    assert_eq!(read("main", 9), Ok(Some(0)));
+    sink.deliver(&delivery(1..=7), &[]).unwrap();
+    assert_eq!((read("main", 9), read("other", 9)), (Ok(Some(7)), Ok(Some(0))));
+    sink.deliver(&delivery(8..=9), &[]).unwrap();
+    assert_eq!(read("main", 9), Ok(Some(9)), "the owner is not fenced");
+}
+
+#[test]
 fn a_row_that_is_there_already_stays_as_it_is() {
     let (database, mut sink) = Database::with("");
     sink.deliver(&delivery(1..=3), &[]).unwrap();

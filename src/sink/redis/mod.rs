@@ -525,6 +525,21 @@ impl Sink for Redis {
         Ok(())
     }
 
+    fn stored_position(&mut self) -> Result<Option<u64>, Unavailable> {
+        self.nodes.clear();
+        self.open()?;
+        let mut lowest = u64::MAX;
+        for index in 0..self.shards.len() {
+            self.at_its_node(index, |sink, connection, asking| {
+                let (held, _) = sink.look(index, connection, asking)?;
+                lowest = lowest.min(held.map_or(0, |held| held.position));
+                Ok(())
+            })?;
+        }
+        self.nodes.clear();
+        Ok(Some(if self.shards.is_empty() { 0 } else { lowest }))
+    }
+
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.nodes.clear();
         self.open()?;

@@ -371,6 +371,21 @@ fn sinks_and_logs_have_their_own_positions_on_one_stream() {
 }
 
 #[test]
+fn the_position_can_be_read_from_outside_without_a_change() {
+    for shards in [1, 4] {
+        let redis = Alone::new(shards);
+        let read = |sink: &str| Redis::new(sink, &redis.settings(), &identity(9)).stored_position();
+        assert_eq!(read("main"), Ok(Some(0)));
+        assert_eq!(redis.server.cli(&["dbsize"]).trim(), "0");
+        let mut sink = redis.connected(1);
+        sink.deliver(&delivery(1..=7), &[]).unwrap();
+        assert_eq!((read("main"), read("other")), (Ok(Some(7)), Ok(Some(0))));
+        sink.deliver(&delivery(8..=9), &[]).unwrap();
+        assert_eq!(read("main"), Ok(Some(9)), "the owner is not fenced");
+    }
+}
+
+#[test]
 fn a_position_changed_from_outside_is_read_again() {
     let store = Alone::new(0);
     let mut sink = store.connected(1);
