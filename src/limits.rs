@@ -120,6 +120,8 @@ pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CLIENT_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bytes of one line of JSON that `send` reads: an event of 128 KiB, every byte escaped, fits.
 pub const SEND_LINE_BYTES_MAX: usize = 1024 * 1024;
+/// Once interrupted, `send` waits this long for acknowledgements: a person waits, and a supervisor kills after 10 s.
+pub const SEND_INTERRUPT_TIMEOUT: Duration = Duration::from_secs(2);
 
 // ---- HTTP ----
 
@@ -345,6 +347,8 @@ pub const SETTINGS_FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub const LOG_BYTES_MAX: usize = 1024 * 1024;
 /// Longest wait at exit for stderr to take the last log lines.
 pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Port of a server that is named without one; the port of the default `server.address`.
+pub const PORT_DEFAULT: u16 = 4640;
 /// Longest wait of `telemetryx health` for an answer.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 

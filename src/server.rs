@@ -7,9 +7,9 @@
 
 pub mod access;
 
-use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
@@ -63,7 +63,7 @@ pub enum ServerError {
     #[error(transparent)]
     Settings(#[from] ConfigError),
     #[error("cannot listen on {address}: {}", net::bind_problem(error))]
-    Listen { address: std::net::SocketAddr, error: io::Error },
+    Listen { address: SocketAddr, error: io::Error },
     #[error("the system gives no {what}: {error}")]
     System { what: &'static str, error: io::Error },
     #[error(transparent)]
@@ -98,8 +98,8 @@ impl ServerError {
     }
 }
 
-/// Runs the server until a signal ends it. `started` gets the line that says where it listens and what it writes to.
-pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerError> {
+/// Runs the server until a signal ends it. `started` is called once with the address that it listens on.
+pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServerError> {
     let _lock = lock(&config.data_dir)?;
     let tokens = access::read_tokens(&config.server)?;
     let system = |what| move |error| ServerError::System { what, error };
@@ -225,7 +225,7 @@ pub fn run(config: &Config, started: impl FnOnce(&str)) -> Result<(), ServerErro
     door.sinks = Box::new(move || progress.iter().map(|sink| sink_report(sink)).collect());
     door.delivered_position = Box::new(move || required.iter().map(|sink| sink.position()).min().unwrap_or(u64::MAX));
     let mut event_loop = EventLoop::new(parts, listener, door, server.max_connections, server.drain_timeout)?;
-    started(&start_line(address, config));
+    started(address);
 
     let ended = event_loop.run()?;
     if health.failure().is_some() {
@@ -445,26 +445,4 @@ fn uuid_v4(random: &mut Random) -> [u8; 16] {
     id[6] = id[6] & 0x0F | 0x40;
     id[8] = id[8] & 0x3F | 0x80;
     id
-}
-
-fn start_line(address: std::net::SocketAddr, config: &Config) -> String {
-    let mut line = format!("listening on {address} (frames, HTTP)");
-    // As a person would write it from here.
-    let here = std::env::current_dir().ok();
-    let near = |path: &Path| {
-        let relative = here.as_ref().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
-        relative.unwrap_or_else(|| path.to_owned())
-    };
-    let _ = if config.wal.enabled {
-        write!(line, " · log {}", near(&config.data_dir.join("wal")).display())
-    } else {
-        write!(line, " · no log: acknowledges `received`")
-    };
-    for sink in &config.sinks {
-        let _ = write!(line, " · sink {}", sink.name);
-        if let Some(output) = sink.kind.output() {
-            let _ = write!(line, " {}", near(Path::new(&output)).display());
-        }
-    }
-    line
 }

@@ -74,3 +74,23 @@ fn a_rate_is_kept() {
     }
     assert!((1_000.0..2_500.0).contains(&kept), "{kept} events a second");
 }
+
+#[test]
+fn a_token_is_sent_in_frames_and_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens = folder.path().join("tokens");
+    std::fs::write(&tokens, "secret-of-bench\n").unwrap();
+    let set = format!("server.tokens_file={}", tokens.display());
+    let server = Server::start(folder.path(), &["sinks.discard.kind=discard", &set]);
+    for arguments in [&["--frame-events", "100"][..], &["--http", "--frame-events", "10"]] {
+        let with_token = [&["--token-file", tokens.to_str().unwrap(), "--connections", "2"], arguments].concat();
+        assert!(bench(server.address(), &with_token)["events"].as_u64() > Some(0));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+        let output = command.args(["bench", "--to", &server.address().to_string(), "--seconds", "1"]).args(arguments);
+        let output = output.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stdout));
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    let output = command.args(["bench", "--to", "127.0.0.1:1", "--token-file", "no-such-file"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("telemetryx: no-such-file: "));
+}

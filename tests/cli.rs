@@ -1,11 +1,16 @@
 //! The commands as their users call them: the real binary, its exit codes, what it says and where.
 #![cfg(feature = "sqlite")] // the default sink; it takes the server with it
 
+mod support;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread;
+use std::time::Duration;
+
+use support::server::Server;
 
 /// `telemetryx ARGUMENTS` in `folder`, with nobody's settings in its environment.
 fn telemetryx(folder: &Path, arguments: &[&str]) -> Command {
@@ -48,7 +53,29 @@ fn check_connect_says_what_would_not_do_and_makes_nothing() {
     assert_eq!(bad.status.code(), Some(1), "{shown}");
     assert!(shown.contains("sink a: ") && shown.contains("file is not a database"), "{shown}");
     assert!(shown.contains("sink b: ") && shown.contains("sink c: ok, standard output\n"), "{shown}");
-    assert!(String::from_utf8(bad.stderr).unwrap().contains("2 of these failed; see above"), "{shown}");
+    assert!(String::from_utf8(bad.stderr).unwrap().contains("2 of these failed"), "{shown}");
+}
+
+#[test]
+fn check_prints_one_document_where_json_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = |arguments: &[&str], code: i32| -> serde_json::Value {
+        let output = run(folder.path(), &[&["check", "--json"], arguments].concat());
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+        assert_eq!(text(&output.stdout).lines().count(), 1);
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let settings = document(&[], 0);
+    assert_eq!((&settings["ok"], &settings["address"]), (&true.into(), &"127.0.0.1:4640".into()));
+    assert_eq!(settings["sinks"], serde_json::json!([{"name": "sqlite", "kind": "sqlite"}]));
+    let asked = document(&["--connect"], 0);
+    assert_eq!(asked["findings"].as_array().map(Vec::len), Some(2), "{asked}");
+    std::fs::write(folder.path().join("file"), "x").unwrap();
+    let failed = document(&["--connect", "--set", "sinks.b.kind=file", "--set", "sinks.b.path=file/x"], 1);
+    assert_eq!((&failed["ok"], &failed["findings"][1]["ok"]), (&false.into(), &false.into()));
+    assert_eq!((&failed["findings"][1]["subject"], &failed["findings"][1]["name"]), (&"sink".into(), &"b".into()));
+    let wrong = document(&["--set", "a=1"], 78);
+    assert_eq!(wrong, serde_json::json!({"ok": false, "problems": ["--set: unknown key `a`"]}));
 }
 
 #[test]
@@ -121,7 +148,9 @@ fn help_and_version_are_printed_where_pipes_read_them() {
         assert!(text(&output.stdout).contains(word), "{word} is not in the help");
     }
     let width = text(&output.stdout).lines().map(|line| line.chars().count()).max();
-    assert!(width < Some(120), "the help is {width:?} wide");
+    assert!(width <= Some(80), "the help is {width:?} wide");
+    let help = run(folder.path(), &["help", "send"]);
+    expect(&help, 0, text(&run(folder.path(), &["send", "--help"]).stdout), "");
     let version = format!("telemetryx {}\n", env!("CARGO_PKG_VERSION"));
     expect(&run(folder.path(), &["--version"]), 0, &version, "");
 }
@@ -202,13 +231,97 @@ fn health_is_the_exit_code() {
     assert!(text(&output.stderr).starts_with(&format!("telemetryx: http://{closed}/health: ")));
 
     let output = run(folder.path(), &["health", "--set", "server.address=127.0.0.1:0"]);
-    let said = "telemetryx: server.address has port 0, any port: name the one in use, \
+    let said = "telemetryx: server.address has port 0, which is a different one at each start: name the port in use, \
                 as in `telemetryx health localhost:4640`\n";
     expect(&output, 1, "", said);
 }
 
 #[test]
-fn a_port_in_use_exits_1_and_log_lines_are_json_where_asked() {
+fn health_of_what_is_not_a_url_is_a_wrong_argument_and_shows_no_password() {
+    let folder = tempfile::tempdir().unwrap();
+    for url in
+        ["http://user:secret@localhost/health", "user:secret@localhost", "ftp://secret", "http://:1", "http://h:secret"]
+    {
+        let output = run(folder.path(), &["health", url]);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(2), ""), "{url}");
+        assert!(text(&output.stderr).starts_with("telemetryx: URL: "), "{}", text(&output.stderr));
+        assert!(!text(&output.stderr).contains("secret"), "{}", text(&output.stderr));
+    }
+    let output = run(folder.path(), &["health", "http://127.0.0.1:1/health?key=secret"]);
+    assert!(text(&output.stderr).starts_with("telemetryx: http://127.0.0.1:1/health: "), "{}", text(&output.stderr));
+}
+
+/// A server that speaks TLS with a certificate of its own, and gives the same answer to each of `connections`. Returns
+/// its port, and writes its certificate to `file`.
+#[cfg(feature = "http-sink")]
+fn answer_over_tls(connections: usize, file: &Path) -> u16 {
+    use std::sync::Arc;
+
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(file, certificate.cert.pem()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.cert.der().clone()], key)
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming().take(connections) {
+            let connection = rustls::ServerConnection::new(Arc::new(config.clone())).unwrap();
+            let mut peer = rustls::StreamOwned::new(connection, stream.unwrap());
+            let mut request = Vec::new();
+            let mut byte = [0];
+            // A client that does not trust the certificate leaves.
+            while !request.ends_with(b"\r\n\r\n") && peer.read_exact(&mut byte).is_ok() {
+                request.extend(byte);
+            }
+            let _ = peer
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\nConnection: close\r\n\r\n{\"status\":\"ok\"}");
+            peer.conn.send_close_notify();
+            let _ = peer.flush();
+        }
+    });
+    port
+}
+
+#[cfg(feature = "http-sink")]
+#[test]
+fn health_speaks_https_and_names_a_certificate_that_it_does_not_trust() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    let port = answer_over_tls(3, &file);
+    let url = format!("https://localhost:{port}");
+    let trusting = run(folder.path(), &["health", &url, "--ca-file", "ca.pem"]);
+    expect(&trusting, 0, "{\"status\":\"ok\"}\n", "");
+    for (url, arguments) in [(&url, &[][..]), (&format!("https://127.0.0.1:{port}"), &["--ca-file", "ca.pem"])] {
+        let output = run(folder.path(), &[&["health", url], arguments].concat());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with(&format!("telemetryx: {url}/health: ")) && said.contains("certificate"), "{said}");
+        assert!(said.contains("--ca-file") && said.lines().count() == 1, "{said}");
+    }
+    let output = run(folder.path(), &["health", &url, "--ca-file", "none.pem"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).starts_with("telemetryx: ca_file none.pem: "), "{}", text(&output.stderr));
+
+    // The server itself, which speaks no TLS.
+    let server = Server::start(folder.path(), &["sinks.discard.kind=discard"]);
+    let output = run(folder.path(), &["health", &format!("https://{}", server.address())]);
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("does not speak TLS"), "{said}");
+}
+
+#[track_caller]
+fn json_lines(stderr: &str) -> Vec<serde_json::Value> {
+    let line = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}\n{stderr}"));
+    stderr.lines().map(line).collect()
+}
+
+#[test]
+fn a_port_in_use_exits_1_and_every_line_is_json_where_asked() {
     let folder = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("server.address={}", taken.local_addr().unwrap());
@@ -216,10 +329,51 @@ fn a_port_in_use_exits_1_and_log_lines_are_json_where_asked() {
     let output = run(folder.path(), &arguments);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "");
-    let first = text(&output.stderr).lines().next().unwrap();
-    let line: serde_json::Value = serde_json::from_str(first).unwrap_or_else(|error| panic!("{error}: {first}"));
-    assert_eq!(line["message"], "no settings file");
-    assert_eq!(line["level"], "INFO");
+    let lines = json_lines(text(&output.stderr));
+    assert_eq!((&lines[0]["message"], &lines[0]["level"]), (&"no settings file".into(), &"INFO".into()));
+    let last = lines.last().unwrap();
+    assert!(last["message"].as_str().unwrap().starts_with("cannot listen on "), "{last}");
+    assert_eq!(last["level"], "ERROR");
+}
+
+#[test]
+fn messages_are_json_where_asked_also_about_settings_and_of_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = ["--log-format", "json", "--set", "a=1"];
+    for command in [&["check"][..], &["run"], &[]] {
+        for arguments in [[command, &wrong].concat(), [&wrong, command].concat()] {
+            let output = run(folder.path(), &arguments);
+            let lines = json_lines(text(&output.stderr));
+            assert_eq!((output.status.code(), lines.len()), (Some(78), 1), "{arguments:?}");
+            assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&"ERROR".into(), &"--set: unknown key `a`".into()));
+        }
+    }
+    let output =
+        run(folder.path(), &["send", "no-such-file", "--to", "127.0.0.1:1", "--timeout", "1", "--log-format", "json"]);
+    assert_eq!((output.status.code(), json_lines(text(&output.stderr)).len()), (Some(1), 1));
+    let output = run(folder.path(), &["wal", "verify", "--set", "log.format=json"]);
+    assert_eq!((output.status.code(), json_lines(text(&output.stderr)).len()), (Some(1), 1));
+}
+
+#[test]
+fn the_start_lines_are_json_too_and_one_for_each_sink() {
+    let folder = tempfile::tempdir().unwrap();
+    let sinks = ["sinks.a.kind=discard", "sinks.b.kind=file", "log.format=json"];
+    let mut server = Server::start(folder.path(), &sinks);
+    server.terminate();
+    assert!(server.wait(Duration::from_secs(30)).success());
+    let log = server.log();
+    let lines = json_lines(&log);
+    let start = lines.iter().position(|line| line["address"] == server.address().to_string()).expect("a start line");
+    assert_eq!(lines[start]["message"], format!("listening on {} (frames, HTTP)", server.address()));
+    assert_eq!((&lines[start + 1]["sink"], &lines[start + 1]["output"]), (&"a".into(), &serde_json::Value::Null));
+    assert!(lines[start + 2]["sink"] == "b" && lines[start + 2]["output"].is_string(), "{log}");
+
+    let server = Server::start(folder.path(), &sinks[..2]);
+    let log = server.log();
+    let start = log.lines().skip_while(|line| !line.starts_with("listening on ")).collect::<Vec<_>>();
+    assert!(start[0].ends_with(" · log wal"), "{log}");
+    drop(server);
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn file(folder: &tempfile::TempDir, name: &str) -> String {
     fs::read_to_string(folder.path().join(format!("dead/{name}.ndjson"))).unwrap()
 }
 
-const BAD: &str = "dead/old.ndjson: 3 lines are no dead letters and left as is: line 5 6 8\n";
+const BAD: &str = "dead/old.ndjson: 3 lines are not dead letters and left as is: line 5 6 8\n";
 
 #[test]
 fn list_counts_by_sink_and_code_each_position_once() {
@@ -85,8 +85,10 @@ sqlite  SQLITE_FULL        1  2026-01-02T09:00:00Z  2026-01-02T09:00:00Z  no 9
 ";
     assert_eq!(out, expected);
     let (_, out, _) = dead(folder.path(), &["list", "--sink", "old", "--since", "2026-01-02T02:00:00Z", "--json"]);
-    let letters = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["letters"].as_u64().unwrap();
-    assert_eq!(out.lines().map(letters).collect::<Vec<_>>(), [1, 2]);
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let letters = |group: &serde_json::Value| group["letters"].as_u64().unwrap();
+    assert_eq!(found["groups"].as_array().unwrap().iter().map(letters).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(found["letters"], 3);
     assert_eq!(
         fine(folder.path(), &["list", "--sink", "sqlite", "--since", "1h ago"]),
         "no such dead letters: others may be there\n"

@@ -152,3 +152,65 @@ fn nobody_listening_is_an_error_that_names_the_address() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains(&free.to_string()));
 }
+
+#[test]
+fn a_name_that_does_not_resolve_and_a_bad_address_are_errors_at_once() {
+    let run = |to: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+        command.args(["send", "--to", to]).stdin(Stdio::null()).output().unwrap()
+    };
+    let output = run("no-such-host.invalid");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.starts_with("telemetryx: cannot resolve host \"no-such-host.invalid\": "), "{said}");
+    for to in ["localhost:", "localhost:http", "local host", "http://localhost:4640", "", "[::1"] {
+        let output = run(to);
+        assert_eq!(output.status.code(), Some(2), "{to}");
+        assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: "), "{to}");
+    }
+}
+
+#[test]
+fn a_host_without_a_port_is_asked_at_the_default_port() {
+    let directory = tempfile::tempdir().unwrap();
+    // 4640 on this process's own address.
+    let mut address = support::server::own_address();
+    address.set_port(4640);
+    let server = Server::start(directory.path(), &[&format!("server.address={address}"), "sinks.discard.kind=discard"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    let output = command.args(["send", "--to", &address.ip().to_string()]).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}{}", server.log());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("sent 0 events"));
+}
+
+#[test]
+fn gzip_and_json_arrays_come_from_standard_input_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let array = "[\n  {\"name\": \"packed\", \"body\": \"a\"},\n  {\"name\": \"packed\", \"body\": \"b\"}\n]\n";
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(array.as_bytes()).unwrap();
+    let output = send(&server, &[], Some(&packed.finish().unwrap()));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let expected = sum(["a", "b"].iter());
+    assert_eq!(stored(&directory.path().join("events.db"), "packed", expected), expected);
+}
+
+#[test]
+fn a_line_that_is_cut_has_the_attribute_truncated() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let line = format!("{}\u{20ac}\r\nshort\r\n", "x".repeat(65_535));
+    let output = send(&server, &["--name", "long"], Some(line.as_bytes()));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(said, "telemetryx: lines cut to 64 KiB and marked truncated = true: 1, first standard input:1\n");
+    let expected = sum(["x".repeat(65_535).as_str(), "short"].iter());
+    assert_eq!(stored(&directory.path().join("events.db"), "long", expected), expected);
+    let database = rusqlite::Connection::open(directory.path().join("events.db")).unwrap();
+    let query =
+        "SELECT group_concat(coalesce(attributes, '-'), ' ') FROM (SELECT attributes FROM events ORDER BY position)";
+    let attributes: String = database.query_row(query, [], |row| row.get(0)).unwrap();
+    assert_eq!(attributes, "{\"truncated\":true} -");
+}

@@ -58,10 +58,34 @@ fn inspect_shows_segments_agents_and_sinks_of_a_log_in_use() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(shown.contains("oldest position 1, next 41"), "{shown}");
     assert_eq!(shown.matches(".seg ").count(), opened.report.segments + 3, "{shown}");
-    assert!(shown.contains(&"07".repeat(16)) && shown.contains("1970-01-01T00:00:01"), "{shown}");
+    let agent: Vec<_> = shown.lines().rev().nth(3).unwrap().split_whitespace().collect();
+    assert_eq!(agent, ["api", "3", "20", "1970-01-01T00:00:01Z"], "the name, not the id: {shown}");
     let sink: Vec<_> = shown.lines().last().unwrap().split_whitespace().collect();
-    assert_eq!(sink, ["sqlite", "-"], "{shown}");
+    assert_eq!(sink, ["sqlite", "-", "40"], "{shown}");
     assert!(wal(folder.path(), &["verify"]).status.success());
+}
+
+#[test]
+fn documents_have_all_that_the_tables_have() {
+    let folder = tempfile::tempdir().unwrap();
+    let _opened = log(folder.path());
+    let document = |arguments: &[&str]| -> serde_json::Value {
+        let output = wal(folder.path(), arguments);
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+        assert_eq!(text(&output.stdout).lines().count(), 1);
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let found = document(&["inspect", "--json"]);
+    assert_eq!((&found["oldest_position"], &found["next_position"]), (&1.into(), &41.into()));
+    let events: u64 =
+        found["segments"].as_array().unwrap().iter().map(|segment| segment["events"].as_u64().unwrap()).sum();
+    assert_eq!(events, 40);
+    let agent = &found["agents"][0];
+    assert_eq!((&agent["agent_id"], &agent["name"]), (&"07".repeat(16).into(), &"api".into()));
+    assert_eq!((&agent["epoch"], &agent["last_seq"]), (&3.into(), &20.into()));
+    assert_eq!((&found["sinks"][0]["sink"], &found["sinks"][0]["position"]), (&"sqlite".into(), &0.into()));
+    let verified = document(&["verify", "--json"]);
+    assert_eq!((&verified["valid_records"], &verified["corrupt"]), (&20.into(), &serde_json::json!([])));
 }
 
 #[test]
@@ -79,9 +103,41 @@ fn verify_names_what_is_damaged_and_exits_1() {
     let name = files[1].file_name().unwrap().to_str().unwrap();
     let (shown, said) = (text(&output.stdout), text(&output.stderr));
     assert!(shown.starts_with(&format!("{name} at ")) && shown.contains("positions 15 to 16"), "{shown}");
-    assert_eq!(said, "telemetryx: 1 places of the log are damaged; readers pass over them\n");
+    assert_eq!(said, "telemetryx: 1 place of the log is corrupt; readers skip it\n");
+    let document = wal(folder.path(), &["verify", "--json"]);
+    assert_eq!(document.status.code(), Some(1));
+    let document: serde_json::Value = serde_json::from_slice(&document.stdout).unwrap();
+    let place = &document["corrupt"][0];
+    assert_eq!(
+        (&place["file"], &place["first_position"], &place["last_position"]),
+        (&name.into(), &15.into(), &16.into())
+    );
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(fs::read(&files[1]).unwrap(), bytes, "only looked at");
+}
+
+/// A sink whose store is not there: `inspect` does not wait for it unless it is asked to.
+#[cfg(all(feature = "postgres", feature = "redis"))]
+#[test]
+fn positions_in_servers_are_read_where_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let _opened = log(folder.path());
+    let sinks = [
+        "sinks.pg.kind=postgres",
+        "sinks.pg.url=postgres://u:secret@127.0.0.1:1/d",
+        "sinks.r.kind=redis",
+        "sinks.r.url=redis://:secret@127.0.0.1:1",
+    ];
+    let sets: Vec<&str> = sinks.iter().flat_map(|set| ["--set", set]).collect();
+    let output = wal(folder.path(), &[&["inspect"], &sets[..]].concat());
+    let shown = text(&output.stdout);
+    assert_eq!(shown.matches("not asked").count(), 3, "{shown}");
+    assert!(shown.contains("--connect reads"), "{shown}");
+    let output = wal(folder.path(), &[&["inspect", "--connect"], &sets[..]].concat());
+    let shown = text(&output.stdout);
+    assert_eq!((output.status.code(), shown.matches(" unknown  ").count()), (Some(0), 2), "{shown}");
+    assert_eq!(shown.matches(": position unknown: ").count(), 2, "{shown}");
+    assert!(!shown.contains("secret"), "{shown}");
 }
 
 #[test]

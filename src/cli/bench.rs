@@ -12,12 +12,14 @@ mod frames;
 mod http;
 mod load;
 mod process;
+mod progress;
 mod report;
 mod rivals;
 pub mod sample;
 mod talk;
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -27,11 +29,13 @@ use clap::{Args, ValueEnum};
 
 use self::load::{Counted, Latencies, Line, LoadError, Window, drive};
 use self::process::Process;
+use self::progress::Progress;
 use self::report::{Report, ServerCost};
 use self::sample::{EVENT_BYTES_MIN, Sample};
 use self::talk::{Message, Talk};
-use super::{Failure, SettingsArgs, print, reachable};
-use crate::limits::{EVENT_BYTES_MAX, FRAME_EVENTS_MAX};
+use super::address::Address;
+use super::{Failure, SettingsArgs, print, read_token};
+use crate::limits::{CLIENT_CONNECT_TIMEOUT, EVENT_BYTES_MAX, FRAME_EVENTS_MAX, PORT_DEFAULT};
 use crate::wire::AckLevel;
 
 /// Different messages: enough that no cache and no branch predictor knows them by heart …
@@ -51,35 +55,38 @@ pub struct BenchArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct BenchOptions {
-    /// Server to send to; else server.address of the settings
+    /// Server to send to, HOST or HOST:PORT [default: server.address]
     #[arg(long, value_name = "ADDR")]
-    to: Option<String>,
-    /// Connections, each an agent of its own
+    to: Option<Address>,
+    /// File that contains the token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Connections; each is an agent of its own
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
-    /// Encoded bytes of one event: a log line with four attributes
+    /// Encoded bytes per event; an event is a log line with four attributes
     #[arg(long, value_name = "N", default_value_t = 220, value_parser = event_bytes)]
     event_bytes: usize,
-    /// Events in one frame; with --http in one request
+    /// Events per frame; with --http per request
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=FRAME_EVENTS_MAX as i64))]
     frame_events: u32,
-    /// Events a second over all connections; 0: as fast as they are acknowledged
+    /// Events per second over all connections; 0 sends as fast as they are acknowledged
     #[arg(long, value_name = "N", default_value_t = 0)]
     rate: u64,
-    /// How long to measure
+    /// Duration of the measurement, seconds
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
-    /// What an acknowledgement must promise: received, written, synced or delivered; else what the server says
+    /// Acknowledge events once they are received, written, synced or delivered [default: server.ack of the server]
     #[arg(long, value_name = "LEVEL")]
     ack: Option<AckLevel>,
-    /// Post JSON over HTTP, one request at a time on each connection, instead of sending frames
+    /// Post JSON over HTTP, one request at a time per connection, instead of sending frames
     #[arg(long)]
     http: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// For `make bench`: the same events to a server that is none of ours
-    #[arg(long, hide = true, value_enum, conflicts_with_all = ["http", "ack"])]
+    /// For `make bench`: send the same events to another kind of server
+    #[arg(long, hide = true, value_enum, conflicts_with_all = ["http", "ack", "token_file"])]
     rival: Option<Rival>,
 }
 
@@ -112,8 +119,8 @@ impl Protocol {
 
 #[derive(Debug, thiserror::Error)]
 enum BenchError {
-    #[error("{0}: no such host: expected HOST:PORT")]
-    Address(String),
+    #[error("the token contains a control character, which HTTP cannot send")]
+    Token,
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error("the system gives no random bytes for an agent_id: {0}")]
@@ -126,21 +133,21 @@ enum BenchError {
 
 /// Measures, and prints the result.
 pub(super) fn run(settings: &SettingsArgs, options: &BenchOptions) -> Result<(), Failure> {
-    let address = match &options.to {
-        Some(address) => resolve(address),
-        None => Ok(reachable(settings.load()?.config.server.address)),
-    };
-    let report =
-        address.and_then(|address| measure(address, options)).map_err(|error| Failure::Failed(error.to_string()))?;
+    let token = options.token_file.as_deref().map(read_token).transpose().map_err(Failure::Failed)?;
+    let addresses = Address::or_of_settings(options.to.as_ref(), settings, "bench --to")?.resolve()?;
+    let report = measure(answering(&addresses), &token.unwrap_or_default(), options);
+    let report = report.map_err(|error| Failure::Failed(error.to_string()))?;
     print(&if options.json { report.json() } else { report.text() })
 }
 
-fn resolve(address: &str) -> Result<SocketAddr, BenchError> {
-    let found = address.to_socket_addrs().ok().and_then(|mut found| found.next());
-    found.ok_or_else(|| BenchError::Address(address.to_owned()))
+/// Of several addresses the first that takes a connection; else the first, so that the error names it.
+fn answering(addresses: &[SocketAddr]) -> SocketAddr {
+    let takes = |address: &&SocketAddr| TcpStream::connect_timeout(address, CLIENT_CONNECT_TIMEOUT).is_ok();
+    let first = addresses.first().copied().unwrap_or(SocketAddr::from(([127, 0, 0, 1], PORT_DEFAULT)));
+    if addresses.len() < 2 { first } else { addresses.iter().find(takes).copied().unwrap_or(first) }
 }
 
-fn measure(address: SocketAddr, options: &BenchOptions) -> Result<Report, BenchError> {
+fn measure(address: SocketAddr, token: &[u8], options: &BenchOptions) -> Result<Report, BenchError> {
     let protocol = match options.rival {
         Some(rival) => Protocol::Rival(rival),
         None if options.http => Protocol::Http,
@@ -148,26 +155,33 @@ fn measure(address: SocketAddr, options: &BenchOptions) -> Result<Report, BenchE
     };
     let server = Process::listening_on(address).filter(|_| is_this_host(address));
     let resident_before = server.and_then(|server| server.resident_bytes());
-    let mut groups = connect(address, protocol, options)?;
+    let mut groups = connect(address, protocol, token, options)?;
 
     let seconds = Duration::from_secs(options.seconds.into());
     let begin = Instant::now() + seconds / 10;
     let window = Window { begin, end: begin + seconds };
     let counted = Counted::default();
+    let progress = Progress::new(&window);
     for (index, line) in groups.iter_mut().flatten().enumerate() {
         line.start_at(Instant::now() + interval(options) * index as u32 / options.connections);
     }
     thread::scope(|scope| {
         let threads: Vec<_> = groups.iter_mut().map(|lines| scope.spawn(|| drive(lines, &window, &counted))).collect();
         let failed = || threads.iter().any(|thread| thread.is_finished());
-        sleep_until(window.begin, failed);
+        let show = || progress.show(counted.messages.load(Ordering::Relaxed) * u64::from(options.frame_events));
+        while Instant::now() < window.begin && !failed() {
+            sleep_until((Instant::now() + SAMPLING).min(window.begin), failed);
+            show();
+        }
         let first = Meter::read(server, &counted);
         let mut resident_most = resident_before;
         while Instant::now() < window.end && !failed() {
             sleep_until((Instant::now() + SAMPLING).min(window.end), failed);
             resident_most = resident_most.max(server.and_then(|server| server.resident_bytes()));
+            show();
         }
         let last = Meter::read(server, &counted);
+        progress.clear();
 
         let mut latencies = Latencies::new();
         for thread in threads {
@@ -204,7 +218,15 @@ fn measure(address: SocketAddr, options: &BenchOptions) -> Result<Report, BenchE
 }
 
 /// Messages, encoded once, and lines that send them, in a group for each thread.
-fn connect(address: SocketAddr, protocol: Protocol, options: &BenchOptions) -> Result<Vec<Vec<Line>>, BenchError> {
+fn connect(
+    address: SocketAddr,
+    protocol: Protocol,
+    token: &[u8],
+    options: &BenchOptions,
+) -> Result<Vec<Vec<Line>>, BenchError> {
+    if protocol == Protocol::Http && token.iter().any(u8::is_ascii_control) {
+        return Err(BenchError::Token);
+    }
     let mut sample = Sample::new(options.event_bytes);
     let frame_events = options.frame_events as usize;
     let host = address.to_string();
@@ -213,7 +235,7 @@ fn connect(address: SocketAddr, protocol: Protocol, options: &BenchOptions) -> R
             let batch = sample.batch(frame_events);
             match protocol {
                 Protocol::Frames | Protocol::Rival(Rival::Mute) => frames::Frames::message(&batch),
-                Protocol::Http => http::Http::message(&batch, &host, options.ack),
+                Protocol::Http => http::Http::message(&batch, &host, token, options.ack),
                 Protocol::Rival(Rival::Nats) => rivals::Nats::message(&batch),
             }
         })
@@ -225,10 +247,10 @@ fn connect(address: SocketAddr, protocol: Protocol, options: &BenchOptions) -> R
     let mut groups: Vec<Vec<Line>> = (0..threads).map(|_| Vec::new()).collect();
     for (_, group) in (0..options.connections).zip((0..threads).cycle()) {
         let talk: Box<dyn Talk> = match protocol {
-            Protocol::Frames => Box::new(frames::Frames::new(agent_id()?, options.ack)),
+            Protocol::Frames => Box::new(frames::Frames::new(agent_id()?, token, options.ack)),
             Protocol::Http => Box::new(http::Http::default()),
             Protocol::Rival(Rival::Nats) => Box::new(rivals::Nats::new()),
-            Protocol::Rival(Rival::Mute) => Box::new(rivals::Mute(frames::Frames::new(agent_id()?, None))),
+            Protocol::Rival(Rival::Mute) => Box::new(rivals::Mute(frames::Frames::new(agent_id()?, &[], None))),
         };
         let interval = (options.rate > 0).then(|| interval(options));
         groups[group].push(Line::open(address, talk, messages.clone(), interval)?);

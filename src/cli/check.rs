@@ -2,15 +2,16 @@
 //!
 //! Nothing is changed: no table is made, no position taken, so that it may be run beside a server.
 
+mod findings;
 mod log;
 
-use std::fmt::Write as _;
 use std::io::ErrorKind;
 
 use clap::Args;
 
-use super::{Failure, SettingsArgs, print};
-use crate::config::Config;
+use self::findings::{Finding, Findings, print_problems};
+use super::{Failure, SettingsArgs};
+use crate::config::{Config, Resolved};
 use crate::escape::Escaped;
 use crate::server::access;
 use crate::sink::{self, Identity};
@@ -21,28 +22,50 @@ pub struct CheckArgs {
     /// Read the whole log and ask every sink, too; changes nothing
     #[arg(long)]
     pub(super) connect: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
     #[command(flatten)]
     pub(super) settings: SettingsArgs,
 }
 
-pub(super) fn run(settings: &SettingsArgs, connect: bool) -> Result<(), Failure> {
+pub(super) fn run(settings: &SettingsArgs, connect: bool, json: bool) -> Result<(), Failure> {
+    let mut findings = Findings::new(json);
+    let settings = match load(settings, &mut findings) {
+        Err(Failure::Settings(error)) if json => {
+            print_problems(&error)?;
+            return Err(error.into());
+        }
+        loaded => loaded?,
+    };
+    if connect {
+        ask(&settings.config, &mut findings)?;
+    }
+    findings.document(&settings)?;
+    match findings.failed() {
+        0 => Ok(()),
+        failed => Err(Failure::Failed(format!("{failed} of these failed; see above"))),
+    }
+}
+
+/// The settings, once they and the files that they name are valid.
+fn load(settings: &SettingsArgs, findings: &mut Findings) -> Result<Resolved, Failure> {
     let settings = settings.load()?;
     let server = &settings.config.server;
     let tokens = access::read_tokens(server)?;
     access::check_files(&settings.config)?;
-    print(&format!("{}\n", settings.summary()))?;
+    findings.summary(&settings)?;
     if let Some(warning) = access::warning(server.address, &tokens, server) {
-        print(&format!("warning: {}: {warning}\n", server.address))?;
+        findings.warn(&server.address.to_string(), warning)?;
     }
-    if connect { ask(&settings.config) } else { Ok(()) }
+    Ok(settings)
 }
 
-fn ask(config: &Config) -> Result<(), Failure> {
-    let mut failed = 0;
+fn ask(config: &Config, findings: &mut Findings) -> Result<(), Failure> {
     let mut server_id = None;
     if config.wal.enabled {
         let dir = config.data_dir.join("wal");
-        let (said, sound) = match inspect(&DirStorage::existing(&dir), true) {
+        let (message, ok) = match inspect(&DirStorage::existing(&dir), true) {
             Ok(found) => {
                 server_id = found.server_id;
                 log::report(&found, &dir)
@@ -50,27 +73,18 @@ fn ask(config: &Config) -> Result<(), Failure> {
             Err(error) if error.kind() == ErrorKind::NotFound => ("ok, none yet".to_owned(), true),
             Err(error) => (format!("cannot be read: {error}"), false),
         };
-        failed += u32::from(!sound);
-        print(&format!("log {}: {said}\n", dir.display()))?;
+        findings.add(Finding { subject: "log", name: dir.display().to_string(), ok, message })?;
     }
     // Another owner than any server's: what is only looked at is fenced from nobody.
     let identity = Identity { server_id: server_id.unwrap_or_default(), owner: [0; 16], log_end: u64::MAX };
     for settings in &config.sinks {
-        let mut line = format!("sink {}: ", settings.name);
-        // Writing into a String cannot fail.
-        let _ = match sink::open(&settings.name, &settings.kind, &identity).probe() {
+        let (message, ok) = match sink::open(&settings.name, &settings.kind, &identity).probe() {
             Ok(()) => {
-                writeln!(line, "ok{}", settings.kind.output().map(|output| format!(", {output}")).unwrap_or_default())
+                (format!("ok{}", settings.kind.output().map(|output| format!(", {output}")).unwrap_or_default()), true)
             }
-            Err(unavailable) => {
-                failed += 1;
-                writeln!(line, "{}", Escaped(unavailable))
-            }
+            Err(unavailable) => (Escaped(unavailable).to_string(), false),
         };
-        print(&line)?;
+        findings.add(Finding { subject: "sink", name: settings.name.clone(), ok, message })?;
     }
-    match failed {
-        0 => Ok(()),
-        _ => Err(Failure::Failed(format!("{failed} of these failed; see above"))),
-    }
+    Ok(())
 }

@@ -8,10 +8,10 @@ use crate::config::url::not_a_url;
 
 #[derive(Args)]
 pub struct ConfigArgs {
-    /// Print a settings file with every key, its meaning and its default
+    /// Print a settings file with all keys, their documentation and defaults
     #[arg(long)]
     pub defaults: bool,
-    /// Print the statements that make the tables of this sink
+    /// Print the SQL statements that create the tables of this sink
     #[arg(long, value_name = "SINK", conflicts_with = "defaults")]
     pub ddl: Option<String>,
     #[command(flatten)]

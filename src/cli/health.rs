@@ -1,49 +1,49 @@
 //! `telemetryx health`: the check of a container whose image has no curl.
 
-use clap::Args;
+#[cfg(feature = "http-sink")]
+use std::path::{Path, PathBuf};
+#[cfg(feature = "http-sink")]
+use std::sync::Arc;
 
-use super::{Failure, SettingsArgs, print, reachable};
-use crate::config::url::Url;
+use clap::Args;
+#[cfg(feature = "http-sink")]
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::unversioned::transport::DefaultConnector;
+
+use super::address::{Address, AddressError};
+use super::{Failure, SettingsArgs, print};
 use crate::escape::escape;
 use crate::limits;
+use crate::resolve::http::SystemResolver;
+#[cfg(feature = "http-sink")]
+use crate::sink::tls;
 
 /// Bytes of an answer that are shown; the server's are far shorter.
 const ANSWER_BYTES_MAX: u64 = 4 * 1024;
 
 #[derive(Args)]
 pub struct HealthArgs {
-    /// Server to ask, such as http://localhost:4640; else server.address of the settings
+    /// Server to ask, such as localhost:4640 or https://example.org/telemetryx/health [default: server.address]
+    #[arg(value_name = "URL")]
     pub url: Option<String>,
+    /// Trust the authorities in this PEM file instead of the public ones
+    #[cfg(feature = "http-sink")]
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
     #[command(flatten)]
     pub(super) settings: SettingsArgs,
 }
 
-/// One GET of /health. Fine with 200 only.
-pub fn run(settings: &SettingsArgs, url: Option<&str>) -> Result<(), Failure> {
+/// One GET of /health. `Ok` with status 200 only.
+pub fn run(args: &HealthArgs) -> Result<(), Failure> {
+    let HealthArgs { url, settings, .. } = args;
     let url = match url {
-        Some(url) => health_url(url),
-        None => {
-            let address = reachable(settings.load()?.config.server.address);
-            if address.port() == 0 {
-                return Err(Failure::Failed(
-                    "server.address has port 0, any port: name the one in use, as in `telemetryx health localhost:4640`"
-                        .to_owned(),
-                ));
-            }
-            health_url(&address.to_string())
-        }
+        Some(url) => health_url(url).map_err(|error| Failure::Usage(error.to_string()))?,
+        None => format!("http://{}/health", Address::or_of_settings(None, settings, "health")?),
     };
-    // It may have a password in it.
-    let shown = Url::new(&*url);
-    let agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(Some(limits::HEALTH_TIMEOUT))
-        .max_redirects(0)
-        // A proxy's answer says nothing about the server.
-        .proxy(None)
-        .build()
-        .new_agent();
-    let mut answer = agent.get(&url).call().map_err(|error| Failure::Failed(format!("{shown}: {error}")))?;
+    // The query may hold a secret.
+    let shown = url.split_once('?').map_or(url.as_str(), |(shown, _)| shown);
+    let mut answer = agent(args)?.get(&url).call().map_err(|error| Failure::Failed(explain(shown, &error)))?;
     let status = answer.status().as_u16();
     let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().unwrap_or_default();
     let body = body.trim_end();
@@ -53,13 +53,135 @@ pub fn run(settings: &SettingsArgs, url: Option<&str>) -> Result<(), Failure> {
     print(&format!("{body}\n"))
 }
 
-/// `host:port`, a base URL or a whole one.
-fn health_url(url: &str) -> String {
-    let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
-    let host = url.split_once("://").map_or("", |(_, host)| host);
-    match host.split_once('/') {
-        None | Some((_, "")) => format!("{}/health", url.trim_end_matches('/')),
-        Some(_) => url,
+fn agent(args: &HealthArgs) -> Result<ureq::Agent, Failure> {
+    let config = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(limits::HEALTH_TIMEOUT))
+        .max_redirects(0)
+        // A proxy's answer says nothing about the server.
+        .proxy(None);
+    #[cfg(feature = "http-sink")]
+    let config = config.tls_config(tls_config(args.ca_file.as_deref())?);
+    #[cfg(not(feature = "http-sink"))]
+    let _ = args;
+    Ok(ureq::Agent::with_parts(config.build(), DefaultConnector::default(), SystemResolver))
+}
+
+#[cfg(feature = "http-sink")]
+fn tls_config(ca_file: Option<&Path>) -> Result<TlsConfig, Failure> {
+    let roots = match ca_file {
+        None => RootCerts::WebPki,
+        Some(path) => {
+            let authorities = tls::authorities(path).map_err(Failure::Failed)?;
+            let certificates = authorities.iter().map(|authority| Certificate::from_der(authority).to_owned());
+            RootCerts::Specific(Arc::new(certificates.collect()))
+        }
+    };
+    // The provider is named here, so that no process-wide one has to be installed first.
+    Ok(TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(tls::provider()).build())
+}
+
+fn explain(url: &str, error: &ureq::Error) -> String {
+    let hint = match error {
+        ureq::Error::TlsRequired => "; this build does not include TLS (feature http-sink): use http",
+        #[cfg(feature = "http-sink")]
+        error => match tls_error(error) {
+            Some(rustls::Error::InvalidCertificate(_)) => {
+                "; name the authority with --ca-file, or ask the server itself over http"
+            }
+            // telemetryx itself, for one, closes the connection or answers with an alert.
+            Some(rustls::Error::InvalidMessage(_) | rustls::Error::AlertReceived(_)) => NO_TLS,
+            None if is_https(url) && ended(error) => NO_TLS,
+            _ => "",
+        },
+        #[cfg(not(feature = "http-sink"))]
+        _ => "",
+    };
+    format!("{url}: {error}{hint}")
+}
+
+#[cfg(feature = "http-sink")]
+const NO_TLS: &str = "; perhaps the server does not speak TLS on this port: use http";
+
+#[cfg(feature = "http-sink")]
+fn is_https(url: &str) -> bool {
+    url.starts_with("https://")
+}
+
+/// The server closed the connection without an answer.
+#[cfg(feature = "http-sink")]
+fn ended(error: &ureq::Error) -> bool {
+    use std::io::ErrorKind;
+
+    let kinds = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+    matches!(error, ureq::Error::Io(error) if kinds.contains(&error.kind()))
+}
+
+/// TLS's own error, which the client hands on as one of the connection.
+#[cfg(feature = "http-sink")]
+fn tls_error(error: &ureq::Error) -> Option<&rustls::Error> {
+    match error {
+        ureq::Error::Rustls(error) => Some(error),
+        ureq::Error::Io(error) => error.get_ref()?.downcast_ref(),
+        _ => None,
+    }
+}
+
+/// Why a text is not a URL. The message does not repeat the text: it may hold a password.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+enum UrlError {
+    #[error("URL: the scheme is not http or https")]
+    Scheme,
+    #[error("URL: user and password are not sent: leave them out")]
+    User,
+    #[error("URL: {0}")]
+    Address(#[from] AddressError),
+    #[error("URL: the path contains a character that must be written as %XX")]
+    Path,
+}
+
+/// `host`, `host:port`, a base URL or a whole one. A path is kept; without one it is `/health`.
+///
+/// Without a scheme the port is that of a telemetryx server; with one, that of the scheme.
+fn health_url(text: &str) -> Result<String, UrlError> {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (Some(scheme.to_ascii_lowercase()), rest),
+        None => (None, text),
+    };
+    if scheme.as_ref().is_some_and(|scheme| scheme != "http" && scheme != "https") {
+        return Err(UrlError::Scheme);
+    }
+    let rest = rest.split_once('#').map_or(rest, |(rest, _)| rest);
+    let (host, target) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if host.contains('@') {
+        return Err(UrlError::User);
+    }
+    let address: Address = host.parse()?;
+    if !target.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte)) {
+        return Err(UrlError::Path);
+    }
+    // A zone is a matter of this host; in a URL its sign is escaped.
+    let shown = address.to_string().replace('%', "%25");
+    let host = match &scheme {
+        // The scheme's port is not ours.
+        Some(_) if !has_port(host) => shown.rsplit_once(':').map_or(shown.clone(), |(host, _)| host.to_owned()),
+        _ => shown,
+    };
+    let target = match target {
+        "" | "/" => "/health".to_owned(),
+        target if target.starts_with('?') => format!("/health{target}"),
+        target => target.to_owned(),
+    };
+    Ok(format!("{}://{host}{target}", scheme.as_deref().unwrap_or("http")))
+}
+
+/// Whether a host that parses as an [`Address`] has a port.
+fn has_port(host: &str) -> bool {
+    let after_brackets = host.rsplit_once(']').map(|(_, port)| port);
+    match after_brackets {
+        Some(port) => !port.is_empty(),
+        // An IPv6 address without brackets has several colons.
+        None => host.matches(':').count() == 1,
     }
 }
 
@@ -70,14 +192,44 @@ mod tests {
     #[test]
     fn a_host_is_enough_and_a_path_is_kept() {
         for (url, asked) in [
+            ("localhost", "http://localhost:4640/health"),
             ("localhost:4640", "http://localhost:4640/health"),
-            ("[::1]:4640", "http://[::1]:4640/health"),
+            ("localhost:1/ready", "http://localhost:1/ready"),
+            ("::1", "http://[::1]:4640/health"),
+            ("[::1]", "http://[::1]:4640/health"),
+            ("[::1]:5", "http://[::1]:5/health"),
             ("http://h", "http://h/health"),
+            ("HTTPS://h", "https://h/health"),
+            ("https://h:8443", "https://h:8443/health"),
+            ("http://[::1]", "http://[::1]/health"),
+            ("http://[::1]:5/", "http://[::1]:5/health"),
             ("http://h:1/", "http://h:1/health"),
             ("http://h:1/health", "http://h:1/health"),
+            ("http://h?a=b", "http://h/health?a=b"),
+            ("http://h/ready?a=b#c", "http://h/ready?a=b"),
             ("http://h/behind/proxy/health", "http://h/behind/proxy/health"),
         ] {
-            assert_eq!(health_url(url), asked, "{url}");
+            assert_eq!(health_url(url).as_deref(), Ok(asked), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_url_is_rejected() {
+        for (url, error) in [
+            ("", UrlError::Address(AddressError::NoHost)),
+            ("http://", UrlError::Address(AddressError::NoHost)),
+            ("http:///health", UrlError::Address(AddressError::NoHost)),
+            ("/health", UrlError::Address(AddressError::NoHost)),
+            ("ftp://h", UrlError::Scheme),
+            ("http://h:x", UrlError::Address(AddressError::Port)),
+            ("http://h:99999/health", UrlError::Address(AddressError::Port)),
+            ("http://[::1", UrlError::Address(AddressError::Brackets)),
+            ("http://user:secret@h/health", UrlError::User),
+            ("user:secret@h", UrlError::User),
+            ("http://h/a b", UrlError::Path),
+            ("http://h/é", UrlError::Path),
+        ] {
+            assert_eq!(health_url(url), Err(error), "{url}");
         }
     }
 }

@@ -9,9 +9,13 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde_json::Map;
+use tracing::Level;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Registry, fmt};
@@ -19,7 +23,40 @@ use tracing_subscriber::{Registry, fmt};
 use super::Failure;
 use crate::config::{LogFilter, LogFormat};
 use crate::escape::escape;
+use crate::event::rfc3339;
 use crate::limits;
+
+/// Whether messages are JSON; see [`set_format`].
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Sets the format of [`message`].
+pub fn set_format(format: LogFormat) {
+    JSON.store(format == LogFormat::Json, Ordering::Relaxed);
+}
+
+/// Writes a line of a command to standard error: `telemetryx: …`, or JSON where log lines are. Waits for standard error.
+pub fn message(level: Level, text: &str) {
+    let line = match JSON.load(Ordering::Relaxed) {
+        true => json_line(level, text, Map::new()),
+        false => format!("telemetryx: {}\n", escape(text)),
+    };
+    // Not eprintln!: it panics where standard error is closed.
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+/// A line as the log has them.
+pub fn json_line(level: Level, message: &str, fields: Map<String, serde_json::Value>) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut line = Map::new();
+    let time = rfc3339::format(now.as_nanos() as u64);
+    line.insert("timestamp".to_owned(), String::from_utf8_lossy(&time).into());
+    line.insert("level".to_owned(), level.as_str().into());
+    line.insert("message".to_owned(), message.into());
+    line.extend(fields);
+    line.insert("target".to_owned(), "telemetryx::cli".into());
+    // What JSON itself leaves as it is, such as bidirectional controls.
+    format!("{}\n", escape(&serde_json::Value::Object(line).to_string()))
+}
 
 /// Log output of this process. Dropping it waits, for a bounded time, until the last lines are out.
 pub struct Logging {
@@ -46,6 +83,20 @@ pub fn start(format: LogFormat, filter: LogFilter) -> Result<Logging, Failure> {
     }
     .map_err(|error| Failure::Failed(format!("log output cannot start: {error}")))?;
     Ok(Logging { lines })
+}
+
+/// Makes a panic one JSON line, too.
+pub fn panics_as_json() {
+    std::panic::set_hook(Box::new(|panic| message(Level::ERROR, &panic.to_string())));
+}
+
+impl Logging {
+    /// Writes lines that appear whatever is filtered, in their order among the log lines.
+    pub fn print(&self, lines: &str) {
+        for line in lines.split_inclusive('\n') {
+            self.lines.push(line.as_bytes());
+        }
+    }
 }
 
 impl Drop for Logging {

@@ -3,18 +3,22 @@
 //! Standard output carries what a command was asked to print (and the `stdout` sink's events), standard error all else.
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing::Level;
 
 use crate::config::url::HIDDEN;
-use crate::config::{self, ConfigError, Resolved};
-use crate::escape::{escape, escape_lines};
+use crate::config::{self, ConfigError, LogFormat, Resolved};
+use crate::escape::escape_lines;
+use crate::limits::SETTINGS_FILE_BYTES_MAX;
 
+mod address;
 pub mod bench;
 mod check;
 mod config_command;
@@ -25,21 +29,26 @@ mod logging;
 mod profile;
 mod run;
 mod send;
+mod started;
+mod table;
+mod terminal;
 mod wal;
 
 const EXAMPLE: &str = "\
-Example: start it, then send an event. It is in telemetryx-data/events.db at once.
+Example: start the server, then send an event. It is stored at once in
+telemetryx-data/events.db.
   telemetryx &
-  curl localhost:4640/v1/events -H 'content-type: application/json' -d '{\"name\":\"hello\"}'
+  curl localhost:4640/v1/events -H 'content-type: application/json' \\
+      -d '{\"name\":\"hello\"}'
 
-Every setting, documented, as a file to start from:
+All settings with their documentation, as a file to start from:
   telemetryx config --defaults
 
-Exit codes: 0 fine, 1 failed, 2 wrong arguments, 78 wrong settings.";
+Exit codes: 0 success, 1 failure, 2 wrong arguments, 78 wrong settings.";
 
-/// Takes telemetry events from many agents and puts them into the stores you already run.
+/// Receives telemetry events from many agents and writes them to the stores that you already run.
 #[derive(Parser)]
-#[command(name = "telemetryx", version, after_help = EXAMPLE, disable_help_subcommand = true)]
+#[command(name = "telemetryx", version, after_help = EXAMPLE)]
 struct Cli {
     /// Without a command: run
     #[command(subcommand)]
@@ -54,17 +63,17 @@ enum Command {
     Run(SettingsArgs),
     /// Check the settings and exit
     Check(check::CheckArgs),
-    /// Show the settings in force, and where each comes from
+    /// Print the settings in effect and where each comes from
     Config(config_command::ConfigArgs),
-    /// Ask a running server whether it is healthy: exit 0 or 1
+    /// Ask a running server whether it is healthy; exit code 0 or 1
     Health(health::HealthArgs),
-    /// Measure how fast a server takes events, and what that costs it
+    /// Measure the throughput, latency and cost of a server
     Bench(bench::BenchArgs),
-    /// Send a file's or standard input's lines as events
+    /// Send the lines of files or standard input as events
     Send(send::SendArgs),
-    /// Look into the write-ahead log; also beside a running server
+    /// Inspect the write-ahead log, also while the server runs
     Wal(wal::WalArgs),
-    /// Look at what was refused, deliver it again or drop it; also beside a running server
+    /// List, replay or drop refused events, also while the server runs
     Dead(dead::DeadArgs),
 }
 
@@ -72,13 +81,13 @@ enum Command {
 #[derive(Args, Default)]
 #[command(next_help_heading = "Settings")]
 struct SettingsArgs {
-    /// Settings file; else $TELEMETRYX_CONFIG, else ./telemetryx.toml if it is there
+    /// Settings file [default: $TELEMETRYX_CONFIG, then ./telemetryx.toml]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// One setting, over file and environment, such as server.address=0.0.0.0:4640
+    /// Set one key, such as server.address=0.0.0.0:4640; overrides file and environment
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
-    /// Log lines on standard error: text or json; $TELEMETRYX_LOG is their filter
+    /// Format of log lines on standard error: text or json. $TELEMETRYX_LOG filters them
     #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"], hide_possible_values = true)]
     log_format: Option<String>,
 }
@@ -89,12 +98,22 @@ impl SettingsArgs {
         self.config = after.config.or(self.config.take());
         self.set.extend(after.set);
         self.log_format = after.log_format.or(self.log_format.take());
+        self.use_log_format();
+    }
+
+    /// From now on messages have the format that is asked for: also the one that says that settings are wrong.
+    fn use_log_format(&self) {
+        if let Some(format) = &self.log_format {
+            logging::set_format(if format == "json" { LogFormat::Json } else { LogFormat::Text });
+        }
     }
 
     fn load(&self) -> Result<Resolved, Failure> {
         let mut set = self.set.clone();
         set.extend(self.log_format.clone().map(|format| ("log.format".to_owned(), format)));
-        Ok(config::load(self.config.as_deref(), set)?)
+        let resolved = config::load(self.config.as_deref(), set)?;
+        logging::set_format(resolved.config.log.format);
+        Ok(resolved)
     }
 }
 
@@ -105,29 +124,39 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Why a command did not do what it was asked to. Each has its exit code; 2 (usage) is clap's.
+/// Why a command failed. Each has its exit code; clap reports most wrong arguments itself.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     /// Exit 1: the message says whose fault it is.
     #[error("{0}")]
     Failed(String),
+    /// Exit 2: an argument is wrong.
+    #[error("{0}")]
+    Usage(String),
     /// Exit 78, as BSD's EX_CONFIG.
     #[error(transparent)]
     Settings(#[from] ConfigError),
+    /// As a shell reports a process that the signal ended.
+    #[error("{message}")]
+    Interrupted { message: String, signal: u8 },
 }
 
 impl Failure {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Failed(_) => ExitCode::from(1),
+            Self::Usage(_) => ExitCode::from(2),
             Self::Settings(_) => ExitCode::from(78),
+            Self::Interrupted { signal, .. } => ExitCode::from(128 + signal),
         }
     }
 }
 
 /// Runs the command that `arguments` (the program's name first) ask for.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments) {
+    let command = Cli::command().term_width(terminal::help_columns());
+    let cli = command.try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match cli {
         Ok(cli) => cli,
         Err(mut error) => {
             hide_urls(&mut error);
@@ -136,12 +165,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
         }
     };
+    cli.shared.use_log_format();
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             for line in failure.to_string().lines() {
-                // Not eprintln!: it panics where standard error is closed.
-                let _ = writeln!(std::io::stderr(), "telemetryx: {}", escape(line));
+                logging::message(Level::ERROR, line);
             }
             failure.exit_code()
         }
@@ -166,15 +195,16 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
         }
         Some(Command::Check(args)) => {
             shared.merge(args.settings);
-            check::run(&shared, args.connect)
+            check::run(&shared, args.connect, args.json)
         }
         Some(Command::Config(args)) => {
             shared.merge(args.settings);
             config_command::run(&shared, args.defaults, args.ddl.as_deref())
         }
-        Some(Command::Health(args)) => {
+        Some(Command::Health(mut args)) => {
             shared.merge(args.settings);
-            health::run(&shared, args.url.as_deref())
+            args.settings = shared;
+            health::run(&args)
         }
         Some(Command::Bench(args)) => {
             shared.merge(args.settings);
@@ -200,6 +230,23 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// The token in the file, without white space around it.
+///
+/// # Errors
+/// The file cannot be read or holds no token; as a message for a person.
+fn read_token(path: &Path) -> Result<Vec<u8>, String> {
+    let mut text = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(SETTINGS_FILE_BYTES_MAX + 1).read_to_end(&mut text));
+    read.map_err(|error| format!("{}: {error}", path.display()))?;
+    match text.trim_ascii() {
+        _ if text.len() as u64 > SETTINGS_FILE_BYTES_MAX => {
+            Err(format!("{}: is too large for a file that contains a token", path.display()))
+        }
+        b"" => Err(format!("{}: contains no token", path.display())),
+        token => Ok(token.to_vec()),
+    }
+}
+
 /// Where a client on this host reaches a server that listens on `address`: 0.0.0.0 is no place to connect to.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
@@ -214,11 +261,65 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_arguments_fit_together() {
         Cli::command().debug_assert();
+    }
+
+    /// Calls `each` with the help of the command and of all below it, long and short.
+    fn every_help(command: &mut clap::Command, each: &mut impl FnMut(&str, &str)) {
+        let name = command.get_name().to_owned();
+        for help in [command.render_help(), command.render_long_help()] {
+            each(&name, &help.to_string());
+        }
+        for below in command.get_subcommands_mut() {
+            every_help(below, each);
+        }
+    }
+
+    #[test]
+    fn help_fits_the_terminal() {
+        for columns in [70, 80, 100] {
+            let mut command = Cli::command().term_width(columns);
+            command.build();
+            let (mut helps, mut widest) = (0, 0);
+            every_help(&mut command, &mut |name, help| {
+                helps += 1;
+                for line in help.lines() {
+                    widest = widest.max(line.chars().count());
+                    assert!(line.chars().count() <= columns, "{name}, {columns} columns: {line}");
+                }
+            });
+            assert!(helps > 20 && widest > columns / 2, "{helps} helps, {widest} wide");
+        }
+    }
+
+    #[test]
+    fn help_is_a_command() {
+        for line in
+            [&["telemetryx", "help"][..], &["telemetryx", "help", "send"], &["telemetryx", "help", "wal", "inspect"]]
+        {
+            let error = Cli::try_parse_from(line).err().unwrap();
+            assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp, "{line:?}: {error}");
+            let name = line.last().unwrap().replace("help", "telemetryx");
+            assert!(error.to_string().contains("Usage: telemetryx") && error.to_string().contains(&name));
+        }
+        let unknown = Cli::try_parse_from(["telemetryx", "help", "sned"]).err().unwrap();
+        assert_eq!(unknown.exit_code(), 2);
+    }
+
+    #[test]
+    fn a_token_is_read_without_the_white_space_around_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        std::fs::write(&path, " secret\r\n\n").unwrap();
+        assert_eq!(read_token(&path), Ok(b"secret".to_vec()));
+        std::fs::write(&path, "\n").unwrap();
+        assert!(read_token(&path).unwrap_err().ends_with("token: contains no token"));
+        std::fs::write(&path, vec![b'x'; SETTINGS_FILE_BYTES_MAX as usize + 1]).unwrap();
+        assert!(read_token(&path).unwrap_err().contains("is too large"));
+        assert!(read_token(Path::new("no-such-file")).unwrap_err().starts_with("no-such-file: No such file"));
     }
 
     #[test]

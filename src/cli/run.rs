@@ -1,17 +1,19 @@
 //! `telemetryx run`: settings, log output, descriptors, then the server.
 
-use std::io::Write as _;
-
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
-use super::{Failure, SettingsArgs, logging};
+use super::{Failure, SettingsArgs, logging, started};
+use crate::config::LogFormat;
 use crate::{descriptors, server};
 
 pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
     let settings = settings.load()?;
     // Held to the end: dropping it writes out the last lines.
-    let _logging = logging::start(settings.config.log.format, settings.log_filter)?;
+    let logging = logging::start(settings.config.log.format, settings.log_filter)?;
+    if settings.config.log.format == LogFormat::Json {
+        logging::panics_as_json();
+    }
     match &settings.file {
         Some(file) => info!(%file, "settings read"),
         None => info!("no settings file"),
@@ -20,9 +22,9 @@ pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
     config.server.max_connections = connections_within_descriptors(config.server.max_connections, config.sinks.len());
     #[cfg(feature = "profiling")]
     let profile = super::profile::Profile::start()?;
-    let ended = server::run(&config, |line| {
-        // For the person who started it, whatever the log's level; nobody can be told if it cannot be printed.
-        let _ = writeln!(std::io::stderr(), "{line}");
+    let ended = server::run(&config, |address| {
+        // For the person who started it, whatever the log's level.
+        logging.print(&started::lines(address, &config));
     });
     #[cfg(feature = "profiling")]
     profile.write()?;

@@ -76,6 +76,11 @@ fn comment(out: &mut String, text: &str) {
 }
 
 impl Resolved {
+    /// Name and kind of each sink.
+    pub fn sink_kinds(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        self.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind))
+    }
+
     /// One line: file, address, sinks.
     pub fn summary(&self) -> String {
         let file = self.file.as_deref().unwrap_or("no settings file");

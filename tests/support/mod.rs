@@ -17,6 +17,7 @@ pub mod rows;
 pub mod server;
 pub mod stores;
 pub mod strace;
+pub mod terminal;
 
 use telemetryx::random::Random;
 

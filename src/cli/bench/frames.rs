@@ -26,7 +26,7 @@ impl Frames {
         Message { crc: crc32fast::hash(&body), body }
     }
 
-    pub fn new(agent_id: [u8; 16], ack: Option<AckLevel>) -> Self {
+    pub fn new(agent_id: [u8; 16], token: &[u8], ack: Option<AckLevel>) -> Self {
         let mut hello = Vec::new();
         Hello {
             min_version: VERSION,
@@ -36,7 +36,7 @@ impl Frames {
             agent_id,
             epoch: 0,
             oldest_seq: 1,
-            token: &[],
+            token,
             name: "bench",
         }
         .encode(&mut hello);

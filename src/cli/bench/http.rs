@@ -10,13 +10,18 @@ pub struct Http {
 }
 
 impl Http {
-    pub fn message(batch: &SampleBatch, host: &str, ack: Option<AckLevel>) -> Message {
+    /// `token`: empty, or without control characters.
+    pub fn message(batch: &SampleBatch, host: &str, token: &[u8], ack: Option<AckLevel>) -> Message {
         let query = ack.map_or(String::new(), |level| format!("?ack={}", level.name()));
         let mut body = format!(
-            "POST /v1/events{query} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "POST /v1/events{query} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",
             batch.json.len()
         )
         .into_bytes();
+        if !token.is_empty() {
+            body.extend_from_slice(&[b"Authorization: Bearer ", token, b"\r\n"].concat());
+        }
+        body.extend_from_slice(b"\r\n");
         body.extend_from_slice(&batch.json);
         Message { body, crc: 0 }
     }

@@ -42,7 +42,7 @@ fn receive(talk: &mut dyn Talk, bytes: &[u8]) -> Result<Answered, TalkError> {
 fn an_agent_keeps_its_window_and_counts_what_one_ack_covers() {
     let message = frames::Frames::message(&Sample::new(220).batch(10));
     let bytes = message.body.len();
-    let mut talk = frames::Frames::new([1; 16], None);
+    let mut talk = frames::Frames::new([1; 16], &[], None);
     assert!(!talk.may_send(bytes));
     receive(&mut talk, &welcome(3 * bytes as u32, 64)).unwrap();
     assert!(talk.is_greeted());
@@ -76,15 +76,19 @@ fn an_agent_keeps_its_window_and_counts_what_one_ack_covers() {
 fn a_goaway_is_told_with_its_words() {
     let mut bytes = Vec::new();
     Goaway { code: Ok(GoawayCode::AckLevel), retry_ms: 0, text: "not offered" }.encode(0, &mut bytes);
-    let error = receive(&mut frames::Frames::new([1; 16], None), &bytes).unwrap_err();
+    let error = receive(&mut frames::Frames::new([1; 16], &[], None), &bytes).unwrap_err();
     assert_eq!(error.to_string(), "the server ends the connection: ACK_LEVEL: not offered");
 }
 
 #[test]
 fn an_http_connection_has_one_request_on_its_way() {
     let mut talk = http::Http::default();
-    let message = http::Http::message(&Sample::new(220).batch(1), "h:1", Some(AckLevel::Received));
+    let message = http::Http::message(&Sample::new(220).batch(1), "h:1", b"secret", Some(AckLevel::Received));
     assert!(message.body.starts_with(b"POST /v1/events?ack=received HTTP/1.1\r\nHost: h:1\r\n"));
+    let head = String::from_utf8_lossy(&message.body);
+    assert!(head.contains("\r\nAuthorization: Bearer secret\r\n\r\n"), "{head}");
+    let without = http::Http::message(&Sample::new(220).batch(1), "h:1", b"", None);
+    assert!(!String::from_utf8_lossy(&without.body).contains("Authorization"));
     talk.begin(&message, &mut Vec::new());
     assert!(!talk.may_send(1));
     let answer =
@@ -115,7 +119,7 @@ fn a_batch_to_nats_is_answered_by_one_pong() {
 #[test]
 fn who_says_nothing_is_sent_to_without_end() {
     let message = frames::Frames::message(&Sample::new(220).batch(1));
-    let mut talk = Mute(frames::Frames::new([1; 16], None));
+    let mut talk = Mute(frames::Frames::new([1; 16], &[], None));
     for _ in 0..1_000 {
         assert!(talk.is_greeted() && talk.may_send(usize::MAX) && !talk.answers());
         talk.begin(&message, &mut Vec::new());
@@ -146,6 +150,7 @@ fn a_run_counts_what_is_answered_and_stops() {
     });
     let options = BenchOptions {
         to: None,
+        token_file: None,
         connections: 1,
         event_bytes: 220,
         frame_events: 1,
@@ -156,7 +161,7 @@ fn a_run_counts_what_is_answered_and_stops() {
         json: false,
         rival: None,
     };
-    let report = measure(address, &options).unwrap();
+    let report = measure(address, b"", &options).unwrap();
     assert!((100..=300).contains(&report.events), "{} events at a rate of 200/s", report.events);
     assert!(report.bytes > 300 * report.events && report.latency_micros.len() > 100);
     assert_eq!((report.refused_messages, report.unanswered_messages), (0, 0));

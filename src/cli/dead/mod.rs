@@ -16,13 +16,14 @@ mod show;
 mod tests;
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 
 use clap::{ArgGroup, Args, Subcommand};
+use tracing::Level;
 
 use self::selection::{Selection, Which};
-use super::{Failure, SettingsArgs, print};
+use super::{Failure, SettingsArgs, logging, print};
 use crate::config::Config;
 use crate::limits::DEAD_BAD_LINES_NAMED;
 use crate::router::dead::{self, DOOR, ReadLetter, Seen, Snapshot};
@@ -35,11 +36,11 @@ pub struct DeadArgs {
 
 #[derive(Subcommand)]
 pub enum DeadCommand {
-    /// Count dead letters by sink and code, each with an example of its reason
+    /// Count dead letters per sink and code, each with an example of the reason
     List {
         #[command(flatten)]
         which: Which,
-        /// Print a JSON object a line
+        /// Print one JSON document
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -49,38 +50,39 @@ pub enum DeadCommand {
     Show {
         #[command(flatten)]
         which: Which,
-        /// Print so many at most; 0: all. Without --json: 20
+        /// Print at most N letters; 0 prints all [default: 20, with --json all]
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
-        /// Print the JSON objects of the files, one per line
+        /// Print the lines as they are in the files, one JSON object per line
         #[arg(long)]
         json: bool,
         #[command(flatten)]
         settings: SettingsArgs,
     },
-    /// Deliver events again into the sink that refused them; what it stores leaves the file
+    /// Deliver events again to the sink that refused them; stored ones leave the file
     Replay {
-        /// The sink, as the settings name it
+        /// Name of the sink in the settings
         #[arg(long, value_name = "NAME")]
         sink: String,
         #[command(flatten)]
         selection: Selection,
-        /// Only say how many there are
+        /// Only print how many there are
         #[arg(long)]
         dry_run: bool,
         #[command(flatten)]
         settings: SettingsArgs,
     },
-    /// Take dead letters out of the files for good
+    /// Delete dead letters from the files
+    #[command(override_usage = "telemetryx dead drop [OPTIONS] <FILTERS|--bad-lines|--all>")]
     #[command(group(ArgGroup::new("what").required(true).multiple(true)
         .args(["sink", "code", "since", "until", "position", "bad_lines", "all"])))]
     Drop {
         #[command(flatten)]
         which: Which,
-        /// Lines that are no dead letters, too
+        /// Also delete lines that are not dead letters
         #[arg(long)]
         bad_lines: bool,
-        /// Of all sinks and the door
+        /// Delete the letters of all sinks, and those that were refused on receipt
         #[arg(long)]
         all: bool,
         #[command(flatten)]
@@ -226,9 +228,8 @@ impl BadLines {
         }
         let more = if self.total > self.named.len() { " …" } else { "" };
         let (path, total, named) = (path.display(), self.total, self.named.join(" "));
-        let is = if total == 1 { "line is no dead letter" } else { "lines are no dead letters" };
-        // Nobody can be told if it cannot be printed.
-        let _ = writeln!(io::stderr(), "telemetryx: {path}: {total} {is} and left as is: line {named}{more}");
+        let is = if total == 1 { "line is not a dead letter" } else { "lines are not dead letters" };
+        logging::message(Level::WARN, &format!("{path}: {total} {is} and left as is: line {named}{more}"));
     }
 }
 

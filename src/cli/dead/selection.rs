@@ -11,7 +11,7 @@ use crate::router::dead::{Content, ReadLetter};
 /// Of all sinks, or of one.
 #[derive(Debug, Default, Args)]
 pub struct Which {
-    /// Letters of this sink only; `door`: what the door refused
+    /// Only letters of this sink; `door` for events that were refused on receipt
     #[arg(long, value_name = "NAME")]
     pub sink: Option<String>,
     #[command(flatten)]
@@ -20,16 +20,16 @@ pub struct Which {
 
 #[derive(Debug, Default, PartialEq, Eq, Args)]
 pub struct Selection {
-    /// Letters with this code only, such as 23514
+    /// Only letters with this code, such as 23514
     #[arg(long)]
     code: Option<String>,
-    /// Received then or later: an RFC 3339 time, or a time ago such as 1h
+    /// Only letters received at or after this RFC 3339 time, or time ago such as 1h
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<u64>,
-    /// Received before then
+    /// Only letters received before this time
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<u64>,
-    /// The letter of the event at this position only
+    /// Only the letter of the event at this position
     #[arg(long, value_name = "N")]
     position: Option<u64>,
 }

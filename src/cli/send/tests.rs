@@ -1,12 +1,18 @@
 //! The command against a scripted server.
 
+use std::io::Write as _;
 use std::sync::mpsc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 use super::*;
 use crate::client::script;
-use crate::limits::EVENT_NAME_BYTES_MAX;
+use crate::event::proto::Event;
+use crate::event::proto::attribute::Value;
+use crate::limits::{EVENT_BODY_BYTES_MAX, EVENT_NAME_BYTES_MAX, SEND_LINE_BYTES_MAX};
 use crate::wire::{NackCode, answer};
 
 #[derive(Parser)]
@@ -37,8 +43,12 @@ fn server(refuse: bool) -> (String, mpsc::Receiver<Vec<Event>>) {
     (address, received)
 }
 
+fn send(address: String, options: &SendOptions) -> Result<Sent, Ended> {
+    super::send(address, options, &Stop::default(), &Live::new(&[]))
+}
+
 /// Sends files of these contents and returns how it went and the events that arrived.
-fn send_files(files: &[(&str, &[u8])], arguments: &[&str]) -> (Result<Sent, SendError>, Vec<Event>) {
+fn send_files(files: &[(&str, &[u8])], arguments: &[&str]) -> (Result<Sent, Ended>, Vec<Event>) {
     let dir = tempfile::tempdir().unwrap();
     let paths: Vec<_> = files
         .iter()
@@ -54,12 +64,12 @@ fn send_files(files: &[(&str, &[u8])], arguments: &[&str]) -> (Result<Sent, Send
     let events = received.recv_timeout(Duration::from_secs(20)).unwrap();
     if let Ok(sent) = &outcome {
         assert_eq!(sent.progress.acknowledged_events, events.len() as u64);
-        assert_eq!(sent.bytes, files.iter().map(|(_, content)| content.len() as u64).sum::<u64>());
+        assert_eq!(sent.events, events.len() as u64);
     }
     (outcome, events)
 }
 
-fn send_text(content: &[u8], arguments: &[&str]) -> (Result<Sent, SendError>, Vec<String>) {
+fn send_text(content: &[u8], arguments: &[&str]) -> (Result<Sent, Ended>, Vec<String>) {
     let (outcome, events) = send_files(&[("app.log", content)], arguments);
     (outcome, events.into_iter().map(|event| event.body).collect())
 }
@@ -70,6 +80,7 @@ fn a_text_line_is_the_body_of_a_log_event() {
     let (outcome, events) = send_files(&[("a", b"one\n\ntwo\r\n"), ("b", "dr\u{00e9}i".as_bytes())], &[]);
     let sent = outcome.unwrap();
     assert_eq!(sent.level, Some(AckLevel::Received));
+    assert_eq!(sent.bytes, 15);
     let bodies: Vec<_> = events.iter().map(|event| event.body.as_str()).collect();
     assert_eq!(bodies, ["one", "", "two", "dr\u{00e9}i"]);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
@@ -94,27 +105,154 @@ fn bytes_that_are_no_utf8_are_replaced() {
 }
 
 #[test]
-fn a_line_beyond_a_body_stops_the_command_or_is_cut() {
+fn a_line_beyond_a_body_is_cut_at_a_character_and_marked() {
     let max = EVENT_BODY_BYTES_MAX;
     let fits = "x".repeat(max);
-    let (outcome, bodies) = send_text(format!("{fits}\nb").as_bytes(), &[]);
-    outcome.unwrap();
-    assert_eq!(bodies.len(), 2);
-
     // The last character begins within the limit and ends beyond it.
     let long = format!("a\n{}\u{00e9}\nb", "x".repeat(max - 1));
-    let (outcome, bodies) = send_text(long.as_bytes(), &[]);
-    let error = outcome.err().unwrap().to_string();
-    assert!(error.contains("app.log:2: the line has 65537 bytes"), "{error}");
-    assert_eq!(bodies, ["a"], "all before it is sent");
-    let (outcome, bodies) = send_text(long.as_bytes(), &["--truncate"]);
+    let longer = format!("a\n{}\nb", "x".repeat(3 * SEND_LINE_BYTES_MAX));
+    for (text, cut) in [(&long, &fits[..max - 1]), (&longer, &fits)] {
+        for arguments in [&[][..], &["--truncate"]] {
+            let (outcome, events) = send_files(&[("app.log", text.as_bytes())], arguments);
+            outcome.unwrap();
+            let bodies: Vec<_> = events.iter().map(|event| event.body.as_str()).collect();
+            assert_eq!(bodies, ["a", cut, "b"]);
+            let marks: Vec<_> = events.iter().map(|event| event.attributes.clone()).collect();
+            assert_eq!((marks[0].len(), marks[1].len(), marks[2].len()), (0, 1, 0), "the mark is on the cut line only");
+            assert_eq!((marks[1][0].key.as_str(), &marks[1][0].value), ("truncated", &Some(Value::BoolValue(true))));
+        }
+    }
+    let (outcome, events) = send_files(&[("app.log", format!("{fits}\r\nb").as_bytes())], &[]);
     outcome.unwrap();
-    assert_eq!(bodies, ["a", &"x".repeat(max - 1), "b"]);
+    assert!(events.len() == 2 && events.iter().all(|event| event.attributes.is_empty()));
+}
 
-    let longer = [b"a\n".as_slice(), &vec![b'x'; 3 * SEND_LINE_BYTES_MAX], b"\nb"].concat();
-    let (outcome, bodies) = send_text(&longer, &["--truncate"]);
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
+#[test]
+fn gzip_is_unpacked_whatever_the_name() {
+    let two_members = [packed(b"one\ntw"), packed(b"o\n")].concat();
+    let (outcome, bodies) = send_text(&two_members, &[]);
+    assert_eq!((outcome.unwrap().bytes, &bodies[..]), (8, &["one".to_owned(), "two".to_owned()][..]));
+    let events = packed(b"{\"name\":\"a\",\"kind\":\"log\"}\n");
+    for name in ["x.ndjson.gz", "x"] {
+        let (outcome, events) = send_files(&[(name, &events)], &[]);
+        outcome.unwrap();
+        assert_eq!(events.iter().map(|event| event.name.as_str()).collect::<Vec<_>>(), ["a"]);
+    }
+}
+
+#[test]
+fn a_cut_gzip_file_ends_with_an_error_after_what_is_readable() {
+    let lines: String = (0..50_000).map(|line| format!("line {line}\n")).collect();
+    let whole = packed(lines.as_bytes());
+    let (outcome, bodies) = send_text(&whole[..whole.len() / 2], &[]);
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("app.log: the gzip data ends early: the file is incomplete; "), "{error}");
+    assert!(error.ends_with(&format!("; {0} of {0} events were acknowledged", bodies.len())), "{error}");
+    assert!(bodies.len() > 10_000 && bodies.iter().eq(lines.lines().take(bodies.len())), "{}", bodies.len());
+}
+
+#[test]
+fn the_elements_of_an_array_are_events() {
+    let pretty =
+        "\u{feff}[\r\n  {\r\n    \"name\": \"a\",\r\n    \"body\": \"]\"\r\n  },\r\n  {\"name\": \"b\"}\r\n]\r\n";
+    let dense = "[{\"name\":\"a\"},{\"name\":\"b\"}]";
+    let objects = "{\n\"name\":\"a\"}\n{\n\"name\":\"b\"}";
+    for (name, text, arguments) in [
+        ("x.json", pretty, &[][..]),
+        ("x.log", pretty, &[]),
+        ("x", dense, &[]),
+        ("x.json", objects, &[]),
+        ("x", objects, &["--format", "json"]),
+    ] {
+        for bytes in [text.as_bytes().to_vec(), packed(text.as_bytes())] {
+            let (outcome, events) = send_files(&[(name, &bytes)], arguments);
+            outcome.unwrap();
+            let names: Vec<_> = events.iter().map(|event| event.name.as_str()).collect();
+            assert_eq!(names, ["a", "b"], "{text}");
+        }
+    }
+    let many: Vec<String> =
+        (0..30_000).map(|n| format!("{{\"name\":\"n{n}\",\"body\":\"{}\"}}", "x".repeat(90))).collect();
+    let (outcome, events) = send_files(&[("x.json", format!("[{}]", many.join(",\n")).as_bytes())], &[]);
     outcome.unwrap();
-    assert_eq!(bodies, ["a", &fits, "b"]);
+    assert!(events.iter().enumerate().all(|(n, event)| event.name == format!("n{n}")) && events.len() == many.len());
+    let (outcome, bodies) = send_text(b"[info] x\n[{\"msg\":1}]\n", &[]);
+    outcome.unwrap();
+    assert_eq!(bodies, ["[info] x", "[{\"msg\":1}]"], "a log may begin with a bracket");
+}
+
+#[test]
+fn an_element_that_is_not_an_event_ends_the_command_with_its_line() {
+    for (end, why) in [
+        ("{\"nam\":1}]", "x.json:3: not an event: "),
+        ("7]", "x.json:3: not an event: "),
+        ("{\"name\":", "x.json:3: the input ends within a JSON value"),
+        ("{\"name\":\"c\"} {}]", "x.json:3: malformed JSON: a comma or ] is missing"),
+    ] {
+        let text = format!("[{{\"name\":\"a\"}},\n{{\"name\":\"b\"}},\n{end}");
+        let (outcome, events) = send_files(&[("x.json", text.as_bytes())], &[]);
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+        assert!(error.ends_with(&format!("; {0} of {0} events were acknowledged", events.len())), "{error}");
+        assert!(events.len() >= 2);
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_first_line() {
+    let (outcome, bodies) = send_text(b"\xef\xbb\xbfone\r\ntwo\r\n", &[]);
+    outcome.unwrap();
+    assert_eq!(bodies, ["one", "two"]);
+    let (outcome, events) = send_files(&[("x.ndjson", b"\xef\xbb\xbf{\"name\":\"a\"}\n")], &[]);
+    outcome.unwrap();
+    assert_eq!(events.len(), 1);
+}
+
+#[test]
+fn utf16_is_refused_by_name_after_what_came_before_it() {
+    let utf16 = [b"\xff\xfe".to_vec(), "one\n".encode_utf16().flat_map(u16::to_le_bytes).collect()].concat();
+    let (outcome, events) = send_files(&[("first", b"one\n"), ("second", &utf16)], &[]);
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("second: is UTF-16, not UTF-8 text: convert it, as in `iconv "), "{error}");
+    assert!(error.ends_with("; 1 of 1 events were acknowledged"), "{error}");
+    assert_eq!(events.len(), 1);
+}
+
+#[test]
+fn what_ends_before_the_first_event_says_so() {
+    let (address, _received) = server(false);
+    let error = send(address, &options(&["no-such-file"])).unwrap_err().to_string();
+    assert!(error.ends_with("; no events were sent"), "{error}");
+    let error = send("127.0.0.1:1".to_owned(), &options(&["--timeout", "1"])).unwrap_err().to_string();
+    assert!(error.starts_with("127.0.0.1:1: ") && error.ends_with("; no events were sent"), "{error}");
+}
+
+#[test]
+fn a_server_that_stops_answering_leaves_the_rest_unknown() {
+    let address = script::serve(move |_, mut peer| {
+        peer.greet();
+        while peer.data().is_some() {}
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.log");
+    std::fs::write(&path, "one\ntwo\n").unwrap();
+    let options = SendOptions { files: vec![path], timeout: 1, ..options(&[]) };
+    let error = send(address, &options).unwrap_err().to_string();
+    let end = "; 0 of 2 events were acknowledged; 2 were not and may be stored nevertheless";
+    assert!(error.contains("no progress for 1 s") && error.ends_with(end), "{error}");
+}
+
+#[test]
+fn directories_are_named() {
+    let (address, _received) = server(false);
+    let error = send(address, &options(&["/"])).unwrap_err().to_string();
+    assert!(error.starts_with("/: is a directory"), "{error}");
 }
 
 #[test]
@@ -148,7 +286,8 @@ fn refused_events_are_a_failure() {
     std::fs::write(&path, "one\ntwo\n").unwrap();
     let (address, _received) = server(true);
     let error = send(address, &SendOptions { files: vec![path], ..options(&[]) }).err().unwrap();
-    assert_eq!(error.to_string(), "2 of 2 events were refused by the server");
+    let expected = "2 of 2 events were refused by the server; 0 of 2 events were acknowledged";
+    assert_eq!(error.to_string(), expected);
 }
 
 #[test]
@@ -167,6 +306,9 @@ fn arguments_that_no_event_can_carry_are_refused() {
     assert_eq!(parse(["send", "--source", &"x".repeat(EVENT_NAME_BYTES_MAX + 1)]), Some(2));
     assert_eq!(parse(["send", "--ack", "perhaps"]), Some(2));
     assert_eq!(parse(["send", "--ack", "written"]), None);
+    assert_eq!(parse(["send", "--to", "local host"]), Some(2));
+    assert_eq!(parse(["send", "--to", "localhost:"]), Some(2));
+    assert_eq!(parse(["send", "--to", "localhost"]), None);
 }
 
 #[test]
@@ -198,7 +340,7 @@ fn a_json_line_that_is_no_event_ends_the_command_after_all_before_it() {
         let lines = format!("{{\"name\":\"a\"}}\n\n{{\"name\":\"b\"}}\n{bad}\n{{\"name\":\"e\"}}\n");
         let (outcome, events) = send_files(&[("x.ndjson", lines.as_bytes())], &[]);
         let error = outcome.err().unwrap().to_string();
-        assert!(error.contains("x.ndjson:4: no event: ") && error.contains(why), "{error}");
+        assert!(error.contains("x.ndjson:4: not an event: ") && error.contains(why), "{error}");
         let names: Vec<_> = events.iter().map(|event| event.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
     }

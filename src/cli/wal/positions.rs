@@ -1,0 +1,68 @@
+//! How far each sink has come.
+
+use crate::config::Config;
+use crate::router::positions::{PositionFile, Saved};
+use crate::sink::{self, Identity, SinkSettings, uuid};
+use crate::wal::Inspection;
+
+/// A sink and its position.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SinkPosition {
+    pub sink: String,
+    pub position: Position,
+    /// Positions of the log after it; `None`: the position is not known.
+    pub events_behind: Option<u64>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Position {
+    /// The last one that is stored; 0: none of this log.
+    Stored(u64),
+    /// It is in a store to which a connection takes `--connect`.
+    NotAsked,
+    /// It cannot be read, and why.
+    Unknown(String),
+}
+
+/// One for each sink of the settings, in their order. With `connect`, stores that keep the position are asked for it;
+/// nothing is changed there.
+pub fn of_sinks(config: &Config, found: &Inspection, connect: bool) -> Vec<SinkPosition> {
+    let server_id = found.server_id.unwrap_or_default();
+    let last = found.next_position().saturating_sub(1);
+    let of_sink = |sink: &SinkSettings| {
+        let (position, begins_after) = position(config, sink, &server_id, connect);
+        let events_behind = match position {
+            Position::Stored(position) => {
+                let from = position.max(begins_after).max(found.oldest_position().saturating_sub(1));
+                Some(last.saturating_sub(from))
+            }
+            Position::NotAsked | Position::Unknown(_) => None,
+        };
+        SinkPosition { sink: sink.name.clone(), position, events_behind }
+    };
+    config.sinks.iter().map(of_sink).collect()
+}
+
+/// The position of the sink, and the one after which it began while it has nothing yet.
+fn position(config: &Config, sink: &SinkSettings, server_id: &[u8; 16], connect: bool) -> (Position, u64) {
+    let saved = PositionFile::new(&config.data_dir, &sink.name, server_id).load();
+    let begins_after = match &saved {
+        Ok(Some(saved)) if saved.begins => saved.position,
+        _ => 0,
+    };
+    let read = if sink.kind.keeps_position_in_a_server() {
+        if !connect {
+            return (Position::NotAsked, 0);
+        }
+        // Not the owner of any position: what is only read is fenced from nobody.
+        let identity = Identity { server_id: *server_id, owner: [0; 16], log_end: u64::MAX };
+        let stored = sink::open(&sink.name, &sink.kind, &identity).stored_position();
+        stored.map(Option::unwrap_or_default).map_err(|error| error.to_string())
+    } else if let Some(stored) = sink.kind.stored_position(&uuid(server_id), &sink.name) {
+        stored
+    } else {
+        let position = |saved: Saved| if saved.begins { 0 } else { saved.position };
+        saved.map(|saved| saved.map_or(0, position)).map_err(|error| error.to_string())
+    };
+    (read.map_or_else(Position::Unknown, Position::Stored), begins_after)
+}
