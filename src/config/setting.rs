@@ -222,8 +222,10 @@ impl Setting {
     /// Checks `raw` against the form; the error is what was expected instead.
     pub fn parse(&self, raw: &Raw) -> Result<Value, String> {
         self.parse_form(raw).ok_or_else(|| match (self.form, raw) {
+            // The value is not repeated: a URI may hold a secret.
             (Form::Path, Raw::Text(text)) if !text.is_empty() => {
-                format!("a path: \":memory:\" and URIs are not supported (\"./{text}\" is a file of this name)")
+                "a path: \":memory:\" and URIs are not supported (put \"./\" before it if a file has this name)"
+                    .to_owned()
             }
             _ => self.expected(),
         })

@@ -210,18 +210,18 @@ fn bad_values_are_named_with_key_layer_and_expected_form() {
         (
             "[[sinks]]\nkind = \"sqlite\"\npath = \":memory:\"",
             "t.toml:3: sinks.sqlite.path = \":memory:\": expected a path: \":memory:\" and URIs are not supported \
-             (\"./:memory:\" is a file of this name)",
+             (put \"./\" before it if a file has this name)",
         ),
         ("[[sinks]]\nkind = \"sqlite\"\npath = \"\"", "t.toml:3: sinks.sqlite.path = \"\": expected a path"),
         (
             "[[sinks]]\nkind = \"sqlite\"\npath = \"file:events.db?mode=ro\"",
             "t.toml:3: sinks.sqlite.path = \"file:events.db?mode=ro\": expected a path: \":memory:\" and URIs are not \
-             supported (\"./file:events.db?mode=ro\" is a file of this name)",
+             supported (put \"./\" before it if a file has this name)",
         ),
         (
             "data_dir = \"FILE:///var/lib\"",
-            "t.toml:1: data_dir = \"FILE:///var/lib\": expected a path: \":memory:\" and URIs are not supported \
-             (\"./FILE:///var/lib\" is a file of this name)",
+            "t.toml:1: data_dir = \"***\": expected a path: \":memory:\" and URIs are not supported \
+             (put \"./\" before it if a file has this name)",
         ),
         ("data_dir = [1]", "t.toml:1: data_dir = a list: expected a path"),
         ("data_dir = 1.5", "t.toml:1: data_dir = a decimal number: expected a path"),
