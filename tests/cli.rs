@@ -81,11 +81,11 @@ fn check_prints_one_document_where_json_is_asked_for() {
 #[test]
 fn check_says_what_it_found_sound() {
     let folder = tempfile::tempdir().unwrap();
-    let found = "sound: no settings file · 127.0.0.1:4640 · sinks sqlite (sqlite)\n";
+    let found = "settings OK: no settings file · 127.0.0.1:4640 · sinks sqlite (sqlite)\n";
     expect(&run(folder.path(), &["check"]), 0, found, "");
 
     std::fs::write(folder.path().join("telemetryx.toml"), "[[sinks]]\nname = \"a\"\nkind = \"file\"").unwrap();
-    let found = "sound: telemetryx.toml · 127.0.0.1:1 · sinks a (file), out (stdout)\n";
+    let found = "settings OK: telemetryx.toml · 127.0.0.1:1 · sinks a (file), out (stdout)\n";
     let output = telemetryx(folder.path(), &["check", "--set", "server.address=127.0.0.1:1"])
         .env("TELEMETRYX__SINKS__OUT__KIND", "stdout")
         .output();
@@ -161,7 +161,7 @@ fn the_documented_file_checks_as_sound() {
     let defaults = run(folder.path(), &["config", "--defaults", "--set", "not=asked"]);
     expect(&defaults, 0, text(&defaults.stdout), "");
     std::fs::write(folder.path().join("telemetryx.toml"), &defaults.stdout).unwrap();
-    let found = "sound: telemetryx.toml · 127.0.0.1:4640 · sinks sqlite (sqlite)\n";
+    let found = "settings OK: telemetryx.toml · 127.0.0.1:4640 · sinks sqlite (sqlite)\n";
     expect(&run(folder.path(), &["check"]), 0, found, "");
 }
 

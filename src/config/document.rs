@@ -85,7 +85,7 @@ impl Resolved {
     pub fn summary(&self) -> String {
         let file = self.file.as_deref().unwrap_or("no settings file");
         let sinks: Vec<_> = self.sinks.iter().map(|sink| format!("{} ({})", sink.name, sink.kind)).collect();
-        format!("sound: {file} · {} · sinks {}", self.config.server.address, sinks.join(", "))
+        format!("settings OK: {file} · {} · sinks {}", self.config.server.address, sinks.join(", "))
     }
 }
 
