@@ -88,8 +88,13 @@ pub const STORE_DESCRIPTORS: usize = 4;
 pub const POSTGRES_DESCRIPTORS: usize = 8;
 /// Largest settable `max_connections`: what Linux lets one process open by default (`fs.nr_open`).
 pub const CONNECTIONS_LIMIT: usize = 1_048_576;
-/// Connections that have shown neither a valid HELLO nor a whole HTTP head (R12).
-pub const UNAUTHENTICATED_MAX: usize = 1_024;
+/// Default number of silent connections that have shown neither a valid HELLO nor a whole HTTP head (R12).
+pub const UNAUTHENTICATED_DEFAULT: usize = 1_024;
+/// An unauthenticated connection is silent once nothing was received from it for this long (R12).
+pub const SILENT_AFTER: Duration = Duration::from_secs(1);
+/// While there are more unauthenticated connections than allowed, silent ones are looked for this often: it takes a look
+/// at each.
+pub const SILENT_SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 /// Retry hint of a GOAWAY, milliseconds; a random half is taken off, so that agents do not return together.
 pub const RETRY_HINT_MS: u32 = 2_000;
 
@@ -148,8 +153,12 @@ pub const HTTP_BODY_BEGINNINGS_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const HTTP_GZIP_MEMBERS_MAX: usize = 1_024;
 /// A request that is not acknowledged by then is answered 504; its events stay kept.
 pub const HTTP_ACK_TIMEOUT: Duration = Duration::from_secs(30);
-/// A keep-alive connection may rest this long between requests.
-pub const HTTP_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Default of `http_idle_timeout`: how long a keep-alive connection may be idle between requests. Common load balancers
+/// keep their connections for 60 s and send the next request without asking, so the server must be the later one.
+pub const HTTP_IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(75);
+/// A connection is closed this much later than announced: a client that keeps to the announced time may send its last
+/// request at the very end of it.
+pub const HTTP_IDLE_GRACE: Duration = Duration::from_secs(1);
 /// Bytes of torn request heads over all connections: they are kept outside the pool, so that GETs work without it.
 pub const HTTP_TORN_HEADS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -172,10 +181,25 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 pub const LOG_LINES_PER_SECOND: u32 = 50;
 /// Pause of accepting after descriptors ran out.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
-/// Closing with words unread on the other side: discard at most this much … (R15)
-pub const LINGER_BYTES_MAX: usize = 1024 * 1024;
-/// … for at most this long (R15).
-pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// A connection that is half-closed while its peer may still be sending is closed once the peer pauses for this long (R15).
+pub const LINGER_PAUSE: Duration = Duration::from_secs(1);
+/// The pause of a peer that has sent at `FRAME_RATE_MIN_BYTES_PER_SECOND` or faster: one that limits its own rate may send
+/// once per second.
+pub const LINGER_PAUSE_SENDING: Duration = Duration::from_secs(2);
+/// Longest time that such a connection is kept (R15): 64 MiB at 4 MiB/s take 16 s.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same while the server drains, or ends because its log failed.
+pub const LINGER_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Such connections at one time; beyond it the oldest is closed (R15).
+pub const LINGERING_MAX: usize = 1_024;
+/// Bytes that are discarded from one of them in one turn: about 20 µs.
+pub const DISCARD_BYTES_PER_TURN: usize = 64 * 1024;
+/// Refused requests of one peer with one status have one log line in this time.
+pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// Pairs of peer and status that are remembered for that: about 100 bytes each.
+pub const REFUSAL_LOG_PEERS_MAX: usize = 1_024;
+/// Bytes of the method, the path and the reason in such a line, each.
+pub const REFUSAL_LOG_TEXT_BYTES_MAX: usize = 256;
 
 // ---- pipeline ----
 

@@ -50,6 +50,7 @@ pub struct Metrics {
     events_received: Vec<IntCounter>,
     events_rejected: Vec<IntCounter>,
     connections_closed: IntCounterVec,
+    connections_cut: IntCounterVec,
     http_responses: IntCounterVec,
     http_responses_ok: IntCounter,
     pub connections: IntGauge,
@@ -151,6 +152,11 @@ impl Metrics {
                 "Connections ended, by reason.",
                 &["reason"],
             )?,
+            connections_cut: counters(
+                "telemetryx_connections_cut_total",
+                "Connections closed while the peer was still sending after its refusal, by reason: the answer may be lost.",
+                &["reason"],
+            )?,
             http_responses_ok: http_responses.with_label_values(&["200"]),
             http_responses,
             connections: gauge("telemetryx_connections", "Open connections.")?,
@@ -208,6 +214,11 @@ impl Metrics {
     /// `reason`: a name from a closed set of ours.
     pub fn connection_closed(&self, reason: &'static str) {
         self.connections_closed.with_label_values(&[reason]).inc();
+    }
+
+    /// A half-closed connection was closed before the peer had ended or paused. `reason`: a name from a closed set of ours.
+    pub fn connection_cut(&self, reason: &'static str) {
+        self.connections_cut.with_label_values(&[reason]).inc();
     }
 
     pub fn http_response(&self, status: u16) {

@@ -22,7 +22,7 @@ use crate::limits::{
     HEADER_BYTES, KEEPALIVE, RING_SLOTS, WAL_POSITION_JUMP, WAL_UNKNOWN_JUMP, WINDOW_BYTES, WINDOW_FRAMES,
 };
 use crate::metrics::Metrics;
-use crate::net::{self, Door, Ended, EventLoop, Intake, LoopError, SinkReport};
+use crate::net::{self, ConnectionLimits, Door, Ended, EventLoop, Intake, LoopError, SinkReport};
 use crate::pipeline::batch::Batch;
 use crate::pipeline::commit::{self, RefusedPayload};
 use crate::pipeline::group_commit::{GroupCommit, Holder};
@@ -211,7 +211,11 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let pool = Pool::new(server.buffer_bytes, Box::new(parts.wake()));
     let mut door = Door::new(
         settings,
-        http::Settings { max_body_bytes: server.max_body_bytes, max_frame_bytes: server.max_frame_bytes },
+        http::Settings {
+            max_body_bytes: server.max_body_bytes,
+            max_frame_bytes: server.max_frame_bytes,
+            idle_timeout: server.http_idle_timeout,
+        },
         Intake::new(pool, HEADER_BYTES + server.max_frame_bytes),
         sender,
         marks,
@@ -224,7 +228,9 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     door.last_ticket = last_ticket;
     door.sinks = Box::new(move || progress.iter().map(|sink| sink_report(sink)).collect());
     door.delivered_position = Box::new(move || required.iter().map(|sink| sink.position()).min().unwrap_or(u64::MAX));
-    let mut event_loop = EventLoop::new(parts, listener, door, server.max_connections, server.drain_timeout)?;
+    let connection_limits =
+        ConnectionLimits { max_connections: server.max_connections, max_unauthenticated: server.max_unauthenticated };
+    let mut event_loop = EventLoop::new(parts, listener, door, connection_limits, server.drain_timeout)?;
     started(address);
 
     let ended = event_loop.run()?;

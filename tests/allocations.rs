@@ -15,7 +15,7 @@ use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
 use telemetryx::http;
 use telemetryx::metrics::Metrics;
-use telemetryx::net::{self, Door, EventLoop, Intake};
+use telemetryx::net::{self, ConnectionLimits, Door, EventLoop, Intake};
 use telemetryx::pipeline::commit;
 use telemetryx::pipeline::group_commit::{GroupCommit, Holder};
 use telemetryx::pipeline::pool::Pool;
@@ -143,7 +143,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
     };
     let mut door = Door::new(
         settings,
-        http::Settings { max_body_bytes: 4 << 20, max_frame_bytes: FRAME_BYTES },
+        http::Settings { max_body_bytes: 4 << 20, max_frame_bytes: FRAME_BYTES, idle_timeout: Duration::from_secs(75) },
         Intake::new(Pool::new(32 << 20, Box::new(parts.wake())), FRAME_BYTES + 32),
         sender,
         Marks::new(100, Duration::from_secs(3600)),
@@ -151,7 +151,8 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         Random::seeded(1),
     );
     door.watermarks = watermarks;
-    let mut event_loop = EventLoop::new(parts, listener, door, 100, Duration::from_secs(1)).unwrap();
+    let limits = ConnectionLimits { max_connections: 100, max_unauthenticated: 100 };
+    let mut event_loop = EventLoop::new(parts, listener, door, limits, Duration::from_secs(1)).unwrap();
     thread::spawn(move || {
         COUNTER.set(Some(&LOOP));
         event_loop.run().unwrap();

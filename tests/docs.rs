@@ -194,6 +194,7 @@ fn every_metric_stands_in_the_page_and_no_other() {
     let metrics = Metrics::new().unwrap();
     // Families appear with their first label.
     metrics.connection_closed("end");
+    metrics.connection_cut("slow");
     metrics.http_response(200);
     metrics.sink("sqlite");
     metrics.show_sink("sqlite", true, 0.0);

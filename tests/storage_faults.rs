@@ -109,6 +109,31 @@ fn a_failed_fdatasync_ends_the_process_and_what_was_acknowledged_is_there_after_
 }
 
 #[test]
+fn an_agent_whose_frames_wait_unread_hears_that_the_log_failed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start(directory.path(), &[]);
+    let (mut agent, _) = RawAgent::greeted(server.address(), hello([1; 16], 0));
+    let fault = "fdatasync:error=EIO:delay_enter=3000000:when=1";
+    let strace = match Strace::inject(server.pid(), fault, &newest_segment(directory.path())) {
+        Ok(strace) => strace,
+        Err(reason) => return skip("a failed fdatasync", &reason),
+    };
+    // More than its window: the server does not read the rest, and closing the socket would reset the connection.
+    let event = telemetryx::event::proto::Event { body: "b".repeat(60_000), ..named("a") };
+    let payload = batch(vec![event; 16]);
+    let mut stream = agent.stream.try_clone().unwrap();
+    let sender = std::thread::spawn(move || {
+        (1..=64).map(|seq| std::io::Write::write_all(&mut stream, &data(seq, &payload))).find(Result::is_err).is_none()
+    });
+    assert_eq!(server.wait(TIMEOUT).code(), Some(1), "{}", server.log());
+    drop(strace);
+    let all_written = sender.join().unwrap();
+    println!("the server read all 60 MB: {all_written}");
+    let heard: Vec<_> = std::iter::from_fn(|| agent.next().ok().flatten()).collect();
+    assert_eq!(heard.last().and_then(|answer| answer.goaway()), Some(GoawayCode::Storage), "{heard:?}");
+}
+
+#[test]
 fn a_log_that_fails_while_the_server_drains_promises_nothing_and_the_exit_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let mut server = Server::start(directory.path(), &[]);

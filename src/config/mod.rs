@@ -74,6 +74,10 @@ pub struct Server {
     pub max_body_bytes: usize,
     pub buffer_bytes: usize,
     pub max_connections: usize,
+    /// Silent connections that have shown neither a valid HELLO nor a whole HTTP head.
+    pub max_unauthenticated: usize,
+    /// Between two requests of one connection.
+    pub http_idle_timeout: Duration,
     pub max_agents: usize,
     pub dedupe_retention: Duration,
     pub drain_timeout: Duration,

@@ -77,6 +77,20 @@ const SERVER: Section = Section {
             doc: "Open connections; those beyond are refused. Each needs a file descriptor.",
         },
         Setting {
+            key: "max_unauthenticated",
+            default: Value::Count(limits::UNAUTHENTICATED_DEFAULT as u64),
+            form: Form::Count { min: 1, max: limits::CONNECTIONS_LIMIT as u64 },
+            doc: "Connections that have been silent for more than 1 s without a valid HELLO or a whole HTTP request head; \
+                  beyond it the oldest are closed. All of them are closed 5 s after they were accepted.",
+        },
+        Setting {
+            key: "http_idle_timeout",
+            default: Value::Duration(limits::HTTP_IDLE_TIMEOUT_DEFAULT),
+            form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3_600) },
+            doc: "How long an HTTP connection may be idle between requests; every answer announces it (Keep-Alive: \
+                  timeout=75). Set it higher than the idle timeout of a load balancer in front, which is 60 s for most.",
+        },
+        Setting {
             key: "max_agents",
             default: Value::Count(limits::AGENTS_DEFAULT as u64),
             form: Form::Count { min: 1, max: limits::AGENTS_LIMIT as u64 },

@@ -41,6 +41,8 @@ fn defaults_are_the_ones_of_the_design() {
         max_body_bytes: 4 << 20,
         buffer_bytes: 64 << 20,
         max_connections: 16_384,
+        max_unauthenticated: 1_024,
+        http_idle_timeout: Duration::from_secs(75),
         max_agents: 100_000,
         dedupe_retention: Duration::from_secs(24 * 3600),
         drain_timeout: Duration::from_secs(10),

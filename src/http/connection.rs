@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::Door;
 use super::body::{self, Chunked, Framing};
 use super::head::{BodyLength, Head, HeadScan};
 use super::ingest::{self, Settled};
 use super::kept::Kept;
+use super::proxy_header;
 use super::response::{Answer, CONTINUE, Refusal, error_body};
 use super::routes::{self, Route, Submission};
+use super::{Door, Refused};
 use crate::limits::{
     FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_BODY_BEGINNING_BYTES,
-    HTTP_IDLE_TIMEOUT, OUTBOX_BYTES_MAX, STALLED_FRAME_TIMEOUT,
+    HTTP_IDLE_GRACE, OUTBOX_BYTES_MAX, STALLED_FRAME_TIMEOUT,
 };
 use crate::pipeline::health::Pause;
 use crate::wire::AckLevel;
@@ -23,6 +24,8 @@ pub struct Settings {
     pub max_body_bytes: usize,
     /// Bytes of one slot; the largest event fits (the settings refuse less than 256 KiB).
     pub max_frame_bytes: usize,
+    /// How long a connection may be idle between requests, as announced in whole seconds; at least one.
+    pub idle_timeout: Duration,
 }
 
 /// The state machine of one connection. Every method that takes `out` appends what is to be written to the peer.
@@ -191,8 +194,8 @@ impl Connection {
         }
         match &self.state {
             State::Head { scan, .. } if scan.begun() => {
-                let error = error_body("the request head took too long");
-                self.answer(Answer::json(408, &error, true), now, door, out);
+                let refusal = Refusal::new(408, "the request head took too long");
+                self.refuse(&refusal, Ending::unreadable(), now, door, out);
             }
             State::Idle { .. } | State::Head { .. } => self.state = State::Closing,
             State::Body(Body { whole_since: Some(_), .. }) => self.refuse_room(now, door, out),
@@ -209,6 +212,7 @@ impl Connection {
                          lost if the server ends before: sending them again may double them"
                     ),
                 };
+                door.refused(&Refused::post(504, &error));
                 let (body, close) = (waiting.settled.body(Some(&error)), waiting.close);
                 self.answer(Answer::json(504, &body, close), now, door, out);
             }
@@ -269,8 +273,8 @@ impl Connection {
     /// Ends a body and gives its memory back. Does nothing elsewhere.
     fn abandon_body(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
         if matches!(self.state, State::Body(_)) {
-            let error = error_body("the body took too long: nothing of it was taken, send it again");
-            self.answer(Answer::json(408, &error, true), now, door, out);
+            let refusal = Refusal::new(408, "the body took too long: nothing of it was taken, send it again");
+            self.refuse(&refusal, Ending { close: true, ..Ending::of_post(true) }, now, door, out);
         }
     }
 
@@ -292,6 +296,7 @@ impl Connection {
         if let State::Waiting(waiting) = &self.state {
             let error = "this server cannot write its log any more: whether the events are kept is not known, sending them \
                          again may double them";
+            door.refused(&Refused::post(503, error));
             let body = waiting.settled.body(Some(error));
             self.answer(Answer::json(503, &body, true), now, door, out);
         }
@@ -304,10 +309,14 @@ impl Connection {
 
     fn receive_head(&mut self, input: &[u8], now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> usize {
         let State::Head { scan, .. } = &mut self.state else { return 0 };
+        if proxy_header::is_undecided(input) {
+            return 0;
+        }
         let range = match scan.advance(input) {
             Ok(Some(range)) => range,
             Ok(None) => return 0,
             Err(refusal) => {
+                let refusal = proxy_header::refusal(input).unwrap_or(refusal);
                 self.refuse(&refusal, Ending::unreadable(), now, door, out);
                 return 0;
             }
@@ -319,6 +328,7 @@ impl Connection {
             Err(refusal) => {
                 // Whatever is wrong with a HEAD, its answer has no body (RFC 9110, section 9.3.2).
                 let ending = Ending { head_only: head.starts_with(b"HEAD "), ..Ending::unreadable() };
+                let refusal = proxy_header::refusal(head).unwrap_or(refusal);
                 self.refuse(&refusal, ending, now, door, out);
             }
         }
@@ -329,7 +339,12 @@ impl Connection {
     fn request(&mut self, head: &Head<'_>, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
         // An answer that is given now leaves the body unread, and what follows must not be read as a request.
         let empty = head.length == BodyLength::Known(0);
-        let ending = Ending { close: head.close || !empty, head_only: head.method == "HEAD" };
+        let ending = Ending {
+            close: head.close || !empty,
+            head_only: head.method == "HEAD",
+            method: head.method,
+            path: head.path,
+        };
         match Route::find(head) {
             Ok(Route::Page(page)) => {
                 let (status, content_type, body) = door.status_page(page);
@@ -425,15 +440,19 @@ impl Connection {
                 self.state = State::Waiting(Waiting { level: submission.level, ticket, settled, close, deadline });
             }
             Ok((settled, None)) if settled.nothing_but_refused() => {
-                let body = settled.body(Some("every event was refused"));
+                let error = "every event was refused";
+                door.refused(&Refused::post(400, error));
+                let body = settled.body(Some(error));
                 self.answer(Answer::json(400, &body, close), now, door, out);
             }
             Ok((settled, None)) => self.answer(Answer::json(200, &settled.body(None), close), now, door, out),
-            Err(refusal) => self.refuse(&refusal, Ending { close, head_only: false }, now, door, out),
+            Err(refusal) => self.refuse(&refusal, Ending::of_post(close), now, door, out),
         }
     }
 
-    fn refuse(&mut self, refusal: &Refusal, ending: Ending, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    fn refuse(&mut self, refusal: &Refusal, ending: Ending<'_>, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+        let Ending { method, path, .. } = ending;
+        door.refused(&Refused { status: refusal.status, method, path, reason: &refusal.error });
         if let Some(reason) = refusal.reason {
             door.rejected(reason, 1);
         }
@@ -450,10 +469,14 @@ impl Connection {
     }
 
     fn answer(&mut self, answer: Answer<'_>, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
-        let answer = Answer { close: answer.close || door.draining(), ..answer };
+        let idle_timeout = self.settings.idle_timeout;
+        let answer = Answer { close: answer.close || door.draining(), keep_alive: Some(idle_timeout), ..answer };
         answer.write(door.date(), out);
         door.answered(answer.status);
-        self.state = if answer.close { State::Closing } else { State::Idle { deadline: now + HTTP_IDLE_TIMEOUT } };
+        self.state = match answer.close {
+            true => State::Closing,
+            false => State::Idle { deadline: now + idle_timeout + HTTP_IDLE_GRACE },
+        };
     }
 }
 
@@ -469,15 +492,24 @@ fn paused(pause: Pause) -> Refusal {
 
 /// What a request says about how its answer ends.
 #[derive(Clone, Copy)]
-struct Ending {
+struct Ending<'a> {
     close: bool,
     head_only: bool,
+    /// For the log; empty where the head could not be read.
+    method: &'a str,
+    path: &'a str,
 }
 
-impl Ending {
+impl Ending<'static> {
+    /// The answer to a POST of events whose head was read.
+    fn of_post(close: bool) -> Self {
+        let Refused { method, path, .. } = Refused::post(0, "");
+        Self { close, head_only: false, method, path }
+    }
+
     /// Where the next request would begin is not known.
     fn unreadable() -> Self {
-        Self { close: true, head_only: false }
+        Self { close: true, head_only: false, method: "", path: "" }
     }
 }
 

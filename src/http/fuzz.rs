@@ -11,7 +11,7 @@ use super::head::is_token_byte;
 use super::kept::{Beginnings, Kept};
 use super::{Connection, Door, Needs, Page, Settings};
 use crate::event::{Counts, Events, check_batch};
-use crate::limits::{EVENT_BYTES_MAX, HTTP_BODY_BEGINNINGS_BYTES_MAX};
+use crate::limits::{EVENT_BYTES_MAX, HTTP_BODY_BEGINNINGS_BYTES_MAX, HTTP_IDLE_TIMEOUT_DEFAULT};
 use crate::metrics::RejectReason;
 use crate::pipeline::health::Pause;
 use crate::pipeline::pool::{Buffer, Pool, PoolSlice};
@@ -160,7 +160,8 @@ fn check_answers(outcome: &Outcome) {
     assert_eq!(closed, outcome.closing);
 }
 
-pub(super) const SETTINGS: Settings = Settings { max_body_bytes: 64 * 1024, max_frame_bytes: 16 * 1024 };
+pub(super) const SETTINGS: Settings =
+    Settings { max_body_bytes: 64 * 1024, max_frame_bytes: 16 * 1024, idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT };
 
 /// Takes everything and keeps it.
 pub struct FakeDoor {
@@ -421,7 +422,7 @@ pub(super) fn exchange_within(settings: Settings, input: &[u8], prepare: &dyn Fn
 
 /// What comes of a POST with this body, in every way that its bytes can come. It may be as long as an event.
 pub fn exchange_body(content_type: &str, body: &[u8]) -> Outcome {
-    let settings = Settings { max_body_bytes: 2 * EVENT_BYTES_MAX, max_frame_bytes: 2 * EVENT_BYTES_MAX };
+    let settings = Settings { max_body_bytes: 2 * EVENT_BYTES_MAX, max_frame_bytes: 2 * EVENT_BYTES_MAX, ..SETTINGS };
     let head = format!(
         "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
         body.len()

@@ -125,7 +125,7 @@ pub struct Needs {
 
 /// The largest needs of a body of `bytes`.
 pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs {
-    let Settings { max_body_bytes, max_frame_bytes } = settings;
+    let Settings { max_body_bytes, max_frame_bytes, .. } = settings;
     let unpacked = if submission.gzip { max_body_bytes } else { 0 };
     let encoded = if submission.gzip { max_body_bytes } else { max_body_bytes.min(ENCODED_GROWTH_MAX * bytes) };
     Needs {
@@ -274,7 +274,7 @@ impl<'d, D: Door> Packing<'d, D> {
 
     /// Appends `bytes`, the `EventBatch` of `events` events; they stay in one slot.
     fn push(&mut self, bytes: &[u8], events: u32) -> Result<(), Refusal> {
-        let Settings { max_frame_bytes, max_body_bytes } = self.settings;
+        let Settings { max_frame_bytes, max_body_bytes, .. } = self.settings;
         let len = bytes.len();
         self.bytes += len;
         if self.bytes > max_body_bytes || len > max_frame_bytes {

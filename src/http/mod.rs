@@ -17,6 +17,7 @@
 //! | `routes` | what can be asked for, and what a POST must say before its body is read |
 //! | `body` | Content-Length and chunked, incremental |
 //! | `kept` | where a body's bytes are: the first 64 KiB outside the pool, or all of it in one pool buffer |
+//! | `proxy_header` | recognises the header of the PROXY protocol, to name it in the 400 |
 //! | `ingest` | a whole body becomes `EventBatch` bytes in the pool and a list of what was refused |
 //! | `hints` | what a body is that is not what its head says: for the message of its 400 |
 //! | `response` | status line, header fields, JSON bodies |
@@ -44,6 +45,7 @@ mod head;
 mod hints;
 mod ingest;
 mod kept;
+mod proxy_header;
 mod response;
 mod routes;
 #[cfg(test)]
@@ -65,6 +67,25 @@ pub enum Page {
     Health,
     Ready,
     Metrics,
+}
+
+/// A request that was refused or that failed, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused<'a> {
+    pub status: u16,
+    /// As the peer sent it; empty where the head could not be read.
+    pub method: &'a str,
+    /// As the peer sent it, without the query, which may hold a secret; empty where the head could not be read.
+    pub path: &'a str,
+    /// The error of the answer.
+    pub reason: &'a str,
+}
+
+impl<'a> Refused<'a> {
+    /// A POST of events.
+    fn post(status: u16, reason: &'a str) -> Self {
+        Self { status, method: "POST", path: "/v1/events", reason }
+    }
 }
 
 /// What the machine asks of the server around it. The event loop implements it; tests implement a small one.
@@ -106,6 +127,9 @@ pub trait Door {
 
     /// Counts refused events.
     fn rejected(&mut self, reason: RejectReason, events: u64);
+
+    /// Logs a request that was refused or that failed.
+    fn refused(&mut self, _refused: &Refused<'_>) {}
 
     /// Counts an answer by its status.
     fn answered(&mut self, status: u16);

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::Write;
+use std::time::Duration;
 
 use super::date::DATE_BYTES;
 use crate::limits::RETRY_HINT_MS;
@@ -61,12 +62,23 @@ pub struct Answer<'a> {
     pub head_only: bool,
     /// The connection ends after this answer.
     pub close: bool,
+    /// Otherwise: how long it may be idle, to be announced.
+    pub keep_alive: Option<Duration>,
 }
 
 impl<'a> Answer<'a> {
     /// An answer to anything but a HEAD.
     pub fn json(status: u16, body: &'a [u8], close: bool) -> Self {
-        Self { status, content_type: JSON, body, allow: None, accept_encoding: None, head_only: false, close }
+        Self {
+            status,
+            content_type: JSON,
+            body,
+            allow: None,
+            accept_encoding: None,
+            head_only: false,
+            close,
+            keep_alive: None,
+        }
     }
 
     /// Appends the answer to `out`. `date`: the wall clock, see [`HttpDate`](super::HttpDate).
@@ -93,6 +105,9 @@ impl<'a> Answer<'a> {
         }
         if self.close {
             out.extend_from_slice(b"Connection: close\r\n");
+        } else if let Some(idle) = self.keep_alive {
+            // RFC 9110, section 7.6.1: a field for this connection alone is named in Connection.
+            let _ = write!(out, "Connection: keep-alive\r\nKeep-Alive: timeout={}\r\n", idle.as_secs());
         }
         out.extend_from_slice(b"\r\n");
         if !self.head_only {
@@ -178,6 +193,7 @@ mod tests {
         accept_encoding: None,
         head_only: false,
         close: false,
+        keep_alive: None,
     };
 
     #[test]
@@ -203,6 +219,15 @@ mod tests {
         assert!(with(503, None).contains("\r\nRetry-After: 2\r\n"));
         assert!(with(400, None).contains("\r\nConnection: close\r\n"));
         assert!(!written(&PLAIN).contains("Connection"));
+    }
+
+    #[test]
+    fn a_connection_that_stays_open_announces_for_how_long() {
+        let idle = Some(Duration::from_secs(75));
+        let answer = written(&Answer { keep_alive: idle, ..PLAIN });
+        assert!(answer.contains("\r\nConnection: keep-alive\r\nKeep-Alive: timeout=75\r\n"), "{answer}");
+        let answer = written(&Answer { keep_alive: idle, close: true, ..PLAIN });
+        assert!(answer.contains("\r\nConnection: close\r\n") && !answer.contains("Keep-Alive"), "{answer}");
     }
 
     #[test]

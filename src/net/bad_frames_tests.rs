@@ -14,7 +14,10 @@ use super::{Door, Intake};
 use crate::event::Events;
 use crate::event::proto::{Event, EventBatch};
 use crate::http;
-use crate::limits::{DEDUPE_RETENTION, FRAME_BYTES_LOWEST, HEADER_BYTES, KEEPALIVE, READ_BYTES_PER_TURN};
+use crate::limits::{
+    DEDUPE_RETENTION, DISCARD_BYTES_PER_TURN, FRAME_BYTES_LOWEST, HEADER_BYTES, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE,
+    READ_BYTES_PER_TURN,
+};
 use crate::metrics::{Metrics, RejectReason};
 use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::{Content, SlotReceiver, ring};
@@ -69,7 +72,11 @@ impl Bench {
         };
         let mut door = Door::new(
             settings,
-            http::Settings { max_body_bytes: max_frame_bytes, max_frame_bytes },
+            http::Settings {
+                max_body_bytes: max_frame_bytes,
+                max_frame_bytes,
+                idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
+            },
             Intake::new(pool, HEADER_BYTES + max_frame_bytes),
             ring,
             Marks::new(10, DEDUPE_RETENTION),
@@ -166,6 +173,33 @@ impl Bench {
             }
         }
     }
+}
+
+#[test]
+fn what_a_closing_connection_is_still_sent_costs_a_bounded_read_per_turn_and_no_pool_memory() {
+    let mut bench = Bench::new();
+    let (mut peer, ours) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    let stream = mio::net::TcpStream::from_std(OwnedFd::from(ours).into());
+    bench.door.begin_turn();
+    let mut connection = Connection::new(1, stream, ([127, 0, 0, 1], 1).into(), false, bench.door.now);
+    connection.close("http");
+    assert!(!connection.finish_closing(bench.door.now) && connection.is_lingering());
+    let before = bench.door.intake.pool().bytes_in_use();
+    // As much as the socket takes is more than one turn's share.
+    let (piece, mut sent) = ([b' '; 16 * 1024], 0);
+    while let Ok(bytes) = peer.write(&piece) {
+        sent += bytes;
+    }
+    assert!(sent > DISCARD_BYTES_PER_TURN, "{sent}");
+    let mut turns = 0;
+    connection.readable = true;
+    while serve(&mut connection, &mut bench.door, &mut bench.scratch, &mut Vec::new()) == Served::Again {
+        turns += 1;
+    }
+    assert_eq!(turns, sent / DISCARD_BYTES_PER_TURN);
+    assert_eq!((bench.door.intake.pool().bytes_in_use(), connection.small.capacity()), (before, 0));
 }
 
 // ---- what agents say ----

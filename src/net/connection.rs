@@ -1,7 +1,7 @@
 //! One socket: what was read and not yet parsed, what was said and not yet written.
 //!
 //! ```text
-//!              first byte          GOAWAY, error, end          written            EOF, 1 MiB or 1 s
+//!              first byte          GOAWAY, error, end          written            end, pause, 30 s
 //!  Undecided ─────────────▶ Frames │ Http ─────────────▶ Closing ─────▶ Lingering ──────────────────▶ gone
 //! ```
 
@@ -13,7 +13,8 @@ use std::time::Instant;
 use mio::net::TcpStream;
 
 use crate::http;
-use crate::limits::{HELLO_TIMEOUT, LINGER_BYTES_MAX, LINGER_TIMEOUT, OUTBOX_BYTES_MAX, WRITE_TIMEOUT};
+use crate::limits::{HELLO_TIMEOUT, OUTBOX_BYTES_MAX, SILENT_AFTER, WRITE_TIMEOUT};
+use crate::net::linger::Linger;
 use crate::pipeline::batch::Origin;
 use crate::pipeline::pool::Buffer;
 use crate::session::marks::ConnectionId;
@@ -28,10 +29,7 @@ pub enum Protocol {
     /// The last words are being written.
     Closing,
     /// They are written and our half is closed: the peer may read them while what it still sends is discarded (R15).
-    Lingering {
-        until: Instant,
-        discarded: usize,
-    },
+    Lingering(Linger),
 }
 
 /// Bytes in the pool that belong to this connection alone.
@@ -202,7 +200,7 @@ impl Connection {
         if self.close_reason.is_none() {
             self.close_reason = Some(reason);
         }
-        if !matches!(self.protocol, Protocol::Closing | Protocol::Lingering { .. }) {
+        if !matches!(self.protocol, Protocol::Closing | Protocol::Lingering(_)) {
             self.protocol = Protocol::Closing;
             self.held = Held::Nothing;
             self.small = Vec::new();
@@ -216,14 +214,23 @@ impl Connection {
                 if self.end_of_stream || self.stream.shutdown(Shutdown::Write).is_err() {
                     return true;
                 }
-                self.protocol = Protocol::Lingering { until: now + LINGER_TIMEOUT, discarded: 0 };
+                self.protocol = Protocol::Lingering(Linger::new(now));
                 false
             }
-            Protocol::Lingering { until, discarded } => {
-                self.end_of_stream || now >= until || discarded >= LINGER_BYTES_MAX
-            }
+            // Its time is looked at after a read that found nothing, see `deadline`.
+            Protocol::Lingering(_) => self.end_of_stream,
             _ => false,
         }
+    }
+
+    /// The answer is written, our half is closed, and the peer may still be sending.
+    pub fn is_lingering(&self) -> bool {
+        matches!(self.protocol, Protocol::Lingering(_))
+    }
+
+    /// Neither authenticated nor heard of for a while, and nothing of it waits to be read (R12).
+    pub fn is_silent(&self, now: Instant) -> bool {
+        self.unauthenticated && !self.queued && !self.waiting && now >= self.heard + SILENT_AFTER
     }
 
     /// When something must happen here although the peer does nothing.
@@ -234,7 +241,7 @@ impl Connection {
             Protocol::Frames(session) => session.deadline(pressure),
             Protocol::Http(http) => http.deadline(),
             Protocol::Closing => None,
-            Protocol::Lingering { until, .. } => Some(*until),
+            Protocol::Lingering(linger) => Some(linger.deadline()),
         };
         [unwritten, own].into_iter().flatten().min()
     }

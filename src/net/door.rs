@@ -12,6 +12,7 @@ use crate::http;
 use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX, OUTBOX_BYTES_MAX};
 use crate::metrics::{Metrics, Protocol, RejectReason};
 use crate::net::intake::Intake;
+use crate::net::refusal_log::RefusalLog;
 use crate::pipeline::batch::Origin;
 use crate::pipeline::health::{LogHealth, Pause};
 use crate::pipeline::pool::{Buffer, PoolSlice};
@@ -78,6 +79,8 @@ pub struct Door {
     /// Scratch of `admit`: the good ranges of a payload, and a copy of the others.
     pub ranges: Vec<Range<usize>>,
     pub refused: Vec<u8>,
+    /// Log lines about requests that were refused.
+    pub refusals: RefusalLog,
 }
 
 impl Door {
@@ -115,6 +118,7 @@ impl Door {
             beginnings: http::Beginnings::new(HTTP_BODY_BEGINNINGS_BYTES_MAX),
             ranges: Vec::new(),
             refused: Vec::new(),
+            refusals: RefusalLog::default(),
         }
     }
 
@@ -459,6 +463,11 @@ impl http::Door for HttpDoor<'_> {
 
     fn rejected(&mut self, reason: RejectReason, events: u64) {
         self.door.metrics.events_rejected(reason).inc_by(events);
+    }
+
+    fn refused(&mut self, refused: &http::Refused<'_>) {
+        // Without a session an origin is named by the peer's IP address.
+        self.door.refusals.log(&self.origin.default_source, refused, self.door.now);
     }
 
     fn answered(&mut self, status: u16) {

@@ -1,6 +1,7 @@
 //! The turn of the loop. Its order is a contract: read, wake the log thread, acknowledge, then time out (see [`super`]).
 
 mod bodies;
+mod closing;
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,12 +13,16 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 use slab::Slab;
 
+use self::closing::is_unauthenticated;
 use crate::descriptors;
-use crate::limits::{OTHERS_TIME_PER_TURN, OUTBOXES_BYTES_MAX, STALLED_FRAME_TIMEOUT, UNAUTHENTICATED_MAX};
+use crate::limits::{
+    LINGER_DRAIN_TIMEOUT, OTHERS_TIME_PER_TURN, OUTBOXES_BYTES_MAX, SILENT_SWEEP_INTERVAL, STALLED_FRAME_TIMEOUT,
+};
 use crate::net::connection::{Connection, Held, Protocol};
 use crate::net::door::Door;
 use crate::net::listener::{Accepted, Listener};
 use crate::net::log_limit::Interval;
+use crate::net::roster::Roster;
 use crate::net::serve::{BYE, Scratch, Served, serve};
 use crate::net::timers::Timers;
 use crate::session::marks::ConnectionId;
@@ -89,16 +94,27 @@ pub enum Ended {
     LogFailed,
 }
 
+/// How many connections of which kind may be open.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    /// Of all kinds; those beyond it are refused.
+    pub max_connections: usize,
+    /// Silent ones that have shown neither a valid HELLO nor a whole HTTP head; beyond it the oldest are closed.
+    pub max_unauthenticated: usize,
+}
+
 pub struct EventLoop {
     poll: Poll,
     signals: Signals,
     listener: Option<Listener>,
     connections: Slab<Connection>,
     next_generation: u32,
-    max_connections: usize,
+    limits: ConnectionLimits,
     accept_warnings: Interval,
     drain_timeout: Duration,
     drain_until: Option<Instant>,
+    /// The log has failed: until then what peers still send is discarded, so that they hear of it.
+    failed_until: Option<Instant>,
     /// Agents to be served in this or the next turn.
     ready: VecDeque<ConnectionId>,
     /// All others to be served, some in each turn.
@@ -113,9 +129,12 @@ pub struct EventLoop {
     serve_at_once: bool,
     /// Wait for a watermark.
     awaiting: Vec<ConnectionId>,
-    /// In order of accept; entries of those that are known or gone are skipped.
-    unauthenticated: VecDeque<ConnectionId>,
-    unauthenticated_count: usize,
+    /// Have shown neither a valid HELLO nor a whole HTTP head.
+    unauthenticated: Roster,
+    /// When silent ones among them were last looked for.
+    silent_swept: Instant,
+    /// Half-closed, while the peer may still be sending.
+    lingering: Roster,
     timers: Timers,
     /// When the timers of partial frames were last shortened.
     pressure_swept: Instant,
@@ -131,7 +150,7 @@ impl EventLoop {
         parts: Parts,
         listener: std::net::TcpListener,
         door: Door,
-        max_connections: usize,
+        limits: ConnectionLimits,
         drain_timeout: Duration,
     ) -> Result<Self, LoopError> {
         let mut listener = Listener::new(listener);
@@ -145,10 +164,11 @@ impl EventLoop {
             listener: Some(listener),
             connections: Slab::new(),
             next_generation: 0,
-            max_connections,
+            limits,
             accept_warnings: Interval::default(),
             drain_timeout,
             drain_until: None,
+            failed_until: None,
             ready: VecDeque::with_capacity(LISTS),
             ready_others: VecDeque::with_capacity(LISTS),
             waiting: VecDeque::with_capacity(LISTS),
@@ -156,8 +176,9 @@ impl EventLoop {
             finishing: VecDeque::new(),
             serve_at_once: false,
             awaiting: Vec::with_capacity(LISTS),
-            unauthenticated: VecDeque::new(),
-            unauthenticated_count: 0,
+            unauthenticated: Roster::default(),
+            silent_swept: door.now,
+            lingering: Roster::default(),
             timers: Timers::with_capacity(LISTS),
             pressure_swept: door.now,
             door,
@@ -197,11 +218,17 @@ impl EventLoop {
             self.serve_waiting();
             self.door.end_turn();
             self.acknowledge();
-            if self.door.health.failure().is_some() {
+            if self.door.health.failure().is_some() && self.failed_until.is_none() {
                 self.tell_of_failure();
-                return Ok(Ended::LogFailed);
             }
             self.fire_timers();
+            self.close_silent();
+            if let Some(until) = self.failed_until {
+                if self.connections.is_empty() || self.door.now >= until {
+                    return Ok(Ended::LogFailed);
+                }
+                continue;
+            }
             if let Some(until) = self.drain_until {
                 if self.connections.is_empty() {
                     return Ok(Ended::Drained);
@@ -219,7 +246,10 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         let paused = self.listener.as_ref().and_then(Listener::deadline);
-        let next = [self.timers.next(), paused, self.drain_until].into_iter().flatten().min()?;
+        let sweep = (self.unauthenticated.len() > self.limits.max_unauthenticated)
+            .then(|| self.silent_swept + SILENT_SWEEP_INTERVAL);
+        let ends = [self.drain_until, self.failed_until];
+        let next = [self.timers.next(), paused, sweep].into_iter().chain(ends).flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -249,14 +279,14 @@ impl EventLoop {
                 self.remove(id, "broken");
                 return;
             }
-            if connection.finish_closing(self.door.now) {
-                self.remove(id, "closed");
-                return;
-            }
             // Unread answers no longer hold it back, nor what was read and not parsed because of them.
             resumed = was_unflushed && connection.is_flushed();
         }
-        if connection.readable || resumed {
+        let readable = connection.readable;
+        if self.finish_closing(id) {
+            return;
+        }
+        if readable || resumed {
             self.enqueue(id);
         }
         self.schedule(id);
@@ -310,11 +340,17 @@ impl EventLoop {
     }
 
     fn admit(&mut self, mut stream: mio::net::TcpStream, peer: std::net::SocketAddr) {
-        let overloaded = self.connections.len() >= self.max_connections;
+        // Those that linger take no place from a newcomer.
+        let overloaded = self.connections.len() - self.lingering.len() >= self.limits.max_connections;
         if overloaded {
             self.door.metrics.connections_refused.inc();
         }
-        if self.connections.len() >= self.max_connections + descriptors::overloaded_beside(self.max_connections) {
+        let most = self.limits.max_connections + descriptors::overloaded_beside(self.limits.max_connections);
+        if self.connections.len() >= most && !self.cut_oldest_lingering() {
+            if self.scratch.log.allows(self.door.now) {
+                let max_connections = self.limits.max_connections;
+                tracing::warn!(%peer, max_connections, "too many connections, closing a new one without an answer");
+            }
             return;
         }
         // Answers are written whole, once a turn: waiting for more to send only delays them.
@@ -333,16 +369,8 @@ impl EventLoop {
         entry.insert(Connection::new(id, stream, peer, overloaded, self.door.now));
         self.door.metrics.connections.inc();
         tracing::debug!(connection = id, %peer, "connected");
-        self.unauthenticated.push_back(id);
-        self.unauthenticated_count += 1;
-        // Real agents say HELLO at once; whoever has waited longest is the likeliest to be none (R12).
-        while self.unauthenticated_count > UNAUTHENTICATED_MAX
-            && let Some(oldest) = self.unauthenticated.pop_front()
-        {
-            if self.get(oldest).is_some_and(|connection| connection.unauthenticated) {
-                self.remove(oldest, "unauthenticated_cap");
-            }
-        }
+        let connections = &self.connections;
+        self.unauthenticated.enter(id, |id| is_unauthenticated(connections, id));
         self.enqueue(id);
         self.schedule(id);
     }
@@ -355,7 +383,15 @@ impl EventLoop {
         // Closing the descriptor takes it out of the poll as well.
         let _ = self.poll.registry().deregister(&mut connection.stream);
         if connection.unauthenticated {
-            self.unauthenticated_count -= 1;
+            self.unauthenticated.leave();
+        }
+        if let Protocol::Lingering(linger) = &connection.protocol {
+            self.lingering.leave();
+            if !connection.end_of_stream
+                && let Some(reason) = linger.cut(self.door.now)
+            {
+                self.door.metrics.connection_cut(reason);
+            }
         }
         let reason = connection.close_reason.unwrap_or(reason);
         if let Some(agent_id) = connection.origin.agent_id {
@@ -370,12 +406,6 @@ impl EventLoop {
         self.unwritten_bytes -= connection.unwritten();
         self.door.metrics.connections.dec();
         self.door.metrics.connection_closed(reason);
-        if self.unauthenticated.len() > 2 * UNAUTHENTICATED_MAX {
-            let connections = &self.connections;
-            self.unauthenticated.retain(|id| {
-                connections.get(Self::key(*id)).is_some_and(|known| known.id == *id && known.unauthenticated)
-            });
-        }
     }
 
     fn schedule(&mut self, id: ConnectionId) {
@@ -402,21 +432,27 @@ impl EventLoop {
             if added > 0 && unwritten_bytes + added > OUTBOXES_BYTES_MAX {
                 gone = Some("outboxes_over_budget");
             }
+            let mut left = false;
             if let Some(reason) = close {
                 connection.close(reason);
-            }
-            if gone.is_none() && connection.finish_closing(now) {
-                gone = Some("closed");
+                // Whatever it was, it is answered: it takes no place of those that are silent.
+                left = std::mem::take(&mut connection.unauthenticated);
             }
             let dropped = small_before - connection.small.len();
             self.unwritten_bytes += added;
             self.scratch.small_bytes -= dropped;
+            if left {
+                self.unauthenticated.leave();
+            }
         }
         self.out = out;
         self.out.clear();
         match gone {
             Some(reason) => self.remove(id, reason),
             None => {
+                if self.finish_closing(id) {
+                    return;
+                }
                 if close.is_some() {
                     // What the peer still sends is discarded.
                     self.enqueue(id);
@@ -530,7 +566,7 @@ impl EventLoop {
             connection.unauthenticated = false;
         }
         if was_unauthenticated && !connection.unauthenticated {
-            self.unauthenticated_count -= 1;
+            self.unauthenticated.leave();
         }
         let waits = match &connection.protocol {
             Protocol::Frames(session) => session.is_waiting(),
@@ -707,7 +743,11 @@ impl EventLoop {
                 machine.handle_timeout(now, &mut door.http(origin, *loopback, *overloaded), out);
                 machine.closing().then_some("http_timeout")
             }
-            Protocol::Closing | Protocol::Lingering { .. } => None,
+            Protocol::Closing => None,
+            Protocol::Lingering(_) => {
+                self.remove(id, "closed");
+                return;
+            }
         };
         let more = !connection.small.is_empty();
         self.settle(id, close);
@@ -738,6 +778,9 @@ impl EventLoop {
     /// The log failed: nothing can be kept any more, so every agent goes elsewhere, and the process ends. What a socket
     /// does not take at once is not worth waiting for.
     fn tell_of_failure(&mut self) {
+        self.failed_until = Some(self.door.now + LINGER_DRAIN_TIMEOUT);
+        self.door.draining = true;
+        self.stop_listening();
         let ids: Vec<_> = self.connections.iter().map(|(_, connection)| connection.id).collect();
         for id in ids {
             let (random, now) = (self.door.random.next_u64(), self.door.now);
@@ -746,19 +789,20 @@ impl EventLoop {
                 continue;
             };
             let Connection { protocol, loopback, overloaded, origin, .. } = connection;
-            let mut out = Vec::new();
+            let (mut http, out) = (self.door.http(origin, *loopback, *overloaded), &mut self.out);
             match protocol {
                 Protocol::Frames(session) => {
                     let text = "this server cannot write its log any more";
-                    session.end(GoawayCode::Storage, text, random, &mut out);
+                    session.end(GoawayCode::Storage, text, random, out);
                 }
                 Protocol::Http(machine) => {
-                    machine.log_failed(now, &mut self.door.http(origin, *loopback, *overloaded), &mut out);
+                    machine.log_failed(now, &mut http, out);
+                    machine.drain(now, &mut http, out);
                 }
-                Protocol::Undecided | Protocol::Closing | Protocol::Lingering { .. } => {}
+                Protocol::Lingering(linger) => linger.drain(now),
+                Protocol::Undecided | Protocol::Closing => {}
             }
-            let _ = connection.send(&out, now);
-            self.remove(id, GoawayCode::Storage.name());
+            self.settle(id, Some(GoawayCode::Storage.name()));
         }
     }
 
@@ -767,12 +811,16 @@ impl EventLoop {
         tracing::info!(connections = self.connections.len(), "shutting down: draining connections");
         self.drain_until = Some(self.door.now + self.drain_timeout);
         self.door.draining = true;
-        if let Some(mut listener) = self.listener.take() {
-            let _ = self.poll.registry().deregister(listener.source());
-        }
+        self.stop_listening();
         let ids: Vec<_> = self.connections.iter().map(|(_, connection)| connection.id).collect();
         for id in ids {
             self.drain_one(id);
+        }
+    }
+
+    fn stop_listening(&mut self) {
+        if let Some(mut listener) = self.listener.take() {
+            let _ = self.poll.registry().deregister(listener.source());
         }
     }
 
@@ -798,7 +846,11 @@ impl EventLoop {
                 machine.drain(now, &mut door.http(origin, *loopback, *overloaded), &mut self.out);
                 machine.closing().then_some("SHUTDOWN")
             }
-            Protocol::Closing | Protocol::Lingering { .. } => None,
+            Protocol::Closing => None,
+            Protocol::Lingering(linger) => {
+                linger.drain(self.door.now);
+                None
+            }
         };
         self.settle(id, close);
     }

@@ -16,6 +16,9 @@
 //! | `serve` | reads and parses for one connection, by protocol |
 //! | `intake` | the current buffer, and the reserve that a torn frame may need |
 //! | `door` | everything accepted goes through here: tickets, ring, marks, counters |
+//! | `linger` | when a half-closed connection that is still sent to is closed |
+//! | `roster` | the connections in one state, the oldest first |
+//! | `refusal_log` | log lines about refused requests, by peer |
 //! | `listener` | bind, bounded accepts, pause when descriptors run out |
 //! | `timers` | deadlines of connections |
 //! | `log_limit` | so many log lines about connections a second |
@@ -30,13 +33,16 @@ mod connection;
 mod door;
 mod event_loop;
 mod intake;
+mod linger;
 mod listener;
 mod log_limit;
+mod refusal_log;
+mod roster;
 mod serve;
 mod timers;
 
 pub use door::Door;
 pub use door::SinkReport;
-pub use event_loop::{DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
+pub use event_loop::{ConnectionLimits, DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
 pub use intake::Intake;
 pub use listener::{bind, bind_problem};

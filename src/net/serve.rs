@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::http;
 use crate::limits::{
-    HEADER_BYTES, HELLO_BYTES_MAX, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX, OUTBOX_BYTES_MAX,
-    READ_BYTES_PER_TURN,
+    DISCARD_BYTES_PER_TURN, HEADER_BYTES, HELLO_BYTES_MAX, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX,
+    OUTBOX_BYTES_MAX, READ_BYTES_PER_TURN,
 };
 use crate::net::connection::{Connection, Held, Protocol, ReadEnd};
 use crate::net::door::Door;
@@ -17,8 +17,11 @@ use crate::session::server::{ServerSession, Step};
 use crate::wire::header::MAGIC;
 use crate::wire::{Decoded, FrameError, GoawayCode, decode};
 
-/// First byte of a TLS record: offered in a later version.
+/// First byte of a TLS record that begins a handshake. TLS is not offered.
 const TLS_HANDSHAKE: u8 = 0x16;
+/// A TLS record of version 1.2 with an alert: fatal, handshake_failure (RFC 8446, section 6). Clients report it by name,
+/// where a closed connection would look like a fault of the network.
+const TLS_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
 /// Why a connection is closed whose agent sent BYE.
 pub const BYE: &str = "bye";
 /// Bytes of one read of a head: most requests are smaller, and what is left over stays with the connection.
@@ -79,7 +82,7 @@ pub fn serve(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch
         Protocol::Undecided => serve_undecided(connection, door, scratch, out),
         Protocol::Frames(_) => serve_frames(connection, door, scratch, out),
         Protocol::Http(_) => serve_http(connection, door, scratch, out),
-        Protocol::Closing | Protocol::Lingering { .. } => discard(connection, door, scratch),
+        Protocol::Closing | Protocol::Lingering(_) => discard(connection, door, scratch),
     };
     scratch.small_bytes = (scratch.small_bytes + connection.small.len()).saturating_sub(small_before);
     // An accepted agent keeps at most a torn header.
@@ -101,8 +104,9 @@ fn serve_undecided(connection: &mut Connection, door: &mut Door, scratch: &mut S
     let first = room.first().copied().unwrap_or_default();
     connection.small.extend_from_slice(room.get(..bytes).unwrap_or_default());
     if first == TLS_HANDSHAKE {
-        tracing::debug!(connection = connection.id, peer = %connection.peer, "TLS is not offered on this port");
-        return Served::Gone("tls");
+        door.refusals.log_tls(&connection.origin.default_source, door.now);
+        out.extend_from_slice(&TLS_ALERT);
+        return Served::Close("tls");
     }
     if first == MAGIC[0] {
         let session = ServerSession::new(connection.id, &door.settings, connection.opened);
@@ -503,16 +507,24 @@ fn offer(connection: &mut Connection, door: &mut Door, bytes: &[u8], out: &mut V
 
 // ---- closing ----
 
+/// Reads what the peer still sends and throws it away, so that no unread byte turns the close into a reset.
 fn discard(connection: &mut Connection, door: &Door, scratch: &mut Scratch) -> Served {
-    let end = connection.read(&mut scratch.read, door.now);
-    if let (ReadEnd::Bytes(bytes), Protocol::Lingering { discarded, .. }) = (end, &mut connection.protocol) {
-        *discarded += bytes;
+    let mut left = DISCARD_BYTES_PER_TURN;
+    while left > 0 {
+        if matches!(&connection.protocol, Protocol::Lingering(linger) if linger.is_over(door.now)) {
+            return Served::Gone("closed");
+        }
+        match connection.read(&mut scratch.read, door.now) {
+            ReadEnd::Bytes(bytes) => {
+                left = left.saturating_sub(bytes);
+                if let Protocol::Lingering(linger) = &mut connection.protocol {
+                    linger.discarded(bytes, door.now);
+                }
+            }
+            // At the end what is written may still be read by the peer, so the outbox is not thrown away.
+            ReadEnd::Empty | ReadEnd::End => return Served::Idle,
+            ReadEnd::Broken => return Served::Gone("broken"),
+        }
     }
-    match end {
-        ReadEnd::Bytes(_) => Served::Again,
-        ReadEnd::Empty => Served::Idle,
-        // Closing: what is written may still be read by the peer, so the outbox is not thrown away.
-        ReadEnd::End => Served::Idle,
-        ReadEnd::Broken => Served::Gone("broken"),
-    }
+    Served::Again
 }

@@ -11,6 +11,7 @@ pub mod http;
 pub mod ledger;
 #[cfg(feature = "sqlite")]
 pub mod load;
+pub mod nginx;
 pub mod proxy;
 #[cfg(feature = "sqlite")]
 pub mod rows;

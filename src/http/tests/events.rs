@@ -326,7 +326,7 @@ fn json_may_be_packed_with_gzip() {
 
 #[test]
 fn more_events_than_a_request_may_have_are_refused_as_a_whole() {
-    let settings = Settings { max_body_bytes: 1 << 20, max_frame_bytes: 1 << 20 };
+    let settings = Settings { max_body_bytes: 1 << 20, max_frame_bytes: 1 << 20, ..SETTINGS };
     let of = |events: usize| {
         [
             (PROTOBUF, batch(&["a"]).repeat(events)),

@@ -22,6 +22,10 @@ const TABLE: &[(u16, &[u8])] = &[
     (400, b"G\xc3\x89T /health HTTP/1.1\r\nHost: x\r\n\r\n"),
     (400, b"\r\n\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n"),
     (400, b"\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n"),
+    // PROXY headers.
+    (400, b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n"),
+    (400, b"PROXY UNKNOWN\r\n\r\n"),
+    (400, b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\xdc\x04\x01\xbbGET /health HTTP/1.1\r\nHost: x\r\n\r\n"),
     (400, b"{\"name\":\"no HTTP at all\"}\r\n\r\n"),
     // Versions.
     (400, b"GET /health http/1.1\r\nHost: x\r\n\r\n"),
@@ -258,4 +262,16 @@ fn damaged_requests_never_panic_and_do_not_depend_on_how_they_are_torn() {
         let (one, two) = bytes.split_at(cut.index(bytes.len()));
         prop_assert_eq!(&whole, &outcome_of([one, two], true, &|_| {}));
     });
+}
+
+#[test]
+fn a_proxy_header_is_named_in_the_answer() {
+    for (header, version) in [
+        (&b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\nGET /health HTTP/1.1\r\nHost: x\r\n\r\n"[..], "(version 1)"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", "(version 2)"),
+    ] {
+        let got = exchange(header);
+        let named = got.answers.contains("PROXY protocol header") && got.answers.contains(version);
+        assert!(got.statuses == [400] && named, "{}", got.answers);
+    }
 }

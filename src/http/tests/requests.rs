@@ -4,8 +4,8 @@ use super::*;
 use crate::limits::{HTTP_HEAD_BYTES_MAX, OUTBOX_BYTES_MAX};
 
 const GET: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
-const HEALTH: &str = "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"status\":\"ok\"}";
-const ACCEPTED_1: &str = "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: application/json\r\nContent-Length: 28\r\n\r\n\
+const HEALTH: &str = "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: application/json\r\nContent-Length: 15\r\nConnection: keep-alive\r\nKeep-Alive: timeout=75\r\n\r\n{\"status\":\"ok\"}";
+const ACCEPTED_1: &str = "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: application/json\r\nContent-Length: 28\r\nConnection: keep-alive\r\nKeep-Alive: timeout=75\r\n\r\n\
                           {\"accepted\":1,\"rejected\":[]}";
 
 #[test]
@@ -15,8 +15,9 @@ fn pages_are_served_to_get_and_their_heads_to_head() {
         ("/ready", "application/json", r#"{"status":"ready"}"#),
         ("/metrics", "text/plain; version=0.0.4", "telemetryx_connections 1\n"),
     ] {
+        let keep_alive = "Connection: keep-alive\r\nKeep-Alive: timeout=75";
         let head = format!(
-            "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{keep_alive}\r\n\r\n",
             body.len()
         );
         let got = exchange(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
@@ -175,7 +176,7 @@ fn expect_continue_is_answered_before_the_body_is_awaited() {
     assert!(!exchange(post_with(fields, b"")).answers.contains("Continue"));
     assert!(!exchange("GET /health HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n\r\n").answers.contains("Continue"));
     let old = String::from_utf8(request).unwrap().replace("HTTP/1.1", "HTTP/1.0");
-    assert_eq!(exchange(old).answers, ACCEPTED_1.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n"));
+    assert_eq!(exchange(old).answers, ACCEPTED_1.replace("keep-alive\r\nKeep-Alive: timeout=75", "close"));
 }
 
 /// A POST whose body is `coded` as it stands.

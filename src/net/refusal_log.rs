@@ -1,0 +1,101 @@
+//! Log lines about requests that were refused: by peer and status, and so many a second in all.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use super::log_limit::LogLimit;
+use crate::http::Refused;
+use crate::limits::{REFUSAL_LOG_INTERVAL, REFUSAL_LOG_PEERS_MAX, REFUSAL_LOG_TEXT_BYTES_MAX};
+use crate::wire::answer::cut;
+
+/// One peer that is wrong a thousand times a second must not hide another one's first mistake: each peer has one line
+/// per status and interval.
+#[derive(Debug, Default)]
+pub struct RefusalLog {
+    lines: HashMap<(Box<str>, u16), Line>,
+    limit: LogLimit,
+}
+
+#[derive(Debug)]
+struct Line {
+    logged: Instant,
+    /// Refusals since then that have no line.
+    unlogged: u64,
+}
+
+impl RefusalLog {
+    /// Logs a refused request of `peer` (an IP address), or counts it for the peer's next line.
+    pub fn log(&mut self, peer: &str, refused: &Refused<'_>, now: Instant) {
+        let Some(unlogged) = self.allows(peer, refused.status, now) else { return };
+        let status = refused.status;
+        let [method, path, reason] =
+            [refused.method, refused.path, refused.reason].map(|text| cut(text, REFUSAL_LOG_TEXT_BYTES_MAX));
+        match status {
+            // The server's own trouble, not the peer's mistake.
+            500 | 503 | 504 => tracing::warn!(peer, status, method, path, reason, unlogged, "request failed"),
+            _ => tracing::info!(peer, status, method, path, reason, unlogged, "request refused"),
+        }
+    }
+
+    /// Logs a TLS handshake of `peer`, which is not offered.
+    pub fn log_tls(&mut self, peer: &str, now: Instant) {
+        // No HTTP status is 0.
+        if let Some(unlogged) = self.allows(peer, 0, now) {
+            tracing::info!(peer, unlogged, "TLS handshake refused: this port has no TLS, connect without it");
+        }
+    }
+
+    /// Whether there may be a line now, and how many refusals of its kind had none since the last one.
+    fn allows(&mut self, peer: &str, status: u16, now: Instant) -> Option<u64> {
+        if let Some(line) = self.lines.get_mut(&(Box::from(peer), status))
+            && now < line.logged + REFUSAL_LOG_INTERVAL
+        {
+            line.unlogged += 1;
+            return None;
+        }
+        let allowed = self.limit.allows(now);
+        if self.lines.len() >= REFUSAL_LOG_PEERS_MAX {
+            self.lines.retain(|_, line| now < line.logged + REFUSAL_LOG_INTERVAL);
+        }
+        if !allowed {
+            return None;
+        }
+        // Without room only the limit on all lines holds.
+        if self.lines.len() >= REFUSAL_LOG_PEERS_MAX {
+            return Some(0);
+        }
+        let line = Line { logged: now, unlogged: 0 };
+        Some(self.lines.insert((Box::from(peer), status), line).map_or(0, |old| old.unlogged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::LOG_LINES_PER_SECOND;
+
+    #[test]
+    fn each_peer_has_one_line_per_status_and_interval() {
+        let (mut log, now) = (RefusalLog::default(), Instant::now());
+        assert_eq!(log.allows("10.0.0.1", 401, now), Some(0));
+        for _ in 0..100_000 {
+            assert_eq!(log.allows("10.0.0.1", 401, now), None);
+        }
+        assert_eq!(log.allows("10.0.0.1", 404, now), Some(0));
+        assert_eq!(log.allows("10.0.0.2", 401, now), Some(0));
+        assert_eq!(log.allows("10.0.0.1", 401, now + REFUSAL_LOG_INTERVAL), Some(100_000));
+    }
+
+    #[test]
+    fn many_peers_are_limited_in_lines_and_memory() {
+        let (mut log, mut now) = (RefusalLog::default(), Instant::now());
+        let mut lines = 0;
+        for peer in 0..100_000 {
+            // 100 s in all.
+            now += std::time::Duration::from_millis(1);
+            lines += u32::from(log.allows(&format!("fe80::{peer:x}"), 400, now).is_some());
+            assert!(log.lines.len() <= REFUSAL_LOG_PEERS_MAX);
+        }
+        assert!(lines <= 101 * LOG_LINES_PER_SECOND, "{lines}");
+    }
+}
