@@ -194,8 +194,9 @@ pub const LINGER_DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 pub const LINGERING_MAX: usize = 1_024;
 /// Bytes that are discarded from one of them in one turn: about 20 µs.
 pub const DISCARD_BYTES_PER_TURN: usize = 64 * 1024;
-/// Refused requests of one peer with one status have one log line in this time.
-pub const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// A state that lasts, or what peers cause again and again, has one log line in this time: a log that accepts nothing, refused
+/// requests of one peer with one status, connections over a limit.
+pub const LOG_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// Pairs of peer and status that are remembered for that: about 100 bytes each.
 pub const REFUSAL_LOG_PEERS_MAX: usize = 1_024;
 /// Bytes of the method, the path and the reason in such a line, each.
@@ -227,8 +228,6 @@ pub const LOG_BYTES_DEFAULT: u64 = 10 * 1024 * 1024 * 1024;
 pub const LOG_BYTES_LIMIT: u64 = 1 << 50;
 /// Pause before the log is asked again for what it had no space for.
 pub const LOG_RETRY: Duration = Duration::from_millis(100);
-/// Lines about a log that takes nothing: the first at once, then one in this time.
-pub const LOG_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 /// The log thread looks this often which segments nobody needs any more.
 pub const LOG_UPKEEP: Duration = Duration::from_secs(1);
 /// Commits that wait for the required sinks, for acknowledgements of level *delivered*; neighbours become one beyond it.

@@ -200,7 +200,7 @@ impl Connection {
         if self.close_reason.is_none() {
             self.close_reason = Some(reason);
         }
-        if !matches!(self.protocol, Protocol::Closing | Protocol::Lingering(_)) {
+        if !self.is_closing() {
             self.protocol = Protocol::Closing;
             self.held = Held::Nothing;
             self.small = Vec::new();
@@ -221,6 +221,11 @@ impl Connection {
             Protocol::Lingering(_) => self.end_of_stream,
             _ => false,
         }
+    }
+
+    /// The last answer is in the outbox or written.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.protocol, Protocol::Closing | Protocol::Lingering(_))
     }
 
     /// The answer is written, our half is closed, and the peer may still be sending.

@@ -21,7 +21,7 @@ use crate::limits::{
 use crate::net::connection::{Connection, Held, Protocol};
 use crate::net::door::Door;
 use crate::net::listener::{Accepted, Listener};
-use crate::net::log_limit::Interval;
+use crate::net::log_limit::LogInterval;
 use crate::net::roster::Roster;
 use crate::net::serve::{BYE, Scratch, Served, serve};
 use crate::net::timers::Timers;
@@ -110,7 +110,7 @@ pub struct EventLoop {
     connections: Slab<Connection>,
     next_generation: u32,
     limits: ConnectionLimits,
-    accept_warnings: Interval,
+    accept_warnings: LogInterval,
     drain_timeout: Duration,
     drain_until: Option<Instant>,
     /// The log has failed: until then what peers still send is discarded, so that they hear of it.
@@ -133,6 +133,9 @@ pub struct EventLoop {
     unauthenticated: Roster,
     /// When silent ones among them were last looked for.
     silent_swept: Instant,
+    silent_log: LogInterval,
+    /// For connections that are closed without an answer.
+    overflow_log: LogInterval,
     /// Half-closed, while the peer may still be sending.
     lingering: Roster,
     timers: Timers,
@@ -165,7 +168,7 @@ impl EventLoop {
             connections: Slab::new(),
             next_generation: 0,
             limits,
-            accept_warnings: Interval::default(),
+            accept_warnings: LogInterval::default(),
             drain_timeout,
             drain_until: None,
             failed_until: None,
@@ -178,6 +181,8 @@ impl EventLoop {
             awaiting: Vec::with_capacity(LISTS),
             unauthenticated: Roster::default(),
             silent_swept: door.now,
+            silent_log: LogInterval::default(),
+            overflow_log: LogInterval::default(),
             lingering: Roster::default(),
             timers: Timers::with_capacity(LISTS),
             pressure_swept: door.now,
@@ -298,7 +303,8 @@ impl EventLoop {
             && !connection.waiting
         {
             connection.queued = true;
-            if connection.origin.agent_id.is_some() {
+            // An agent that was disconnected is not served before others: what it still sends is discarded.
+            if connection.origin.agent_id.is_some() && !connection.is_closing() {
                 self.ready.push_back(id);
             } else {
                 self.ready_others.push_back(id);
@@ -325,17 +331,17 @@ impl EventLoop {
         if lacks_descriptors {
             self.door.descriptors_exhausted = Some(now);
         }
-        let Some(suppressed) = self.accept_warnings.due(now) else { return };
+        let Some(pauses) = self.accept_warnings.allows(1, now) else { return };
         if lacks_descriptors {
             tracing::warn!(
                 %error,
                 connections,
-                suppressed,
+                pauses,
                 "paused accepting: out of file descriptors; raise the limit of open files (LimitNOFILE=, ulimit -Hn), or \
                  lower server.max_connections"
             );
         } else {
-            tracing::warn!(%error, connections, suppressed, "paused accepting: out of kernel memory");
+            tracing::warn!(%error, connections, pauses, "paused accepting: out of kernel memory");
         }
     }
 
@@ -347,9 +353,9 @@ impl EventLoop {
         }
         let most = self.limits.max_connections + descriptors::overloaded_beside(self.limits.max_connections);
         if self.connections.len() >= most && !self.cut_oldest_lingering() {
-            if self.scratch.log.allows(self.door.now) {
+            if let Some(connections) = self.overflow_log.allows(1, self.door.now) {
                 let max_connections = self.limits.max_connections;
-                tracing::warn!(%peer, max_connections, "too many connections, closing a new one without an answer");
+                tracing::warn!(connections, %peer, max_connections, "too many connections, closed new ones without an answer");
             }
             return;
         }

@@ -30,22 +30,22 @@ impl LogLimit {
     }
 }
 
-/// Lets the first line through, then one per `LOG_WARNING_INTERVAL`: for a state that lasts.
+/// One line in [`LOG_WARNING_INTERVAL`] about the same thing: the first at once, the next one with the number of what came since.
 #[derive(Debug, Default)]
-pub struct Interval {
-    last: Option<Instant>,
-    suppressed: u64,
+pub struct LogInterval {
+    logged: Option<Instant>,
+    unlogged: u64,
 }
 
-impl Interval {
-    /// The number of lines suppressed since the last one; `None`: suppress this one, too.
-    pub fn due(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now < last + LOG_WARNING_INTERVAL) {
-            self.suppressed += 1;
+impl LogInterval {
+    /// Whether there may be a line about `count` more of the thing at `now`: the number that it stands for.
+    pub fn allows(&mut self, count: u64, now: Instant) -> Option<u64> {
+        self.unlogged += count;
+        if self.logged.is_some_and(|logged| now < logged + LOG_WARNING_INTERVAL) {
             return None;
         }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.suppressed))
+        self.logged = Some(now);
+        Some(std::mem::take(&mut self.unlogged))
     }
 }
 
@@ -54,21 +54,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_line_passes_then_one_per_interval() {
-        let (mut interval, now) = (Interval::default(), Instant::now());
-        assert_eq!(interval.due(now), Some(0));
-        assert_eq!(interval.due(now + LOG_WARNING_INTERVAL / 3), None);
-        assert_eq!(interval.due(now + LOG_WARNING_INTERVAL / 2), None);
-        assert_eq!(interval.due(now + LOG_WARNING_INTERVAL), Some(2));
-        assert_eq!(interval.due(now + LOG_WARNING_INTERVAL * 2), Some(0));
-    }
-
-    #[test]
     fn each_second_has_its_lines_and_no_more() {
         let (mut limit, now) = (LogLimit::default(), Instant::now());
         let burst = |limit: &mut LogLimit, now| (0..10 * LOG_LINES_PER_SECOND).filter(|_| limit.allows(now)).count();
         assert_eq!(burst(&mut limit, now), LOG_LINES_PER_SECOND as usize);
         assert_eq!(burst(&mut limit, now + WINDOW / 2), 0);
         assert_eq!(burst(&mut limit, now + WINDOW), LOG_LINES_PER_SECOND as usize);
+    }
+
+    #[test]
+    fn a_line_in_a_while_stands_for_what_came_since_the_last_one() {
+        let (mut limit, now) = (LogInterval::default(), Instant::now());
+        assert_eq!(limit.allows(3, now), Some(3));
+        assert_eq!(limit.allows(1, now), None);
+        assert_eq!(limit.allows(2, now + LOG_WARNING_INTERVAL / 2), None);
+        assert_eq!(limit.allows(1, now + LOG_WARNING_INTERVAL), Some(4));
     }
 }

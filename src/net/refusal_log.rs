@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::log_limit::LogLimit;
 use crate::http::Refused;
-use crate::limits::{REFUSAL_LOG_INTERVAL, REFUSAL_LOG_PEERS_MAX, REFUSAL_LOG_TEXT_BYTES_MAX};
+use crate::limits::{LOG_WARNING_INTERVAL, REFUSAL_LOG_PEERS_MAX, REFUSAL_LOG_TEXT_BYTES_MAX};
 use crate::wire::answer::cut;
 
 /// One peer that is wrong a thousand times a second must not hide another one's first mistake: each peer has one line
@@ -48,14 +48,14 @@ impl RefusalLog {
     /// Whether there may be a line now, and how many refusals of its kind had none since the last one.
     fn allows(&mut self, peer: &str, status: u16, now: Instant) -> Option<u64> {
         if let Some(line) = self.lines.get_mut(&(Box::from(peer), status))
-            && now < line.logged + REFUSAL_LOG_INTERVAL
+            && now < line.logged + LOG_WARNING_INTERVAL
         {
             line.unlogged += 1;
             return None;
         }
         let allowed = self.limit.allows(now);
         if self.lines.len() >= REFUSAL_LOG_PEERS_MAX {
-            self.lines.retain(|_, line| now < line.logged + REFUSAL_LOG_INTERVAL);
+            self.lines.retain(|_, line| now < line.logged + LOG_WARNING_INTERVAL);
         }
         if !allowed {
             return None;
@@ -83,7 +83,7 @@ mod tests {
         }
         assert_eq!(log.allows("10.0.0.1", 404, now), Some(0));
         assert_eq!(log.allows("10.0.0.2", 401, now), Some(0));
-        assert_eq!(log.allows("10.0.0.1", 401, now + REFUSAL_LOG_INTERVAL), Some(100_000));
+        assert_eq!(log.allows("10.0.0.1", 401, now + LOG_WARNING_INTERVAL), Some(100_000));
     }
 
     #[test]

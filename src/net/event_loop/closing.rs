@@ -21,13 +21,12 @@ impl EventLoop {
         let is_silent = |id: &ConnectionId| find(connections, *id).is_some_and(|connection| connection.is_silent(now));
         let silent: Vec<_> = self.unauthenticated.iter().filter(is_silent).collect();
         let excess = silent.len().saturating_sub(max);
+        let Some(oldest) = silent.first().and_then(|id| find(connections, *id)).filter(|_| excess > 0) else { return };
+        if let Some(connections) = self.silent_log.allows(excess as u64, now) {
+            let peer = oldest.peer;
+            tracing::info!(connections, %peer, max_unauthenticated = max, "too many silent connections, closed the oldest");
+        }
         for id in silent.into_iter().take(excess) {
-            if let Some(connection) = find(&self.connections, id)
-                && self.scratch.log.allows(now)
-            {
-                let peer = connection.peer;
-                tracing::info!(connection = id, %peer, max_unauthenticated = max, "too many silent connections, closing the oldest");
-            }
             self.remove(id, "unauthenticated_cap");
         }
     }
