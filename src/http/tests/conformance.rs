@@ -7,9 +7,9 @@ use super::*;
 
 const GET: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
 const HEAD_200: &str = "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: application/json\r\n\
-                        Content-Length: 15\r\n\r\n";
+                        Content-Length: 15\r\nConnection: keep-alive\r\nKeep-Alive: timeout=75\r\n\r\n";
 const GET_200: &str = "HTTP/1.1 200 OK\r\nDate: Mon, 23 Nov 2026 20:15:48 GMT\r\nContent-Type: application/json\r\n\
-                       Content-Length: 15\r\n\r\n{\"status\":\"ok\"}";
+                       Content-Length: 15\r\nConnection: keep-alive\r\nKeep-Alive: timeout=75\r\n\r\n{\"status\":\"ok\"}";
 
 /// Sends a request, then a GET on the same connection.
 fn statuses_before_a_get(request: &str) -> (Vec<u16>, String) {
