@@ -166,8 +166,8 @@ pub const HTTP_TORN_HEADS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Bytes read from one connection in one turn: bounds how long the others wait, about 0.5 ms of parsing.
 pub const READ_BYTES_PER_TURN: usize = 256 * 1024;
-/// Time in one turn for HTTP connections and newcomers, which come after all agents (at least one is served): a page
-/// costs more than an ACK, and a flood of requests must not stand between an agent and its ACK.
+/// Time in one turn for newcomers, and again for HTTP connections; both come after all agents (at least one is served): a
+/// page costs more than an ACK, and a flood of requests must not stand between an agent and its ACK.
 pub const OTHERS_TIME_PER_TURN: Duration = Duration::from_micros(500);
 /// Connections accepted in one turn.
 pub const ACCEPTS_PER_TURN: usize = 64;

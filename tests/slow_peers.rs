@@ -57,7 +57,8 @@ fn slow_and_deaf_peers_cost_agents_nothing_and_are_gone_within_their_timers() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
+    // What a deaf peer's socket takes whole leaves its connection idle.
+    let server = Server::start(directory.path(), &["sinks.discard.kind=discard", "server.http_idle_timeout=25s"]);
     let address = server.address();
     ack_p99(address, 0);
     // The better of two: other work on the machine shows in single windows.

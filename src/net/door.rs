@@ -79,6 +79,8 @@ pub struct Door {
     /// Scratch of `admit`: the good ranges of a payload, and a copy of the others.
     pub ranges: Vec<Range<usize>>,
     pub refused: Vec<u8>,
+    /// The page of metrics, once it was asked for in this turn.
+    metrics_page: Option<Vec<u8>>,
     /// Log lines about requests that were refused.
     pub refusals: RefusalLog,
 }
@@ -118,6 +120,7 @@ impl Door {
             beginnings: http::Beginnings::new(HTTP_BODY_BEGINNINGS_BYTES_MAX),
             ranges: Vec::new(),
             refused: Vec::new(),
+            metrics_page: None,
             refusals: RefusalLog::default(),
         }
     }
@@ -125,6 +128,7 @@ impl Door {
     /// Reads the clocks, once a turn.
     pub fn begin_turn(&mut self) {
         self.now = Instant::now();
+        self.metrics_page = None;
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.received_unix_nano = since_epoch.as_nanos() as u64;
     }
@@ -382,6 +386,11 @@ impl http::Door for HttpDoor<'_> {
                 (status, JSON, body)
             }
             http::Page::Metrics => {
+                // Once in a turn: whoever asks for it a hundred times at once gets what was gathered the first time.
+                const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+                if let Some(page) = &self.door.metrics_page {
+                    return (200, TEXT, page.clone());
+                }
                 let (door, metrics) = (&self.door, &self.door.metrics);
                 metrics.ring_depth.set(door.ring.depth() as i64);
                 metrics.ring_capacity.set(door.ring.capacity() as i64);
@@ -390,7 +399,9 @@ impl http::Door for HttpDoor<'_> {
                 for sink in (door.sinks)() {
                     metrics.show_sink(&sink.name, sink.is_up, sink.oldest.as_secs_f64());
                 }
-                (200, "text/plain; version=0.0.4; charset=utf-8", metrics.text())
+                let page = metrics.text();
+                self.door.metrics_page = Some(page.clone());
+                (200, TEXT, page)
             }
         }
     }

@@ -117,6 +117,9 @@ pub struct EventLoop {
     failed_until: Option<Instant>,
     /// Agents to be served in this or the next turn.
     ready: VecDeque<ConnectionId>,
+    /// Those that have not shown yet what they speak, or whose HELLO is not accepted yet; some in each turn. A first read
+    /// is cheap, and an agent that connects must not wait until the pages of all others are written.
+    ready_new: VecDeque<ConnectionId>,
     /// All others to be served, some in each turn.
     ready_others: VecDeque<ConnectionId>,
     /// In line for memory, in order; each needs slots of the ring as well.
@@ -173,6 +176,7 @@ impl EventLoop {
             drain_until: None,
             failed_until: None,
             ready: VecDeque::with_capacity(LISTS),
+            ready_new: VecDeque::with_capacity(LISTS),
             ready_others: VecDeque::with_capacity(LISTS),
             waiting: VecDeque::with_capacity(LISTS),
             waiting_for_ring: VecDeque::with_capacity(LISTS),
@@ -246,7 +250,8 @@ impl EventLoop {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        let ready = !self.ready.is_empty() || !self.ready_others.is_empty() || self.serve_at_once;
+        let ready =
+            !self.ready.is_empty() || !self.ready_new.is_empty() || !self.ready_others.is_empty() || self.serve_at_once;
         if ready || self.listener.as_ref().is_some_and(Listener::is_ready) {
             return Some(Duration::ZERO);
         }
@@ -306,6 +311,8 @@ impl EventLoop {
             // An agent that was disconnected is not served before others: what it still sends is discarded.
             if connection.origin.agent_id.is_some() && !connection.is_closing() {
                 self.ready.push_back(id);
+            } else if matches!(connection.protocol, Protocol::Undecided | Protocol::Frames(_)) {
+                self.ready_new.push_back(id);
             } else {
                 self.ready_others.push_back(id);
             }
@@ -476,9 +483,15 @@ impl EventLoop {
             let Some(id) = self.ready.pop_front() else { break };
             self.serve_one(id);
         }
+        self.serve_some(self.ready_new.len(), |event_loop| event_loop.ready_new.pop_front());
+        self.serve_some(self.ready_others.len(), |event_loop| event_loop.ready_others.pop_front());
+    }
+
+    /// Serves up to `count` connections within their share of the turn, at least one.
+    fn serve_some(&mut self, count: usize, next: impl Fn(&mut Self) -> Option<ConnectionId>) {
         let until = Instant::now() + OTHERS_TIME_PER_TURN;
-        for _ in 0..self.ready_others.len() {
-            let Some(id) = self.ready_others.pop_front() else { break };
+        for _ in 0..count {
+            let Some(id) = next(self) else { break };
             self.serve_one(id);
             if Instant::now() >= until {
                 break;

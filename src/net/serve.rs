@@ -115,7 +115,8 @@ fn serve_undecided(connection: &mut Connection, door: &mut Door, scratch: &mut S
     } else {
         let machine = http::Connection::new(door.http, connection.opened);
         connection.protocol = Protocol::Http(Box::new(machine));
-        serve_http(connection, door, scratch, out)
+        // In its turn among the others: a page costs more than this first read.
+        Served::Again
     }
 }
 
