@@ -21,11 +21,13 @@ use support::http;
 use support::nginx::Nginx;
 use support::server::{Server, wait_until};
 use support::stores::python;
-use telemetryx::wire::{FrameKind, GoawayCode, Hello};
+use telemetryx::wire::{FrameKind, GoawayCode, Header, Hello};
 
 const MIB: usize = 1 << 20;
 const SIZES: [usize; 3] = [5 * MIB, 16 * MIB, 64 * MIB];
 const RATE: usize = 4 * MIB;
+/// Of the server that refuses all others: as many again may be refused at the same time.
+const FULL_CONNECTIONS: u8 = 64;
 const TOKEN: &str = "refusals-token";
 /// Longest wait for one step of a client by hand; a body takes 16 s on its own.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -41,7 +43,7 @@ fn torture_rounds() -> Option<usize> {
 struct Servers {
     strict: Server,
     full: Server,
-    _only: RawAgent,
+    _holders: Holders,
     _directories: [tempfile::TempDir; 2],
 }
 
@@ -52,9 +54,42 @@ impl Servers {
         std::fs::write(&tokens, TOKEN).unwrap();
         let tokens_file = format!("server.tokens_file={}", tokens.display());
         let strict = Server::start(directories[0].path(), &["sinks.discard.kind=discard", &tokens_file]);
-        let full = Server::start(directories[1].path(), &["sinks.discard.kind=discard", "server.max_connections=1"]);
-        let (only, _) = RawAgent::greeted(full.address(), hello([1; 16], 0));
-        Self { strict, full, _only: only, _directories: directories }
+        let most = format!("server.max_connections={FULL_CONNECTIONS}");
+        let full = Server::start(directories[1].path(), &["sinks.discard.kind=discard", &most]);
+        let holders = Holders::start(full.address());
+        Self { strict, full, _holders: holders, _directories: directories }
+    }
+}
+
+/// Agents that use up all connections of a server, for as long as they are kept.
+struct Holders {
+    end: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Holders {
+    fn start(address: SocketAddr) -> Self {
+        let mut agents: Vec<RawAgent> =
+            (1..=FULL_CONNECTIONS).map(|index| RawAgent::greeted(address, hello([index; 16], 0)).0).collect();
+        let (end, ended) = std::sync::mpsc::channel();
+        // Silent agents are disconnected after 45 s.
+        let thread = thread::spawn(move || {
+            while ended.recv_timeout(Duration::from_secs(10)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                for agent in &mut agents {
+                    agent.send(&Header::empty(FrameKind::Ping, 1, 0).encode());
+                    // ACKs may come in between.
+                    while agent.next().unwrap().expect("still connected").header.kind != FrameKind::Pong {}
+                }
+            }
+        });
+        Self { end: Some(end), thread: Some(thread) }
+    }
+}
+
+impl Drop for Holders {
+    fn drop(&mut self) {
+        drop(self.end.take());
+        let _ = self.thread.take().map(thread::JoinHandle::join);
     }
 }
 
@@ -505,7 +540,7 @@ fn lingering_connections_take_no_place_from_newcomers() {
     let floods = Floods::start(server.address(), 200);
     assert!(wait_until(STEP_TIMEOUT, || floods.opened.load(Ordering::Relaxed) == 200));
     // Answered after all of them were refused: until then they have a place like anybody.
-    let full = wait_until(STEP_TIMEOUT, || http::metric(server.address(), "telemetryx_connections") >= Some(80.0));
+    let full = wait_until(STEP_TIMEOUT, || http::metric(server.address(), "telemetryx_connections") >= Some(38.0));
     for index in 1..=20 {
         let (agent, _) = RawAgent::greeted(server.address(), hello([index; 16], 0));
         agent.finish();

@@ -267,14 +267,14 @@ impl Connection {
 
     /// There is no room for the body, and none can be made: 503.
     pub fn refuse_room(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
-        self.refuse(&ingest::no_memory(), Ending::unreadable(), now, door, out);
+        self.refuse(&ingest::no_memory(), Ending::of_post(true), now, door, out);
     }
 
     /// Ends a body and gives its memory back. Does nothing elsewhere.
     fn abandon_body(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
         if matches!(self.state, State::Body(_)) {
             let refusal = Refusal::new(408, "the body took too long: nothing of it was taken, send it again");
-            self.refuse(&refusal, Ending { close: true, ..Ending::of_post(true) }, now, door, out);
+            self.refuse(&refusal, Ending::of_post(true), now, door, out);
         }
     }
 
@@ -406,7 +406,7 @@ impl Connection {
                     }
                 }
                 Err(refusal) => {
-                    self.refuse(&refusal, Ending::unreadable(), now, door, out);
+                    self.refuse(&refusal, Ending::of_post(true), now, door, out);
                     return consumed;
                 }
             }
