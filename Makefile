@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy fmt doc torture asan loom fuzz bench bench-lag bench-sinks microbench flamegraph image-test
+.PHONY: run release test lint fmt-check clippy fmt doc torture asan loom fuzz bench bench-lag bench-compare bench-sinks microbench flamegraph image-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -63,6 +63,11 @@ bench:          ## speed and memory end to end, against others, in one table (10
 
 bench-lag:      ## a sink that stands still for a minute, and a start with 10 GiB of log (5 minutes, 13 GiB of disk)
 	./tools/bench/lag
+
+# make bench-compare BEFORE=HEAD~1
+BEFORE ?= HEAD~1
+bench-compare:  ## this revision beside another one (BEFORE=), in turn: ratios with their 95 % intervals (30 minutes)
+	./tools/bench/compare $(BEFORE)
 
 bench-sinks:    ## each sink against a bare loop into the same store; a store that refuses rows, one that stands still (15 minutes)
 	./tools/bench/sinks
