@@ -3,9 +3,10 @@
 
 use super::response::Refusal;
 
-/// The first bytes of version 2: no HTTP request begins so.
-const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// Bytes of the signature that two empty lines have as well: the next one decides.
+/// The first bytes of version 2's signature: no HTTP request begins so. The signature goes on, but what is decided by more
+/// bytes than a first read may bring would depend on how they were split.
+const SIGNATURE: &[u8] = b"\r\n\r\n\0";
+/// Bytes of it that two empty lines have as well: the next one decides.
 const UNDECIDED_BYTES: usize = 4;
 
 /// Whether the next byte decides what `input` is: the answer must not depend on how the bytes were split.
@@ -21,7 +22,7 @@ pub fn refusal(input: &[u8]) -> Option<Refusal> {
         {
             1
         }
-        _ if input.len() > UNDECIDED_BYTES && input.iter().zip(SIGNATURE).all(|(byte, known)| byte == known) => 2,
+        _ if input.starts_with(SIGNATURE) => 2,
         _ => return None,
     };
     Some(Refusal::malformed(format!(
@@ -42,6 +43,7 @@ mod tests {
             (b"PROXY UNKNOWN\r\n", Some("(version 1)")),
             (b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", Some("(version 2)")),
             (b"\r\n\r\n\0", Some("(version 2)")),
+            (b"\r\n\r\n\0\0\0\0", Some("(version 2)")),
             (b"\r\n\r\n", None),
             (b"\r\n\r\nGET / HTTP/1.1\r\n", None),
             (b"PROXY /v1/events HTTP/1.1\r\n", None),
