@@ -11,8 +11,11 @@ use std::error::Error;
 use std::fs::File;
 use std::io;
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::limits::{
-    DESCRIPTORS_OF_SERVER, DESCRIPTORS_PER_SINK, OVERLOADED_CONNECTIONS_LOWEST, OVERLOADED_CONNECTIONS_MAX,
+    DESCRIPTORS_OF_SERVER, DESCRIPTORS_PER_SINK, LINGERING_MAX, OVERLOADED_CONNECTIONS_LOWEST,
+    OVERLOADED_CONNECTIONS_MAX,
 };
 
 /// Connections that can be open at a time under a limit of `limit` open files, of which `open` are open before the server
@@ -31,6 +34,14 @@ pub fn overloaded_beside(connections: usize) -> usize {
 /// The limit of open files that `connections` need.
 pub fn needed(connections: usize, open: usize, sinks: usize) -> usize {
     reserve(open, sinks) + connections + overloaded_beside(connections)
+}
+
+/// Connections that may linger (R15) beside `connections` and those that are refused: what the limit of open files leaves, at
+/// most [`LINGERING_MAX`].
+pub fn lingering_beside(connections: usize, sinks: usize) -> usize {
+    let limit =
+        getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    limit.saturating_sub(needed(connections, open_now(), sinks)).min(LINGERING_MAX)
 }
 
 fn reserve(open: usize, sinks: usize) -> usize {

@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::config::{Config, ConfigError};
+use crate::descriptors;
 use crate::http;
 use crate::limits::{
     HEADER_BYTES, KEEPALIVE, RING_SLOTS, WAL_POSITION_JUMP, WAL_UNKNOWN_JUMP, WINDOW_BYTES, WINDOW_FRAMES,
@@ -228,8 +229,11 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     door.last_ticket = last_ticket;
     door.sinks = Box::new(move || progress.iter().map(|sink| sink_report(sink)).collect());
     door.delivered_position = Box::new(move || required.iter().map(|sink| sink.position()).min().unwrap_or(u64::MAX));
-    let connection_limits =
-        ConnectionLimits { max_connections: server.max_connections, max_unauthenticated: server.max_unauthenticated };
+    let connection_limits = ConnectionLimits {
+        lingering: descriptors::lingering_beside(server.max_connections, config.sinks.len()),
+        max_connections: server.max_connections,
+        max_unauthenticated: server.max_unauthenticated,
+    };
     let mut event_loop = EventLoop::new(parts, listener, door, connection_limits, server.drain_timeout)?;
     started(address);
 

@@ -151,7 +151,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         Random::seeded(1),
     );
     door.watermarks = watermarks;
-    let limits = ConnectionLimits { max_connections: 100, max_unauthenticated: 100 };
+    let limits = ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 };
     let mut event_loop = EventLoop::new(parts, listener, door, limits, Duration::from_secs(1)).unwrap();
     thread::spawn(move || {
         COUNTER.set(Some(&LOOP));

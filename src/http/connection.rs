@@ -284,9 +284,8 @@ impl Connection {
         match &self.state {
             State::Idle { .. } => self.state = State::Closing,
             State::Head { scan, .. } if !scan.begun() => self.state = State::Closing,
-            State::Head { .. } | State::Body(_) => {
-                self.refuse(&routes::draining(), Ending::unreadable(), now, door, out);
-            }
+            State::Head { .. } => self.refuse(&routes::draining(door), Ending::unreadable(), now, door, out),
+            State::Body(_) => self.refuse(&routes::draining(door), Ending::of_post(true), now, door, out),
             State::Waiting(_) | State::Closing => {}
         }
     }
@@ -418,7 +417,7 @@ impl Connection {
         let settings = self.settings;
         let State::Body(body) = &mut self.state else { return };
         let refusal = match door.log_pause() {
-            _ if door.draining() => Some(routes::draining()),
+            _ if door.draining() => Some(routes::draining(door)),
             pause => pause.map(paused),
         };
         if refusal.is_none()

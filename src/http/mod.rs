@@ -137,6 +137,11 @@ pub trait Door {
     /// Why the log accepts nothing at the moment: POSTs get 503, and nothing of them is taken. `None`: it accepts events.
     fn log_pause(&self) -> Option<Pause>;
 
-    /// Whether the server is draining: POSTs get 503, and every connection ends after its answer.
+    /// Whether the server is draining, or has too many connections: POSTs get 503, and every connection ends after its answer.
     fn draining(&self) -> bool;
+
+    /// Whether that is because this connection is one more than `server.max_connections` allows.
+    fn overloaded(&self) -> bool {
+        false
+    }
 }

@@ -78,7 +78,7 @@ impl Submission {
     /// 503 while draining; 401; 400 for `?ack=`; 415.
     pub fn check(head: &Head<'_>, door: &mut impl Door) -> Result<Self, Refusal> {
         if door.draining() {
-            return Err(draining());
+            return Err(draining(door));
         }
         if !door.authorized(head.bearer.map(str::as_bytes)) {
             return Err(Refusal::new(401, "send `Authorization: Bearer TOKEN` with a token of this server"));
@@ -100,7 +100,12 @@ fn wrong_coding(coding: &str) -> Refusal {
     Refusal { accept_encoding: Some("gzip"), ..Refusal::body(RejectReason::Codec, error) }
 }
 
-pub fn draining() -> Refusal {
+/// Why a POST is refused while [`Door::draining`].
+pub fn draining(door: &impl Door) -> Refusal {
+    if door.overloaded() {
+        let error = "too many connections (server.max_connections): nothing of this request was taken, retry later";
+        return Refusal::new(503, error);
+    }
     Refusal::new(
         503,
         "the server is shutting down: nothing of this request was taken, send it again elsewhere or later",

@@ -492,6 +492,10 @@ impl http::Door for HttpDoor<'_> {
     fn draining(&self) -> bool {
         self.door.draining || self.overloaded
     }
+
+    fn overloaded(&self) -> bool {
+        self.overloaded && !self.door.draining
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use slab::Slab;
 
 use self::closing::is_unauthenticated;
 use crate::descriptors;
+use crate::http::Room;
 use crate::limits::{
     LINGER_DRAIN_TIMEOUT, OTHERS_TIME_PER_TURN, OUTBOXES_BYTES_MAX, SILENT_SWEEP_INTERVAL, STALLED_FRAME_TIMEOUT,
 };
@@ -97,6 +98,8 @@ pub enum Ended {
 /// How many connections of which kind may be open.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
+    /// Connections that may linger (R15) beside all others: what the limit of open files leaves.
+    pub lingering: usize,
     /// Of all kinds; those beyond it are refused.
     pub max_connections: usize,
     /// Silent ones that have shown neither a valid HELLO nor a whole HTTP head; beyond it the oldest are closed.
@@ -358,7 +361,8 @@ impl EventLoop {
         if overloaded {
             self.door.metrics.connections_refused.inc();
         }
-        let most = self.limits.max_connections + descriptors::overloaded_beside(self.limits.max_connections);
+        let overloaded_max = descriptors::overloaded_beside(self.limits.max_connections);
+        let most = self.limits.max_connections + overloaded_max + self.limits.lingering;
         if self.connections.len() >= most && !self.cut_oldest_lingering() {
             if let Some(connections) = self.overflow_log.allows(1, self.door.now) {
                 let max_connections = self.limits.max_connections;
@@ -448,6 +452,8 @@ impl EventLoop {
             let mut left = false;
             if let Some(reason) = close {
                 connection.close(reason);
+                // It needs neither memory nor ring any more: what it still sends is read and discarded.
+                connection.waiting = false;
                 // Whatever it was, it is answered: it takes no place of those that are silent.
                 left = std::mem::take(&mut connection.unauthenticated);
             }
@@ -546,25 +552,15 @@ impl EventLoop {
     fn press_partial(&mut self) {
         let now = self.door.now;
         self.pressure_swept = now;
-        let mut resting = Vec::new();
         for (_, connection) in &mut self.connections {
             if matches!(connection.held, Held::Frame { .. }) {
                 let deadline = connection.deadline(true);
                 self.timers.schedule(connection.id, deadline, &mut connection.scheduled);
             }
-            // A body whose bytes wait here is not its peer's delay.
-            if !connection.queued && matches!(connection.protocol, Protocol::Http(_)) {
-                resting.push(connection.id);
-            }
         }
-        for id in resting {
-            let Some(connection) = self.connections.get_mut(Self::key(id)) else { continue };
-            let Connection { protocol: Protocol::Http(machine), loopback, overloaded, origin, .. } = connection else {
-                continue;
-            };
-            machine.press_body(now, &mut self.door.http(origin, *loopback, *overloaded), &mut self.out);
-            let close = machine.closing().then_some("body_timeout");
-            self.settle(id, close);
+        // Only those that hold memory of the pool: closing any other gives nothing to who waits.
+        for id in self.slow_bodies(Room::Pool, None) {
+            self.close_slow_body(id);
         }
     }
 
@@ -768,10 +764,10 @@ impl EventLoop {
                 return;
             }
         };
-        let more = !connection.small.is_empty();
+        let more = connection.readable || !connection.small.is_empty();
         self.settle(id, close);
         if more && close.is_none() {
-            // Requests behind one that was answered 504.
+            // Requests after one that was answered 504, here or still in the socket.
             self.enqueue(id);
         }
     }

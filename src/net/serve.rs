@@ -143,6 +143,8 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
             // An epoch goes through the ring.
             return wait(connection, door);
         }
+        // It is read again: the time of its HELLO runs.
+        session.set_paused(false, door.now);
         return greet(connection, door, scratch, out);
     }
     session.set_paused(false, door.now);

@@ -155,7 +155,7 @@ impl GroupCommit {
                 false => Pause::DiskFull,
             };
             if paused.replace(pause) != Some(pause) {
-                self.health.set_pause(paused);
+                self.pause(pause);
             }
             self.trim_at_once()?;
             self.show_bytes();
@@ -248,7 +248,7 @@ impl GroupCommit {
             };
             if paused != Some(pause) {
                 paused = Some(pause);
-                self.health.set_pause(paused);
+                self.pause(pause);
             }
             // What nobody needs any more is space, too.
             self.trim_at_once()?;
@@ -257,6 +257,12 @@ impl GroupCommit {
                 return Err(Over);
             }
         }
+    }
+
+    /// The log accepts nothing for now. The event loop refuses requests at once, those that wait for memory included.
+    fn pause(&self, pause: Pause) {
+        self.health.set_pause(Some(pause));
+        (self.wake)();
     }
 
     fn show_bytes(&self) {

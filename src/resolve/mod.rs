@@ -56,16 +56,17 @@ pub fn connect_to(address: &str, timeout: Duration) -> io::Result<TcpStream> {
 /// Connects to the first address of a host that accepts; each is given `timeout`.
 ///
 /// # Errors
-/// As [`addresses`]; else the last address's error.
+/// As [`addresses`]; else the first address's error: of `localhost` it is the one that says whether somebody listens, where
+/// the machine has no IPv6.
 pub fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
-    let mut last = io::ErrorKind::NotFound.into();
+    let mut first = None;
     for address in addresses(host, port)? {
         match TcpStream::connect_timeout(&address, timeout) {
             Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+            Err(error) => _ = first.get_or_insert(error),
         }
     }
-    Err(last)
+    Err(first.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
 }
 
 #[cfg(test)]

@@ -25,13 +25,16 @@ impl EventLoop {
         // What was answered on this connection before stays in front; `out` is needed for those that are closed.
         let mut answers = std::mem::take(&mut self.out);
         let mut found = false;
+        let post_refused = self.door.post_refused;
         // Memory that is freed while agents wait for it is theirs.
-        let slow = if self.door.starved_since.is_none() { self.slow_bodies(room, id) } else { Vec::new() };
+        let is_theirs = room == Room::Pool && self.door.starved_since.is_some();
+        let slow = if is_theirs { Vec::new() } else { self.slow_bodies(room, Some(id)) };
         for slower in slow {
             self.close_slow_body(slower);
             found = self.take_room(id, &mut answers);
             if found {
-                self.door.post_refused = None;
+                // Nothing was refused but what was tried before there was room.
+                self.door.post_refused = post_refused;
                 break;
             }
         }
@@ -47,9 +50,9 @@ impl EventLoop {
     }
 
     /// Bodies below 64 KiB/s whose end frees some of `room`, the slowest first. One whose bytes wait here is not slow.
-    fn slow_bodies(&self, room: Room, except: ConnectionId) -> Vec<ConnectionId> {
+    pub(super) fn slow_bodies(&self, room: Room, except: Option<ConnectionId>) -> Vec<ConnectionId> {
         let rate = |connection: &Connection| match &connection.protocol {
-            Protocol::Http(machine) if !connection.queued && connection.id != except => {
+            Protocol::Http(machine) if !connection.queued && except != Some(connection.id) => {
                 Some((machine.slow_body(room, self.door.now)?, connection.id))
             }
             _ => None,
@@ -60,7 +63,7 @@ impl EventLoop {
     }
 
     /// 408.
-    fn close_slow_body(&mut self, id: ConnectionId) {
+    pub(super) fn close_slow_body(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
             return;
         };
