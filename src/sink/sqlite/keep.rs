@@ -115,7 +115,12 @@ impl Keep {
             }
             self.has_passed = true;
         }
-        let passed = match (self.trusts(now), connection) {
+        let is_trusted = self.trusts(now);
+        if !is_trusted {
+            // Rows of a whole day would else be paid back by one call, which holds up deliveries for as long.
+            self.stored = 0;
+        }
+        let passed = match (is_trusted, connection) {
             (true, Some(connection)) if now.monotonic >= self.due => self.delete_old(connection, now)?,
             _ => Passed { again: limits::UPKEEP_INTERVAL, deleted: 0 },
         };
@@ -139,8 +144,8 @@ impl Keep {
                     sink,
                     gained_seconds,
                     now,
-                    "the wall clock was set ahead: no events are deleted for 24 h; correct the clock before, or what is \
-                     older than `keep` by it is deleted then"
+                    "the wall clock was set ahead: no events are deleted for 24 h; correct the clock within that time, or \
+                     events that are older than `keep` by it are deleted then"
                 );
             }
             Verdict::AheadOfRows(ahead) => {
@@ -150,7 +155,7 @@ impl Keep {
                     ahead_seconds,
                     now,
                     "more than a day lies between the stored events and the wall clock, or between two of them: no events \
-                     are deleted for 24 h; if the clock is wrong, correct it before"
+                     are deleted for 24 h; if the clock is wrong, correct it within that time"
                 );
             }
         }

@@ -131,6 +131,21 @@ const DAY: u64 = 86_400;
 const TEN_YEARS: u64 = 3_652 * DAY;
 
 #[test]
+fn what_came_while_the_clock_was_doubted_is_not_deleted_by_one_call() {
+    let database = Database::new();
+    let mut sink = keeping(&database, 0x5e);
+    let start = 1_000_000;
+    sink.upkeep(clocks(start, 0)).unwrap();
+    sink.upkeep(clocks(start + 40, TEN_YEARS)).unwrap();
+    for part in 0..5 {
+        sink.deliver(&received(part * 1_000 + 1..=(part + 1) * 1_000, start), &[]).unwrap();
+        assert_eq!(sink.upkeep(clocks(start + 50 + part, TEN_YEARS)).unwrap().expired_events, 0);
+    }
+    let upkeep = sink.upkeep(clocks(start + 40 + DAY, TEN_YEARS)).unwrap();
+    assert_eq!((upkeep.again, upkeep.expired_events), (Some(Duration::ZERO), limits::SQLITE_DELETE_ROWS_MAX));
+}
+
+#[test]
 fn a_wall_clock_that_jumps_ahead_deletes_nothing_for_a_day() {
     let database = Database::new();
     let mut sink = keeping(&database, 0x5e);
