@@ -197,7 +197,7 @@ fn of_stores_that_refuse_the_login_no_secret_is_shown() {
 }
 
 #[test]
-fn arguments_that_are_refused_are_not_repeated_where_they_hold_a_url() {
+fn arguments_that_are_refused_are_not_repeated_where_they_may_hold_a_secret() {
     let folder = tempfile::tempdir().unwrap();
     let url = "postgres://u:hunterzebra@h/d";
     let setting = format!("sinks.postgres.url={url}");
@@ -208,6 +208,9 @@ fn arguments_that_are_refused_are_not_repeated_where_they_hold_a_url() {
         &["run", &setting],
         &["run", "--sett", &setting],
         &["run", &format!("--sett={setting}")],
+        &["--set", "postgres://u:hunterzebra@h/d?sslmode=require"],
+        &["run", "sinks.http.token=hunterzebra"],
+        &["run", "--sett=sinks.http.token=hunterzebra"],
         &["--config", url],
         &["--log-format", url],
         &["config", "--ddl", url],

@@ -159,7 +159,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match cli {
         Ok(cli) => cli,
         Err(mut error) => {
-            hide_urls(&mut error);
+            hide_secrets(&mut error);
             // Help and version too; nobody can be told if they cannot be printed.
             let _ = error.print();
             return u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from);
@@ -177,12 +177,19 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// An argument in a wrong place is not repeated where it holds a URL, and perhaps a password with it.
-fn hide_urls(error: &mut clap::Error) {
-    let is_url = |value: &ContextValue| matches!(value, ContextValue::String(text) if text.contains("://"));
-    let kinds: Vec<ContextKind> = error.context().filter(|(_, value)| is_url(value)).map(|(kind, _)| kind).collect();
-    for kind in kinds {
-        error.insert(kind, ContextValue::String(HIDDEN.to_owned()));
+/// An argument in a wrong place is not repeated where it may hold a password: a URL as a whole, of a setting its value.
+fn hide_secrets(error: &mut clap::Error) {
+    let shown = |value: &ContextValue| match value {
+        ContextValue::String(text) if text.contains("://") => Some(HIDDEN.to_owned()),
+        ContextValue::String(text) => text.split_once('=').map(|(key, _)| format!("{key}={HIDDEN}")),
+        _ => None,
+    };
+    let hidden =
+        |kind| matches!(kind, ContextKind::InvalidArg | ContextKind::InvalidValue | ContextKind::InvalidSubcommand);
+    let all = error.context().filter(|(kind, _)| hidden(*kind));
+    let replaced: Vec<_> = all.filter_map(|(kind, value)| Some((kind, shown(value)?))).collect();
+    for (kind, text) in replaced {
+        error.insert(kind, ContextValue::String(text));
     }
 }
 

@@ -170,6 +170,7 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
                     (Some(name), _) => format!(": did you mean `{prefix}{name}`?"),
                     (None, _) => String::new(),
                 };
+                let key = not_a_url(&key);
                 problems.push(format!("{origin}: unknown key `{prefix}{key}`{hint}"));
             }
         }
