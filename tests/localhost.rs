@@ -8,7 +8,17 @@ use std::process::{Command, Output};
 use support::server::Server;
 use support::stores::{HttpService, Postgres, Receiver, Redis};
 
-/// Runs telemetryx where both files are empty. Needs root.
+/// Why this machine cannot hide the two files: it takes root. Printed, and the test is skipped.
+fn cannot_hide() -> bool {
+    let tried = Command::new("unshare").args(["--mount", "mount", "--bind", "/dev/null", "/etc/hosts"]).output();
+    let hidden = tried.as_ref().is_ok_and(|output| output.status.success());
+    if !hidden {
+        eprintln!("skipped: /etc/hosts cannot be hidden: {tried:?}");
+    }
+    !hidden
+}
+
+/// Runs telemetryx where both files are empty.
 fn without_resolver(arguments: &[&str]) -> Output {
     let script = "mount --bind /dev/null /etc/hosts && mount --bind /dev/null /etc/resolv.conf && exec \"$0\" \"$@\"";
     Command::new("unshare")
@@ -26,6 +36,9 @@ fn assert_succeeds(output: &Output) {
 
 #[test]
 fn commands_reach_a_server_on_localhost() {
+    if cannot_hide() {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
     let port = server.address().port();
@@ -37,6 +50,9 @@ fn commands_reach_a_server_on_localhost() {
 
 #[test]
 fn every_sink_reaches_its_store_on_localhost() {
+    if cannot_hide() {
+        return;
+    }
     let (postgres, redis, receiver, service) =
         (Postgres::shared(), Redis::start(&[]), Receiver::start(&[]), HttpService::shared());
     let database = postgres.database();
