@@ -36,6 +36,8 @@ pub const JSON_TIME_UNIX_NANO_MIN: u64 = 315_532_800_000_000_000;
 pub const HEADER_BYTES: usize = 32;
 /// Bytes of a HELLO payload: its 48 fixed bytes, the token and the name.
 pub const HELLO_BYTES_MAX: usize = 1024;
+/// Largest HELLO frame, bytes: header and payload. Until it is accepted, no more is read from an agent.
+pub const HELLO_FRAME_BYTES: usize = HEADER_BYTES + HELLO_BYTES_MAX;
 /// Bytes of a NACK's or GOAWAY's payload that the server writes.
 pub const REASON_BYTES_MAX: usize = 16 * 1024;
 /// Default largest DATA payload, bytes.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::http;
-use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX, OUTBOX_BYTES_MAX};
+use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX};
 use crate::metrics::{Metrics, Protocol, RejectReason};
 use crate::net::intake::Intake;
 use crate::net::refusal_log::RefusalLog;
@@ -21,6 +21,7 @@ use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
 use crate::session::admission::{Admission, admit};
 use crate::session::marks::Marks;
+use crate::session::receive::{Data, Ingress, Taken};
 use crate::session::server::{Gate, ServerSession, SessionSettings, Turn};
 use crate::session::tokens::Tokens;
 use crate::wire::answer::cut;
@@ -219,96 +220,9 @@ impl Door {
         })
     }
 
-    /// Checks the payload of the next DATA of a session, hands its good events on, keeps the others for the dead
-    /// letters, and tells the session. Ask for [`Door::has_slots`] first. `range` of `buffer` is not shared yet.
-    pub fn admit(
-        &mut self,
-        session: &mut ServerSession,
-        header: &Header,
-        buffer: &mut Buffer,
-        range: Range<usize>,
-        origin: &Arc<Origin>,
-        out: &mut Vec<u8>,
-    ) {
-        let payload = buffer.filled().get(range.clone()).unwrap_or_default();
-        match admit(payload, &mut self.ranges) {
-            Admission::All { events } => {
-                let payload = buffer.share(range);
-                let content = Content::Events { payload, events, payload_crc: Some(header.payload_crc) };
-                let ticket = self.push(content, header.seq, header.payload_crc, Some(session.level()), origin);
-                self.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
-                self.taken(session, header, ticket, None, out);
-            }
-            Admission::Some { events, refused, reason } => {
-                // In place: a frame with a bad event must not need memory that a full pool does not have.
-                let good = range.start
-                    + buffer
-                        .unshared_mut(range.clone())
-                        .map_or(0, |payload| good_first(payload, &self.ranges, &mut self.refused));
-                self.refuse(header, NackCode::Partial, &reason, refused, buffer.share(good..range.end), origin);
-                let payload = buffer.share(range.start..good);
-                let content = Content::Events { payload, events, payload_crc: None };
-                let ticket = self.push(content, header.seq, header.payload_crc, Some(session.level()), origin);
-                self.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
-                self.taken(session, header, ticket, Some((NackCode::Partial, &reason)), out);
-            }
-            Admission::None { code, refused, reason } => {
-                let ticket = self.refuse(header, code, &reason, refused, buffer.share(range), origin);
-                self.taken(session, header, ticket, Some((code, &reason)), out);
-            }
-        }
-    }
-
-    fn taken(
-        &mut self,
-        session: &mut ServerSession,
-        header: &Header,
-        ticket: u64,
-        nack: Option<(NackCode, &str)>,
-        out: &mut Vec<u8>,
-    ) {
-        // Where answers pile up, a NACK says its code only: what a turn adds for one peer stays bounded.
-        let nack = nack.map(|(code, reason)| (code, if out.len() < OUTBOX_BYTES_MAX { reason } else { "" }));
-        // No token is looked at here.
-        self.turn(true, |turn| session.taken(header, ticket, nack, turn, out));
-    }
-
-    /// Sends a payload that was refused on its way to the dead letters.
-    fn refuse(
-        &mut self,
-        header: &Header,
-        code: NackCode,
-        reason: &str,
-        events: u32,
-        payload: PoolSlice,
-        origin: &Arc<Origin>,
-    ) -> u64 {
-        let why = match code {
-            NackCode::Malformed | NackCode::Decompress => RejectReason::Malformed,
-            NackCode::TooLarge => RejectReason::TooLarge,
-            NackCode::Codec => RejectReason::Codec,
-            NackCode::Invalid | NackCode::Partial => RejectReason::Invalid,
-        };
-        self.metrics.events_rejected(why).inc_by(u64::from(events));
-        tracing::debug!(agent = origin.default_source, seq = header.seq, code = code.name(), reason, "frame refused");
-        // The ring holds thousands of slots: a list of reasons as long as a NACK's would be memory outside the pool.
-        let reason = cut(reason, DEAD_LETTER_REASON_BYTES_MAX).into();
-        let content = Content::Refused { payload, events, code, reason };
-        self.push(content, header.seq, header.payload_crc, None, origin)
-    }
-
-    /// A DATA that the session refuses without looking at its payload.
-    pub fn refuse_whole(
-        &mut self,
-        session: &mut ServerSession,
-        header: &Header,
-        (code, reason): (NackCode, &str),
-        payload: PoolSlice,
-        origin: &Arc<Origin>,
-        out: &mut Vec<u8>,
-    ) {
-        let ticket = self.refuse(header, code, reason, 1, payload, origin);
-        self.taken(session, header, ticket, Some((code, reason)), out);
+    /// This door for one agent.
+    pub fn frames<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool) -> FrameDoor<'a> {
+        FrameDoor { door: self, origin, loopback }
     }
 
     /// This door for one HTTP connection. `overloaded`: there are more connections than allowed, so it has pages only.
@@ -358,6 +272,92 @@ fn good_first(payload: &mut [u8], good: &[Range<usize>], others: &mut Vec<u8>) -
         rest.copy_from_slice(others);
     }
     end
+}
+
+/// The door as the session of one agent sees it. Whoever reads has made sure that every frame of the read finds its slots.
+pub struct FrameDoor<'a> {
+    door: &'a mut Door,
+    origin: &'a Arc<Origin>,
+    loopback: bool,
+}
+
+impl Ingress for FrameDoor<'_> {
+    type Source = Buffer;
+
+    fn bytes(source: &Buffer) -> &[u8] {
+        source.filled()
+    }
+
+    fn turn<R>(&mut self, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
+        self.door.turn(self.loopback, call)
+    }
+
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Checks the payload, hands its good events on, and keeps the others for the dead letters. It is not shared yet.
+    fn admit(&mut self, source: &mut Buffer, data: &Data) -> Taken {
+        let range = data.payload.clone();
+        let payload = source.filled().get(range.clone()).unwrap_or_default();
+        match admit(payload, &mut self.door.ranges) {
+            Admission::All { events } => {
+                let ticket = self.accept(source.share(range), events, Some(data.header.payload_crc), data);
+                Taken { ticket, nack: None }
+            }
+            Admission::Some { events, refused, reason } => {
+                // In place: a frame with a bad event must not need memory that a full pool does not have.
+                let Door { ranges, refused: scratch, .. } = &mut *self.door;
+                let payload = source.unshared_mut(range.clone());
+                let good = range.start + payload.map_or(0, |payload| good_first(payload, ranges, scratch));
+                self.reject(data, NackCode::Partial, &reason, refused, source.share(good..range.end));
+                let ticket = self.accept(source.share(range.start..good), events, None, data);
+                Taken { ticket, nack: Some((NackCode::Partial, reason.into())) }
+            }
+            Admission::None { code, refused, reason } => {
+                let ticket = self.reject(data, code, &reason, refused, source.share(range));
+                Taken { ticket, nack: Some((code, reason.into())) }
+            }
+        }
+    }
+
+    fn refuse(&mut self, source: &mut Buffer, data: &Data, code: NackCode, reason: &str) -> u64 {
+        self.reject(data, code, reason, 1, source.share(data.payload.clone()))
+    }
+
+    fn duplicate(&mut self) {
+        self.door.metrics.duplicates_dropped.inc();
+    }
+
+    fn bye(&mut self, last_seq: u64) {
+        self.door.log_bye(last_seq, self.origin);
+    }
+}
+
+impl FrameDoor<'_> {
+    fn accept(&mut self, payload: PoolSlice, events: u32, payload_crc: Option<u32>, data: &Data) -> u64 {
+        let content = Content::Events { payload, events, payload_crc };
+        self.door.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
+        let Header { seq, payload_crc, .. } = data.header;
+        self.door.push(content, seq, payload_crc, Some(data.level), self.origin)
+    }
+
+    /// Sends a payload that was refused on its way to the dead letters.
+    fn reject(&mut self, data: &Data, code: NackCode, reason: &str, events: u32, payload: PoolSlice) -> u64 {
+        let Header { seq, payload_crc, .. } = data.header;
+        let why = match code {
+            NackCode::Malformed | NackCode::Decompress => RejectReason::Malformed,
+            NackCode::TooLarge => RejectReason::TooLarge,
+            NackCode::Codec => RejectReason::Codec,
+            NackCode::Invalid | NackCode::Partial => RejectReason::Invalid,
+        };
+        self.door.metrics.events_rejected(why).inc_by(u64::from(events));
+        tracing::debug!(agent = self.origin.default_source, seq, code = code.name(), reason, "frame refused");
+        // The ring holds thousands of slots: a list of reasons as long as a NACK's would be memory outside the pool.
+        let reason = cut(reason, DEAD_LETTER_REASON_BYTES_MAX).into();
+        let content = Content::Refused { payload, events, code, reason };
+        self.door.push(content, seq, payload_crc, None, self.origin)
+    }
 }
 
 /// The door as the HTTP machine sees it.

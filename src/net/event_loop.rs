@@ -27,7 +27,6 @@ use crate::net::roster::Roster;
 use crate::net::serve::{BYE, Scratch, Served, serve};
 use crate::net::timers::Timers;
 use crate::session::marks::ConnectionId;
-use crate::session::server::Step;
 use crate::wire::{AckLevel, GoawayCode};
 
 /// Signals that ask for an orderly end. SIGHUP too: a terminal that is closed must not cost events.
@@ -746,12 +745,12 @@ impl EventLoop {
                 return;
             }
             Protocol::Frames(session) => {
-                let step = door.turn(*loopback, |turn| session.handle_timeout(pressure, turn, out));
-                if !flushed && !matches!(step, Step::Close(_)) {
+                let closed = door.turn(*loopback, |turn| session.handle_timeout(pressure, turn, out));
+                if !flushed && closed.is_none() {
                     // A repeated ACK tells nothing to a peer that has not read the last one.
                     out.clear();
                 }
-                if let Step::Close(code) = step { Some(code.name()) } else { None }
+                closed.map(GoawayCode::name)
             }
             Protocol::Http(machine) => {
                 let now = door.now;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::http;
 use crate::limits::{
-    DISCARD_BYTES_PER_TURN, HEADER_BYTES, HELLO_BYTES_MAX, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX,
-    OUTBOX_BYTES_MAX, READ_BYTES_PER_TURN,
+    DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX, OUTBOX_BYTES_MAX,
+    READ_BYTES_PER_TURN,
 };
 use crate::net::connection::{Connection, Held, Protocol, ReadEnd};
 use crate::net::door::Door;
@@ -13,9 +13,10 @@ use crate::net::log_limit::LogLimit;
 use crate::pipeline::batch::Origin;
 use crate::pipeline::pool::Buffer;
 use crate::session::marks::ConnectionId;
-use crate::session::server::{ServerSession, Step};
+use crate::session::receive::{Consumed, End};
+use crate::session::server::ServerSession;
+use crate::wire::GoawayCode;
 use crate::wire::header::MAGIC;
-use crate::wire::{Decoded, FrameError, GoawayCode, decode};
 
 /// First byte of a TLS record that begins a handshake. TLS is not offered.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -26,8 +27,6 @@ const TLS_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
 pub const BYE: &str = "bye";
 /// Bytes of one read of a head: most requests are smaller, and what is left over stays with the connection.
 const HEAD_READ_BYTES: usize = 16 * 1024;
-/// Bytes of a whole HELLO frame. Until it came, no more is read.
-const HELLO_FRAME_BYTES: usize = HEADER_BYTES + HELLO_BYTES_MAX;
 /// Requests and body pieces of one connection in one turn.
 const HTTP_STEPS_PER_TURN: usize = 16;
 
@@ -136,7 +135,7 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
             // Drained once it is acknowledged.
             return Served::Hold;
         }
-        return door.turn(loopback, |turn| closed(session.end(code, text, turn.random, out)));
+        return door.turn(loopback, |turn| Served::Close(session.end(code, text, turn.random, out).name()));
     }
     if !session.is_authenticated() {
         if !door.has_slots() {
@@ -161,13 +160,12 @@ fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scra
             if let ReadEnd::Bytes(bytes) = end {
                 buffer.advance(bytes);
             }
-            if buffer.len() < total {
-                note_partial(connection, door, buffer.len(), total);
+            let consumed = parse(connection, door, &mut buffer, 0, out);
+            if let End::Partial { .. } = consumed.end {
                 connection.held = Held::Frame { buffer, total };
                 return after_read(connection, end);
             }
-            let parsed = parse(connection, door, &mut buffer, 0, out);
-            keep(connection, door, &mut buffer, parsed)
+            keep(connection, door, &mut buffer, 0, consumed)
         }
         Held::Nothing => {
             if !door.intake.prepare() {
@@ -207,8 +205,8 @@ fn read_into_current(
     if current.len() == start {
         return after_read(connection, end);
     }
-    let parsed = parse(connection, door, current, start, out);
-    match keep(connection, door, current, parsed) {
+    let consumed = parse(connection, door, current, start, out);
+    match keep(connection, door, current, start, consumed) {
         Served::Again => after_read(connection, end),
         other => other,
     }
@@ -228,22 +226,9 @@ fn greet(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, ou
     let Connection { small, protocol: Protocol::Frames(session), loopback, peer, .. } = connection else {
         return Served::Gone("internal");
     };
-    let (used, step) = match decode(small, door.settings.payload_caps()) {
-        Ok(Decoded::Frame { header, payload }) => {
-            let step = door.turn(*loopback, |turn| session.frame(&header, payload, turn, out));
-            (HEADER_BYTES + payload.len(), step)
-        }
-        Ok(Decoded::NeedHeader) => return after_read(connection, end),
-        // A first frame that is not a HELLO may be large: it is refused by its header alone.
-        Ok(Decoded::Partial { total, .. }) if total > HELLO_FRAME_BYTES => {
-            let error = "the first frame must be a HELLO of at most 1 KiB";
-            return door.turn(*loopback, |turn| closed(session.end(GoawayCode::Protocol, error, turn.random, out)));
-        }
-        Ok(Decoded::Partial { .. }) => return after_read(connection, end),
-        Err(error) => (0, broken(session, door, *loopback, error, out)),
-    };
-    match step {
-        Step::Greeted(greeting) => {
+    let Consumed { bytes, end: parsed } = door.turn(*loopback, |turn| session.greet(small, turn, out));
+    match parsed {
+        End::Greeted(greeting) => {
             let agent_id = session.agent_id().copied().unwrap_or_default();
             let name = session.agent_name();
             let id_hex = || agent_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -280,90 +265,43 @@ fn greet(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, ou
                 door.metrics.frames_missing.inc_by(greeting.missing.min(u64::from(u32::MAX)));
             }
             scratch.replaced.extend(greeting.replaced);
-            connection.small.drain(..used);
+            connection.small.drain(..bytes);
             Served::Again
         }
-        Step::Close(code) => Served::Close(code.name()),
-        // A skippable frame before the HELLO.
-        Step::Continue | Step::Data | Step::Refuse(..) | Step::Bye { .. } => {
-            connection.small.drain(..used);
-            if connection.small.is_empty() { after_read(connection, end) } else { Served::Again }
+        End::Closed(code) => Served::Close(code.name()),
+        End::All | End::Partial { .. } | End::NoRoom | End::Bye => {
+            connection.small.drain(..bytes);
+            after_read(connection, end)
         }
     }
 }
 
-/// How far parsing came.
-enum Parsed {
-    All,
-    /// A frame begins at `at` and is not all there; of `total` bytes, if its header is.
-    Torn {
-        at: usize,
-        total: Option<usize>,
-    },
-    Closed(&'static str),
-}
-
-/// Takes the frames from `start` on. Whoever reads has made sure that all of them find slots; the window was looked at
-/// before the read, and may be exceeded by it (R10 is enforced by not reading).
-fn parse(connection: &mut Connection, door: &mut Door, source: &mut Buffer, start: usize, out: &mut Vec<u8>) -> Parsed {
+/// Parses the frames from `start` on.
+fn parse(
+    connection: &mut Connection,
+    door: &mut Door,
+    source: &mut Buffer,
+    start: usize,
+    out: &mut Vec<u8>,
+) -> Consumed {
     let Connection { protocol: Protocol::Frames(session), loopback, origin, .. } = connection else {
-        return Parsed::Closed("internal");
+        return Consumed { bytes: 0, end: End::Closed(GoawayCode::Protocol) };
     };
-    let mut at = start;
-    loop {
-        let bytes = source.filled().get(at..).unwrap_or_default();
-        if bytes.is_empty() {
-            return Parsed::All;
-        }
-        let (header, length, step) = match decode(bytes, door.settings.payload_caps()) {
-            Ok(Decoded::Frame { header, payload }) => {
-                let step = door.turn(*loopback, |turn| session.frame(&header, payload, turn, out));
-                (header, payload.len(), step)
-            }
-            Ok(Decoded::NeedHeader) => return Parsed::Torn { at, total: None },
-            Ok(Decoded::Partial { total, .. }) => return Parsed::Torn { at, total: Some(total) },
-            Err(error) => match broken(session, door, *loopback, error, out) {
-                Step::Close(code) => return Parsed::Closed(code.name()),
-                _ => return Parsed::Closed("internal"),
-            },
-        };
-        let payload = at + HEADER_BYTES..at + HEADER_BYTES + length;
-        let next = payload.end;
-        match step {
-            Step::Data => {
-                door.admit(session, &header, source, payload, origin, out);
-            }
-            Step::Refuse(code, reason) => {
-                door.refuse_whole(session, &header, (code, reason), source.share(payload), origin, out);
-            }
-            Step::Continue => {
-                if header.kind == crate::wire::FrameKind::Data {
-                    door.metrics.duplicates_dropped.inc();
-                }
-            }
-            Step::Greeted(_) => return Parsed::Closed("internal"),
-            Step::Bye { last_seq } => {
-                door.log_bye(last_seq, origin);
-                return Parsed::Closed(BYE);
-            }
-            Step::Close(code) => return Parsed::Closed(code.name()),
-        }
-        at = next;
-    }
+    session.receive(source, start, &mut door.frames(origin, *loopback), out)
 }
 
-/// Keeps what parsing left over.
-fn keep(connection: &mut Connection, door: &mut Door, source: &mut Buffer, parsed: Parsed) -> Served {
-    let (at, total) = match parsed {
-        Parsed::All => return Served::Again,
-        Parsed::Closed(reason) => return Served::Close(reason),
-        Parsed::Torn { at, total } => (at, total),
-    };
+/// Keeps what parsing from `start` on left over.
+fn keep(connection: &mut Connection, door: &mut Door, source: &mut Buffer, start: usize, consumed: Consumed) -> Served {
+    let at = start + consumed.bytes;
     let tail = source.filled().get(at..).unwrap_or_default();
-    let have = tail.len();
-    match total {
-        None => connection.small.extend_from_slice(tail),
-        Some(total) => {
+    match consumed.end {
+        End::All => return Served::Again,
+        End::Bye => return Served::Close(BYE),
+        End::Closed(code) => return Served::Close(code.name()),
+        // Ours to keep: a HELLO is accepted once, and every frame that was read has its slots.
+        End::Greeted(_) | End::NoRoom => unreachable!("parsing stops at the end of what was read, or closes"),
+        End::Partial { total: None } => connection.small.extend_from_slice(tail),
+        End::Partial { total: Some(total) } => {
             // There is a spare for it before every read.
             let Some(mut buffer) = door.intake.take(total) else { return Served::Gone("internal") };
             let fits = buffer.extend(tail);
@@ -372,7 +310,6 @@ fn keep(connection: &mut Connection, door: &mut Door, source: &mut Buffer, parse
         }
     }
     source.rewind(at);
-    note_partial(connection, door, have, total.unwrap_or(HEADER_BYTES));
     Served::Again
 }
 
@@ -387,23 +324,6 @@ fn wait(connection: &mut Connection, door: &Door) -> Served {
         session.set_paused(true, door.now);
     }
     Served::Wait
-}
-
-fn note_partial(connection: &mut Connection, door: &Door, have: usize, total: usize) {
-    if let Some(session) = connection.session() {
-        session.partial(have, total, door.now);
-    }
-}
-
-fn broken(session: &mut ServerSession, door: &mut Door, loopback: bool, error: FrameError, out: &mut Vec<u8>) -> Step {
-    door.turn(loopback, |turn| session.broken(error, turn.random, out))
-}
-
-fn closed(step: Step) -> Served {
-    match step {
-        Step::Close(code) => Served::Close(code.name()),
-        _ => Served::Gone("internal"),
-    }
 }
 
 fn after_read(connection: &Connection, end: ReadEnd) -> Served {

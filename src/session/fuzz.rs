@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use super::admission::{Admission, admit};
 use super::marks::Marks;
-use super::server::{Gate, ServerSession, SessionSettings, Step, Turn};
+use super::receive::{Consumed, Data, End, Ingress, Taken};
+use super::server::{Gate, ServerSession, SessionSettings, Turn};
 use crate::event::{Counts, check_batch};
 use crate::limits::{DEDUPE_RETENTION, HEADER_BYTES, KEEPALIVE};
 use crate::wire::header::MAGIC;
@@ -21,12 +22,16 @@ pub fn frames(bytes: &[u8]) {
 }
 
 fn compare(bytes: &[u8]) {
-    let whole = drive(&[bytes]);
-    assert_eq!(whole, drive(&bytes.chunks(1).collect::<Vec<_>>()), "byte by byte");
+    let whole = drive(&[bytes], true);
+    assert_eq!(whole, drive(&bytes.chunks(1).collect::<Vec<_>>(), true), "byte by byte");
     // The place comes from the bytes themselves: an input that fails does so again.
     let (one, two) = bytes.split_at(crc32fast::hash(bytes) as usize % (bytes.len() + 1));
-    assert_eq!(whole, drive(&[one, two]), "split at {}", one.len());
+    assert_eq!(whole, drive(&[one, two], true), "split at {}", one.len());
     check_answers(&whole);
+    // A BYE behind frames that are not acknowledged yet changes nothing: more may follow it.
+    let at_once = drive(&[bytes], false);
+    assert!(at_once.stored.starts_with(&whole.stored), "as one read");
+    check_answers(&at_once);
 }
 
 /// `bytes` as frames whose magic and checksums are right; the lengths decide where the next one begins.
@@ -74,73 +79,130 @@ impl Gate for OpenGate {
     }
 }
 
-fn drive(pieces: &[&[u8]]) -> Outcome {
-    let settings = SessionSettings {
-        server_id: [1; 16],
-        max_frame_bytes: 4096,
-        window_bytes: 8192,
-        window_frames: 4,
-        keepalive: KEEPALIVE,
-        default_ack: AckLevel::Received,
-        highest_ack: AckLevel::Written,
-    };
-    let mut marks = Marks::new(4, DEDUPE_RETENTION);
-    let mut turn = Turn { now: Instant::now(), random: 41, settings: &settings, marks: &mut marks, gate: &OpenGate };
-    let mut session = ServerSession::new(1, &settings, turn.now);
-    let (mut input, mut out, mut ranges) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut ticket, mut stored, mut left) = (0, Vec::new(), None);
+/// Keeps what it is handed, one frame a call.
+struct Store {
+    now: Instant,
+    settings: SessionSettings,
+    marks: Marks,
+    ticket: u64,
+    is_one_by_one: bool,
+    has_room: bool,
+    stored: Vec<(Vec<u8>, u32)>,
+    left: Option<u64>,
+}
+
+impl Store {
+    fn new() -> Self {
+        let settings = SessionSettings {
+            server_id: [1; 16],
+            max_frame_bytes: 4096,
+            window_bytes: 8192,
+            window_frames: 4,
+            keepalive: KEEPALIVE,
+            default_ack: AckLevel::Received,
+            highest_ack: AckLevel::Written,
+        };
+        let marks = Marks::new(4, DEDUPE_RETENTION);
+        Self {
+            now: Instant::now(),
+            settings,
+            marks,
+            ticket: 0,
+            is_one_by_one: true,
+            has_room: true,
+            stored: Vec::new(),
+            left: None,
+        }
+    }
+
+    fn next_ticket(&mut self) -> u64 {
+        self.has_room = !self.is_one_by_one;
+        self.ticket += 1;
+        self.ticket
+    }
+}
+
+impl Ingress for Store {
+    type Source = Vec<u8>;
+
+    fn bytes(source: &Vec<u8>) -> &[u8] {
+        source
+    }
+
+    fn turn<R>(&mut self, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
+        let Self { now, settings, marks, .. } = self;
+        call(&mut Turn { now: *now, random: 41, settings, marks, gate: &OpenGate })
+    }
+
+    fn has_room(&self) -> bool {
+        self.has_room
+    }
+
+    fn admit(&mut self, source: &mut Vec<u8>, data: &Data) -> Taken {
+        let payload = &source[data.payload.clone()];
+        let mut ranges = Vec::new();
+        let nack = match admit(payload, &mut ranges) {
+            Admission::All { events } => {
+                self.stored.push((payload.to_vec(), events));
+                None
+            }
+            Admission::Some { events, reason, .. } => {
+                let accepted = ranges.iter().flat_map(|range| &payload[range.clone()]).copied().collect();
+                self.stored.push((accepted, events));
+                Some((NackCode::Partial, reason.into()))
+            }
+            Admission::None { code, reason, .. } => Some((code, reason.into())),
+        };
+        Taken { ticket: self.next_ticket(), nack }
+    }
+
+    fn refuse(&mut self, _: &mut Vec<u8>, _: &Data, _: NackCode, _: &str) -> u64 {
+        self.next_ticket()
+    }
+
+    fn duplicate(&mut self) {
+        self.has_room = !self.is_one_by_one;
+    }
+
+    fn bye(&mut self, last_seq: u64) {
+        self.left = Some(last_seq);
+    }
+}
+
+/// `is_one_by_one`: each frame is acknowledged before the next is looked at; otherwise a piece is taken as a whole.
+fn drive(pieces: &[&[u8]], is_one_by_one: bool) -> Outcome {
+    let mut store = Store { is_one_by_one, ..Store::new() };
+    let mut session = ServerSession::new(1, &store.settings, store.now);
+    let (mut input, mut out) = (Vec::new(), Vec::new());
     for piece in pieces {
         input.extend_from_slice(piece);
-        while session.may_receive(&settings) {
-            let (header, payload, step) = match decode(&input, settings.payload_caps()) {
-                Ok(Decoded::Frame { header, payload }) => {
-                    (header, payload, session.frame(&header, payload, &mut turn, &mut out))
-                }
-                Ok(Decoded::NeedHeader) => break,
-                Ok(Decoded::Partial { total, .. }) => {
-                    assert!(input.len() < total && total <= HEADER_BYTES + 16 * 1024, "a length is bounded");
-                    session.partial(input.len(), total, turn.now);
-                    break;
-                }
-                Err(error) => {
-                    session.broken(error, 41, &mut out);
-                    break;
-                }
+        while session.may_receive(&store.settings) {
+            store.has_room = true;
+            let Consumed { bytes, end } = if session.is_authenticated() {
+                session.receive(&mut input, 0, &mut store, &mut out)
+            } else {
+                store.turn(|turn| session.greet(&input, turn, &mut out))
             };
-            let refusal = match step {
-                Step::Data => Some(match admit(payload, &mut ranges) {
-                    Admission::All { events } => {
-                        stored.push((payload.to_vec(), events));
-                        None
-                    }
-                    Admission::Some { events, reason, .. } => {
-                        let accepted = ranges.iter().flat_map(|range| &payload[range.clone()]).copied().collect();
-                        stored.push((accepted, events));
-                        Some((NackCode::Partial, reason))
-                    }
-                    Admission::None { code, reason, .. } => Some((code, reason)),
-                }),
-                Step::Refuse(code, reason) => Some(Some((code, reason.to_owned()))),
-                Step::Bye { last_seq } => {
-                    left = Some(last_seq);
-                    None
-                }
-                Step::Continue | Step::Greeted(_) | Step::Close(_) => None,
-            };
-            if let Some(nack) = refusal {
-                ticket += 1;
-                let nack = nack.as_ref().map(|(code, reason)| (*code, reason.as_str()));
-                session.taken(&header, ticket, nack, &mut turn, &mut out);
+            input.drain(..bytes);
+            let ticket = store.ticket;
+            store.turn(|turn| {
+                session.settled(ticket, ticket, turn, &mut out);
+                session.acknowledge(ticket, turn, &mut out, |_| {});
+            });
+            if let End::Partial { total } = end {
+                let total = total.unwrap_or(HEADER_BYTES);
+                assert!(input.len() < total && total <= HEADER_BYTES + 16 * 1024, "a length is bounded");
             }
-            session.settled(ticket, ticket, &turn, &mut out);
-            session.acknowledge(ticket, &turn, &mut out, |_| {});
-            input.drain(..HEADER_BYTES + payload.len());
+            if matches!(end, End::All | End::Partial { .. }) {
+                break;
+            }
         }
         // An early look changes nothing.
-        session.handle_timeout(true, &turn, &mut out);
-        assert!(session.deadline(true).is_none_or(|deadline| deadline > turn.now));
+        store.turn(|turn| session.handle_timeout(true, turn, &mut out));
+        assert!(session.deadline(true).is_none_or(|deadline| deadline > store.now));
     }
-    assert!(left.is_none() || marks.is_empty(), "who sent BYE is forgotten");
+    let Store { marks, stored, left, .. } = store;
+    assert!(left.is_none() || marks.is_empty(), "an agent that sent BYE is forgotten");
     Outcome { heard: heard(&out), stored, left, closed: session.is_closed() }
 }
 

@@ -1,4 +1,4 @@
-//! The agent protocol as two state machines without sockets or clocks: frames and `now` in, frames and decisions out.
+//! The agent protocol as two state machines without sockets or clocks: bytes and `now` in, bytes and decisions out.
 
 #[cfg(feature = "server")]
 pub mod admission;
@@ -11,6 +11,8 @@ pub mod backoff;
 pub mod fuzz;
 #[cfg(feature = "server")]
 pub mod marks;
+#[cfg(feature = "server")]
+pub mod receive;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(all(test, feature = "server"))]

@@ -7,8 +7,9 @@
 //!     └──────────── GOAWAY ──────────────────────────────────────────────────────┴────────────┘
 //! ```
 //!
-//! Frames and `now` come in; answers are appended to `out`; what the caller must do is the returned [`Step`]. The
-//! session keeps a FIFO of (ticket, seq) and answers all up to a watermark with one ACK (R1).
+//! Bytes and `now` come in ([`super::receive`]); answers are appended to `out`; events go to an
+//! [`Ingress`](super::receive::Ingress). The session keeps a FIFO of (ticket, seq) and answers all up to a watermark with
+//! one ACK (R1).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -81,12 +82,12 @@ pub struct Turn<'a> {
     pub gate: &'a dyn Gate,
 }
 
-/// What a frame asks the caller to do.
+/// What a frame asks [`ServerSession::receive`] and [`ServerSession::greet`] to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// Nothing.
     Continue,
-    /// An agent came in: close `replaced`; if the epoch is new and there is a log, put it in there and call
+    /// An agent was accepted: close `replaced`; if the epoch is new and there is a log, put it in there and call
     /// [`ServerSession::epoch_logged`]; then [`ServerSession::settled`] as the log goes on.
     Greeted(Greeting),
     /// The next DATA of the sequence: check and store its payload, then call [`ServerSession::taken`].
@@ -230,7 +231,7 @@ impl ServerSession {
     }
 
     /// One whole frame. After [`Step::Data`] and [`Step::Refuse`] comes [`ServerSession::taken`] before the next frame.
-    pub fn frame(&mut self, header: &Header, payload: &[u8], turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Step {
+    pub(super) fn frame(&mut self, header: &Header, payload: &[u8], turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Step {
         let random = turn.random;
         self.heard = turn.now;
         self.partial = None;
@@ -239,8 +240,10 @@ impl ServerSession {
             (_, FrameKind::Skippable(_)) => Step::Continue,
             (State::Opening, FrameKind::Hello) => self
                 .hello(payload, turn)
-                .unwrap_or_else(|(code, reason)| self.close(code, &reason.to_string(), random, out)),
-            (State::Opening, _) => self.close(GoawayCode::Protocol, "the first frame must be a HELLO", random, out),
+                .unwrap_or_else(|(code, reason)| Step::Close(self.close(code, &reason.to_string(), random, out))),
+            (State::Opening, _) => {
+                Step::Close(self.close(GoawayCode::Protocol, "the first frame must be a HELLO", random, out))
+            }
             (State::Streaming, FrameKind::Data) => self.data(header, turn, out),
             (State::Streaming, FrameKind::Ping) => {
                 answer::pong(header.seq, out);
@@ -248,9 +251,11 @@ impl ServerSession {
             }
             (State::Streaming, FrameKind::Pong) => Step::Continue,
             (State::Streaming, FrameKind::Bye) => self.bye(turn),
-            (State::Streaming, FrameKind::Hello) => self.close(GoawayCode::Protocol, "a second HELLO", random, out),
+            (State::Streaming, FrameKind::Hello) => {
+                Step::Close(self.close(GoawayCode::Protocol, "a second HELLO", random, out))
+            }
             (State::Streaming, FrameKind::Welcome | FrameKind::Ack | FrameKind::Nack | FrameKind::Goaway) => {
-                self.close(GoawayCode::Protocol, "a frame that only servers send", random, out)
+                Step::Close(self.close(GoawayCode::Protocol, "a frame that only servers send", random, out))
             }
         }
     }
@@ -353,11 +358,11 @@ impl ServerSession {
             }
             Place::Altered => {
                 let reason = Reason::Altered(header.seq).to_string();
-                self.close(GoawayCode::Protocol, &reason, random, out)
+                Step::Close(self.close(GoawayCode::Protocol, &reason, random, out))
             }
             Place::Gap { expected } => {
                 let reason = Reason::Gap { seq: header.seq, expected }.to_string();
-                self.close(GoawayCode::SeqGap, &reason, random, out)
+                Step::Close(self.close(GoawayCode::SeqGap, &reason, random, out))
             }
             Place::Next if header.arg > settings.max_frame_bytes => {
                 Step::Refuse(NackCode::TooLarge, "arg is above the max_raw of WELCOME")
@@ -374,7 +379,7 @@ impl ServerSession {
 
     /// The DATA `header` was handed on under `ticket`, whole or without what `nack` says; its sequence number is
     /// used up. A NACK is written now, before the first ACK that covers it (R8).
-    pub fn taken(
+    pub(super) fn taken(
         &mut self,
         header: &Header,
         ticket: u64,
@@ -436,7 +441,7 @@ impl ServerSession {
     }
 
     /// A read left a frame of `total` bytes (or a header) incomplete, of which `have` are here.
-    pub fn partial(&mut self, have: usize, total: usize, now: Instant) {
+    pub(super) fn partial(&mut self, have: usize, total: usize, now: Instant) {
         match &mut self.partial {
             Some(partial) => {
                 if have > partial.have {
@@ -479,8 +484,9 @@ impl ServerSession {
         [repeat, peer].into_iter().flatten().min()
     }
 
-    /// Call when the deadline is over; for a peer's own timers only after a read that found nothing.
-    pub fn handle_timeout(&mut self, pressure: bool, turn: &Turn<'_>, out: &mut Vec<u8>) -> Step {
+    /// Call when the deadline is over; for a peer's own timers only after a read that found nothing. `Some`: a GOAWAY is
+    /// written.
+    pub fn handle_timeout(&mut self, pressure: bool, turn: &Turn<'_>, out: &mut Vec<u8>) -> Option<GoawayCode> {
         let (now, random) = (turn.now, turn.random);
         if self.state == State::Streaming
             && (self.paused || !self.pending.is_empty())
@@ -489,45 +495,44 @@ impl ServerSession {
             self.write_ack(turn, out);
         }
         match self.state {
-            _ if self.paused => Step::Continue,
+            _ if self.paused => None,
             State::Opening if now >= self.opened + HELLO_TIMEOUT => {
-                self.close(GoawayCode::Idle, "no HELLO within 5 s of connecting", random, out)
+                Some(self.close(GoawayCode::Idle, "no HELLO within 5 s of connecting", random, out))
             }
             State::Streaming => match &self.partial {
-                Some(partial) if now >= partial.deadline(pressure) => self.close(
-                    GoawayCode::FrameTimeout,
-                    "a frame took longer than 10 s and 1 s for each 64 KiB, or stood still while memory was short",
-                    random,
-                    out,
-                ),
-                None if now >= self.heard + self.keepalive.mul_f32(1.5) => {
-                    self.close(GoawayCode::Idle, "nothing heard for 1.5 × keepalive: agents PING", random, out)
+                Some(partial) if now >= partial.deadline(pressure) => {
+                    let text =
+                        "a frame took longer than 10 s and 1 s for each 64 KiB, or stood still while memory was short";
+                    Some(self.close(GoawayCode::FrameTimeout, text, random, out))
                 }
-                _ => Step::Continue,
+                None if now >= self.heard + self.keepalive.mul_f32(1.5) => {
+                    Some(self.close(GoawayCode::Idle, "nothing heard for 1.5 × keepalive: agents PING", random, out))
+                }
+                _ => None,
             },
-            _ => Step::Continue,
+            _ => None,
         }
     }
 
     /// Bytes that are no frames.
-    pub fn broken(&mut self, error: FrameError, random: u64, out: &mut Vec<u8>) -> Step {
+    pub(super) fn broken(&mut self, error: FrameError, random: u64, out: &mut Vec<u8>) -> GoawayCode {
         // A sound header of another version is another protocol; all else may be damage on the way, and is retried.
         let code = if matches!(error, FrameError::Version(_)) { GoawayCode::Version } else { GoawayCode::Protocol };
         self.close(code, &error.to_string(), random, out)
     }
 
     /// Ends the session from the server's side: SHUTDOWN, OVERLOADED, STORAGE. Writes nothing after a BYE.
-    pub fn end(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> Step {
+    pub fn end(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> GoawayCode {
         self.close(code, text, random, out)
     }
 
-    fn close(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> Step {
+    fn close(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> GoawayCode {
         if !matches!(self.state, State::Left | State::Closed) {
             self.state = State::Closed;
             let retry_ms = if code.retry() { RETRY_HINT_MS / 2 + random as u32 % (RETRY_HINT_MS / 2) } else { 0 };
             Goaway { code: Ok(code), retry_ms, text }.encode(self.acked_seq, out);
         }
-        Step::Close(code)
+        code
     }
 }
 

@@ -8,6 +8,7 @@ use prost::Message as _;
 
 use super::admission::{Admission, admit};
 use super::marks::Marks;
+use super::receive::{Consumed, Data, End, Ingress, Taken};
 use super::server::{ServerSession, SessionSettings, Step, Turn};
 use super::tokens::Tokens;
 use crate::event::proto::{Event, EventBatch};
@@ -86,66 +87,23 @@ impl Server {
         call(&mut Turn { now: self.now, random: 41, settings: &settings, marks: &mut self.marks, gate: &gate })
     }
 
-    /// What the event loop does with bytes, without sockets and memory. `input` keeps what is not parsed.
+    /// What the event loop does with bytes, without sockets. `input` keeps what is not parsed.
     fn receive(&mut self, session: &mut ServerSession, input: &mut Vec<u8>, out: &mut Vec<u8>) {
         while session.may_receive(&self.settings) {
-            let (header, payload, step) = match decode(input, self.settings.payload_caps()) {
-                Ok(Decoded::Frame { header, payload }) => {
-                    let step = self.turn(|turn| session.frame(&header, payload, turn, out));
-                    (header, payload.to_vec(), step)
-                }
-                Ok(Decoded::NeedHeader) => break,
-                Ok(Decoded::Partial { total, .. }) => {
-                    session.partial(input.len(), total, self.now);
-                    break;
-                }
-                Err(error) => {
-                    session.broken(error, 41, out);
-                    break;
-                }
+            let Consumed { bytes, end } = if session.is_authenticated() {
+                // One frame at a time, so that the rules can be looked at between two of them.
+                let mut one = OneFrame { server: self, has_room: true };
+                session.receive(input, 0, &mut one, out)
+            } else {
+                self.turn(|turn| session.greet(input, turn, out))
             };
-            match step {
-                Step::Data => self.admit(session, &header, &payload, out),
-                Step::Refuse(code, reason) => self.taken(session, &header, Some((code, reason)), out),
-                Step::Bye { last_seq } => self.left.push(last_seq),
-                Step::Continue | Step::Greeted(_) | Step::Close(_) => {}
+            input.drain(..bytes);
+            if matches!(end, End::All | End::Partial { .. }) {
+                break;
             }
             self.acknowledge(session, out);
-            input.drain(..HEADER_BYTES + payload.len());
         }
         self.acknowledge(session, out);
-    }
-
-    fn admit(&mut self, session: &mut ServerSession, header: &Header, payload: &[u8], out: &mut Vec<u8>) {
-        let mut ranges = Vec::new();
-        let nack = match admit(payload, &mut ranges) {
-            Admission::All { .. } => {
-                ranges.clear();
-                ranges.push(0..payload.len());
-                None
-            }
-            Admission::Some { reason, .. } => Some((NackCode::Partial, reason)),
-            Admission::None { code, reason, .. } => Some((code, reason)),
-        };
-        if !matches!(&nack, Some((code, _)) if *code != NackCode::Partial) {
-            for range in ranges {
-                let batch = EventBatch::decode(&payload[range]).unwrap();
-                self.stored.extend(batch.events.into_iter().map(|event| event.name));
-            }
-        }
-        self.taken(session, header, nack.as_ref().map(|(code, reason)| (*code, reason.as_str())), out);
-    }
-
-    fn taken(
-        &mut self,
-        session: &mut ServerSession,
-        header: &Header,
-        nack: Option<(NackCode, &str)>,
-        out: &mut Vec<u8>,
-    ) {
-        self.ticket += 1;
-        let ticket = self.ticket;
-        self.turn(|turn| session.taken(header, ticket, nack, turn, out));
     }
 
     fn acknowledge(&mut self, session: &mut ServerSession, out: &mut Vec<u8>) {
@@ -163,6 +121,65 @@ impl Server {
         let mut out = Vec::new();
         self.turn(|turn| session.handle_timeout(pressure, turn, &mut out));
         heard(&out)
+    }
+}
+
+/// Takes one frame.
+struct OneFrame<'a> {
+    server: &'a mut Server,
+    has_room: bool,
+}
+
+impl Ingress for OneFrame<'_> {
+    type Source = Vec<u8>;
+
+    fn bytes(source: &Vec<u8>) -> &[u8] {
+        source
+    }
+
+    fn turn<R>(&mut self, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
+        self.server.turn(call)
+    }
+
+    fn has_room(&self) -> bool {
+        self.has_room
+    }
+
+    fn admit(&mut self, source: &mut Vec<u8>, data: &Data) -> Taken {
+        let payload = &source[data.payload.clone()];
+        let mut ranges = Vec::new();
+        let nack = match admit(payload, &mut ranges) {
+            Admission::All { .. } => None,
+            Admission::Some { reason, .. } => Some((NackCode::Partial, reason.into())),
+            Admission::None { code, reason, .. } => Some((code, reason.into())),
+        };
+        if nack.as_ref().is_none_or(|(code, _)| *code == NackCode::Partial) {
+            for range in ranges {
+                let batch = EventBatch::decode(&payload[range]).unwrap();
+                self.server.stored.extend(batch.events.into_iter().map(|event| event.name));
+            }
+        }
+        Taken { ticket: self.ticket(), nack }
+    }
+
+    fn refuse(&mut self, _: &mut Vec<u8>, _: &Data, _: NackCode, _: &str) -> u64 {
+        self.ticket()
+    }
+
+    fn duplicate(&mut self) {
+        self.has_room = false;
+    }
+
+    fn bye(&mut self, last_seq: u64) {
+        self.server.left.push(last_seq);
+    }
+}
+
+impl OneFrame<'_> {
+    fn ticket(&mut self) -> u64 {
+        self.has_room = false;
+        self.server.ticket += 1;
+        self.server.ticket
     }
 }
 

@@ -130,6 +130,11 @@ pub struct Header {
 }
 
 impl Header {
+    /// Bytes of the whole frame.
+    pub fn frame_bytes(&self) -> usize {
+        HEADER_BYTES + self.length as usize
+    }
+
     /// A header without payload.
     pub fn empty(kind: FrameKind, seq: u64, arg: u32) -> Self {
         Self { kind, codec: 0, length: 0, arg, seq, payload_crc: 0 }
