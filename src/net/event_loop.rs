@@ -8,11 +8,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token, Waker};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook_mio::v1_0::Signals;
-use slab::Slab;
-
 use self::closing::is_unauthenticated;
 use crate::descriptors;
 use crate::http::Room;
@@ -20,6 +15,7 @@ use crate::limits::{
     LINGER_DRAIN_TIMEOUT, OTHERS_TIME_PER_TURN, OUTBOXES_BYTES_MAX, SILENT_SWEEP_INTERVAL, STALLED_FRAME_TIMEOUT,
 };
 use crate::net::connection::{Connection, Held, Protocol};
+use crate::net::connections::Connections;
 use crate::net::door::Door;
 use crate::net::listener::{Accepted, Listener};
 use crate::net::log_limit::LogInterval;
@@ -28,6 +24,9 @@ use crate::net::serve::{BYE, Scratch, Served, serve};
 use crate::net::timers::Timers;
 use crate::session::marks::ConnectionId;
 use crate::wire::{AckLevel, GoawayCode};
+use mio::{Events, Interest, Poll, Token, Waker};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook_mio::v1_0::Signals;
 
 /// Signals that ask for an orderly end. SIGHUP too: a terminal that is closed must not cost events.
 pub const DRAIN_SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
@@ -109,8 +108,7 @@ pub struct EventLoop {
     poll: Poll,
     signals: Signals,
     listener: Option<Listener>,
-    connections: Slab<Connection>,
-    next_generation: u32,
+    connections: Connections,
     limits: ConnectionLimits,
     accept_warnings: LogInterval,
     drain_timeout: Duration,
@@ -170,8 +168,7 @@ impl EventLoop {
             poll: parts.poll,
             signals: parts.signals,
             listener: Some(listener),
-            connections: Slab::new(),
-            next_generation: 0,
+            connections: Connections::default(),
             limits,
             accept_warnings: LogInterval::default(),
             drain_timeout,
@@ -267,16 +264,8 @@ impl EventLoop {
 
     // ---- connections ----
 
-    fn key(id: ConnectionId) -> usize {
-        (id & u64::from(u32::MAX)) as usize
-    }
-
-    fn get(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id)
-    }
-
     fn note(&mut self, key: usize, event: &mio::event::Event) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.at_key(key) else { return };
         let id = connection.id;
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             connection.readable = true;
@@ -305,7 +294,7 @@ impl EventLoop {
     }
 
     fn enqueue(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.get(id)
+        if let Some(connection) = self.connections.get_mut(id)
             && !connection.queued
             && !connection.waiting
         {
@@ -371,8 +360,7 @@ impl EventLoop {
         }
         // Answers are written whole, once a turn: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
-        let entry = self.connections.vacant_entry();
-        let key = entry.key();
+        let key = self.connections.next_key();
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Err(error) = self.poll.registry().register(&mut stream, Token(key), interest) {
             if self.scratch.log.allows(self.door.now) {
@@ -380,9 +368,8 @@ impl EventLoop {
             }
             return;
         }
-        self.next_generation = self.next_generation.wrapping_add(1);
-        let id = u64::from(self.next_generation) << 32 | key as u64;
-        entry.insert(Connection::new(id, stream, peer, overloaded, self.door.now));
+        let now = self.door.now;
+        let id = self.connections.insert(|id| Connection::new(id, stream, peer, overloaded, now));
         self.door.metrics.connections.inc();
         tracing::debug!(connection = id, %peer, "connected");
         let connections = &self.connections;
@@ -392,10 +379,7 @@ impl EventLoop {
     }
 
     fn remove(&mut self, id: ConnectionId, reason: &'static str) {
-        if self.get(id).is_none() {
-            return;
-        }
-        let mut connection = self.connections.remove(Self::key(id));
+        let Some(mut connection) = self.connections.remove(id) else { return };
         // Closing the descriptor takes it out of the poll as well.
         let _ = self.poll.registry().deregister(&mut connection.stream);
         if connection.unauthenticated {
@@ -426,7 +410,7 @@ impl EventLoop {
 
     fn schedule(&mut self, id: ConnectionId) {
         let pressure = self.door.starved_since.is_some();
-        if let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) {
+        if let Some(connection) = self.connections.get_mut(id) {
             // Never now: whatever a timer has to do, it is done once a turn.
             let deadline = connection.deadline(pressure).map(|deadline| deadline.max(self.door.now + TIMER_STEP));
             self.timers.schedule(id, deadline, &mut connection.scheduled);
@@ -439,7 +423,7 @@ impl EventLoop {
         let out = std::mem::take(&mut self.out);
         let mut gone = None;
         let unwritten_bytes = self.unwritten_bytes;
-        if let Some(connection) = self.get(id) {
+        if let Some(connection) = self.connections.get_mut(id) {
             let (before, small_before) = (connection.unwritten(), connection.small.len());
             if !out.is_empty() && connection.send(&out, now).is_err() {
                 gone = Some("broken");
@@ -538,7 +522,7 @@ impl EventLoop {
 
     fn serve_next_of(&mut self, next: impl FnOnce(&mut Self) -> Option<ConnectionId>) {
         let Some(id) = next(self) else { return };
-        if let Some(connection) = self.get(id) {
+        if let Some(connection) = self.connections.get_mut(id) {
             connection.waiting = false;
             self.serve_one(id);
         }
@@ -551,7 +535,7 @@ impl EventLoop {
     fn press_partial(&mut self) {
         let now = self.door.now;
         self.pressure_swept = now;
-        for (_, connection) in &mut self.connections {
+        for connection in self.connections.iter_mut() {
             if matches!(connection.held, Held::Frame { .. }) {
                 let deadline = connection.deadline(true);
                 self.timers.schedule(connection.id, deadline, &mut connection.scheduled);
@@ -564,7 +548,7 @@ impl EventLoop {
     }
 
     fn serve_one(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
+        let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
         connection.queued = false;
@@ -573,7 +557,7 @@ impl EventLoop {
         if served == Served::NeedsRoom {
             served = self.make_room(id);
         }
-        let Some(connection) = self.connections.get_mut(Self::key(id)) else { return };
+        let Some(connection) = self.connections.get_mut(id) else { return };
         if let Some(session) = connection.session()
             && session.is_authenticated()
         {
@@ -615,7 +599,9 @@ impl EventLoop {
             Served::Again => self.enqueue(id),
             Served::Wait => self.line_up(id),
             // Held for its answers, and they are all written: no event of the poll will say so.
-            Served::Hold if !waits && self.get(id).is_some_and(|connection| connection.is_flushed()) => {
+            Served::Hold
+                if !waits && self.connections.get_mut(id).is_some_and(|connection| connection.is_flushed()) =>
+            {
                 self.enqueue(id)
             }
             _ => {}
@@ -631,7 +617,7 @@ impl EventLoop {
             self.door.starved_since = Some(self.door.now);
             self.door.metrics.read_pauses.inc();
         }
-        let Some(connection) = self.get(id).filter(|connection| !connection.waiting) else { return };
+        let Some(connection) = self.connections.get_mut(id).filter(|connection| !connection.waiting) else { return };
         connection.waiting = true;
         if matches!(connection.held, Held::Frame { .. }) {
             self.waiting_for_ring.push_back(id);
@@ -651,7 +637,7 @@ impl EventLoop {
 
     /// Answers what the watermarks cover. `true`: something still waits.
     fn acknowledge_one(&mut self, id: ConnectionId) -> bool {
-        let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
+        let Some(connection) = self.connections.get_mut(id) else {
             return false;
         };
         let Connection { protocol, loopback, overloaded, origin, .. } = connection;
@@ -712,7 +698,10 @@ impl EventLoop {
         let now = self.door.now;
         while let Some((at, id)) = self.timers.due(now) {
             let pressure = self.door.starved_since.is_some();
-            let Some(connection) = self.get(id).filter(|connection| connection.scheduled == Some(at)) else { continue };
+            let Some(connection) = self.connections.get_mut(id).filter(|connection| connection.scheduled == Some(at))
+            else {
+                continue;
+            };
             connection.scheduled = None;
             let deadline = connection.deadline(pressure);
             if deadline.is_none_or(|deadline| deadline > now) {
@@ -723,7 +712,7 @@ impl EventLoop {
                 // A timer on a peer fires only after a read that found nothing (R11), and this one's read is due.
                 let mut scheduled = None;
                 self.timers.schedule(id, Some(now + TIMER_RECHECK), &mut scheduled);
-                if let Some(connection) = self.get(id) {
+                if let Some(connection) = self.connections.get_mut(id) {
                     connection.scheduled = scheduled;
                 }
             } else {
@@ -733,7 +722,7 @@ impl EventLoop {
     }
 
     fn time_out(&mut self, id: ConnectionId, pressure: bool) {
-        let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
+        let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
         let flushed = connection.is_flushed();
@@ -795,11 +784,10 @@ impl EventLoop {
         self.failed_until = Some(self.door.now + LINGER_DRAIN_TIMEOUT);
         self.door.draining = true;
         self.stop_listening();
-        let ids: Vec<_> = self.connections.iter().map(|(_, connection)| connection.id).collect();
+        let ids: Vec<_> = self.connections.ids();
         for id in ids {
             let (random, now) = (self.door.random.next_u64(), self.door.now);
-            let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id)
-            else {
+            let Some(connection) = self.connections.get_mut(id) else {
                 continue;
             };
             let Connection { protocol, loopback, overloaded, origin, .. } = connection;
@@ -826,7 +814,7 @@ impl EventLoop {
         self.drain_until = Some(self.door.now + self.drain_timeout);
         self.door.draining = true;
         self.stop_listening();
-        let ids: Vec<_> = self.connections.iter().map(|(_, connection)| connection.id).collect();
+        let ids: Vec<_> = self.connections.ids();
         for id in ids {
             self.drain_one(id);
         }
@@ -840,7 +828,7 @@ impl EventLoop {
 
     /// Ends one connection, or leaves it until what it waits for has come.
     fn drain_one(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
+        let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
         let close = match &mut connection.protocol {

@@ -13,6 +13,7 @@
 //! | `event_loop` | the turn: who is served, acknowledged, timed out, closed |
 //! | `event_loop/bodies` | room for HTTP bodies: whose is closed where there is none, and who waits |
 //! | `connection` | one socket: what was read and not yet parsed, what was said and not yet written |
+//! | `connections` | the open connections of a loop, by number |
 //! | `serve` | reads and parses for one connection, by protocol |
 //! | `intake` | the current buffer, and the reserve that a torn frame may need |
 //! | `door` | everything accepted goes through here: tickets, ring, marks, counters |
@@ -30,6 +31,7 @@
 #[cfg(test)]
 mod bad_frames_tests;
 mod connection;
+mod connections;
 mod door;
 mod event_loop;
 mod intake;

@@ -10,13 +10,13 @@ impl EventLoop {
     /// Makes room for the body of `id`: the slowest bodies below 64 KiB/s are closed until there is some. Where there are
     /// none, the request is refused. A body that is whole and was admitted waits in line instead.
     pub(super) fn make_room(&mut self, id: ConnectionId) -> Served {
-        let lacks = self.get(id).and_then(|connection| match &connection.protocol {
+        let lacks = self.connections.get_mut(id).and_then(|connection| match &connection.protocol {
             Protocol::Http(machine) => machine.lacks_room(),
             _ => None,
         });
         let Some(room) = lacks else { return Served::Again };
         if room == Room::Finish {
-            if let Some(connection) = self.get(id) {
+            if let Some(connection) = self.connections.get_mut(id) {
                 connection.waiting = true;
                 self.finishing.push_back(id);
             }
@@ -40,7 +40,7 @@ impl EventLoop {
         }
         self.out = answers;
         if !found
-            && let Some(connection) = self.connections.get_mut(Self::key(id))
+            && let Some(connection) = self.connections.get_mut(id)
             && let Connection { protocol: Protocol::Http(machine), loopback, overloaded, origin, .. } = connection
         {
             let (now, door) = (self.door.now, &mut self.door);
@@ -57,14 +57,14 @@ impl EventLoop {
             }
             _ => None,
         };
-        let mut slow: Vec<_> = self.connections.iter().filter_map(|(_, connection)| rate(connection)).collect();
+        let mut slow: Vec<_> = self.connections.iter().filter_map(rate).collect();
         slow.sort_unstable();
         slow.into_iter().map(|(_, id)| id).collect()
     }
 
     /// 408.
     pub(super) fn close_slow_body(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
+        let Some(connection) = self.connections.get_mut(id) else {
             return;
         };
         let Connection { protocol: Protocol::Http(machine), loopback, overloaded, origin, .. } = connection else {
@@ -78,7 +78,7 @@ impl EventLoop {
 
     /// Whether the body of `id` has what it lacked.
     fn take_room(&mut self, id: ConnectionId, out: &mut Vec<u8>) -> bool {
-        let Some(connection) = self.connections.get_mut(Self::key(id)).filter(|connection| connection.id == id) else {
+        let Some(connection) = self.connections.get_mut(id) else {
             return true;
         };
         let Connection { protocol: Protocol::Http(machine), loopback, overloaded, origin, .. } = connection else {
@@ -101,7 +101,7 @@ impl EventLoop {
             let mut out = std::mem::take(&mut self.out);
             let found = self.take_room(id, &mut out);
             self.out = out;
-            let Some(connection) = self.get(id) else { continue };
+            let Some(connection) = self.connections.get_mut(id) else { continue };
             if found {
                 connection.waiting = false;
                 self.serve_one(id);

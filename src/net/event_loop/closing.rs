@@ -1,11 +1,10 @@
 //! Connections that are closed: half-closed ones whose peers still send (R15), and silent ones of which there are too many
 //! (R12).
 
-use slab::Slab;
-
 use super::EventLoop;
 use crate::limits::{LINGERING_MAX, SILENT_SWEEP_INTERVAL};
 use crate::net::connection::{Connection, Protocol};
+use crate::net::connections::Connections;
 use crate::session::marks::ConnectionId;
 
 impl EventLoop {
@@ -18,10 +17,10 @@ impl EventLoop {
         }
         self.silent_swept = now;
         let connections = &self.connections;
-        let is_silent = |id: &ConnectionId| find(connections, *id).is_some_and(|connection| connection.is_silent(now));
+        let is_silent = |id: &ConnectionId| connections.get(*id).is_some_and(|connection| connection.is_silent(now));
         let silent: Vec<_> = self.unauthenticated.iter().filter(is_silent).collect();
         let excess = silent.len().saturating_sub(max);
-        let Some(oldest) = silent.first().and_then(|id| find(connections, *id)).filter(|_| excess > 0) else { return };
+        let Some(oldest) = silent.first().and_then(|id| connections.get(*id)).filter(|_| excess > 0) else { return };
         if let Some(connections) = self.silent_log.allows(excess as u64, now) {
             let peer = oldest.peer;
             tracing::info!(connections, %peer, max_unauthenticated = max, "too many silent connections, closed the oldest");
@@ -43,7 +42,7 @@ impl EventLoop {
     /// Goes on closing where that has begun. `true`: the connection is gone.
     pub(super) fn finish_closing(&mut self, id: ConnectionId) -> bool {
         let (now, hurry) = (self.door.now, self.draining() || self.failed_until.is_some());
-        let Some(connection) = self.get(id) else { return true };
+        let Some(connection) = self.connections.get_mut(id) else { return true };
         let lingered = connection.is_lingering();
         if connection.finish_closing(now) {
             self.remove(id, "closed");
@@ -65,14 +64,10 @@ impl EventLoop {
     }
 }
 
-fn find(connections: &Slab<Connection>, id: ConnectionId) -> Option<&Connection> {
-    connections.get(EventLoop::key(id)).filter(|connection| connection.id == id)
+pub(super) fn is_unauthenticated(connections: &Connections, id: ConnectionId) -> bool {
+    connections.get(id).is_some_and(|connection| connection.unauthenticated)
 }
 
-pub(super) fn is_unauthenticated(connections: &Slab<Connection>, id: ConnectionId) -> bool {
-    find(connections, id).is_some_and(|connection| connection.unauthenticated)
-}
-
-fn is_lingering(connections: &Slab<Connection>, id: ConnectionId) -> bool {
-    find(connections, id).is_some_and(Connection::is_lingering)
+fn is_lingering(connections: &Connections, id: ConnectionId) -> bool {
+    connections.get(id).is_some_and(Connection::is_lingering)
 }
