@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 /// What may be written with `%`: it is ours, or has a form that holds no text.
 const DISPLAYED: &[&str] = &[
-    "address",         // socket addresses
-    "peer",            //
-    "connection.peer", //
-    "file",            // paths of the settings
-    "path.display()",  //
-    "failure",         // of the log: the system's error
-    "error",           // the system's, but see ERRORS_OF_PEERS
+    "address", // socket addresses
+    "peer",    //
+    "connection.peer.address",
+    "peer.address",   //
+    "file",           // paths of the settings
+    "path.display()", //
+    "failure",        // of the log: the system's error
+    "error",          // the system's, but see ERRORS_OF_PEERS
 ];
 /// Here an error may quote what a store or a server sent.
 const ERRORS_OF_PEERS: &[&str] = &["sink/", "router/", "session/", "http/", "client/"];

@@ -2,14 +2,15 @@
 //! pair of sockets. Each comes whole, byte by byte, and split at every offset.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use prost::Message as _;
 
-use super::connection::Connection;
+use super::connection::{Connection, Phase};
+use super::protocols::Context;
 use super::serve::{Scratch, Served, serve};
+use super::transport::Transport;
 use super::{Door, Intake};
 use crate::event::Events;
 use crate::event::proto::{Event, EventBatch};
@@ -106,26 +107,27 @@ impl Bench {
         let stream = mio::net::TcpStream::from_std(OwnedFd::from(ours).into());
         self.connections += 1;
         let address = ([127, 0, 0, 1], 1).into();
-        let mut connection = Connection::new(self.connections, stream, address, false, self.door.now);
+        let transport = Transport::Plain(stream);
+        let mut connection = Connection::new(self.connections, transport, address, false, self.door.now);
         let mut outcome = Outcome { heard: vec![], stored: vec![], refused: vec![], closed: None, rejected: [0; 4] };
         for piece in pieces {
             if outcome.closed.is_some() {
                 break;
             }
             peer.write_all(piece).unwrap();
-            connection.readable = true;
+            connection.socket.set_readable();
             self.serve(&mut connection, &mut outcome);
         }
         let mut said = Vec::new();
-        connection.stream.shutdown(Shutdown::Write).unwrap();
+        connection.socket.transport().end_sending().unwrap();
         peer.read_to_end(&mut said).unwrap();
-        self.scratch.small_bytes -= connection.small.len();
+        self.scratch.unparsed_bytes -= connection.socket.unparsed.len();
         drop(connection);
         outcome.heard = heard(&said);
         outcome.rejected = std::array::from_fn(|index| self.rejected()[index] - before.1[index]);
         assert!(self.door.intake.prepare());
         assert_eq!(self.door.intake.pool().bytes_in_use(), before.0, "memory is back");
-        assert_eq!(self.scratch.small_bytes, 0);
+        assert_eq!(self.scratch.unparsed_bytes, 0);
         outcome
     }
 
@@ -139,14 +141,13 @@ impl Bench {
             if let Served::Close(reason) | Served::Gone(reason) = served {
                 outcome.closed = Some(reason);
             } else {
-                let watermark = self.door.watermarks.get(AckLevel::Received);
-                self.door.turn(true, |turn| {
-                    let Some(session) = connection.session() else { return };
-                    session.settled(watermark, watermark, turn, &mut out);
-                    session.acknowledge(watermark, turn, &mut out, |_| {});
-                });
+                let Connection { phase, socket, peer, .. } = &mut *connection;
+                let (door, scratch, out) = (&mut self.door, &mut self.scratch, &mut out);
+                if let Phase::Open(protocol) = phase {
+                    protocol.acknowledge(&mut Context { socket, peer, door, scratch, out });
+                }
             }
-            connection.send(&out, self.door.now).unwrap();
+            connection.socket.send(&out, self.door.now).unwrap();
             match served {
                 // What was held back is acknowledged now.
                 Served::Again | Served::Hold => {}
@@ -183,8 +184,9 @@ fn what_a_closing_connection_is_still_sent_costs_a_bounded_read_per_turn_and_no_
     peer.set_nonblocking(true).unwrap();
     let stream = mio::net::TcpStream::from_std(OwnedFd::from(ours).into());
     bench.door.begin_turn();
-    let mut connection = Connection::new(1, stream, ([127, 0, 0, 1], 1).into(), false, bench.door.now);
-    connection.close("http");
+    let mut connection =
+        Connection::new(1, Transport::Plain(stream), ([127, 0, 0, 1], 1).into(), false, bench.door.now);
+    connection.close("http", &mut bench.door, &mut bench.scratch);
     assert!(!connection.finish_closing(bench.door.now) && connection.is_lingering());
     let before = bench.door.intake.pool().bytes_in_use();
     // As much as the socket takes is more than one turn's share.
@@ -194,12 +196,12 @@ fn what_a_closing_connection_is_still_sent_costs_a_bounded_read_per_turn_and_no_
     }
     assert!(sent > DISCARD_BYTES_PER_TURN, "{sent}");
     let mut turns = 0;
-    connection.readable = true;
+    connection.socket.set_readable();
     while serve(&mut connection, &mut bench.door, &mut bench.scratch, &mut Vec::new()) == Served::Again {
         turns += 1;
     }
     assert_eq!(turns, sent / DISCARD_BYTES_PER_TURN);
-    assert_eq!((bench.door.intake.pool().bytes_in_use(), connection.small.capacity()), (before, 0));
+    assert_eq!((bench.door.intake.pool().bytes_in_use(), connection.socket.unparsed.capacity()), (before, 0));
 }
 
 // ---- what agents say ----

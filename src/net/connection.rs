@@ -1,275 +1,155 @@
-//! One socket: what was read and not yet parsed, what was said and not yet written.
+//! One connection and the phases of its life.
 //!
 //! ```text
-//!              first byte          GOAWAY, error, end          written            end, pause, 30 s
-//!  Undecided ─────────────▶ Frames │ Http ─────────────▶ Closing ─────▶ Lingering ──────────────────▶ gone
+//!              first byte            GOAWAY, error, end         sent              end, pause, 30 s
+//!  Undecided ─────────────▶ Open(…) ─────────────────▶ Closing ─────▶ Lingering ──────────────────▶ gone
 //! ```
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use mio::net::TcpStream;
-
-use crate::http;
-use crate::limits::{HELLO_TIMEOUT, OUTBOX_BYTES_MAX, SILENT_AFTER, WRITE_TIMEOUT};
+use crate::limits::{HELLO_TIMEOUT, SILENT_AFTER};
+use crate::net::door::Door;
 use crate::net::linger::Linger;
+use crate::net::protocols::Protocol;
+use crate::net::serve::Scratch;
+use crate::net::socket::Socket;
+use crate::net::transport::Transport;
 use crate::pipeline::batch::Origin;
-use crate::pipeline::pool::Buffer;
 use crate::session::marks::ConnectionId;
-use crate::session::server::ServerSession;
 
-/// What the peer speaks.
-pub enum Protocol {
+/// Where a connection stands.
+pub enum Phase {
     /// Nothing was read yet.
     Undecided,
-    Frames(Box<ServerSession>),
-    Http(Box<http::Connection>),
-    /// The last words are being written.
+    /// Its first byte has decided what it speaks.
+    Open(Box<dyn Protocol>),
+    /// The last answer is being sent.
     Closing,
-    /// They are written and our half is closed: the peer may read them while what it still sends is discarded (R15).
+    /// It is sent and our half is closed: the peer may read it while what it still sends is discarded (R15).
     Lingering(Linger),
 }
 
-/// Bytes in the pool that belong to this connection alone.
-pub enum Held {
-    Nothing,
-    /// A frame of `total` bytes, a part of which has come.
-    Frame {
-        buffer: Buffer,
-        total: usize,
-    },
+/// Who is at the other end.
+pub struct Peer {
+    pub connection: ConnectionId,
+    pub address: SocketAddr,
+    /// Nobody can listen in: tokens may be sent.
+    pub is_private: bool,
+    /// Over `max_connections`: is told so, in its own protocol, and closed.
+    pub overloaded: bool,
+    pub opened: Instant,
+    /// It has shown a valid HELLO or a whole HTTP head; others count towards a cap of their own (R12).
+    pub is_known: bool,
+    /// What its events are marked with.
+    pub origin: Arc<Origin>,
 }
 
 pub struct Connection {
     pub id: ConnectionId,
-    pub stream: TcpStream,
-    pub peer: SocketAddr,
-    pub loopback: bool,
-    /// Over `max_connections`: is told so, in its own protocol, and closed.
-    pub overloaded: bool,
-    pub protocol: Protocol,
-    pub origin: Arc<Origin>,
-    /// Bytes outside the pool: a torn head, a torn frame header, a HELLO.
-    pub small: Vec<u8>,
-    pub held: Held,
-    outbox: Vec<u8>,
-    /// When the peer last took something of the outbox.
-    outbox_progress: Instant,
-    pub opened: Instant,
-    /// When bytes last came.
-    pub heard: Instant,
-    /// The socket may have bytes: no read has come back empty since the poll said so.
-    pub readable: bool,
-    /// Is in the list of those to be served.
+    pub socket: Socket,
+    pub peer: Peer,
+    pub phase: Phase,
+    /// Is in one of the lists of those to be served.
     pub queued: bool,
     /// Is in the line of those that wait for memory or ring.
     pub waiting: bool,
     /// Is in the list of those that wait for a watermark.
     pub awaiting: bool,
-    /// The peer has closed its half.
-    pub end_of_stream: bool,
-    /// Counts towards the cap of those that have not shown who they are.
-    pub unauthenticated: bool,
     /// The earliest timer entry of this connection.
     pub scheduled: Option<Instant>,
     /// Why it was closed, for the counter: the first reason stands.
     pub close_reason: Option<&'static str>,
 }
 
-/// What a read came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadEnd {
-    Bytes(usize),
-    /// Nothing for now.
-    Empty,
-    /// The peer has closed its half.
-    End,
-    /// The connection is broken.
-    Broken,
-}
-
 impl Connection {
-    pub fn new(id: ConnectionId, stream: TcpStream, peer: SocketAddr, overloaded: bool, now: Instant) -> Self {
-        let default_source = peer.ip().to_canonical().to_string();
+    pub fn new(id: ConnectionId, transport: Transport, address: SocketAddr, overloaded: bool, now: Instant) -> Self {
+        let ip = address.ip().to_canonical();
+        let origin = Origin { agent_id: None, agent: None, default_source: ip.to_string(), epoch: 0 };
+        let peer = Peer {
+            connection: id,
+            address,
+            is_private: ip.is_loopback(),
+            overloaded,
+            opened: now,
+            is_known: false,
+            origin: Arc::new(origin),
+        };
         Self {
             id,
-            stream,
+            socket: Socket::new(transport, now),
             peer,
-            loopback: peer.ip().to_canonical().is_loopback(),
-            overloaded,
-            protocol: Protocol::Undecided,
-            origin: Arc::new(Origin { agent_id: None, agent: None, default_source, epoch: 0 }),
-            small: Vec::new(),
-            held: Held::Nothing,
-            outbox: Vec::new(),
-            outbox_progress: now,
-            opened: now,
-            heard: now,
-            readable: true,
+            phase: Phase::Undecided,
             queued: false,
             waiting: false,
             awaiting: false,
-            end_of_stream: false,
-            unauthenticated: true,
             scheduled: None,
             close_reason: None,
         }
     }
 
-    pub fn session(&mut self) -> Option<&mut ServerSession> {
-        match &mut self.protocol {
-            Protocol::Frames(session) => Some(session),
+    /// The protocol of an open connection.
+    pub fn protocol(&self) -> Option<&dyn Protocol> {
+        match &self.phase {
+            Phase::Open(protocol) => Some(protocol.as_ref()),
             _ => None,
         }
     }
 
-    /// One read into `room`, which is not empty.
-    pub fn read(&mut self, room: &mut [u8], now: Instant) -> ReadEnd {
-        loop {
-            match self.stream.read(room) {
-                Ok(0) => {
-                    (self.readable, self.end_of_stream) = (false, true);
-                    return ReadEnd::End;
-                }
-                Ok(bytes) => {
-                    self.heard = now;
-                    return ReadEnd::Bytes(bytes);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.readable = false;
-                    return ReadEnd::Empty;
-                }
-                Err(_) => {
-                    self.readable = false;
-                    return ReadEnd::Broken;
-                }
-            }
-        }
-    }
-
-    /// Writes `bytes`, or keeps what the socket does not take. `Err`: the connection is broken.
-    pub fn send(&mut self, bytes: &[u8], now: Instant) -> io::Result<()> {
-        if !self.outbox.is_empty() {
-            self.outbox.extend_from_slice(bytes);
-            return Ok(());
-        }
-        let written = write_some(&mut self.stream, bytes)?;
-        if let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            self.outbox.extend_from_slice(rest);
-            self.outbox_progress = now;
-        }
-        Ok(())
-    }
-
-    /// The socket may take more.
-    pub fn flush(&mut self, now: Instant) -> io::Result<()> {
-        if self.outbox.is_empty() {
-            return Ok(());
-        }
-        let written = write_some(&mut self.stream, &self.outbox)?;
-        if written > 0 {
-            self.outbox.drain(..written);
-            self.outbox_progress = now;
-        }
-        if self.outbox.is_empty() {
-            self.outbox = Vec::new();
-        }
-        Ok(())
-    }
-
-    /// Bytes said and not yet written.
-    pub fn unwritten(&self) -> usize {
-        self.outbox.len()
-    }
-
-    /// Everything said is written.
-    pub fn is_flushed(&self) -> bool {
-        self.outbox.is_empty()
-    }
-
-    /// The peer leaves so much unread that it is not read either.
-    pub fn is_choked(&self) -> bool {
-        self.outbox.len() >= OUTBOX_BYTES_MAX
-    }
-
-    /// Begins to close: the last words are in the outbox or written. Later calls change nothing.
-    pub fn close(&mut self, reason: &'static str) {
-        if self.close_reason.is_none() {
-            self.close_reason = Some(reason);
+    /// Begins to close: the last answer is in the outbox or sent. Later calls change nothing. Returns the reason that
+    /// stands.
+    pub fn close(&mut self, reason: &'static str, door: &mut Door, scratch: &mut Scratch) -> &'static str {
+        let reason = *self.close_reason.get_or_insert(reason);
+        if let Phase::Open(protocol) = &mut self.phase {
+            protocol.closed(reason, &self.peer, door, scratch);
         }
         if !self.is_closing() {
-            self.protocol = Protocol::Closing;
-            self.held = Held::Nothing;
-            self.small = Vec::new();
+            self.phase = Phase::Closing;
+            self.socket.unparsed = Vec::new();
         }
+        reason
     }
 
-    /// Goes on closing once everything is written. `true`: the connection can be dropped.
+    /// Goes on closing once everything is sent. `true`: the connection can be dropped.
     pub fn finish_closing(&mut self, now: Instant) -> bool {
-        match self.protocol {
-            Protocol::Closing if self.is_flushed() => {
-                if self.end_of_stream || self.stream.shutdown(Shutdown::Write).is_err() {
+        match self.phase {
+            Phase::Closing if self.socket.is_flushed() => {
+                if self.socket.is_at_end() || self.socket.transport().end_sending().is_err() {
                     return true;
                 }
-                self.protocol = Protocol::Lingering(Linger::new(now));
+                self.phase = Phase::Lingering(Linger::new(now));
                 false
             }
             // Its time is looked at after a read that found nothing, see `deadline`.
-            Protocol::Lingering(_) => self.end_of_stream,
+            Phase::Lingering(_) => self.socket.is_at_end(),
             _ => false,
         }
     }
 
-    /// The last answer is in the outbox or written.
+    /// The last answer is in the outbox or sent.
     pub fn is_closing(&self) -> bool {
-        matches!(self.protocol, Protocol::Closing | Protocol::Lingering(_))
+        matches!(self.phase, Phase::Closing | Phase::Lingering(_))
     }
 
-    /// The answer is written, our half is closed, and the peer may still be sending.
+    /// The answer is sent, our half is closed, and the peer may still be sending.
     pub fn is_lingering(&self) -> bool {
-        matches!(self.protocol, Protocol::Lingering(_))
+        matches!(self.phase, Phase::Lingering(_))
     }
 
-    /// Neither authenticated nor heard of for a while, and nothing of it waits to be read (R12).
+    /// Neither known nor heard of for a while, and nothing of it waits to be read (R12).
     pub fn is_silent(&self, now: Instant) -> bool {
-        self.unauthenticated && !self.queued && !self.waiting && now >= self.heard + SILENT_AFTER
+        !self.peer.is_known && !self.queued && !self.waiting && now >= self.socket.heard() + SILENT_AFTER
     }
 
     /// When something must happen here although the peer does nothing.
     pub fn deadline(&self, pressure: bool) -> Option<Instant> {
-        let unwritten = (!self.outbox.is_empty()).then(|| self.outbox_progress + WRITE_TIMEOUT);
-        let own = match &self.protocol {
-            Protocol::Undecided => Some(self.opened + HELLO_TIMEOUT),
-            Protocol::Frames(session) => session.deadline(pressure),
-            Protocol::Http(http) => http.deadline(),
-            Protocol::Closing => None,
-            Protocol::Lingering(linger) => Some(linger.deadline()),
+        let own = match &self.phase {
+            Phase::Undecided => Some(self.peer.opened + HELLO_TIMEOUT),
+            Phase::Open(protocol) => protocol.deadline(pressure),
+            Phase::Closing => None,
+            Phase::Lingering(linger) => Some(linger.deadline()),
         };
-        [unwritten, own].into_iter().flatten().min()
+        [self.socket.write_deadline(), own].into_iter().flatten().min()
     }
-
-    /// The peer has left answers unread for too long.
-    pub fn is_write_timed_out(&self, now: Instant) -> bool {
-        !self.outbox.is_empty() && now >= self.outbox_progress + WRITE_TIMEOUT
-    }
-}
-
-fn write_some(stream: &mut TcpStream, mut bytes: &[u8]) -> io::Result<usize> {
-    let mut written = 0;
-    while !bytes.is_empty() {
-        match stream.write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => {
-                written += count;
-                bytes = bytes.get(count..).unwrap_or_default();
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(written)
 }

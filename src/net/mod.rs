@@ -38,10 +38,13 @@ mod intake;
 mod linger;
 mod listener;
 mod log_limit;
+mod protocols;
 mod refusal_log;
 mod roster;
 mod serve;
+mod socket;
 mod timers;
+mod transport;
 
 pub use door::Door;
 pub use door::SinkReport;

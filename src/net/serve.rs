@@ -1,34 +1,20 @@
-//! One connection's share of a turn: one bounded read, and the parsing of what it brought.
+//! One connection's share of a turn, by its phase.
 
-use std::sync::Arc;
-
-use crate::http;
-use crate::limits::{
-    DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX, OUTBOX_BYTES_MAX,
-    READ_BYTES_PER_TURN,
-};
-use crate::net::connection::{Connection, Held, Protocol, ReadEnd};
+use crate::limits::{DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX};
+use crate::net::connection::{Connection, Phase};
 use crate::net::door::Door;
 use crate::net::log_limit::LogLimit;
-use crate::pipeline::batch::Origin;
-use crate::pipeline::pool::Buffer;
+use crate::net::protocols::{self, Context};
+use crate::net::socket::{ReadEnd, Socket};
 use crate::session::marks::ConnectionId;
-use crate::session::receive::{Consumed, End};
-use crate::session::server::ServerSession;
-use crate::wire::GoawayCode;
-use crate::wire::header::MAGIC;
 
 /// First byte of a TLS record that begins a handshake. TLS is not offered.
 const TLS_HANDSHAKE: u8 = 0x16;
 /// A TLS record of version 1.2 with an alert: fatal, handshake_failure (RFC 8446, section 6). Clients report it by name,
 /// where a closed connection would look like a fault of the network.
 const TLS_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
-/// Why a connection is closed whose agent sent BYE.
-pub const BYE: &str = "bye";
 /// Bytes of one read of a head: most requests are smaller, and what is left over stays with the connection.
-const HEAD_READ_BYTES: usize = 16 * 1024;
-/// Requests and body pieces of one connection in one turn.
-const HTTP_STEPS_PER_TURN: usize = 16;
+pub const HEAD_READ_BYTES: usize = 16 * 1024;
 
 /// What to do with the connection next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,13 +25,13 @@ pub enum Served {
     Again,
     /// Not without ring or memory: into the line of those that wait.
     Wait,
-    /// A body has no room: see `http::Connection::lacks_room`.
+    /// A body has no room: see `Protocol::lacks_room`.
     NeedsRoom,
     /// Not before a watermark or the peer's reading moves on.
     Hold,
     /// The peer has ended its half: close once everything is acknowledged.
     End,
-    /// The last words are in `out`.
+    /// The last answer is in `out`.
     Close(&'static str),
     /// The socket is broken: nobody listens.
     Gone(&'static str),
@@ -57,8 +43,8 @@ pub struct Scratch {
     pub read: Box<[u8]>,
     /// Older connections of agents that came in again (R5).
     pub replaced: Vec<ConnectionId>,
-    /// Bytes kept in all [`Connection::small`].
-    pub small_bytes: usize,
+    /// Bytes kept in all [`Socket::unparsed`].
+    pub unparsed_bytes: usize,
     /// For lines that a peer can trigger.
     pub log: LogLimit,
 }
@@ -68,7 +54,7 @@ impl Scratch {
         Self {
             read: vec![0; HTTP_BODY_BEGINNING_BYTES.max(HEAD_READ_BYTES)].into_boxed_slice(),
             replaced: Vec::new(),
-            small_bytes: 0,
+            unparsed_bytes: 0,
             log: LogLimit::default(),
         }
     }
@@ -76,372 +62,57 @@ impl Scratch {
 
 /// Reads once and parses what is there. Answers are appended to `out`.
 pub fn serve(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
-    let small_before = connection.small.len();
-    let served = match &connection.protocol {
-        Protocol::Undecided => serve_undecided(connection, door, scratch, out),
-        Protocol::Frames(_) => serve_frames(connection, door, scratch, out),
-        Protocol::Http(_) => serve_http(connection, door, scratch, out),
-        Protocol::Closing | Protocol::Lingering(_) => discard(connection, door, scratch),
+    let Connection { phase, socket, peer, .. } = connection;
+    let unparsed_before = socket.unparsed.len();
+    let mut cx = Context { socket, peer, door, scratch, out };
+    let served = match phase {
+        Phase::Undecided => decide(phase, &mut cx),
+        Phase::Open(protocol) => protocol.serve(&mut cx),
+        Phase::Closing | Phase::Lingering(_) => discard(phase, &mut cx),
     };
-    scratch.small_bytes = (scratch.small_bytes + connection.small.len()).saturating_sub(small_before);
-    // An accepted agent keeps at most a torn header.
-    let stranger = connection.origin.agent_id.is_none();
-    if stranger && scratch.small_bytes > HTTP_TORN_HEADS_BYTES_MAX && connection.small.len() > small_before {
+    let unparsed = socket.unparsed.len();
+    scratch.unparsed_bytes = (scratch.unparsed_bytes + unparsed).saturating_sub(unparsed_before);
+    // An accepted agent keeps at most a part of a header.
+    let is_agent = peer.origin.agent_id.is_some();
+    if !is_agent && scratch.unparsed_bytes > HTTP_TORN_HEADS_BYTES_MAX && unparsed > unparsed_before {
         return Served::Gone("heads_over_budget");
     }
     served
 }
 
-fn serve_undecided(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
-    let Some(room) = scratch.read.get_mut(..HELLO_FRAME_BYTES) else { return Served::Gone("internal") };
-    let bytes = match connection.read(room, door.now) {
+/// The first read: its first byte tells what the peer speaks.
+fn decide(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
+    let room = &mut cx.scratch.read[..HELLO_FRAME_BYTES];
+    let bytes = match cx.socket.read(room, cx.door.now) {
         ReadEnd::Bytes(bytes) => bytes,
         ReadEnd::Empty => return Served::Idle,
         ReadEnd::End => return Served::Gone("silent"),
         ReadEnd::Broken => return Served::Gone("broken"),
     };
-    let first = room.first().copied().unwrap_or_default();
-    connection.small.extend_from_slice(room.get(..bytes).unwrap_or_default());
+    let first = room[0];
+    cx.socket.unparsed.extend_from_slice(&room[..bytes]);
     if first == TLS_HANDSHAKE {
-        door.refusals.log_tls(&connection.origin.default_source, door.now);
-        out.extend_from_slice(&TLS_ALERT);
+        cx.door.refusals.log_tls(&cx.peer.origin.default_source, cx.door.now);
+        cx.out.extend_from_slice(&TLS_ALERT);
         return Served::Close("tls");
     }
-    if first == MAGIC[0] {
-        let session = ServerSession::new(connection.id, &door.settings, connection.opened);
-        connection.protocol = Protocol::Frames(Box::new(session));
-        serve_frames(connection, door, scratch, out)
-    } else {
-        let machine = http::Connection::new(door.http, connection.opened);
-        connection.protocol = Protocol::Http(Box::new(machine));
-        // In its turn among the others: a page costs more than this first read.
-        Served::Again
-    }
-}
-
-// ---- frames ----
-
-fn serve_frames(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
-    let loopback = connection.loopback;
-    let overloaded = connection.overloaded;
-    let Some(session) = connection.session() else { return Served::Gone("internal") };
-    if door.draining || overloaded {
-        let (code, text) = if door.draining {
-            (GoawayCode::Shutdown, "this server is shutting down")
-        } else {
-            (GoawayCode::Overloaded, "this server has as many connections as server.max_connections allows")
-        };
-        if session.is_waiting() {
-            // Drained once it is acknowledged.
-            return Served::Hold;
-        }
-        return door.turn(loopback, |turn| Served::Close(session.end(code, text, turn.random, out).name()));
-    }
-    if !session.is_authenticated() {
-        if !door.has_slots() {
-            // An epoch goes through the ring.
-            return wait(connection, door);
-        }
-        // It is read again: the time of its HELLO runs.
-        session.set_paused(false, door.now);
-        return greet(connection, door, scratch, out);
-    }
-    session.set_paused(false, door.now);
-    if !session.may_receive(&door.settings) || connection.is_choked() {
-        return hold(connection, door);
-    }
-    if !door.has_slots() {
-        return wait(connection, door);
-    }
-    match std::mem::replace(&mut connection.held, Held::Nothing) {
-        Held::Frame { mut buffer, total } => {
-            let missing = total.saturating_sub(buffer.len());
-            let end = connection.read(buffer.unfilled().get_mut(..missing).unwrap_or_default(), door.now);
-            if let ReadEnd::Bytes(bytes) = end {
-                buffer.advance(bytes);
-            }
-            let consumed = parse(connection, door, &mut buffer, 0, out);
-            if let End::Partial { .. } = consumed.end {
-                connection.held = Held::Frame { buffer, total };
-                return after_read(connection, end);
-            }
-            keep(connection, door, &mut buffer, 0, consumed)
-        }
-        Held::Nothing => {
-            if !door.intake.prepare() {
-                return wait(connection, door);
-            }
-            // Every frame of the read must find its slots: what is read is parsed, and never has to wait half-way.
-            let limit = READ_BYTES_PER_TURN.min(door.bytes_within_slots().saturating_sub(connection.small.len()));
-            if limit == 0 {
-                return wait(connection, door);
-            }
-            let Some(mut current) = door.intake.take_current() else { return wait(connection, door) };
-            let served = read_into_current(connection, door, &mut current, limit, out);
-            door.intake.put_back(current);
-            served
-        }
-    }
-}
-
-fn read_into_current(
-    connection: &mut Connection,
-    door: &mut Door,
-    current: &mut Buffer,
-    limit: usize,
-    out: &mut Vec<u8>,
-) -> Served {
-    let start = current.len();
-    // A torn header, or what came right behind the HELLO. It fits: a current buffer has room for a read.
-    let fits = current.extend(&connection.small);
-    debug_assert!(fits);
-    connection.small.clear();
-    let room = current.unfilled();
-    let limit = room.len().min(limit);
-    let end = connection.read(room.get_mut(..limit).unwrap_or_default(), door.now);
-    if let ReadEnd::Bytes(bytes) = end {
-        current.advance(bytes);
-    }
-    if current.len() == start {
-        return after_read(connection, end);
-    }
-    let consumed = parse(connection, door, current, start, out);
-    match keep(connection, door, current, start, consumed) {
-        Served::Again => after_read(connection, end),
-        other => other,
-    }
-}
-
-/// Until the HELLO is accepted, bytes stay outside the pool: strangers cost no buffers.
-fn greet(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
-    let missing = HELLO_FRAME_BYTES.saturating_sub(connection.small.len());
-    let mut end = ReadEnd::Empty;
-    if connection.readable && missing > 0 {
-        let room = scratch.read.get_mut(..missing).unwrap_or_default();
-        end = connection.read(room, door.now);
-        if let ReadEnd::Bytes(bytes) = end {
-            connection.small.extend_from_slice(room.get(..bytes).unwrap_or_default());
-        }
-    }
-    let Connection { small, protocol: Protocol::Frames(session), loopback, peer, .. } = connection else {
-        return Served::Gone("internal");
-    };
-    let Consumed { bytes, end: parsed } = door.turn(*loopback, |turn| session.greet(small, turn, out));
-    match parsed {
-        End::Greeted(greeting) => {
-            let agent_id = session.agent_id().copied().unwrap_or_default();
-            let name = session.agent_name();
-            let id_hex = || agent_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-            connection.origin = Arc::new(Origin {
-                agent_id: Some(agent_id),
-                agent: Some(if name.is_empty() { id_hex() } else { name.to_owned() }),
-                default_source: if name.is_empty() { peer.ip().to_canonical().to_string() } else { name.to_owned() },
-                epoch: greeting.epoch,
-            });
-            door.note_level(session.level());
-            if greeting.new_epoch {
-                door.log_epoch(session, greeting.last_seq, &connection.origin);
-            }
-            if scratch.log.allows(door.now) {
-                tracing::info!(
-                    connection = connection.id,
-                    agent = connection.origin.agent,
-                    peer = %connection.peer,
-                    epoch = greeting.epoch,
-                    last_seq = greeting.last_seq,
-                    resumed = greeting.resumed,
-                    "agent connected"
-                );
-            }
-            if greeting.missing > 0 {
-                if scratch.log.allows(door.now) {
-                    tracing::warn!(
-                        agent = connection.origin.agent,
-                        frames = greeting.missing,
-                        "frames acknowledged at a weak level were lost"
-                    );
-                }
-                // The number is the peer's word: it must not overflow the counter.
-                door.metrics.frames_missing.inc_by(greeting.missing.min(u64::from(u32::MAX)));
-            }
-            scratch.replaced.extend(greeting.replaced);
-            connection.small.drain(..bytes);
-            Served::Again
-        }
-        End::Closed(code) => Served::Close(code.name()),
-        End::All | End::Partial { .. } | End::NoRoom | End::Bye => {
-            connection.small.drain(..bytes);
-            after_read(connection, end)
-        }
-    }
-}
-
-/// Parses the frames from `start` on.
-fn parse(
-    connection: &mut Connection,
-    door: &mut Door,
-    source: &mut Buffer,
-    start: usize,
-    out: &mut Vec<u8>,
-) -> Consumed {
-    let Connection { protocol: Protocol::Frames(session), loopback, origin, .. } = connection else {
-        return Consumed { bytes: 0, end: End::Closed(GoawayCode::Protocol) };
-    };
-    session.receive(source, start, &mut door.frames(origin, *loopback), out)
-}
-
-/// Keeps what parsing from `start` on left over.
-fn keep(connection: &mut Connection, door: &mut Door, source: &mut Buffer, start: usize, consumed: Consumed) -> Served {
-    let at = start + consumed.bytes;
-    let tail = source.filled().get(at..).unwrap_or_default();
-    match consumed.end {
-        End::All => return Served::Again,
-        End::Bye => return Served::Close(BYE),
-        End::Closed(code) => return Served::Close(code.name()),
-        // Ours to keep: a HELLO is accepted once, and every frame that was read has its slots.
-        End::Greeted(_) | End::NoRoom => unreachable!("parsing stops at the end of what was read, or closes"),
-        End::Partial { total: None } => connection.small.extend_from_slice(tail),
-        End::Partial { total: Some(total) } => {
-            // There is a spare for it before every read.
-            let Some(mut buffer) = door.intake.take(total) else { return Served::Gone("internal") };
-            let fits = buffer.extend(tail);
-            debug_assert!(fits);
-            connection.held = Held::Frame { buffer, total };
-        }
-    }
-    source.rewind(at);
+    *phase = Phase::Open(protocols::open(first, cx.peer, cx.door));
+    // In its turn among the others of its kind.
     Served::Again
 }
-
-/// Not read for now, through no fault of the peer's: its timers stand, and it hears the last ACK every second.
-fn hold(connection: &mut Connection, door: &Door) -> Served {
-    wait(connection, door);
-    Served::Hold
-}
-
-fn wait(connection: &mut Connection, door: &Door) -> Served {
-    if let Some(session) = connection.session() {
-        session.set_paused(true, door.now);
-    }
-    Served::Wait
-}
-
-fn after_read(connection: &Connection, end: ReadEnd) -> Served {
-    match end {
-        ReadEnd::Bytes(_) => Served::Again,
-        ReadEnd::Empty if connection.readable => Served::Again,
-        ReadEnd::Empty => Served::Idle,
-        ReadEnd::End => Served::End,
-        ReadEnd::Broken => Served::Gone("broken"),
-    }
-}
-
-// ---- HTTP ----
-
-fn serve_http(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
-    // What is left of an earlier read comes first.
-    if !connection.small.is_empty() {
-        let small = std::mem::take(&mut connection.small);
-        let used = offer(connection, door, &small, out);
-        connection.small = small;
-        connection.small.drain(..used);
-    }
-    for _ in 0..HTTP_STEPS_PER_TURN {
-        let choked = connection.is_choked();
-        let Protocol::Http(machine) = &mut connection.protocol else { return Served::Gone("internal") };
-        if machine.closing() {
-            return Served::Close("http");
-        }
-        if machine.lacks_room().is_some() {
-            return Served::NeedsRoom;
-        }
-        if machine.waiting_for().is_some() || choked || out.len() >= OUTBOX_BYTES_MAX {
-            return Served::Hold;
-        }
-        if !connection.readable {
-            return if connection.end_of_stream { Served::End } else { Served::Idle };
-        }
-        let has_body = machine.body_room().is_some();
-        let end = if has_body { read_body(connection, door, out) } else { read_head(connection, door, scratch, out) };
-        match end {
-            ReadEnd::Broken => return Served::Gone("broken"),
-            ReadEnd::Bytes(_) | ReadEnd::End | ReadEnd::Empty => {}
-        }
-    }
-    Served::Again
-}
-
-fn read_body(connection: &mut Connection, door: &mut Door, out: &mut Vec<u8>) -> ReadEnd {
-    let Protocol::Http(mut machine) = std::mem::replace(&mut connection.protocol, Protocol::Undecided) else {
-        return ReadEnd::Broken;
-    };
-    let end = match machine.body_room() {
-        Some(room) => {
-            let limit = room.len().min(READ_BYTES_PER_TURN);
-            connection.read(room.get_mut(..limit).unwrap_or_default(), door.now)
-        }
-        None => ReadEnd::Empty,
-    };
-    if let ReadEnd::Bytes(bytes) = end {
-        let now = door.now;
-        machine.body_filled(
-            bytes,
-            now,
-            &mut door.http(&connection.origin, connection.loopback, connection.overloaded),
-            out,
-        );
-    }
-    connection.protocol = Protocol::Http(machine);
-    end
-}
-
-fn read_head(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> ReadEnd {
-    // Beyond a head only what belongs to the body: what is left over would stay with the connection.
-    let limit = match &connection.protocol {
-        Protocol::Http(machine) => machine.beginning_room().unwrap_or(HEAD_READ_BYTES),
-        _ => HEAD_READ_BYTES,
-    };
-    let room = scratch.read.get_mut(..limit.max(1)).unwrap_or_default();
-    let end = connection.read(room, door.now);
-    let ReadEnd::Bytes(bytes) = end else { return end };
-    let read = scratch.read.get(..bytes).unwrap_or_default();
-    if connection.small.is_empty() {
-        let used = offer(connection, door, read, out);
-        connection.small.extend_from_slice(read.get(used..).unwrap_or_default());
-    } else {
-        let mut small = std::mem::take(&mut connection.small);
-        small.extend_from_slice(read);
-        let used = offer(connection, door, &small, out);
-        small.drain(..used);
-        connection.small = small;
-    }
-    end
-}
-
-fn offer(connection: &mut Connection, door: &mut Door, bytes: &[u8], out: &mut Vec<u8>) -> usize {
-    let Protocol::Http(machine) = &mut connection.protocol else { return bytes.len() };
-    let now = door.now;
-    let mut door = door.http(&connection.origin, connection.loopback, connection.overloaded);
-    let used = machine.receive(bytes, now, &mut door, out).min(bytes.len());
-    // A whole head was read: no longer a stranger.
-    connection.unauthenticated &= used == 0;
-    used
-}
-
-// ---- closing ----
 
 /// Reads what the peer still sends and throws it away, so that no unread byte turns the close into a reset.
-fn discard(connection: &mut Connection, door: &Door, scratch: &mut Scratch) -> Served {
+fn discard(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
     let mut left = DISCARD_BYTES_PER_TURN;
     while left > 0 {
-        if matches!(&connection.protocol, Protocol::Lingering(linger) if linger.is_over(door.now)) {
+        if matches!(phase, Phase::Lingering(linger) if linger.is_over(cx.door.now)) {
             return Served::Gone("closed");
         }
-        match connection.read(&mut scratch.read, door.now) {
+        match cx.socket.read(&mut cx.scratch.read, cx.door.now) {
             ReadEnd::Bytes(bytes) => {
                 left = left.saturating_sub(bytes);
-                if let Protocol::Lingering(linger) = &mut connection.protocol {
-                    linger.discarded(bytes, door.now);
+                if let Phase::Lingering(linger) = phase {
+                    linger.discarded(bytes, cx.door.now);
                 }
             }
             // At the end what is written may still be read by the peer, so the outbox is not thrown away.
@@ -450,4 +121,15 @@ fn discard(connection: &mut Connection, door: &Door, scratch: &mut Scratch) -> S
         }
     }
     Served::Again
+}
+
+/// What comes after a read whose bytes are parsed.
+pub fn after_read(socket: &Socket, end: ReadEnd) -> Served {
+    match end {
+        ReadEnd::Bytes(_) => Served::Again,
+        ReadEnd::Empty if socket.is_readable() => Served::Again,
+        ReadEnd::Empty => Served::Idle,
+        ReadEnd::End => Served::End,
+        ReadEnd::Broken => Served::Gone("broken"),
+    }
 }

@@ -1,28 +1,99 @@
-//! Connections that are closed: half-closed ones whose peers still send (R15), and silent ones of which there are too many
+//! How connections end: sent to, half-closed, dropped; those whose peers still send (R15), and silent ones of which there are too many
 //! (R12).
 
 use super::EventLoop;
-use crate::limits::{LINGERING_MAX, SILENT_SWEEP_INTERVAL};
-use crate::net::connection::{Connection, Protocol};
+use crate::limits::{LINGERING_MAX, OUTBOXES_BYTES_MAX, SILENT_SWEEP_INTERVAL};
+use crate::net::connection::{Connection, Phase};
 use crate::net::connections::Connections;
 use crate::session::marks::ConnectionId;
 
 impl EventLoop {
+    /// Sends what is in `out`, begins or goes on to close where that is due, and sets the timer.
+    pub(super) fn settle(&mut self, id: ConnectionId, close: Option<&'static str>) {
+        let now = self.door.now;
+        let out = std::mem::take(&mut self.out);
+        let mut gone = None;
+        let unsent_bytes = self.unsent_bytes;
+        if let Some(connection) = self.connections.get_mut(id) {
+            let socket = &mut connection.socket;
+            let (before, unparsed_before) = (socket.unsent(), socket.unparsed.len());
+            if !out.is_empty() && socket.send(&out, now).is_err() {
+                gone = Some("broken");
+            }
+            let added = socket.unsent() - before;
+            if added > 0 && unsent_bytes + added > OUTBOXES_BYTES_MAX {
+                gone = Some("outboxes_over_budget");
+            }
+            let mut left = false;
+            if let Some(reason) = close {
+                connection.close(reason, &mut self.door, &mut self.scratch);
+                // It needs neither memory nor ring any more: what it still sends is read and discarded.
+                connection.waiting = false;
+                // Whatever it was, it is answered: it takes no place of those that are silent.
+                left = !std::mem::replace(&mut connection.peer.is_known, true);
+            }
+            let dropped = unparsed_before - connection.socket.unparsed.len();
+            self.unsent_bytes += added;
+            self.scratch.unparsed_bytes -= dropped;
+            if left {
+                self.unknown.leave();
+            }
+        }
+        self.out = out;
+        self.out.clear();
+        match gone {
+            Some(reason) => self.remove(id, reason),
+            None => {
+                if self.finish_closing(id) {
+                    return;
+                }
+                if close.is_some() {
+                    // What the peer still sends is discarded.
+                    self.enqueue(id);
+                }
+                self.schedule(id);
+            }
+        }
+    }
+
+    /// Drops a connection. `reason` stands where none was given before.
+    pub(super) fn remove(&mut self, id: ConnectionId, reason: &'static str) {
+        let Some(mut connection) = self.connections.remove(id) else { return };
+        connection.socket.transport().deregister(self.poll.registry());
+        if !connection.peer.is_known {
+            self.unknown.leave();
+        }
+        if let Phase::Lingering(linger) = &connection.phase {
+            self.lingering.leave();
+            if !connection.socket.is_at_end()
+                && let Some(reason) = linger.cut(self.door.now)
+            {
+                self.door.metrics.connection_cut(reason);
+            }
+        }
+        self.scratch.unparsed_bytes = self.scratch.unparsed_bytes.saturating_sub(connection.socket.unparsed.len());
+        self.unsent_bytes -= connection.socket.unsent();
+        let reason = connection.close(reason, &mut self.door, &mut self.scratch);
+        tracing::debug!(connection = id, peer = %connection.peer.address, reason, "disconnected");
+        self.door.metrics.connections.dec();
+        self.door.metrics.connection_closed(reason);
+    }
+
     /// R12: of the connections that say nothing, the oldest are closed while there are more than allowed. Real agents and
     /// clients send their first bytes at once.
     pub(super) fn close_silent(&mut self) {
         let (now, max) = (self.door.now, self.limits.max_unauthenticated);
-        if self.unauthenticated.len() <= max || now < self.silent_swept + SILENT_SWEEP_INTERVAL {
+        if self.unknown.len() <= max || now < self.silent_swept + SILENT_SWEEP_INTERVAL {
             return;
         }
         self.silent_swept = now;
         let connections = &self.connections;
         let is_silent = |id: &ConnectionId| connections.get(*id).is_some_and(|connection| connection.is_silent(now));
-        let silent: Vec<_> = self.unauthenticated.iter().filter(is_silent).collect();
+        let silent: Vec<_> = self.unknown.iter().filter(is_silent).collect();
         let excess = silent.len().saturating_sub(max);
         let Some(oldest) = silent.first().and_then(|id| connections.get(*id)).filter(|_| excess > 0) else { return };
         if let Some(connections) = self.silent_log.allows(excess as u64, now) {
-            let peer = oldest.peer;
+            let peer = oldest.peer.address;
             tracing::info!(connections, %peer, max_unauthenticated = max, "too many silent connections, closed the oldest");
         }
         for id in silent.into_iter().take(excess) {
@@ -48,7 +119,7 @@ impl EventLoop {
             self.remove(id, "closed");
             return true;
         }
-        if let Protocol::Lingering(linger) = &mut connection.protocol
+        if let Phase::Lingering(linger) = &mut connection.phase
             && !lingered
         {
             if hurry {
@@ -64,8 +135,8 @@ impl EventLoop {
     }
 }
 
-pub(super) fn is_unauthenticated(connections: &Connections, id: ConnectionId) -> bool {
-    connections.get(id).is_some_and(|connection| connection.unauthenticated)
+pub(super) fn is_unknown(connections: &Connections, id: ConnectionId) -> bool {
+    connections.get(id).is_some_and(|connection| !connection.peer.is_known)
 }
 
 fn is_lingering(connections: &Connections, id: ConnectionId) -> bool {

@@ -1,0 +1,76 @@
+//! The end: a signal asks for it, or the log has failed.
+
+use std::time::Instant;
+
+use super::EventLoop;
+use crate::limits::LINGER_DRAIN_TIMEOUT;
+use crate::net::connection::Phase;
+use crate::net::protocols::Ending;
+use crate::session::marks::ConnectionId;
+use crate::wire::GoawayCode;
+
+impl EventLoop {
+    pub(super) fn take_signals(&mut self) {
+        let signals: Vec<_> = self.signals.pending().collect();
+        if !signals.is_empty() && self.drain_until.is_none() {
+            self.begin_drain();
+        }
+    }
+
+    /// When the drain must be over; `None` before it began.
+    pub fn drain_deadline(&self) -> Option<Instant> {
+        self.drain_until
+    }
+
+    pub(super) fn draining(&self) -> bool {
+        self.drain_until.is_some()
+    }
+
+    /// The log failed: nothing can be kept any more, so every agent goes elsewhere, and the process ends. What a socket
+    /// does not take at once is not worth waiting for.
+    pub(super) fn tell_of_failure(&mut self) {
+        self.failed_until = Some(self.door.now + LINGER_DRAIN_TIMEOUT);
+        self.door.draining = true;
+        self.stop_listening();
+        for id in self.connections.ids() {
+            self.with_protocol(id, |protocol, cx| protocol.end(Ending::LogFailed, cx));
+            self.hurry(id);
+            self.settle(id, Some(GoawayCode::Storage.name()));
+        }
+    }
+
+    /// R15: no more connections, no more reading; what was taken is acknowledged, then everybody is told.
+    fn begin_drain(&mut self) {
+        tracing::info!(connections = self.connections.len(), "shutting down: draining connections");
+        self.drain_until = Some(self.door.now + self.drain_timeout);
+        self.door.draining = true;
+        self.stop_listening();
+        for id in self.connections.ids() {
+            self.drain_one(id);
+        }
+    }
+
+    fn stop_listening(&mut self) {
+        if let Some(mut listener) = self.listener.take() {
+            let _ = self.poll.registry().deregister(listener.source());
+        }
+    }
+
+    /// Ends one connection, or leaves it until what it waits for has come.
+    pub(super) fn drain_one(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id) else { return };
+        if matches!(connection.phase, Phase::Undecided) {
+            return self.remove(id, "SHUTDOWN");
+        }
+        let close = self.with_protocol(id, |protocol, cx| protocol.end(Ending::Shutdown, cx)).flatten();
+        self.hurry(id);
+        self.settle(id, close);
+    }
+
+    /// Whoever lingers has less time now.
+    fn hurry(&mut self, id: ConnectionId) {
+        if let Some(Phase::Lingering(linger)) = self.connections.get_mut(id).map(|connection| &mut connection.phase) {
+            linger.drain(self.door.now);
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Who is served in a turn, and who waits in line for memory or slots of the ring.
+
+use std::time::Instant;
+
+use super::EventLoop;
+use crate::limits::{OTHERS_TIME_PER_TURN, STALLED_FRAME_TIMEOUT};
+use crate::net::connection::Phase;
+use crate::net::protocols::{Priority, Protocol};
+use crate::net::serve::{Served, serve};
+use crate::session::marks::ConnectionId;
+
+impl EventLoop {
+    /// Puts a connection into the list of those to be served, by priority.
+    pub(super) fn enqueue(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(id)
+            && !connection.queued
+            && !connection.waiting
+        {
+            connection.queued = true;
+            let priority = match &connection.phase {
+                Phase::Undecided => Priority::New,
+                Phase::Open(protocol) => protocol.priority(),
+                // An agent that was disconnected is not served before others: what it still sends is discarded.
+                Phase::Closing | Phase::Lingering(_) => Priority::Others,
+            };
+            match priority {
+                Priority::Agents => self.ready.push_back(id),
+                Priority::New => self.ready_new.push_back(id),
+                Priority::Others => self.ready_others.push_back(id),
+            }
+        }
+    }
+
+    pub(super) fn serve_ready(&mut self) {
+        self.serve_at_once = false;
+        for _ in 0..self.ready.len() {
+            let Some(id) = self.ready.pop_front() else { break };
+            self.serve_one(id);
+        }
+        self.serve_some(self.ready_new.len(), |event_loop| event_loop.ready_new.pop_front());
+        self.serve_some(self.ready_others.len(), |event_loop| event_loop.ready_others.pop_front());
+    }
+
+    /// Serves up to `count` connections within their share of the turn, at least one.
+    fn serve_some(&mut self, count: usize, next: impl Fn(&mut Self) -> Option<ConnectionId>) {
+        let until = Instant::now() + OTHERS_TIME_PER_TURN;
+        for _ in 0..count {
+            let Some(id) = next(self) else { break };
+            self.serve_one(id);
+            if Instant::now() >= until {
+                break;
+            }
+        }
+    }
+
+    /// Those in line, in order: those whose memory is reserved while there is ring, the others while there is memory too.
+    /// Where there is not, whoever frees some wakes the loop.
+    pub(super) fn serve_waiting(&mut self) {
+        self.finish_bodies();
+        // Each at most once: one that lines up again has to wait for what others free.
+        for _ in 0..self.waiting_for_ring.len() {
+            if !self.door.has_slots() {
+                break;
+            }
+            self.serve_next_of(|event_loop| event_loop.waiting_for_ring.pop_front());
+        }
+        for _ in 0..self.waiting.len() {
+            if !self.door.has_slots() || !self.door.intake.prepare() {
+                break;
+            }
+            self.serve_next_of(|event_loop| event_loop.waiting.pop_front());
+        }
+        if self.waiting.is_empty() && self.waiting_for_ring.is_empty() {
+            self.door.starved_since = None;
+            return;
+        }
+        if self.door.now >= self.pressure_swept + STALLED_FRAME_TIMEOUT / 2 {
+            self.press_partial();
+        }
+        // Armed first, then looked once more: nothing that is freed meanwhile goes unnoticed.
+        self.door.ring.wait_for_room();
+        self.door.intake.wait_for_room();
+        let slots = self.door.has_slots();
+        let ring = slots && !self.waiting_for_ring.is_empty();
+        self.serve_at_once = ring || (slots && !self.waiting.is_empty() && self.door.intake.prepare());
+    }
+
+    fn serve_next_of(&mut self, next: impl FnOnce(&mut Self) -> Option<ConnectionId>) {
+        let Some(id) = next(self) else { return };
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.waiting = false;
+            self.serve_one(id);
+        }
+        // Slots in the ring are of use to nobody but an awake log thread.
+        self.door.ring.flush();
+    }
+
+    pub(super) fn serve_one(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.queued = false;
+        let was_known = connection.peer.is_known;
+        let mut served = serve(connection, &mut self.door, &mut self.scratch, &mut self.out);
+        if served == Served::NeedsRoom {
+            served = self.make_room(id);
+        }
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if !was_known && connection.peer.is_known {
+            self.unknown.leave();
+        }
+        let waits = connection.protocol().is_some_and(Protocol::is_waiting);
+        if waits && !connection.awaiting {
+            connection.awaiting = true;
+            self.awaiting.push(id);
+        }
+        let close = match served {
+            Served::Close(reason) => Some(reason),
+            // Closed once what it sent is acknowledged and sent; see `acknowledge`.
+            Served::End if !waits => Some("end"),
+            _ => None,
+        };
+        if let Served::Gone(reason) = served {
+            self.out.clear();
+            self.remove(id, reason);
+            return;
+        }
+        self.settle(id, close);
+        match served {
+            Served::Again => self.enqueue(id),
+            Served::Wait => self.line_up(id),
+            // Held for its answers, and they are all sent: no event of the poll will say so.
+            Served::Hold if !waits && self.connections.get(id).is_some_and(|held| held.socket.is_flushed()) => {
+                self.enqueue(id)
+            }
+            _ => {}
+        }
+        while let Some(older) = self.scratch.replaced.pop() {
+            // It gets no word: an agent that is alive on both would only come back and push the newer one out.
+            self.remove(older, "replaced");
+        }
+    }
+
+    fn line_up(&mut self, id: ConnectionId) {
+        if self.door.starved_since.is_none() {
+            self.door.starved_since = Some(self.door.now);
+            self.door.metrics.read_pauses.inc();
+        }
+        let Some(connection) = self.connections.get_mut(id).filter(|connection| !connection.waiting) else { return };
+        connection.waiting = true;
+        if connection.protocol().is_some_and(Protocol::holds_partial) {
+            self.waiting_for_ring.push_back(id);
+        } else {
+            self.waiting.push_back(id);
+        }
+    }
+}

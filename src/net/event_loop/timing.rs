@@ -1,0 +1,86 @@
+//! Timers of connections: when they are set, and what they do.
+
+use std::time::Duration;
+
+use super::EventLoop;
+use crate::http::Room;
+use crate::net::connection::Phase;
+use crate::net::protocols::Protocol;
+use crate::session::marks::ConnectionId;
+
+/// The soonest that a timer is looked at again.
+const TIMER_STEP: Duration = Duration::from_millis(1);
+/// A peer's timer that is over while its bytes wait to be read is looked at again after this.
+const TIMER_RECHECK: Duration = Duration::from_millis(20);
+
+impl EventLoop {
+    /// Sets the timer of a connection.
+    pub(super) fn schedule(&mut self, id: ConnectionId) {
+        let pressure = self.door.starved_since.is_some();
+        if let Some(connection) = self.connections.get_mut(id) {
+            // Never now: whatever a timer has to do, it is done once a turn.
+            let deadline = connection.deadline(pressure).map(|deadline| deadline.max(self.door.now + TIMER_STEP));
+            self.timers.schedule(id, deadline, &mut connection.scheduled);
+        }
+    }
+
+    pub(super) fn fire_timers(&mut self) {
+        let now = self.door.now;
+        while let Some((at, id)) = self.timers.due(now) {
+            let pressure = self.door.starved_since.is_some();
+            let Some(connection) = self.connections.get_mut(id).filter(|connection| connection.scheduled == Some(at))
+            else {
+                continue;
+            };
+            connection.scheduled = None;
+            let deadline = connection.deadline(pressure);
+            if deadline.is_none_or(|deadline| deadline > now) {
+                self.schedule(id);
+            } else if connection.socket.write_deadline().is_some_and(|deadline| now >= deadline) {
+                self.remove(id, "write_timeout");
+            } else if connection.queued {
+                // A timer on a peer fires only after a read that found nothing (R11), and this one's read is due.
+                let mut scheduled = None;
+                self.timers.schedule(id, Some(now + TIMER_RECHECK), &mut scheduled);
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.scheduled = scheduled;
+                }
+            } else {
+                self.time_out(id, pressure);
+            }
+        }
+    }
+
+    fn time_out(&mut self, id: ConnectionId, pressure: bool) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let close = match &connection.phase {
+            Phase::Undecided => return self.remove(id, "silent"),
+            Phase::Lingering(_) => return self.remove(id, "closed"),
+            Phase::Closing => None,
+            Phase::Open(_) => self.with_protocol(id, |protocol, cx| protocol.handle_timeout(pressure, cx)).flatten(),
+        };
+        let more = self.connections.get(id).is_some_and(|connection| connection.socket.has_more());
+        self.settle(id, close);
+        if more && close.is_none() {
+            // Requests after one that was answered 504, here or still in the socket.
+            self.enqueue(id);
+        }
+    }
+
+    /// While others wait for memory, a frame or body that stands still has less time (R11): timers set before are too
+    /// late.
+    pub(super) fn press_partial(&mut self) {
+        let now = self.door.now;
+        self.pressure_swept = now;
+        for connection in self.connections.iter_mut() {
+            if connection.protocol().is_some_and(Protocol::holds_partial) {
+                let deadline = connection.deadline(true);
+                self.timers.schedule(connection.id, deadline, &mut connection.scheduled);
+            }
+        }
+        // Only those that hold memory of the pool: closing any other gives nothing to who waits.
+        for id in self.slow_bodies(Room::Pool, None) {
+            self.close_slow_body(id);
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Agents: frames straight into the pool's current buffer, and to their session.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{Context, Ending, Priority, Protocol};
+use crate::limits::{HELLO_FRAME_BYTES, READ_BYTES_PER_TURN};
+use crate::net::connection::Peer;
+use crate::net::door::Door;
+use crate::net::serve::{Scratch, Served, after_read};
+use crate::net::socket::{ReadEnd, Socket};
+use crate::pipeline::batch::Origin;
+use crate::pipeline::pool::Buffer;
+use crate::session::marks::Greeting;
+use crate::session::receive::{Consumed, End};
+use crate::session::server::ServerSession;
+use crate::wire::header::MAGIC;
+use crate::wire::{AckLevel, GoawayCode};
+
+/// Why a connection is closed whose agent sent BYE.
+pub const BYE: &str = "bye";
+
+pub fn begins_with(first: u8) -> bool {
+    first == MAGIC[0]
+}
+
+pub fn open(peer: &Peer, door: &Door) -> Box<dyn Protocol> {
+    Box::new(Frames { session: ServerSession::new(peer.connection, &door.settings, peer.opened), partial: None })
+}
+
+/// A frame of `total` bytes, a part of which has come: memory of the pool that belongs to this connection alone.
+struct PartialFrame {
+    buffer: Buffer,
+    total: usize,
+}
+
+struct Frames {
+    session: ServerSession,
+    partial: Option<PartialFrame>,
+}
+
+impl Protocol for Frames {
+    fn serve(&mut self, cx: &mut Context<'_>) -> Served {
+        let served = self.serve_once(cx);
+        if let Served::Close(reason) = served
+            && reason != BYE
+            && cx.scratch.log.allows(cx.door.now)
+        {
+            let Peer { connection, address, origin, .. } = &*cx.peer;
+            tracing::warn!(connection, peer = %address, agent = origin.agent, reason, "agent disconnected by the server");
+        }
+        served
+    }
+
+    fn priority(&self) -> Priority {
+        if self.session.is_authenticated() { Priority::Agents } else { Priority::New }
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.session.is_waiting()
+    }
+
+    fn acknowledge(&mut self, cx: &mut Context<'_>) {
+        let door = &mut *cx.door;
+        let watermark = door.watermarks.get(self.session.level());
+        let settled = door.watermarks.get(door.settings.settled_level());
+        let delivered = door.watermarks.get(AckLevel::Delivered);
+        let metrics = door.metrics.clone();
+        door.turn(cx.peer.is_private, |turn| {
+            self.session.settled(settled, delivered, turn, cx.out);
+            self.session.acknowledge(watermark, turn, cx.out, |age| metrics.ack_seconds.observe(age.as_secs_f64()));
+        });
+    }
+
+    fn deadline(&self, pressure: bool) -> Option<Instant> {
+        self.session.deadline(pressure)
+    }
+
+    fn handle_timeout(&mut self, pressure: bool, cx: &mut Context<'_>) -> Option<&'static str> {
+        let closed = cx.door.turn(cx.peer.is_private, |turn| self.session.handle_timeout(pressure, turn, cx.out));
+        if closed.is_none() && !cx.socket.is_flushed() {
+            // A repeated ACK tells nothing to a peer that has not read the last one.
+            cx.out.clear();
+        }
+        closed.map(GoawayCode::name)
+    }
+
+    fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str> {
+        let (code, text) = match ending {
+            Ending::Shutdown if self.session.is_waiting() => return None,
+            Ending::Shutdown => (GoawayCode::Shutdown, "this server is shutting down"),
+            Ending::LogFailed => (GoawayCode::Storage, "this server cannot write its log any more"),
+        };
+        Some(self.session.end(code, text, cx.door.random.next_u64(), cx.out).name())
+    }
+
+    fn closed(&mut self, reason: &'static str, peer: &Peer, door: &mut Door, scratch: &mut Scratch) {
+        let Some(agent_id) = self.session.agent_id() else { return };
+        door.marks.disconnect(agent_id, peer.connection, door.now);
+        if scratch.log.allows(door.now) {
+            let Peer { connection, origin, .. } = peer;
+            tracing::info!(connection, agent = origin.agent, reason, "agent disconnected");
+        }
+    }
+
+    fn holds_partial(&self) -> bool {
+        self.partial.is_some()
+    }
+}
+
+impl Frames {
+    fn serve_once(&mut self, cx: &mut Context<'_>) -> Served {
+        let (now, session) = (cx.door.now, &mut self.session);
+        if cx.door.draining || cx.peer.overloaded {
+            let (code, text) = if cx.door.draining {
+                (GoawayCode::Shutdown, "this server is shutting down")
+            } else {
+                (GoawayCode::Overloaded, "this server has as many connections as server.max_connections allows")
+            };
+            if session.is_waiting() {
+                // Drained once it is acknowledged.
+                return Served::Hold;
+            }
+            return Served::Close(session.end(code, text, cx.door.random.next_u64(), cx.out).name());
+        }
+        if !session.is_authenticated() {
+            if !cx.door.has_slots() {
+                // An epoch goes through the ring.
+                return self.wait(now);
+            }
+            // It is read again: the time of its HELLO runs.
+            session.set_paused(false, now);
+            return self.greet(cx);
+        }
+        session.set_paused(false, now);
+        if !session.may_receive(&cx.door.settings) || cx.socket.is_choked() {
+            return self.hold(now);
+        }
+        if !cx.door.has_slots() {
+            return self.wait(now);
+        }
+        match self.partial.take() {
+            Some(partial) => self.continue_partial(partial, cx),
+            None => self.read_frames(cx),
+        }
+    }
+
+    /// Until the HELLO is accepted, bytes stay outside the pool.
+    fn greet(&mut self, cx: &mut Context<'_>) -> Served {
+        let unparsed = &mut cx.socket.unparsed;
+        let missing = HELLO_FRAME_BYTES.saturating_sub(unparsed.len());
+        let mut end = ReadEnd::Empty;
+        if cx.socket.is_readable() && missing > 0 {
+            end = read_unparsed(cx.socket, &mut cx.scratch.read[..missing], cx.door.now);
+        }
+        let (session, unparsed) = (&mut self.session, &mut cx.socket.unparsed);
+        let Consumed { bytes, end: parsed } =
+            cx.door.turn(cx.peer.is_private, |turn| session.greet(unparsed, turn, cx.out));
+        unparsed.drain(..bytes);
+        match parsed {
+            End::Greeted(greeting) => {
+                self.greeted(&greeting, cx);
+                Served::Again
+            }
+            End::Closed(code) => Served::Close(code.name()),
+            End::All | End::Partial { .. } | End::NoRoom | End::Bye => after_read(cx.socket, end),
+        }
+    }
+
+    fn greeted(&mut self, greeting: &Greeting, cx: &mut Context<'_>) {
+        let (door, peer) = (&mut *cx.door, &mut *cx.peer);
+        let agent_id = self.session.agent_id().copied().unwrap_or_default();
+        let name = self.session.agent_name();
+        let id_hex = || agent_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        peer.is_known = true;
+        peer.origin = Arc::new(Origin {
+            agent_id: Some(agent_id),
+            agent: Some(if name.is_empty() { id_hex() } else { name.to_owned() }),
+            default_source: if name.is_empty() {
+                peer.address.ip().to_canonical().to_string()
+            } else {
+                name.to_owned()
+            },
+            epoch: greeting.epoch,
+        });
+        door.note_level(self.session.level());
+        if greeting.new_epoch {
+            door.log_epoch(&mut self.session, greeting.last_seq, &peer.origin);
+        }
+        if cx.scratch.log.allows(door.now) {
+            tracing::info!(
+                connection = peer.connection,
+                agent = peer.origin.agent,
+                peer = %peer.address,
+                epoch = greeting.epoch,
+                last_seq = greeting.last_seq,
+                resumed = greeting.resumed,
+                "agent connected"
+            );
+        }
+        if greeting.missing > 0 {
+            if cx.scratch.log.allows(door.now) {
+                tracing::warn!(
+                    agent = peer.origin.agent,
+                    frames = greeting.missing,
+                    "frames acknowledged at a weak level were lost"
+                );
+            }
+            // The number is the peer's word: it must not overflow the counter.
+            door.metrics.frames_missing.inc_by(greeting.missing.min(u64::from(u32::MAX)));
+        }
+        cx.scratch.replaced.extend(greeting.replaced);
+    }
+
+    /// The rest of a frame whose beginning has a buffer of its own.
+    fn continue_partial(&mut self, partial: PartialFrame, cx: &mut Context<'_>) -> Served {
+        let PartialFrame { mut buffer, total } = partial;
+        let missing = total.saturating_sub(buffer.len());
+        let end = match buffer.unfilled().get_mut(..missing) {
+            Some(room) if !room.is_empty() => cx.socket.read(room, cx.door.now),
+            _ => unreachable!("a partial frame has room for its rest"),
+        };
+        if let ReadEnd::Bytes(bytes) = end {
+            buffer.advance(bytes);
+        }
+        let consumed = self.parse(&mut buffer, 0, cx);
+        if let End::Partial { .. } = consumed.end {
+            self.partial = Some(PartialFrame { buffer, total });
+            return after_read(cx.socket, end);
+        }
+        self.keep(&mut buffer, 0, consumed, cx)
+    }
+
+    /// Reads into the buffer that all agents share.
+    fn read_frames(&mut self, cx: &mut Context<'_>) -> Served {
+        if !cx.door.intake.prepare() {
+            return self.wait(cx.door.now);
+        }
+        // Every frame of the read must find its slots: what is read is parsed, and never has to wait half-way.
+        let within_slots = cx.door.bytes_within_slots().saturating_sub(cx.socket.unparsed.len());
+        let limit = READ_BYTES_PER_TURN.min(within_slots);
+        if limit == 0 {
+            return self.wait(cx.door.now);
+        }
+        let Some(mut current) = cx.door.intake.take_current() else { return self.wait(cx.door.now) };
+        let served = self.read_into_current(&mut current, limit, cx);
+        cx.door.intake.put_back(current);
+        served
+    }
+
+    fn read_into_current(&mut self, current: &mut Buffer, limit: usize, cx: &mut Context<'_>) -> Served {
+        let start = current.len();
+        // A part of a header, or what came right behind the HELLO. It fits: a current buffer has room for a read.
+        let fits = current.extend(&cx.socket.unparsed);
+        assert!(fits, "a current buffer has room for a read");
+        cx.socket.unparsed.clear();
+        let room = current.unfilled();
+        let limit = room.len().min(limit);
+        let end = match room.get_mut(..limit) {
+            Some(room) if !room.is_empty() => cx.socket.read(room, cx.door.now),
+            _ => unreachable!("a current buffer has room for a read"),
+        };
+        if let ReadEnd::Bytes(bytes) = end {
+            current.advance(bytes);
+        }
+        if current.len() == start {
+            return after_read(cx.socket, end);
+        }
+        let consumed = self.parse(current, start, cx);
+        match self.keep(current, start, consumed, cx) {
+            Served::Again => after_read(cx.socket, end),
+            other => other,
+        }
+    }
+
+    /// Parses the frames from `start` on.
+    fn parse(&mut self, source: &mut Buffer, start: usize, cx: &mut Context<'_>) -> Consumed {
+        let mut ingress = cx.door.frames(&cx.peer.origin, cx.peer.is_private);
+        self.session.receive(source, start, &mut ingress, cx.out)
+    }
+
+    /// Keeps what parsing from `start` on left over.
+    fn keep(&mut self, source: &mut Buffer, start: usize, consumed: Consumed, cx: &mut Context<'_>) -> Served {
+        let at = start + consumed.bytes;
+        let rest = source.filled().get(at..).unwrap_or_default();
+        match consumed.end {
+            End::All => return Served::Again,
+            End::Bye => return Served::Close(BYE),
+            End::Closed(code) => return Served::Close(code.name()),
+            // Ours to keep: a HELLO is accepted once, and every frame that was read has its slots.
+            End::Greeted(_) | End::NoRoom => unreachable!("parsing stops at the end of what was read, or closes"),
+            End::Partial { total: None } => cx.socket.unparsed.extend_from_slice(rest),
+            End::Partial { total: Some(total) } => {
+                let Some(mut buffer) = cx.door.intake.take(total) else {
+                    unreachable!("there is a spare buffer before every read");
+                };
+                let fits = buffer.extend(rest);
+                debug_assert!(fits);
+                self.partial = Some(PartialFrame { buffer, total });
+            }
+        }
+        source.rewind(at);
+        Served::Again
+    }
+
+    /// Not read for now, through no fault of the peer's: its timers stand, and it hears the last ACK every second.
+    fn hold(&mut self, now: Instant) -> Served {
+        self.session.set_paused(true, now);
+        Served::Hold
+    }
+
+    /// The same until there is ring or memory.
+    fn wait(&mut self, now: Instant) -> Served {
+        self.session.set_paused(true, now);
+        Served::Wait
+    }
+}
+
+/// Reads behind what is not parsed yet.
+fn read_unparsed(socket: &mut Socket, room: &mut [u8], now: Instant) -> ReadEnd {
+    let end = socket.read(room, now);
+    if let ReadEnd::Bytes(bytes) = end {
+        socket.unparsed.extend_from_slice(room.get(..bytes).unwrap_or_default());
+    }
+    end
+}

@@ -1,0 +1,177 @@
+//! HTTP: heads through scratch memory, bodies straight into their own buffer.
+
+use std::time::Instant;
+
+use super::{Context, Ending, Priority, Protocol};
+use crate::http::{Connection, Room};
+use crate::limits::{OUTBOX_BYTES_MAX, READ_BYTES_PER_TURN};
+use crate::net::connection::Peer;
+use crate::net::door::Door;
+use crate::net::serve::{HEAD_READ_BYTES, Served};
+use crate::net::socket::ReadEnd;
+
+/// Requests and body pieces of one connection in one turn.
+const STEPS_PER_TURN: usize = 16;
+
+/// Whatever nobody else speaks: HTTP says what is wrong with it.
+pub fn begins_with(_first: u8) -> bool {
+    true
+}
+
+pub fn open(peer: &Peer, door: &Door) -> Box<dyn Protocol> {
+    Box::new(Http { machine: Connection::new(door.http, peer.opened) })
+}
+
+struct Http {
+    machine: Connection,
+}
+
+impl Protocol for Http {
+    fn serve(&mut self, cx: &mut Context<'_>) -> Served {
+        // What is left of an earlier read comes first.
+        if !cx.socket.unparsed.is_empty() {
+            let unparsed = std::mem::take(&mut cx.socket.unparsed);
+            self.offer_and_keep(unparsed, cx);
+        }
+        for _ in 0..STEPS_PER_TURN {
+            if self.machine.closing() {
+                return Served::Close("http");
+            }
+            if self.machine.lacks_room().is_some() {
+                return Served::NeedsRoom;
+            }
+            if self.is_waiting() || cx.socket.is_choked() || cx.out.len() >= OUTBOX_BYTES_MAX {
+                return Served::Hold;
+            }
+            if !cx.socket.is_readable() {
+                return if cx.socket.is_at_end() { Served::End } else { Served::Idle };
+            }
+            if self.read(cx) == ReadEnd::Broken {
+                return Served::Gone("broken");
+            }
+        }
+        Served::Again
+    }
+
+    fn priority(&self) -> Priority {
+        Priority::Others
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.machine.waiting_for().is_some()
+    }
+
+    fn acknowledge(&mut self, cx: &mut Context<'_>) {
+        let Some((level, ticket)) = self.machine.waiting_for() else { return };
+        if cx.door.watermarks.get(level) >= ticket {
+            let now = cx.door.now;
+            cx.door.metrics.ack_seconds.observe(now.saturating_duration_since(cx.socket.heard()).as_secs_f64());
+            let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+            self.machine.acknowledged(now, &mut door, cx.out);
+        }
+    }
+
+    fn is_over(&self) -> Option<&'static str> {
+        self.machine.closing().then_some("http")
+    }
+
+    fn deadline(&self, _pressure: bool) -> Option<Instant> {
+        self.machine.deadline()
+    }
+
+    fn handle_timeout(&mut self, _pressure: bool, cx: &mut Context<'_>) -> Option<&'static str> {
+        let now = cx.door.now;
+        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        self.machine.handle_timeout(now, &mut door, cx.out);
+        self.machine.closing().then_some("http_timeout")
+    }
+
+    fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str> {
+        let now = cx.door.now;
+        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        if ending == Ending::LogFailed {
+            self.machine.log_failed(now, &mut door, cx.out);
+        }
+        self.machine.drain(now, &mut door, cx.out);
+        self.machine.closing().then_some("SHUTDOWN")
+    }
+
+    fn lacks_room(&self) -> Option<Room> {
+        self.machine.lacks_room()
+    }
+
+    fn take_room(&mut self, cx: &mut Context<'_>) -> bool {
+        let now = cx.door.now;
+        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        self.machine.take_room(now, &mut door, cx.out)
+    }
+
+    fn refuse_room(&mut self, cx: &mut Context<'_>) {
+        let now = cx.door.now;
+        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        self.machine.refuse_room(now, &mut door, cx.out);
+    }
+
+    fn slow_body(&self, room: Room, now: Instant) -> Option<u64> {
+        self.machine.slow_body(room, now)
+    }
+
+    fn press_body(&mut self, cx: &mut Context<'_>) -> Option<&'static str> {
+        let now = cx.door.now;
+        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        self.machine.press_body(now, &mut door, cx.out);
+        self.machine.closing().then_some("body_timeout")
+    }
+}
+
+impl Http {
+    fn read(&mut self, cx: &mut Context<'_>) -> ReadEnd {
+        match self.machine.body_room() {
+            Some(room) => {
+                let limit = room.len().min(READ_BYTES_PER_TURN);
+                let end = cx.socket.read(&mut room[..limit], cx.door.now);
+                if let ReadEnd::Bytes(bytes) = end {
+                    let now = cx.door.now;
+                    let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+                    self.machine.body_filled(bytes, now, &mut door, cx.out);
+                }
+                end
+            }
+            None => self.read_head(cx),
+        }
+    }
+
+    fn read_head(&mut self, cx: &mut Context<'_>) -> ReadEnd {
+        // Beyond a head only what belongs to the body: what is left over would stay with the connection.
+        let limit = self.machine.beginning_room().unwrap_or(HEAD_READ_BYTES).max(1);
+        let end = cx.socket.read(&mut cx.scratch.read[..limit], cx.door.now);
+        let ReadEnd::Bytes(bytes) = end else { return end };
+        if cx.socket.unparsed.is_empty() {
+            // Most requests come whole: nothing is copied.
+            let read = std::mem::take(&mut cx.scratch.read);
+            let used = self.offer(&read[..bytes], cx);
+            cx.socket.unparsed.extend_from_slice(&read[used..bytes]);
+            cx.scratch.read = read;
+        } else {
+            let mut unparsed = std::mem::take(&mut cx.socket.unparsed);
+            unparsed.extend_from_slice(&cx.scratch.read[..bytes]);
+            self.offer_and_keep(unparsed, cx);
+        }
+        end
+    }
+
+    fn offer_and_keep(&mut self, mut unparsed: Vec<u8>, cx: &mut Context<'_>) {
+        let used = self.offer(&unparsed, cx);
+        unparsed.drain(..used);
+        cx.socket.unparsed = unparsed;
+    }
+
+    fn offer(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> usize {
+        let now = cx.door.now;
+        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        let used = self.machine.receive(bytes, now, &mut door, cx.out).min(bytes.len());
+        // A whole head was read.
+        cx.peer.is_known |= used > 0;
+        used
+    }
+}

@@ -1,0 +1,119 @@
+//! What connections speak: one adapter for each protocol, between a socket and a machine without sockets.
+//!
+//! ```text
+//!  first byte ─▶ PROTOCOLS ─▶ Box<dyn Protocol> ── serve ─▶ acknowledge ─▶ … ─▶ handle_timeout, end
+//! ```
+//!
+//! A new protocol is one file here and one line in the table.
+
+mod frames;
+mod http;
+
+use std::time::Instant;
+
+use crate::http::Room;
+use crate::net::connection::Peer;
+use crate::net::door::Door;
+use crate::net::serve::{Scratch, Served};
+use crate::net::socket::Socket;
+
+/// Tells by the first byte who speaks, and begins. The first line that accepts the byte is taken.
+const PROTOCOLS: [(fn(u8) -> bool, Open); 2] = [(frames::begins_with, frames::open), (http::begins_with, http::open)];
+
+type Open = fn(&Peer, &Door) -> Box<dyn Protocol>;
+
+/// The protocol that begins with `first`.
+pub fn open(first: u8, peer: &Peer, door: &Door) -> Box<dyn Protocol> {
+    let protocol = PROTOCOLS.iter().find(|(begins_with, _)| begins_with(first));
+    protocol.map_or(http::open as Open, |(_, open)| *open)(peer, door)
+}
+
+/// What a protocol works with besides its own state.
+pub struct Context<'a> {
+    pub socket: &'a mut Socket,
+    pub peer: &'a mut Peer,
+    pub door: &'a mut Door,
+    pub scratch: &'a mut Scratch,
+    /// Answers are appended here.
+    pub out: &'a mut Vec<u8>,
+}
+
+/// Who is served first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Accepted agents: all of them in each turn.
+    Agents,
+    /// Those that have not shown yet who they are. A first read is cheap, and an agent that connects must not wait until
+    /// the pages of all others are written.
+    New,
+    Others,
+}
+
+/// Why the server ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// The server drains: once what was taken is acknowledged.
+    Shutdown,
+    /// The log failed: at once, for nothing can be kept any more.
+    LogFailed,
+}
+
+/// An open connection of one protocol. Where a method returns a reason, the last answer is in `out` and the connection
+/// closes; the reason is for the counter.
+pub trait Protocol: Send {
+    /// Reads and parses a share of one turn.
+    fn serve(&mut self, cx: &mut Context<'_>) -> Served;
+
+    fn priority(&self) -> Priority;
+
+    /// Whether something waits for a watermark.
+    fn is_waiting(&self) -> bool;
+
+    /// Answers what the watermarks cover.
+    fn acknowledge(&mut self, cx: &mut Context<'_>);
+
+    /// Whether everything is answered and nothing more will be taken.
+    fn is_over(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// When [`Protocol::handle_timeout`] has something to do. `pressure`: others wait for memory.
+    fn deadline(&self, pressure: bool) -> Option<Instant>;
+
+    /// The deadline is over; timers on the peer are looked at only after a read that found nothing (R11).
+    fn handle_timeout(&mut self, pressure: bool, cx: &mut Context<'_>) -> Option<&'static str>;
+
+    /// Ends the connection, or leaves it open until what it waits for has come.
+    fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str>;
+
+    /// The connection is open no longer, for `reason`.
+    fn closed(&mut self, _reason: &'static str, _peer: &Peer, _door: &mut Door, _scratch: &mut Scratch) {}
+
+    /// Holds memory of the pool for what is partly received, and needs slots of the ring only.
+    fn holds_partial(&self) -> bool {
+        false
+    }
+
+    /// What a body that is being received cannot continue without.
+    fn lacks_room(&self) -> Option<Room> {
+        None
+    }
+
+    /// Whether there is now what [`Protocol::lacks_room`] named.
+    fn take_room(&mut self, _cx: &mut Context<'_>) -> bool {
+        true
+    }
+
+    /// There is none, and none can be made.
+    fn refuse_room(&mut self, _cx: &mut Context<'_>) {}
+
+    /// The bytes per second of a body that comes too slowly and whose end would free some of `room`.
+    fn slow_body(&self, _room: Room, _now: Instant) -> Option<u64> {
+        None
+    }
+
+    /// Ends that body.
+    fn press_body(&mut self, _cx: &mut Context<'_>) -> Option<&'static str> {
+        None
+    }
+}
