@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use prost::Message as _;
 
@@ -24,7 +25,7 @@ use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::{Content, SlotReceiver, ring};
 use crate::random::Random;
 use crate::session::fuzz::{Heard, heard};
-use crate::session::marks::Marks;
+use crate::session::marks::{Marks, Restored};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
 use crate::wire::{AckLevel, FrameKind, GoawayCode, Header, Hello, NackCode};
@@ -97,9 +98,9 @@ impl Bench {
     fn run(&mut self, pieces: &[&[u8]]) -> Outcome {
         let before = (self.door.intake.pool().bytes_in_use(), self.rejected());
         self.door.marks = Marks::new(10, DEDUPE_RETENTION);
-        self.door.marks.greet(KNOWN_AGENT, 5, 1, u64::MAX, self.door.now, 0).unwrap();
-        self.door.marks.advance(&KNOWN_AGENT, 1, 0, 1, self.door.now);
-        self.door.marks.disconnect(&KNOWN_AGENT, u64::MAX, self.door.now);
+        let age = Duration::ZERO;
+        let known = Restored { agent_id: KNOWN_AGENT, epoch: 5, last_seq: 1, last_crc: Some(0), has_frames: true, age };
+        self.door.marks.restore(known, 1, self.door.now);
         self.door.begin_turn();
 
         let (mut peer, ours) = UnixStream::pair().unwrap();

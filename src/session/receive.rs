@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::marks::Greeting;
+use super::marks::{ConnectionId, Greeting};
 use super::server::{ServerSession, Step, Turn};
 use crate::limits::{HEADER_BYTES, HELLO_FRAME_BYTES, OUTBOX_BYTES_MAX};
 use crate::wire::{AckLevel, Decoded, FrameKind, GoawayCode, Header, NackCode, decode};
@@ -79,6 +79,8 @@ pub enum End {
     NoRoom,
     /// Behind an accepted HELLO: see [`ServerSession::epoch_logged`] and [`ServerSession::settled`].
     Greeted(Greeting),
+    /// Before a HELLO: an older connection of the agent holds its mark. Close that one, then offer the HELLO again (R5).
+    LentTo(ConnectionId),
     /// Behind a BYE: flush and close without a word.
     Bye,
     /// A GOAWAY is written: flush and close.
@@ -108,6 +110,7 @@ impl ServerSession {
             let length = header.frame_bytes();
             match self.frame(&header, payload, turn, out) {
                 Step::Greeted(greeting) => return Consumed { bytes: at + length, end: End::Greeted(greeting) },
+                Step::LentTo(older) => break End::LentTo(older),
                 Step::Close(code) => break End::Closed(code),
                 // Of an unknown kind that may be skipped; there is nothing else before a HELLO.
                 Step::Continue | Step::Data | Step::Refuse(..) | Step::Bye { .. } => at += length,
@@ -192,6 +195,7 @@ impl ServerSession {
                 return Some(End::Bye);
             }
             Step::Greeted(greeting) => return Some(End::Greeted(greeting)),
+            Step::LentTo(older) => return Some(End::LentTo(older)),
             Step::Close(code) => return Some(End::Closed(code)),
         };
         // Where answers pile up, a NACK says its code only: what a turn adds for one peer stays bounded.

@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::marks::{AgentId, ConnectionId, Greeting, GreetingError, Marks, Place};
+use super::marks::{AgentId, ConnectionId, Greeted, Greeting, GreetingError, Mark, Marks, Place};
 use crate::limits::{
     ACK_REPEAT, FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, RETRY_HINT_MS, STALLED_FRAME_TIMEOUT,
 };
@@ -87,9 +87,11 @@ pub struct Turn<'a> {
 pub(super) enum Step {
     /// Nothing.
     Continue,
-    /// An agent was accepted: close `replaced`; if the epoch is new and there is a log, put it in there and call
+    /// An agent was accepted: if the epoch is new and there is a log, put it in there and call
     /// [`ServerSession::epoch_logged`]; then [`ServerSession::settled`] as the log goes on.
     Greeted(Greeting),
+    /// An older connection of the agent holds its mark: close that one, then show the HELLO again (R5).
+    LentTo(ConnectionId),
     /// The next DATA of the sequence: check and store its payload, then call [`ServerSession::taken`].
     Data,
     /// A DATA that can never be stored; keep it in the dead letters, then call [`ServerSession::taken`] with the code.
@@ -127,7 +129,7 @@ enum State {
     Opening,
     Settling(Greeting),
     Streaming,
-    /// BYE was received.
+    /// BYE was received, or the mark was given back.
     Left,
     Closed,
 }
@@ -158,6 +160,8 @@ pub struct ServerSession {
     heard: Instant,
     partial: Option<Partial>,
     agent_id: AgentId,
+    /// Lent by [`Marks`] from HELLO on; see [`ServerSession::leave`].
+    mark: Option<Mark>,
     name: String,
     level: AckLevel,
     pending: VecDeque<Pending>,
@@ -180,6 +184,7 @@ impl ServerSession {
             heard: now,
             partial: None,
             agent_id: [0; 16],
+            mark: None,
             name: String::new(),
             level: settings.default_ack,
             pending: VecDeque::new(),
@@ -277,7 +282,7 @@ impl ServerSession {
         if wanted > settings.highest_ack {
             return Err((GoawayCode::AckLevel, settings.not_offered(wanted as u32)));
         }
-        let greeting = turn
+        let greeted = turn
             .marks
             .greet(hello.agent_id, hello.epoch, hello.oldest_seq, self.connection, turn.now, turn.random)
             .map_err(|error| match error {
@@ -285,7 +290,11 @@ impl ServerSession {
                 GreetingError::TooManyAgents { .. } => (GoawayCode::Overloaded, error.into()),
                 GreetingError::EpochsUsedUp => (GoawayCode::Protocol, error.into()),
             })?;
-        self.agent_id = hello.agent_id;
+        let (greeting, mark) = match greeted {
+            Greeted::Accepted(greeting, mark) => (greeting, mark),
+            Greeted::LentTo(older) => return Ok(Step::LentTo(older)),
+        };
+        (self.agent_id, self.mark) = (hello.agent_id, Some(mark));
         self.name = hello.name.to_owned();
         self.level = wanted;
         self.state = State::Settling(greeting);
@@ -293,10 +302,9 @@ impl ServerSession {
     }
 
     /// The agent's new epoch is on its way into the log under `ticket`: WELCOME waits for it (R4).
-    pub fn epoch_logged(&mut self, ticket: u64, turn: &mut Turn<'_>) {
-        if let State::Settling(greeting) = &mut self.state {
-            greeting.after_ticket = ticket;
-            turn.marks.epoch_logged(&self.agent_id, ticket);
+    pub fn epoch_logged(&mut self, ticket: u64) {
+        if let (State::Settling(greeting), Some(mark)) = (&mut self.state, &mut self.mark) {
+            (greeting.after_ticket, mark.last_ticket) = (ticket, ticket);
         }
     }
 
@@ -335,22 +343,25 @@ impl ServerSession {
     /// BYE: deletes the agent's mark (R3). While a frame is not acknowledged nothing changes, for the agent may come back
     /// and send the frame again.
     fn bye(&mut self, turn: &mut Turn<'_>) -> Step {
-        if self.ack_due || !turn.marks.forget(&self.agent_id, self.connection, self.acked_seq) {
+        if self.ack_due || self.mark.is_none_or(|mark| mark.last_seq != self.acked_seq) {
             return Step::Continue;
         }
+        turn.marks.forget(&self.agent_id, self.connection);
+        self.mark = None;
         self.state = State::Left;
         Step::Bye { last_seq: self.acked_seq }
     }
 
     fn data(&mut self, header: &Header, turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Step {
         let (settings, random) = (turn.settings, turn.random);
-        match turn.marks.place(&self.agent_id, header.seq, header.payload_crc) {
+        // Without a mark the session is over, and takes nothing.
+        let Some(mark) = self.mark else { return Step::Continue };
+        match mark.place(header.seq, header.payload_crc) {
             Place::Duplicate => {
                 let asked = self.pending.back().map_or(self.acked_seq, |last| last.seq);
                 if self.level == AckLevel::Delivered && header.seq > asked {
                     // Stored before, perhaps not yet delivered: by its agent's last ticket it is.
-                    let ticket = turn.marks.last_ticket(&self.agent_id);
-                    self.wait_for(ticket, header, turn.now);
+                    self.wait_for(mark.last_ticket, header, turn.now);
                 } else {
                     self.ack_due = true;
                 }
@@ -391,7 +402,9 @@ impl ServerSession {
         if let Some((code, reason)) = nack {
             answer::nack(header.seq, code, reason, out);
         }
-        turn.marks.advance(&self.agent_id, header.seq, header.payload_crc, ticket, now);
+        if let Some(mark) = &mut self.mark {
+            mark.advance(header.seq, header.payload_crc, ticket);
+        }
         self.wait_for(ticket, header, now);
     }
 
@@ -524,6 +537,14 @@ impl ServerSession {
     /// Ends the session from the server's side: SHUTDOWN, OVERLOADED, STORAGE. Writes nothing after a BYE.
     pub fn end(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> GoawayCode {
         self.close(code, text, random, out)
+    }
+
+    /// The connection is gone, or replaced by a newer one: gives the agent's mark back. Nothing more is taken.
+    pub fn leave(&mut self, marks: &mut Marks, now: Instant) {
+        self.state = State::Left;
+        if let Some(mark) = self.mark.take() {
+            marks.give_back(&self.agent_id, mark, self.connection, now);
+        }
     }
 
     fn close(&mut self, code: GoawayCode, text: &str, random: u64, out: &mut Vec<u8>) -> GoawayCode {

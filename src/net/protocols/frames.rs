@@ -95,9 +95,8 @@ impl Protocol for Frames {
     }
 
     fn closed(&mut self, reason: &'static str, peer: &Peer, door: &mut Door, scratch: &mut Scratch) {
-        let Some(agent_id) = self.session.agent_id() else { return };
-        door.marks.disconnect(agent_id, peer.connection, door.now);
-        if scratch.log.allows(door.now) {
+        self.session.leave(&mut door.marks, door.now);
+        if self.session.is_authenticated() && scratch.log.allows(door.now) {
             let Peer { connection, origin, .. } = peer;
             tracing::info!(connection, agent = origin.agent, reason, "agent disconnected");
         }
@@ -162,6 +161,10 @@ impl Frames {
                 self.greeted(&greeting, cx);
                 Served::Again
             }
+            End::LentTo(older) => {
+                cx.scratch.replaced.push(older);
+                Served::Again
+            }
             End::Closed(code) => Served::Close(code.name()),
             End::All | End::Partial { .. } | End::NoRoom | End::Bye => after_read(cx.socket, end),
         }
@@ -209,7 +212,6 @@ impl Frames {
             // The number is the peer's word: it must not overflow the counter.
             door.metrics.frames_missing.inc_by(greeting.missing.min(u64::from(u32::MAX)));
         }
-        cx.scratch.replaced.extend(greeting.replaced);
     }
 
     /// The rest of a frame whose beginning has a buffer of its own.
@@ -288,7 +290,9 @@ impl Frames {
             End::Bye => return Served::Close(BYE),
             End::Closed(code) => return Served::Close(code.name()),
             // Ours to keep: a HELLO is accepted once, and every frame that was read has its slots.
-            End::Greeted(_) | End::NoRoom => unreachable!("parsing stops at the end of what was read, or closes"),
+            End::Greeted(_) | End::LentTo(_) | End::NoRoom => {
+                unreachable!("parsing stops at the end of what was read, or closes")
+            }
             End::Partial { total: None } => cx.socket.unparsed.extend_from_slice(rest),
             End::Partial { total: Some(total) } => {
                 let Some(mut buffer) = cx.door.intake.take(total) else {

@@ -51,6 +51,7 @@ fn r3_bye_while_a_frame_is_not_acknowledged_changes_nothing() {
     server.acknowledge(&mut session, &mut out);
     assert_eq!(heard(&out)[1..], [Heard::Ack(2)], "both are taken, and acknowledged");
     // The ACK was lost: the agent sends what it holds again, and nothing is doubled.
+    server.leave(&mut session);
     let mut session = server.connect();
     let again = [bytes_of(Hello { epoch: 5, ..hello() }), data(1, "a"), data(2, "b")];
     server.receive(&mut session, &mut again.concat(), &mut Vec::new());
@@ -70,6 +71,7 @@ fn r3_bye_of_a_connection_that_was_replaced_leaves_the_newer_ones_mark() {
     let (mut older, mut newer) = (server.connect(), server.connect());
     // Connections are numbered in the order in which their HELLO comes.
     server.receive(&mut older, &mut [greeting(), data(1, "a")].concat(), &mut Vec::new());
+    server.leave(&mut older);
     server.receive(&mut newer, &mut greeting(), &mut Vec::new());
     server.receive(&mut older, &mut bye(), &mut Vec::new());
     assert_eq!((server.left.len(), server.marks.len()), (0, 1));
@@ -85,6 +87,7 @@ fn r3_bye_at_level_delivered_counts_once_everything_is_delivered() {
     let mut session = server.connect();
     server.receive(&mut session, &mut [hello_for(AckLevel::Synced), data(1, "a")].concat(), &mut Vec::new());
     // Stored, but not delivered: WELCOME acknowledges nothing, so the agent still holds frame 1.
+    server.leave(&mut session);
     let (mut session, mut out) = (server.connect(), Vec::new());
     server.receive(&mut session, &mut [hello_for(AckLevel::Delivered), bye()].concat(), &mut out);
     let welcome = Heard::Welcome { epoch: 5, last_seq: 0, resumed: true, level: AckLevel::Delivered };
