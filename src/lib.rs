@@ -36,6 +36,7 @@
 pub mod client;
 pub mod escape;
 pub mod event;
+pub mod ids;
 pub mod limits;
 pub mod random;
 pub mod resolve;

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::config::{Config, ConfigError};
 use crate::descriptors;
 use crate::http;
+use crate::ids::{LoopId, Ticket};
 use crate::limits::{
     HEADER_BYTES, KEEPALIVE, RING_SLOTS, WAL_POSITION_JUMP, WAL_UNKNOWN_JUMP, WINDOW_BYTES, WINDOW_FRAMES,
 };
@@ -26,10 +27,11 @@ use crate::metrics::Metrics;
 use crate::net::{self, ConnectionLimits, Door, Ended, EventLoop, Intake, LoopError, SinkReport};
 use crate::pipeline::batch::Batch;
 use crate::pipeline::commit::{self, RefusedPayload};
-use crate::pipeline::group_commit::{GroupCommit, Holder};
+use crate::pipeline::group_commit::{GroupCommit, Holder, LoopEnd};
 use crate::pipeline::health::LogHealth;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::ring;
+use crate::pipeline::rings::Rings;
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
 use crate::router::dead::{DOOR, DeadLetters, RefusedFrame};
@@ -150,10 +152,9 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
             Some(GroupCommit {
                 writer,
                 holders: holders(config, &routers),
-                watermarks: watermarks.clone(),
+                loops: vec![LoopEnd { watermarks: watermarks.clone(), wake: Box::new(parts.wake()) }],
                 health: health.clone(),
                 metrics: metrics.clone(),
-                wake: Box::new(parts.wake()),
                 sleep: sleep_until_drained(&drain),
             })
         }
@@ -161,6 +162,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     };
     let last_ticket = if group_commit.is_some() { RESTORED_TICKET } else { 0 };
     let (mut sender, receiver) = ring(RING_SLOTS, Box::new(parts.wake()));
+    let rings = Rings::new(vec![receiver]);
     let letters = DeadLetters::new(&config.data_dir, DOOR, &metrics);
     let events_dead = metrics.events_dead(DOOR);
     let log_drain = drain.clone();
@@ -175,9 +177,9 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
             };
             let offer = |batch: &Arc<Batch>| queues.iter().for_each(|queue: &RouterQueue| queue.offer(batch));
             let lost_events = match group_commit {
-                Some(group_commit) => group_commit.run(receiver, keep_refused, offer),
+                Some(group_commit) => group_commit.run(rings, keep_refused, offer),
                 None => {
-                    commit::run(receiver, |refused| keep(refused, keep_refused, &log_drain), offer);
+                    commit::run(rings, |refused| keep(refused, keep_refused, &log_drain), offer);
                     0
                 }
             };
@@ -224,7 +226,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
         random,
     );
     door.tokens = tokens;
-    door.watermarks = watermarks;
+    door.watermarks = Arc::new([watermarks]);
     door.health = health.clone();
     door.last_ticket = last_ticket;
     door.sinks = Box::new(move || progress.iter().map(|sink| sink_report(sink)).collect());
@@ -329,7 +331,7 @@ fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerError
             has_frames: mark.has_frames,
             age: Duration::from_nanos(now_unix_nano.saturating_sub(mark.last_seen_unix_nano)),
         };
-        marks.restore(restored, RESTORED_TICKET, now);
+        marks.restore(restored, Ticket { event_loop: LoopId(0), number: RESTORED_TICKET }, now);
     }
     let (oldest_position, next_position) = (opened.log.oldest(), opened.log.end());
     if opened.report.is_clean() {

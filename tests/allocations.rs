@@ -17,9 +17,10 @@ use telemetryx::http;
 use telemetryx::metrics::Metrics;
 use telemetryx::net::{self, ConnectionLimits, Door, EventLoop, Intake};
 use telemetryx::pipeline::commit;
-use telemetryx::pipeline::group_commit::{GroupCommit, Holder};
+use telemetryx::pipeline::group_commit::{GroupCommit, Holder, LoopEnd};
 use telemetryx::pipeline::pool::Pool;
 use telemetryx::pipeline::ring::ring;
+use telemetryx::pipeline::rings::Rings;
 use telemetryx::pipeline::watermark::Watermarks;
 use telemetryx::random::Random;
 use telemetryx::router::{Drain, Router, Shared, SinkProgress};
@@ -107,25 +108,25 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
     let sink = sink::open("discard", &settings.kind, shared.identity);
     let (queue, router) = Router::start(&settings, sink, &shared).unwrap();
     let (mut sender, receiver) = ring(1024, Box::new(parts.wake()));
+    let rings = Rings::new(vec![receiver]);
     let watermarks = Arc::new(Watermarks::default());
     let progress = router.progress().clone();
     std::mem::forget(router);
     let group_commit = log.map(|opened| GroupCommit {
         writer: opened.writer,
         holders: vec![Box::new(Discard(progress))],
-        watermarks: watermarks.clone(),
+        loops: vec![LoopEnd { watermarks: watermarks.clone(), wake: Box::new(parts.wake()) }],
         health: Arc::default(),
         metrics: metrics.clone(),
-        wake: Box::new(parts.wake()),
         sleep: Box::new(|_| panic!("the log takes everything")),
     });
     let log_thread = thread::spawn(move || {
         COUNTER.set(Some(&LOG));
         match group_commit {
             Some(group_commit) => {
-                group_commit.run(receiver, |_| Ok(()), |batch| queue.offer(batch));
+                group_commit.run(rings, |_| Ok(()), |batch| queue.offer(batch));
             }
-            None => commit::run(receiver, |_| {}, |batch| queue.offer(batch)),
+            None => commit::run(rings, |_| {}, |batch| queue.offer(batch)),
         }
     });
     sender.set_log_thread(log_thread.thread().clone());
@@ -150,7 +151,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         metrics.clone(),
         Random::seeded(1),
     );
-    door.watermarks = watermarks;
+    door.watermarks = Arc::new([watermarks]);
     let limits = ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 };
     let mut event_loop = EventLoop::new(parts, listener, door, limits, Duration::from_secs(1)).unwrap();
     thread::spawn(move || {

@@ -16,6 +16,7 @@ use super::{Door, Intake};
 use crate::event::Events;
 use crate::event::proto::{Event, EventBatch};
 use crate::http;
+use crate::ids::{ConnectionId, LoopId, Ticket};
 use crate::limits::{
     DEDUPE_RETENTION, DISCARD_BYTES_PER_TURN, FRAME_BYTES_LOWEST, HEADER_BYTES, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE,
     READ_BYTES_PER_TURN,
@@ -41,7 +42,7 @@ struct Bench {
     door: Door,
     scratch: Scratch,
     receiver: SlotReceiver,
-    connections: u64,
+    connections: u32,
 }
 
 /// What came of one connection.
@@ -100,7 +101,7 @@ impl Bench {
         self.door.marks = Marks::new(10, DEDUPE_RETENTION);
         let age = Duration::ZERO;
         let known = Restored { agent_id: KNOWN_AGENT, epoch: 5, last_seq: 1, last_crc: Some(0), has_frames: true, age };
-        self.door.marks.restore(known, 1, self.door.now);
+        self.door.marks.restore(known, Ticket { number: 1, ..Ticket::default() }, self.door.now);
         self.door.begin_turn();
 
         let (mut peer, ours) = UnixStream::pair().unwrap();
@@ -109,7 +110,13 @@ impl Bench {
         self.connections += 1;
         let address = ([127, 0, 0, 1], 1).into();
         let transport = Transport::Plain(stream);
-        let mut connection = Connection::new(self.connections, transport, address, false, self.door.now);
+        let mut connection = Connection::new(
+            ConnectionId::new(LoopId(0), self.connections, 0),
+            transport,
+            address,
+            false,
+            self.door.now,
+        );
         let mut outcome = Outcome { heard: vec![], stored: vec![], refused: vec![], closed: None, rejected: [0; 4] };
         for piece in pieces {
             if outcome.closed.is_some() {
@@ -185,8 +192,13 @@ fn what_a_closing_connection_is_still_sent_costs_a_bounded_read_per_turn_and_no_
     peer.set_nonblocking(true).unwrap();
     let stream = mio::net::TcpStream::from_std(OwnedFd::from(ours).into());
     bench.door.begin_turn();
-    let mut connection =
-        Connection::new(1, Transport::Plain(stream), ([127, 0, 0, 1], 1).into(), false, bench.door.now);
+    let mut connection = Connection::new(
+        ConnectionId::new(LoopId(0), 1, 0),
+        Transport::Plain(stream),
+        ([127, 0, 0, 1], 1).into(),
+        false,
+        bench.door.now,
+    );
     connection.close("http", &mut bench.door, &mut bench.scratch);
     assert!(!connection.finish_closing(bench.door.now) && connection.is_lingering());
     let before = bench.door.intake.pool().bytes_in_use();

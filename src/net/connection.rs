@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::ids::ConnectionId;
 use crate::limits::{HELLO_TIMEOUT, SILENT_AFTER};
 use crate::net::door::Door;
 use crate::net::linger::Linger;
@@ -17,7 +18,6 @@ use crate::net::serve::Scratch;
 use crate::net::socket::Socket;
 use crate::net::transport::Transport;
 use crate::pipeline::batch::Origin;
-use crate::session::marks::ConnectionId;
 
 /// Where a connection stands.
 pub enum Phase {

@@ -1,26 +1,21 @@
 //! The open connections of a loop, by the number that names each for as long as the process lives.
 //!
-//! ```text
-//!  ConnectionId   63 ··· 32          31 ··· 0
-//!                 generation         key: place in the slab, and the token of the poll
-//! ```
-//!
 //! A place is used again, a number is not: whoever holds the number of a connection that is gone finds nothing.
 
 use slab::Slab;
 
+use crate::ids::{ConnectionId, LoopId};
 use crate::net::connection::Connection;
-use crate::session::marks::ConnectionId;
 
-#[derive(Default)]
 pub struct Connections {
+    event_loop: LoopId,
     slab: Slab<Connection>,
     generation: u32,
 }
 
 impl Connections {
-    fn key_of(id: ConnectionId) -> usize {
-        (id & u64::from(u32::MAX)) as usize
+    pub fn new(event_loop: LoopId) -> Self {
+        Self { event_loop, slab: Slab::new(), generation: 0 }
     }
 
     /// Of all phases.
@@ -41,17 +36,17 @@ impl Connections {
     pub fn insert(&mut self, connect: impl FnOnce(ConnectionId) -> Connection) -> ConnectionId {
         self.generation = self.generation.wrapping_add(1);
         let entry = self.slab.vacant_entry();
-        let id = u64::from(self.generation) << 32 | entry.key() as u64;
+        let id = ConnectionId::new(self.event_loop, self.generation, entry.key());
         entry.insert(connect(id));
         id
     }
 
     pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
-        self.slab.get(Self::key_of(id)).filter(|connection| connection.id == id)
+        self.slab.get(id.key()).filter(|connection| connection.id == id)
     }
 
     pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.slab.get_mut(Self::key_of(id)).filter(|connection| connection.id == id)
+        self.slab.get_mut(id.key()).filter(|connection| connection.id == id)
     }
 
     /// By the token of the poll.
@@ -61,7 +56,7 @@ impl Connections {
 
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         self.get(id)?;
-        self.slab.try_remove(Self::key_of(id))
+        self.slab.try_remove(id.key())
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Connection> {

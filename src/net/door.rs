@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::http;
+use crate::ids::{LoopId, Ticket};
 use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX};
 use crate::metrics::{Metrics, Protocol, RejectReason};
 use crate::net::intake::Intake;
@@ -55,7 +56,10 @@ pub struct Door {
     pub random: Random,
     /// Whom to let in; everybody until it is set.
     pub tokens: Tokens,
-    pub watermarks: Arc<Watermarks>,
+    /// Of all loops, in their order.
+    pub watermarks: Arc<[Arc<Watermarks>]>,
+    /// Whose part of the server this is.
+    pub event_loop: LoopId,
     /// How the log is doing.
     pub health: Arc<LogHealth>,
     /// For `/ready` and `/metrics`: how the sinks are doing at this moment.
@@ -106,7 +110,8 @@ impl Door {
             metrics,
             random,
             tokens: Tokens::default(),
-            watermarks: Arc::default(),
+            watermarks: Arc::new([Arc::default()]),
+            event_loop: LoopId(0),
             health: Arc::default(),
             sinks: Box::new(Vec::new),
             delivered_position: Box::new(|| 0),
@@ -137,7 +142,7 @@ impl Door {
     /// What was accepted in this turn is *received*, and the log thread hears of it.
     pub fn end_turn(&mut self) {
         self.ring.flush();
-        self.watermarks.advance(AckLevel::Received, self.last_ticket);
+        self.own_watermarks().advance(AckLevel::Received, self.last_ticket);
     }
 
     /// Whether a frame can be handed on.
@@ -168,17 +173,26 @@ impl Door {
         }
     }
 
+    fn own_watermarks(&self) -> &Watermarks {
+        &self.watermarks[self.event_loop.index()]
+    }
+
+    /// Up to which number of this loop `level` is reached.
+    pub fn watermark(&self, level: AckLevel) -> u64 {
+        self.own_watermarks().get(level)
+    }
+
     /// Somebody will wait for `level`.
     pub fn note_level(&self, level: AckLevel) {
         if level == AckLevel::Written {
-            self.watermarks.want_written();
+            self.own_watermarks().want_written();
         }
     }
 
     /// Looks how far the required sinks are, before anybody is acknowledged.
     pub fn look_at_sinks(&self) {
         if self.settings.has_log() {
-            self.watermarks.delivered((self.delivered_position)());
+            self.own_watermarks().delivered((self.delivered_position)());
         }
     }
 
@@ -190,10 +204,11 @@ impl Door {
         sent_crc: u32,
         level: Option<AckLevel>,
         origin: &Arc<Origin>,
-    ) -> u64 {
+    ) -> Ticket {
         self.last_ticket += 1;
+        let ticket = Ticket { event_loop: self.event_loop, number: self.last_ticket };
         let slot = Slot {
-            ticket: self.last_ticket,
+            ticket,
             content,
             received_unix_nano: self.received_unix_nano,
             seq,
@@ -204,7 +219,7 @@ impl Door {
         let pushed = self.ring.push(slot);
         // Ours to keep, not a peer's: every caller asked for room in the same turn, and only this thread fills it.
         assert!(pushed.is_ok(), "a slot is pushed only after asking for room");
-        self.last_ticket
+        ticket
     }
 
     /// Runs `call` with what the session needs of the door.
@@ -320,7 +335,7 @@ impl Ingress for FrameDoor<'_> {
         }
     }
 
-    fn refuse(&mut self, source: &mut Buffer, data: &Data, code: NackCode, reason: &str) -> u64 {
+    fn refuse(&mut self, source: &mut Buffer, data: &Data, code: NackCode, reason: &str) -> Ticket {
         self.reject(data, code, reason, 1, source.share(data.payload.clone()))
     }
 
@@ -334,7 +349,7 @@ impl Ingress for FrameDoor<'_> {
 }
 
 impl FrameDoor<'_> {
-    fn accept(&mut self, payload: PoolSlice, events: u32, payload_crc: Option<u32>, data: &Data) -> u64 {
+    fn accept(&mut self, payload: PoolSlice, events: u32, payload_crc: Option<u32>, data: &Data) -> Ticket {
         let content = Content::Events { payload, events, payload_crc };
         self.door.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
         let Header { seq, payload_crc, .. } = data.header;
@@ -342,7 +357,7 @@ impl FrameDoor<'_> {
     }
 
     /// Sends a payload that was refused on its way to the dead letters.
-    fn reject(&mut self, data: &Data, code: NackCode, reason: &str, events: u32, payload: PoolSlice) -> u64 {
+    fn reject(&mut self, data: &Data, code: NackCode, reason: &str, events: u32, payload: PoolSlice) -> Ticket {
         let Header { seq, payload_crc, .. } = data.header;
         let why = match code {
             NackCode::Malformed | NackCode::Decompress => RejectReason::Malformed,
@@ -464,11 +479,11 @@ impl http::Door for HttpDoor<'_> {
 
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64 {
         self.door.metrics.events_received(Protocol::Http).inc_by(u64::from(events));
-        self.door.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), self.origin)
+        self.door.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), self.origin).number
     }
 
     fn is_written(&self, ticket: u64) -> bool {
-        self.door.watermarks.get(AckLevel::Written) >= ticket
+        self.door.watermark(AckLevel::Written) >= ticket
     }
 
     fn rejected(&mut self, reason: RejectReason, events: u64) {

@@ -17,6 +17,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
+use crate::ids::ConnectionId;
 use crate::limits::SILENT_SWEEP_INTERVAL;
 use crate::net::connection::{Connection, Phase};
 use crate::net::connections::Connections;
@@ -27,7 +28,6 @@ use crate::net::protocols::{Context, Protocol};
 use crate::net::roster::Roster;
 use crate::net::serve::Scratch;
 use crate::net::timers::Timers;
-use crate::session::marks::ConnectionId;
 
 /// Signals that ask for an orderly end. SIGHUP too: a terminal that is closed must not cost events.
 pub const DRAIN_SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
@@ -165,7 +165,7 @@ impl EventLoop {
             poll: parts.poll,
             signals: parts.signals,
             listener: Some(listener),
-            connections: Connections::default(),
+            connections: Connections::new(door.event_loop),
             limits,
             accept_warnings: LogInterval::default(),
             drain_timeout,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::session::marks::ConnectionId;
+use crate::ids::ConnectionId;
 
 /// Entries of connections that have left the state stay until they are skipped or swept: leaving costs nothing.
 #[derive(Debug, Default)]
@@ -54,20 +54,22 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::LoopId;
 
     #[test]
     fn the_oldest_member_is_found_and_stale_entries_are_swept() {
         let mut roster = Roster::default();
-        for id in 0..10_000 {
-            roster.enter(id, |other| other + 10 > id);
-            if id >= 10 {
+        let id = |key| ConnectionId::new(LoopId(0), 0, key);
+        for key in 0..10_000 {
+            roster.enter(id(key), |other| other.key() + 10 > key);
+            if key >= 10 {
                 roster.leave();
             }
         }
         assert_eq!(roster.len(), 10);
         assert!(roster.order.len() <= 2 * 10 + STALE + 1, "{}", roster.order.len());
-        assert_eq!(roster.oldest(|id| id >= 9_990), Some(9_990));
-        assert_eq!(roster.iter().collect::<Vec<_>>(), (9_990..10_000).collect::<Vec<_>>());
+        assert_eq!(roster.oldest(|id| id.key() >= 9_990), Some(id(9_990)));
+        assert_eq!(roster.iter().collect::<Vec<_>>(), (9_990..10_000).map(id).collect::<Vec<_>>());
         assert_eq!(roster.oldest(|_| false), None);
     }
 }

@@ -1,12 +1,12 @@
 //! One connection's share of a turn, by its phase.
 
+use crate::ids::ConnectionId;
 use crate::limits::{DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX};
 use crate::net::connection::{Connection, Phase};
 use crate::net::door::Door;
 use crate::net::log_limit::LogLimit;
 use crate::net::protocols::{self, Context};
 use crate::net::socket::{ReadEnd, Socket};
-use crate::session::marks::ConnectionId;
 
 /// First byte of a TLS record that begins a handshake. TLS is not offered.
 const TLS_HANDSHAKE: u8 = 0x16;

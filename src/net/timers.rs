@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Instant;
 
-use crate::session::marks::ConnectionId;
+use crate::ids::ConnectionId;
 
 #[derive(Debug)]
 pub struct Timers {
@@ -44,21 +44,23 @@ impl Timers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::LoopId;
     use std::time::Duration;
 
     #[test]
     fn later_deadlines_add_no_entries_and_earlier_ones_do() {
         let (mut timers, now) = (Timers::with_capacity(4), Instant::now());
+        let id = ConnectionId::new(LoopId(0), 1, 7);
         let mut scheduled = None;
         let second = Duration::from_secs(1);
-        timers.schedule(7, Some(now + 5 * second), &mut scheduled);
-        timers.schedule(7, Some(now + 9 * second), &mut scheduled);
-        timers.schedule(7, None, &mut scheduled);
+        timers.schedule(id, Some(now + 5 * second), &mut scheduled);
+        timers.schedule(id, Some(now + 9 * second), &mut scheduled);
+        timers.schedule(id, None, &mut scheduled);
         assert_eq!((timers.heap.len(), timers.next()), (1, Some(now + 5 * second)));
-        timers.schedule(7, Some(now + second), &mut scheduled);
+        timers.schedule(id, Some(now + second), &mut scheduled);
         assert_eq!((timers.heap.len(), scheduled), (2, Some(now + second)));
         assert_eq!(timers.due(now), None);
-        assert_eq!(timers.due(now + second), Some((now + second, 7)));
+        assert_eq!(timers.due(now + second), Some((now + second, id)));
         assert_eq!(timers.due(now + second), None);
     }
 }

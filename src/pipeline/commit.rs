@@ -2,7 +2,7 @@
 //! routers.
 //!
 //! ```text
-//!  ring ─▶ take all (up to 4 MiB) ─▶ keep refused payloads ─▶ positions ─▶ one Batch, shared ─▶ each router's queue
+//!  rings ─▶ take all (up to 4 MiB) ─▶ keep refused payloads ─▶ positions ─▶ one Batch, shared ─▶ each router's queue
 //! ```
 //!
 //! It never waits to fill a batch: an event alone goes on at once, and while the routers are busy the next batch grows
@@ -14,7 +14,8 @@ use std::sync::Arc;
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX};
 use crate::pipeline::batch::{Batch, Origin, Payload, Run};
 use crate::pipeline::pool::PoolSlice;
-use crate::pipeline::ring::{Content, Slot, SlotReceiver};
+use crate::pipeline::ring::{Content, Slot};
+use crate::pipeline::rings::Rings;
 use crate::wire::NackCode;
 
 /// A payload that the door refused, all or part of it: for the dead letters (R8).
@@ -29,20 +30,16 @@ pub struct RefusedPayload {
     pub origin: Arc<Origin>,
 }
 
-/// Runs until the event loop is gone and the ring is empty. Positions begin at 1. `keep_refused` gets what a commit holds
+/// Runs until the event loops are gone and their rings are empty. Positions begin at 1. `keep_refused` gets what a commit holds
 /// of refused payloads, before anything of the commit is handed on; `offer` hands a batch to every router, and waits
 /// where one is full.
-pub fn run(
-    mut ring: SlotReceiver,
-    mut keep_refused: impl FnMut(&[RefusedPayload]),
-    mut offer: impl FnMut(&Arc<Batch>),
-) {
+pub fn run(mut rings: Rings, mut keep_refused: impl FnMut(&[RefusedPayload]), mut offer: impl FnMut(&Arc<Batch>)) {
     let mut next_position = 1;
     let mut slots = Vec::with_capacity(COMMIT_SLOTS_MAX);
     let mut refused = Vec::new();
-    while ring.wait() {
+    while rings.wait() {
         let mut bytes = 0;
-        ring.take(COMMIT_SLOTS_MAX, &mut slots, |slot| {
+        rings.take(COMMIT_SLOTS_MAX, &mut slots, |slot| {
             if let Content::Events { payload, .. } = &slot.content {
                 bytes += payload.len();
             }

@@ -20,7 +20,8 @@ use crate::metrics::Metrics;
 use crate::pipeline::batch::{Batch, Payload, Run};
 use crate::pipeline::commit::RefusedPayload;
 use crate::pipeline::health::{LogHealth, Pause};
-use crate::pipeline::ring::{Content, Slot, SlotReceiver, Waited};
+use crate::pipeline::ring::{Content, Slot};
+use crate::pipeline::rings::{Rings, Waited};
 use crate::pipeline::watermark::Watermarks;
 use crate::wal::{AppendError, Entry, Kind, LogFailure, Writer};
 use crate::wire::{AckLevel, NackCode};
@@ -34,15 +35,21 @@ pub trait Holder: Send {
     fn name(&self) -> &str;
 }
 
+/// What the log thread has of an event loop.
+pub struct LoopEnd {
+    pub watermarks: Arc<Watermarks>,
+    /// Wakes it, so that it acknowledges.
+    pub wake: Box<dyn Fn() + Send>,
+}
+
 /// What the log thread works with.
 pub struct GroupCommit {
     pub writer: Writer,
     pub holders: Vec<Box<dyn Holder>>,
-    pub watermarks: Arc<Watermarks>,
+    /// One for each event loop, in their order.
+    pub loops: Vec<LoopEnd>,
     pub health: Arc<LogHealth>,
     pub metrics: Arc<Metrics>,
-    /// Wakes the event loop, which acknowledges.
-    pub wake: Box<dyn Fn() + Send>,
     /// Sleeps; `false`: the server ends and waits for nothing any more.
     pub sleep: Box<dyn Fn(Duration) -> bool + Send>,
 }
@@ -74,21 +81,21 @@ impl Said {
 }
 
 impl GroupCommit {
-    /// Runs until the event loop is gone and the ring is empty, or the log fails. Returns the events that were let go of by
+    /// Runs until the event loops are gone and their rings are empty, or the log fails. Returns the events that were let go of by
     /// their senders and are not in the log. `keep_refused` gets what a commit holds of refused payloads, before anything
     /// of the commit is written, and is called again after an error; `offer` hands a synced batch to every router.
     pub fn run(
         mut self,
-        mut ring: SlotReceiver,
+        mut rings: Rings,
         keep_refused: impl FnMut(&[RefusedPayload]) -> io::Result<()>,
         offer: impl FnMut(&Arc<Batch>),
     ) -> u64 {
         let mut slots = Vec::with_capacity(COMMIT_SLOTS_MAX);
-        match self.commit_all(&mut ring, &mut slots, keep_refused, offer) {
+        match self.commit_all(&mut rings, &mut slots, keep_refused, offer) {
             Ok(()) => 0,
             Err(Over) => {
-                // The loop reads nothing more either: this is all there is.
-                ring.take(usize::MAX, &mut slots, |_| false);
+                // The loops read nothing more either: this is all there is.
+                rings.take(usize::MAX, &mut slots, |_| false);
                 slots.iter().map(let_go).sum()
             }
         }
@@ -96,7 +103,7 @@ impl GroupCommit {
 
     fn commit_all(
         &mut self,
-        ring: &mut SlotReceiver,
+        rings: &mut Rings,
         slots: &mut Vec<Slot>,
         mut keep_refused: impl FnMut(&[RefusedPayload]) -> io::Result<()>,
         mut offer: impl FnMut(&Arc<Batch>),
@@ -106,12 +113,12 @@ impl GroupCommit {
         let mut upkeep_due = Instant::now() + LOG_UPKEEP;
         self.show_bytes();
         loop {
-            match ring.wait_until(Some(upkeep_due)) {
+            match rings.wait_until(Some(upkeep_due)) {
                 Waited::Gone => return Ok(()),
                 Waited::TimedOut => {}
                 Waited::Slots => {
                     let mut bytes = 0;
-                    ring.take(COMMIT_SLOTS_MAX, slots, |slot| {
+                    rings.take(COMMIT_SLOTS_MAX, slots, |slot| {
                         if let Content::Events { payload, .. } = &slot.content {
                             bytes += payload.len();
                         }
@@ -173,19 +180,26 @@ impl GroupCommit {
 
     /// Writes and syncs one record. `None`: there was no event in it.
     fn commit(&mut self, slots: &mut Vec<Slot>, said: &mut Said) -> Result<Option<Batch>, Over> {
-        let Some(ticket) = slots.last().map(|slot| slot.ticket) else { return Ok(None) };
+        if slots.is_empty() {
+            return Ok(None);
+        }
+        let tickets = self.last_tickets(slots);
         let entries: Vec<Entry<'_>> = slots.iter().filter_map(entry).collect();
         let first_position = self.append(&entries, said)?;
-        self.watermarks.advance(AckLevel::Written, ticket);
-        if self.watermarks.is_written_wanted() {
-            (self.wake)();
+        for (event_loop, ticket) in self.reached(&tickets) {
+            event_loop.watermarks.advance(AckLevel::Written, ticket);
+            if event_loop.watermarks.is_written_wanted() {
+                (event_loop.wake)();
+            }
         }
         let started = Instant::now();
         let synced = self.writer.sync();
         synced.map_err(|failure| self.fail(&failure))?;
         self.metrics.wal_sync_seconds.observe(started.elapsed().as_secs_f64());
-        self.watermarks.synced(ticket, self.writer.next_position());
-        (self.wake)();
+        for (event_loop, ticket) in self.reached(&tickets) {
+            event_loop.watermarks.synced(ticket, self.writer.next_position());
+            (event_loop.wake)();
+        }
         let mut runs = Vec::with_capacity(slots.len());
         for Slot { content, received_unix_nano, origin, .. } in slots.drain(..) {
             if let Content::Events { payload, events, .. } = content
@@ -195,6 +209,30 @@ impl GroupCommit {
             }
         }
         Ok((!runs.is_empty()).then(|| Batch::new(first_position, runs)))
+    }
+
+    /// For each loop its last ticket in `slots`; 0: there is none. (A commit has few, so nothing is reused here.)
+    fn last_tickets(&self, slots: &[Slot]) -> Vec<u64> {
+        let mut tickets = vec![0; self.loops.len()];
+        for Slot { ticket, .. } in slots {
+            if let Some(last) = tickets.get_mut(ticket.event_loop.index()) {
+                *last = ticket.number;
+            }
+        }
+        tickets
+    }
+
+    /// The loops that have something in this commit, and up to which ticket.
+    fn reached(&self, tickets: &[u64]) -> impl Iterator<Item = (&LoopEnd, u64)> {
+        self.loops
+            .iter()
+            .zip(tickets)
+            .filter(|(_, ticket)| **ticket > 0)
+            .map(|(event_loop, ticket)| (event_loop, *ticket))
+    }
+
+    fn wake_all(&self) {
+        self.loops.iter().for_each(|event_loop| (event_loop.wake)());
     }
 
     /// Appends, however long it takes until there is space.
@@ -259,10 +297,10 @@ impl GroupCommit {
         }
     }
 
-    /// The log accepts nothing for now. The event loop refuses requests at once, those that wait for memory included.
+    /// The log accepts nothing for now. The event loops refuse requests at once, those that wait for memory included.
     fn pause(&self, pause: Pause) {
         self.health.set_pause(Some(pause));
-        (self.wake)();
+        self.wake_all();
     }
 
     fn show_bytes(&self) {
@@ -304,7 +342,7 @@ impl GroupCommit {
     fn fail(&self, failure: &LogFailure) -> Over {
         tracing::error!(error = %failure, "the log failed: nothing more is acknowledged, the server ends");
         self.health.fail(failure.to_string());
-        (self.wake)();
+        self.wake_all();
         Over
     }
 }
@@ -421,10 +459,9 @@ mod tests {
             let commit = GroupCommit {
                 writer,
                 holders: vec![Box::new(sink(0)), Box::new(sink(1))],
-                watermarks: Arc::default(),
+                loops: vec![LoopEnd { watermarks: Arc::default(), wake: Box::new(|| {}) }],
                 health: Arc::default(),
                 metrics: Metrics::new().unwrap(),
-                wake: Box::new(|| {}),
                 sleep: Box::new(|_| false),
             };
             Self { commit, positions, _dir: dir }

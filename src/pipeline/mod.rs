@@ -22,6 +22,7 @@ pub mod group_commit;
 pub mod health;
 pub mod pool;
 pub mod ring;
+pub mod rings;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod watermark;

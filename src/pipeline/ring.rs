@@ -10,16 +10,16 @@
 //! * The log thread parks only after it found the ring empty; unparking a thread that is awake is remembered, so no
 //!   wake-up is lost.
 //! * A full ring is the loop's reason to stop reading: [`SlotSender::wait_for_room`] arms one wake-up.
-//! * Either end notices when the other is gone.
+//! * The log thread notices when the loop is gone; it waits for all rings at once ([`super::rings`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
 
 use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 
+use crate::ids::Ticket;
 use crate::pipeline::batch::Origin;
 use crate::pipeline::pool::{PoolSlice, Wake};
 use crate::wire::NackCode;
@@ -28,8 +28,8 @@ use crate::wire::NackCode;
 /// its place among what is accepted.
 #[derive(Debug)]
 pub struct Slot {
-    /// Its number; one more than the slot before.
-    pub ticket: u64,
+    /// Its number is one more than that of the slot before.
+    pub ticket: Ticket,
     pub content: Content,
     pub received_unix_nano: u64,
     /// The frame's sequence number; that before the first one for a new epoch; the last one of an agent that is done; 0
@@ -84,15 +84,6 @@ impl Drop for LogThread {
     fn drop(&mut self) {
         self.wake();
     }
-}
-
-/// What ended a wait for slots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waited {
-    Slots,
-    TimedOut,
-    /// The loop is gone, and the ring is empty.
-    Gone,
 }
 
 /// The log thread's end.
@@ -173,60 +164,55 @@ impl SlotReceiver {
         }
     }
 
-    /// Waits until there is a slot. `false`: there is none and the loop is gone.
-    pub fn wait(&self) -> bool {
-        loop {
-            match self.wait_until(None) {
-                Waited::Slots => return true,
-                Waited::Gone => return false,
-                Waited::TimedOut => {}
-            }
-        }
+    /// The loop is gone: what is not in the ring by now will not come. Ask before [`SlotReceiver::is_empty`].
+    pub fn is_closed(&self) -> bool {
+        !self.ring.write_is_held()
     }
 
-    /// Waits until there is a slot, or until `until`.
-    pub fn wait_until(&self, until: Option<Instant>) -> Waited {
-        loop {
-            // In this order: a slot pushed before the loop went is still seen.
-            let closed = !self.ring.write_is_held();
-            if !self.ring.is_empty() {
-                return Waited::Slots;
-            }
-            if closed {
-                return Waited::Gone;
-            }
-            match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => std::thread::park(),
-                Some(Duration::ZERO) => return Waited::TimedOut,
-                Some(left) => std::thread::park_timeout(left),
-            }
-        }
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+}
+
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+    use crate::ids::LoopId;
+    use crate::pipeline::pool::Pool;
+
+    /// A slot without events.
+    pub fn slot(pool: &mut Pool, event_loop: LoopId, number: u64) -> Slot {
+        let mut buffer = pool.allocate(1).unwrap();
+        let payload = buffer.share(0..0);
+        let origin = Origin { agent_id: None, agent: None, default_source: String::new(), epoch: 0 };
+        let content = Content::Events { payload, events: 0, payload_crc: None };
+        let ticket = Ticket { event_loop, number };
+        Slot { ticket, content, received_unix_nano: 0, seq: 0, sent_crc: 0, is_let_go: false, origin: Arc::new(origin) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::LoopId;
     use crate::pipeline::pool::Pool;
+    use crate::pipeline::rings::Rings;
     use std::sync::atomic::AtomicUsize;
 
-    fn slot(pool: &mut Pool, ticket: u64) -> Slot {
-        let mut buffer = pool.allocate(1).unwrap();
-        let payload = buffer.share(0..0);
-        let origin = Origin { agent_id: None, agent: None, default_source: String::new(), epoch: 0 };
-        let content = Content::Events { payload, events: 0, payload_crc: None };
-        Slot { ticket, content, received_unix_nano: 0, seq: 0, sent_crc: 0, is_let_go: false, origin: Arc::new(origin) }
+    fn slot(pool: &mut Pool, number: u64) -> Slot {
+        super::testing::slot(pool, LoopId(0), number)
     }
 
     #[test]
     fn slots_arrive_in_order_across_threads_and_the_end_is_noticed() {
         const SLOTS: u64 = 10_000;
-        let (mut sender, mut receiver) = ring(8, Box::new(|| {}));
+        let (mut sender, receiver) = ring(8, Box::new(|| {}));
+        let mut rings = Rings::new(vec![receiver]);
         let reader = std::thread::spawn(move || {
             let (mut slots, mut tickets) = (Vec::new(), Vec::new());
-            while receiver.wait() {
-                receiver.take(3, &mut slots, |_| false);
-                tickets.extend(slots.drain(..).map(|slot| slot.ticket));
+            while rings.wait() {
+                rings.take(3, &mut slots, |_| false);
+                tickets.extend(slots.drain(..).map(|slot| slot.ticket.number));
             }
             tickets
         });
@@ -273,7 +259,7 @@ mod tests {
             sender.push(slot(&mut pool, ticket)).unwrap();
         }
         let mut slots = Vec::new();
-        receiver.take(9, &mut slots, |slot| slot.ticket == 2);
+        receiver.take(9, &mut slots, |slot| slot.ticket.number == 2);
         assert_eq!(slots.len(), 2);
     }
 }

@@ -11,8 +11,9 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::ids::Ticket;
 use crate::limits::UNDELIVERED_COMMITS_MAX;
 use crate::wire::AckLevel;
 
@@ -109,6 +110,11 @@ impl Watermarks {
     pub fn is_written_wanted(&self) -> bool {
         self.written_wanted.load(Ordering::Relaxed)
     }
+}
+
+/// Whether `ticket` has reached `level`; `watermarks` has those of all loops, in their order.
+pub fn has_reached(watermarks: &[Arc<Watermarks>], ticket: Ticket, level: AckLevel) -> bool {
+    watermarks.get(ticket.event_loop.index()).is_some_and(|reached| reached.get(level) >= ticket.number)
 }
 
 #[cfg(test)]

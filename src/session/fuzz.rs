@@ -7,6 +7,7 @@ use super::marks::Marks;
 use super::receive::{Consumed, Data, End, Ingress, Taken};
 use super::server::{Gate, ServerSession, SessionSettings, Turn};
 use crate::event::{Counts, check_batch};
+use crate::ids::{ConnectionId, LoopId, Ticket};
 use crate::limits::{DEDUPE_RETENTION, HEADER_BYTES, KEEPALIVE};
 use crate::wire::header::MAGIC;
 use crate::wire::{AckLevel, Decoded, FrameKind, Goaway, GoawayCode, Header, NackCode, PayloadCaps, decode};
@@ -115,10 +116,10 @@ impl Store {
         }
     }
 
-    fn next_ticket(&mut self) -> u64 {
+    fn next_ticket(&mut self) -> Ticket {
         self.has_room = !self.is_one_by_one;
         self.ticket += 1;
-        self.ticket
+        Ticket { number: self.ticket, ..Ticket::default() }
     }
 }
 
@@ -156,7 +157,7 @@ impl Ingress for Store {
         Taken { ticket: self.next_ticket(), nack }
     }
 
-    fn refuse(&mut self, _: &mut Vec<u8>, _: &Data, _: NackCode, _: &str) -> u64 {
+    fn refuse(&mut self, _: &mut Vec<u8>, _: &Data, _: NackCode, _: &str) -> Ticket {
         self.next_ticket()
     }
 
@@ -172,7 +173,7 @@ impl Ingress for Store {
 /// `is_one_by_one`: each frame is acknowledged before the next is looked at; otherwise a piece is taken as a whole.
 fn drive(pieces: &[&[u8]], is_one_by_one: bool) -> Outcome {
     let mut store = Store { is_one_by_one, ..Store::new() };
-    let mut session = ServerSession::new(1, &store.settings, store.now);
+    let mut session = ServerSession::new(ConnectionId::new(LoopId(0), 1, 0), &store.settings, store.now);
     let (mut input, mut out) = (Vec::new(), Vec::new());
     for piece in pieces {
         input.extend_from_slice(piece);
@@ -184,10 +185,10 @@ fn drive(pieces: &[&[u8]], is_one_by_one: bool) -> Outcome {
                 store.turn(|turn| session.greet(&input, turn, &mut out))
             };
             input.drain(..bytes);
-            let ticket = store.ticket;
+            // Everything has reached every level.
             store.turn(|turn| {
-                session.settled(ticket, ticket, turn, &mut out);
-                session.acknowledge(ticket, turn, &mut out, |_| {});
+                session.settled(|_, _| true, turn, &mut out);
+                session.acknowledge(|_, _| true, turn, &mut out, |_| {});
             });
             if let End::Partial { total } = end {
                 let total = total.unwrap_or(HEADER_BYTES);

@@ -16,13 +16,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::ids::{ConnectionId, Ticket};
 use crate::limits::{EPOCH_FIRST_MAX, EPOCH_LIMIT};
 
 /// Made once by an agent, at random, and kept by it.
 pub type AgentId = [u8; 16];
-
-/// Names a connection for as long as the process lives.
-pub type ConnectionId = u64;
 
 /// Where an agent stands in its sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +30,7 @@ pub struct Mark {
     /// CRC-32 of the payload of `last_seq`; `None` where that frame was never seen by this process.
     pub last_crc: Option<u32>,
     /// Ticket of the last accepted frame, or of the HELLO that made the epoch: what a takeover waits for.
-    pub last_ticket: u64,
+    pub last_ticket: Ticket,
     /// A frame of the agent was taken, in any epoch. One that never sent a frame need not be remembered.
     pub has_frames: bool,
 }
@@ -52,7 +50,7 @@ impl Mark {
     }
 
     /// The next frame was taken under `ticket`.
-    pub fn advance(&mut self, seq: u64, crc: u32, ticket: u64) {
+    pub fn advance(&mut self, seq: u64, crc: u32, ticket: Ticket) {
         (self.last_seq, self.last_crc, self.last_ticket) = (seq, Some(crc), ticket);
         self.has_frames = true;
     }
@@ -102,7 +100,7 @@ pub struct Greeting {
     /// Frames that were acknowledged once and that neither side has any more.
     pub missing: u64,
     /// The last ticket of what the agent sent before: WELCOME may be written once the log has passed it (R5).
-    pub after_ticket: u64,
+    pub after_ticket: Ticket,
 }
 
 /// Why an agent is not let in.
@@ -147,7 +145,7 @@ impl Marks {
     }
 
     /// Puts back what the log knows. `ticket` stands for everything that was in the log before this start.
-    pub fn restore(&mut self, restored: Restored, ticket: u64, now: Instant) {
+    pub fn restore(&mut self, restored: Restored, ticket: Ticket, now: Instant) {
         let Restored { agent_id, epoch, last_seq, last_crc, has_frames, age } = restored;
         let last_seen = now.checked_sub(age).unwrap_or(now);
         let mark = Mark { epoch, last_seq, last_crc, last_ticket: ticket, has_frames };
@@ -180,7 +178,13 @@ impl Marks {
             self.make_room(now)?;
             // Random, so that two servers, or two lives of one server without a log, do not meet (R4).
             let epoch = if epoch == 0 { 1 + random % (EPOCH_FIRST_MAX - 1) } else { epoch };
-            let mark = Mark { epoch, last_seq: before_oldest, last_crc: None, last_ticket: 0, has_frames: false };
+            let mark = Mark {
+                epoch,
+                last_seq: before_oldest,
+                last_crc: None,
+                last_ticket: Ticket::default(),
+                has_frames: false,
+            };
             self.entries.insert(agent_id, Entry { mark, last_seen: now, lent_to: Some(connection) });
             return Ok(Greeted::Accepted(Greeting::new(&mark, oldest_seq, false, 0), mark));
         };
@@ -263,9 +267,18 @@ impl Greeting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::LoopId;
 
     const A: AgentId = [1; 16];
     const B: AgentId = [2; 16];
+    fn ticket(number: u64) -> Ticket {
+        Ticket { number, ..Ticket::default() }
+    }
+
+    fn id(number: usize) -> ConnectionId {
+        ConnectionId::new(LoopId(1), 1, number)
+    }
+
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn marks() -> (Marks, Instant) {
@@ -288,7 +301,7 @@ mod tests {
 
     /// Takes the frames `seqs` and gives the mark back.
     fn send(marks: &mut Marks, agent: AgentId, mut mark: Mark, seqs: std::ops::RangeInclusive<u64>, now: Instant) {
-        seqs.for_each(|seq| mark.advance(seq, seq as u32 * 11, seq + 4));
+        seqs.for_each(|seq| mark.advance(seq, seq as u32 * 11, ticket(seq + 4)));
         let connection = marks.entries[&agent].lent_to.unwrap();
         marks.give_back(&agent, mark, connection, now);
     }
@@ -298,45 +311,49 @@ mod tests {
         let (mut marks, now) = marks();
         for (random, epoch) in [(0, 1), (41, 42), (u64::MAX, 1 + u64::MAX % (EPOCH_FIRST_MAX - 1))] {
             let mut marks = Marks::new(1, HOUR);
-            assert_eq!(accepted(&mut marks, A, (0, 1), 1, (now, random)).0.epoch, epoch);
+            assert_eq!(accepted(&mut marks, A, (0, 1), id(1), (now, random)).0.epoch, epoch);
             assert!(epoch < EPOCH_FIRST_MAX);
         }
-        let (first, mark) = accepted(&mut marks, A, (0, 1), 1, (now, 7));
+        let (first, mark) = accepted(&mut marks, A, (0, 1), id(1), (now, 7));
         send(&mut marks, A, mark, 1..=1, now);
-        let (second, _) = accepted(&mut marks, A, (0, 1), 2, (now, 99));
+        let (second, _) = accepted(&mut marks, A, (0, 1), id(2), (now, 99));
         assert_eq!((second.epoch, second.last_seq, second.resumed), (first.epoch + 1, 0, false));
     }
 
     #[test]
     fn a_mark_is_lent_to_one_connection_and_a_newer_one_waits_for_it() {
         let (mut marks, now) = marks();
-        let (greeting, mut mark) = accepted(&mut marks, A, (0, 1), 1, (now, 7));
-        mark.advance(1, 11, 5);
-        assert_eq!(marks.greet(A, greeting.epoch, 1, 2, now, 0), Ok(Greeted::LentTo(1)));
-        marks.give_back(&A, mark, 9, now);
-        assert_eq!(marks.greet(A, greeting.epoch, 1, 2, now, 0), Ok(Greeted::LentTo(1)), "connection 9 holds nothing");
-        marks.give_back(&A, mark, 1, now);
-        let (again, lent) = accepted(&mut marks, A, (greeting.epoch, 1), 2, (now, 0));
-        assert_eq!((again.last_seq, again.after_ticket, lent), (1, 5, mark));
+        let (greeting, mut mark) = accepted(&mut marks, A, (0, 1), id(1), (now, 7));
+        mark.advance(1, 11, ticket(5));
+        assert_eq!(marks.greet(A, greeting.epoch, 1, id(2), now, 0), Ok(Greeted::LentTo(id(1))));
+        marks.give_back(&A, mark, id(9), now);
+        assert_eq!(
+            marks.greet(A, greeting.epoch, 1, id(2), now, 0),
+            Ok(Greeted::LentTo(id(1))),
+            "connection 9 holds nothing"
+        );
+        marks.give_back(&A, mark, id(1), now);
+        let (again, lent) = accepted(&mut marks, A, (greeting.epoch, 1), id(2), (now, 0));
+        assert_eq!((again.last_seq, again.after_ticket, lent), (1, ticket(5), mark));
         let older = GreetingError::Fenced { epoch: greeting.epoch - 1, current: greeting.epoch };
-        assert_eq!(marks.greet(A, greeting.epoch - 1, 1, 3, now, 0), Err(older), "also while it is lent");
+        assert_eq!(marks.greet(A, greeting.epoch - 1, 1, id(3), now, 0), Err(older), "also while it is lent");
     }
 
     #[test]
     fn equal_epoch_resumes_where_the_server_stands() {
         let (mut marks, now) = marks();
-        let (Greeting { epoch, .. }, mark) = accepted(&mut marks, A, (0, 1), 1, (now, 7));
+        let (Greeting { epoch, .. }, mark) = accepted(&mut marks, A, (0, 1), id(1), (now, 7));
         send(&mut marks, A, mark, 1..=2, now);
-        let (again, _) = accepted(&mut marks, A, (epoch, 2), 2, (now, 0));
-        assert_eq!((again.last_seq, again.resumed, again.missing, again.after_ticket), (2, true, 0, 6));
+        let (again, _) = accepted(&mut marks, A, (epoch, 2), id(2), (now, 0));
+        assert_eq!((again.last_seq, again.resumed, again.missing, again.after_ticket), (2, true, 0, ticket(6)));
     }
 
     #[test]
     fn a_jump_over_frames_lost_at_a_weak_level_is_counted() {
         let (mut marks, now) = marks();
-        let (Greeting { epoch, .. }, mark) = accepted(&mut marks, A, (0, 1), 1, (now, 7));
+        let (Greeting { epoch, .. }, mark) = accepted(&mut marks, A, (0, 1), id(1), (now, 7));
         send(&mut marks, A, mark, 1..=1, now);
-        let (again, mark) = accepted(&mut marks, A, (epoch, 5), 2, (now, 0));
+        let (again, mark) = accepted(&mut marks, A, (epoch, 5), id(2), (now, 0));
         assert_eq!((again.last_seq, again.missing, again.resumed), (4, 3, true));
         assert_eq!(mark.place(4, 0), Place::Duplicate, "a checksum never seen is not compared");
     }
@@ -344,30 +361,30 @@ mod tests {
     #[test]
     fn lower_epochs_are_fenced_and_higher_or_unknown_ones_adopted() {
         let (mut marks, now) = marks();
-        let (first, mark) = accepted(&mut marks, A, (10, 4), 1, (now, 0));
+        let (first, mark) = accepted(&mut marks, A, (10, 4), id(1), (now, 0));
         assert_eq!(first.epoch, 10);
         send(&mut marks, A, mark, 4..=4, now);
-        assert_eq!(marks.greet(A, 9, 4, 2, now, 0), Err(GreetingError::Fenced { epoch: 9, current: 10 }));
-        let (higher, _) = accepted(&mut marks, A, (12, 8), 3, (now, 0));
+        assert_eq!(marks.greet(A, 9, 4, id(2), now, 0), Err(GreetingError::Fenced { epoch: 9, current: 10 }));
+        let (higher, _) = accepted(&mut marks, A, (12, 8), id(3), (now, 0));
         assert_eq!((higher.epoch, higher.last_seq, higher.resumed), (12, 7, false));
     }
 
     #[test]
     fn epochs_are_used_up_below_their_limit() {
         let (mut marks, now) = marks();
-        let (_, mark) = accepted(&mut marks, A, (EPOCH_LIMIT - 1, 1), 1, (now, 0));
+        let (_, mark) = accepted(&mut marks, A, (EPOCH_LIMIT - 1, 1), id(1), (now, 0));
         send(&mut marks, A, mark, 1..=1, now);
-        assert_eq!(marks.greet(A, 0, 1, 2, now, 0), Err(GreetingError::EpochsUsedUp));
+        assert_eq!(marks.greet(A, 0, 1, id(2), now, 0), Err(GreetingError::EpochsUsedUp));
     }
 
     #[test]
     fn places_follow_the_sequence() {
         let (mut marks, now) = marks();
-        let (_, mut mark) = accepted(&mut marks, A, (0, 1), 1, (now, 7));
+        let (_, mut mark) = accepted(&mut marks, A, (0, 1), id(1), (now, 7));
         assert_eq!(mark.place(1, 11), Place::Next);
         assert_eq!(mark.place(2, 22), Place::Gap { expected: 1 });
         assert_eq!(mark.place(0, 0), Place::Duplicate);
-        mark.advance(1, 11, 1);
+        mark.advance(1, 11, ticket(1));
         assert_eq!(mark.place(1, 11), Place::Duplicate);
         assert_eq!(mark.place(1, 12), Place::Altered);
     }
@@ -377,8 +394,8 @@ mod tests {
         let (mut marks, now) = marks();
         for connection in 0..100 {
             let agent = [connection as u8 + 1; 16];
-            let (_, mark) = accepted(&mut marks, agent, (0, 1), connection, (now, 7));
-            marks.give_back(&agent, mark, connection, now);
+            let (_, mark) = accepted(&mut marks, agent, (0, 1), id(connection), (now, 7));
+            marks.give_back(&agent, mark, id(connection), now);
         }
         assert!(marks.is_empty());
     }
@@ -387,27 +404,27 @@ mod tests {
     fn a_restored_agent_resumes_and_what_it_sends_again_is_known() {
         let (mut marks, now) = marks();
         let restored = Restored { agent_id: A, epoch: 9, last_seq: 4, last_crc: Some(44), has_frames: true, age: HOUR };
-        marks.restore(restored, 1, now);
-        let (greeting, mark) = accepted(&mut marks, A, (9, 3), 1, (now, 0));
+        marks.restore(restored, ticket(1), now);
+        let (greeting, mark) = accepted(&mut marks, A, (9, 3), id(1), (now, 0));
         assert_eq!((greeting.last_seq, greeting.resumed, greeting.new_epoch), (4, true, false));
-        assert_eq!((greeting.after_ticket, mark.last_ticket), (1, 1));
+        assert_eq!((greeting.after_ticket, mark.last_ticket), (ticket(1), ticket(1)));
         assert_eq!((mark.place(4, 44), mark.place(4, 45)), (Place::Duplicate, Place::Altered));
-        assert_eq!(marks.greet(A, 8, 1, 2, now, 0), Err(GreetingError::Fenced { epoch: 8, current: 9 }));
+        assert_eq!(marks.greet(A, 8, 1, id(2), now, 0), Err(GreetingError::Fenced { epoch: 8, current: 9 }));
     }
 
     #[test]
     fn an_agent_that_is_done_makes_room_at_once_and_is_unknown_when_it_comes_back() {
         let (mut marks, now) = marks();
         for (agent, connection) in [(A, 1), (B, 2)] {
-            accepted(&mut marks, agent, (5, 1), connection, (now, 0));
+            accepted(&mut marks, agent, (5, 1), id(connection), (now, 0));
         }
-        assert!(marks.greet([3; 16], 0, 1, 3, now, 7).is_err());
-        marks.forget(&A, 2);
+        assert!(marks.greet([3; 16], 0, 1, id(3), now, 7).is_err());
+        marks.forget(&A, id(2));
         assert_eq!(marks.len(), 2, "connection 2 does not hold it");
-        marks.forget(&A, 1);
-        accepted(&mut marks, [3; 16], (0, 1), 3, (now, 7));
-        marks.forget(&B, 2);
-        let (again, _) = accepted(&mut marks, B, (5, 2), 4, (now, 0));
+        marks.forget(&A, id(1));
+        accepted(&mut marks, [3; 16], (0, 1), id(3), (now, 7));
+        marks.forget(&B, id(2));
+        let (again, _) = accepted(&mut marks, B, (5, 2), id(4), (now, 0));
         assert_eq!((again.epoch, again.last_seq, again.resumed, again.new_epoch), (5, 1, false, true));
     }
 
@@ -416,30 +433,34 @@ mod tests {
         let (mut marks, now) = marks();
         for (agent_id, has_frames) in [(A, true), (B, false)] {
             let age = Duration::ZERO;
-            marks.restore(Restored { agent_id, epoch: 9, last_seq: 4, last_crc: None, has_frames, age }, 1, now);
+            marks.restore(
+                Restored { agent_id, epoch: 9, last_seq: 4, last_crc: None, has_frames, age },
+                ticket(1),
+                now,
+            );
         }
-        accepted(&mut marks, [3; 16], (0, 1), 3, (now, 7));
-        assert!(accepted(&mut marks, A, (9, 5), 4, (now, 7)).0.resumed);
-        assert!(marks.greet([4; 16], 0, 1, 5, now, 7).is_err(), "A has sent frames, 3 is connected");
+        accepted(&mut marks, [3; 16], (0, 1), id(3), (now, 7));
+        assert!(accepted(&mut marks, A, (9, 5), id(4), (now, 7)).0.resumed);
+        assert!(marks.greet([4; 16], 0, 1, id(5), now, 7).is_err(), "A has sent frames, 3 is connected");
     }
 
     #[test]
     fn only_disconnected_agents_past_the_retention_are_forgotten() {
         let (mut marks, now) = marks();
         let [a, b] = [(A, 1), (B, 2)].map(|(agent, connection)| {
-            let (_, mut mark) = accepted(&mut marks, agent, (0, 1), connection, (now, 7));
-            mark.advance(1, 11, 1);
+            let (_, mut mark) = accepted(&mut marks, agent, (0, 1), id(connection), (now, 7));
+            mark.advance(1, 11, ticket(1));
             mark
         });
         let full = Err(GreetingError::TooManyAgents { max: 2 });
-        assert_eq!(marks.greet([3; 16], 0, 1, 3, now + 48 * HOUR, 7), full, "both are connected");
-        marks.give_back(&A, a, 1, now + HOUR);
-        marks.give_back(&B, b, 99, now);
-        assert_eq!(marks.greet([3; 16], 0, 1, 3, now + 24 * HOUR, 7), full, "A was seen an hour later");
+        assert_eq!(marks.greet([3; 16], 0, 1, id(3), now + 48 * HOUR, 7), full, "both are connected");
+        marks.give_back(&A, a, id(1), now + HOUR);
+        marks.give_back(&B, b, id(99), now);
+        assert_eq!(marks.greet([3; 16], 0, 1, id(3), now + 24 * HOUR, 7), full, "A was seen an hour later");
         // The sweep at 48 h found nothing disconnected and is due again 24 h later.
         let late = now + 73 * HOUR;
-        accepted(&mut marks, [3; 16], (0, 1), 3, (late, 7));
-        marks.give_back(&B, b, 2, late);
-        assert!(!accepted(&mut marks, B, (0, 1), 4, (late, 7)).0.resumed && marks.len() == 2);
+        accepted(&mut marks, [3; 16], (0, 1), id(3), (late, 7));
+        marks.give_back(&B, b, id(2), late);
+        assert!(!accepted(&mut marks, B, (0, 1), id(4), (late, 7)).0.resumed && marks.len() == 2);
     }
 }

@@ -10,8 +10,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::marks::{ConnectionId, Greeting};
+use super::marks::Greeting;
 use super::server::{ServerSession, Step, Turn};
+use crate::ids::{ConnectionId, Ticket};
 use crate::limits::{HEADER_BYTES, HELLO_FRAME_BYTES, OUTBOX_BYTES_MAX};
 use crate::wire::{AckLevel, Decoded, FrameKind, GoawayCode, Header, NackCode, decode};
 
@@ -29,7 +30,7 @@ pub struct Data {
 #[derive(Debug)]
 pub struct Taken {
     /// The ticket of its last slot.
-    pub ticket: u64,
+    pub ticket: Ticket,
     /// Which events were refused and why, for the NACK; `None`: every event was accepted.
     pub nack: Option<(NackCode, Cow<'static, str>)>,
 }
@@ -51,7 +52,7 @@ pub trait Ingress {
     fn admit(&mut self, source: &mut Self::Source, data: &Data) -> Taken;
 
     /// Hands on a DATA that is refused without a look at its payload. Returns its ticket.
-    fn refuse(&mut self, source: &mut Self::Source, data: &Data, code: NackCode, reason: &str) -> u64;
+    fn refuse(&mut self, source: &mut Self::Source, data: &Data, code: NackCode, reason: &str) -> Ticket;
 
     /// A DATA came that was taken before.
     fn duplicate(&mut self);

@@ -14,7 +14,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::marks::{AgentId, ConnectionId, Greeted, Greeting, GreetingError, Mark, Marks, Place};
+use super::marks::{AgentId, Greeted, Greeting, GreetingError, Mark, Marks, Place};
+use crate::ids::{ConnectionId, Ticket};
 use crate::limits::{
     ACK_REPEAT, FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, RETRY_HINT_MS, STALLED_FRAME_TIMEOUT,
 };
@@ -136,7 +137,7 @@ enum State {
 
 #[derive(Debug, Clone, Copy)]
 struct Pending {
-    ticket: u64,
+    ticket: Ticket,
     seq: u64,
     bytes: u32,
     received: Instant,
@@ -302,23 +303,23 @@ impl ServerSession {
     }
 
     /// The agent's new epoch is on its way into the log under `ticket`: WELCOME waits for it (R4).
-    pub fn epoch_logged(&mut self, ticket: u64) {
+    pub fn epoch_logged(&mut self, ticket: Ticket) {
         if let (State::Settling(greeting), Some(mark)) = (&mut self.state, &mut self.mark) {
             (greeting.after_ticket, mark.last_ticket) = (ticket, ticket);
         }
     }
 
-    /// Tickets up to `settled` are in the log for good (without one: in memory), those up to `delivered` are delivered:
-    /// says WELCOME if that is what it waited for.
-    pub fn settled(&mut self, settled: u64, delivered: u64, turn: &Turn<'_>, out: &mut Vec<u8>) {
+    /// Says WELCOME if what it waited for is in the log for good (without one: in memory). `reached`: whether a ticket has
+    /// reached a level.
+    pub fn settled(&mut self, reached: impl Fn(Ticket, AckLevel) -> bool, turn: &Turn<'_>, out: &mut Vec<u8>) {
         let (now, settings) = (turn.now, turn.settings);
         let State::Settling(greeting) = self.state else { return };
-        if settled < greeting.after_ticket {
+        if !reached(greeting.after_ticket, settings.settled_level()) {
             return;
         }
         // R4: what is stored and not delivered is not acknowledged at this level. The agent sends it again, and hears
         // the ACK of a duplicate once it is delivered.
-        let owed = self.level == AckLevel::Delivered && delivered < greeting.after_ticket;
+        let owed = self.level == AckLevel::Delivered && !reached(greeting.after_ticket, AckLevel::Delivered);
         let last_seq = if owed { greeting.oldest_seq.saturating_sub(1) } else { greeting.last_seq };
         self.acked_seq = last_seq;
         (self.heard, self.acked_at) = (now, now);
@@ -393,7 +394,7 @@ impl ServerSession {
     pub(super) fn taken(
         &mut self,
         header: &Header,
-        ticket: u64,
+        ticket: Ticket,
         nack: Option<(NackCode, &str)>,
         turn: &mut Turn<'_>,
         out: &mut Vec<u8>,
@@ -408,7 +409,7 @@ impl ServerSession {
         self.wait_for(ticket, header, now);
     }
 
-    fn wait_for(&mut self, ticket: u64, header: &Header, now: Instant) {
+    fn wait_for(&mut self, ticket: Ticket, header: &Header, now: Instant) {
         self.pending_bytes += u64::from(header.length);
         self.pending.push_back(Pending { ticket, seq: header.seq, bytes: header.length, received: now });
     }
@@ -422,11 +423,11 @@ impl ServerSession {
         }
     }
 
-    /// The watermark of this connection's level has reached `watermark`: one ACK for all it covers. `observe` is
-    /// called with the age of each frame that it covers.
+    /// One ACK for all that has reached this connection's level. `observe` is called with the age of each frame that it
+    /// covers.
     pub fn acknowledge(
         &mut self,
-        watermark: u64,
+        reached: impl Fn(Ticket, AckLevel) -> bool,
         turn: &Turn<'_>,
         out: &mut Vec<u8>,
         mut observe: impl FnMut(Duration),
@@ -435,7 +436,7 @@ impl ServerSession {
             return;
         }
         while let Some(first) = self.pending.front()
-            && first.ticket <= watermark
+            && reached(first.ticket, self.level)
         {
             self.acked_seq = first.seq;
             self.pending_bytes -= u64::from(first.bytes);

@@ -12,6 +12,7 @@ use super::receive::{Consumed, Data, End, Ingress, Taken};
 use super::server::{ServerSession, SessionSettings, Step, Turn};
 use super::tokens::Tokens;
 use crate::event::proto::{Event, EventBatch};
+use crate::ids::{ConnectionId, LoopId, Ticket};
 use crate::limits::*;
 use crate::wire::{AckLevel, Decoded, FrameKind, Goaway, GoawayCode, Header, Hello, NackCode, Welcome, decode};
 
@@ -30,6 +31,14 @@ enum Heard {
     Goaway(GoawayCode, u64),
 }
 
+fn ticket(number: u64) -> Ticket {
+    Ticket { number, ..Ticket::default() }
+}
+
+fn id(number: usize) -> ConnectionId {
+    ConnectionId::new(LoopId(0), 1, number)
+}
+
 /// A server with one connection at a time.
 struct Server {
     settings: SessionSettings,
@@ -44,7 +53,7 @@ struct Server {
     delivered: Option<u64>,
     /// Tickets are reached as soon as they are given.
     at_once: bool,
-    connection: u64,
+    connection: usize,
     stored: Vec<String>,
     /// The last number of each agent that sent BYE.
     left: Vec<u64>,
@@ -78,7 +87,7 @@ impl Server {
 
     fn connect(&mut self) -> ServerSession {
         self.connection += 1;
-        ServerSession::new(self.connection, &self.settings, self.now)
+        ServerSession::new(id(self.connection), &self.settings, self.now)
     }
 
     fn turn<R>(&mut self, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
@@ -118,8 +127,13 @@ impl Server {
         }
         let (watermark, delivered) = (self.watermark, self.delivered.unwrap_or(self.watermark));
         self.turn(|turn| {
-            session.settled(watermark, delivered, turn, out);
-            session.acknowledge(watermark, turn, out, |_| {});
+            let reached = |ticket: Ticket, level| match level {
+                AckLevel::Delivered => ticket.number <= delivered,
+                _ => ticket.number <= watermark,
+            };
+            session.settled(reached, turn, out);
+            // What the level of the connection is does not matter here.
+            session.acknowledge(|ticket, _| ticket.number <= watermark, turn, out, |_| {});
         });
     }
 
@@ -168,7 +182,7 @@ impl Ingress for OneFrame<'_> {
         Taken { ticket: self.ticket(), nack }
     }
 
-    fn refuse(&mut self, _: &mut Vec<u8>, _: &Data, _: NackCode, _: &str) -> u64 {
+    fn refuse(&mut self, _: &mut Vec<u8>, _: &Data, _: NackCode, _: &str) -> Ticket {
         self.ticket()
     }
 
@@ -182,10 +196,10 @@ impl Ingress for OneFrame<'_> {
 }
 
 impl OneFrame<'_> {
-    fn ticket(&mut self) -> u64 {
+    fn ticket(&mut self) -> Ticket {
         self.has_room = false;
         self.server.ticket += 1;
-        self.server.ticket
+        ticket(self.server.ticket)
     }
 }
 
@@ -393,7 +407,7 @@ fn r3_new_agents_beyond_the_bound_are_overload() {
     let prepare = || {
         let mut server = Server::new();
         server.marks = Marks::new(1, DEDUPE_RETENTION);
-        server.marks.greet([9; 16], 0, 1, 99, server.now, 0).unwrap();
+        server.marks.greet([9; 16], 0, 1, id(99), server.now, 0).unwrap();
         server
     };
     let (all, _) = scenario(prepare, &bytes_of(hello()));
@@ -414,11 +428,11 @@ fn r5_a_takeover_names_the_older_connection_and_waits_until_it_is_settled() {
     let mut newer = server.connect();
     let (hello, mut out) = (bytes_of(Hello { epoch: 5, ..hello() }), Vec::new());
     let greeted = server.turn(|turn| newer.greet(&hello, turn, &mut out));
-    assert_eq!(greeted, Consumed { bytes: 0, end: End::LentTo(1) }, "the HELLO is offered again");
+    assert_eq!(greeted, Consumed { bytes: 0, end: End::LentTo(id(1)) }, "the HELLO is offered again");
     server.leave(&mut older);
     let greeted = server.turn(|turn| newer.greet(&hello, turn, &mut out));
     let End::Greeted(greeting) = greeted.end else { panic!("{greeted:?}") };
-    assert_eq!((greeting.after_ticket, greeting.last_seq, greeted.bytes), (1, 1, hello.len()));
+    assert_eq!((greeting.after_ticket, greeting.last_seq, greeted.bytes), (ticket(1), 1, hello.len()));
     server.acknowledge(&mut newer, &mut out);
     assert!(out.is_empty() && !newer.may_receive(&server.settings), "not before the log has passed ticket 1");
     server.watermark = 1;
@@ -476,7 +490,7 @@ fn r4_a_new_epoch_is_in_the_log_before_its_welcome() {
     let Ok(Decoded::Frame { header, payload }) = decode(&hello, server.settings.payload_caps()) else { panic!() };
     let step = server.turn(|turn| session.frame(&header, payload, turn, &mut out));
     assert!(matches!(step, Step::Greeted(greeting) if greeting.new_epoch), "{step:?}");
-    session.epoch_logged(9);
+    session.epoch_logged(ticket(9));
     server.watermark = 8;
     server.acknowledge(&mut session, &mut out);
     assert!(out.is_empty());
@@ -485,7 +499,7 @@ fn r4_a_new_epoch_is_in_the_log_before_its_welcome() {
     let mut newer = server.connect();
     let greeted = server.turn(|turn| newer.greet(&hello, turn, &mut out));
     assert!(matches!(greeted.end, End::Greeted(greeting) if greeting.new_epoch), "{greeted:?}");
-    newer.epoch_logged(10);
+    newer.epoch_logged(ticket(10));
     server.watermark = 9;
     server.acknowledge(&mut newer, &mut out);
     assert!(out.is_empty());

@@ -75,7 +75,7 @@ impl EventLoop {
         let now = self.door.now;
         let id = self.connections.insert(|id| Connection::new(id, transport, peer, overloaded, now));
         self.door.metrics.connections.inc();
-        tracing::debug!(connection = id, %peer, "connected");
+        tracing::debug!(connection = id.get(), %peer, "connected");
         let connections = &self.connections;
         self.unknown.enter(id, |id| is_unknown(connections, id));
         self.enqueue(id);

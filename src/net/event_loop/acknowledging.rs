@@ -1,7 +1,7 @@
 //! Answers what the watermarks have reached, once a turn.
 
 use super::EventLoop;
-use crate::session::marks::ConnectionId;
+use crate::ids::ConnectionId;
 
 impl EventLoop {
     pub(super) fn acknowledge(&mut self) {

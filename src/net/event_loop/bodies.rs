@@ -2,9 +2,9 @@
 
 use super::EventLoop;
 use crate::http::Room;
+use crate::ids::ConnectionId;
 use crate::net::connection::Connection;
 use crate::net::serve::Served;
-use crate::session::marks::ConnectionId;
 
 impl EventLoop {
     /// Makes room for the body of `id`: the slowest bodies below 64 KiB/s are closed until there is some. Where there are

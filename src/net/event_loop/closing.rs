@@ -2,10 +2,10 @@
 //! (R12).
 
 use super::EventLoop;
+use crate::ids::ConnectionId;
 use crate::limits::{LINGERING_MAX, OUTBOXES_BYTES_MAX, SILENT_SWEEP_INTERVAL};
 use crate::net::connection::{Connection, Phase};
 use crate::net::connections::Connections;
-use crate::session::marks::ConnectionId;
 
 impl EventLoop {
     /// Sends what is in `out`, begins or goes on to close where that is due, and sets the timer.
@@ -74,7 +74,7 @@ impl EventLoop {
         self.scratch.unparsed_bytes = self.scratch.unparsed_bytes.saturating_sub(connection.socket.unparsed.len());
         self.unsent_bytes -= connection.socket.unsent();
         let reason = connection.close(reason, &mut self.door, &mut self.scratch);
-        tracing::debug!(connection = id, peer = %connection.peer.address, reason, "disconnected");
+        tracing::debug!(connection = id.get(), peer = %connection.peer.address, reason, "disconnected");
         self.door.metrics.connections.dec();
         self.door.metrics.connection_closed(reason);
     }

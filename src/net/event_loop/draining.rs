@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use super::EventLoop;
+use crate::ids::ConnectionId;
 use crate::limits::LINGER_DRAIN_TIMEOUT;
 use crate::net::connection::Phase;
 use crate::net::protocols::Ending;
-use crate::session::marks::ConnectionId;
 use crate::wire::GoawayCode;
 
 impl EventLoop {

@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::EventLoop;
+use crate::ids::ConnectionId;
 use crate::limits::{OTHERS_TIME_PER_TURN, STALLED_FRAME_TIMEOUT};
 use crate::net::connection::Phase;
 use crate::net::protocols::{Priority, Protocol};
 use crate::net::serve::{Served, serve};
-use crate::session::marks::ConnectionId;
 
 impl EventLoop {
     /// Puts a connection into the list of those to be served, by priority.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::EventLoop;
 use crate::http::Room;
+use crate::ids::ConnectionId;
 use crate::net::connection::Phase;
 use crate::net::protocols::Protocol;
-use crate::session::marks::ConnectionId;
 
 /// The soonest that a timer is looked at again.
 const TIMER_STEP: Duration = Duration::from_millis(1);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Context, Ending, Priority, Protocol};
+use crate::ids::Ticket;
 use crate::limits::{HELLO_FRAME_BYTES, READ_BYTES_PER_TURN};
 use crate::net::connection::Peer;
 use crate::net::door::Door;
@@ -11,11 +12,12 @@ use crate::net::serve::{Scratch, Served, after_read};
 use crate::net::socket::{ReadEnd, Socket};
 use crate::pipeline::batch::Origin;
 use crate::pipeline::pool::Buffer;
+use crate::pipeline::watermark::has_reached;
 use crate::session::marks::Greeting;
 use crate::session::receive::{Consumed, End};
 use crate::session::server::ServerSession;
+use crate::wire::GoawayCode;
 use crate::wire::header::MAGIC;
-use crate::wire::{AckLevel, GoawayCode};
 
 /// Why a connection is closed whose agent sent BYE.
 pub const BYE: &str = "bye";
@@ -47,7 +49,7 @@ impl Protocol for Frames {
             && cx.scratch.log.allows(cx.door.now)
         {
             let Peer { connection, address, origin, .. } = &*cx.peer;
-            tracing::warn!(connection, peer = %address, agent = origin.agent, reason, "agent disconnected by the server");
+            tracing::warn!(connection = connection.get(), peer = %address, agent = origin.agent, reason, "agent disconnected by the server");
         }
         served
     }
@@ -61,14 +63,11 @@ impl Protocol for Frames {
     }
 
     fn acknowledge(&mut self, cx: &mut Context<'_>) {
-        let door = &mut *cx.door;
-        let watermark = door.watermarks.get(self.session.level());
-        let settled = door.watermarks.get(door.settings.settled_level());
-        let delivered = door.watermarks.get(AckLevel::Delivered);
-        let metrics = door.metrics.clone();
-        door.turn(cx.peer.is_private, |turn| {
-            self.session.settled(settled, delivered, turn, cx.out);
-            self.session.acknowledge(watermark, turn, cx.out, |age| metrics.ack_seconds.observe(age.as_secs_f64()));
+        let (watermarks, metrics) = (cx.door.watermarks.clone(), cx.door.metrics.clone());
+        let reached = |ticket: Ticket, level| has_reached(&watermarks, ticket, level);
+        cx.door.turn(cx.peer.is_private, |turn| {
+            self.session.settled(reached, turn, cx.out);
+            self.session.acknowledge(reached, turn, cx.out, |age| metrics.ack_seconds.observe(age.as_secs_f64()));
         });
     }
 
@@ -98,7 +97,7 @@ impl Protocol for Frames {
         self.session.leave(&mut door.marks, door.now);
         if self.session.is_authenticated() && scratch.log.allows(door.now) {
             let Peer { connection, origin, .. } = peer;
-            tracing::info!(connection, agent = origin.agent, reason, "agent disconnected");
+            tracing::info!(connection = connection.get(), agent = origin.agent, reason, "agent disconnected");
         }
     }
 
@@ -192,7 +191,7 @@ impl Frames {
         }
         if cx.scratch.log.allows(door.now) {
             tracing::info!(
-                connection = peer.connection,
+                connection = peer.connection.get(),
                 agent = peer.origin.agent,
                 peer = %peer.address,
                 epoch = greeting.epoch,

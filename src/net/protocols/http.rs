@@ -63,7 +63,7 @@ impl Protocol for Http {
 
     fn acknowledge(&mut self, cx: &mut Context<'_>) {
         let Some((level, ticket)) = self.machine.waiting_for() else { return };
-        if cx.door.watermarks.get(level) >= ticket {
+        if cx.door.watermark(level) >= ticket {
             let now = cx.door.now;
             cx.door.metrics.ack_seconds.observe(now.saturating_duration_since(cx.socket.heard()).as_secs_f64());
             let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
