@@ -50,11 +50,14 @@ fn send_shows_its_progress_within_eighty_columns_and_nothing_of_it_in_a_pipe() {
         lines.iter().any(|line| line.contains("% · ") && line.contains("events · ") && line.contains("ETA")),
         "{output}"
     );
+    let bar = lines.iter().rfind(|line| line.contains("% · ")).unwrap();
+    assert!(bar.contains("100% · 400000 events · "), "the last line of the bar has the count of the summary: {bar}");
     let last = lines.last().unwrap();
     assert!(last.starts_with("sent 400000 events (") && last.contains("400000 acknowledged"), "{output}");
 
     let (output, _) = run(folder.path(), 80, &format!("cat app.log | {send} -"));
     assert!(!output.contains("ETA"), "the size of a pipe is not known: {output}");
+    assert!(output.contains(" MB · ") && !output.contains("MiB"), "units are those of the summary: {output}");
 
     let output =
         Command::new("sh").args(["-c", &send]).current_dir(folder.path()).stdin(Stdio::null()).output().unwrap();

@@ -220,7 +220,7 @@ fn utf16_is_refused_by_name_after_what_came_before_it() {
     let (outcome, events) = send_files(&[("first", b"one\n"), ("second", &utf16)], &[]);
     let error = outcome.unwrap_err().to_string();
     assert!(error.contains("second: is UTF-16, not UTF-8 text: convert it, as in `iconv "), "{error}");
-    assert!(error.ends_with("; 1 of 1 events were acknowledged"), "{error}");
+    assert!(error.ends_with("; 1 of 1 event was acknowledged"), "{error}");
     assert_eq!(events.len(), 1);
 }
 
