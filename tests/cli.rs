@@ -144,9 +144,12 @@ fn help_and_version_are_printed_where_pipes_read_them() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), &["--help"]);
     assert_eq!(output.status.code(), Some(0));
-    for word in ["run ", "check ", "config ", "health ", "send ", "curl localhost:4640/v1/events", "78"] {
+    for word in ["run ", "check ", "config ", "health ", "send ", "curl localhost:4640/v1/events", "78", "130", "143"] {
         assert!(text(&output.stdout).contains(word), "{word} is not in the help");
     }
+    assert!(!text(&output.stdout).contains("at once"), "{}", text(&output.stdout));
+    let dead = run(folder.path(), &["dead", "list", "--help"]);
+    assert!(text(&dead.stdout).contains("`ingest` for events"), "{}", text(&dead.stdout));
     let width = text(&output.stdout).lines().map(|line| line.chars().count()).max();
     assert!(width <= Some(80), "the help is {width:?} wide");
     let help = run(folder.path(), &["help", "send"]);
@@ -350,7 +353,7 @@ fn messages_are_json_where_asked_also_about_settings_and_of_every_command() {
     }
     let output =
         run(folder.path(), &["send", "no-such-file", "--to", "127.0.0.1:1", "--timeout", "1", "--log-format", "json"]);
-    assert_eq!((output.status.code(), json_lines(text(&output.stderr)).len()), (Some(1), 1));
+    assert_eq!((output.status.code(), json_lines(text(&output.stderr)).len()), (Some(2), 1));
     let output = run(folder.path(), &["wal", "verify", "--set", "log.format=json"]);
     assert_eq!((output.status.code(), json_lines(text(&output.stderr)).len()), (Some(1), 1));
 }

@@ -35,8 +35,8 @@ mod terminal;
 mod wal;
 
 const EXAMPLE: &str = "\
-Example: start the server, then send an event. It is stored at once in
-telemetryx-data/events.db.
+Example: start the server, then send an event. The answer comes once the event
+is on disk, in the log; a moment later it is in telemetryx-data/events.db.
   telemetryx &
   curl localhost:4640/v1/events -H 'content-type: application/json' \\
       -d '{\"name\":\"hello\"}'
@@ -44,7 +44,9 @@ telemetryx-data/events.db.
 All settings with their documentation, as a file to start from:
   telemetryx config --defaults
 
-Exit codes: 0 success, 1 failure, 2 wrong arguments, 78 wrong settings.";
+Exit codes: 0 success, 1 failure, 2 wrong arguments, 78 wrong settings,
+130 ended by Ctrl-C (SIGINT), 143 ended by SIGTERM; a server that SIGINT or
+SIGTERM shuts down in order exits with 0.";
 
 /// Receives telemetry events from many agents and writes them to the stores that you already run.
 #[derive(Parser)]
