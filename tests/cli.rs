@@ -148,8 +148,6 @@ fn help_and_version_are_printed_where_pipes_read_them() {
         assert!(text(&output.stdout).contains(word), "{word} is not in the help");
     }
     assert!(!text(&output.stdout).contains("at once"), "{}", text(&output.stdout));
-    let dead = run(folder.path(), &["dead", "list", "--help"]);
-    assert!(text(&dead.stdout).contains("`ingest` for events"), "{}", text(&dead.stdout));
     let width = text(&output.stdout).lines().map(|line| line.chars().count()).max();
     assert!(width <= Some(80), "the help is {width:?} wide");
     let help = run(folder.path(), &["help", "send"]);
