@@ -13,7 +13,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::Level;
 
-use crate::config::url::HIDDEN;
+use crate::config::url::{HIDDEN, Url};
 use crate::config::{self, ConfigError, LogFormat, Resolved};
 use crate::escape::escape_lines;
 use crate::limits::SETTINGS_FILE_BYTES_MAX;
@@ -179,10 +179,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// An argument in a wrong place is not repeated where it may hold a password: a URL as a whole, of a setting its value.
+/// An argument in a wrong place is not repeated where it may hold a password: of a URL all but scheme and host, of a
+/// setting its value.
 fn hide_secrets(error: &mut clap::Error) {
     let shown = |value: &ContextValue| match value {
-        ContextValue::String(text) if text.contains("://") => Some(HIDDEN.to_owned()),
+        ContextValue::String(text) if text.contains("://") => Some(scheme_and_host(text)),
         ContextValue::String(text) => text.split_once('=').map(|(key, _)| format!("{key}={HIDDEN}")),
         _ => None,
     };
@@ -192,6 +193,13 @@ fn hide_secrets(error: &mut clap::Error) {
     let replaced: Vec<_> = all.filter_map(|(kind, value)| Some((kind, shown(value)?))).collect();
     for (kind, text) in replaced {
         error.insert(kind, ContextValue::String(text));
+    }
+}
+
+fn scheme_and_host(text: &str) -> String {
+    match Url::new(text).parts() {
+        Ok(parts) if !parts.hosts.is_empty() => format!("{}://{}", parts.scheme, parts.hosts_text()),
+        _ => HIDDEN.to_owned(),
     }
 }
 

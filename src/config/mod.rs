@@ -26,6 +26,7 @@ use crate::wire::AckLevel;
 pub mod document;
 mod environment;
 mod file;
+mod foreign;
 mod layers;
 mod log_filter;
 mod resolve;

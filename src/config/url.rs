@@ -32,6 +32,16 @@ const SCHEMES: [&str; 11] = [
 /// Stands for what is not shown.
 pub const HIDDEN: &str = "***";
 
+/// Whether the text is a secret as it is shown, and not the secret: from the output of `telemetryx config`.
+pub fn is_placeholder(text: &str) -> bool {
+    let is_shown_url = |url: &str| {
+        let Some((_, rest)) = url.split_once("://") else { return false };
+        let login_is_hidden = rest.strip_prefix(HIDDEN).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'));
+        login_is_hidden || rest.split_once('?').is_some_and(|(_, query)| query == HIDDEN)
+    };
+    text == HIDDEN || text.split(',').any(is_shown_url)
+}
+
 /// Where a store is, and how to log in. Shown without user, password and query.
 #[derive(Clone, Deserialize)]
 #[serde(from = "String")]
@@ -70,7 +80,9 @@ pub struct Host {
 /// Why a text is not a URL. Quotes nothing of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    #[error("is not a URL")]
+    #[error("has no scheme, the part before ://")]
+    NoScheme,
+    #[error("has a scheme that is not supported")]
     Scheme,
     #[error("holds a % that two hexadecimal digits do not follow (write %25 for a %)")]
     Percent,
@@ -203,7 +215,8 @@ impl fmt::Display for Urls {
 
 impl Parts {
     fn parse(text: &str) -> Result<Self, UrlError> {
-        let (scheme, rest) = scheme(text).ok_or(UrlError::Scheme)?;
+        let unknown = if text.contains("://") { UrlError::Scheme } else { UrlError::NoScheme };
+        let (scheme, rest) = scheme(text).ok_or(unknown)?;
         check_percent(rest)?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
@@ -403,9 +416,9 @@ mod tests {
     #[test]
     fn of_what_is_not_a_url_only_the_scheme_is_shown() {
         for (text, error, shown) in [
-            ("hunter2", UrlError::Scheme, "***"),
-            ("u:hunter2@h", UrlError::Scheme, "***"),
-            ("host=db password=hunter2", UrlError::Scheme, "***"),
+            ("hunter2", UrlError::NoScheme, "***"),
+            ("u:hunter2@h", UrlError::NoScheme, "***"),
+            ("host=db password=hunter2", UrlError::NoScheme, "***"),
             ("hunter2://u@h", UrlError::Scheme, "***"),
             ("postgres://u:hun/ter2@h/d", UrlError::At, "postgres://***"),
             ("postgres://u:5/ter2@h/d", UrlError::At, "postgres://***"),
@@ -479,6 +492,24 @@ mod tests {
         }
         assert!(Urls::new(" ").is_empty());
         assert_eq!(Urls::new("redis://a:1, rediss://b:2").each(), [Url::new("redis://a:1"), Url::new("rediss://b:2")]);
+    }
+
+    #[test]
+    fn what_is_shown_of_a_secret_is_not_taken_for_one() {
+        for url in [
+            "postgres://u:p@h/d",
+            "postgres://h/d?sslmode=x",
+            "redis://u:p@a,redis://:q@b",
+            "http://u:p@h?x",
+            "hunter2",
+        ] {
+            assert!(!is_placeholder(url), "{url}");
+            let shown = Urls::new(url).to_string();
+            assert!(is_placeholder(&shown), "{shown}");
+        }
+        for text in ["", "***x", "postgres://u:***@h/d", "redis://h", "http://h/***", "http://h/?a=***"] {
+            assert!(!is_placeholder(text), "{text}");
+        }
     }
 
     #[test]
