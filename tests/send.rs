@@ -323,3 +323,21 @@ fn one_event_is_not_one_events() {
     let log = server.log();
     assert!(log.contains("log opened: 1 segment, 0 agents, next position 1"), "{log}");
 }
+
+#[test]
+fn a_missing_token_is_named_with_its_option() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("tokens"), "secret\n").unwrap();
+    fs::write(directory.path().join("other"), "other\n").unwrap();
+    let tokens = format!("server.tokens_file={}", directory.path().join("tokens").display());
+    let server = Server::start(directory.path(), &[&tokens]);
+    let other = directory.path().join("other");
+    for (arguments, end) in [
+        (&[][..], "; name a file that contains the token with --token-file; no events were sent\n"),
+        (&["--token-file", other.to_str().unwrap()], "\"unknown token\"; no events were sent\n"),
+    ] {
+        let output = send(&server, arguments, Some(b"one\n"));
+        let reported = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && reported.ends_with(end), "{reported}");
+    }
+}

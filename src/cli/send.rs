@@ -35,11 +35,11 @@ use self::sending::{Sending, Sent};
 use self::stop::Stop;
 use super::address::Address;
 use super::{Failure, SettingsArgs, print, read_token};
-use crate::client::{self, Client, ClientError, Progress};
+use crate::client::{self, Client, ClientError, Progress, Stopped};
 use crate::counted::{Counted, PartOf};
 use crate::event::FIELD_NAMES;
 use crate::limits::EVENT_NAME_BYTES_MAX;
-use crate::wire::AckLevel;
+use crate::wire::{AckLevel, GoawayCode};
 
 /// How long to try for a first connection: a server that is just starting is found, a wrong address soon reported.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -112,6 +112,9 @@ enum SendError {
     Line { path: String, line: u64, error: LineError },
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The server requires a token, and none is named.
+    #[error("{0}; name a file that contains the token with --token-file")]
+    NoToken(ClientError),
     #[error("{} refused by the server", PartOf(*refused, Counted(*events, "event")))]
     Refused { refused: u64, events: u64 },
     #[error("interrupted")]
@@ -209,6 +212,7 @@ fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -
     let token = options.token_file.as_deref().map(read_token).transpose();
     let token = token.map_err(SendError::Token)?.unwrap_or_default();
     let patience = (options.timeout > 0).then(|| Duration::from_secs(options.timeout));
+    let no_token = token.is_empty();
     let client = Client::connect(client::Options {
         // Events without a source get the agent's name; so it is sent once and not in each event.
         name: options.source.clone().unwrap_or_else(host_name),
@@ -217,7 +221,10 @@ fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -
         patience: Some(patience.map_or(CONNECT_PATIENCE, |patience| patience.min(CONNECT_PATIENCE))),
         ..client::Options::new(address)
     });
-    let mut client = client.map_err(SendError::Client)?;
+    let mut client = client.map_err(|error| match error {
+        ClientError::Stopped(Stopped::Refused { code: GoawayCode::Auth, .. }) if no_token => SendError::NoToken(error),
+        error => SendError::Client(error),
+    })?;
     client.set_patience(patience);
 
     let mut sending = Sending::new(client, options, stop, live);
