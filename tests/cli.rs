@@ -238,6 +238,28 @@ fn health_is_the_exit_code() {
 }
 
 #[test]
+fn health_prints_a_long_page_whole_and_a_long_error_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let page: String = (0..1_000).map(|line| format!("a_metric_of_the_server{{number=\"{line}\"}} 1\n")).collect();
+    let answer = |status: &str| {
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", page.len());
+        answer_once((head + &page).leak())
+    };
+    let (address, server) = answer("200 OK");
+    let output = run(folder.path(), &["health", &format!("http://{address}/metrics")]);
+    server.join().unwrap();
+    expect(&output, 0, &page, "");
+
+    let (address, server) = answer("404 Not Found");
+    let output = run(folder.path(), &["health", &format!("http://{address}/metrics")]);
+    server.join().unwrap();
+    let reported = text(&output.stderr);
+    assert_eq!((output.status.code(), reported.lines().count()), (Some(1), 1), "{reported}");
+    assert!(reported.contains("answers 404 a_metric") && reported.ends_with("…\n"), "{reported}");
+    assert!(reported.chars().count() < 1_200, "{reported}");
+}
+
+#[test]
 fn health_of_what_is_not_a_url_is_a_wrong_argument_and_shows_no_password() {
     let folder = tempfile::tempdir().unwrap();
     for url in

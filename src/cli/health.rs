@@ -1,5 +1,6 @@
 //! `telemetryx health`: the check of a container whose image has no curl.
 
+use std::io::Read;
 #[cfg(feature = "http-sink")]
 use std::path::{Path, PathBuf};
 #[cfg(feature = "http-sink")]
@@ -11,6 +12,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::address::{Address, AddressError};
+use super::terminal::fit;
 use super::{Failure, SettingsArgs, print};
 use crate::escape::escape;
 use crate::limits;
@@ -18,8 +20,10 @@ use crate::resolve::http::SystemResolver;
 #[cfg(feature = "http-sink")]
 use crate::sink::tls;
 
-/// Bytes of an answer that are shown; the server's are far shorter.
-const ANSWER_BYTES_MAX: u64 = 4 * 1024;
+/// Bytes of an answer that are printed: a page of metrics of a hundred sinks.
+const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
+/// Characters of an answer in the message of an error.
+const ERROR_CHARS_MAX: usize = 1_000;
 
 #[derive(Args)]
 pub struct HealthArgs {
@@ -45,12 +49,15 @@ pub fn run(args: &HealthArgs) -> Result<(), Failure> {
     let shown = url.split_once('?').map_or(url.as_str(), |(shown, _)| shown);
     let mut answer = agent(args)?.get(&url).call().map_err(|error| Failure::Failed(explain(shown, &error)))?;
     let status = answer.status().as_u16();
-    let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().unwrap_or_default();
+    let mut body = Vec::new();
+    let read = answer.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut body);
+    let body = String::from_utf8_lossy(&body);
     let body = body.trim_end();
     if status != 200 {
-        return Err(Failure::Failed(format!("{shown}: answers {status} {}", escape(body))));
+        return Err(Failure::Failed(format!("{shown}: answers {status} {}", fit(&escape(body), ERROR_CHARS_MAX))));
     }
-    print(&format!("{body}\n"))
+    print(&format!("{body}\n"))?;
+    read.map_err(|error| Failure::Failed(format!("{shown}: the answer is incomplete: {error}"))).map(drop)
 }
 
 fn agent(args: &HealthArgs) -> Result<ureq::Agent, Failure> {
