@@ -88,7 +88,7 @@ impl Live {
     fn progress(&self) -> Progress {
         match &*self.stage.lock().unwrap_or_else(PoisonError::into_inner) {
             Stage::Connecting => Progress::default(),
-            // Where it is gone, the command is about to end without having closed it.
+            // A client that is gone was closed, or failed: that is another stage.
             Stage::Sending(client) => client.upgrade().map_or_else(Progress::default, |client| client.progress()),
             Stage::Closing(progress) => *progress,
         }

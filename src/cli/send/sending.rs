@@ -313,7 +313,9 @@ impl<'a> Sending<'a> {
     pub fn failed(&self, error: SendError) -> Ended {
         self.live.clear();
         self.warn_of_changes();
-        Ended { error: Box::new(error), progress: self.client.progress(), events: self.events }
+        let progress = self.client.progress();
+        self.live.closing(progress);
+        Ended { error: Box::new(error), progress, events: self.events }
     }
 
     fn warn_of_changes(&self) {
