@@ -346,7 +346,7 @@ pub const GRPC_IN_FLIGHT_MAX: u64 = 64;
 pub const GRPC_CODE_BYTES_MAX: usize = 64;
 /// Bytes of the body of a service's answer that are read, so that its connection can be used again.
 pub const HTTP_ANSWER_BYTES_MAX: u64 = 64 * 1024;
-/// Characters of them that a sink's state shows: `/ready` and every warning carry them.
+/// Characters of them that a sink's last error shows: every warning about its retries carries them.
 pub const HTTP_ANSWER_WORDS_CHARS_MAX: usize = 200;
 /// Ranges in one Telemetryx-Positions: up to 42 bytes each, and services take heads of 8 KiB.
 pub const HTTP_POSITION_RANGES_MAX: usize = 100;

@@ -233,6 +233,14 @@ impl Connection {
         matches!(self.protocol, Protocol::Lingering(_))
     }
 
+    /// Bytes of frames that came with the HELLO, or of a partial header: they need slots of the ring once they are parsed.
+    pub fn kept_frame_bytes(&self) -> usize {
+        match &self.protocol {
+            Protocol::Frames(session) if session.is_authenticated() => self.small.len(),
+            _ => 0,
+        }
+    }
+
     /// Neither authenticated nor heard of for a while, and nothing of it waits to be read (R12).
     pub fn is_silent(&self, now: Instant) -> bool {
         self.unauthenticated && !self.queued && !self.waiting && now >= self.heard + SILENT_AFTER

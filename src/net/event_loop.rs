@@ -2,6 +2,8 @@
 
 mod bodies;
 mod closing;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -67,9 +69,13 @@ pub struct Parts {
 
 impl Parts {
     pub fn new() -> Result<Self, LoopError> {
+        Self::with_signals(&DRAIN_SIGNALS)
+    }
+
+    fn with_signals(signals: &[i32]) -> Result<Self, LoopError> {
         let poll = Poll::new().map_err(failed("creating the poll"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(failed("creating the waker"))?;
-        let mut signals = Signals::new(DRAIN_SIGNALS).map_err(failed("listening for signals"))?;
+        let mut signals = Signals::new(signals).map_err(failed("listening for signals"))?;
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("registering signals"))?;
         Ok(Self { poll, waker: Arc::new(waker), signals })
     }
@@ -204,52 +210,57 @@ impl EventLoop {
     pub fn run(&mut self) -> Result<Ended, LoopError> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            let timeout = self.timeout();
-            match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => other.map_err(failed("polling"))?,
-            }
-            self.door.begin_turn();
-            if let Some(listener) = &mut self.listener {
-                listener.begin_turn(self.door.now);
-            }
-            for event in &events {
-                match event.token() {
-                    WAKER => {}
-                    SIGNALS => self.take_signals(),
-                    LISTENER => {
-                        if let Some(listener) = &mut self.listener {
-                            listener.set_ready();
-                        }
-                    }
-                    Token(key) => self.note(key, event),
-                }
-            }
-            self.accept();
-            self.serve_ready();
-            self.serve_waiting();
-            self.door.end_turn();
-            self.acknowledge();
-            if self.door.health.failure().is_some() && self.failed_until.is_none() {
-                self.tell_of_failure();
-            }
-            self.fire_timers();
-            self.close_silent();
-            if let Some(until) = self.failed_until {
-                if self.connections.is_empty() || self.door.now >= until {
-                    return Ok(Ended::LogFailed);
-                }
-                continue;
-            }
-            if let Some(until) = self.drain_until {
-                if self.connections.is_empty() {
-                    return Ok(Ended::Drained);
-                }
-                if self.door.now >= until {
-                    return Ok(Ended::TimedOut { connections: self.connections.len() });
-                }
+            if let Some(ended) = self.turn(&mut events)? {
+                return Ok(ended);
             }
         }
+    }
+
+    /// Waits for what is due next, and does it. `Some`: the loop has ended.
+    fn turn(&mut self, events: &mut Events) -> Result<Option<Ended>, LoopError> {
+        let timeout = self.timeout();
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => other.map_err(failed("polling"))?,
+        }
+        self.door.begin_turn();
+        if let Some(listener) = &mut self.listener {
+            listener.begin_turn(self.door.now);
+        }
+        for event in &*events {
+            match event.token() {
+                WAKER => {}
+                SIGNALS => self.take_signals(),
+                LISTENER => {
+                    if let Some(listener) = &mut self.listener {
+                        listener.set_ready();
+                    }
+                }
+                Token(key) => self.note(key, event),
+            }
+        }
+        self.accept();
+        self.serve_ready();
+        self.serve_waiting();
+        self.door.end_turn();
+        self.acknowledge();
+        if self.door.health.failure().is_some() && self.failed_until.is_none() {
+            self.tell_of_failure();
+        }
+        self.fire_timers();
+        self.close_silent();
+        Ok(self.ended())
+    }
+
+    fn ended(&self) -> Option<Ended> {
+        if let Some(until) = self.failed_until {
+            return (self.connections.is_empty() || self.door.now >= until).then_some(Ended::LogFailed);
+        }
+        let until = self.drain_until?;
+        if self.connections.is_empty() {
+            return Some(Ended::Drained);
+        }
+        (self.door.now >= until).then(|| Ended::TimedOut { connections: self.connections.len() })
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -517,7 +528,7 @@ impl EventLoop {
             self.serve_next_of(|event_loop| event_loop.waiting_for_ring.pop_front());
         }
         for _ in 0..self.waiting.len() {
-            if !self.door.has_slots() || !self.door.intake.prepare() {
+            if !self.can_serve_next_waiting() {
                 break;
             }
             self.serve_next_of(|event_loop| event_loop.waiting.pop_front());
@@ -532,9 +543,17 @@ impl EventLoop {
         // Armed first, then looked once more: nothing that is freed meanwhile goes unnoticed.
         self.door.ring.wait_for_room();
         self.door.intake.wait_for_room();
-        let slots = self.door.has_slots();
-        let ring = slots && !self.waiting_for_ring.is_empty();
-        self.serve_at_once = ring || (slots && !self.waiting.is_empty() && self.door.intake.prepare());
+        let ring = self.door.has_slots() && !self.waiting_for_ring.is_empty();
+        self.serve_at_once = ring || self.can_serve_next_waiting();
+    }
+
+    /// Whether the first of those that wait for memory can be read now. What it has sent already, with its HELLO, needs slots
+    /// too: without this, it would be served again and again while the log is paused, and lines up again each time.
+    fn can_serve_next_waiting(&mut self) -> bool {
+        let Some(first) = self.waiting.front() else { return false };
+        let kept = self.connections.get(Self::key(*first)).filter(|connection| connection.id == *first);
+        let kept_bytes = kept.map_or(0, Connection::kept_frame_bytes);
+        self.door.has_slots() && self.door.bytes_within_slots() > kept_bytes && self.door.intake.prepare()
     }
 
     fn serve_next_of(&mut self, next: impl FnOnce(&mut Self) -> Option<ConnectionId>) {
@@ -791,7 +810,7 @@ impl EventLoop {
     }
 
     /// The log failed: nothing can be kept any more, so every agent goes elsewhere, and the process ends. What a socket
-    /// does not take at once is not worth waiting for.
+    /// does not take at once has [`LINGER_DRAIN_TIMEOUT`] to be written.
     fn tell_of_failure(&mut self) {
         self.failed_until = Some(self.door.now + LINGER_DRAIN_TIMEOUT);
         self.door.draining = true;

@@ -35,7 +35,9 @@ impl EventLoop {
     pub(super) fn cut_oldest_lingering(&mut self) -> bool {
         let connections = &self.connections;
         let Some(oldest) = self.lingering.oldest(|id| is_lingering(connections, id)) else { return false };
-        self.door.metrics.connection_cut("limit");
+        if let Some(Connection { protocol: Protocol::Lingering(linger), .. }) = self.get(oldest) {
+            linger.make_room();
+        }
         self.remove(oldest, "closed");
         true
     }
