@@ -75,7 +75,7 @@ impl Bench {
             let mark = Restored { agent_id, epoch: 5, last_seq: 0, last_crc: None, has_frames: true, age };
             door.marks.restore(mark, 0, door.now);
         }
-        let listener = bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = bind(([127, 0, 0, 1], 0).into()).unwrap().listen().unwrap();
         let address = listener.local_addr().unwrap();
         let limits = ConnectionLimits { lingering, max_connections, max_unauthenticated: 100 };
         let event_loop = EventLoop::new(parts, listener, door, limits, TIMEOUT).unwrap();
