@@ -14,7 +14,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use super::{ConnectionLimits, EVENTS, EventLoop, Parts};
 use crate::http;
 use crate::limits::{
-    DEDUPE_RETENTION, FRAME_BYTES_LOWEST, HEADER_BYTES, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE, READ_BYTES_PER_TURN,
+    DEDUPE_RETENTION, FRAME_BYTES_LOWEST, HEADER_BYTES, HELLO_TIMEOUT, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE,
+    READ_BYTES_PER_TURN,
 };
 use crate::metrics::Metrics;
 use crate::net::connection::{Connection, Protocol};
@@ -198,6 +199,21 @@ fn what_a_connection_sends_that_was_closed_in_line_is_read_and_discarded() {
         let connection = event_loop.get(id).expect("closed although not all is read");
         connection.is_lingering() && !connection.readable
     });
+}
+
+#[test]
+fn a_connection_that_sends_nothing_is_closed_after_its_time() {
+    let mut bench = Bench::new(10, 0);
+    let (_client, id) = bench.connect(b"");
+    bench.turns_until("its read found nothing", |event_loop| !event_loop.get(id).unwrap().readable);
+    let opened = bench.event_loop.get(id).unwrap().opened;
+    for (age, is_open) in [(HELLO_TIMEOUT - Duration::from_millis(1), true), (HELLO_TIMEOUT, false)] {
+        bench.event_loop.door.now = opened + age;
+        bench.event_loop.fire_timers();
+        assert_eq!(bench.event_loop.get(id).is_some(), is_open, "after {age:?}");
+    }
+    let closed = r#"telemetryx_connections_closed_total{reason="silent"} 1"#;
+    assert!(String::from_utf8(bench.event_loop.door.metrics.text()).unwrap().contains(closed));
 }
 
 // ---- lingering ----
