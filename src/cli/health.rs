@@ -1,6 +1,6 @@
 //! `telemetryx health`: the check of a container whose image has no curl.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 #[cfg(feature = "http-sink")]
 use std::path::{Path, PathBuf};
 #[cfg(feature = "http-sink")]
@@ -92,23 +92,22 @@ fn explain(url: &str, error: &ureq::Error) -> String {
     let hint = match error {
         ureq::Error::TlsRequired => "; this build does not include TLS (feature http-sink): use http",
         #[cfg(feature = "http-sink")]
-        error => match tls_error(error) {
-            Some(rustls::Error::InvalidCertificate(_)) => {
-                "; name the authority with --ca-file, or ask the server itself over http"
+        error if tls::error_of_http(error).is_some() || (is_https(url) && ended(error)) => {
+            match tls::error_of_http(error).map(tls::trouble) {
+                Some(tls::Trouble::Certificate) => {
+                    "; name the authority with --ca-file, or ask the server itself over http"
+                }
+                // telemetryx itself, for one, closes the connection or answers with an alert.
+                _ => "; perhaps the server does not speak TLS on this port: use http",
             }
-            // telemetryx itself, for one, closes the connection or answers with an alert.
-            Some(rustls::Error::InvalidMessage(_) | rustls::Error::AlertReceived(_)) => NO_TLS,
-            None if is_https(url) && ended(error) => NO_TLS,
-            _ => "",
-        },
-        #[cfg(not(feature = "http-sink"))]
+        }
+        ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            "; nothing listens there: start the server, or check host and port"
+        }
         _ => "",
     };
     format!("{url}: {error}{hint}")
 }
-
-#[cfg(feature = "http-sink")]
-const NO_TLS: &str = "; perhaps the server does not speak TLS on this port: use http";
 
 #[cfg(feature = "http-sink")]
 fn is_https(url: &str) -> bool {
@@ -118,20 +117,8 @@ fn is_https(url: &str) -> bool {
 /// The server closed the connection without an answer.
 #[cfg(feature = "http-sink")]
 fn ended(error: &ureq::Error) -> bool {
-    use std::io::ErrorKind;
-
     let kinds = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
     matches!(error, ureq::Error::Io(error) if kinds.contains(&error.kind()))
-}
-
-/// TLS's own error, which the client hands on as one of the connection.
-#[cfg(feature = "http-sink")]
-fn tls_error(error: &ureq::Error) -> Option<&rustls::Error> {
-    match error {
-        ureq::Error::Rustls(error) => Some(error),
-        ureq::Error::Io(error) => error.get_ref()?.downcast_ref(),
-        _ => None,
-    }
 }
 
 /// Why a text is not a URL. The message does not repeat the text: it may hold a password.

@@ -27,6 +27,7 @@ pub mod document;
 mod environment;
 mod file;
 mod foreign;
+pub mod hide;
 mod layers;
 mod log_filter;
 mod resolve;

@@ -126,16 +126,7 @@ pub enum Failure {
     Unavailable(Unavailable),
 }
 
-impl Failure {
-    /// Every reason in it, to be edited.
-    pub fn reasons(&mut self) -> Vec<&mut String> {
-        match self {
-            Self::Refused(refusals) => refusals.iter_mut().map(|refusal| &mut refusal.reason).collect(),
-            Self::BatchRefused { reason, .. }
-            | Self::Unavailable(Unavailable::Retry { reason, .. } | Unavailable::Down { reason }) => vec![reason],
-        }
-    }
-}
+impl Failure {}
 
 impl From<Unavailable> for Failure {
     fn from(unavailable: Unavailable) -> Self {
@@ -372,7 +363,7 @@ pub fn check_ca_file(path: &Path) -> Result<(), String> {
 }
 
 /// What a person looks at when a store cannot be reached; empty where the error itself says enough.
-#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
+#[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 fn connection_advice(error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind;
     match error.kind() {
@@ -384,6 +375,12 @@ fn connection_advice(error: &std::io::Error) -> &'static str {
         _ if error.to_string().starts_with("failed to lookup address") => "check the host in url, and DNS",
         _ => "",
     }
+}
+
+/// What happened, and what to do about it where there is advice.
+#[cfg(any(feature = "grpc", feature = "http-sink"))]
+fn with_advice(reason: &str, advice: &str) -> String {
+    if advice.is_empty() { reason.to_owned() } else { format!("{reason}: {advice}") }
 }
 
 /// What to do about rows in `tables` (events, positions) of a log whose position is missing. `owner`: of the sink that

@@ -10,8 +10,10 @@ use serde::Deserialize;
 
 use super::super::Kind;
 use super::tables::Tables;
+use crate::config::hide::hide;
 use crate::config::setting::{Form, Setting, Url, Value};
-use crate::config::url::Parts;
+use crate::config::url::{Parts, decoded_text};
+use crate::escape::escape;
 use crate::resolve;
 
 /// What the settings know of it.
@@ -118,7 +120,19 @@ impl Settings {
     pub fn output(&self) -> String {
         let Ok(config) = self.config() else { return format!("table {}", self.table) };
         let database = config.get_dbname().unwrap_or_default();
-        format!("postgres {}/{} table {}", places(&config), printable(database), self.table)
+        format!("postgres {}/{} table {}", places(&config), escape(database), self.table)
+    }
+
+    /// `text`, which the server sent, without password and parameters of the URL.
+    pub(super) fn hide(&self, text: &str) -> String {
+        let Ok(parts) = self.url.parts() else { return text.to_owned() };
+        let mut secrets = parts.secrets();
+        // Messages are of use only with them, and settings show them elsewhere.
+        let shown = parts.parameters().unwrap_or_default().into_iter();
+        let shown: Vec<String> =
+            shown.filter(|(key, _)| SHOWN_PARAMETERS.contains(&&**key)).map(|(_, value)| value).collect();
+        secrets.retain(|secret| !shown.iter().any(|shown| decoded_text(secret).as_ref() == Some(shown)));
+        hide(text, secrets.iter().map(|secret| &**secret))
     }
 
     /// Whether both write to the same table.
@@ -191,6 +205,10 @@ const KNOWN_PARAMETERS: &[&str] = &[
     "tcp_user_timeout",
 ];
 
+/// Those whose values are not secrets.
+const SHOWN_PARAMETERS: &[&str] =
+    &["channel_binding", "dbname", "host", "hostaddr", "port", "sslmode", "target_session_attrs", "user"];
+
 /// The settings in the query of a URL. The library reads them as it reads its own form, `key='value'`.
 fn parameters(parts: &Parts) -> Result<Config, String> {
     let mut text = String::new();
@@ -220,19 +238,15 @@ fn places(config: &Config) -> String {
         let _ = match host {
             Host::Tcp(host) => {
                 let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
-                write!(places, "{}{open}{}{close}", if index > 0 { "," } else { "" }, printable(host))
+                write!(places, "{}{open}{}{close}", if index > 0 { "," } else { "" }, escape(host))
             }
-            Host::Unix(path) => write!(places, "{}", printable(&path.display().to_string())),
+            Host::Unix(path) => write!(places, "{}", escape(&path.display().to_string())),
         };
         if let Some(port) = config.get_ports().get(index).or(config.get_ports().first()) {
             let _ = write!(places, ":{port}");
         }
     }
     places
-}
-
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Where every host is `localhost` and the system does not know it (no `/etc/hosts`), the client is given the address; the name

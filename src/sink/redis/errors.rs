@@ -73,7 +73,7 @@ pub fn verdict(trouble: &Trouble) -> Verdict {
 
 /// Of the connection itself.
 fn of_connection(error: &io::Error) -> Verdict {
-    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+    if let Some(error) = tls::error_in(error) {
         return match tls::trouble(error) {
             tls::Trouble::Certificate => Verdict::Down("check the server's certificate, its name, and ca_file"),
             tls::Trouble::NotTls => Verdict::Down("the server does not speak TLS: name it with redis:// in url"),

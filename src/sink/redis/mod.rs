@@ -495,9 +495,10 @@ impl Redis {
     }
 
     fn unavailable(&self, trouble: &Trouble, place: &str) -> Unavailable {
+        let answer = self.settings.hide(&trouble.to_string());
         let reason = |advice: &str| {
             let separator = if advice.is_empty() { "" } else { ": " };
-            format!("{place}{trouble}{separator}{advice}")
+            format!("{place}{answer}{separator}{advice}")
         };
         match verdict(trouble) {
             Verdict::Retry(advice) => self.retry(&reason(advice)),
