@@ -270,15 +270,18 @@ impl Parts {
         query.split('&').filter(|text| !text.is_empty()).map(parameter).collect()
     }
 
-    /// What of the URL is not shown and a server may repeat: the password, and the query with its pieces. Encoded as
-    /// written where it is.
+    /// What of the URL is not shown and a server may repeat: the password, and the query with its pieces and the words of
+    /// these. Percent-encoded where it is so in the URL.
     pub fn secrets(&self) -> Vec<Cow<'_, str>> {
         let mut secrets: Vec<_> = self.password.iter().map(|password| String::from_utf8_lossy(password)).collect();
         let query = self.query.as_deref().unwrap_or_default();
         secrets.push(query.into());
         for piece in query.split(['&', ';']) {
             secrets.push(piece.into());
-            secrets.extend(piece.split_once('=').map(|(_, value)| value.into()));
+            let value = piece.split_once('=').map_or(piece, |(_, value)| value);
+            secrets.push(value.into());
+            let words = decoded_text(value).unwrap_or_default();
+            secrets.extend(words.split([' ', '=', ',']).map(|word| Cow::from(word.to_owned())));
         }
         secrets
     }

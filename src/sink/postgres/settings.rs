@@ -100,6 +100,13 @@ impl Settings {
         if config.get_hosts().is_empty() {
             return Err(("url", "names no host".to_owned()));
         }
+        if config.get_dbname().is_none() {
+            // libpq takes the name of the user, which is not shown: nobody would see where the events go.
+            return Err((
+                "url",
+                "names no database: write it after the host, as in postgres://user@host:5432/database".to_owned(),
+            ));
+        }
         let sockets = config.get_hosts().iter().filter(|host| matches!(host, Host::Unix(_))).count();
         if sockets > 0 && sockets < config.get_hosts().len() {
             return Err((
@@ -137,11 +144,9 @@ impl Settings {
 
     /// Whether both write to the same table.
     pub fn shares_output_with(&self, other: &Self) -> bool {
-        // Where no database is named it has the name of the user, which is not shown.
         let table = |settings: &Self| {
             let config = settings.config().ok()?;
-            let database = config.get_dbname().or(config.get_user()).unwrap_or_default().to_owned();
-            Some((places(&config), database, settings.table.clone()))
+            Some((places(&config), config.get_dbname().unwrap_or_default().to_owned(), settings.table.clone()))
         };
         table(self).is_some_and(|one| Some(one) == table(other))
     }
