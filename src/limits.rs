@@ -303,12 +303,16 @@ pub const EXPIRED_LINE_INTERVAL: Duration = Duration::from_secs(60);
 pub const CLOCK_GAIN_MAX: Duration = Duration::from_secs(3_600);
 /// The same where at start the wall clock is further than this beyond the newest row.
 pub const CLOCK_START_GAIN_MAX: Duration = Duration::from_secs(86_400);
+/// How often the clocks are read by a sink that deletes by age: the line about a clock that was set comes at once.
+pub const CLOCK_READ_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the rest of such a hold is written to the database, which a restart would forget else. A crash adds as much.
+pub const CLOCK_HOLD_SAVE_INTERVAL: Duration = Duration::from_secs(60);
 /// From such a reading on nothing is deleted for this time: long enough for a person to see the warning.
 pub const CLOCK_HOLD: Duration = Duration::from_secs(86_400);
 /// A sink whose oldest event waits longer than this and its `batch.max_age` is behind, or stalled: longer than any
 /// delivery of a store that works.
 pub const SINK_WAIT_MAX: Duration = Duration::from_secs(30);
-/// A sink with nothing left to tidy up is asked again after this time; one that could not is, too.
+/// A sink whose upkeep has nothing left to do is asked again after this time; one whose upkeep failed is, too.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// From a store's name to a connection that is logged in; a store that answers slower is tried again.
 pub const STORE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

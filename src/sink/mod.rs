@@ -102,6 +102,20 @@ pub trait Sink: Send {
         false
     }
 
+    /// How often [`Sink::check_in_place`] is called between deliveries; `None`: never.
+    fn check_interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether what was delivered is still where its readers find it. Called once the sink is connected, whatever comes of
+    /// [`Sink::upkeep`] and also while a delivery fills.
+    ///
+    /// # Errors
+    /// The connection is of no use any more: connect again now, not before the next delivery only.
+    fn check_in_place(&mut self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     /// A small piece of work between deliveries, such as deleting what is too old. Called now and then once the sink is
     /// connected.
     ///
@@ -252,19 +266,6 @@ pub fn open(name: &str, settings: &Settings, identity: &Identity) -> Box<dyn Sin
 }
 
 impl Settings {
-    /// The position that the store itself keeps for `sink` of a log, 0 for none; or why it cannot be read. `None`: it
-    /// keeps none.
-    pub fn stored_position(&self, server_id: &str, sink: &str) -> Option<Result<u64, String>> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(settings) => Some(settings.stored_position(server_id, sink)),
-            _ => {
-                let _ = (server_id, sink);
-                None
-            }
-        }
-    }
-
     /// Whether [`Sink::stored_position`] connects to another process to read the position.
     pub fn keeps_position_in_a_server(&self) -> bool {
         match self {

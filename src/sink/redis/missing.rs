@@ -13,11 +13,13 @@ impl Redis {
         let Some(shard) = self.shards.get(index) else { return Ok(()) };
         let found = match &shard.last_id {
             // However many entries of others follow it.
-            Some(id) => {
-                let entry = entries(&shard.stream, [id, id], 1, connection, asking)?.pop();
-                entry.and_then(|entry| position_of(&entry, &self.server_id))
-            }
+            Some(id) => entries(&shard.stream, [id, id], 1, connection, asking)?.pop(),
+            None => None,
+        };
+        // A consumer may have removed it.
+        let found = match found.and_then(|entry| position_of(&entry, &self.server_id)) {
             None => self.last_entry(&shard.stream, connection, asking)?,
+            found => found,
         };
         let Some(found) = found else { return Ok(()) };
         // What this process knows is newer than an entry can say: events without a place in this shard move it too.
