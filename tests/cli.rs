@@ -40,7 +40,12 @@ fn check_connect_says_what_would_not_do_and_makes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let good = run(folder.path(), &["check", "--connect"]);
     let shown = String::from_utf8(good.stdout).unwrap();
-    assert!(good.status.success() && shown.contains("wal: ok, none yet\nsink sqlite: ok, "), "{shown}");
+    assert!(
+        good.status.success()
+            && shown.contains("telemetryx-data: ok\n")
+            && shown.contains("wal: ok, none yet\nsink sqlite: ok, "),
+        "{shown}"
+    );
     assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is made");
 
     std::fs::write(folder.path().join("file"), "no folder, and no database, but long enough for a header of one")
@@ -69,11 +74,11 @@ fn check_prints_one_document_where_json_is_asked_for() {
     assert_eq!((&settings["ok"], &settings["address"]), (&true.into(), &"127.0.0.1:4640".into()));
     assert_eq!(settings["sinks"], serde_json::json!([{"name": "sqlite", "kind": "sqlite"}]));
     let asked = document(&["--connect"], 0);
-    assert_eq!(asked["findings"].as_array().map(Vec::len), Some(2), "{asked}");
+    assert_eq!(asked["findings"].as_array().map(Vec::len), Some(3), "{asked}");
     std::fs::write(folder.path().join("file"), "x").unwrap();
     let failed = document(&["--connect", "--set", "sinks.b.kind=file", "--set", "sinks.b.path=file/x"], 1);
-    assert_eq!((&failed["ok"], &failed["findings"][1]["ok"]), (&false.into(), &false.into()));
-    assert_eq!((&failed["findings"][1]["subject"], &failed["findings"][1]["name"]), (&"sink".into(), &"b".into()));
+    assert_eq!((&failed["ok"], &failed["findings"][2]["ok"]), (&false.into(), &false.into()));
+    assert_eq!((&failed["findings"][2]["subject"], &failed["findings"][2]["name"]), (&"sink".into(), &"b".into()));
     let wrong = document(&["--set", "a=1"], 78);
     assert_eq!(wrong, serde_json::json!({"ok": false, "problems": ["--set: unknown key `a`"]}));
 }
@@ -229,7 +234,9 @@ fn health_is_the_exit_code() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = run(folder.path(), &["health", &closed.to_string()]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).starts_with(&format!("telemetryx: http://{closed}/health: ")));
+    let refused = text(&output.stderr);
+    assert!(refused.starts_with(&format!("telemetryx: http://{closed}/health: ")), "{refused}");
+    assert!(refused.ends_with("; nothing listens there: start the server, or check host and port\n"), "{refused}");
 
     let output = run(folder.path(), &["health", "--set", "server.address=127.0.0.1:0"]);
     let said = "telemetryx: server.address has port 0, which is a different one at each start: name the port in use, \

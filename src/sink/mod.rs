@@ -6,6 +6,7 @@
 //! Adding a sink is one file with its [`Kind`], its `Settings` and its `Sink`, one variant of [`Settings`], and its
 //! lines in [`KINDS`], [`open`] and [`Settings::output`].
 
+pub mod creatable;
 pub mod discard;
 pub mod file;
 #[cfg(feature = "grpc")]
@@ -71,6 +72,11 @@ pub trait Sink: Send {
     /// store, nothing can be wrong.
     fn probe(&mut self) -> Result<(), Unavailable> {
         Ok(())
+    }
+
+    /// What a successful [`Sink::probe`] has shown, for a person.
+    fn probed(&self) -> &'static str {
+        "ok"
     }
 
     /// The last position that the store holds of this log, 0 for none of it, read without changing anything and without
@@ -400,18 +406,6 @@ fn missing_position(tables: (&str, &str), [server_id, sink, owner]: [&str; 3], l
 /// A file as an output, the same for every way to write its path that no link makes different.
 fn file_output(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
-}
-
-/// Whether `path`, which is not there, can be made: the nearest folder above it that is there says so.
-fn probe_folder(path: &Path) -> Result<(), Unavailable> {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let Some(folder) = path.ancestors().skip(1).find(|folder| folder.exists()) else { return Ok(()) };
-    let down = |why: &str| Unavailable::down(format!("cannot make {}: {} {why}", path.display(), folder.display()));
-    match rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
-        _ if !folder.is_dir() => Err(down("is no folder")),
-        Ok(()) => Ok(()),
-        Err(error) => Err(down(&format!("may not be written: {error}"))),
-    }
 }
 
 /// What the settings need to know of a kind of sink.

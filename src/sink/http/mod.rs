@@ -112,6 +112,10 @@ impl Sink for Http {
         resolve::connect(host, port, limits::STORE_CONNECT_TIMEOUT).map(drop).map_err(refused)
     }
 
+    fn probed(&self) -> &'static str {
+        "reachable (the service itself is not asked)"
+    }
+
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.client = None;
         self.client = Some(self.client()?);

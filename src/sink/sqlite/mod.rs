@@ -194,6 +194,17 @@ impl Sqlite {
         Ok(connection)
     }
 
+    /// A connection that can take the write lock. What is in a write-ahead log stays there when it is closed.
+    fn open_to_probe(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT)?;
+        // Without rows in it, SQLite removes the log that it has created for this connection.
+        let keeps_log = Files::log_has_rows(&self.path);
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keeps_log)?;
+        Ok(connection)
+    }
+
     /// What the connection has open.
     fn files_of(&self, connection: &Connection) -> Result<Files, Unavailable> {
         // A file system that does not support shared memory leaves another mode.
@@ -403,6 +414,9 @@ impl Sqlite {
         let reason = match error {
             // Its own words would quote the whole statement.
             rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+            other if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)) => {
+                format!("{other}: another process writes to it (`fuser {}` names it)", self.path.display())
+            }
             other => other.to_string(),
         };
         if passes { self.retry(&reason) } else { self.down(&reason) }
@@ -412,10 +426,13 @@ impl Sqlite {
 impl Sink for Sqlite {
     fn probe(&mut self) -> Result<(), Unavailable> {
         if !self.path.exists() {
-            return super::probe_folder(&self.path);
+            return super::creatable::check_file(&self.path).map_err(Unavailable::down);
         }
         let sql = |error| self.unavailable(&error);
-        let connection = self.open_to_read().map_err(sql)?;
+        let mut connection = self.open_to_probe().map_err(sql)?;
+        // Nobody else holds the write lock, and the file can be written.
+        let lock = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+        lock.rollback().map_err(sql)?;
         for (table, statement) in [("events", INSERT), ("telemetryx_positions", MOVE_POSITION)] {
             if connection.table_exists(None, table).map_err(sql)? {
                 connection.prepare(statement).map_err(|error| self.wrong_table(&error))?;
