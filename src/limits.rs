@@ -284,6 +284,9 @@ pub const BATCH_BYTES_DEFAULT: usize = COMMIT_BYTES_MAX;
 pub const BATCH_AGE_DEFAULT: Duration = Duration::from_millis(50);
 /// Bytes of a store's reason for refusing an event that are kept in a dead letter.
 pub const REFUSAL_REASON_BYTES_MAX: usize = 1024;
+/// Bytes of one text of a peer in which secrets are looked for, as much as is read of an HTTP answer: each takes some 50
+/// bytes of memory meanwhile. Of what is longer the rest is left out.
+pub const PEER_TEXT_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of NDJSON that are encoded before they are written: bounds a sink's own memory.
 pub const NDJSON_CHUNK_BYTES: usize = 64 * 1024;
 /// How long SQLite waits for another process's lock before a delivery is tried again.

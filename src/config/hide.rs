@@ -7,6 +7,8 @@
 use std::ops::Range;
 
 use super::url::{HIDDEN, decoded};
+use crate::limits;
+use crate::wire::answer::cut;
 
 /// Secrets shorter than this are not looked for: they would be found in any text.
 const SECRET_BYTES_MIN: usize = 4;
@@ -21,8 +23,9 @@ const ESCAPE_BYTES_MAX: usize = 10;
 type Unit = (u8, Range<usize>);
 
 /// Returns `text`, which a peer sent, with [`HIDDEN`] for each of `secrets` that it repeats, also where the end of the
-/// text cuts it. A secret that is percent-encoded itself is looked for decoded, too.
+/// text cuts it. Of the text, [`limits::PEER_TEXT_BYTES_MAX`] bytes are looked at, and the rest is left out. A secret that is percent-encoded itself is looked for decoded, too.
 pub fn hide<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
+    let text = cut(text, limits::PEER_TEXT_BYTES_MAX);
     let secrets = forms(secrets);
     if secrets.is_empty() {
         return text.to_owned();
@@ -223,6 +226,13 @@ mod tests {
         assert_eq!(hide("no token hunter%40%3", ["hunter@:zebra"]), "no token ***%3");
         assert_eq!(hide("no token hunt", ["hunter2"]), "no token ***");
         assert_eq!(hide("no token hun", ["hunter2"]), "no token hun");
+    }
+
+    #[test]
+    fn long_text_is_cut_and_what_is_cut_of_a_secret_is_hidden() {
+        let room = limits::PEER_TEXT_BYTES_MAX - 4;
+        assert_eq!(hide(&("x".repeat(room) + "hunter2"), ["hunter2"]), "x".repeat(room) + HIDDEN);
+        assert_eq!(hide(&"x".repeat(2 * room), [""]).len(), room + 4);
     }
 
     #[test]

@@ -377,6 +377,16 @@ fn what_refuses_the_events_is_for_the_router_to_halve() {
 }
 
 #[test]
+fn where_nothing_listens_the_sink_says_so() {
+    let mut sink = Http::new(&settings("http://localhost:1/"), &identity(1));
+    let of_probe = sink.probe().unwrap_err().to_string();
+    let of_delivery = format!("{:?}", connected(&settings("http://127.0.0.1:1/")).deliver(&delivery(1..=1), &[]));
+    for reason in [of_probe, of_delivery] {
+        assert!(reason.contains("Connection refused") && reason.contains("nothing listens there"), "{reason}");
+    }
+}
+
+#[test]
 fn garbage_half_an_answer_and_none_are_tried_again() {
     let service = Service::json();
     let long_header = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(1 << 20));

@@ -26,7 +26,7 @@ pub const KIND: Kind = Kind {
             key: "url",
             default: Value::text("postgres://telemetryx@localhost/telemetryx"),
             form: Form::Url,
-            doc: "postgres://user:password@host:5432/database, with %XX for signs that a URL gives a meaning (%2F for a /). \
+            doc: "postgres://user:password@host:5432/database, in which the database is named, with %XX for signs that a URL gives a meaning (%2F for a /). \
                   Several hosts (host1,host2) are tried in turn; ?target_session_attrs=read-write finds the primary \
                   among them.",
         },
