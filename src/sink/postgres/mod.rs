@@ -488,11 +488,10 @@ impl Postgres {
             if look_at.is_empty() {
                 look_at = connection_advice(error);
             }
-            let inner = error.get_ref();
-            if inner.is_some_and(|inner| inner.is::<NoTlsOffered>()) {
+            if error.get_ref().is_some_and(|inner| inner.is::<NoTlsOffered>()) {
                 return self.down(&reason);
             }
-            if let Some(error) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            if let Some(error) = tls::error_in(error) {
                 return self.down(&format!("{reason}: {}", tls_advice(error)));
             }
         }

@@ -451,7 +451,10 @@ impl Sink for Sqlite {
         if !self.path.exists() {
             return Ok(Some(0));
         }
-        let held = self.open_to_read().and_then(|connection| self.read_position(&connection));
+        let held = self.open_to_read().and_then(|connection| {
+            let has_table = connection.table_exists(None, "telemetryx_positions")?;
+            if has_table { self.read_position(&connection) } else { Ok(None) }
+        });
         Ok(Some(held.map_err(|error| self.unavailable(&error))?.map_or(0, |(position, _)| position)))
     }
 
