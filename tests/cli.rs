@@ -267,6 +267,19 @@ fn health_prints_a_long_page_whole_and_a_long_error_cut() {
 }
 
 #[test]
+fn health_shows_no_secret_of_the_query_that_the_server_repeats() {
+    let folder = tempfile::tempdir().unwrap();
+    for body in ["no key hunter@zebra", "no key hunter%40zebra", "no key hunter"] {
+        let head = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let (address, server) = answer_once((head + body).leak());
+        let output = run(folder.path(), &["health", &format!("http://{address}/health?key=hunter%40zebra")]);
+        server.join().unwrap();
+        let said = text(&output.stderr);
+        assert!(said.contains("answers 400 no key ***") && !said.contains("hunter"), "{said}");
+    }
+}
+
+#[test]
 fn health_of_what_is_not_a_url_is_a_wrong_argument_and_shows_no_password() {
     let folder = tempfile::tempdir().unwrap();
     for url in

@@ -14,6 +14,8 @@ use ureq::unversioned::transport::DefaultConnector;
 use super::address::{Address, AddressError};
 use super::terminal::fit;
 use super::{Failure, SettingsArgs, print};
+use crate::config::hide::hide;
+use crate::config::url::Url;
 use crate::escape::escape;
 use crate::limits;
 use crate::resolve::http::SystemResolver;
@@ -51,7 +53,10 @@ pub fn run(args: &HealthArgs) -> Result<(), Failure> {
     let status = answer.status().as_u16();
     let mut body = Vec::new();
     let read = answer.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut body);
-    let body = String::from_utf8_lossy(&body);
+    // A server may repeat the query.
+    let asked = Url::new(&*url);
+    let secrets = asked.parts().map(|parts| parts.secrets()).unwrap_or_default();
+    let body = hide(&String::from_utf8_lossy(&body), secrets.iter().map(|secret| &**secret));
     let body = body.trim_end();
     if status != 200 {
         return Err(Failure::Failed(format!("{shown}: answers {status} {}", fit(&escape(body), ERROR_CHARS_MAX))));
