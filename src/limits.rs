@@ -138,6 +138,11 @@ pub const HTTP_HEADERS_MAX: usize = 64;
 pub const HTTP_TARGET_BYTES_MAX: usize = 4 * 1024;
 /// Default largest body, raw and unpacked, bytes.
 pub const HTTP_BODY_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
+/// Largest settable `max_body_bytes`: even in the smallest frames its events have slots in an empty ring.
+pub const HTTP_BODY_BYTES_LIMIT: usize = 1024 * 1024 * 1024;
+/// A body that came whole with its head or in 64 KiB may wait this long for room to become events, then it gets 503. One that
+/// was admitted before waits up to `HTTP_ACK_TIMEOUT`, and is tried with what room there is once in this time.
+pub const HTTP_FINISH_RETRY: Duration = Duration::from_secs(1);
 /// Entries of a `rejected` list; the number of all is in `rejected_total` then.
 pub const HTTP_REJECTED_MAX: usize = 1_000;
 /// Bytes of one error in that list: some quote the peer's own words.
@@ -210,6 +215,11 @@ pub const BUFFER_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 pub const BUFFER_BYTES_LIMIT: usize = 64 * 1024 * 1024 * 1024;
 /// Unit of allocation in the pool: a torn frame costs at least this much, and the pool's map one bit for it.
 pub const POOL_PAGE_BYTES: usize = 4 * 1024;
+/// HTTP bodies leave one in this many bytes to agents, of what is not kept for whole bodies; see `pipeline/shares.rs`.
+pub const POOL_AGENTS_SHARE: usize = 4;
+/// Encoded events are packed into buffers that are cut to whole pages. A full one holds more than half of the smallest
+/// frame, so what is lost to rounding is less than one byte in this many.
+pub const FINISHING_ROUNDING_SHARE: usize = FRAME_BYTES_LOWEST / 2 / POOL_PAGE_BYTES;
 /// Slots in the ring between event loop and log thread: 2 MiB of descriptors.
 pub const RING_SLOTS: usize = 16_384;
 /// Payload bytes that one commit takes from the ring: bounds the size of a batch offered to the routers.
@@ -388,6 +398,7 @@ const _: () = assert!(FRAME_BYTES_DEFAULT <= WINDOW_BYTES as usize);
 const _: () = assert!(BUFFER_BYTES_DEFAULT >= 8 * FRAME_BYTES_DEFAULT);
 const _: () = assert!(HTTP_BODY_BEGINNING_BYTES_LOWEST * CONNECTIONS_DEFAULT <= HTTP_BODY_BEGINNINGS_BYTES_MAX);
 const _: () = assert!(HTTP_BODY_BEGINNING_BYTES.is_power_of_two());
+const _: () = assert!(2 * (HTTP_BODY_BYTES_LIMIT / FRAME_BYTES_LOWEST) + 32 <= RING_SLOTS);
 const _: () = assert!(EPOCH_FIRST_MAX < EPOCH_LIMIT);
 // A lost commit's events, of which the smallest takes five bytes, fit into the jump.
 const _: () = assert!(WAL_PAYLOAD_BYTES_MAX as u64 / 5 < WAL_POSITION_JUMP);

@@ -30,6 +30,7 @@ use crate::pipeline::group_commit::{GroupCommit, Holder, Unwritten};
 use crate::pipeline::health::LogHealth;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::ring;
+use crate::pipeline::shares::Shares;
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
 use crate::router::dead::{DOOR, DeadLetters, RefusedFrame};
@@ -215,7 +216,8 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
         },
     };
     metrics.wal_bytes_max.set(if config.wal.enabled { config.wal.max_bytes.cast_signed() } else { 0 });
-    let pool = Pool::new(server.buffer_bytes, Box::new(parts.wake()));
+    let shares = Shares::new(server.buffer_bytes, server.max_body_bytes, server.max_frame_bytes);
+    let pool = Pool::divided(shares, Box::new(parts.wake()));
     let mut door = Door::new(
         settings,
         http::Settings {

@@ -13,6 +13,7 @@ use super::setting::{Form, Raw, SECRET_ITSELF, Setting, Value};
 use super::url::{is_placeholder, not_a_url};
 use super::{Config, ConfigError, Log, LogFilter, Server, Wal, read_bounded, table};
 use crate::event::nearest::nearest;
+use crate::pipeline::shares::Shares;
 use crate::sink::{self, BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 
@@ -407,13 +408,14 @@ fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], p
             ));
         }
     }
+    let lowest = Shares::lowest_buffer_bytes(server.max_body_bytes, server.max_frame_bytes);
     if server.buffer_bytes / 8 < server.max_frame_bytes {
         let frame = other("server.max_frame_bytes");
         problems.push(format!("{}: must be at least 8 times {frame}", said("server.buffer_bytes")));
-    }
-    if server.max_body_bytes > server.buffer_bytes / 4 {
-        let buffer = other("server.buffer_bytes");
-        problems.push(format!("{}: must be at most a quarter of {buffer}", said("server.max_body_bytes")));
+    } else if server.buffer_bytes < lowest {
+        let (frame, buffer) = (other("server.max_frame_bytes"), other("server.buffer_bytes"));
+        let (body, lowest) = (said("server.max_body_bytes"), lowest.div_ceil(1024));
+        problems.push(format!("{body}: with {frame}, at least {lowest}KiB of {buffer} are needed"));
     }
     // A batch pins the buffers that its events came in: one that cannot fill before the pool is empty never would.
     for (sink, settings) in sinks.iter().zip(&config.sinks) {

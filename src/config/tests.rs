@@ -296,12 +296,40 @@ fn related_values_are_checked_against_each_other() {
         &[],
         &[("server.max_body_bytes", "32MiB"), ("sinks.sqlite.batch.max_bytes", "17MiB")],
         &[
-            "--set: server.max_body_bytes = \"32MiB\": must be at most a quarter of \
-             server.buffer_bytes (\"64MiB\", default)",
+            "--set: server.max_body_bytes = \"32MiB\": with server.max_frame_bytes (\"1MiB\", default), at least 112299KiB \
+             of server.buffer_bytes (\"64MiB\", default) are needed",
             "--set: batch.max_bytes of sink sqlite = \"17MiB\": must be at most a quarter of \
              server.buffer_bytes (\"64MiB\", default)",
         ],
     );
+}
+
+/// The smallest pools that are accepted are those in which every admitted body can finish beside agents; see
+/// `pipeline/shares.rs`.
+#[test]
+fn a_pool_that_is_too_small_for_the_largest_body_is_an_error() {
+    for (buffer, body, frame, is_enough) in [
+        ("16MiB", "4MiB", "1MiB", true),
+        ("15MiB", "4MiB", "1MiB", false),
+        ("8MiB", "1MiB", "1MiB", true),
+        ("8MiB", "2MiB", "1MiB", false),
+        ("8MiB", "1536KiB", "512KiB", true),
+        ("2MiB", "512KiB", "256KiB", false),
+        ("2MiB", "192KiB", "256KiB", true),
+        ("64MiB", "16MiB", "1MiB", true),
+        ("64MiB", "16MiB", "8MiB", false),
+        ("64GiB", "1GiB", "16MiB", true),
+    ] {
+        let text = format!(
+            "[server]\nbuffer_bytes = \"{buffer}\"\nmax_body_bytes = \"{body}\"\nmax_frame_bytes = \"{frame}\"\n\
+             [batch]\nmax_bytes = \"512KiB\""
+        );
+        match (layers(&text, &[], &[]).resolve(), is_enough) {
+            (Ok(_), true) => {}
+            (Err(error), false) => assert!(error.to_string().contains("are needed"), "{error}"),
+            (result, _) => panic!("{text}: {:?}", result.map(|_| ()).map_err(|error| error.to_string())),
+        }
+    }
 }
 
 #[test]

@@ -70,6 +70,8 @@ pub struct Connection {
     pub awaiting: bool,
     /// The peer has closed its half.
     pub end_of_stream: bool,
+    /// The poll reported that both directions are closed.
+    pub is_reset: bool,
     /// Counts towards the cap of those that have not shown who they are.
     pub unauthenticated: bool,
     /// The earliest timer entry of this connection.
@@ -112,6 +114,7 @@ impl Connection {
             waiting: false,
             awaiting: false,
             end_of_stream: false,
+            is_reset: false,
             unauthenticated: true,
             scheduled: None,
             close_reason: None,

@@ -17,7 +17,6 @@ use slab::Slab;
 
 use self::closing::is_unauthenticated;
 use crate::descriptors;
-use crate::http::Room;
 use crate::limits::{
     LINGER_DRAIN_TIMEOUT, OTHERS_TIME_PER_TURN, OUTBOXES_BYTES_MAX, SILENT_SWEEP_INTERVAL, STALLED_FRAME_TIMEOUT,
 };
@@ -273,7 +272,8 @@ impl EventLoop {
         let sweep = (self.unauthenticated.len() > self.limits.max_unauthenticated)
             .then(|| self.silent_swept + SILENT_SWEEP_INTERVAL);
         let ends = [self.drain_until, self.failed_until];
-        let next = [self.timers.next(), paused, sweep].into_iter().chain(ends).flatten().min()?;
+        let next =
+            [self.timers.next(), paused, sweep, self.finish_retry_at()].into_iter().chain(ends).flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -292,6 +292,14 @@ impl EventLoop {
         let id = connection.id;
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             connection.readable = true;
+        }
+        // Both directions are closed: nobody waits for an answer. A peer that has only half-closed does.
+        if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
+            connection.is_reset = true;
+            if connection.waiting {
+                self.remove(id, "broken");
+                return;
+            }
         }
         let mut resumed = false;
         if event.is_writable() {
@@ -317,11 +325,15 @@ impl EventLoop {
     }
 
     fn enqueue(&mut self, id: ConnectionId) {
+        let now = self.door.now;
         if let Some(connection) = self.get(id)
             && !connection.queued
             && !connection.waiting
         {
             connection.queued = true;
+            if let Protocol::Http(machine) = &mut connection.protocol {
+                machine.set_paused(true, now);
+            }
             // An agent that was disconnected is not served before others: what it still sends is discarded.
             if connection.origin.agent_id.is_some() && !connection.is_closing() {
                 self.ready.push_back(id);
@@ -577,10 +589,7 @@ impl EventLoop {
                 self.timers.schedule(connection.id, deadline, &mut connection.scheduled);
             }
         }
-        // Only those that hold memory of the pool: closing any other gives nothing to who waits.
-        for id in self.slow_bodies(Room::Pool, None) {
-            self.close_slow_body(id);
-        }
+        self.press_bodies();
     }
 
     fn serve_one(&mut self, id: ConnectionId) {

@@ -419,6 +419,9 @@ fn after_read(connection: &Connection, end: ReadEnd) -> Served {
 // ---- HTTP ----
 
 fn serve_http(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
+    if let Protocol::Http(machine) = &mut connection.protocol {
+        machine.set_paused(false, door.now);
+    }
     // What is left of an earlier read comes first.
     if !connection.small.is_empty() {
         let small = std::mem::take(&mut connection.small);
@@ -436,6 +439,7 @@ fn serve_http(connection: &mut Connection, door: &mut Door, scratch: &mut Scratc
             return Served::NeedsRoom;
         }
         if machine.waiting_for().is_some() || choked || out.len() >= OUTBOX_BYTES_MAX {
+            machine.set_paused(true, door.now);
             return Served::Hold;
         }
         if !connection.readable {

@@ -35,6 +35,8 @@ use std::sync::Arc;
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
+use super::free_runs;
+use super::shares::{Share, Shares};
 use crate::limits::POOL_PAGE_BYTES;
 
 /// Called by the thread that frees memory while the loop waits for it.
@@ -75,26 +77,12 @@ impl Drop for Region {
 }
 
 impl Region {
-    fn bits(range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
-        let mut page = range.start;
-        std::iter::from_fn(move || {
-            if page >= range.end {
-                return None;
-            }
-            let (word, bit) = (page / 64, page % 64);
-            let count = (64 - bit).min(range.end - page);
-            page += count;
-            let mask = if count == 64 { u64::MAX } else { ((1u64 << count) - 1) << bit };
-            Some((word, mask))
-        })
-    }
-
     fn release_pages(&self, pages: Range<usize>) {
         if pages.is_empty() {
             return;
         }
         self.pages_in_use.fetch_sub(pages.len(), Ordering::Relaxed);
-        for (word, mask) in Self::bits(pages) {
+        for (word, mask) in free_runs::bits(pages) {
             self.free[word].fetch_or(mask, Ordering::Release);
         }
         // Pairs with the fence in `wait_for_room`: either the loop's next try sees these bits, or we see it waiting.
@@ -156,13 +144,19 @@ impl Drop for RunRef {
 /// The allocating end. Owned by the event loop.
 pub struct Pool {
     region: Arc<Region>,
+    shares: Shares,
 }
 
 impl Pool {
-    /// A pool of `bytes`, rounded up to whole pages. `wake` is called once for each [`Pool::wait_for_room`] that came
-    /// before a free, by the freeing thread.
+    /// A pool of `bytes`, rounded up to whole pages, all of which anybody may use. `wake` is called once for each
+    /// [`Pool::wait_for_room`] that came before a free, by the freeing thread.
     pub fn new(bytes: usize, wake: Wake) -> Self {
-        let pages = bytes.div_ceil(POOL_PAGE_BYTES).max(1);
+        Self::divided(Shares::undivided(bytes.next_multiple_of(POOL_PAGE_BYTES)), wake)
+    }
+
+    /// The same, of [`Shares::buffer_bytes`], divided.
+    pub fn divided(shares: Shares, wake: Wake) -> Self {
+        let pages = shares.buffer_bytes.div_ceil(POOL_PAGE_BYTES).max(1);
         // 16: with a larger alignment std would fill the memory itself instead of taking zero pages from the system.
         let layout =
             Layout::from_size_align(pages * POOL_PAGE_BYTES, 16).expect("a pool smaller than the address space");
@@ -183,18 +177,24 @@ impl Pool {
             #[cfg(loom)]
             touched: (0..pages).map(|_| loom::cell::UnsafeCell::new(())).collect(),
         };
-        for (word, mask) in Region::bits(0..pages) {
+        for (word, mask) in free_runs::bits(0..pages) {
             region.free[word].fetch_or(mask, Ordering::Release);
         }
-        Self { region: Arc::new(region) }
+        Self { region: Arc::new(region), shares }
     }
 
-    /// A buffer with room for at least `bytes`, or `None` when no run of pages is that long. First fit by address:
-    /// what is in use stays together, and pages that were never needed are never touched.
+    /// A buffer for what agents send: [`Pool::allocate_from`] their share.
     pub fn allocate(&mut self, bytes: usize) -> Option<Buffer> {
-        let pages = bytes.div_ceil(POOL_PAGE_BYTES).max(1);
-        let head = self.find_free(pages)?;
-        for (word, mask) in Region::bits(head..head + pages) {
+        self.allocate_from(Share::Agents, bytes)
+    }
+
+    /// A buffer with room for at least `bytes`, or `None` when no run of pages of `share` is that long. First fit by
+    /// address: what is in use stays together, and pages that were never needed are never touched.
+    pub fn allocate_from(&mut self, share: Share, bytes: usize) -> Option<Buffer> {
+        let pages = pages(bytes);
+        let head =
+            free_runs::runs(|word| self.word(word), self.range(share), pages).find(|run| run.len() >= pages)?.start;
+        for (word, mask) in free_runs::bits(head..head + pages) {
             self.region.free[word].fetch_and(!mask, Ordering::Acquire);
         }
         self.region.pages_in_use.fetch_add(pages, Ordering::Relaxed);
@@ -207,29 +207,48 @@ impl Pool {
         Some(Buffer { run, capacity: pages * POOL_PAGE_BYTES, filled: 0, shared_end: 0 })
     }
 
-    fn find_free(&self, pages: usize) -> Option<usize> {
-        let (mut page, mut run) = (0, 0);
-        while page < self.region.pages {
-            let word = self.region.free[page / 64].load(Ordering::Acquire) >> (page % 64);
-            if word & 1 == 0 {
-                run = 0;
-                page += if word == 0 { 64 - page % 64 } else { word.trailing_zeros() as usize };
-                continue;
-            }
-            let ones = (!word).trailing_zeros() as usize;
-            run += ones;
-            page += ones;
-            if run >= pages {
-                return Some(page - run);
-            }
-        }
-        None
+    /// 64 pages of the map.
+    fn word(&self, index: usize) -> u64 {
+        self.region.free.get(index).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
-    /// Whether `bytes` are free, `piece_bytes` of them in one piece.
-    pub fn has_room(&self, piece_bytes: usize, bytes: usize) -> bool {
-        self.bytes_in_use() + bytes <= self.capacity_bytes()
-            && self.find_free(piece_bytes.div_ceil(POOL_PAGE_BYTES).max(1)).is_some()
+    /// The pages of a share.
+    fn range(&self, share: Share) -> Range<usize> {
+        let Range { start, end } = self.shares.range(share);
+        start.div_ceil(POOL_PAGE_BYTES)..(end / POOL_PAGE_BYTES).min(self.region.pages)
+    }
+
+    /// Whether these buffers can be allocated from [`Share::Finishing`], one after the other: one of `first_bytes` (0: none),
+    /// then as many of `piece_bytes` as `packed_bytes` take, where each is trimmed before the next one is allocated.
+    pub fn can_finish(&self, first_bytes: usize, packed_bytes: usize, piece_bytes: usize) -> bool {
+        let mut first = first_bytes.div_ceil(POOL_PAGE_BYTES);
+        let piece = pages(piece_bytes);
+        let mut usable = 0;
+        for run in free_runs::runs(|word| self.word(word), self.range(Share::Finishing), usize::MAX) {
+            let mut free = run.len();
+            if free >= first {
+                free -= first;
+                first = 0;
+            }
+            // Pieces are allocated until what is left of the run is shorter than one.
+            usable += (free + 1).saturating_sub(piece);
+        }
+        first == 0 && usable >= packed_bytes.div_ceil(POOL_PAGE_BYTES)
+    }
+
+    /// The pages that a buffer of `bytes` from `share` would take if these `freed` pages were free too; `None`: it would not
+    /// fit even then.
+    pub fn fit_with(&self, share: Share, bytes: usize, freed: &[Range<usize>]) -> Option<Range<usize>> {
+        let mut map: Vec<u64> = (0..self.region.free.len()).map(|index| self.word(index)).collect();
+        for (index, mask) in freed.iter().cloned().flat_map(free_runs::bits) {
+            if let Some(word) = map.get_mut(index) {
+                *word |= mask;
+            }
+        }
+        let pages = pages(bytes);
+        let word = |index| map.get(index).copied().unwrap_or_default();
+        let run = free_runs::runs(word, self.range(share), pages).find(|run| run.len() >= pages)?;
+        Some(run.start..run.start + pages)
     }
 
     /// Says that the loop waits for memory: the next free calls the waker. Try to allocate once more after this call,
@@ -246,6 +265,11 @@ impl Pool {
     pub fn capacity_bytes(&self) -> usize {
         self.region.pages * POOL_PAGE_BYTES
     }
+}
+
+/// The pages that a buffer of `bytes` takes; at least one.
+fn pages(bytes: usize) -> usize {
+    bytes.div_ceil(POOL_PAGE_BYTES).max(1)
 }
 
 /// A run of pages with one writer.
@@ -275,6 +299,12 @@ impl Buffer {
     /// Bytes that can still be written.
     pub fn room(&self) -> usize {
         self.capacity - self.filled
+    }
+
+    /// Its pages of the pool.
+    pub fn pages(&self) -> Range<usize> {
+        let head = self.run.head as usize;
+        head..head + self.capacity / POOL_PAGE_BYTES
     }
 
     /// The part to write into; then [`Buffer::advance`].
