@@ -501,6 +501,25 @@ mod tests {
         assert_eq!((reasons, commit.health.not_ready()), (vec!["descriptors_exhausted", "disk_full"], None));
     }
 
+    /// Requests that wait for memory are refused at once.
+    #[test]
+    fn a_pause_of_the_log_wakes_the_event_loop() {
+        let Full { mut commit, .. } = Full::new();
+        let woken = Arc::new(AtomicU64::new(0));
+        let count = woken.clone();
+        commit.wake = Box::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        commit.sleep = Box::new(|_| true);
+        let mut woken_before = Vec::new();
+        let mut keep = |_: &[RefusedPayload]| {
+            woken_before.push(woken.load(Ordering::Relaxed));
+            if woken_before.len() <= 2 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        };
+        assert!(commit.keep(&[], &mut keep, &mut Said::default()).is_ok());
+        assert_eq!(woken_before[..2], [0, 1], "once, when the pause began");
+    }
+
     #[test]
     fn dead_letters_that_cannot_be_written_do_not_keep_the_server_from_ending() {
         let Full { mut commit, .. } = Full::new();

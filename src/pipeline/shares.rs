@@ -84,8 +84,10 @@ mod tests {
     use super::*;
     use crate::limits::{
         BUFFER_BYTES_DEFAULT, FRAME_BYTES_DEFAULT, FRAME_BYTES_LIMIT, FRAME_BYTES_LOWEST, HTTP_BODY_BYTES_DEFAULT,
-        HTTP_BODY_BYTES_LIMIT,
+        HTTP_BODY_BYTES_LIMIT, POOL_PAGE_BYTES,
     };
+    use crate::pipeline::pool::{Buffer, Pool};
+    use crate::random::Random;
 
     #[test]
     fn in_the_smallest_pool_agents_are_read_and_the_largest_body_is_admitted() {
@@ -104,6 +106,63 @@ mod tests {
                 assert!(shares.range(Share::Bodies).len() < body, "{frame} {body}: a smaller pool is too small");
             }
         }
+    }
+
+    fn small() -> (Pool, usize, usize) {
+        let (body, frame) = (64 << 10, FRAME_BYTES_LOWEST);
+        let buffer = Shares::lowest_buffer_bytes(body, frame).next_multiple_of(1 << 18);
+        let shares = Shares::new(buffer, body, frame);
+        (Pool::divided(shares, Box::new(|| {})), body, frame)
+    }
+
+    fn take_all(pool: &mut Pool, share: Share) -> Vec<Buffer> {
+        std::iter::from_fn(|| pool.allocate_from(share, 1)).collect()
+    }
+
+    #[test]
+    fn what_is_received_takes_nothing_of_what_is_kept_for_whole_bodies() {
+        let (mut pool, body, frame) = small();
+        let bodies = take_all(&mut pool, Share::Bodies);
+        assert!(pool.allocate(frame).is_some(), "agents have a place of their own");
+        let agents = take_all(&mut pool, Share::Agents);
+        assert!(pool.can_finish(body, body + body / FINISHING_ROUNDING_SHARE + frame, frame));
+        let rest = take_all(&mut pool, Share::Finishing);
+        assert_eq!(pool.bytes_in_use(), pool.capacity_bytes());
+        drop((bodies, agents));
+        assert!(!pool.can_finish(body, body, 1 << 30));
+        drop(rest);
+    }
+
+    /// Whatever is in use: where the pool says that a body can finish, everything it needs is there.
+    #[test]
+    fn where_a_body_can_finish_there_is_all_that_it_needs() {
+        let (mut random, mut can, mut cannot) = (Random::seeded(9), 0, 0);
+        for _ in 0..300 {
+            let (mut pool, body, frame) = small();
+            let mut taken = take_all(&mut pool, Share::Agents);
+            taken.append(&mut take_all(&mut pool, Share::Finishing));
+            let keep = random.next_u64() % 40;
+            taken.retain(|_| random.next_u64() % 1000 < keep);
+            let unpacked = if random.next_u64().is_multiple_of(2) { body } else { 0 };
+            let packed = random.next_u64() as usize % (body + frame) + 1;
+            if !pool.can_finish(unpacked, packed, frame) {
+                cannot += 1;
+                continue;
+            }
+            can += 1;
+            let first = (unpacked > 0).then(|| pool.allocate_from(Share::Finishing, unpacked).unwrap());
+            let (mut pieces, mut left) = (Vec::new(), packed);
+            while left > 0 {
+                let mut piece = pool.allocate_from(Share::Finishing, frame).unwrap();
+                let pages = (random.next_u64() as usize % (frame / POOL_PAGE_BYTES) + 1) * POOL_PAGE_BYTES;
+                piece.advance(pages);
+                piece.trim();
+                left = left.saturating_sub(pages);
+                pieces.push(piece);
+            }
+            drop(first);
+        }
+        assert!(can > 30 && cannot > 30, "{can} {cannot}");
     }
 
     #[test]
