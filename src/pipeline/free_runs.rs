@@ -38,7 +38,7 @@ pub fn runs(word: impl Fn(usize) -> u64, within: Range<usize>, enough: usize) ->
                 return Some(start..page);
             }
         }
-        (page > start).then(|| start..page)
+        (page > start).then_some(start..page)
     })
 }
 
