@@ -42,7 +42,9 @@ COPY --from=build /out/telemetryx /telemetryx
 # A user without a name: an empty root has no /etc/passwd. A new volume takes its owner from this directory.
 COPY --from=build --chown=65532:65532 /out/data /data
 USER 65532:65532
-ENV TELEMETRYX__DATA_DIR=/data TELEMETRYX__SERVER__ADDRESS=0.0.0.0:4640
+# A file, not variables: these would override the settings of a file that is mounted in its place. The health check reads it.
+COPY tools/image.toml /etc/telemetryx/telemetryx.toml
+ENV TELEMETRYX_CONFIG=/etc/telemetryx/telemetryx.toml
 VOLUME /data
 EXPOSE 4640
 HEALTHCHECK --interval=10s --timeout=6s --start-period=30s CMD ["/telemetryx", "health"]

@@ -16,6 +16,7 @@
 //! |---|---|
 //! | [`limits`] | every hard bound, its unit and its reason |
 //! | [`escape`] | text of peers, made safe for log lines and terminals |
+//! | [`counted`] | numbers with their noun, for messages |
 //! | [`event`] | the contract: generated types, [`event::EventRef`], validation, JSON |
 //! | [`wire`] | frame header, decoder, encoder, checksums |
 //! | [`session`] | both sides of the agent protocol: hello, sequence, deduplication, acknowledgements |
@@ -30,10 +31,11 @@
 //! | `config`, `metrics`, `cli` | settings, registry, commands |
 //! | `descriptors` | file descriptors: the reserve, and errors that say there are none left |
 //!
-//! Without the `server` feature (default) only what an agent links is built: `limits`, `escape`, `event`, `wire`, `session`
-//! and `client`.
+//! Without the `server` feature (default) only what an agent links is built: `limits`, `escape`, `counted`, `event`, `wire`,
+//! `session` and `client`.
 
 pub mod client;
+pub mod counted;
 pub mod escape;
 pub mod event;
 pub mod ids;

@@ -140,6 +140,11 @@ pub const HTTP_HEADERS_MAX: usize = 64;
 pub const HTTP_TARGET_BYTES_MAX: usize = 4 * 1024;
 /// Default largest body, raw and unpacked, bytes.
 pub const HTTP_BODY_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
+/// Largest settable `max_body_bytes`: even in the smallest frames its events have slots in an empty ring.
+pub const HTTP_BODY_BYTES_LIMIT: usize = 1024 * 1024 * 1024;
+/// A body that came whole with its head or in 64 KiB may wait this long for room to become events, then it gets 503. One that
+/// was admitted before waits up to `HTTP_ACK_TIMEOUT`, and is tried with what room there is once in this time.
+pub const HTTP_FINISH_RETRY: Duration = Duration::from_secs(1);
 /// Entries of a `rejected` list; the number of all is in `rejected_total` then.
 pub const HTTP_REJECTED_MAX: usize = 1_000;
 /// Bytes of one error in that list: some quote the peer's own words.
@@ -212,6 +217,11 @@ pub const BUFFER_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 pub const BUFFER_BYTES_LIMIT: usize = 64 * 1024 * 1024 * 1024;
 /// Unit of allocation in the pool: a torn frame costs at least this much, and the pool's map one bit for it.
 pub const POOL_PAGE_BYTES: usize = 4 * 1024;
+/// HTTP bodies leave one in this many bytes to agents, of what is not kept for whole bodies; see `pipeline/shares.rs`.
+pub const POOL_AGENTS_SHARE: usize = 4;
+/// Encoded events are packed into buffers that are cut to whole pages. A full one holds more than half of the smallest
+/// frame, so what is lost to rounding is less than one byte in this many.
+pub const FINISHING_ROUNDING_SHARE: usize = FRAME_BYTES_LOWEST / 2 / POOL_PAGE_BYTES;
 /// Slots in the ring between event loop and log thread: 2 MiB of descriptors.
 pub const RING_SLOTS: usize = 16_384;
 /// Payload bytes that one commit takes from the ring: bounds the size of a batch offered to the routers.
@@ -286,6 +296,9 @@ pub const BATCH_BYTES_DEFAULT: usize = COMMIT_BYTES_MAX;
 pub const BATCH_AGE_DEFAULT: Duration = Duration::from_millis(50);
 /// Bytes of a store's reason for refusing an event that are kept in a dead letter.
 pub const REFUSAL_REASON_BYTES_MAX: usize = 1024;
+/// Bytes of one text of a peer in which secrets are looked for, as much as is read of an HTTP answer: each takes some 50
+/// bytes of memory meanwhile. Of what is longer the rest is left out.
+pub const PEER_TEXT_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of NDJSON that are encoded before they are written: bounds a sink's own memory.
 pub const NDJSON_CHUNK_BYTES: usize = 64 * 1024;
 /// How long SQLite waits for another process's lock before a delivery is tried again.
@@ -305,12 +318,16 @@ pub const EXPIRED_LINE_INTERVAL: Duration = Duration::from_secs(60);
 pub const CLOCK_GAIN_MAX: Duration = Duration::from_secs(3_600);
 /// The same where at start the wall clock is further than this beyond the newest row.
 pub const CLOCK_START_GAIN_MAX: Duration = Duration::from_secs(86_400);
+/// How often the clocks are read by a sink that deletes by age: the line about a clock that was set comes at once.
+pub const CLOCK_READ_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the rest of such a hold is written to the database, which a restart would forget else. A crash adds as much.
+pub const CLOCK_HOLD_SAVE_INTERVAL: Duration = Duration::from_secs(60);
 /// From such a reading on nothing is deleted for this time: long enough for a person to see the warning.
 pub const CLOCK_HOLD: Duration = Duration::from_secs(86_400);
 /// A sink whose oldest event waits longer than this and its `batch.max_age` is behind, or stalled: longer than any
 /// delivery of a store that works.
 pub const SINK_WAIT_MAX: Duration = Duration::from_secs(30);
-/// A sink with nothing left to tidy up is asked again after this time; one that could not is, too.
+/// A sink whose upkeep has nothing left to do is asked again after this time; one whose upkeep failed is, too.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// From a store's name to a connection that is logged in; a store that answers slower is tried again.
 pub const STORE_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -348,7 +365,7 @@ pub const GRPC_IN_FLIGHT_MAX: u64 = 64;
 pub const GRPC_CODE_BYTES_MAX: usize = 64;
 /// Bytes of the body of a service's answer that are read, so that its connection can be used again.
 pub const HTTP_ANSWER_BYTES_MAX: u64 = 64 * 1024;
-/// Characters of them that a sink's state shows: `/ready` and every warning carry them.
+/// Characters of them that a sink's last error shows: every warning about its retries carries them.
 pub const HTTP_ANSWER_WORDS_CHARS_MAX: usize = 200;
 /// Ranges in one Telemetryx-Positions: up to 42 bytes each, and services take heads of 8 KiB.
 pub const HTTP_POSITION_RANGES_MAX: usize = 100;
@@ -383,6 +400,7 @@ const _: () = assert!(FRAME_BYTES_DEFAULT <= WINDOW_BYTES as usize);
 const _: () = assert!(BUFFER_BYTES_DEFAULT >= 8 * FRAME_BYTES_DEFAULT);
 const _: () = assert!(HTTP_BODY_BEGINNING_BYTES_LOWEST * CONNECTIONS_DEFAULT <= HTTP_BODY_BEGINNINGS_BYTES_MAX);
 const _: () = assert!(HTTP_BODY_BEGINNING_BYTES.is_power_of_two());
+const _: () = assert!(2 * (HTTP_BODY_BYTES_LIMIT / FRAME_BYTES_LOWEST) + 32 <= RING_SLOTS);
 const _: () = assert!(EPOCH_FIRST_MAX < EPOCH_LIMIT);
 // A lost commit's events, of which the smallest takes five bytes, fit into the jump.
 const _: () = assert!(WAL_PAYLOAD_BYTES_MAX as u64 / 5 < WAL_POSITION_JUMP);

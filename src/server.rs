@@ -1,7 +1,7 @@
 //! The server, put together: threads, queues and the order in which they start and end.
 //!
 //! ```text
-//!  start  lock ─▶ log recovers ─▶ routers connect ─▶ log thread ─▶ bind ─▶ event loop
+//!  start  bind ─▶ lock ─▶ log recovers ─▶ routers connect ─▶ log thread ─▶ listen ─▶ event loop
 //!  end    signal ─▶ event loop drains ─▶ ring ends ─▶ log thread ends ─▶ queues end ─▶ routers deliver the rest
 //! ```
 
@@ -27,11 +27,12 @@ use crate::metrics::Metrics;
 use crate::net::{self, ConnectionLimits, Door, Ended, EventLoop, Intake, LoopError, SinkReport};
 use crate::pipeline::batch::Batch;
 use crate::pipeline::commit::{self, RefusedPayload};
-use crate::pipeline::group_commit::{GroupCommit, Holder, LoopEnd};
+use crate::pipeline::group_commit::{GroupCommit, Holder, LoopEnd, Unwritten};
 use crate::pipeline::health::LogHealth;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::ring;
 use crate::pipeline::rings::Rings;
+use crate::pipeline::shares::Shares;
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
 use crate::router::dead::{DOOR, DeadLetters, RefusedFrame};
@@ -103,8 +104,14 @@ impl ServerError {
 
 /// Runs the server until a signal ends it. `started` is called once with the address that it listens on.
 pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServerError> {
+    let server = &config.server;
+    let tokens = access::read_tokens(server)?;
+    let cannot_listen = |error| ServerError::Listen { address: server.address, error };
+    let bound = net::bind(server.address).map_err(cannot_listen);
+    // A start that cannot listen creates no data directory. Where there is one, another server in it is the better reason.
+    let bound = if config.data_dir.exists() { bound } else { Ok(bound?) };
     let _lock = lock(&config.data_dir)?;
-    let tokens = access::read_tokens(&config.server)?;
+    let bound = bound?;
     let system = |what| move |error| ServerError::System { what, error };
     let mut random = Random::from_system();
     let metrics =
@@ -163,6 +170,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let last_ticket = if group_commit.is_some() { RESTORED_TICKET } else { 0 };
     let (mut sender, receiver) = ring(RING_SLOTS, Box::new(parts.wake()));
     let rings = Rings::new(vec![receiver]);
+    let let_go = sender.let_go();
     let letters = DeadLetters::new(&config.data_dir, DOOR, &metrics);
     let events_dead = metrics.events_dead(DOOR);
     let log_drain = drain.clone();
@@ -176,21 +184,20 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
                 Ok(())
             };
             let offer = |batch: &Arc<Batch>| queues.iter().for_each(|queue: &RouterQueue| queue.offer(batch));
-            let lost_events = match group_commit {
+            let unwritten = match group_commit {
                 Some(group_commit) => group_commit.run(rings, keep_refused, offer),
                 None => {
                     commit::run(rings, |refused| keep(refused, keep_refused, &log_drain), offer);
-                    0
+                    Unwritten::default()
                 }
             };
             // Nobody listens where the loop has failed.
-            let _ = log_ends.send(lost_events);
+            let _ = log_ends.send(unwritten);
         })
         .map_err(system("thread for the log"))?;
     sender.set_log_thread(log_thread.thread().clone());
 
-    let server = &config.server;
-    let listener = net::bind(server.address).map_err(|error| ServerError::Listen { address: server.address, error })?;
+    let listener = bound.listen().map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(system("address"))?;
     if let Some(warning) = access::warning(address, &tokens, server) {
         tracing::warn!(%address, "{warning}");
@@ -211,7 +218,8 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
         },
     };
     metrics.wal_bytes_max.set(if config.wal.enabled { config.wal.max_bytes.cast_signed() } else { 0 });
-    let pool = Pool::new(server.buffer_bytes, Box::new(parts.wake()));
+    let shares = Shares::new(server.buffer_bytes, server.max_body_bytes, server.max_frame_bytes);
+    let pool = Pool::divided(shares, Box::new(parts.wake()));
     let mut door = Door::new(
         settings,
         http::Settings {
@@ -226,7 +234,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
         random,
     );
     door.tokens = tokens;
-    door.watermarks = Arc::new([watermarks]);
+    door.watermarks = Arc::new([watermarks.clone()]);
     door.health = health.clone();
     door.last_ticket = last_ticket;
     door.sinks = Box::new(move || progress.iter().map(|sink| sink_report(sink)).collect());
@@ -241,8 +249,8 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
 
     let ended = event_loop.run()?;
     if health.failure().is_some() {
-        let events = log_ended.recv_timeout(LOG_END_TIMEOUT).unwrap_or_default();
-        return Err(ServerError::log_failed(&health, events));
+        let unwritten = log_ended.recv_timeout(LOG_END_TIMEOUT).unwrap_or_default();
+        return Err(ServerError::log_failed(&health, unwritten.let_go_events));
     }
     // The loop leaves the rest of the drain time to the routers; they get at least a moment.
     let deadline =
@@ -260,11 +268,25 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     }
     if config.wal.enabled {
         // What was acknowledged is in the log, delivered or not.
-        match log_ended.recv_timeout(LOG_END_TIMEOUT) {
-            Ok(events) if health.failure().is_some() => return Err(ServerError::log_failed(&health, events)),
-            Ok(0) => {}
-            Ok(events) => return Err(ServerError::NotKept { events }),
-            Err(_) => return Err(ServerError::LogStuck),
+        let promised = let_go.ticket() > watermarks.get(AckLevel::Written);
+        // Space may return until the drain is over; for events that nobody was promised, that is not waited for.
+        let log_deadline = if promised { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+        match log_ended.recv_timeout(log_deadline + LOG_END_TIMEOUT) {
+            Ok(unwritten) if health.failure().is_some() => {
+                return Err(ServerError::log_failed(&health, unwritten.let_go_events));
+            }
+            Ok(Unwritten { let_go_events: events @ 1.., .. }) => return Err(ServerError::NotKept { events }),
+            Ok(Unwritten { events: 0, .. }) => {}
+            Ok(Unwritten { events, .. }) => tracing::warn!(
+                events,
+                "shut down while the log accepted nothing; these events were not acknowledged, their senders still have them"
+            ),
+            Err(_) if promised && let_go.ticket() > watermarks.get(AckLevel::Written) => {
+                return Err(ServerError::LogStuck);
+            }
+            Err(_) => tracing::warn!(
+                "shut down while the log accepted nothing; everything that was acknowledged is in the log"
+            ),
         }
         match events {
             0 => tracing::info!("shut down, everything delivered"),

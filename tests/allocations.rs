@@ -130,7 +130,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         }
     });
     sender.set_log_thread(log_thread.thread().clone());
-    let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap().listen().unwrap();
     let address = listener.local_addr().unwrap();
     let level = if with_log { AckLevel::Synced } else { AckLevel::Received };
     let settings = SessionSettings {

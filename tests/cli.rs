@@ -40,7 +40,12 @@ fn check_connect_says_what_would_not_do_and_makes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let good = run(folder.path(), &["check", "--connect"]);
     let shown = String::from_utf8(good.stdout).unwrap();
-    assert!(good.status.success() && shown.contains("wal: ok, none yet\nsink sqlite: ok, "), "{shown}");
+    assert!(
+        good.status.success()
+            && shown.contains("telemetryx-data: ok\n")
+            && shown.contains("wal: ok, none yet\nsink sqlite: ok, "),
+        "{shown}"
+    );
     assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is made");
 
     std::fs::write(folder.path().join("file"), "no folder, and no database, but long enough for a header of one")
@@ -69,11 +74,11 @@ fn check_prints_one_document_where_json_is_asked_for() {
     assert_eq!((&settings["ok"], &settings["address"]), (&true.into(), &"127.0.0.1:4640".into()));
     assert_eq!(settings["sinks"], serde_json::json!([{"name": "sqlite", "kind": "sqlite"}]));
     let asked = document(&["--connect"], 0);
-    assert_eq!(asked["findings"].as_array().map(Vec::len), Some(2), "{asked}");
+    assert_eq!(asked["findings"].as_array().map(Vec::len), Some(3), "{asked}");
     std::fs::write(folder.path().join("file"), "x").unwrap();
     let failed = document(&["--connect", "--set", "sinks.b.kind=file", "--set", "sinks.b.path=file/x"], 1);
-    assert_eq!((&failed["ok"], &failed["findings"][1]["ok"]), (&false.into(), &false.into()));
-    assert_eq!((&failed["findings"][1]["subject"], &failed["findings"][1]["name"]), (&"sink".into(), &"b".into()));
+    assert_eq!((&failed["ok"], &failed["findings"][2]["ok"]), (&false.into(), &false.into()));
+    assert_eq!((&failed["findings"][2]["subject"], &failed["findings"][2]["name"]), (&"sink".into(), &"b".into()));
     let wrong = document(&["--set", "a=1"], 78);
     assert_eq!(wrong, serde_json::json!({"ok": false, "problems": ["--set: unknown key `a`"]}));
 }
@@ -144,9 +149,10 @@ fn help_and_version_are_printed_where_pipes_read_them() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), &["--help"]);
     assert_eq!(output.status.code(), Some(0));
-    for word in ["run ", "check ", "config ", "health ", "send ", "curl localhost:4640/v1/events", "78"] {
+    for word in ["run ", "check ", "config ", "health ", "send ", "curl localhost:4640/v1/events", "78", "130", "143"] {
         assert!(text(&output.stdout).contains(word), "{word} is not in the help");
     }
+    assert!(!text(&output.stdout).contains("at once"), "{}", text(&output.stdout));
     let width = text(&output.stdout).lines().map(|line| line.chars().count()).max();
     assert!(width <= Some(80), "the help is {width:?} wide");
     let help = run(folder.path(), &["help", "send"]);
@@ -228,12 +234,49 @@ fn health_is_the_exit_code() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = run(folder.path(), &["health", &closed.to_string()]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).starts_with(&format!("telemetryx: http://{closed}/health: ")));
+    let refused = text(&output.stderr);
+    assert!(refused.starts_with(&format!("telemetryx: http://{closed}/health: ")), "{refused}");
+    assert!(refused.ends_with("; nothing listens there: start the server, or check host and port\n"), "{refused}");
 
     let output = run(folder.path(), &["health", "--set", "server.address=127.0.0.1:0"]);
     let said = "telemetryx: server.address has port 0, which is a different one at each start: name the port in use, \
                 as in `telemetryx health localhost:4640`\n";
     expect(&output, 1, "", said);
+}
+
+#[test]
+fn health_prints_a_long_page_whole_and_a_long_error_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let page: String = (0..1_000).map(|line| format!("a_metric_of_the_server{{number=\"{line}\"}} 1\n")).collect();
+    let answer = |status: &str| {
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", page.len());
+        answer_once((head + &page).leak())
+    };
+    let (address, server) = answer("200 OK");
+    let output = run(folder.path(), &["health", &format!("http://{address}/metrics")]);
+    server.join().unwrap();
+    expect(&output, 0, &page, "");
+
+    let (address, server) = answer("404 Not Found");
+    let output = run(folder.path(), &["health", &format!("http://{address}/metrics")]);
+    server.join().unwrap();
+    let reported = text(&output.stderr);
+    assert_eq!((output.status.code(), reported.lines().count()), (Some(1), 1), "{reported}");
+    assert!(reported.contains("answers 404 a_metric") && reported.ends_with("…\n"), "{reported}");
+    assert!(reported.chars().count() < 1_200, "{reported}");
+}
+
+#[test]
+fn health_shows_no_secret_of_the_query_that_the_server_repeats() {
+    let folder = tempfile::tempdir().unwrap();
+    for body in ["no key hunter@zebra", "no key hunter%40zebra", "no key hunter"] {
+        let head = format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let (address, server) = answer_once((head + body).leak());
+        let output = run(folder.path(), &["health", &format!("http://{address}/health?key=hunter%40zebra")]);
+        server.join().unwrap();
+        let said = text(&output.stderr);
+        assert!(said.contains("answers 400 no key ***") && !said.contains("hunter"), "{said}");
+    }
 }
 
 #[test]
@@ -350,7 +393,7 @@ fn messages_are_json_where_asked_also_about_settings_and_of_every_command() {
     }
     let output =
         run(folder.path(), &["send", "no-such-file", "--to", "127.0.0.1:1", "--timeout", "1", "--log-format", "json"]);
-    assert_eq!((output.status.code(), json_lines(text(&output.stderr)).len()), (Some(1), 1));
+    assert_eq!((output.status.code(), json_lines(text(&output.stderr)).len()), (Some(2), 1));
     let output = run(folder.path(), &["wal", "verify", "--set", "log.format=json"]);
     assert_eq!((output.status.code(), json_lines(text(&output.stderr)).len()), (Some(1), 1));
 }

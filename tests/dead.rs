@@ -91,7 +91,7 @@ sqlite  SQLITE_FULL        1  2026-01-02T09:00:00Z  2026-01-02T09:00:00Z  no 9
     assert_eq!(found["letters"], 3);
     assert_eq!(
         fine(folder.path(), &["list", "--sink", "sqlite", "--since", "1h ago"]),
-        "no such dead letters: others may be there\n"
+        "no dead letters match: without filters, others may be listed\n"
     );
     assert_eq!(fine(tempfile::tempdir().unwrap().path(), &["list"]), "no dead letters\n");
 }
@@ -119,6 +119,32 @@ sqlite position 9  code SQLITE_FULL  received 2026-01-02T09:00:00.000000000Z  ag
     assert!(out.ends_with("4 letters more: --limit 0 shows all\n"), "{out}");
     let (_, out, _) = dead(folder.path(), &["show", "--code", "23514", "--limit", "2", "--json"]);
     assert_eq!(out, letter(1, "23514", 1) + &letter(2, "23514", 2));
+}
+
+#[test]
+fn a_position_without_a_letter_is_named() {
+    let folder = files();
+    let none = "no dead letter of position 99\n";
+    assert_eq!(fine(folder.path(), &["show", "--sink", "sqlite", "--position", "99"]), none);
+    assert_eq!(fine(folder.path(), &["list", "--sink", "sqlite", "--position", "99"]), none);
+}
+
+#[test]
+fn without_a_data_directory_every_command_fails_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in
+        [&["list"][..], &["list", "--json"], &["show"], &["replay", "--sink", "sqlite"], &["drop", "--all"]]
+    {
+        let output = telemetryx(folder.path(), &[&["dead"], arguments].concat(), "");
+        let reported = String::from_utf8_lossy(&output.stderr);
+        let expected = "telemetryx: there is no data directory telemetryx-data: set data_dir to the server's\n";
+        assert_eq!((output.status.code(), reported.as_ref()), (Some(1), expected), "{arguments:?}");
+        assert_eq!(output.stdout, b"");
+    }
+    // A directory without dead letters has none.
+    fs::create_dir(folder.path().join("telemetryx-data")).unwrap();
+    let output = telemetryx(folder.path(), &["dead", "list"], "");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"no dead letters\n"[..]));
 }
 
 #[test]

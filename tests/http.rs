@@ -249,7 +249,10 @@ fn junk_of_strangers_leaves_nothing_behind_that_would_shut_out_others() {
     }
     let mut client = Client::connect(&server);
     client.send(b"GET /health HT");
-    std::thread::sleep(Duration::from_millis(50));
+    // By the second answer, the loop has read what came before the first request.
+    for _ in 0..2 {
+        assert_eq!(support::http::get(server.address(), "/health").0, 200);
+    }
     client.send(b"TP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(client.answer().0, 200);
 }

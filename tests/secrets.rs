@@ -113,7 +113,7 @@ fn write_settings(folder: &Path, places: &Places) {
          token = \"{TOKEN}\"
          [[sinks]]
          kind = \"http\"
-         url = \"http://app:{IN_URL}@{http}/events?api_key=hunterzebra\"
+         url = \"http://app:{IN_URL}@{http}/events?api_key=hunterzebra&hunter%2Fzebra\"
          headers = {{ X-Api-Key = \"{TOKEN}\" }}
          [[sinks]]
          name = \"bearer\"
@@ -125,8 +125,9 @@ fn write_settings(folder: &Path, places: &Places) {
     fs::write(folder.join("t.toml"), settings).unwrap();
 }
 
-/// Runs the server until its log holds each of `words`, and looks at everything that can be read of it meanwhile.
-fn nothing_is_shown(places: &Places, words: &[&str], format: &str) {
+/// Runs the server until its log holds each of `words` and the sinks named by `refuse` have dead letters, and looks at
+/// everything that can be read of it meanwhile.
+fn nothing_is_shown(places: &Places, words: &[&str], refuse: &[&str], format: &str) {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     write_settings(folder, places);
@@ -134,6 +135,10 @@ fn nothing_is_shown(places: &Places, words: &[&str], format: &str) {
     assert_eq!(http::post(server.address, "", "[{\"name\":\"x\"}]").unwrap().0, 200);
     for word in words {
         assert!(wait_until(PATIENCE, || log(folder).contains(word)), "no {word} in {}", log(folder));
+    }
+    let letters = |sink: &str| fs::read(folder.join(format!("data/dead/{sink}.ndjson"))).unwrap_or_default();
+    for sink in refuse {
+        assert!(wait_until(PATIENCE, || !letters(sink).is_empty()), "no letters of {sink}: {}", log(folder));
     }
     for page in ["/ready", "/metrics", "/health", "/status.json"] {
         look(page, http::get(server.address, page).1.as_bytes());
@@ -144,13 +149,24 @@ fn nothing_is_shown(places: &Places, words: &[&str], format: &str) {
         &["config"],
         &["config", "--ddl", "postgres"],
         &["dead", "list"],
-        &["dead", "show", "http"],
-        &["dead", "replay", "http"],
+        &["dead", "list", "--json"],
+        &["dead", "show"],
+        &["dead", "show", "--json"],
+        &["dead", "replay", "--sink", "http", "--dry-run"],
+        &["dead", "replay", "--sink", "http"],
+        &["dead", "replay", "--sink", "grpc"],
         &["wal", "inspect"],
+        &["wal", "inspect", "--connect"],
         &["health", "localhost:1"],
     ] {
         let arguments = [command, &["--config", "t.toml"]].concat();
-        look_at_output(&arguments, &telemetryx(folder, &arguments));
+        let output = telemetryx(folder, &arguments);
+        assert_ne!(output.status.code(), Some(2), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        look_at_output(&arguments, &output);
+        if command == ["dead", "show"] {
+            let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(refuse.iter().all(|sink| shown.contains(sink)), "{shown}");
+        }
     }
     drop(server);
     look("the log", &fs::read(folder.join("log")).unwrap());
@@ -166,7 +182,8 @@ fn nothing_is_shown(places: &Places, words: &[&str], format: &str) {
 fn of_stores_that_are_away_no_secret_is_shown() {
     let nowhere = || "127.0.0.1:1".to_owned();
     let places = Places { postgres: nowhere(), redis: nowhere(), grpc: nowhere(), http: nowhere(), bearer: nowhere() };
-    nothing_is_shown(&places, &["sink=\"postgres\"", "sink=\"redis\"", "sink=\"grpc\"", "sink=\"http\""], "text");
+    let words = ["sink=\"postgres\"", "sink=\"redis\"", "sink=\"grpc\"", "sink=\"http\""];
+    nothing_is_shown(&places, &words, &[], "text");
 }
 
 #[test]
@@ -193,7 +210,28 @@ fn of_stores_that_refuse_the_login_no_secret_is_shown() {
         http: repeats(&format!("app:hunter@:/?#% zebra {TOKEN} key=hunterzebra")),
         bearer: repeats(&format!("Authorization: Bearer {TOKEN}")),
     };
-    nothing_is_shown(&places, &["28P01", "WRONGPASS", "UNAUTHENTICATED", "HTTP 401"], "json");
+    nothing_is_shown(&places, &["28P01", "WRONGPASS", "UNAUTHENTICATED", "HTTP 401"], &[], "json");
+}
+
+#[test]
+fn of_stores_that_refuse_events_and_repeat_the_request_no_secret_is_shown() {
+    let nowhere = || "127.0.0.1:1".to_owned();
+    let receiver = Receiver::start(&["--token", TOKEN]);
+    receiver.control(r#"{"echo": "VERDICT"}"#);
+    let service = HttpService::shared();
+    let echo = || {
+        let name = service.name();
+        service.tell(&name, "echo", b"400");
+        format!("localhost:{}/{name}", service.port())
+    };
+    let places = Places {
+        postgres: nowhere(),
+        redis: nowhere(),
+        grpc: format!("127.0.0.1:{}", receiver.port()),
+        http: echo(),
+        bearer: echo(),
+    };
+    nothing_is_shown(&places, &["events refused, kept in dead letters"], &["grpc", "http", "bearer"], "text");
 }
 
 #[test]

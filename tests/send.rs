@@ -5,12 +5,15 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use support::server::{Server, wait_until};
+use telemetryx::wire::{AckLevel, Decoded, FrameKind, PayloadCaps, Welcome, answer, decode};
 
 const LINES_MIN: u64 = 100_000;
 
@@ -213,4 +216,128 @@ fn a_line_that_is_cut_has_the_attribute_truncated() {
         "SELECT group_concat(coalesce(attributes, '-'), ' ') FROM (SELECT attributes FROM events ORDER BY position)";
     let attributes: String = database.query_row(query, [], |row| row.get(0)).unwrap();
     assert_eq!(attributes, "{\"truncated\":true} -");
+}
+
+/// A server of which only the first part works: it takes one frame and acknowledges it, then says nothing more. The
+/// channel says when BYE is there.
+fn silent_after_ack() -> (std::net::SocketAddr, mpsc::Receiver<()>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (leaving, left) = mpsc::channel();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut inbox = Vec::new();
+        loop {
+            let Ok(Decoded::Frame { header, payload }) = decode(&inbox, PayloadCaps { data: 1 << 20 }) else {
+                let mut chunk = [0; 4096];
+                match stream.read(&mut chunk).unwrap_or(0) {
+                    // The connection stays open.
+                    0 => thread::sleep(Duration::from_secs(1)),
+                    bytes => inbox.extend_from_slice(&chunk[..bytes]),
+                }
+                continue;
+            };
+            let (header, bytes) = (header, 32 + payload.len());
+            inbox.drain(..bytes);
+            let mut answered = Vec::new();
+            match header.kind {
+                FrameKind::Hello => WELCOME.encode(&mut answered),
+                FrameKind::Data => answer::ack(header.seq, 4 << 20, &mut answered),
+                FrameKind::Bye => leaving.send(()).unwrap(),
+                _ => {}
+            }
+            stream.write_all(&answered).unwrap();
+        }
+    });
+    (address, left)
+}
+
+const WELCOME: Welcome = Welcome {
+    version: 1,
+    ack: AckLevel::Synced,
+    codecs: 1,
+    max_frame: 1 << 20,
+    max_raw: 1 << 20,
+    window_bytes: 4 << 20,
+    window_frames: 64,
+    keepalive_seconds: 30,
+    resumed: false,
+    epoch: 5,
+    last_seq: 0,
+    server_id: [3; 16],
+};
+
+#[test]
+fn a_signal_ends_the_command_also_while_it_closes_against_a_silent_server() {
+    for (signals, code) in [(&["INT"][..], 130), (&["TERM", "TERM"], 143)] {
+        let (address, left) = silent_after_ack();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_telemetryx"))
+            .args(["send", "--timeout", "0", "--to", &address.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(b"one\ntwo\n").unwrap();
+        left.recv_timeout(Duration::from_secs(60)).expect("the command says that it leaves");
+        for signal in signals {
+            Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        }
+        let output = child.wait_with_output().unwrap();
+        let reported = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(reported, "telemetryx: interrupted; 2 of 2 events were acknowledged\n");
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(code), 0));
+    }
+}
+
+#[test]
+fn a_file_that_is_missing_is_a_usage_error_before_anything_is_sent() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("first.log"), "one\n").unwrap();
+    fs::create_dir(directory.path().join("directory")).unwrap();
+    // Nobody listens: a connection is not even tried.
+    for (files, problem) in [
+        (["first.log", "none.log"], "none.log: No such file or directory (os error 2)"),
+        (["none.log", "first.log"], "none.log: No such file or directory (os error 2)"),
+        (["first.log", "directory"], "directory: is a directory"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+        command.args(["send", "--to", "127.0.0.1:1"]).args(files).current_dir(directory.path());
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let reported = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(reported, format!("telemetryx: {problem}; no events were sent\n"));
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    }
+}
+
+#[test]
+fn one_event_is_not_one_events() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let output = send(&server, &[], Some(b"one\n"));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        printed.starts_with("sent 1 event (4 B) in ") && printed.ends_with(" 1 acknowledged (synced)\n"),
+        "{printed}"
+    );
+    let log = server.log();
+    assert!(log.contains("log opened: 1 segment, 0 agents, next position 1"), "{log}");
+}
+
+#[test]
+fn a_missing_token_is_named_with_its_option() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("tokens"), "secret\n").unwrap();
+    fs::write(directory.path().join("other"), "other\n").unwrap();
+    let tokens = format!("server.tokens_file={}", directory.path().join("tokens").display());
+    let server = Server::start(directory.path(), &[&tokens]);
+    let other = directory.path().join("other");
+    for (arguments, end) in [
+        (&[][..], "; name a file that contains the token with --token-file; no events were sent\n"),
+        (&["--token-file", other.to_str().unwrap()], "\"unknown token\"; no events were sent\n"),
+    ] {
+        let output = send(&server, arguments, Some(b"one\n"));
+        let reported = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && reported.ends_with(end), "{reported}");
+    }
 }

@@ -9,14 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use support::agent::{RawAgent, hello};
 use support::fifo::Fifo;
 use support::http;
 use support::server::{Server, wait_until};
+use telemetryx::random::Random;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 const BODY_BYTES: usize = 4 << 20;
 /// What the pool of the default size holds of such bodies.
-const BODIES: usize = 12;
+const BODIES: usize = 10;
 
 fn head(length: usize) -> String {
     format!(
@@ -207,9 +209,9 @@ fn an_admitted_body_waits_for_memory() {
     upload.write_all(head(body.len()).as_bytes()).unwrap();
     upload.write_all(first).unwrap();
     assert!(wait_until(TIMEOUT, || in_use(address) >= BODY_BYTES as f64));
-    // Until the pool has no room for more bodies of this size.
-    let filler = &body[..1 << 20];
-    let filled = (0..100).any(|_| {
+    // Until the pool has no room for more, what is kept for whole bodies included.
+    let filler = &body[..60_000];
+    let filled = (0..1_000).any(|_| {
         let mut stream = connect(address);
         stream.write_all(head(filler.len()).as_bytes()).unwrap();
         let _ = stream.write_all(filler);
@@ -227,4 +229,84 @@ fn an_admitted_body_waits_for_memory() {
     let _reading = fifo.read();
     upload.set_read_timeout(Some(TIMEOUT)).unwrap();
     assert_eq!(status(&mut upload), "200");
+}
+
+/// A small pool, filled by gzip bodies that unpack to the largest size, beside agents: each body that was admitted finishes,
+/// although there is never memory for what all of them become.
+#[test]
+fn in_a_small_pool_gzip_bodies_finish_beside_agents() {
+    const LARGEST: usize = 1 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let settings = ["server.buffer_bytes=8MiB", "server.max_body_bytes=1MiB", "batch.max_bytes=1MiB"];
+    let server = Server::start(directory.path(), &[&["sinks.discard.kind=discard"], &settings[..]].concat());
+    let address = server.address();
+    let body = gzip_lines(LARGEST);
+    let (first, rest) = body.split_at(body.len() / 2);
+    let head = head(body.len()).replace("\r\n\r\n", "\r\nContent-Encoding: gzip\r\n\r\n");
+    let mut uploads = Vec::new();
+    for _ in 0..6 {
+        let mut upload = connect(address);
+        let before = in_use(address);
+        upload.write_all(head.as_bytes()).unwrap();
+        // An error: refused while it was still sending.
+        let _ = upload.write_all(first);
+        upload.set_nonblocking(true).unwrap();
+        let mut answer = [0; 12];
+        let known =
+            wait_until(TIMEOUT, || in_use(address) >= before + body.len() as f64 || upload.peek(&mut answer).is_ok());
+        assert!(known, "{} bytes in use\n{}", in_use(address), server.log());
+        match upload.peek(&mut answer) {
+            Ok(_) => assert!(answer.ends_with(b"503"), "a newcomer without room is refused: {}", answer.escape_ascii()),
+            Err(_) => {
+                upload.set_nonblocking(false).unwrap();
+                uploads.push(upload);
+            }
+        }
+    }
+    assert!(uploads.len() >= 3, "{} were admitted", uploads.len());
+    let stop = Arc::new(AtomicBool::new(false));
+    let agents: Vec<_> = (1..=4)
+        .map(|index| {
+            let stop = stop.clone();
+            thread::spawn(move || agent(address, index, &stop))
+        })
+        .collect();
+    let taken = || http::metric(address, "telemetryx_events_received_total{protocol=\"frames\"}") > Some(0.0);
+    assert!(wait_until(TIMEOUT, taken), "the bodies keep agents out\n{}", server.log());
+    for upload in &mut uploads {
+        upload.write_all(rest).unwrap();
+    }
+    let statuses: Vec<_> = uploads.iter_mut().map(status).collect();
+    assert_eq!(statuses, vec!["200"; uploads.len()], "{}", server.log());
+    stop.store(true, Ordering::Relaxed);
+    agents.into_iter().for_each(|agent| agent.join().unwrap());
+}
+
+/// A gzip body that unpacks to `bytes`, lines with an event each; it is about four fifths as long.
+fn gzip_lines(bytes: usize) -> Vec<u8> {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-";
+    let (mut text, mut random) = (Vec::with_capacity(bytes), Random::seeded(1));
+    while text.len() < bytes - 2_000 {
+        text.extend_from_slice(b"{\"name\":\"line\",\"body\":\"");
+        text.extend((0..1_000).map(|_| LETTERS[random.next_u64() as usize % LETTERS.len()]));
+        text.extend_from_slice(b"\"}\n");
+    }
+    text.resize(bytes, b'\n');
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    packed.write_all(&text).unwrap();
+    packed.finish().unwrap()
+}
+
+/// Sends frames of about 100 KiB, one after the other is acknowledged, until it is stopped.
+fn agent(address: SocketAddr, index: u8, stop: &AtomicBool) {
+    let events =
+        (0..100).map(|_| telemetryx::event::proto::Event { body: "b".repeat(1_000), ..support::agent::named("frame") });
+    let payload = support::agent::batch(events.collect());
+    let (mut agent, _) = RawAgent::greeted(address, hello([index; 16], 0));
+    let mut seq = 0;
+    while !stop.load(Ordering::Relaxed) {
+        seq += 1;
+        agent.send(&support::agent::data(seq, &payload));
+        agent.acknowledged(seq);
+    }
 }

@@ -113,6 +113,21 @@ fn a_log_that_is_removed_while_nothing_comes_is_noticed_and_its_rows_are_saved()
 }
 
 #[test]
+fn a_log_that_is_removed_while_a_delivery_fills_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Server::start(directory.path(), &["sinks.sqlite.kind=sqlite", "sinks.sqlite.batch.max_age=1m"]);
+    assert_eq!(post(server.address(), "?ack=delivered", r#"{"name":"e"}"#).unwrap().0, 200);
+    assert_eq!(post(server.address(), "", r#"{"name":"e"}"#).unwrap().0, 200);
+    let [database, wal, _] = files(directory.path());
+    fs::remove_file(&wal).unwrap();
+    // The delivery is due after 60 s.
+    assert!(wait_until(Duration::from_secs(40), || wal.exists()), "{}", server.log());
+    assert_eq!(ledger::rows_stored(&database), 1);
+    assert!(wait_until(PATIENCE, || is_ok(&server)), "{}", server.log());
+    server.kill();
+}
+
+#[test]
 fn the_log_of_sqlite_shrinks_again_after_a_reader_that_held_it_is_gone() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path(), &[]);

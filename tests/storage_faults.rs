@@ -321,21 +321,40 @@ fn while_the_log_accepts_nothing_a_request_is_refused_at_once_and_nothing_of_it_
         let head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json";
         format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     };
-    // Its body ends when the log is full already.
-    let (begun, mut early) = (request("early"), connect());
-    early.write_all(&begun.as_bytes()[..begun.len() - 1]).unwrap();
-
+    // Its body ends when the log is full already: the head is accepted, and all but the last byte sent.
+    let whole = request("early").replace("Host: x", "Host: x\r\nExpect: 100-continue");
+    let (head, body) = whole.split_at(whole.find("\r\n\r\n").unwrap() + 4);
+    let (first, last) = body.as_bytes().split_at(body.len() - 1);
+    let begin = || {
+        let mut stream = connect();
+        let (answer, _) = send(&mut stream, head.as_bytes());
+        if answer.starts_with("HTTP/1.1 100 ") {
+            stream.write_all(first).unwrap();
+            return Some(stream);
+        }
+        None
+    };
+    let mut early = None;
+    let commits = || http::metric(at, "telemetryx_wal_sync_seconds_count").unwrap_or_default();
     let (mut agent, _) = RawAgent::greeted(at, hello([1; 16], 0));
     let filler = batch(vec![telemetryx::event::proto::Event { body: "b".repeat(20_000), ..named("filler") }]);
     let mut sent = 0;
     while get(at, "/ready").0 == 200 {
         sent += 1;
         assert!(sent < 1_000, "the log does not fill");
+        // As late as possible: a body that takes too long is refused for that.
+        early = begin().or(early);
+        let before = commits();
         agent.send(&data(sent, &filler));
-        std::thread::sleep(Duration::from_millis(20));
+        wait_until(TIMEOUT, || commits() > before || get(at, "/ready").0 != 200);
     }
     wait_for_ready(at, Some("log_full"));
-    let (answer, took) = send(&mut early, &begun.as_bytes()[begun.len() - 1..]);
+    let mut early = early.expect("the log is not full from the start");
+    early.set_nonblocking(true).unwrap();
+    let unanswered = early.peek(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(unanswered, Err(std::io::ErrorKind::WouldBlock), "answered before its body ended");
+    early.set_nonblocking(false).unwrap();
+    let (answer, took) = send(&mut early, last);
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("\r\nRetry-After: "), "{answer}");
     assert!(took < Duration::from_secs(20), "{took:?}");
     for attempt in 0..4 {

@@ -50,11 +50,14 @@ fn send_shows_its_progress_within_eighty_columns_and_nothing_of_it_in_a_pipe() {
         lines.iter().any(|line| line.contains("% · ") && line.contains("events · ") && line.contains("ETA")),
         "{output}"
     );
+    let bar = lines.iter().rfind(|line| line.contains("% · ")).unwrap();
+    assert!(bar.contains("100% · 400000 events · "), "the last line of the bar has the count of the summary: {bar}");
     let last = lines.last().unwrap();
     assert!(last.starts_with("sent 400000 events (") && last.contains("400000 acknowledged"), "{output}");
 
     let (output, _) = run(folder.path(), 80, &format!("cat app.log | {send} -"));
     assert!(!output.contains("ETA"), "the size of a pipe is not known: {output}");
+    assert!(output.contains(" MB · ") && !output.contains("MiB"), "units are those of the summary: {output}");
 
     let output =
         Command::new("sh").args(["-c", &send]).current_dir(folder.path()).stdin(Stdio::null()).output().unwrap();
@@ -124,7 +127,7 @@ fn ctrl_c_ends_send_with_the_number_of_events_that_were_acknowledged() {
     let mut sent = 0.0;
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let mut child = Command::new(TELEMETRYX)
-            .args(["send", "--to", &server.address().to_string()])
+            .args(["send", "--ack", "received", "--to", &server.address().to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -133,7 +136,7 @@ fn ctrl_c_ends_send_with_the_number_of_events_that_were_acknowledged() {
         let mut input = child.stdin.take().unwrap();
         std::io::Write::write_all(&mut input, b"one\ntwo\n").unwrap();
         sent += 2.0;
-        // Received, and perhaps not acknowledged yet. The input stays open: only the signal can end it.
+        // Acknowledged in the same turn, however slow the disk is. The input stays open: only the signal can end it.
         let received =
             || support::http::metric(server.address(), "telemetryx_events_received_total{protocol=\"frames\"}");
         assert!(wait_until(Duration::from_secs(20), || received() == Some(sent)));

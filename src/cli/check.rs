@@ -63,6 +63,11 @@ fn load(settings: &SettingsArgs, findings: &mut Findings) -> Result<Resolved, Fa
 
 fn ask(config: &Config, findings: &mut Findings) -> Result<(), Failure> {
     let mut server_id = None;
+    let (message, ok) = match sink::creatable::check_directory(&config.data_dir) {
+        Ok(()) => ("ok".to_owned(), true),
+        Err(why) => (why, false),
+    };
+    findings.add(Finding { subject: "data_dir", name: config.data_dir.display().to_string(), ok, message })?;
     if config.wal.enabled {
         let dir = config.data_dir.join("wal");
         let (message, ok) = match inspect(&DirStorage::existing(&dir), true) {
@@ -78,9 +83,11 @@ fn ask(config: &Config, findings: &mut Findings) -> Result<(), Failure> {
     // Another owner than any server's: what is only looked at is fenced from nobody.
     let identity = Identity { server_id: server_id.unwrap_or_default(), owner: [0; 16], log_end: u64::MAX };
     for settings in &config.sinks {
-        let (message, ok) = match sink::open(&settings.name, &settings.kind, &identity).probe() {
+        let mut sink = sink::open(&settings.name, &settings.kind, &identity);
+        let (message, ok) = match sink.probe() {
             Ok(()) => {
-                (format!("ok{}", settings.kind.output().map(|output| format!(", {output}")).unwrap_or_default()), true)
+                let output = settings.kind.output().map(|output| format!(", {output}"));
+                (format!("{}{}", sink.probed(), output.unwrap_or_default()), true)
             }
             Err(unavailable) => (Escaped(unavailable).to_string(), false),
         };

@@ -1,5 +1,6 @@
 //! `telemetryx health`: the check of a container whose image has no curl.
 
+use std::io::{ErrorKind, Read};
 #[cfg(feature = "http-sink")]
 use std::path::{Path, PathBuf};
 #[cfg(feature = "http-sink")]
@@ -11,15 +12,20 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::address::{Address, AddressError};
+use super::terminal::fit;
 use super::{Failure, SettingsArgs, print};
+use crate::config::hide::hide;
+use crate::config::url::Url;
 use crate::escape::escape;
 use crate::limits;
 use crate::resolve::http::SystemResolver;
 #[cfg(feature = "http-sink")]
 use crate::sink::tls;
 
-/// Bytes of an answer that are shown; the server's are far shorter.
-const ANSWER_BYTES_MAX: u64 = 4 * 1024;
+/// Bytes of an answer that are printed: a page of metrics of a hundred sinks.
+const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
+/// Characters of an answer in the message of an error.
+const ERROR_CHARS_MAX: usize = 1_000;
 
 #[derive(Args)]
 pub struct HealthArgs {
@@ -45,12 +51,18 @@ pub fn run(args: &HealthArgs) -> Result<(), Failure> {
     let shown = url.split_once('?').map_or(url.as_str(), |(shown, _)| shown);
     let mut answer = agent(args)?.get(&url).call().map_err(|error| Failure::Failed(explain(shown, &error)))?;
     let status = answer.status().as_u16();
-    let body = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().unwrap_or_default();
+    let mut body = Vec::new();
+    let read = answer.body_mut().as_reader().take(ANSWER_BYTES_MAX).read_to_end(&mut body);
+    // A server may repeat the query.
+    let asked = Url::new(&*url);
+    let secrets = asked.parts().map(|parts| parts.secrets()).unwrap_or_default();
+    let body = hide(&String::from_utf8_lossy(&body), secrets.iter().map(|secret| &**secret));
     let body = body.trim_end();
     if status != 200 {
-        return Err(Failure::Failed(format!("{shown}: answers {status} {}", escape(body))));
+        return Err(Failure::Failed(format!("{shown}: answers {status} {}", fit(&escape(body), ERROR_CHARS_MAX))));
     }
-    print(&format!("{body}\n"))
+    print(&format!("{body}\n"))?;
+    read.map_err(|error| Failure::Failed(format!("{shown}: the answer is incomplete: {error}"))).map(drop)
 }
 
 fn agent(args: &HealthArgs) -> Result<ureq::Agent, Failure> {
@@ -85,23 +97,22 @@ fn explain(url: &str, error: &ureq::Error) -> String {
     let hint = match error {
         ureq::Error::TlsRequired => "; this build does not include TLS (feature http-sink): use http",
         #[cfg(feature = "http-sink")]
-        error => match tls_error(error) {
-            Some(rustls::Error::InvalidCertificate(_)) => {
-                "; name the authority with --ca-file, or ask the server itself over http"
+        error if tls::error_of_http(error).is_some() || (is_https(url) && ended(error)) => {
+            match tls::error_of_http(error).map(tls::trouble) {
+                Some(tls::Trouble::Certificate) => {
+                    "; name the authority with --ca-file, or ask the server itself over http"
+                }
+                // telemetryx itself, for one, closes the connection or answers with an alert.
+                _ => "; perhaps the server does not speak TLS on this port: use http",
             }
-            // telemetryx itself, for one, closes the connection or answers with an alert.
-            Some(rustls::Error::InvalidMessage(_) | rustls::Error::AlertReceived(_)) => NO_TLS,
-            None if is_https(url) && ended(error) => NO_TLS,
-            _ => "",
-        },
-        #[cfg(not(feature = "http-sink"))]
+        }
+        ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            "; nothing listens there: start the server, or check host and port"
+        }
         _ => "",
     };
     format!("{url}: {error}{hint}")
 }
-
-#[cfg(feature = "http-sink")]
-const NO_TLS: &str = "; perhaps the server does not speak TLS on this port: use http";
 
 #[cfg(feature = "http-sink")]
 fn is_https(url: &str) -> bool {
@@ -111,20 +122,8 @@ fn is_https(url: &str) -> bool {
 /// The server closed the connection without an answer.
 #[cfg(feature = "http-sink")]
 fn ended(error: &ureq::Error) -> bool {
-    use std::io::ErrorKind;
-
     let kinds = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
     matches!(error, ureq::Error::Io(error) if kinds.contains(&error.kind()))
-}
-
-/// TLS's own error, which the client hands on as one of the connection.
-#[cfg(feature = "http-sink")]
-fn tls_error(error: &ureq::Error) -> Option<&rustls::Error> {
-    match error {
-        ureq::Error::Rustls(error) => Some(error),
-        ureq::Error::Io(error) => error.get_ref()?.downcast_ref(),
-        _ => None,
-    }
 }
 
 /// Why a text is not a URL. The message does not repeat the text: it may hold a password.

@@ -13,7 +13,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::Level;
 
-use crate::config::url::HIDDEN;
+use crate::config::url::{HIDDEN, Url};
 use crate::config::{self, ConfigError, LogFormat, Resolved};
 use crate::escape::escape_lines;
 use crate::limits::SETTINGS_FILE_BYTES_MAX;
@@ -35,8 +35,8 @@ mod terminal;
 mod wal;
 
 const EXAMPLE: &str = "\
-Example: start the server, then send an event. It is stored at once in
-telemetryx-data/events.db.
+Example: start the server, then send an event. The answer comes once the event
+is on disk, in the log; a moment later it is in telemetryx-data/events.db.
   telemetryx &
   curl localhost:4640/v1/events -H 'content-type: application/json' \\
       -d '{\"name\":\"hello\"}'
@@ -44,7 +44,9 @@ telemetryx-data/events.db.
 All settings with their documentation, as a file to start from:
   telemetryx config --defaults
 
-Exit codes: 0 success, 1 failure, 2 wrong arguments, 78 wrong settings.";
+Exit codes: 0 success, 1 failure, 2 wrong arguments, 78 wrong settings,
+130 ended by Ctrl-C (SIGINT), 143 ended by SIGTERM; a server that SIGINT or
+SIGTERM shuts down in order exits with 0.";
 
 /// Receives telemetry events from many agents and writes them to the stores that you already run.
 #[derive(Parser)]
@@ -177,10 +179,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// An argument in a wrong place is not repeated where it may hold a password: a URL as a whole, of a setting its value.
+/// An argument in a wrong place is not repeated where it may hold a password: of a URL all but scheme and host, of a
+/// setting its value.
 fn hide_secrets(error: &mut clap::Error) {
     let shown = |value: &ContextValue| match value {
-        ContextValue::String(text) if text.contains("://") => Some(HIDDEN.to_owned()),
+        ContextValue::String(text) if text.contains("://") => Some(scheme_and_host(text)),
         ContextValue::String(text) => text.split_once('=').map(|(key, _)| format!("{key}={HIDDEN}")),
         _ => None,
     };
@@ -190,6 +193,13 @@ fn hide_secrets(error: &mut clap::Error) {
     let replaced: Vec<_> = all.filter_map(|(kind, value)| Some((kind, shown(value)?))).collect();
     for (kind, text) in replaced {
         error.insert(kind, ContextValue::String(text));
+    }
+}
+
+fn scheme_and_host(text: &str) -> String {
+    match Url::new(text).parts() {
+        Ok(parts) if !parts.hosts.is_empty() => format!("{}://{}", parts.scheme, parts.hosts_text()),
+        _ => HIDDEN.to_owned(),
     }
 }
 

@@ -35,10 +35,11 @@ use self::sending::{Sending, Sent};
 use self::stop::Stop;
 use super::address::Address;
 use super::{Failure, SettingsArgs, print, read_token};
-use crate::client::{self, Client, ClientError, Progress};
+use crate::client::{self, Client, ClientError, Progress, Stopped};
+use crate::counted::{Counted, PartOf};
 use crate::event::FIELD_NAMES;
 use crate::limits::EVENT_NAME_BYTES_MAX;
-use crate::wire::AckLevel;
+use crate::wire::{AckLevel, GoawayCode};
 
 /// How long to try for a first connection: a server that is just starting is found, a wrong address soon reported.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
@@ -100,6 +101,9 @@ enum SendError {
     /// A line is not an event, and what was read before it was not all acknowledged.
     #[error("{line}; {before}")]
     LineAndBefore { line: Box<SendError>, before: Box<SendError> },
+    /// A file that is named cannot be opened; nothing is sent.
+    #[error("{path}: {source}")]
+    Open { path: String, source: io::Error },
     #[error("{path}: {source}")]
     Read { path: String, source: io::Error },
     #[error("{0}")]
@@ -108,7 +112,10 @@ enum SendError {
     Line { path: String, line: u64, error: LineError },
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("{refused} of {events} events were refused by the server")]
+    /// The server requires a token, and none is named.
+    #[error("{0}; name a file that contains the token with --token-file")]
+    NoToken(ClientError),
+    #[error("{} refused by the server", PartOf(*refused, Counted(*events, "event")))]
     Refused { refused: u64, events: u64 },
     #[error("interrupted")]
     Interrupted { signal: u8 },
@@ -154,9 +161,10 @@ impl From<SendError> for Ended {
 impl From<Ended> for Failure {
     fn from(ended: Ended) -> Self {
         let message = ended.to_string();
-        match ended.error.signal() {
-            Some(signal) => Self::Interrupted { message, signal },
-            None => Self::Failed(message),
+        match (ended.error.signal(), &*ended.error) {
+            (Some(signal), _) => Self::Interrupted { message, signal },
+            (None, SendError::Open { .. }) => Self::Usage(message),
+            (None, _) => Self::Failed(message),
         }
     }
 }
@@ -170,13 +178,14 @@ pub fn run(settings: &SettingsArgs, options: &SendOptions) -> Result<(), Failure
         move |signal| live.give_up(signal)
     });
     let stop = stop.map_err(|error| Failure::Failed(format!("cannot watch for signals: {error}")))?;
+    check_files(&files(options)).map_err(Ended::from)?;
     // A name that does not resolve is an error at once; a server that is only starting is waited for.
     address.resolve()?;
     let begin = Instant::now();
     let sent = send(address.to_string(), options, &stop, &live)?;
     print(&format!(
-        "sent {} events ({}) in {:.1} s · {} acknowledged ({})\n",
-        sent.events,
+        "sent {} ({}) in {:.1} s · {} acknowledged ({})\n",
+        Counted(sent.events, "event"),
         megabytes(sent.bytes),
         begin.elapsed().as_secs_f64(),
         sent.progress.acknowledged_events,
@@ -188,11 +197,22 @@ fn files(options: &SendOptions) -> Vec<PathBuf> {
     if options.files.is_empty() { vec![PathBuf::from("-")] } else { options.files.clone() }
 }
 
+/// Checks that each of the files can be opened, so that none is found missing after others were sent. It is closed again:
+/// there may be more of them than a process may have open.
+fn check_files(files: &[PathBuf]) -> Result<(), SendError> {
+    let open = files.iter().filter(|path| !is_standard_input(path)).map(|path| (path, input::check(path)));
+    for (path, checked) in open {
+        checked.map_err(|source| SendError::Open { path: shown(path), source })?;
+    }
+    Ok(())
+}
+
 /// Sends what `options` name; once it returns all is acknowledged.
 fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -> Result<Sent, Ended> {
     let token = options.token_file.as_deref().map(read_token).transpose();
     let token = token.map_err(SendError::Token)?.unwrap_or_default();
     let patience = (options.timeout > 0).then(|| Duration::from_secs(options.timeout));
+    let no_token = token.is_empty();
     let client = Client::connect(client::Options {
         // Events without a source get the agent's name; so it is sent once and not in each event.
         name: options.source.clone().unwrap_or_else(host_name),
@@ -201,7 +221,10 @@ fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -
         patience: Some(patience.map_or(CONNECT_PATIENCE, |patience| patience.min(CONNECT_PATIENCE))),
         ..client::Options::new(address)
     });
-    let mut client = client.map_err(SendError::Client)?;
+    let mut client = client.map_err(|error| match error {
+        ClientError::Stopped(Stopped::Refused { code: GoawayCode::Auth, .. }) if no_token => SendError::NoToken(error),
+        error => SendError::Client(error),
+    })?;
     client.set_patience(patience);
 
     let mut sending = Sending::new(client, options, stop, live);
@@ -211,7 +234,15 @@ fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -
     }
     // Whatever is wrong with a line: all before it is acknowledged first.
     match (read, sending.finish()) {
-        (Ok(()), finished) => finished,
+        (Ok(()), Ok(sent)) => match stop.signal() {
+            Some(signal) => Err(Ended {
+                error: Box::new(SendError::Interrupted { signal }),
+                progress: sent.progress,
+                events: sent.events,
+            }),
+            None => Ok(sent),
+        },
+        (Ok(()), Err(ended)) => Err(ended),
         (Err(error), Ok(sent)) => Err(Ended { error: Box::new(error), progress: sent.progress, events: sent.events }),
         (Err(line), Err(Ended { error: before, progress, events })) => {
             let error = SendError::LineAndBefore { line: Box::new(line), before };

@@ -297,15 +297,7 @@ impl Client {
             state = match until {
                 Some(until) if until <= now => {
                     let address = self.shared.address.clone();
-                    let reason = state.last_lost.clone().unwrap_or_else(|| {
-                        if state.agent.is_connected() {
-                            "the server is connected and acknowledges nothing: its /ready says why. What was sent may be kept \
-                             all the same, and would be doubled if another agent sent it again"
-                                .to_owned()
-                        } else {
-                            "not connected yet".to_owned()
-                        }
-                    });
+                    let reason = state.last_lost.clone().unwrap_or_else(|| state.waits_for().to_owned());
                     return Err(ClientError::TimedOut { address, waited: now - seen_at, reason });
                 }
                 until => self.shared.wait(state, until, now),
@@ -340,6 +332,24 @@ impl Shared {
 }
 
 impl State {
+    /// What a call that has given up was waiting for, and where to look.
+    fn waits_for(&self) -> &'static str {
+        let delivered = self.welcome.is_some_and(|welcome| welcome.ack == AckLevel::Delivered);
+        match (self.agent.is_connected(), self.agent.is_welcome()) {
+            (false, _) => "not connected yet",
+            (true, false) => {
+                "connected, but there is no answer: it is not telemetryx, it hangs, or its log takes no events (see its /ready)"
+            }
+            (true, true) if delivered => {
+                "connected, but nothing is acknowledged as delivered: see /ready of the server for the states of its sinks, and \
+                 its log for their errors"
+            }
+            (true, true) => {
+                "connected, but nothing is acknowledged: see /ready of the server for the reason; without an answer there, it hangs"
+            }
+        }
+    }
+
     /// Takes the agent's notices: into the log, and where the user can ask for them.
     fn take_notices(&mut self, address: &str) {
         while let Some(notice) = self.agent.take_notice() {

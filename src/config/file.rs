@@ -10,7 +10,7 @@ use super::setting::Raw;
 
 type Environment = BTreeMap<String, String>;
 
-/// Reads the text of the file `name`. A file that is no TOML gives one problem and no keys.
+/// Reads the text of the file `name`. A file that is not TOML gives one problem and no keys.
 pub fn read(name: &str, text: &str, environment: &Environment, problems: &mut Vec<String>) -> Merged {
     let mut reader = Reader { name, text, environment, problems };
     let mut merged = Merged::default();
@@ -19,7 +19,9 @@ pub fn read(name: &str, text: &str, environment: &Environment, problems: &mut Ve
         Err(error) => {
             // Not the error's own form: it quotes the line, and with it a secret.
             let line = error.span().map_or(1, |span| line_of(text, span.start));
-            reader.problems.push(format!("{name}:{line}: no TOML: {}", error.message().trim_end().replace('\n', ", ")));
+            let hint = hint(text.lines().nth(line - 1).unwrap_or_default());
+            let message = error.message().trim_end().replace('\n', ", ");
+            reader.problems.push(format!("{name}:{line}: invalid TOML: {message}{hint}"));
         }
     }
     merged
@@ -123,6 +125,28 @@ impl Reader<'_> {
 
     fn origin(&self, key: &Spanned<impl Sized>) -> Origin {
         Origin::File { name: self.name.to_owned(), line: line_of(self.text, key.span().start) }
+    }
+}
+
+/// The next step where this line is invalid TOML. Quotes nothing of it: it may be a secret.
+fn hint(line: &str) -> &'static str {
+    let Some((key, value)) = line.split_once('=') else { return "" };
+    let value = value.split('#').next().unwrap_or_default().trim();
+    let is_word = |word: &str| value.eq_ignore_ascii_case(word);
+    if key.trim_start().starts_with(['#', '[', '"', '\'']) || value.starts_with(['"', '\'', '[', '{']) {
+        return "";
+    }
+    if value.is_empty() {
+        return "; a value is missing after =";
+    }
+    if is_word("true") || is_word("false") {
+        return "; write true or false";
+    }
+    // A number that is written wrong is none.
+    if value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_') {
+        ""
+    } else {
+        "; put text in quotes, as in key = \"text\""
     }
 }
 

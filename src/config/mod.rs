@@ -26,6 +26,8 @@ use crate::wire::AckLevel;
 pub mod document;
 mod environment;
 mod file;
+mod foreign;
+pub mod hide;
 mod layers;
 mod log_filter;
 mod resolve;

@@ -7,13 +7,18 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::environment;
+use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
-use super::setting::{Form, Raw, Setting, Value};
-use super::url::not_a_url;
+use super::setting::{Form, Raw, SECRET_ITSELF, Setting, Value};
+use super::url::{is_placeholder, not_a_url};
 use super::{Config, ConfigError, Log, LogFilter, Server, Wal, read_bounded, table};
 use crate::event::nearest::nearest;
+use crate::pipeline::shares::Shares;
 use crate::sink::{self, BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
+
+/// The section of which every table is a sink.
+const SINKS: &str = "sinks";
 
 /// Checked settings, and where each value came from.
 #[derive(Debug)]
@@ -160,22 +165,38 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
             (true, Raw::Table) => {}
             (true, _) => problems.push(format!("{origin}: {prefix}{key} = {raw}: expected a section, [{prefix}{key}]")),
             (false, _) => {
-                let names: Vec<&str> = known.iter().map(String::as_str).collect();
-                // Of a table's key, as in `headrs.a`, the table may be what is misspelt.
-                let table = key.split_once('.').map(|(table, _)| table);
-                let hint = match (nearest(&key, &names).or_else(|| nearest(table?, &names)), &origin) {
-                    (Some(name), Origin::Environment(_)) => {
-                        format!(": did you mean `{}`?", environment::variable(&format!("{prefix}{name}")))
-                    }
-                    (Some(name), _) => format!(": did you mean `{prefix}{name}`?"),
-                    (None, _) => String::new(),
-                };
+                let hint = hint_for(prefix, &key, &origin, &known);
                 let key = not_a_url(&key);
                 problems.push(format!("{origin}: unknown key `{prefix}{key}`{hint}"));
             }
         }
     }
     entries
+}
+
+/// What was meant by an unknown key: `: did you mean …?`, or nothing.
+fn hint_for(prefix: &str, key: &str, origin: &Origin, known: &[String]) -> String {
+    let names: Vec<&str> = known.iter().map(String::as_str).collect();
+    let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    let meant = match foreign::meant(key, !prefix.is_empty()) {
+        Some(Meant::Advice(advice)) => return format!(": {advice}"),
+        // Not every kind of sink has it.
+        Some(Meant::Key(name)) if names.contains(&name) => Some(name.to_owned()),
+        _ if prefix.is_empty() && nearest(first, &[SINKS]).is_some() => match (origin, rest) {
+            (Origin::File { .. }, _) => return format!(": did you mean `[[{SINKS}]]`?"),
+            (_, Some(rest)) => Some(format!("{SINKS}.{rest}")),
+            (_, None) => Some(format!("{SINKS}.NAME.KEY")),
+        },
+        // Of a table's key, as in `headrs.a`, the table may be what is misspelt.
+        _ => nearest(key, &names).or_else(|| rest.and_then(|_| nearest(first, &names))).map(str::to_owned),
+    };
+    match (meant, origin) {
+        (Some(name), Origin::Environment(_)) => {
+            format!(": did you mean `{}`?", environment::variable(&format!("{prefix}{name}")))
+        }
+        (Some(name), _) => format!(": did you mean `{prefix}{name}`?"),
+        (None, _) => String::new(),
+    }
 }
 
 /// The entries of a table, each with the layer that it is from: of two that differ only in case, - and _ the higher one
@@ -199,6 +220,10 @@ fn take_table(prefix: &str, row: &Row<'_>, keys: &mut Keys, problems: &mut Vec<S
             refuse(&key, &origin, "text");
             continue;
         };
+        if is_placeholder(&text) {
+            refuse(&key, &origin, SECRET_ITSELF);
+            continue;
+        }
         let entry = Entry { key, value: Value::Text(text.into()), origin, form: Form::Secret };
         match entries.iter_mut().find(|other| same_name(&other.key, &entry.key)) {
             None => entries.push(entry),
@@ -383,13 +408,14 @@ fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], p
             ));
         }
     }
+    let lowest = Shares::lowest_buffer_bytes(server.max_body_bytes, server.max_frame_bytes);
     if server.buffer_bytes / 8 < server.max_frame_bytes {
         let frame = other("server.max_frame_bytes");
         problems.push(format!("{}: must be at least 8 times {frame}", said("server.buffer_bytes")));
-    }
-    if server.max_body_bytes > server.buffer_bytes / 4 {
-        let buffer = other("server.buffer_bytes");
-        problems.push(format!("{}: must be at most a quarter of {buffer}", said("server.max_body_bytes")));
+    } else if server.buffer_bytes < lowest {
+        let (frame, buffer) = (other("server.max_frame_bytes"), other("server.buffer_bytes"));
+        let (body, lowest) = (said("server.max_body_bytes"), lowest.div_ceil(1024));
+        problems.push(format!("{body}: with {frame}, at least {lowest}KiB of {buffer} are needed"));
     }
     // A batch pins the buffers that its events came in: one that cannot fill before the pool is empty never would.
     for (sink, settings) in sinks.iter().zip(&config.sinks) {

@@ -9,9 +9,13 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::url::not_a_url;
 pub use super::url::{Url, Urls};
+use super::url::{is_placeholder, not_a_url};
 use crate::escape::is_escaped;
+
+/// What is expected where a value is only the sign for a hidden secret.
+pub const SECRET_ITSELF: &str =
+    "the secret itself: *** stands for it in the output of `telemetryx config`; write it here";
 
 /// A row of the table of settings. Its key is relative to its section.
 #[derive(Debug, Clone)]
@@ -221,11 +225,31 @@ fn quote(out: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 impl Setting {
     /// Checks `raw` against the form; the error is what was expected instead.
     pub fn parse(&self, raw: &Raw) -> Result<Value, String> {
+        let hidden = match raw {
+            Raw::Text(text) => is_placeholder(text),
+            Raw::List(texts) => texts.iter().any(|text| is_placeholder(text)),
+            _ => false,
+        };
+        if hidden && self.form.is_secret() {
+            return Err(format!("{SECRET_ITSELF}, or name a file that contains it with {}_file", self.key));
+        }
         self.parse_form(raw).ok_or_else(|| match (self.form, raw) {
             // The value is not repeated: a URI may hold a secret.
             (Form::Path, Raw::Text(text)) if !text.is_empty() => {
                 "a path: \":memory:\" and URIs are not supported (put \"./\" before it if a file has this name)"
                     .to_owned()
+            }
+            (Form::Bytes { .. }, Raw::Text(text)) if begins_with_digit(text) && parse_bytes(text).is_none() => format!(
+                "{} (a whole number; units are B, KiB, MiB, GiB and TiB, each 1,024 of the one before)",
+                self.expected()
+            ),
+            (Form::Duration { .. } | Form::DurationOr { .. }, Raw::Text(text))
+                if begins_with_digit(text) && parse_duration(text).is_none() =>
+            {
+                format!("{} {TIME_UNITS_NAMED}", self.expected())
+            }
+            (Form::Duration { .. } | Form::DurationOr { .. }, Raw::Integer(_)) => {
+                format!("{} {TIME_UNITS_NAMED}", self.expected())
             }
             _ => self.expected(),
         })
@@ -325,6 +349,7 @@ fn format_bytes(bytes: u64) -> String {
     format!("{}{unit}", bytes / factor)
 }
 
+const TIME_UNITS_NAMED: &str = "(a whole number; units are ms, s, m, h and d)";
 const TIME_UNITS_MS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// `"50ms"`: a whole number and a unit.
@@ -345,6 +370,10 @@ fn format_duration(time: Duration) -> String {
     };
     let (unit, factor) = TIME_UNITS_MS.into_iter().find(fits).unwrap_or(("ms", 1));
     format!("{}{unit}", ms / factor)
+}
+
+fn begins_with_digit(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_digit())
 }
 
 fn split_unit(text: &str) -> Option<(u64, &str)> {
@@ -413,13 +442,11 @@ mod tests {
         let parse = |text: &str| keep.parse(&Raw::Text(text.to_owned()));
         assert_eq!(parse("forever"), Ok(Value::text("forever")));
         assert_eq!(parse("2h"), Ok(Value::Duration(Duration::from_secs(7200))));
-        for wrong in ["", "never", "2d", "0s", "7"] {
-            assert_eq!(
-                parse(wrong),
-                Err("\"forever\" or a time from 1s to 24h, such as \"12h\"".to_owned()),
-                "{wrong}"
-            );
+        let expected = "\"forever\" or a time from 1s to 24h, such as \"12h\"";
+        for wrong in ["", "never", "2d", "0s"] {
+            assert_eq!(parse(wrong), Err(expected.to_owned()), "{wrong}");
         }
+        assert_eq!(parse("7"), Err(format!("{expected} {TIME_UNITS_NAMED}")));
     }
 
     #[test]

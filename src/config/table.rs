@@ -60,8 +60,8 @@ const SERVER: Section = Section {
         Setting {
             key: "max_body_bytes",
             default: Value::Bytes(limits::HTTP_BODY_BYTES_DEFAULT as u64),
-            form: Form::Bytes { min: 1024, max: limits::BUFFER_BYTES_LIMIT as u64 / 4 },
-            doc: "Largest HTTP body, as sent and unpacked. At most a quarter of buffer_bytes.",
+            form: Form::Bytes { min: 1024, max: limits::HTTP_BODY_BYTES_LIMIT as u64 },
+            doc: "Largest HTTP body, as sent and unpacked. buffer_bytes must have room for 3.4 of them and 3 frames.",
         },
         Setting {
             key: "buffer_bytes",

@@ -10,6 +10,7 @@
 //! host; every such password leaves an `@` after the host, where none is accepted. Of a URL that cannot be parsed
 //! nothing but its scheme is shown.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -31,6 +32,16 @@ const SCHEMES: [&str; 11] = [
 
 /// Stands for what is not shown.
 pub const HIDDEN: &str = "***";
+
+/// Whether the text is a secret as it is shown, and not the secret: from the output of `telemetryx config`.
+pub fn is_placeholder(text: &str) -> bool {
+    let is_shown_url = |url: &str| {
+        let Some((_, rest)) = url.split_once("://") else { return false };
+        let login_is_hidden = rest.strip_prefix(HIDDEN).is_some_and(|rest| rest.is_empty() || rest.starts_with('@'));
+        login_is_hidden || rest.split_once('?').is_some_and(|(_, query)| query == HIDDEN)
+    };
+    text == HIDDEN || text.split(',').any(is_shown_url)
+}
 
 /// Where a store is, and how to log in. Shown without user, password and query.
 #[derive(Clone, Deserialize)]
@@ -70,7 +81,9 @@ pub struct Host {
 /// Why a text is not a URL. Quotes nothing of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
-    #[error("is not a URL")]
+    #[error("has no scheme, the part before ://")]
+    NoScheme,
+    #[error("has a scheme that is not supported")]
     Scheme,
     #[error("holds a % that two hexadecimal digits do not follow (write %25 for a %)")]
     Percent,
@@ -203,7 +216,8 @@ impl fmt::Display for Urls {
 
 impl Parts {
     fn parse(text: &str) -> Result<Self, UrlError> {
-        let (scheme, rest) = scheme(text).ok_or(UrlError::Scheme)?;
+        let unknown = if text.contains("://") { UrlError::Scheme } else { UrlError::NoScheme };
+        let (scheme, rest) = scheme(text).ok_or(unknown)?;
         check_percent(rest)?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
@@ -254,6 +268,22 @@ impl Parts {
             Some((decoded_text(key)?, decoded_text(value)?))
         };
         query.split('&').filter(|text| !text.is_empty()).map(parameter).collect()
+    }
+
+    /// What of the URL is not shown and a server may repeat: the password, and the query with its pieces and the words of
+    /// these. Percent-encoded where it is so in the URL.
+    pub fn secrets(&self) -> Vec<Cow<'_, str>> {
+        let mut secrets: Vec<_> = self.password.iter().map(|password| String::from_utf8_lossy(password)).collect();
+        let query = self.query.as_deref().unwrap_or_default();
+        secrets.push(query.into());
+        for piece in query.split(['&', ';']) {
+            secrets.push(piece.into());
+            let value = piece.split_once('=').map_or(piece, |(_, value)| value);
+            secrets.push(value.into());
+            let words = decoded_text(value).unwrap_or_default();
+            secrets.extend(words.split([' ', '=', ',']).map(|word| Cow::from(word.to_owned())));
+        }
+        secrets
     }
 
     /// The hosts with their ports, as written.
@@ -342,7 +372,7 @@ fn parse_host(text: &str) -> Result<Host, UrlError> {
 }
 
 /// `%XX` replaced; every `%` is known to have its digits.
-fn decoded(text: &str) -> Vec<u8> {
+pub(super) fn decoded(text: &str) -> Vec<u8> {
     let mut pieces = text.split('%');
     let mut bytes = pieces.next().unwrap_or_default().as_bytes().to_vec();
     for piece in pieces {
@@ -361,18 +391,6 @@ pub fn decoded_text(text: &str) -> Option<String> {
 /// A text that was meant for something else and may be a URL with a password, as it may be shown.
 pub fn not_a_url(text: &str) -> &str {
     if text.contains("://") { HIDDEN } else { text }
-}
-
-/// Secrets shorter than this are not looked for: they would be found in any text.
-const SECRET_BYTES_MIN: usize = 4;
-
-/// `text`, which a peer sent, with [`HIDDEN`] for each of `secrets` that it repeats.
-pub fn hide<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
-    let mut secrets: Vec<&str> = secrets.into_iter().map(str::trim).collect();
-    secrets.retain(|secret| secret.len() >= SECRET_BYTES_MIN);
-    // One may hold another.
-    secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
-    secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret, HIDDEN))
 }
 
 #[cfg(test)]
@@ -403,9 +421,9 @@ mod tests {
     #[test]
     fn of_what_is_not_a_url_only_the_scheme_is_shown() {
         for (text, error, shown) in [
-            ("hunter2", UrlError::Scheme, "***"),
-            ("u:hunter2@h", UrlError::Scheme, "***"),
-            ("host=db password=hunter2", UrlError::Scheme, "***"),
+            ("hunter2", UrlError::NoScheme, "***"),
+            ("u:hunter2@h", UrlError::NoScheme, "***"),
+            ("host=db password=hunter2", UrlError::NoScheme, "***"),
             ("hunter2://u@h", UrlError::Scheme, "***"),
             ("postgres://u:hun/ter2@h/d", UrlError::At, "postgres://***"),
             ("postgres://u:5/ter2@h/d", UrlError::At, "postgres://***"),
@@ -482,9 +500,21 @@ mod tests {
     }
 
     #[test]
-    fn secrets_that_a_peer_repeats_are_hidden() {
-        let hidden = hide("no such token: hunter2hunter2 hunter2 a", ["hunter2", "hunter2hunter2\n", "", "a"]);
-        assert_eq!(hidden, "no such token: *** *** a");
+    fn what_is_shown_of_a_secret_is_not_taken_for_one() {
+        for url in [
+            "postgres://u:p@h/d",
+            "postgres://h/d?sslmode=x",
+            "redis://u:p@a,redis://:q@b",
+            "http://u:p@h?x",
+            "hunter2",
+        ] {
+            assert!(!is_placeholder(url), "{url}");
+            let shown = Urls::new(url).to_string();
+            assert!(is_placeholder(&shown), "{shown}");
+        }
+        for text in ["", "***x", "postgres://u:***@h/d", "redis://h", "http://h/***", "http://h/?a=***"] {
+            assert!(!is_placeholder(text), "{text}");
+        }
     }
 
     proptest::proptest! {

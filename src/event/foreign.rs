@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::nearest::nearest;
 use crate::limits::JSON_TIME_UNIX_NANO_MIN;
 
 const TIME: &str = "use `time`: an RFC 3339 text, or integer nanoseconds since 1970";
@@ -142,6 +143,80 @@ pub fn advice(key: &str) -> Option<&'static str> {
         .map(|(_, advice)| *advice)
 }
 
+const KINDS: [&str; 4] = ["log", "gauge", "counter", "span"];
+const SEVERITIES: [&str; 6] = ["trace", "debug", "info", "warn", "error", "fatal"];
+
+/// Kinds of other agents and formats, in lower case, and ours.
+const FOREIGN_KINDS: &[(&str, &str)] = &[
+    ("event", "log"),
+    ("logs", "log"),
+    ("message", "log"),
+    ("count", "counter"),
+    ("counters", "counter"),
+    ("sum", "counter"),
+    ("gauges", "gauge"),
+    ("spans", "span"),
+    ("trace", "span"),
+    ("traces", "span"),
+];
+
+/// Severities of syslog, Python, Java and .NET, in lower case, and ours.
+const FOREIGN_SEVERITIES: &[(&str, &str)] = &[
+    ("alert", "fatal"),
+    ("crit", "fatal"),
+    ("critical", "fatal"),
+    ("emerg", "fatal"),
+    ("emergency", "fatal"),
+    ("panic", "fatal"),
+    ("err", "error"),
+    ("severe", "error"),
+    ("warning", "warn"),
+    ("information", "info"),
+    ("informational", "info"),
+    ("notice", "info"),
+    ("dbg", "debug"),
+    ("fine", "debug"),
+    ("finest", "trace"),
+    ("verbose", "trace"),
+];
+
+/// The known name that was meant by another one: in another case, of another program, misspelt.
+fn meant<'a>(text: &str, known: &[&'a str], foreign: &[(&str, &'a str)]) -> Option<&'a str> {
+    let of_others = || foreign.iter().find(|(foreign, _)| foreign.eq_ignore_ascii_case(text)).map(|(_, known)| *known);
+    let in_another_case = known.iter().find(|known| known.eq_ignore_ascii_case(text)).copied();
+    in_another_case.or_else(of_others).or_else(|| nearest(text, known))
+}
+
+/// The next step after a `kind` that is not known; may be empty.
+pub struct KindHint<'a>(pub &'a str);
+
+impl fmt::Display for KindHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if ["metric", "metrics"].iter().any(|metric| metric.eq_ignore_ascii_case(self.0)) {
+            return f.write_str(": use \"gauge\" for a value, \"counter\" for a total that only grows");
+        }
+        match meant(self.0, &KINDS, FOREIGN_KINDS) {
+            Some(kind) => write!(f, ": did you mean \"{kind}\"?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The next step after a `severity` that is not known; may be empty.
+pub struct SeverityHint<'a>(pub &'a str);
+
+impl fmt::Display for SeverityHint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.0.is_empty() && self.0.bytes().all(|byte| byte.is_ascii_digit()) {
+            return f.write_str(": send a number without quotes");
+        }
+        match meant(self.0, &SEVERITIES, FOREIGN_SEVERITIES) {
+            Some(severity) => write!(f, ": did you mean \"{severity}\"?"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Why an integer `time` before 1980 is rejected: with the unit that it looks like.
 pub struct EarlyTime(pub i64);
 
@@ -196,6 +271,18 @@ mod tests {
             for name in advice.split('`').skip(1).step_by(2) {
                 assert!(FIELD_NAMES.contains(&name), "{key}: {name}");
             }
+        }
+    }
+
+    #[test]
+    fn kinds_and_severities_of_others_lead_to_names_that_exist() {
+        for (foreign, known) in FOREIGN_KINDS {
+            assert!(KINDS.contains(known) && !KINDS.contains(foreign), "{foreign}");
+        }
+        for (foreign, known) in FOREIGN_SEVERITIES {
+            assert!(SEVERITIES.contains(known) && !SEVERITIES.contains(foreign), "{foreign}");
+            let hint = SeverityHint(&foreign.to_uppercase()).to_string();
+            assert_eq!(hint, format!(": did you mean \"{known}\"?"));
         }
     }
 

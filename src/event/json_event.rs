@@ -8,7 +8,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::draft::Draft;
-use super::foreign::{EarlyTime, FractionalTime};
+use super::foreign::{EarlyTime, FractionalTime, KindHint, SeverityHint};
 use super::json_key::{Field, Key, KeySeed, Quoted};
 use super::proto::EventKind;
 use super::rfc3339;
@@ -183,14 +183,16 @@ impl<'de> Place<'de> for FieldPlace<'_> {
             },
             (Field::Kind, Scalar::Text(text)) => match kind_from_name(text) {
                 Some(kind) => draft.put_varint(KIND, kind as u64),
-                None => draft.refuse(format_args!("{}, not {}", self.field.expected(), Quoted(text))),
+                None => draft.refuse(format_args!("{}, not {}{}", self.field.expected(), Quoted(text), KindHint(text))),
             },
             (Field::Severity, Scalar::Int(number)) if (0..=i64::from(SEVERITY_MAX)).contains(&number) => {
                 draft.put_varint(SEVERITY, number as u64);
             }
             (Field::Severity, Scalar::Text(text)) => match severity_from_name(text) {
                 Some(number) => draft.put_varint(SEVERITY, number),
-                None => draft.refuse(format_args!("{}, not {}", self.field.expected(), Quoted(text))),
+                None => {
+                    draft.refuse(format_args!("{}, not {}{}", self.field.expected(), Quoted(text), SeverityHint(text)));
+                }
             },
             (Field::Source, Scalar::Text(text)) => draft.put_bytes(SOURCE, text.as_bytes()),
             (Field::Name, Scalar::Text(text)) => draft.put_bytes(NAME, text.as_bytes()),

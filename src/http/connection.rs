@@ -1,19 +1,18 @@
 //! One connection: heads, bodies and answers in strict order. The states are drawn in [`super`].
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::body::{self, Chunked, Framing};
 use super::head::{BodyLength, Head, HeadScan};
+use super::incoming::{Body, Room};
 use super::ingest::{self, Settled};
 use super::kept::Kept;
 use super::proxy_header;
 use super::response::{Answer, CONTINUE, Refusal, error_body};
 use super::routes::{self, Route, Submission};
 use super::{Door, Refused};
-use crate::limits::{
-    FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_BODY_BEGINNING_BYTES,
-    HTTP_IDLE_GRACE, OUTBOX_BYTES_MAX, STALLED_FRAME_TIMEOUT,
-};
+use crate::limits::{HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_IDLE_GRACE, OUTBOX_BYTES_MAX};
 use crate::pipeline::health::Pause;
 use crate::wire::AckLevel;
 
@@ -32,6 +31,8 @@ pub struct Settings {
 pub struct Connection {
     settings: Settings,
     state: State,
+    /// The caller does not read it since then.
+    paused: Option<Instant>,
 }
 
 enum State {
@@ -49,32 +50,6 @@ enum State {
     Closing,
 }
 
-/// A body on its way in.
-struct Body {
-    submission: Submission,
-    framing: Framing,
-    kept: Kept,
-    /// What it cannot continue without.
-    lacks: Option<Room>,
-    /// When all of it was there.
-    whole_since: Option<Instant>,
-    /// Of the request: the connection ends after the answer.
-    close: bool,
-    /// When the first byte of the body could come.
-    since: Instant,
-}
-
-/// What a body has no room for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// The budget of [`Beginnings`](super::Beginnings), for bytes that have come.
-    Beginnings,
-    /// The pool, for all of the body.
-    Pool,
-    /// Pool or ring, for what a body becomes that was admitted and is whole. It waits until there is room again.
-    Finish,
-}
-
 /// A request whose events were handed on.
 struct Waiting {
     level: AckLevel,
@@ -88,7 +63,7 @@ impl Connection {
     /// A connection accepted at `now`.
     pub fn new(settings: Settings, now: Instant) -> Self {
         let state = State::Head { scan: HeadScan::default(), deadline: now + HELLO_TIMEOUT };
-        Self { settings, state }
+        Self { settings, state, paused: None }
     }
 
     /// Takes bytes from the peer and returns how many were consumed.
@@ -127,12 +102,9 @@ impl Connection {
     /// then [`Connection::body_filled`]. `None`: bytes go through [`Connection::receive`]. Never empty.
     pub fn body_room(&mut self) -> Option<&mut [u8]> {
         match &mut self.state {
-            State::Body(Body {
-                framing: Framing::Length(missing),
-                kept: Kept::Pool(buffer),
-                whole_since: None,
-                ..
-            }) => buffer.unfilled().get_mut(..*missing),
+            State::Body(Body { framing: Framing::Length(missing), kept: Kept::Pool(buffer), whole: None, .. }) => {
+                buffer.unfilled().get_mut(..*missing)
+            }
             _ => None,
         }
     }
@@ -177,9 +149,26 @@ impl Connection {
         }
     }
 
+    /// The caller stops or begins to read this connection, because of anything but an empty socket. The time in between is
+    /// not the peer's: it counts neither towards the timers of a head or a body nor towards its rate (R11).
+    pub fn set_paused(&mut self, paused: bool, now: Instant) {
+        if paused {
+            self.paused = self.paused.or(Some(now));
+            return;
+        }
+        let Some(since) = self.paused.take() else { return };
+        let pause = now.saturating_duration_since(since);
+        match &mut self.state {
+            State::Head { deadline, .. } => *deadline += pause,
+            State::Body(body) => body.since += pause,
+            State::Idle { .. } | State::Waiting(_) | State::Closing => {}
+        }
+    }
+
     /// When [`Connection::handle_timeout`] is due.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.state {
+            State::Head { .. } | State::Body(Body { whole: None, .. }) if self.paused.is_some() => None,
             State::Idle { deadline } | State::Head { deadline, .. } => Some(*deadline),
             State::Body(body) => Some(body.deadline()),
             State::Waiting(waiting) => Some(waiting.deadline),
@@ -198,7 +187,7 @@ impl Connection {
                 self.refuse(&refusal, Ending::unreadable(), now, door, out);
             }
             State::Idle { .. } | State::Head { .. } => self.state = State::Closing,
-            State::Body(Body { whole_since: Some(_), .. }) => self.refuse_room(now, door, out),
+            State::Body(Body { whole: Some(_), .. }) => self.refuse_room(now, door, out),
             State::Body(_) => self.abandon_body(now, door, out),
             State::Waiting(waiting) => {
                 let (level, seconds) = (waiting.level.name(), HTTP_ACK_TIMEOUT.as_secs());
@@ -224,6 +213,7 @@ impl Connection {
     /// memory back. Does nothing elsewhere.
     pub fn press_body(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
         if let State::Body(body) = &self.state
+            && self.paused.is_none()
             && body.is_slow(now)
         {
             self.abandon_body(now, door, out);
@@ -235,11 +225,36 @@ impl Connection {
     pub fn slow_body(&self, room: Room, now: Instant) -> Option<u64> {
         let State::Body(body) = &self.state else { return None };
         let helps = match &body.kept {
-            Kept::Beginning(_) => room == Room::Beginnings && body.kept.len() > 0,
-            Kept::Pool(_) => room == Room::Pool,
+            Kept::Beginning(_) => matches!(room, Room::Beginnings(_)) && body.kept.len() > 0,
+            Kept::Pool(_) => matches!(room, Room::Pool(_)),
         };
         let millis = now.saturating_duration_since(body.since).as_millis().max(1) as u64;
-        (helps && body.is_slow(now)).then(|| body.kept.len() as u64 * 1000 / millis)
+        (helps && self.paused.is_none() && body.is_slow(now)).then(|| body.kept.len() as u64 * 1000 / millis)
+    }
+
+    /// The pages of the pool that the body holds; none elsewhere.
+    pub fn body_pages(&self) -> Range<usize> {
+        match &self.state {
+            State::Body(Body { kept: Kept::Pool(buffer), .. }) => buffer.pages(),
+            _ => 0..0,
+        }
+    }
+
+    /// Bytes of the budget of [`Beginnings`](super::Beginnings) that the body holds; none elsewhere.
+    pub fn beginning_bytes(&self) -> usize {
+        match &self.state {
+            State::Body(Body { kept: Kept::Beginning(beginning), .. }) => beginning.taken(),
+            _ => 0,
+        }
+    }
+
+    /// When a whole body that lacks [`Room::Finish`] is tried again whatever [`Door::can_finish`] says, by
+    /// [`Connection::take_room`].
+    pub fn retry_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Body(Body { whole: Some(whole), .. }) => Some(whole.retry_at),
+            _ => None,
+        }
     }
 
     /// What the body that is being received cannot continue without. Nothing is consumed until
@@ -257,16 +272,17 @@ impl Connection {
         let settings = self.settings;
         let State::Body(body) = &mut self.state else { return true };
         let Some(lacks) = body.lacks.take() else { return true };
-        if body.whole_since.is_some() {
+        if body.whole.is_some() {
             self.body_complete(now, door, out);
-        } else if body.make_room(1, lacks == Room::Pool, settings, door).is_err() {
-            body.lacks = Some(lacks);
+        } else if let Err(room) = body.make_room(1, matches!(lacks, Room::Pool(_)), settings, door) {
+            body.lacks = Some(room);
         }
         self.lacks_room().is_none()
     }
 
     /// There is no room for the body, and none can be made: 503.
     pub fn refuse_room(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+        door.no_room();
         self.refuse(&ingest::no_memory(), Ending::of_post(true), now, door, out);
     }
 
@@ -380,7 +396,7 @@ impl Connection {
             return Err(paused(pause));
         }
         let (kept, close) = (Kept::new(), head.close);
-        Ok(Body { submission, framing, kept, lacks: None, whole_since: None, close, since: now })
+        Ok(Body { submission, framing, kept, lacks: None, whole: None, close, since: now })
     }
 
     fn receive_body(&mut self, input: &[u8], now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> usize {
@@ -420,23 +436,21 @@ impl Connection {
             _ if door.draining() => Some(routes::draining(door)),
             pause => pause.map(paused),
         };
-        if refusal.is_none()
-            && let Err(room) = body.room_to_finish(settings, door)
-        {
-            (body.lacks, body.whole_since) = (Some(room), body.whole_since.or(Some(now)));
-            return;
-        }
-        let State::Body(body) = std::mem::replace(&mut self.state, State::Closing) else { return };
-        let Body { submission, kept, close, .. } = body;
-        let ingested = match (refusal, kept) {
-            (None, Kept::Pool(buffer)) => ingest::ingest(buffer, submission, settings, door),
-            (Some(refusal), _) => Err(refusal),
-            (None, Kept::Beginning(_)) => Err(ingest::no_memory()),
+        let finished = match refusal {
+            None => body.finish(settings, now, door),
+            Some(refusal) => Err(refusal),
         };
-        match ingested {
+        let (level, close) = (body.submission.level, body.close);
+        let finished = match finished {
+            Ok(None) => return,
+            Ok(Some(finished)) => Ok(finished),
+            Err(refusal) => Err(refusal),
+        };
+        self.state = State::Closing;
+        match finished {
             Ok((settled, Some(ticket))) => {
                 let deadline = now + HTTP_ACK_TIMEOUT;
-                self.state = State::Waiting(Waiting { level: submission.level, ticket, settled, close, deadline });
+                self.state = State::Waiting(Waiting { level, ticket, settled, close, deadline });
             }
             Ok((settled, None)) if settled.nothing_but_refused() => {
                 let error = "every event was refused";
@@ -509,70 +523,5 @@ impl Ending<'static> {
     /// Where the next request would begin is not known.
     fn unreadable() -> Self {
         Self { close: true, head_only: false, method: "", path: "" }
-    }
-}
-
-impl Body {
-    /// Whether all that may come has to be in the pool before `more` bytes are taken: they end the body, or its beginning.
-    fn is_to_be_reserved(&self, more: usize) -> bool {
-        let Some(left) = self.kept.before_reserving() else { return false };
-        match &self.framing {
-            Framing::Length(missing) => more >= left.min(*missing),
-            Framing::Chunked(_) => left == 0 && self.framing.is_within_data(),
-        }
-    }
-
-    /// Finds room for `more` bytes of a beginning, or (`reserve`) for all of the body.
-    ///
-    /// # Errors
-    /// There is none; nothing has changed.
-    fn make_room(&mut self, more: usize, reserve: bool, settings: Settings, door: &mut impl Door) -> Result<(), Room> {
-        if reserve {
-            let bytes = self.framing.whole_bytes(self.kept.len(), settings.max_body_bytes);
-            return self.reserve(bytes, door);
-        }
-        let Some(left) = self.kept.before_reserving() else { return Ok(()) };
-        let Kept::Beginning(beginning) = &mut self.kept else { return Ok(()) };
-        beginning.grow(more.min(left), door.beginnings()).then_some(()).ok_or(Room::Beginnings)
-    }
-
-    fn reserve(&mut self, bytes: usize, door: &mut impl Door) -> Result<(), Room> {
-        if matches!(self.kept, Kept::Beginning(_)) {
-            let buffer = door.reserve(bytes).ok_or(Room::Pool)?;
-            // It has room for more than what has come.
-            let fits = self.kept.move_to(buffer);
-            debug_assert!(fits);
-        }
-        Ok(())
-    }
-
-    /// Room for a whole body to become events: one that has come whole before it was admitted is admitted now.
-    fn room_to_finish(&mut self, settings: Settings, door: &mut impl Door) -> Result<(), Room> {
-        let was_admitted = self.kept.len() > HTTP_BODY_BEGINNING_BYTES;
-        self.reserve(self.kept.len(), door)?;
-        match ingest::needs(self.kept.len(), self.submission, settings) {
-            needs if was_admitted && !door.can_finish(needs) => Err(Room::Finish),
-            _ => Ok(()),
-        }
-    }
-
-    /// Below 64 KiB/s, its first 2 s left out. A whole body is not.
-    fn is_slow(&self, now: Instant) -> bool {
-        let transfer = Duration::from_secs_f64(self.kept.len() as f64 / FRAME_RATE_MIN_BYTES_PER_SECOND as f64);
-        self.whole_since.is_none() && now >= self.since + STALLED_FRAME_TIMEOUT + transfer
-    }
-
-    /// R11: 10 s and what the slowest allowed rate needs; for chunked, whose length is unknown, for what has come. A whole
-    /// body waits as long for room as its answer would for the log.
-    fn deadline(&self) -> Instant {
-        if let Some(since) = self.whole_since {
-            return since + HTTP_ACK_TIMEOUT;
-        }
-        let bytes = match &self.framing {
-            Framing::Length(missing) => self.kept.len() + missing,
-            Framing::Chunked(_) => self.kept.len(),
-        };
-        let millis = (bytes as u64).saturating_mul(1000) / FRAME_RATE_MIN_BYTES_PER_SECOND;
-        self.since + FRAME_TIMEOUT + Duration::from_millis(millis)
     }
 }

@@ -3,6 +3,7 @@
 //! Every exchange is driven whole, byte by byte, split and through [`Connection::body_room`], and must give the same
 //! answers and the same events each time; memory is back afterwards. Each function panics where that does not hold.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use super::body::{Chunked, Framing};
@@ -11,7 +12,9 @@ use super::head::is_token_byte;
 use super::kept::{Beginnings, Kept};
 use super::{Connection, Door, Needs, Page, Settings};
 use crate::event::{Counts, Events, check_batch};
-use crate::limits::{EVENT_BYTES_MAX, HTTP_BODY_BEGINNINGS_BYTES_MAX, HTTP_IDLE_TIMEOUT_DEFAULT};
+use crate::limits::{
+    EVENT_BYTES_MAX, HTTP_BODY_BEGINNING_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX, HTTP_IDLE_TIMEOUT_DEFAULT,
+};
 use crate::metrics::RejectReason;
 use crate::pipeline::health::Pause;
 use crate::pipeline::pool::{Buffer, Pool, PoolSlice};
@@ -160,16 +163,24 @@ fn check_answers(outcome: &Outcome) {
     assert_eq!(closed, outcome.closing);
 }
 
-pub(super) const SETTINGS: Settings =
-    Settings { max_body_bytes: 64 * 1024, max_frame_bytes: 16 * 1024, idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT };
+/// The largest body is larger than a beginning and what one read brings, so that bodies are admitted, and wait for room once
+/// they are whole.
+pub(super) const SETTINGS: Settings = Settings {
+    max_body_bytes: 4 * HTTP_BODY_BEGINNING_BYTES,
+    max_frame_bytes: 16 * 1024,
+    idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
+};
 
 /// Takes everything and keeps it.
 pub struct FakeDoor {
     pub(super) pool: Pool,
     pub(super) beginnings: Beginnings,
     pub(super) ring_slots: usize,
-    /// There is memory for what admitted bodies become.
+    /// There is memory for what admitted bodies become. Even so the door says no each first time it is asked: every admitted
+    /// body waits once.
     pub(super) finishes: bool,
+    /// How often it was asked.
+    pub(super) asked: Cell<usize>,
     /// The only token; `None`: none is needed.
     pub(super) token: Option<&'static [u8]>,
     pub(super) draining: bool,
@@ -180,15 +191,18 @@ pub struct FakeDoor {
     pub(super) accepted: Vec<(PoolSlice, u32)>,
     pub(super) rejected: Vec<(RejectReason, u64)>,
     pub(super) statuses: Vec<u16>,
+    /// Bodies that were refused for want of room.
+    pub(super) no_room: usize,
 }
 
 impl FakeDoor {
     pub(super) fn new() -> Self {
         Self {
-            pool: Pool::new(4 * SETTINGS.max_body_bytes, Box::new(|| {})),
+            pool: Pool::new(6 * SETTINGS.max_body_bytes, Box::new(|| {})),
             beginnings: Beginnings::new(HTTP_BODY_BEGINNINGS_BYTES_MAX),
             ring_slots: 1000,
             finishes: true,
+            asked: Cell::new(0),
             token: None,
             draining: false,
             log_pause: None,
@@ -196,6 +210,7 @@ impl FakeDoor {
             accepted: Vec::new(),
             rejected: Vec::new(),
             statuses: Vec::new(),
+            no_room: 0,
         }
     }
 
@@ -246,7 +261,13 @@ impl Door for FakeDoor {
     }
 
     fn can_finish(&self, needs: Needs) -> bool {
-        self.finishes && self.accepted.len() + needs.slots <= self.ring_slots
+        let asked = self.asked.get() + 1;
+        self.asked.set(asked);
+        self.finishes && asked.is_multiple_of(2) && self.accepted.len() + needs.slots <= self.ring_slots
+    }
+
+    fn no_room(&mut self) {
+        self.no_room += 1;
     }
 
     fn beginnings(&self) -> &Beginnings {

@@ -104,7 +104,7 @@ fn is_protobuf(body: &[u8]) -> bool {
     check_batch(body, FRAME_EVENTS_MAX, |_, _, _| {}).is_ok_and(|counts| counts.accepted > 0)
 }
 
-/// An object or an array, and after it the begin of another one.
+/// An object, and after it the beginning of another object or of an array.
 fn has_several_values(body: &[u8]) -> bool {
     let mut values = serde_json::Deserializer::from_slice(body).into_iter::<IgnoredAny>();
     if !matches!(values.next(), Some(Ok(_))) {

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Nothing is handed on before the whole body was read, memory for everything was there, and the ring has room for all
-//! slots: a request is taken as a whole (less the events that break a rule) or not at all.
+//! slots: a request is taken as a whole (less the events that break a rule) or not at all. Until then the body stays as it
+//! is, so where there is no room it can be tried again.
 
 use std::io::Read;
 use std::ops::Range;
@@ -21,15 +22,12 @@ use super::hints;
 use super::response::{Refusal, push_json_string, result_body};
 use super::routes::{MediaType, Submission};
 use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, Rejection, Rejections, check_batch};
-use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
+use crate::limits::{FINISHING_ROUNDING_SHARE, FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
 use crate::metrics::RejectReason;
 use crate::pipeline::pool::{Buffer, PoolSlice};
 
 /// A body with more gaps than this between its accepted events is packed anew, so that it does not fill the ring.
 const GAPS_SHARED_MAX: usize = 16;
-
-/// JSON becomes at most this many times as long: an attribute `"a":1.5,` of 8 bytes takes 14.
-const ENCODED_GROWTH_MAX: usize = 2;
 
 /// One slot to be: events and their `EventBatch` bytes.
 struct Piece {
@@ -47,10 +45,10 @@ pub struct Settled {
 }
 
 impl Settled {
-    /// Moves the list of what was refused into the pool.
-    fn new(accepted: u64, rejections: &Rejections, door: &mut impl Door) -> Result<Self, Refusal> {
+    /// Moves the list of what was refused into the pool. Where that has no room, the answer has the number alone.
+    fn new(accepted: u64, rejections: &Rejections, door: &mut impl Door) -> Self {
         let listed = rejections.named.len() as u64;
-        let mut settled = Self { accepted, rejected: rejections.total as u64, listed, entries: None };
+        let mut settled = Self { accepted, rejected: rejections.total as u64, listed: 0, entries: None };
         if listed > 0 {
             let mut entries = Vec::new();
             for Rejection { index, error } in &rejections.named {
@@ -59,13 +57,13 @@ impl Settled {
                 push_json_string(&mut entries, shortened(error));
                 entries.push(b'}');
             }
-            let mut buffer = door.reserve_to_finish(entries.len()).ok_or_else(no_memory)?;
-            if !buffer.extend(&entries) {
-                return Err(no_memory());
+            if let Some(mut buffer) = door.reserve_to_finish(entries.len())
+                && buffer.extend(&entries)
+            {
+                (settled.listed, settled.entries) = (listed, Some(buffer));
             }
-            settled.entries = Some(buffer);
         }
-        Ok(settled)
+        settled
     }
 
     pub fn nothing_but_refused(&self) -> bool {
@@ -84,24 +82,41 @@ fn shortened(error: &str) -> &str {
     (0..=error.len().min(HTTP_ERROR_BYTES_MAX)).rev().find_map(|end| error.get(..end)).unwrap_or_default()
 }
 
+/// Why nothing of a body was taken.
+#[derive(Debug)]
+pub enum Failed {
+    Refused(Refusal),
+    /// Pool or ring have no room for what the body becomes. The body is as it was: try again.
+    NoRoom,
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
 /// Reads a whole body and hands its events on. Returns the last ticket, or `None` where no event was accepted.
 ///
 /// # Errors
-/// Nothing was taken: 400, 413, or 503.
+/// Nothing was taken: 400, 413, or there is no room.
 pub fn ingest(
-    body: Buffer,
+    body: &mut Buffer,
     submission: Submission,
     settings: Settings,
     door: &mut impl Door,
-) -> Result<(Settled, Option<u64>), Refusal> {
+) -> Result<(Settled, Option<u64>), Failed> {
     let level = submission.level;
-    let body = if submission.gzip { unpack(body, settings.max_body_bytes, door)? } else { body };
-    let (pieces, rejections) = decode(body, submission, settings, door)?;
-    if !pieces.is_empty() && !door.ring_room(pieces.len()) {
-        return Err(Refusal::new(503, "too many events are waiting: nothing of this request was taken, send it again"));
+    let (pieces, rejections) = if submission.gzip {
+        decode(&mut unpack(body, settings.max_body_bytes, door)?, submission, settings, door)?
+    } else {
+        decode(body, submission, settings, door)?
+    };
+    if !door.ring_room(pieces.len()) {
+        return Err(Failed::NoRoom);
     }
     let accepted = pieces.iter().map(|piece| u64::from(piece.events)).sum();
-    let settled = Settled::new(accepted, &rejections, door)?;
+    let settled = Settled::new(accepted, &rejections, door);
     if settled.rejected > 0 {
         door.rejected(RejectReason::Invalid, settled.rejected);
     }
@@ -115,23 +130,28 @@ pub fn ingest(
 /// What a whole body takes at most to become events.
 #[derive(Debug, Clone, Copy)]
 pub struct Needs {
-    /// Bytes of the pool in one piece.
+    /// Bytes of the pool in one piece, for the unpacked body; 0: it is not packed.
+    pub unpacked_bytes: usize,
+    /// Bytes of the pool, in pieces of `piece_bytes` that are trimmed once they are full.
+    pub packed_bytes: usize,
     pub piece_bytes: usize,
-    /// Bytes of the pool in all.
-    pub bytes: usize,
     /// Slots of the ring.
     pub slots: usize,
 }
 
-/// The largest needs of a body of `bytes`.
+/// The largest needs of a body of `bytes`. A pool whose share for this is not in use has room for them; see
+/// [`Shares`](crate::pipeline::shares::Shares).
 pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs {
     let Settings { max_body_bytes, max_frame_bytes, .. } = settings;
-    let unpacked = if submission.gzip { max_body_bytes } else { 0 };
-    let encoded = if submission.gzip { max_body_bytes } else { max_body_bytes.min(ENCODED_GROWTH_MAX * bytes) };
+    let unpacked_bytes = if submission.gzip { max_body_bytes } else { 0 };
+    // JSON can become many times as long: the key of an object is repeated in the keys of all its members.
+    let is_as_long = submission.media_type == MediaType::Protobuf && !submission.gzip;
+    let encoded = if is_as_long { bytes } else { max_body_bytes };
     Needs {
-        piece_bytes: unpacked.max(max_frame_bytes),
-        // Packed into buffers of a frame, of which two neighbours hold more than one frame; and the list of what was refused.
-        bytes: unpacked + encoded + 2 * max_frame_bytes,
+        unpacked_bytes,
+        // And the list of what was refused.
+        packed_bytes: encoded + encoded / FINISHING_ROUNDING_SHARE + max_frame_bytes,
+        piece_bytes: max_frame_bytes,
         slots: 2 * (max_body_bytes / max_frame_bytes.max(1)) + GAPS_SHARED_MAX + 1,
     }
 }
@@ -142,8 +162,8 @@ pub fn no_memory() -> Refusal {
 
 /// Unpacks gzip (RFC 1952). Several members are one text, as the RFC has it (log shippers append them); anything
 /// behind the last one is refused, padding too.
-fn unpack(packed: Buffer, max_bytes: usize, door: &mut impl Door) -> Result<Buffer, Refusal> {
-    let mut unpacked = door.reserve_to_finish(max_bytes).ok_or_else(no_memory)?;
+fn unpack(packed: &Buffer, max_bytes: usize, door: &mut impl Door) -> Result<Buffer, Failed> {
+    let mut unpacked = door.reserve_to_finish(max_bytes).ok_or(Failed::NoRoom)?;
     let mut decoder = GzDecoder::new(packed.filled());
     let mut member = 0;
     for _ in 0..HTTP_GZIP_MEMBERS_MAX {
@@ -157,7 +177,7 @@ fn unpack(packed: Buffer, max_bytes: usize, door: &mut impl Door) -> Result<Buff
                 .map_err(|error| hints::not_gzip(packed.filled(), member, &error))?;
             match read {
                 0 => break,
-                _ if left == 0 => return Err(too_large(max_bytes)),
+                _ if left == 0 => return Err(too_large(max_bytes).into()),
                 _ => unpacked.advance(read),
             }
         }
@@ -169,25 +189,28 @@ fn unpack(packed: Buffer, max_bytes: usize, door: &mut impl Door) -> Result<Buff
         member = packed.len().saturating_sub(rest.len());
         decoder.reset(rest);
     }
-    Err(Refusal::body(RejectReason::Malformed, format!("the body has more than {HTTP_GZIP_MEMBERS_MAX} gzip members")))
+    let error = format!("the body has more than {HTTP_GZIP_MEMBERS_MAX} gzip members");
+    Err(Refusal::body(RejectReason::Malformed, error).into())
 }
 
 /// The accepted events of an unpacked body, and what was refused of it. Where nothing can be read, the message names what
 /// the body is instead.
 fn decode(
-    body: Buffer,
+    body: &mut Buffer,
     submission: Submission,
     settings: Settings,
     door: &mut impl Door,
-) -> Result<(Vec<Piece>, Rejections), Refusal> {
-    let instead = |refusal: Refusal, body: &Buffer| match refusal.reason {
-        Some(RejectReason::Malformed) => hints::instead(body.filled(), submission).unwrap_or(refusal),
-        _ => refusal,
+) -> Result<(Vec<Piece>, Rejections), Failed> {
+    let instead = |failed: Failed, body: &Buffer| match failed {
+        Failed::Refused(refusal) if refusal.reason == Some(RejectReason::Malformed) => {
+            Failed::Refused(hints::instead(body.filled(), submission).unwrap_or(refusal))
+        }
+        failed => failed,
     };
     match submission.media_type {
-        MediaType::Protobuf => from_protobuf(body, settings, door, instead),
+        MediaType::Protobuf => from_protobuf(body, settings, door).map_err(|failed| instead(failed, body)),
         MediaType::Json => from_json(settings, door, |decoder, emit| decoder.document(body.filled(), emit))
-            .map_err(|refusal| instead(refusal, &body)),
+            .map_err(|failed| instead(failed, body)),
         MediaType::Ndjson => {
             let (pieces, rejections) = from_json(settings, door, |decoder, emit| decoder.lines(body.filled(), emit))?;
             if pieces.is_empty() && rejections.total > 0 {
@@ -199,11 +222,10 @@ fn decode(
 }
 
 fn from_protobuf(
-    mut body: Buffer,
+    body: &mut Buffer,
     settings: Settings,
     door: &mut impl Door,
-    instead: impl Fn(Refusal, &Buffer) -> Refusal,
-) -> Result<(Vec<Piece>, Rejections), Refusal> {
+) -> Result<(Vec<Piece>, Rejections), Failed> {
     let mut rejections = Rejections::default();
     // Neighbouring accepted events, as many as one slot takes.
     let mut runs: Vec<(Range<usize>, u32)> = Vec::new();
@@ -222,7 +244,7 @@ fn from_protobuf(
             BatchError::Malformed { .. } => RejectReason::Malformed,
             BatchError::TooManyEvents { .. } => RejectReason::TooLarge,
         };
-        instead(Refusal::body(reason, error.to_string()), &body)
+        Refusal::body(reason, error.to_string())
     })?;
     if runs.len() <= body.len() / settings.max_frame_bytes.max(1) + GAPS_SHARED_MAX {
         body.trim();
@@ -240,19 +262,16 @@ fn from_protobuf(
 fn from_json<D: Door>(
     settings: Settings,
     door: &mut D,
-    decode: impl FnOnce(
-        &mut JsonDecoder,
-        &mut dyn FnMut(&[u8]) -> Result<(), Refusal>,
-    ) -> Result<Decoded, JsonError<Refusal>>,
-) -> Result<(Vec<Piece>, Rejections), Refusal> {
+    decode: impl FnOnce(&mut JsonDecoder, &mut dyn FnMut(&[u8]) -> Result<(), Failed>) -> Result<Decoded, JsonError<Failed>>,
+) -> Result<(Vec<Piece>, Rejections), Failed> {
     let mut packing = Packing::new(settings, door);
     let decoded =
         decode(&mut JsonDecoder::new(), &mut |event| packing.push(event, 1)).map_err(|error| match error {
-            JsonError::Emit(refusal) => refusal,
+            JsonError::Emit(failed) => failed,
             JsonError::Malformed(_) | JsonError::Empty => {
-                Refusal::body(RejectReason::Malformed, shortened(&error.to_string()).to_owned())
+                Refusal::body(RejectReason::Malformed, shortened(&error.to_string()).to_owned()).into()
             }
-            JsonError::TooManyEvents { .. } => Refusal::body(RejectReason::TooLarge, error.to_string()),
+            JsonError::TooManyEvents { .. } => Refusal::body(RejectReason::TooLarge, error.to_string()).into(),
         })?;
     Ok((packing.finish(), decoded.rejected))
 }
@@ -273,26 +292,24 @@ impl<'d, D: Door> Packing<'d, D> {
     }
 
     /// Appends `bytes`, the `EventBatch` of `events` events; they stay in one slot.
-    fn push(&mut self, bytes: &[u8], events: u32) -> Result<(), Refusal> {
+    fn push(&mut self, bytes: &[u8], events: u32) -> Result<(), Failed> {
         let Settings { max_frame_bytes, max_body_bytes, .. } = self.settings;
         let len = bytes.len();
         self.bytes += len;
         if self.bytes > max_body_bytes || len > max_frame_bytes {
             let max = if len > max_frame_bytes { max_frame_bytes } else { max_body_bytes };
-            return Err(Refusal::body(
-                RejectReason::TooLarge,
-                format!("the body becomes more than {max} bytes of encoded events: send less at once"),
-            ));
+            let error = format!("the body becomes more than {max} bytes of encoded events: send less at once");
+            return Err(Refusal::body(RejectReason::TooLarge, error).into());
         }
         if self.open.as_ref().is_some_and(|(buffer, _)| buffer.len() + len > max_frame_bytes) {
             self.close();
         }
         let (buffer, held) = match &mut self.open {
             Some(open) => open,
-            none => none.insert((self.door.reserve_to_finish(max_frame_bytes).ok_or_else(no_memory)?, 0)),
+            none => none.insert((self.door.reserve_to_finish(max_frame_bytes).ok_or(Failed::NoRoom)?, 0)),
         };
         if !buffer.extend(bytes) {
-            return Err(no_memory());
+            return Err(Failed::NoRoom);
         }
         *held += events;
         Ok(())

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!  0 ────────── as it arrives ──────────▶ 64 KiB ── all that may come is reserved at once ──▶ end
-//!    Beginning: outside the pool,           Pool: one buffer, read into directly;
-//!    of a budget that all bodies share      such a body always finishes
+//!    Beginning: outside the pool,           Pool: one buffer; a body of known length is read
+//!    of a budget that all bodies share      straight into it. Such a body always finishes
 //! ```
 //!
-//! So a body costs what it has sent until it has shown that it is sent at all, and a body that arrives with its head is
-//! written straight into the pool.
+//! A beginning takes the next power of two of what has come, at least 256 bytes. A body of known length whose last bytes are
+//! read before it has 64 KiB (with its head, for most requests) is reserved at that moment, a chunked one once it is whole.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +32,7 @@ impl Beginnings {
         self.left.load(Ordering::Relaxed)
     }
 
+    /// Takes `bytes` of the budget, or nothing and `false` where it has less.
     fn take(&self, bytes: usize) -> bool {
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
     }
@@ -46,17 +47,28 @@ pub struct Beginning {
 }
 
 impl Beginning {
-    /// Makes room for `more` bytes, at most up to [`HTTP_BODY_BEGINNING_BYTES`] in all. `false`: the budget is used up.
-    pub fn grow(&mut self, more: usize, budget: &Beginnings) -> bool {
+    /// Bytes that are taken of the budget.
+    pub fn taken(&self) -> usize {
+        self.taken.as_ref().map_or(0, |(_, taken)| *taken)
+    }
+
+    /// Bytes of the budget that `more` bytes need beside what is taken.
+    pub fn growth(&self, more: usize) -> usize {
         let wanted = (self.bytes.len() + more).max(HTTP_BODY_BEGINNING_BYTES_LOWEST).next_power_of_two();
-        let wanted = wanted.min(HTTP_BODY_BEGINNING_BYTES);
-        let taken = self.taken.as_ref().map_or(0, |(_, taken)| *taken);
-        if wanted > taken {
-            if !budget.take(wanted - taken) {
+        wanted.min(HTTP_BODY_BEGINNING_BYTES).saturating_sub(self.taken())
+    }
+
+    /// Makes room for `more` bytes, at most up to [`HTTP_BODY_BEGINNING_BYTES`] in all. `false`: the budget has not enough
+    /// left, and nothing has changed.
+    pub fn grow(&mut self, more: usize, budget: &Beginnings) -> bool {
+        let growth = self.growth(more);
+        if growth > 0 {
+            if !budget.take(growth) {
                 return false;
             }
-            self.taken = Some((budget.clone(), wanted));
-            self.bytes.reserve_exact(wanted - self.bytes.len());
+            let taken = self.taken() + growth;
+            self.taken = Some((budget.clone(), taken));
+            self.bytes.reserve_exact(taken - self.bytes.len());
         }
         true
     }
@@ -74,7 +86,7 @@ impl Drop for Beginning {
 #[derive(Debug)]
 pub enum Kept {
     Beginning(Beginning),
-    /// There is room for all that may come.
+    /// The buffer has room for all that may come.
     Pool(Buffer),
 }
 
@@ -93,9 +105,7 @@ impl Kept {
     /// Bytes that can be appended.
     pub fn room(&self) -> usize {
         match self {
-            Self::Beginning(beginning) => {
-                beginning.taken.as_ref().map_or(0, |(_, taken)| taken - beginning.bytes.len())
-            }
+            Self::Beginning(beginning) => beginning.taken().saturating_sub(beginning.bytes.len()),
             Self::Pool(buffer) => buffer.room(),
         }
     }
@@ -123,7 +133,8 @@ impl Kept {
         }
     }
 
-    /// Continues in `buffer`, which has room for what there is.
+    /// Continues in `buffer`. `false`: it has no room for what there is, and nothing has changed. Does nothing where the body
+    /// is in the pool already.
     pub fn move_to(&mut self, mut buffer: Buffer) -> bool {
         if let Self::Beginning(beginning) = self {
             if !buffer.extend(&beginning.bytes) {

@@ -17,6 +17,7 @@
 //! | `routes` | what can be asked for, and what a POST must say before its body is read |
 //! | `body` | Content-Length and chunked, incremental |
 //! | `kept` | where a body's bytes are: the first 64 KiB outside the pool, or all of it in one pool buffer |
+//! | `incoming` | a body on its way in: its room, its rate, its time |
 //! | `proxy_header` | recognises the header of the PROXY protocol, to name it in the 400 |
 //! | `ingest` | a whole body becomes `EventBatch` bytes in the pool and a list of what was refused |
 //! | `hints` | what a body is that is not what its head says: for the message of its 400 |
@@ -31,6 +32,8 @@
 //!   `HTTP_BODY_BEGINNINGS_BYTES_MAX` for all connections. Then all of it is reserved in the pool at once. A body that is
 //!   whole (with its head, for most requests) goes straight into the pool. Where there is no room, the caller closes slower
 //!   bodies ([`Connection::lacks_room`]); without one, the newcomer gets 503.
+//! * **An admitted body finishes**: a whole body stays as it is until there is room for what it becomes
+//!   ([`Room::Finish`]); the pool keeps a share for that (`pipeline/shares.rs`).
 //! * **While the log accepts nothing** ([`Door::log_pause`]), a POST gets 503 by its head, and again at the end of its
 //!   body: nothing is taken that would wait in memory and be sent again meanwhile.
 //! * **All or nothing**: events are handed on only once the whole document was sound and the ring has room for all.
@@ -43,6 +46,7 @@ mod date;
 pub mod fuzz;
 mod head;
 mod hints;
+mod incoming;
 mod ingest;
 mod kept;
 mod proxy_header;
@@ -51,8 +55,9 @@ mod routes;
 #[cfg(test)]
 mod tests;
 
-pub use connection::{Connection, Room, Settings};
+pub use connection::{Connection, Settings};
 pub use date::{DATE_BYTES, HttpDate};
+pub use incoming::Room;
 pub use ingest::Needs;
 pub use kept::Beginnings;
 
@@ -105,11 +110,14 @@ pub trait Door {
     /// A buffer for a body of `bytes` that is being admitted, or `None` while the pool has no room for more bodies.
     fn reserve(&mut self, bytes: usize) -> Option<Buffer>;
 
-    /// A buffer for what an admitted body becomes; only a pool that is full refuses it.
+    /// A buffer for what a whole body becomes; `None` only where the pool has no room for it.
     fn reserve_to_finish(&mut self, bytes: usize) -> Option<Buffer>;
 
-    /// Whether there is room in pool and ring for what an admitted body becomes.
+    /// Whether pool and ring have room for what a whole body becomes, and no other one waits for it.
     fn can_finish(&self, needs: Needs) -> bool;
+
+    /// A body is refused because there is no room for it.
+    fn no_room(&mut self) {}
 
     /// The budget for what is kept of bodies outside the pool.
     fn beginnings(&self) -> &Beginnings;

@@ -13,7 +13,7 @@ use crate::ids::ConnectionId;
 use crate::limits::{HELLO_TIMEOUT, SILENT_AFTER};
 use crate::net::door::Door;
 use crate::net::linger::Linger;
-use crate::net::protocols::Protocol;
+use crate::net::protocols::{Priority, Protocol};
 use crate::net::serve::Scratch;
 use crate::net::socket::Socket;
 use crate::net::transport::Transport;
@@ -57,6 +57,8 @@ pub struct Connection {
     pub waiting: bool,
     /// Is in the list of those that wait for a watermark.
     pub awaiting: bool,
+    /// The poll reported that both directions are closed.
+    pub is_reset: bool,
     /// The earliest timer entry of this connection.
     pub scheduled: Option<Instant>,
     /// Why it was closed, for the counter: the first reason stands.
@@ -84,6 +86,7 @@ impl Connection {
             queued: false,
             waiting: false,
             awaiting: false,
+            is_reset: false,
             scheduled: None,
             close_reason: None,
         }
@@ -135,6 +138,12 @@ impl Connection {
     /// The answer is sent, our half is closed, and the peer may still be sending.
     pub fn is_lingering(&self) -> bool {
         matches!(self.phase, Phase::Lingering(_))
+    }
+
+    /// Bytes of frames that came with the HELLO, or of a partial header: they need slots of the ring once they are parsed.
+    pub fn kept_frame_bytes(&self) -> usize {
+        let is_agent = self.protocol().is_some_and(|protocol| protocol.priority() == Priority::Agents);
+        if is_agent { self.socket.unparsed.len() } else { 0 }
     }
 
     /// Neither known nor heard of for a while, and nothing of it waits to be read (R12).

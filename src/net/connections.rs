@@ -41,6 +41,12 @@ impl Connections {
         id
     }
 
+    /// How many there ever were.
+    #[cfg(test)]
+    pub fn opened(&self) -> u32 {
+        self.generation
+    }
+
     pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
         self.slab.get(id.key()).filter(|connection| connection.id == id)
     }

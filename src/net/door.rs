@@ -77,6 +77,8 @@ pub struct Door {
     pub starved_since: Option<Instant>,
     /// When a POST was last refused for want of memory or ring.
     pub post_refused: Option<Instant>,
+    /// Whole HTTP bodies wait in line for memory or ring; what is kept for them is not for others.
+    pub finishing: bool,
     /// When accepting was last paused for want of a file descriptor.
     pub descriptors_exhausted: Option<Instant>,
     /// For the beginnings of HTTP bodies.
@@ -122,6 +124,7 @@ impl Door {
             draining: false,
             starved_since: None,
             post_refused: None,
+            finishing: false,
             descriptors_exhausted: None,
             beginnings: http::Beginnings::new(HTTP_BODY_BEGINNINGS_BYTES_MAX),
             ranges: Vec::new(),
@@ -442,27 +445,25 @@ impl http::Door for HttpDoor<'_> {
 
     fn reserve(&mut self, bytes: usize) -> Option<Buffer> {
         // Agents that wait in line come first: what is freed is theirs.
-        let buffer = if self.overloaded || self.door.starved_since.is_some() {
-            None
-        } else {
-            self.door.intake.take_optional(bytes)
-        };
-        if buffer.is_none() {
-            self.door.post_refused = Some(self.door.now);
+        if self.overloaded || self.door.starved_since.is_some() {
+            return None;
         }
-        buffer
+        self.door.intake.take_for_body(bytes)
     }
 
     fn reserve_to_finish(&mut self, bytes: usize) -> Option<Buffer> {
-        let buffer = self.door.intake.take_to_finish(bytes);
-        if buffer.is_none() {
-            self.door.post_refused = Some(self.door.now);
-        }
-        buffer
+        self.door.intake.take_to_finish(bytes, self.door.finishing)
     }
 
     fn can_finish(&self, needs: http::Needs) -> bool {
-        self.door.ring.room() >= needs.slots && self.door.intake.pool().has_room(needs.piece_bytes, needs.bytes)
+        let http::Needs { unpacked_bytes, packed_bytes, piece_bytes, slots } = needs;
+        !self.door.finishing
+            && self.door.ring.room() >= slots
+            && self.door.intake.pool().can_finish(unpacked_bytes, packed_bytes, piece_bytes)
+    }
+
+    fn no_room(&mut self) {
+        self.door.post_refused = Some(self.door.now);
     }
 
     fn beginnings(&self) -> &http::Beginnings {
@@ -470,11 +471,7 @@ impl http::Door for HttpDoor<'_> {
     }
 
     fn ring_room(&mut self, slots: usize) -> bool {
-        let room = self.door.ring.room() >= slots;
-        if !room {
-            self.door.post_refused = Some(self.door.now);
-        }
-        room
+        self.door.ring.room() >= slots
     }
 
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64 {

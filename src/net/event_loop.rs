@@ -6,6 +6,8 @@ mod bodies;
 mod closing;
 mod draining;
 mod serving;
+#[cfg(test)]
+mod tests;
 mod timing;
 
 use std::collections::VecDeque;
@@ -62,9 +64,13 @@ pub struct Parts {
 
 impl Parts {
     pub fn new() -> Result<Self, LoopError> {
+        Self::with_signals(&DRAIN_SIGNALS)
+    }
+
+    fn with_signals(signals: &[i32]) -> Result<Self, LoopError> {
         let poll = Poll::new().map_err(failed("creating the poll"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(failed("creating the waker"))?;
-        let mut signals = Signals::new(DRAIN_SIGNALS).map_err(failed("listening for signals"))?;
+        let mut signals = Signals::new(signals).map_err(failed("listening for signals"))?;
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("registering signals"))?;
         Ok(Self { poll, waker: Arc::new(waker), signals })
     }
@@ -197,52 +203,57 @@ impl EventLoop {
     pub fn run(&mut self) -> Result<Ended, LoopError> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            let timeout = self.timeout();
-            match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => other.map_err(failed("polling"))?,
-            }
-            self.door.begin_turn();
-            if let Some(listener) = &mut self.listener {
-                listener.begin_turn(self.door.now);
-            }
-            for event in &events {
-                match event.token() {
-                    WAKER => {}
-                    SIGNALS => self.take_signals(),
-                    LISTENER => {
-                        if let Some(listener) = &mut self.listener {
-                            listener.set_ready();
-                        }
-                    }
-                    Token(key) => self.note(key, event),
-                }
-            }
-            self.accept();
-            self.serve_ready();
-            self.serve_waiting();
-            self.door.end_turn();
-            self.acknowledge();
-            if self.door.health.failure().is_some() && self.failed_until.is_none() {
-                self.tell_of_failure();
-            }
-            self.fire_timers();
-            self.close_silent();
-            if let Some(until) = self.failed_until {
-                if self.connections.is_empty() || self.door.now >= until {
-                    return Ok(Ended::LogFailed);
-                }
-                continue;
-            }
-            if let Some(until) = self.drain_until {
-                if self.connections.is_empty() {
-                    return Ok(Ended::Drained);
-                }
-                if self.door.now >= until {
-                    return Ok(Ended::TimedOut { connections: self.connections.len() });
-                }
+            if let Some(ended) = self.turn(&mut events)? {
+                return Ok(ended);
             }
         }
+    }
+
+    /// Waits for what is due next, and does it. `Some`: the loop has ended.
+    fn turn(&mut self, events: &mut Events) -> Result<Option<Ended>, LoopError> {
+        let timeout = self.timeout();
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => other.map_err(failed("polling"))?,
+        }
+        self.door.begin_turn();
+        if let Some(listener) = &mut self.listener {
+            listener.begin_turn(self.door.now);
+        }
+        for event in &*events {
+            match event.token() {
+                WAKER => {}
+                SIGNALS => self.take_signals(),
+                LISTENER => {
+                    if let Some(listener) = &mut self.listener {
+                        listener.set_ready();
+                    }
+                }
+                Token(key) => self.note(key, event),
+            }
+        }
+        self.accept();
+        self.serve_ready();
+        self.serve_waiting();
+        self.door.end_turn();
+        self.acknowledge();
+        if self.door.health.failure().is_some() && self.failed_until.is_none() {
+            self.tell_of_failure();
+        }
+        self.fire_timers();
+        self.close_silent();
+        Ok(self.ended())
+    }
+
+    fn ended(&self) -> Option<Ended> {
+        if let Some(until) = self.failed_until {
+            return (self.connections.is_empty() || self.door.now >= until).then_some(Ended::LogFailed);
+        }
+        let until = self.drain_until?;
+        if self.connections.is_empty() {
+            return Some(Ended::Drained);
+        }
+        (self.door.now >= until).then(|| Ended::TimedOut { connections: self.connections.len() })
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -255,7 +266,8 @@ impl EventLoop {
         let sweep =
             (self.unknown.len() > self.limits.max_unauthenticated).then(|| self.silent_swept + SILENT_SWEEP_INTERVAL);
         let ends = [self.drain_until, self.failed_until];
-        let next = [self.timers.next(), paused, sweep].into_iter().chain(ends).flatten().min()?;
+        let next =
+            [self.timers.next(), paused, sweep, self.finish_retry_at()].into_iter().chain(ends).flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -277,6 +289,14 @@ impl EventLoop {
         let id = connection.id;
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             connection.socket.set_readable();
+        }
+        // Both directions are closed: nobody waits for an answer. A peer that has only half-closed does.
+        if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
+            connection.is_reset = true;
+            if connection.waiting {
+                self.remove(id, "broken");
+                return;
+            }
         }
         let mut resumed = false;
         if event.is_writable() {

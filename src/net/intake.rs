@@ -7,10 +7,11 @@
 //! ```
 //!
 //! A socket is read only while both are there ([`Intake::prepare`]). So what is read can always be kept, and idle
-//! connections hold nothing.
+//! connections hold nothing. What HTTP bodies are received into, and what they become, is from other shares of the pool.
 
 use crate::limits::{HTTP_BODY_BEGINNING_BYTES, READ_BYTES_PER_TURN};
 use crate::pipeline::pool::{Buffer, Pool};
+use crate::pipeline::shares::Share;
 
 /// Bytes of one current buffer: several reads, so that its last rest is small against it.
 const CURRENT_BYTES: usize = 4 * READ_BYTES_PER_TURN;
@@ -37,16 +38,27 @@ impl Intake {
 
     /// Whether a socket may be read: there is a current buffer with room, and a spare for a torn frame.
     pub fn prepare(&mut self) -> bool {
-        if self.current.as_ref().is_none_or(|current| current.room() < READ_BYTES_MIN) {
-            if let Some(mut full) = self.current.take() {
-                full.trim();
-            }
-            self.current = self.pool.allocate(CURRENT_BYTES);
-        }
         if self.spare.is_none() {
             self.spare = self.pool.allocate(self.frame_bytes);
         }
-        self.current.is_some() && self.spare.is_some()
+        if self.current.as_ref().is_none_or(|current| current.room() < READ_BYTES_MIN) {
+            self.give_up_current();
+            // Where the pool is nearly full, a smaller one keeps the agents going.
+            self.current = self.pool.allocate(CURRENT_BYTES).or_else(|| self.pool.allocate(READ_BYTES_MIN));
+        }
+        self.lacks().is_none()
+    }
+
+    fn give_up_current(&mut self) {
+        if let Some(mut current) = self.current.take() {
+            current.trim();
+        }
+    }
+
+    /// Bytes in one piece that the last [`Intake::prepare`] did not find in the pool.
+    pub fn lacks(&self) -> Option<usize> {
+        let spare = self.spare.is_none().then_some(self.frame_bytes);
+        spare.or_else(|| self.current.is_none().then_some(READ_BYTES_MIN))
     }
 
     /// The buffer to read into, taken out; there after [`Intake::prepare`]. Give it back with [`Intake::put_back`].
@@ -67,19 +79,27 @@ impl Intake {
         })
     }
 
-    /// A buffer for an HTTP body, which can be refused: bodies leave a quarter of the pool to agents, small ones an eighth,
-    /// so that large ones do not keep them out.
-    pub fn take_optional(&mut self, bytes: usize) -> Option<Buffer> {
-        let eighths = if bytes <= HTTP_BODY_BEGINNING_BYTES { 7 } else { 6 };
-        if self.pool.bytes_in_use() + bytes > self.pool.capacity_bytes() / 8 * eighths {
-            return None;
-        }
-        self.pool.allocate(bytes)
+    /// The share of the pool where a body of `bytes` is received. One that is not larger than a beginning has come whole:
+    /// it is handed on at once, as a frame is.
+    pub fn share_of_body(bytes: usize) -> Share {
+        if bytes <= HTTP_BODY_BEGINNING_BYTES { Share::Agents } else { Share::Bodies }
     }
 
-    /// A buffer for what an admitted HTTP body becomes: `None` only where the pool has no room.
-    pub fn take_to_finish(&mut self, bytes: usize) -> Option<Buffer> {
-        self.pool.allocate(bytes)
+    /// A buffer for an HTTP body of `bytes` that is being admitted.
+    pub fn take_for_body(&mut self, bytes: usize) -> Option<Buffer> {
+        let share = Self::share_of_body(bytes);
+        self.pool.allocate_from(share, bytes).or_else(|| {
+            // What is there for the next reads may lie in the way; it finds another place.
+            self.give_up_current();
+            self.spare = None;
+            self.pool.allocate_from(share, bytes)
+        })
+    }
+
+    /// A buffer for what a whole body becomes. `others_wait`: bodies that were whole before wait for the memory that is kept
+    /// for this, so it comes from where bodies are received.
+    pub fn take_to_finish(&mut self, bytes: usize, others_wait: bool) -> Option<Buffer> {
+        self.pool.allocate_from(if others_wait { Share::Bodies } else { Share::Finishing }, bytes)
     }
 
     /// Arms the wake-up by the next free of pool memory.
@@ -101,7 +121,12 @@ mod tests {
         let torn = intake.take(5000).unwrap();
         assert_eq!(torn.room(), 2 * POOL_PAGE_BYTES, "the spare, cut to what is needed");
         assert!(!intake.prepare(), "without a spare nothing is read");
-        assert!(intake.take_optional(frame).is_none());
+        assert_eq!(intake.lacks(), Some(frame));
+        // A body finds the place of what was there for the next read.
+        let body = intake.take_for_body(frame).unwrap();
+        assert!(intake.take_for_body(CURRENT_BYTES).is_none());
+        assert!(intake.prepare(), "with a smaller buffer to read into");
+        drop(body);
         drop(torn);
         assert!(intake.prepare());
     }

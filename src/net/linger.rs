@@ -21,11 +21,13 @@ pub struct Linger {
     /// The end, whatever the peer does.
     last: Instant,
     draining: bool,
+    /// It is closed because others need its place.
+    makes_room: bool,
 }
 
 impl Linger {
     pub fn new(now: Instant) -> Self {
-        Self { since: now, heard: now, discarded: 0, last: now + LINGER_TIMEOUT, draining: false }
+        Self { since: now, heard: now, discarded: 0, last: now + LINGER_TIMEOUT, draining: false, makes_room: false }
     }
 
     /// Notes `bytes` that came and were thrown away.
@@ -42,6 +44,11 @@ impl Linger {
         }
     }
 
+    /// It is closed now, because others need its place.
+    pub fn make_room(&mut self) {
+        self.makes_room = true;
+    }
+
     /// When to close unless bytes come before: the peer has paused, was too slow, or has had its time.
     pub fn deadline(&self) -> Instant {
         self.paused().min(self.slow()).min(self.last)
@@ -54,7 +61,9 @@ impl Linger {
 
     /// Why a connection that is closed at `now` was cut short; `None` where the peer paused or its time is not up.
     pub fn cut(&self, now: Instant) -> Option<&'static str> {
-        if now >= self.paused() {
+        if self.makes_room {
+            Some("limit")
+        } else if now >= self.paused() {
             None
         } else if now >= self.last {
             Some(if self.draining { "drain" } else { "timeout" })

@@ -12,14 +12,30 @@ use crate::limits::{ACCEPT_PAUSE, ACCEPTS_PER_TURN};
 /// Connections that the kernel completes before they are accepted; it caps this at its own `somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Binds and listens.
-pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+/// An address that nobody else listens on. Until [`Bound::listen`], connections are refused.
+pub struct Bound(Socket);
+
+/// Takes the address.
+///
+/// # Errors
+/// See [`bind_problem`].
+pub fn bind(address: SocketAddr) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     // A restarted server must not wait for the connections of its former life to time out.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(Bound(socket))
+}
+
+impl Bound {
+    /// From here on the kernel completes connections.
+    ///
+    /// # Errors
+    /// See [`bind_problem`]: another process may have begun to listen since.
+    pub fn listen(self) -> io::Result<std::net::TcpListener> {
+        self.0.listen(BACKLOG)?;
+        Ok(self.0.into())
+    }
 }
 
 /// Why [`bind`] failed, and what a person does about it.

@@ -54,6 +54,14 @@ pub struct GroupCommit {
     pub sleep: Box<dyn Fn(Duration) -> bool + Send>,
 }
 
+/// What is not in the log when the log thread has ended.
+#[derive(Debug, Default)]
+pub struct Unwritten {
+    pub events: u64,
+    /// Those of them that were acknowledged as *received*: nobody else has them.
+    pub let_go_events: u64,
+}
+
 /// The server ends, or the log failed.
 struct Over;
 
@@ -81,22 +89,22 @@ impl Said {
 }
 
 impl GroupCommit {
-    /// Runs until the event loops are gone and their rings are empty, or the log fails. Returns the events that were let go of by
-    /// their senders and are not in the log. `keep_refused` gets what a commit holds of refused payloads, before anything
+    /// Runs until the event loops are gone and their rings are empty, or the log fails. Returns what is not in the
+    /// log. `keep_refused` gets what a commit holds of refused payloads, before anything
     /// of the commit is written, and is called again after an error; `offer` hands a synced batch to every router.
     pub fn run(
         mut self,
         mut rings: Rings,
         keep_refused: impl FnMut(&[RefusedPayload]) -> io::Result<()>,
         offer: impl FnMut(&Arc<Batch>),
-    ) -> u64 {
+    ) -> Unwritten {
         let mut slots = Vec::with_capacity(COMMIT_SLOTS_MAX);
         match self.commit_all(&mut rings, &mut slots, keep_refused, offer) {
-            Ok(()) => 0,
+            Ok(()) => Unwritten::default(),
             Err(Over) => {
                 // The loops read nothing more either: this is all there is.
                 rings.take(usize::MAX, &mut slots, |_| false);
-                slots.iter().map(let_go).sum()
+                slots.iter().fold(Unwritten::default(), Unwritten::and)
             }
         }
     }
@@ -366,11 +374,12 @@ fn entry(slot: &Slot) -> Option<Entry<'_>> {
     Some(Entry { kind, origin, events, received_unix_nano: *received_unix_nano, payload, payload_crc })
 }
 
-/// Events of a slot that nobody else holds.
-fn let_go(slot: &Slot) -> u64 {
-    match &slot.content {
-        Content::Events { events, .. } if slot.is_let_go => u64::from(*events),
-        _ => 0,
+impl Unwritten {
+    fn and(self, slot: &Slot) -> Self {
+        let Content::Events { events, .. } = &slot.content else { return self };
+        let events = u64::from(*events);
+        let let_go = if slot.is_let_go { events } else { 0 };
+        Self { events: self.events + events, let_go_events: self.let_go_events + let_go }
     }
 }
 
@@ -527,6 +536,25 @@ mod tests {
         };
         assert!(commit.keep(&[], &mut keep, &mut Said::default()).is_ok());
         assert_eq!((reasons, commit.health.not_ready()), (vec!["descriptors_exhausted", "disk_full"], None));
+    }
+
+    /// Requests that wait for memory are refused at once.
+    #[test]
+    fn a_pause_of_the_log_wakes_the_event_loop() {
+        let Full { mut commit, .. } = Full::new();
+        let woken = Arc::new(AtomicU64::new(0));
+        let count = woken.clone();
+        commit.loops[0].wake = Box::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        commit.sleep = Box::new(|_| true);
+        let mut woken_before = Vec::new();
+        let mut keep = |_: &[RefusedPayload]| {
+            woken_before.push(woken.load(Ordering::Relaxed));
+            if woken_before.len() <= 2 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        };
+        assert!(commit.keep(&[], &mut keep, &mut Said::default()).is_ok());
+        assert_eq!(woken_before[..2], [0, 1], "once, when the pause began");
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! | file | what it is |
 //! |---|---|
 //! | `pool` | the memory that peers can fill; the only `unsafe` |
+//! | `shares` | what part of it is for agents, for HTTP bodies, and for what these become |
+//! | `free_runs` | runs of free pages in its map |
 //! | `ring` | slots and the SPSC ring between event loop and log thread |
 //! | `watermark` | up to which ticket each level is reached |
 //! | `health` | whether the log takes anything |
@@ -18,11 +20,13 @@
 
 pub mod batch;
 pub mod commit;
+mod free_runs;
 pub mod group_commit;
 pub mod health;
 pub mod pool;
 pub mod ring;
 pub mod rings;
+pub mod shares;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod watermark;

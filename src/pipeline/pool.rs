@@ -35,6 +35,8 @@ use std::sync::Arc;
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
+use super::free_runs;
+use super::shares::{Share, Shares};
 use crate::limits::POOL_PAGE_BYTES;
 
 /// Called by the thread that frees memory while the loop waits for it.
@@ -75,26 +77,12 @@ impl Drop for Region {
 }
 
 impl Region {
-    fn bits(range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
-        let mut page = range.start;
-        std::iter::from_fn(move || {
-            if page >= range.end {
-                return None;
-            }
-            let (word, bit) = (page / 64, page % 64);
-            let count = (64 - bit).min(range.end - page);
-            page += count;
-            let mask = if count == 64 { u64::MAX } else { ((1u64 << count) - 1) << bit };
-            Some((word, mask))
-        })
-    }
-
     fn release_pages(&self, pages: Range<usize>) {
         if pages.is_empty() {
             return;
         }
         self.pages_in_use.fetch_sub(pages.len(), Ordering::Relaxed);
-        for (word, mask) in Self::bits(pages) {
+        for (word, mask) in free_runs::bits(pages) {
             self.free[word].fetch_or(mask, Ordering::Release);
         }
         // Pairs with the fence in `wait_for_room`: either the loop's next try sees these bits, or we see it waiting.
@@ -156,13 +144,19 @@ impl Drop for RunRef {
 /// The allocating end. Owned by the event loop.
 pub struct Pool {
     region: Arc<Region>,
+    shares: Shares,
 }
 
 impl Pool {
-    /// A pool of `bytes`, rounded up to whole pages. `wake` is called once for each [`Pool::wait_for_room`] that came
-    /// before a free, by the freeing thread.
+    /// A pool of `bytes`, rounded up to whole pages, all of which anybody may use. `wake` is called once for each
+    /// [`Pool::wait_for_room`] that came before a free, by the freeing thread.
     pub fn new(bytes: usize, wake: Wake) -> Self {
-        let pages = bytes.div_ceil(POOL_PAGE_BYTES).max(1);
+        Self::divided(Shares::undivided(bytes.next_multiple_of(POOL_PAGE_BYTES)), wake)
+    }
+
+    /// The same, of [`Shares::buffer_bytes`], divided.
+    pub fn divided(shares: Shares, wake: Wake) -> Self {
+        let pages = shares.buffer_bytes.div_ceil(POOL_PAGE_BYTES).max(1);
         // 16: with a larger alignment std would fill the memory itself instead of taking zero pages from the system.
         let layout =
             Layout::from_size_align(pages * POOL_PAGE_BYTES, 16).expect("a pool smaller than the address space");
@@ -183,18 +177,24 @@ impl Pool {
             #[cfg(loom)]
             touched: (0..pages).map(|_| loom::cell::UnsafeCell::new(())).collect(),
         };
-        for (word, mask) in Region::bits(0..pages) {
+        for (word, mask) in free_runs::bits(0..pages) {
             region.free[word].fetch_or(mask, Ordering::Release);
         }
-        Self { region: Arc::new(region) }
+        Self { region: Arc::new(region), shares }
     }
 
-    /// A buffer with room for at least `bytes`, or `None` when no run of pages is that long. First fit by address:
-    /// what is in use stays together, and pages that were never needed are never touched.
+    /// A buffer for what agents send: [`Pool::allocate_from`] their share.
     pub fn allocate(&mut self, bytes: usize) -> Option<Buffer> {
-        let pages = bytes.div_ceil(POOL_PAGE_BYTES).max(1);
-        let head = self.find_free(pages)?;
-        for (word, mask) in Region::bits(head..head + pages) {
+        self.allocate_from(Share::Agents, bytes)
+    }
+
+    /// A buffer with room for at least `bytes`, or `None` when no run of pages of `share` is that long. First fit by
+    /// address: what is in use stays together, and pages that were never needed are never touched.
+    pub fn allocate_from(&mut self, share: Share, bytes: usize) -> Option<Buffer> {
+        let pages = pages(bytes);
+        let head =
+            free_runs::runs(|word| self.word(word), self.range(share), pages).find(|run| run.len() >= pages)?.start;
+        for (word, mask) in free_runs::bits(head..head + pages) {
             self.region.free[word].fetch_and(!mask, Ordering::Acquire);
         }
         self.region.pages_in_use.fetch_add(pages, Ordering::Relaxed);
@@ -207,29 +207,48 @@ impl Pool {
         Some(Buffer { run, capacity: pages * POOL_PAGE_BYTES, filled: 0, shared_end: 0 })
     }
 
-    fn find_free(&self, pages: usize) -> Option<usize> {
-        let (mut page, mut run) = (0, 0);
-        while page < self.region.pages {
-            let word = self.region.free[page / 64].load(Ordering::Acquire) >> (page % 64);
-            if word & 1 == 0 {
-                run = 0;
-                page += if word == 0 { 64 - page % 64 } else { word.trailing_zeros() as usize };
-                continue;
-            }
-            let ones = (!word).trailing_zeros() as usize;
-            run += ones;
-            page += ones;
-            if run >= pages {
-                return Some(page - run);
-            }
-        }
-        None
+    /// 64 pages of the map.
+    fn word(&self, index: usize) -> u64 {
+        self.region.free.get(index).map_or(0, |word| word.load(Ordering::Acquire))
     }
 
-    /// Whether `bytes` are free, `piece_bytes` of them in one piece.
-    pub fn has_room(&self, piece_bytes: usize, bytes: usize) -> bool {
-        self.bytes_in_use() + bytes <= self.capacity_bytes()
-            && self.find_free(piece_bytes.div_ceil(POOL_PAGE_BYTES).max(1)).is_some()
+    /// The pages of a share.
+    fn range(&self, share: Share) -> Range<usize> {
+        let Range { start, end } = self.shares.range(share);
+        start.div_ceil(POOL_PAGE_BYTES)..(end / POOL_PAGE_BYTES).min(self.region.pages)
+    }
+
+    /// Whether these buffers can be allocated from [`Share::Finishing`], one after the other: one of `first_bytes` (0: none),
+    /// then as many of `piece_bytes` as `packed_bytes` take, where each is trimmed before the next one is allocated.
+    pub fn can_finish(&self, first_bytes: usize, packed_bytes: usize, piece_bytes: usize) -> bool {
+        let mut first = first_bytes.div_ceil(POOL_PAGE_BYTES);
+        let piece = pages(piece_bytes);
+        let mut usable = 0;
+        for run in free_runs::runs(|word| self.word(word), self.range(Share::Finishing), usize::MAX) {
+            let mut free = run.len();
+            if free >= first {
+                free -= first;
+                first = 0;
+            }
+            // Pieces are allocated until what is left of the run is shorter than one.
+            usable += (free + 1).saturating_sub(piece);
+        }
+        first == 0 && usable >= packed_bytes.div_ceil(POOL_PAGE_BYTES)
+    }
+
+    /// The pages that a buffer of `bytes` from `share` would take if these `freed` pages were free too; `None`: it would not
+    /// fit even then.
+    pub fn fit_with(&self, share: Share, bytes: usize, freed: &[Range<usize>]) -> Option<Range<usize>> {
+        let mut map: Vec<u64> = (0..self.region.free.len()).map(|index| self.word(index)).collect();
+        for (index, mask) in freed.iter().cloned().flat_map(free_runs::bits) {
+            if let Some(word) = map.get_mut(index) {
+                *word |= mask;
+            }
+        }
+        let pages = pages(bytes);
+        let word = |index| map.get(index).copied().unwrap_or_default();
+        let run = free_runs::runs(word, self.range(share), pages).find(|run| run.len() >= pages)?;
+        Some(run.start..run.start + pages)
     }
 
     /// Says that the loop waits for memory: the next free calls the waker. Try to allocate once more after this call,
@@ -246,6 +265,11 @@ impl Pool {
     pub fn capacity_bytes(&self) -> usize {
         self.region.pages * POOL_PAGE_BYTES
     }
+}
+
+/// The pages that a buffer of `bytes` takes; at least one.
+fn pages(bytes: usize) -> usize {
+    bytes.div_ceil(POOL_PAGE_BYTES).max(1)
 }
 
 /// A run of pages with one writer.
@@ -275,6 +299,12 @@ impl Buffer {
     /// Bytes that can still be written.
     pub fn room(&self) -> usize {
         self.capacity - self.filled
+    }
+
+    /// Its pages of the pool.
+    pub fn pages(&self) -> Range<usize> {
+        let head = self.run.head as usize;
+        head..head + self.capacity / POOL_PAGE_BYTES
     }
 
     /// The part to write into; then [`Buffer::advance`].
@@ -391,185 +421,8 @@ impl fmt::Debug for PoolSlice {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-    use crate::random::Random;
-    use std::sync::atomic::AtomicUsize as Count;
-
-    const PAGE: usize = POOL_PAGE_BYTES;
-
-    fn pool(pages: usize) -> Pool {
-        Pool::new(pages * PAGE, Box::new(|| {}))
-    }
-
-    #[test]
-    fn a_run_is_free_again_when_buffer_and_slices_are_gone() {
-        let mut pool = pool(4);
-        let mut buffer = pool.allocate(3 * PAGE).unwrap();
-        assert!(buffer.extend(b"hello world"));
-        let hello = buffer.share(0..5);
-        let ell = hello.part(1..4).unwrap();
-        assert!(pool.allocate(2 * PAGE).is_none());
-        drop(buffer);
-        drop(hello);
-        assert_eq!((&*ell, pool.bytes_in_use()), (&b"ell"[..], 3 * PAGE));
-        drop(ell);
-        assert_eq!(pool.bytes_in_use(), 0);
-        assert!(pool.allocate(4 * PAGE).is_some());
-    }
-
-    #[test]
-    fn shared_bytes_are_never_written_again() {
-        let mut pool = pool(1);
-        let mut buffer = pool.allocate(1).unwrap();
-        assert!(buffer.extend(b"shared, rest"));
-        let shared = buffer.share(0..6);
-        buffer.rewind(0);
-        assert_eq!(buffer.len(), 6, "not below what is shared");
-        assert!(buffer.extend(b"other"));
-        assert_eq!((&*shared, buffer.filled()), (&b"shared"[..], &b"sharedother"[..]));
-        assert!(!buffer.extend(&[0; PAGE]), "no room for a page more");
-        assert!(buffer.unshared_mut(5..8).is_none() && buffer.unshared_mut(6..12).is_none());
-        buffer.unshared_mut(6..8).unwrap().copy_from_slice(b"OT");
-        assert_eq!((&*shared, buffer.filled()), (&b"shared"[..], &b"sharedOTher"[..]));
-        buffer.advance(usize::MAX);
-        assert_eq!(buffer.len(), PAGE);
-        assert!(shared.part(3..7).is_none());
-    }
-
-    #[test]
-    fn what_is_not_used_goes_back_at_once() {
-        let mut pool = pool(8);
-        let mut buffer = pool.allocate(8 * PAGE).unwrap();
-        buffer.advance(PAGE + 1);
-        buffer.trim();
-        assert_eq!((pool.bytes_in_use(), buffer.room()), (2 * PAGE, PAGE - 1));
-        let mut empty = pool.allocate(6 * PAGE).unwrap();
-        empty.trim();
-        assert_eq!(pool.bytes_in_use(), 3 * PAGE, "a page stays");
-        drop((buffer, empty));
-        assert_eq!(pool.bytes_in_use(), 0);
-    }
-
-    #[test]
-    fn who_waits_for_room_is_woken_by_the_next_free_only() {
-        let woken = std::sync::Arc::new(Count::new(0));
-        let count = woken.clone();
-        let mut pool = Pool::new(
-            2 * PAGE,
-            Box::new(move || {
-                count.fetch_add(1, Ordering::SeqCst);
-            }),
-        );
-        let (first, second) = (pool.allocate(PAGE).unwrap(), pool.allocate(PAGE).unwrap());
-        assert!(pool.allocate(PAGE).is_none());
-        pool.wait_for_room();
-        drop(first);
-        drop(second);
-        assert_eq!(woken.load(Ordering::SeqCst), 1);
-    }
-
-    #[test]
-    fn slices_outlive_the_pool() {
-        let mut pool = pool(2);
-        let mut buffer = pool.allocate(10).unwrap();
-        assert!(buffer.extend(b"kept"));
-        let slice = buffer.share(0..4);
-        drop(buffer);
-        drop(pool);
-        assert_eq!(&*slice, b"kept");
-    }
-
-    /// The naive twin: a list of runs.
-    #[derive(Default)]
-    struct Model {
-        pages: Vec<bool>,
-    }
-
-    impl Model {
-        fn first_fit(&self, pages: usize) -> Option<usize> {
-            (0..(self.pages.len() + 1).saturating_sub(pages))
-                .find(|head| self.pages[*head..head + pages].iter().all(|used| !used))
-        }
-    }
-
-    #[test]
-    fn random_use_agrees_with_a_naive_model() {
-        let seed = std::env::var("TELEMETRYX_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0x5EED);
-        println!("TELEMETRYX_TEST_SEED={seed}");
-        let mut random = Random::seeded(seed);
-        for pages in [1, 63, 64, 65, 130, 200] {
-            let (mut pool, mut model) = (pool(pages), Model { pages: vec![false; pages] });
-            let mut live: Vec<(usize, usize, Buffer, Option<PoolSlice>)> = Vec::new();
-            for _ in 0..2000 {
-                let dice = random.next_u64();
-                if !dice.is_multiple_of(3) {
-                    let want = 1 + (dice >> 8) as usize % (pages.min(70));
-                    let found = pool.allocate(want * PAGE);
-                    let expected = model.first_fit(want);
-                    assert_eq!(
-                        found.as_ref().map(|buffer| buffer.run.head as usize),
-                        expected,
-                        "{want} of {pages} pages"
-                    );
-                    if let (Some(mut buffer), Some(head)) = (found, expected) {
-                        model.pages[head..head + want].fill(true);
-                        let mark = dice.to_le_bytes();
-                        assert!(buffer.extend(&mark));
-                        let slice = dice.is_multiple_of(2).then(|| buffer.share(0..8));
-                        if slice.is_some() {
-                            assert_eq!(slice.as_deref(), Some(&mark[..]));
-                        }
-                        live.push((head, want, buffer, slice));
-                    }
-                } else if !live.is_empty() {
-                    let (head, used, buffer, slice) = live.swap_remove((dice >> 8) as usize % live.len());
-                    if let Some(slice) = slice {
-                        assert_eq!(&*slice, &buffer.filled()[..8], "nobody wrote over it");
-                    }
-                    drop(buffer);
-                    model.pages[head..head + used].fill(false);
-                }
-                let in_use = model.pages.iter().filter(|used| **used).count();
-                assert_eq!(pool.bytes_in_use(), in_use * PAGE);
-            }
-        }
-    }
-
-    #[test]
-    fn readers_on_other_threads_see_their_bytes_while_the_writer_goes_on() {
-        let mut pool = Pool::new(64 * PAGE, Box::new(|| {}));
-        let (send, receive) = std::sync::mpsc::sync_channel::<(u8, PoolSlice)>(16);
-        let reader = std::thread::spawn(move || {
-            receive
-                .iter()
-                .map(|(byte, slice)| {
-                    assert!(slice.iter().all(|found| *found == byte));
-                    slice.len()
-                })
-                .sum::<usize>()
-        });
-        let mut sent = 0;
-        for round in 0..3000usize {
-            let byte = round as u8;
-            let Some(mut buffer) = pool.allocate(1 + round % (3 * PAGE)) else {
-                std::thread::yield_now();
-                continue;
-            };
-            for length in [100, 700, 0, 200] {
-                let start = buffer.len();
-                buffer.unfilled()[..length].fill(byte);
-                buffer.advance(length);
-                let slice = buffer.share(start..start + length);
-                sent += length;
-                send.send((byte, slice)).unwrap();
-            }
-        }
-        drop(send);
-        assert_eq!(reader.join().unwrap(), sent);
-        assert_eq!(pool.bytes_in_use(), 0);
-    }
-}
+#[path = "pool_tests.rs"]
+mod tests;
 
 /// `make loom`: every order in which two threads can meet here.
 #[cfg(all(test, loom))]

@@ -13,7 +13,7 @@
 //! * The log thread notices when the loop is gone; it waits for all rings at once ([`super::rings`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::Thread;
 
 use ringbuf::HeapRb;
@@ -68,6 +68,17 @@ pub struct SlotSender {
     log_thread: LogThread,
     shared: Arc<Shared>,
     pushed: bool,
+    let_go: LetGo,
+}
+
+/// The ticket of the last slot whose sender holds nothing of it any more; 0: there was none.
+#[derive(Debug, Clone, Default)]
+pub struct LetGo(Arc<AtomicU64>);
+
+impl LetGo {
+    pub fn ticket(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 struct LogThread(Option<Thread>);
@@ -96,7 +107,13 @@ pub struct SlotReceiver {
 pub fn ring(slots: usize, wake: Wake) -> (SlotSender, SlotReceiver) {
     let (producer, consumer) = HeapRb::new(slots).split();
     let shared = Arc::new(Shared { waiting: AtomicBool::new(false), wake });
-    let sender = SlotSender { ring: producer, shared: shared.clone(), log_thread: LogThread(None), pushed: false };
+    let sender = SlotSender {
+        ring: producer,
+        shared: shared.clone(),
+        log_thread: LogThread(None),
+        pushed: false,
+        let_go: LetGo::default(),
+    };
     (sender, SlotReceiver { ring: consumer, shared })
 }
 
@@ -104,6 +121,11 @@ impl SlotSender {
     /// Whom [`SlotSender::flush`] wakes.
     pub fn set_log_thread(&mut self, thread: Thread) {
         self.log_thread.0 = Some(thread);
+    }
+
+    /// What senders have let go of, for whoever looks once the loop has ended.
+    pub fn let_go(&self) -> LetGo {
+        self.let_go.clone()
     }
 
     /// Slots that can be pushed now.
@@ -122,7 +144,11 @@ impl SlotSender {
 
     /// Hands `slot` on, or gives it back where the ring is full: ask for [`SlotSender::room`] first.
     pub fn push(&mut self, slot: Slot) -> Result<(), Slot> {
+        let (ticket, is_let_go) = (slot.ticket, slot.is_let_go);
         self.ring.try_push(slot)?;
+        if is_let_go {
+            self.let_go.0.store(ticket.number, Ordering::Relaxed);
+        }
         self.pushed = true;
         Ok(())
     }

@@ -59,9 +59,13 @@ pub fn connect_to(address: &str, timeout: Duration) -> io::Result<TcpStream> {
 /// As [`addresses`]; else the first address's error: of `localhost` it is the one that says whether somebody listens, where
 /// the machine has no IPv6.
 pub fn connect(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
+    connect_first(&addresses(host, port)?, timeout)
+}
+
+fn connect_first(addresses: &[SocketAddr], timeout: Duration) -> io::Result<TcpStream> {
     let mut first = None;
-    for address in addresses(host, port)? {
-        match TcpStream::connect_timeout(&address, timeout) {
+    for address in addresses {
+        match TcpStream::connect_timeout(address, timeout) {
             Ok(stream) => return Ok(stream),
             Err(error) => _ = first.get_or_insert(error),
         }
@@ -107,5 +111,15 @@ mod tests {
         drop(listener);
         let refused = connect("localhost", port, Duration::from_secs(5)).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn where_no_address_accepts_the_first_ones_error_is_reported() {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Nobody listens at the one, and the other fails in its own way on every machine: no TCP over broadcast.
+        let [refused, unreachable] = [[127, 0, 0, 1], [255; 4]].map(|ip| SocketAddr::from((ip, port)));
+        let error = |addresses: [SocketAddr; 2]| connect_first(&addresses, Duration::from_secs(5)).unwrap_err().kind();
+        assert_eq!(error([refused, unreachable]), io::ErrorKind::ConnectionRefused);
+        assert_ne!(error([unreachable, refused]), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -32,7 +32,11 @@ pub(super) struct Memory {
     unnamed: bool,
     /// What the store itself keeps; `None`: nothing.
     pub position: Option<u64>,
-    /// What it answers when it is asked to tidy up; then there is more, or, without `untidy`, never again anything.
+    /// How often it is looked whether what was delivered is in place, what is answered, and how often it was.
+    check_interval: Option<Duration>,
+    missing: VecDeque<Unavailable>,
+    checks: u32,
+    /// What its upkeep answers; then there is more, or, without `untidy`, never again anything.
     upkeep: VecDeque<Result<Option<Duration>, Unavailable>>,
     untidy: bool,
     /// Events stored when it was asked.
@@ -96,6 +100,16 @@ impl Sink for MemorySink {
         Ok(())
     }
 
+    fn check_interval(&self) -> Option<Duration> {
+        self.memory().check_interval
+    }
+
+    fn check_in_place(&mut self) -> Result<(), Unavailable> {
+        let mut memory = self.memory();
+        memory.checks += 1;
+        memory.missing.pop_front().map_or(Ok(()), Err)
+    }
+
     fn upkeep(&mut self, _now: Clocks) -> Result<Upkeep, Unavailable> {
         let mut memory = self.memory();
         let stored = memory.stored.len();
@@ -129,6 +143,10 @@ impl Bench {
     }
 
     fn in_dir(dir: TempDir, sink: Box<dyn Sink>) -> Self {
+        Self::with(dir, &settings(), sink)
+    }
+
+    fn with(dir: TempDir, settings: &SinkSettings, sink: Box<dyn Sink>) -> Self {
         let metrics = Metrics::new().unwrap();
         let drain = Arc::new(Drain::default());
         let notified = Arc::new(AtomicU64::new(0));
@@ -148,7 +166,7 @@ impl Bench {
             drain: drain.clone(),
             notify,
         };
-        let (queue, router) = Router::start(&settings(), sink, &shared).unwrap();
+        let (queue, router) = Router::start(settings, sink, &shared).unwrap();
         Self { dir, metrics, drain, notified, queue: Some(queue), router }
     }
 
@@ -487,6 +505,35 @@ fn a_sink_tidies_up_when_it_has_nothing_to_do() {
     bench.send(1..=3);
     bench.wait_for_position(3);
     assert_eq!(sink.memory().upkeeps.len(), 3, "never means never");
+}
+
+#[test]
+fn deliveries_are_looked_for_in_their_place_while_one_fills_and_after_a_failed_upkeep() {
+    let sink = MemorySink::with(|memory| {
+        memory.check_interval = Some(Duration::from_millis(1));
+        memory.upkeep.push_back(Err(Unavailable::retry("locked")));
+    });
+    let checks = |bench: &Bench| {
+        let before = sink.memory().checks;
+        bench.wait_for(|_| sink.memory().checks > before + 3);
+    };
+    let mut fills = settings();
+    fills.batch.max_age = Duration::from_secs(3_600);
+    let mut bench = Bench::with(tempfile::tempdir().unwrap(), &fills, Box::new(sink.clone()));
+    bench.wait_for(|_| sink.memory().upkeep.is_empty());
+    checks(&bench);
+    bench.send(1..=3);
+    bench.wait_for_position(3);
+    bench.send(4..=6);
+    checks(&bench);
+    assert_eq!(sink.stored(), [1, 2, 3], "the next delivery fills");
+    // What is missing is connected to anew at once.
+    let connects = sink.memory().connects;
+    sink.memory().missing.push_back(Unavailable::retry("moved away"));
+    bench.wait_for(|_| sink.memory().connects > connects);
+    checks(&bench);
+    bench.finish();
+    assert_eq!(sink.stored(), [1, 2, 3, 4, 5, 6]);
 }
 
 #[test]

@@ -74,8 +74,10 @@ pub(super) struct Worker {
     backoff: Backoff,
     warnings: Warnings,
     refusal_warnings: Warnings,
-    /// When the sink wants to tidy up; `None`: never.
+    /// When the sink's next upkeep is due; `None`: never.
     upkeep_at: Option<Instant>,
+    /// When it is next looked whether what was delivered is in place; `None`: never.
+    check_at: Option<Instant>,
     /// A warning was logged since the sink was last well.
     warned: bool,
     drain: Arc<Drain>,
@@ -114,6 +116,7 @@ impl Worker {
             warnings: Warnings::default(),
             refusal_warnings: Warnings::default(),
             upkeep_at: Some(Instant::now()),
+            check_at: Some(Instant::now()),
             warned: false,
             drain: shared.drain.clone(),
             draining: false,
@@ -146,6 +149,7 @@ impl Worker {
         while let Some(delivery) = self.next_delivery()? {
             self.deliver(&delivery)?;
             self.gather.delivery_ended(Instant::now());
+            self.check_in_place()?;
             self.upkeep()?;
         }
         Ok(())
@@ -251,11 +255,16 @@ impl Worker {
                 Due::Nothing if self.gap.is_some() => {}
                 Due::Nothing if self.gather.is_closed() => return Ok(None),
                 Due::Nothing => {
+                    self.check_in_place()?;
                     self.upkeep()?;
-                    self.source.wait(self.upkeep_at.filter(|_| !self.drain.begun()));
+                    let due = self.upkeep_at.into_iter().chain(self.check_at).min();
+                    self.source.wait(due.filter(|_| !self.drain.begun()));
                 }
                 // Looking now and then costs both sides less than a wake-up a batch.
-                Due::At(at) => thread::sleep(FILLING_LOOK.min(at - now)),
+                Due::At(at) => {
+                    self.check_in_place()?;
+                    thread::sleep(FILLING_LOOK.min(at - now));
+                }
             }
         }
     }
@@ -397,26 +406,37 @@ impl Worker {
         Ok(())
     }
 
-    /// Lets the sink tidy up, if it is time to. Not while draining: that has a deadline.
+    /// Looks whether what was delivered is in place, if it is time to, and connects anew where it is not. Not while
+    /// draining: that has a deadline.
+    fn check_in_place(&mut self) -> Done {
+        let now = Instant::now();
+        if self.check_at.is_none_or(|at| at > now) || self.drain.begun() {
+            return Ok(());
+        }
+        self.check_at = self.sink.check_interval().map(|interval| now + interval);
+        if let Err(unavailable) = self.sink.check_in_place() {
+            self.goes_back(&unavailable)?;
+            self.well();
+        }
+        Ok(())
+    }
+
+    /// Lets the sink do its upkeep, if it is time to. Not while draining: that has a deadline.
     fn upkeep(&mut self) -> Done {
         if self.upkeep_at.is_none_or(|at| at > Instant::now()) || self.drain.begun() {
             return Ok(());
         }
-        let (again, reconnect) = match self.sink.upkeep(Clocks::now()) {
+        let again = match self.sink.upkeep(Clocks::now()) {
             Ok(upkeep) => {
                 self.metrics.events_expired.inc_by(upkeep.expired_events);
-                (upkeep.again, upkeep.reconnect)
+                upkeep.again
             }
             Err(error) => {
-                warn!(sink = self.name, error = error.to_string(), "the sink could not tidy up");
-                (Some(limits::UPKEEP_INTERVAL), None)
+                warn!(sink = self.name, error = error.to_string(), "sink maintenance failed");
+                Some(limits::UPKEEP_INTERVAL)
             }
         };
         self.upkeep_at = again.map(|after| Instant::now() + after);
-        if let Some(unavailable) = reconnect {
-            self.goes_back(&unavailable)?;
-            self.well();
-        }
         Ok(())
     }
 
@@ -443,7 +463,7 @@ impl Worker {
         }
         self.progress.progressed();
         if mem::take(&mut self.warned) {
-            info!(sink = self.name, "sink works again");
+            info!(sink = self.name, "sink recovered");
         }
     }
 
@@ -472,7 +492,7 @@ impl Worker {
         let suppressed = if changes { Some(self.warnings.at_once(now)) } else { self.warnings.due(now) };
         if let Some(suppressed) = suppressed {
             let next_attempt_seconds = delay.as_secs_f64();
-            warn!(sink = self.name, status = words, suppressed, next_attempt_seconds, "sink does not take events");
+            warn!(sink = self.name, status = words, suppressed, next_attempt_seconds, "sink unavailable, retrying");
             self.warned = true;
         }
         self.metrics.retries.inc();

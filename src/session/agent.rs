@@ -221,6 +221,11 @@ impl Agent {
         matches!(self.state, State::Greeting { .. } | State::Streaming | State::Leaving { .. })
     }
 
+    /// Whether the server of this connection has sent WELCOME.
+    pub fn is_welcome(&self) -> bool {
+        matches!(self.state, State::Streaming | State::Leaving { .. })
+    }
+
     /// A connection is open: HELLO goes first.
     pub fn connected(&mut self, now: Instant) {
         if self.state != State::Connecting {

@@ -153,7 +153,9 @@ impl Sink for File {
             Ok(_) => {
                 OpenOptions::new().append(true).open(self.path()).map(drop).map_err(|error| self.unavailable(&error))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => super::probe_folder(self.path()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                super::creatable::check_file(self.path()).map_err(Unavailable::down)
+            }
             Err(error) => Err(self.unavailable(&error)),
         }
     }

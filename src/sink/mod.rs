@@ -6,6 +6,7 @@
 //! Adding a sink is one file with its [`Kind`], its `Settings` and its `Sink`, one variant of [`Settings`], and its
 //! lines in [`KINDS`], [`open`] and [`Settings::output`].
 
+pub mod creatable;
 pub mod discard;
 pub mod file;
 #[cfg(feature = "grpc")]
@@ -73,6 +74,11 @@ pub trait Sink: Send {
         Ok(())
     }
 
+    /// What a successful [`Sink::probe`] has shown, for a person.
+    fn probed(&self) -> &'static str {
+        "ok"
+    }
+
     /// The last position that the store holds of this log, 0 for none of it, read without changing anything and without
     /// [`Sink::connect`]: for `telemetryx wal inspect --connect`. `None`: the store keeps no positions.
     fn stored_position(&mut self) -> Result<Option<u64>, Unavailable> {
@@ -102,6 +108,20 @@ pub trait Sink: Send {
         false
     }
 
+    /// How often [`Sink::check_in_place`] is called between deliveries; `None`: never.
+    fn check_interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Whether what was delivered is still where its readers find it. Called once the sink is connected, whatever comes of
+    /// [`Sink::upkeep`] and also while a delivery fills.
+    ///
+    /// # Errors
+    /// The connection is of no use any more: connect again now, not before the next delivery only.
+    fn check_in_place(&mut self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     /// A small piece of work between deliveries, such as deleting what is too old. Called now and then once the sink is
     /// connected.
     ///
@@ -126,16 +146,7 @@ pub enum Failure {
     Unavailable(Unavailable),
 }
 
-impl Failure {
-    /// Every reason in it, to be edited.
-    pub fn reasons(&mut self) -> Vec<&mut String> {
-        match self {
-            Self::Refused(refusals) => refusals.iter_mut().map(|refusal| &mut refusal.reason).collect(),
-            Self::BatchRefused { reason, .. }
-            | Self::Unavailable(Unavailable::Retry { reason, .. } | Unavailable::Down { reason }) => vec![reason],
-        }
-    }
-}
+impl Failure {}
 
 impl From<Unavailable> for Failure {
     fn from(unavailable: Unavailable) -> Self {
@@ -261,19 +272,6 @@ pub fn open(name: &str, settings: &Settings, identity: &Identity) -> Box<dyn Sin
 }
 
 impl Settings {
-    /// The position that the store itself keeps for `sink` of a log, 0 for none; or why it cannot be read. `None`: it
-    /// keeps none.
-    pub fn stored_position(&self, server_id: &str, sink: &str) -> Option<Result<u64, String>> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(settings) => Some(settings.stored_position(server_id, sink)),
-            _ => {
-                let _ = (server_id, sink);
-                None
-            }
-        }
-    }
-
     /// Whether [`Sink::stored_position`] connects to another process to read the position.
     pub fn keeps_position_in_a_server(&self) -> bool {
         match self {
@@ -372,7 +370,7 @@ pub fn check_ca_file(path: &Path) -> Result<(), String> {
 }
 
 /// What a person looks at when a store cannot be reached; empty where the error itself says enough.
-#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
+#[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 fn connection_advice(error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind;
     match error.kind() {
@@ -384,6 +382,12 @@ fn connection_advice(error: &std::io::Error) -> &'static str {
         _ if error.to_string().starts_with("failed to lookup address") => "check the host in url, and DNS",
         _ => "",
     }
+}
+
+/// What happened, and what to do about it where there is advice.
+#[cfg(any(feature = "grpc", feature = "http-sink"))]
+fn with_advice(reason: &str, advice: &str) -> String {
+    if advice.is_empty() { reason.to_owned() } else { format!("{reason}: {advice}") }
 }
 
 /// What to do about rows in `tables` (events, positions) of a log whose position is missing. `owner`: of the sink that
@@ -402,18 +406,6 @@ fn missing_position(tables: (&str, &str), [server_id, sink, owner]: [&str; 3], l
 /// A file as an output, the same for every way to write its path that no link makes different.
 fn file_output(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
-}
-
-/// Whether `path`, which is not there, can be made: the nearest folder above it that is there says so.
-fn probe_folder(path: &Path) -> Result<(), Unavailable> {
-    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let Some(folder) = path.ancestors().skip(1).find(|folder| folder.exists()) else { return Ok(()) };
-    let down = |why: &str| Unavailable::down(format!("cannot make {}: {} {why}", path.display(), folder.display()));
-    match rustix::fs::access(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK) {
-        _ if !folder.is_dir() => Err(down("is no folder")),
-        Ok(()) => Ok(()),
-        Err(error) => Err(down(&format!("may not be written: {error}"))),
-    }
 }
 
 /// What the settings need to know of a kind of sink.

@@ -2,6 +2,7 @@
 //!
 //! The public roots are compiled in: a static binary in an empty container finds no store of the system's.
 
+use std::error::Error;
 use std::path::Path;
 #[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
 use std::sync::Arc;
@@ -26,7 +27,6 @@ pub fn verifying(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
 }
 
 /// Who has to act when TLS fails.
-#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
     /// The certificate is not trusted, or is another name's.
@@ -40,7 +40,6 @@ pub enum Trouble {
 }
 
 /// What a TLS error means.
-#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
 pub fn trouble(error: &rustls::Error) -> Trouble {
     use rustls::AlertDescription::{BadCertificate, CertificateRequired, HandshakeFailure};
     match error {
@@ -51,6 +50,25 @@ pub fn trouble(error: &rustls::Error) -> Trouble {
             Trouble::ClientCertificate
         }
         _ => Trouble::Other,
+    }
+}
+
+/// TLS's own error in an error of a connection or in one of its causes.
+pub fn error_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    std::iter::successors(Some(error), |&error| error.source()).find_map(|error| {
+        // What an I/O error holds is not its source.
+        let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        held.and_then(|held| held.downcast_ref()).or_else(|| error.downcast_ref())
+    })
+}
+
+/// TLS's own error in an error of the HTTP client.
+#[cfg(feature = "http-sink")]
+pub fn error_of_http(error: &ureq::Error) -> Option<&rustls::Error> {
+    match error {
+        ureq::Error::Rustls(error) => Some(error),
+        ureq::Error::Io(error) => error_in(error),
+        _ => None,
     }
 }
 

@@ -4,8 +4,6 @@ use std::time::{Duration, SystemTime};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::Unavailable;
-
 /// Two clocks, read at the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clocks {
@@ -37,13 +35,11 @@ pub struct Upkeep {
     pub again: Option<Duration>,
     /// Events deleted because they were older than the sink keeps them.
     pub expired_events: u64,
-    /// The connection is of no use any more, for this reason: connect again now, not before the next delivery only.
-    pub reconnect: Option<Unavailable>,
 }
 
 impl Upkeep {
     /// Nothing to report; call it again after this time, or never.
     pub fn again(again: Option<Duration>) -> Self {
-        Self { again, expired_events: 0, reconnect: None }
+        Self { again, expired_events: 0 }
     }
 }

@@ -24,6 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::OFlags;
 
 use super::storage::{StorageFile, read_full_at};
+use crate::descriptors;
 use crate::limits::{WAL_BLOCK_BYTES, WAL_STAGING_BYTES};
 
 /// A segment's file.
@@ -43,11 +44,23 @@ struct Append {
 }
 
 impl DirectFile {
-    /// `file` is the one at `path`.
-    pub fn new(file: File, path: &Path) -> Self {
+    /// `file` is the one at `path`, which is opened a second time, for `O_DIRECT`.
+    ///
+    /// # Errors
+    /// There is no file descriptor left. That passes, whereas a segment without `O_DIRECT` would stay so to its end.
+    pub fn new(file: File, path: &Path) -> io::Result<Self> {
         let direct = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
-        let append = direct.ok().map(|file| Append { file, staging: Staging::new(), end: None });
-        Self { file, append: Mutex::new(append) }
+        Self::with(file, direct)
+    }
+
+    fn with(file: File, direct: io::Result<File>) -> io::Result<Self> {
+        let append = match direct {
+            Ok(file) => Some(Append { file, staging: Staging::new(), end: None }),
+            Err(error) if descriptors::are_exhausted_by(&error) => return Err(error),
+            // The file system refuses `O_DIRECT`.
+            Err(_) => None,
+        };
+        Ok(Self { file, append: Mutex::new(append) })
     }
 }
 
@@ -175,7 +188,20 @@ mod tests {
     fn file(path: &Path, bytes: u64) -> DirectFile {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).unwrap();
         file.set_len(bytes).unwrap();
-        DirectFile::new(file, path)
+        DirectFile::new(file, path).unwrap()
+    }
+
+    #[test]
+    fn without_a_descriptor_there_is_no_segment_and_without_direct_io_there_is() {
+        let with = |code| {
+            let (file, direct) = (tempfile::tempfile().unwrap(), io::Error::from_raw_os_error(code));
+            DirectFile::with(file, Err(direct)).map_err(|error| error.raw_os_error())
+        };
+        for code in [libc::EMFILE, libc::ENFILE] {
+            assert_eq!(with(code).err(), Some(Some(code)));
+        }
+        let cached = with(libc::EINVAL).unwrap();
+        assert!(cached.append.lock().unwrap().is_none());
     }
 
     #[test]

@@ -29,6 +29,7 @@ use super::segment::{self, Header, Name};
 use super::storage::{Storage, StorageFile, read_full_at, write_all_at};
 use super::writer::{Begin, Writer};
 use super::{Settings, segment_id};
+use crate::counted::Counted;
 use crate::limits::{WAL_DAMAGED_BYTES_MAX, WAL_POSITION_JUMP, WAL_READ_BYTES};
 use crate::random::Random;
 use crate::sink::uuid;
@@ -108,19 +109,21 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { segments, next_position, agents, .. } = self;
-        write!(f, "{segments} segments, {agents} agents, next position {next_position}")?;
+        let (segments, agents) = (Counted(*segments as u64, "segment"), Counted(*agents as u64, "agent"));
+        write!(f, "{segments}, {agents}, next position {next_position}")?;
         for Cut { file, offset, bytes, kept } in &self.cuts {
-            write!(f, "; cut {bytes} bytes off {file} at {offset}, ")?;
+            let bytes = Counted(*bytes, "byte");
+            write!(f, "; cut {bytes} off {file} at {offset}, ")?;
             match kept {
                 Ok(name) => write!(f, "kept in {name}")?,
                 Err(error) => write!(f, "not kept: {error}")?,
             }
         }
         if self.skipped > 0 {
-            write!(f, "; skipped {} damaged places", self.skipped)?;
+            write!(f, "; skipped {}", Counted(self.skipped as u64, "damaged place"))?;
         }
         for Skip { file, offset, bytes } in &self.skips {
-            write!(f, ", {bytes} bytes of {file} at {offset}")?;
+            write!(f, ", {} of {file} at {offset}", Counted(*bytes, "byte"))?;
         }
         if self.marks_lost {
             f.write_str("; no table of marks is sound, marks are those of the records kept")?;

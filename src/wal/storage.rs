@@ -144,16 +144,19 @@ impl Storage for DirStorage {
         if bytes == 0 {
             return Ok(Arc::new(file));
         }
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+        let reserved = match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             // Not every file system can reserve space; the file grows by its writes then.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        match reserved.and_then(|()| DirectFile::new(file, &path)) {
+            Ok(file) => Ok(Arc::new(file)),
             Err(error) => {
                 // Nothing is in it: were it left, it would be passed over.
                 let _ = fs::remove_file(&path);
-                return Err(error.into());
+                Err(error)
             }
         }
-        Ok(Arc::new(DirectFile::new(file, &path)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>> {

@@ -4,6 +4,8 @@
     {"after": 1, ...}                       spares so many calls {"hang": true}          waits until that is gone
     {"refuse": {"NAME": ["CODE", "why"]}}   events of that name  {"retry_after": 0.5}    seconds; nothing is taken
     {"dislike": "NAME"}                     INVALID_ARGUMENT for all that came with such an event
+    {"echo": "UNAUTHENTICATED"}             ends the call so, with the metadata that came in its message
+    {"echo": "VERDICT"}                     refuses every event, with the metadata in code and reason
 
 With --unchecked it keeps all that comes, as often as it comes: no position is looked at.
 """
@@ -61,6 +63,10 @@ class Spoiled(example.Store):
             self.orders = control()
         if "retry_after" in self.orders:
             raise tx.RetryLater(self.orders["retry_after"])
+        if self.orders.get("echo") not in (None, "VERDICT"):
+            spoil.status = [self.orders["echo"], spoil.metadata]
+            spoil.answer = None
+            return ()
         spoil.answer = bytes.fromhex(self.orders["answer"]) if "answer" in self.orders else None
         spoil.status = self.orders.get("status")
         if self.orders.get("dislike") in [record.event.name for record in delivery.records]:
@@ -68,13 +74,16 @@ class Spoiled(example.Store):
         return () if spoil.answer is not None or spoil.status else super().__call__(delivery)
 
     def refuse(self, record):
+        if self.orders.get("echo") == "VERDICT":
+            return (spoil.metadata, "refused: " + spoil.metadata)
         return self.orders.get("refuse", {}).get(record.event.name) or super().refuse(record)
 
 
 class Spoil(grpc.ServerInterceptor):
-    answer = status = None
+    answer = status = metadata = None
 
     def intercept_service(self, continuation, details):
+        self.metadata = dict(details.invocation_metadata).get("authorization", "")
         inner = continuation(details)
 
         def deliver(body, context):

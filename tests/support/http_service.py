@@ -9,9 +9,11 @@ in the order of their answers. What a file in FOLDER/NAME says comes first, and 
     answer    the bytes that are sent back instead, before the connection is closed
     early     the same, but before the body is read
     poison    a body that holds these bytes is answered 400
+    echo      every request is answered with this status, and with what the service has read of its head
 """
 
 import gzip
+import html
 import json
 import signal
 import ssl
@@ -19,6 +21,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, unquote
 
 # A shell starts what runs in its background with this signal ignored.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -50,6 +53,13 @@ class Service(BaseHTTPRequestHandler):
         answer, poison = told(name, "answer"), told(name, "poison")
         if answer is not None:
             self.close_with(answer)
+            return
+        echo = told(name, "echo")
+        if echo is not None:
+            head = {"target": self.path, "decoded": unquote(self.path), "html": html.escape(unquote(self.path))}
+            head["query"] = parse_qs(self.path.partition("?")[2])
+            head["headers"] = dict(self.headers)
+            self.answer(int(echo), json.dumps(head).encode())
             return
         plain = gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body
         if poison is not None and poison in plain:

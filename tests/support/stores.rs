@@ -639,7 +639,7 @@ impl HttpService {
         format!("{}://localhost:{}/{name}/events", self.scheme, self.port)
     }
 
-    /// What to answer from now on: `what` is `answer`, `early` or `poison`.
+    /// What to answer from now on: `what` is `answer`, `early`, `poison` or `echo`.
     pub fn tell(&self, name: &str, what: &str, bytes: &[u8]) {
         let file = self.kept.join(name).join(what);
         fs::write(file.with_extension("part"), bytes).unwrap();
@@ -648,7 +648,7 @@ impl HttpService {
 
     /// To keep everything again.
     pub fn tell_nothing(&self, name: &str) {
-        for what in ["answer", "early", "poison"] {
+        for what in ["answer", "early", "poison", "echo"] {
             let _ = fs::remove_file(self.kept.join(name).join(what));
         }
     }

@@ -56,6 +56,10 @@ if __name__ == "__main__":
         receiver = serve(Store(args.database), args.address)
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+    except sqlite3.Error as error:
+        parser.exit(1, f"{parser.prog}: {args.database}: {error}\n")
+    except OSError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, lambda *_: receiver.stop())
     print(f"listening on port {receiver.port}", flush=True)

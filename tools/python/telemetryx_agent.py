@@ -6,7 +6,7 @@ A frame stays queued, and unchanged, until it is acknowledged (R7); a reconnect 
 import argparse, codecs, collections, json, os, random, re, select, socket, struct, sys, time, zlib
 
 HELLO, WELCOME, DATA, ACK, NACK, PING, PONG, GOAWAY, BYE = *range(1, 9), 0x89  # frame types
-STORAGE, FINAL = 3, (4, 5, 6, 11)  # GOAWAY codes; no retry helps AUTH, VERSION, FENCED, ACK_LEVEL
+STORAGE, AUTH, FINAL = 3, 4, (4, 5, 6, 11)  # GOAWAY codes; no retry helps AUTH, VERSION, FENCED, ACK_LEVEL
 BACKOFF_MIN, BACKOFF_MAX, SOCKET_TIMEOUT = 0.05, 30.0, 30.0  # seconds
 FRAME_MAX, QUEUE_FRAMES, CHUNK = 1 << 20, 128, 16 << 10  # max_frame; bytes read, characters in a body
 HEADER = struct.Struct("<4sBBHIIQII")  # magic version type flags length arg seq crc header_crc
@@ -52,7 +52,7 @@ class Agent:
         self.counts = {"sent": 0, "acknowledged": 0, "reconnects": 0}
 
     def run(self, batches):
-        """Sends lists of events, [] being none just now, till all are acknowledged, or in vain."""
+        """Sends lists of events, [] being none just now, till all are acknowledged. False: in vain."""
         while True:
             batch = next(batches, None) if len(self.frames) < QUEUE_FRAMES else []
             self.more = batch is not None
@@ -64,9 +64,12 @@ class Agent:
             except (OSError, EOFError, ValueError, struct.error) as error:
                 self.socket = self.socket and self.socket.close()  # None
                 (code, retry_ms), self.goaway = self.goaway, (0, 0)
-                if self.more or self.frames: print(f"disconnected: {error}", file=sys.stderr)
+                missing = code == AUTH and not self.token
+                hint = "; name a file that contains the token with --token-file" if missing else ""
+                if self.more or self.frames or code in FINAL:
+                    print(f"disconnected: {error}{hint}", file=sys.stderr)
                 if code in FINAL or not self.more and not self.frames:
-                    return
+                    return code not in FINAL
                 # Full jitter: agents that lose their server together come back one by one.
                 wait = random.uniform(0, BACKOFF_MAX if code == STORAGE else self.ceiling)
                 time.sleep(max(wait, min(retry_ms / 1000, BACKOFF_MAX)))
@@ -158,6 +161,6 @@ if __name__ == "__main__":
         agent = Agent(args.address, args.name, args.token_file.read().strip())
     except ValueError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
-    agent.run(read_lines() if args.count is None else counters(args.count, args.frame_events))
+    ended = agent.run(read_lines() if args.count is None else counters(args.count, args.frame_events))
     print(json.dumps(agent.counts))
-    sys.exit(agent.more or agent.counts["acknowledged"] != agent.counts["sent"])
+    sys.exit(not ended or agent.counts["acknowledged"] != agent.counts["sent"])

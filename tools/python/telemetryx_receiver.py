@@ -11,10 +11,12 @@ import base64
 import bisect
 import concurrent.futures
 import datetime
+import errno
 import hmac
 import json
 import math
 import re
+import socket
 import uuid
 
 import grpc
@@ -215,6 +217,28 @@ def cut(words, most):
     return str(words).encode(errors="replace")[:most].decode(errors="ignore")
 
 
+def check_free(address, host, port):
+    """Raises OSError where nothing can listen there: grpcio does not say why, and logs lines of its own."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise OSError(f"cannot listen on {address}: {error.strerror}") from error
+    problems = []
+    for family, kind, protocol, _, place in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(place)
+                probe.listen()
+        except OSError as error:
+            problems.append(error)
+    in_use = [error for error in problems if error.errno == errno.EADDRINUSE]
+    if in_use or len(problems) == len(found):  # localhost is two addresses, of which one may not be there
+        raise OSError(f"cannot listen on {address}: {(in_use or problems)[0].strerror}")
+
+
 class Receiver:
     """A running service. `port` is what it listens on."""
     def __init__(self, server, port):
@@ -236,6 +260,7 @@ def serve(callback, address, token=None, tls=None, workers=1, interceptors=()):
     say otherwise.
     token: telemetryx must present it (`token` of the sink). tls: (key, certificate chain), both PEM as bytes.
     interceptors: grpcio's, for your metrics or your own checks; bodies are bytes there.
+    Raises ValueError where the address is not one, OSError where nothing can listen there.
     """
     def deliver(body, context):
         metadata = dict(context.invocation_metadata())
@@ -263,14 +288,19 @@ def serve(callback, address, token=None, tls=None, workers=1, interceptors=()):
     parts = ADDRESS.fullmatch(address)  # grpcio listens on 443 where there is no port, and on 4464 for 70000
     if not parts or int(parts[1] or 0) > 65535:
         raise ValueError(f"{address!r} is not an address: use HOST:PORT, [IPV6]:PORT or unix:PATH")
+    if parts[1]:
+        check_free(address, address.rpartition(":")[0].strip("[]"), int(parts[1]))
     threads = concurrent.futures.ThreadPoolExecutor(workers)
     options = [("grpc.so_reuseport", 0)]  # a second receiver on the port is an error, not a competitor
     server = grpc.server(threads, interceptors=interceptors, options=options, maximum_concurrent_rpcs=CALLS_MAX)
     method = grpc.unary_unary_rpc_method_handler(deliver)  # bytes in and out: what cannot be read is answered, too
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("telemetryx.v1.Sink", {"Deliver": method}),))
-    if tls:
-        port = server.add_secure_port(address, grpc.ssl_server_credentials([tls]))
-    else:
-        port = server.add_insecure_port(address)
+    try:
+        if tls:
+            port = server.add_secure_port(address, grpc.ssl_server_credentials([tls]))
+        else:
+            port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {error}") from error
     server.start()
     return Receiver(server, port)

@@ -352,6 +352,21 @@ class CommandTest(Peer):
         self.assertEqual((ended.returncode, ended.stdout, ended.stderr.count("\n")), (2, "", 1), ended.stderr)
         self.assertIn("976 bytes", ended.stderr)
 
+    def test_a_missing_token_is_named_with_its_option_whatever_there_is_to_send(self):
+        for count in ("0", "1"):
+            for token, hint in ((b"", "; name a file that contains the token with --token-file"), (b"other", "")):
+                with tempfile.NamedTemporaryFile() as file:
+                    file.write(token)
+                    file.flush()
+                    command = [sys.executable, tx.__file__, self.address, "--count", count, "--token-file", file.name]
+                    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                          stderr=subprocess.PIPE, text=True) as ended:
+                        self.accept()
+                        self.goaway(4)
+                        self.connection.close()
+                        _, report = ended.communicate(timeout=DEADLINE)
+                self.assertEqual((ended.returncode, report), (1, f"disconnected: GOAWAY(4) 'text'{hint}\n"))
+
     def test_a_server_that_will_never_take_the_agent_ends_it_with_status_1(self):
         for code in (4, 5, 6, 11):
             self.run_command("--count", "1")

@@ -1,5 +1,5 @@
 """Tests of the receiver and its example, through grpcio. With an argument: a FileDescriptorSet of proto/events.proto."""
-import json, math, os, signal, subprocess, sys, tempfile, threading, unittest, uuid
+import json, math, os, signal, socket, subprocess, sys, tempfile, threading, unittest, uuid
 
 import grpc
 from google.protobuf import descriptor_pb2
@@ -226,6 +226,19 @@ class ExampleTest(Served):
             self.assertEqual((ended.returncode, ended.stdout), (2, ""), ended.stderr)
             self.assertIn(words, ended.stderr)
             self.assertNotIn("Traceback", ended.stderr)
+
+    def test_what_keeps_the_command_from_serving_is_one_line_and_status_1(self):
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "example_sqlite_receiver.py")
+        with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as taken:
+            address = "127.0.0.1:%d" % taken.getsockname()[1]
+            for database, address, message in (
+                    ("events.db", address, f"cannot listen on {address}: Address already in use"),
+                    ("events.db", "192.0.2.1:1", "cannot listen on 192.0.2.1:1: Cannot assign requested address"),
+                    ("none/events.db", "127.0.0.1:0", "none/events.db: unable to open database file")):
+                ended = subprocess.run([sys.executable, "-B", script, database, address], capture_output=True, text=True,
+                                       timeout=60, cwd=folder)
+                self.assertEqual((ended.returncode, ended.stdout, ended.stderr),
+                                 (1, "", f"example_sqlite_receiver.py: {message}\n"))
 
     def test_the_command_serves_until_it_is_told_to_end(self):
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "example_sqlite_receiver.py")

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::load::Window;
+use crate::counted::Counted;
 
 /// The line is written this often: the sender shares its CPUs with the terminal.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -43,7 +44,7 @@ impl Progress {
             Some(measured) => format!("{} of {} s", measured.as_secs(), (end - begin).as_secs()),
             None => "warm-up".to_owned(),
         };
-        format!("{what} · {events} events · {rate:.0}/s")
+        format!("{what} · {} · {rate:.0}/s", Counted(events, "event"))
     }
 
     pub fn clear(&self) {

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use hdrhistogram::Histogram;
 
+use crate::counted::Counted;
+
 /// What the server's process spent while it was measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ServerCost {
@@ -88,8 +90,12 @@ impl Report {
     /// A few lines.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "{} · {} connections · {} events of {} bytes a message · {:.1} s\n",
-            self.protocol, self.connections, self.frame_events, self.event_bytes, self.seconds
+            "{} · {} · {} of {} per message · {:.1} s\n",
+            self.protocol,
+            Counted(u64::from(self.connections), "connection"),
+            Counted(u64::from(self.frame_events), "event"),
+            Counted(self.event_bytes as u64, "byte"),
+            self.seconds
         );
         let mut line = |name: &str, value: String| {
             // Writing to a String cannot fail.
@@ -112,10 +118,10 @@ impl Report {
         }
         line("sender CPU", format!("{:.2} cores", self.sender_cpu_seconds / self.seconds));
         if self.refused_messages > 0 {
-            line("refused", format!("{} messages with refused events", self.refused_messages));
+            line("refused", format!("{} with refused events", Counted(self.refused_messages, "message")));
         }
         if self.unanswered_messages > 0 {
-            line("unanswered", format!("{} messages 10 s after the last one", self.unanswered_messages));
+            line("unanswered", format!("{} 10 s after the last one", Counted(self.unanswered_messages, "message")));
         }
         text
     }

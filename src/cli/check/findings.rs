@@ -8,9 +8,9 @@ use crate::config::{ConfigError, Resolved};
 /// One thing that was looked at.
 #[derive(Debug)]
 pub struct Finding {
-    /// What it is: `address`, `log`, `sink`.
+    /// What it is: `address`, `data_dir`, `log`, `sink`.
     pub subject: &'static str,
-    /// Which one: the address itself, the directory of the log, the name of the sink.
+    /// Which one: the address itself, the directory, the name of the sink.
     pub name: String,
     pub ok: bool,
     /// What there is to say about it.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use crate::counted::Counted;
 use crate::wal::{Damage, InspectedSegment, Inspection, Place};
 
 /// Corrupt places that are named; the rest is counted.
@@ -14,7 +15,7 @@ pub fn report(found: &Inspection, dir: &Path) -> (String, bool) {
         || found.segments.iter().flat_map(|segment| segment.damaged.iter().map(move |damage| (segment, damage)));
     let (segments, corrupt) = (found.segments.len(), places().count());
     if corrupt == 0 && !found.marks_lost && found.refused.is_none() {
-        return (format!("ok, {segments} segments, next position {}", found.next_position()), true);
+        return (format!("ok, {}, next position {}", Counted(segments as u64, "segment"), found.next_position()), true);
     }
     let mut text = match corrupt {
         0 => "not ok".to_owned(),

@@ -43,7 +43,7 @@ pub fn run(config: &Config, which: &Which, json: bool) -> Result<(), Failure> {
     }
     print(&match json {
         true => document(&groups),
-        false if groups.is_empty() => which.selection.none().to_owned(),
+        false if groups.is_empty() => which.selection.none(),
         false => table(&groups).render(terminal::columns()),
     })
 }

@@ -94,20 +94,32 @@ pub fn run(mut settings: SettingsArgs, command: DeadCommand) -> Result<(), Failu
     match command {
         DeadCommand::List { which, json, settings: after } => {
             settings.merge(after);
-            list::run(&settings.load()?.config, &which, json)
+            list::run(&load(&settings)?, &which, json)
         }
         DeadCommand::Show { which, limit, json, settings: after } => {
             settings.merge(after);
-            show::run(&settings.load()?.config, &which, limit, json)
+            show::run(&load(&settings)?, &which, limit, json)
         }
         DeadCommand::Replay { sink, selection, dry_run, settings: after } => {
             settings.merge(after);
-            replay::run(&settings.load()?.config, &sink, &selection, dry_run)
+            replay::run(&load(&settings)?, &sink, &selection, dry_run)
         }
         DeadCommand::Drop { which, bad_lines, all, settings: after } => {
             settings.merge(after);
-            drop_letters(&settings.load()?.config, &which, bad_lines, all)
+            drop_letters(&load(&settings)?, &which, bad_lines, all)
         }
+    }
+}
+
+/// The settings, if they name a data directory that exists: without one, no dead letters would be no information.
+fn load(settings: &SettingsArgs) -> Result<Config, Failure> {
+    let config = settings.load()?.config;
+    let dir = config.data_dir.display();
+    match config.data_dir.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Failure::Failed(format!("there is no data directory {dir}: set data_dir to the server's")))
+        }
+        _ => Ok(config),
     }
 }
 

@@ -176,7 +176,7 @@ impl<'s> Replay<'s> {
 
     fn report(&self, name: &str, selection: &Selection) -> Result<(), Failure> {
         match (self.delivered, self.dry_run) {
-            (0, _) if self.staying.0.is_empty() => print(selection.none())?,
+            (0, _) if self.staying.0.is_empty() => print(&selection.none())?,
             (0, _) => {}
             (delivered, true) => print(&format!("{} into sink {name}\n", count(delivered, "would be delivered")))?,
             (delivered, false) => {

@@ -18,7 +18,7 @@ pub struct Which {
     pub selection: Selection,
 }
 
-#[derive(Debug, Default, PartialEq, Eq, Args)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Args)]
 pub struct Selection {
     /// Only letters with this code, such as 23514
     #[arg(long)]
@@ -41,9 +41,15 @@ impl Which {
 }
 
 impl Selection {
-    /// What to say where there is none.
-    pub fn none(&self) -> &'static str {
-        if *self == Self::default() { "no dead letters\n" } else { "no such dead letters: others may be there\n" }
+    /// What to print where no letter is selected.
+    pub fn none(&self) -> String {
+        match self.position {
+            Some(position) if (Self { position: None, ..self.clone() }) == Self::default() => {
+                format!("no dead letter of position {position}\n")
+            }
+            _ if *self == Self::default() => "no dead letters\n".to_owned(),
+            _ => "no dead letters match: without filters, others may be listed\n".to_owned(),
+        }
     }
 
     /// A letter without a time fits no bound of time.

@@ -9,6 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use super::selection::Which;
 use super::{Failure, Found, count, names, visit};
 use crate::config::Config;
+use crate::counted::Counted;
 use crate::escape::{Quoted, escape};
 use crate::event::{JsonRecord, check_batch, rfc3339, write_json};
 use crate::limits::FRAME_EVENTS_MAX;
@@ -104,6 +105,11 @@ fn write_payload(payload: &str, text: &mut String) {
         };
     });
     if let Err(error) = result {
-        let _ = writeln!(text, "  {} bytes of payload, no EventBatch: {}", payload.len(), escape(&error.to_string()));
+        let _ = writeln!(
+            text,
+            "  {} of payload, not an EventBatch: {}",
+            Counted(payload.len() as u64, "byte"),
+            escape(&error.to_string())
+        );
     }
 }

@@ -53,6 +53,22 @@ pub fn open(path: &Path, stop: &Stop, read_bytes: &Rc<Cell<u64>>) -> io::Result<
     text(raw)
 }
 
+/// Checks that the path can be opened, and is not a directory.
+///
+/// # Errors
+/// It is missing, may not be read, or is a directory.
+pub fn check(path: &Path) -> io::Result<()> {
+    let metadata = std::fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    // Only a file may be opened twice: the writer of a FIFO would see its reader leave.
+    if metadata.is_file() {
+        File::open(path)?;
+    }
+    Ok(())
+}
+
 /// Unpacks what is packed, drops a byte order mark, and refuses what is not UTF-8.
 fn text(raw: Box<dyn Read>) -> io::Result<Text> {
     let mut raw = Peeked::new(raw);

@@ -18,6 +18,7 @@ use super::progress::Live;
 use super::stop::Stop;
 use super::{Ended, Format, LineError, SendError, SendOptions, looks_like_event, shown};
 use crate::client::{Batch, Client, Progress, Refusal, Report};
+use crate::counted::Counted;
 use crate::event::JsonDecoder;
 use crate::event::proto::attribute::Value;
 use crate::event::proto::{Attribute, Event};
@@ -280,6 +281,7 @@ impl<'a> Sending<'a> {
         if let Err(error) = self.send_batch() {
             return Err(self.failed(error));
         }
+        self.live.all_sent(self.events, self.read_bytes.get());
         let flushed = self.client.flush(None);
         self.report();
         if let Err(error) = flushed {
@@ -289,14 +291,14 @@ impl<'a> Sending<'a> {
         self.warn_of_changes();
         let (events, bytes, live) = (self.events, self.bytes, self.live);
         let (level, acknowledged) = (self.client.welcome().map(|welcome| welcome.ack), self.client.progress());
-        let progress = match close(self.client) {
+        let progress = match close(self.client, acknowledged, live) {
             Ok(progress) => progress,
             Err(error) => return Err(Ended { error: Box::new(error), progress: acknowledged, events }),
         };
         if progress.possibly_doubled_events > 0 {
             live.warn(&format!(
-                "{} events may be stored twice: the server lost its state, or another one took over",
-                progress.possibly_doubled_events
+                "{} may be stored twice: the server lost its state, or another one took over",
+                Counted(progress.possibly_doubled_events, "event")
             ));
         }
         let refused = progress.refused_events + progress.set_aside_events;
@@ -311,7 +313,9 @@ impl<'a> Sending<'a> {
     pub fn failed(&self, error: SendError) -> Ended {
         self.live.clear();
         self.warn_of_changes();
-        Ended { error: Box::new(error), progress: self.client.progress(), events: self.events }
+        let progress = self.client.progress();
+        self.live.closing(progress);
+        Ended { error: Box::new(error), progress, events: self.events }
     }
 
     fn warn_of_changes(&self) {
@@ -333,7 +337,8 @@ impl<'a> Sending<'a> {
                 Report::SetAside { seq, events, .. } => (seq, events, events, "the server cannot read them".to_owned()),
             };
             let place = self.places.iter().find(|(number, _)| *number == seq).map_or("", |(_, place)| place.as_str());
-            self.live.warn(&format!("{place}: of the {events} events from here on {refused} are refused: {reason}"));
+            let (events, are) = (Counted(events.into(), "event"), if refused == 1 { "is" } else { "are" });
+            self.live.warn(&format!("{place}: of the {events} from here on {refused} {are} refused: {reason}"));
         }
         let acked_seq = self.client.progress().acked_seq;
         while self.places.front().is_some_and(|(seq, _)| *seq <= acked_seq) {
@@ -342,7 +347,9 @@ impl<'a> Sending<'a> {
     }
 }
 
-fn close(client: Arc<Client>) -> Result<Progress, SendError> {
+/// Closes the connection; the thread that watches for signals ends the process where this takes too long.
+fn close(client: Arc<Client>, progress: Progress, live: &Live) -> Result<Progress, SendError> {
+    live.closing(progress);
     match Arc::into_inner(client) {
         Some(client) => Ok(client.close(None)?),
         // The thread that ends the process after a signal has it.

@@ -13,7 +13,7 @@ use crate::client::script;
 use crate::event::proto::Event;
 use crate::event::proto::attribute::Value;
 use crate::limits::{EVENT_BODY_BYTES_MAX, EVENT_NAME_BYTES_MAX, SEND_LINE_BYTES_MAX};
-use crate::wire::{NackCode, answer};
+use crate::wire::{NackCode, Welcome, answer};
 
 #[derive(Parser)]
 struct Line {
@@ -220,7 +220,7 @@ fn utf16_is_refused_by_name_after_what_came_before_it() {
     let (outcome, events) = send_files(&[("first", b"one\n"), ("second", &utf16)], &[]);
     let error = outcome.unwrap_err().to_string();
     assert!(error.contains("second: is UTF-16, not UTF-8 text: convert it, as in `iconv "), "{error}");
-    assert!(error.ends_with("; 1 of 1 events were acknowledged"), "{error}");
+    assert!(error.ends_with("; 1 of 1 event was acknowledged"), "{error}");
     assert_eq!(events.len(), 1);
 }
 
@@ -246,6 +246,35 @@ fn a_server_that_stops_answering_leaves_the_rest_unknown() {
     let error = send(address, &options).unwrap_err().to_string();
     let end = "; 0 of 2 events were acknowledged; 2 were not and may be stored nevertheless";
     assert!(error.contains("no progress for 1 s") && error.ends_with(end), "{error}");
+    let why = "; connected, but nothing is acknowledged: see /ready of the server for the reason; without an answer there, it hangs";
+    assert!(error.contains(why), "{error}");
+}
+
+#[test]
+fn a_server_that_waits_for_its_sinks_is_asked_for_them() {
+    let address = script::serve(move |_, mut peer| {
+        let last_seq = peer.hello() - 1;
+        peer.say(|out| Welcome { ack: AckLevel::Delivered, ..script::welcome(last_seq, false) }.encode(out));
+        while peer.data().is_some() {}
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.log");
+    std::fs::write(&path, "one\ntwo\n").unwrap();
+    let options = SendOptions { files: vec![path], timeout: 1, ..options(&["--ack", "delivered"]) };
+    let error = send(address, &options).unwrap_err().to_string();
+    let why = "; connected, but nothing is acknowledged as delivered: see /ready of the server for the states of its sinks, \
+               and its log for their errors";
+    assert!(error.contains(why), "{error}");
+}
+
+#[test]
+fn what_accepts_connections_and_says_nothing_may_not_be_telemetryx() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let error = send(address, &options(&["--timeout", "1"])).unwrap_err().to_string();
+    let why = "; connected, but there is no answer: it is not telemetryx, it hangs, or its log takes no events (see its \
+               /ready); no events were sent";
+    assert!(error.ends_with(why), "{error}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::super::table::{Column, Table};
+use super::super::terminal::fit;
 use super::positions::{Position, SinkPosition};
 use super::verify;
 use crate::escape::escape;
@@ -20,11 +21,13 @@ const ID_DIGITS: usize = 8;
 /// `agents`: how many are shown. `columns`: of the terminal; `None`: nothing is cut.
 pub fn text(dir: &Path, found: &Inspection, agents: usize, sinks: &[SinkPosition], columns: Option<usize>) -> String {
     let mut text = String::new();
+    let log = format!("log {}", dir.display());
+    text += &columns.map_or(log.as_str().into(), |columns| fit(&log, columns));
+    text.push('\n');
     // Writing into a String cannot fail.
-    let _ = match &found.server_id {
-        Some(id) => writeln!(text, "log {} of server {}", dir.display(), uuid(id)),
-        None => writeln!(text, "log {}", dir.display()),
-    };
+    if let Some(id) = &found.server_id {
+        let _ = writeln!(text, "server {}", uuid(id));
+    }
     let (oldest, next) = (found.oldest_position(), found.next_position());
     let _ = writeln!(text, "oldest position {oldest}, next {next}\n");
     text += &segments(found).render(columns);
@@ -237,7 +240,8 @@ mod tests {
         let text = text(Path::new("d/wal"), &inspection(), 3, &sinks(), Some(80));
         assert!(text.lines().all(|line| width(line) <= 80), "{text}");
         let expected = "\
-log d/wal of server 01010101-0101-0101-0101-010101010101
+log d/wal
+server 01010101-0101-0101-0101-010101010101
 oldest position 1, next 4000001
 
 segment                              first position   events      bytes  corrupt
@@ -258,7 +262,15 @@ sink redis: position unknown: refused \\u001B[2J
 not asked: --connect reads the position from the store
 ";
         assert_eq!(text, expected);
-        let all = super::text(Path::new("d/wal"), &inspection(), 9, &sinks(), None);
+        let long =
+            Path::new("/var/lib/a-directory/with-a-long-name/that-is-wider/than-a-terminal-of-eighty-columns/wal");
+        for columns in [48, 80] {
+            let text = super::text(long, &inspection(), 0, &[], Some(columns));
+            let head: Vec<&str> = text.lines().take(3).collect();
+            assert!(head.iter().all(|line| width(line) <= columns) && head[0].ends_with('…'), "{text}");
+        }
+        let all = super::text(long, &inspection(), 9, &sinks(), None);
+        assert!(all.starts_with(&format!("log {}\n", long.display())), "{all}");
         assert!(all.contains("checkout ") && all.contains("9f3c51d2aa07e4b8.seg ") && !all.contains('…'), "{all}");
     }
 

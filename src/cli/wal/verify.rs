@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::{Failure, print};
+use crate::counted::Counted;
 use crate::wal::{Damage, Inspection};
 
 /// Prints what was found. `Ok`: nothing is corrupt.
@@ -31,13 +32,15 @@ fn text(found: &Inspection) -> String {
     // Writing into a String cannot fail.
     for (file, damage) in places(found) {
         let bytes = damage.bytes.end - damage.bytes.start;
-        let _ = write!(text, "{file} at {}: {bytes} bytes are corrupt", damage.bytes.start);
+        let (bytes, are) = (Counted(bytes, "byte"), if bytes == 1 { "is" } else { "are" });
+        let _ = write!(text, "{file} at {}: {bytes} {are} corrupt", damage.bytes.start);
         if !damage.positions.is_empty() {
             let _ = write!(text, ", positions {} to {}", damage.positions.start, damage.positions.end - 1);
         }
         text.push('\n');
     }
-    let _ = writeln!(text, "{} segments, {} valid records", found.segments.len(), records(found));
+    let segments = Counted(found.segments.len() as u64, "segment");
+    let _ = writeln!(text, "{segments}, {}", Counted(records(found), "valid record"));
     text
 }
 

@@ -310,7 +310,7 @@ fn json_that_becomes_too_much_is_refused_with_its_reason() {
     // The prefix of a nested object is repeated in every key.
     let members: Vec<String> = (0..100).map(|index| format!("\"{index}\":1")).collect();
     let event = format!("{{\"name\":\"a\",\"attributes\":{{\"{}\":{{{}}}}}}}\n", "k".repeat(120), members.join(","));
-    let text = event.repeat(8);
+    let text = event.repeat(32);
     assert!(text.len() < SETTINGS.max_body_bytes / 4);
     let got = exchange(post(NDJSON, &text));
     assert_eq!((got.statuses.as_slice(), got.payloads.len()), (&[413][..], 0), "{}", got.answers);

@@ -254,7 +254,7 @@ fn malformed_chunks_are_refused_and_close() {
         (b"0\r\na: \x01\r\n\r\n", 400),
         (b"00000000000000001\r\n", 400),
         (b"FFFFFFFFFFFFFFFF\r\n", 413),
-        (b"10001\r\n", 413),
+        (b"40001\r\n", 413),
         (b"7fffffffffffffff\r\n", 413),
     ] {
         let got = exchange([&chunked(coded), GET.as_bytes()].concat());
@@ -268,7 +268,7 @@ fn malformed_chunks_are_refused_and_close() {
 
 #[test]
 fn chunks_are_bounded_together() {
-    let chunk = [&b"8000\r\n"[..], &[0; 0x8000], b"\r\n"].concat();
+    let chunk = [&b"20000\r\n"[..], &[0; 0x20000], b"\r\n"].concat();
     let coded = [&chunk[..], &chunk, b"1\r\n"].concat();
     let mut peer = Peer::new();
     peer.send(chunked(&coded));

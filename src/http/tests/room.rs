@@ -3,22 +3,15 @@
 use super::*;
 use crate::http::{Beginnings, Room};
 use crate::limits::{
-    HTTP_ACK_TIMEOUT, HTTP_BODY_BEGINNING_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX, STALLED_FRAME_TIMEOUT,
+    HTTP_ACK_TIMEOUT, HTTP_BODY_BEGINNING_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX, HTTP_FINISH_RETRY,
+    STALLED_FRAME_TIMEOUT,
 };
 use crate::pipeline::health::Pause;
 
-const LARGE: Settings = Settings { max_body_bytes: 256 * 1024, ..SETTINGS };
 const GET: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
 
 fn large_pool(door: &mut FakeDoor) {
-    door.pool = Pool::new(16 * LARGE.max_body_bytes, Box::new(|| {}));
-}
-
-fn large_peer() -> Peer {
-    let mut peer = Peer::new();
-    peer.connection = Connection::new(LARGE, peer.now);
-    large_pool(&mut peer.door);
-    peer
+    door.pool = FakeDoor::new().pool;
 }
 
 /// Lines of `bytes` in all, an event in every 1,000.
@@ -52,25 +45,25 @@ fn bodies_around_the_size_of_a_beginning_are_the_same_however_they_come() {
             [post("application/x-ndjson", lines(bytes)), chunked(&lines(bytes), bytes), chunked(&lines(bytes), 1000)]
         {
             let pipelined = [&request[..], GET.as_bytes()].concat();
-            let got = exchange_within(LARGE, &pipelined, &large_pool);
+            let got = exchange(&pipelined);
             assert_eq!((got.statuses.as_slice(), got.closing), (&[200, 200][..], false), "{bytes}");
             assert_eq!(got.names.len(), bytes / 1000, "{bytes}");
         }
     }
-    let largest = post("application/x-ndjson", lines(LARGE.max_body_bytes));
-    assert_eq!(exchange_within(LARGE, &largest, &large_pool).names.len(), LARGE.max_body_bytes / 1000);
-    let too_long = chunked(&lines(LARGE.max_body_bytes + 1), 5000);
-    assert_eq!(exchange_within(LARGE, &too_long, &large_pool).statuses, [413]);
+    let largest = post("application/x-ndjson", lines(SETTINGS.max_body_bytes));
+    assert_eq!(exchange(&largest).names.len(), SETTINGS.max_body_bytes / 1000);
+    let too_long = chunked(&lines(SETTINGS.max_body_bytes + 1), 5000);
+    assert_eq!(exchange(&too_long).statuses, [413]);
 }
 
 #[test]
 fn a_body_costs_what_it_has_sent_until_64_kib_have_come() {
     let body = lines(200 * 1024);
     for (request, reserved) in
-        [(post("application/x-ndjson", &body), 200 * 1024), (chunked(&body, 100_000), LARGE.max_body_bytes)]
+        [(post("application/x-ndjson", &body), 200 * 1024), (chunked(&body, 100_000), SETTINGS.max_body_bytes)]
     {
         let head_bytes = request.len() - if reserved == 200 * 1024 { body.len() } else { request.len() - 134 };
-        let mut peer = large_peer();
+        let mut peer = Peer::new();
         peer.send(&request[..head_bytes + 100]);
         assert!(HTTP_BODY_BEGINNINGS_BYTES_MAX - peer.door.beginnings.left() <= 256);
         peer.send(&request[head_bytes + 100..HTTP_BODY_BEGINNING_BYTES]);
@@ -111,7 +104,7 @@ fn lacking(peer: &mut Peer) -> Vec<u8> {
     let request = post("application/x-ndjson", lines(100 * 1024));
     peer.door.pool = Pool::new(4096, Box::new(|| {}));
     let used = peer.connection.receive(&request, peer.now, &mut peer.door, &mut peer.out);
-    assert_eq!(peer.connection.lacks_room(), Some(Room::Pool));
+    assert_eq!(peer.connection.lacks_room(), Some(Room::Pool(100 * 1024)));
     assert_eq!(peer.connection.receive(&request[used..], peer.now, &mut peer.door, &mut peer.out), 0);
     assert!(!peer.connection.take_room(peer.now, &mut peer.door, &mut peer.out));
     request[used..].to_vec()
@@ -119,14 +112,14 @@ fn lacking(peer: &mut Peer) -> Vec<u8> {
 
 #[test]
 fn a_body_without_room_continues_once_there_is_some_and_gets_503_else() {
-    let mut peer = large_peer();
+    let mut peer = Peer::new();
     let rest = lacking(&mut peer);
     large_pool(&mut peer.door);
     assert!(peer.connection.take_room(peer.now, &mut peer.door, &mut peer.out));
     peer.send(rest);
     assert_eq!(peer.statuses(), [200]);
 
-    let mut peer = large_peer();
+    let mut peer = Peer::new();
     lacking(&mut peer);
     peer.connection.refuse_room(peer.now, &mut peer.door, &mut peer.out);
     assert_eq!((peer.statuses(), peer.connection.closing()), (vec![503], true));
@@ -136,56 +129,231 @@ fn a_body_without_room_continues_once_there_is_some_and_gets_503_else() {
 fn the_slowest_body_is_known_by_what_it_holds() {
     let request = post("application/x-ndjson", lines(200 * 1024));
     let rate = |peer: &Peer, room| peer.connection.slow_body(room, peer.now);
-    let mut peer = large_peer();
+    let mut peer = Peer::new();
     peer.send(&request[..40_000]);
     peer.now += STALLED_FRAME_TIMEOUT;
-    assert_eq!(rate(&peer, Room::Beginnings), None, "its first 2 s, and the time of what has come, do not count");
+    assert_eq!(rate(&peer, Room::Beginnings(1)), None, "its first 2 s, and the time of what has come, do not count");
     peer.now += Duration::from_secs(1);
-    let slow = rate(&peer, Room::Beginnings).expect("40 KB in 3 s");
+    let slow = rate(&peer, Room::Beginnings(1)).expect("40 KB in 3 s");
     assert!((13_000..14_000).contains(&slow), "{slow}");
-    assert_eq!(rate(&peer, Room::Pool), None, "closing it frees nothing of the pool");
+    assert_eq!(rate(&peer, Room::Pool(1)), None, "closing it frees nothing of the pool");
     peer.send(&request[40_000..100_000]);
     peer.now += Duration::from_secs(1);
-    assert_eq!(rate(&peer, Room::Beginnings), None);
-    assert!(rate(&peer, Room::Pool).is_some_and(|rate| (24_000..26_000).contains(&rate)));
+    assert_eq!(rate(&peer, Room::Beginnings(1)), None);
+    assert!(rate(&peer, Room::Pool(1)).is_some_and(|rate| (24_000..26_000).contains(&rate)));
     peer.connection.press_body(peer.now, &mut peer.door, &mut peer.out);
     assert_eq!(peer.statuses(), [408]);
 }
 
-#[test]
-fn an_admitted_body_waits_for_room_to_finish_and_small_ones_do_not() {
+/// A body of 100 KiB that is whole and has no room to finish.
+fn waiting() -> Peer {
     let request = post("application/x-ndjson", lines(100 * 1024));
-    let waiting = || {
-        let mut peer = large_peer();
-        peer.door.finishes = false;
-        let used = peer.connection.receive(&request, peer.now, &mut peer.door, &mut peer.out);
-        assert_eq!((used, peer.connection.lacks_room()), (request.len(), Some(Room::Finish)));
-        peer.now += Duration::from_secs(20);
-        assert_eq!(peer.connection.slow_body(Room::Pool, peer.now), None, "it is not its peer's delay");
-        peer.connection.press_body(peer.now, &mut peer.door, &mut peer.out);
-        assert!(!peer.connection.take_room(peer.now, &mut peer.door, &mut peer.out));
-        peer
-    };
+    let mut peer = Peer::new();
+    peer.door.finishes = false;
+    let used = peer.connection.receive(&request, peer.now, &mut peer.door, &mut peer.out);
+    assert_eq!((used, peer.connection.lacks_room()), (request.len(), Some(Room::Finish)));
+    peer
+}
+
+fn take_room(peer: &mut Peer) -> bool {
+    peer.connection.take_room(peer.now, &mut peer.door, &mut peer.out)
+}
+
+/// Takes the whole pool: the buffers, and the largest number of bytes that there was room for.
+fn fill(pool: &mut Pool) -> Vec<crate::pipeline::pool::Buffer> {
+    let mut taken = Vec::new();
+    for pages in [1024, 64, 8, 1] {
+        while let Some(buffer) = pool.allocate(pages * 4096) {
+            taken.push(buffer);
+        }
+    }
+    taken
+}
+
+#[test]
+fn an_admitted_body_waits_for_room_to_finish() {
     let mut peer = waiting();
+    assert!(!take_room(&mut peer));
+    let slow = peer.connection.slow_body(Room::Pool(1), peer.now + Duration::from_secs(20));
+    assert_eq!(slow, None, "it is not its peer's delay");
     peer.door.finishes = true;
-    assert!(peer.connection.take_room(peer.now, &mut peer.door, &mut peer.out));
+    assert!(take_room(&mut peer) || take_room(&mut peer));
     peer.turn();
-    assert_eq!((peer.statuses(), peer.door.names().len()), (vec![200], 102));
+    assert_eq!((peer.statuses(), peer.door.names().len(), peer.door.no_room), (vec![200], 102, 0));
 
     let mut peer = waiting();
-    peer.later(HTTP_ACK_TIMEOUT - Duration::from_secs(20));
+    peer.later(HTTP_ACK_TIMEOUT);
     assert_eq!((peer.statuses(), peer.door.names().len(), peer.connection.closing()), (vec![503], 0, true));
-    assert_eq!(peer.door.pool.bytes_in_use(), 0);
+    assert_eq!((peer.door.pool.bytes_in_use(), peer.door.no_room), (0, 1));
 
     let mut peer = waiting();
     peer.door.log_pause = Some(Pause::LogFull);
-    assert!(peer.connection.take_room(peer.now, &mut peer.door, &mut peer.out));
+    assert!(take_room(&mut peer));
     assert_eq!((peer.statuses(), peer.door.names().len()), (vec![503], 0));
+}
 
-    let mut peer = large_peer();
+#[test]
+fn after_a_second_a_whole_body_is_tried_with_what_room_there_is() {
+    let mut peer = waiting();
+    assert_eq!(peer.connection.retry_at(), Some(peer.now + HTTP_FINISH_RETRY));
+    let taken = fill(&mut peer.door.pool);
+    peer.now += HTTP_FINISH_RETRY;
+    assert!(!take_room(&mut peer), "there is none: the body stays as it is");
+    assert_eq!(peer.connection.retry_at(), Some(peer.now + HTTP_FINISH_RETRY));
+    drop(taken);
+    peer.now += HTTP_FINISH_RETRY;
+    assert!(take_room(&mut peer));
+    peer.turn();
+    assert_eq!((peer.statuses(), peer.door.names().len()), (vec![200], 102));
+}
+
+/// Each kind of body whose memory or ring is used up half-way is there again, as it was.
+#[test]
+fn a_body_that_finds_no_room_half_way_is_tried_again() {
+    let text = lines(200 * 1024);
+    let names: Vec<String> = (0..9_000).map(|index| format!("an event with a name {index}")).collect();
+    let binary = batch(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let gzip = |media_type: &str, body: &[u8]| {
+        // Stored, so that it is larger than a beginning.
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+        std::io::Write::write_all(&mut packed, body).unwrap();
+        let fields = format!("Content-Type: {media_type}\r\nContent-Encoding: gzip\r\n");
+        post_with(&fields, packed.finish().unwrap())
+    };
+    for (request, events) in [
+        (post("application/x-ndjson", &text), 204),
+        (gzip("application/x-ndjson", &text), 204),
+        (post(PROTOBUF, &binary), 9_000),
+        (gzip(PROTOBUF, &binary), 9_000),
+    ] {
+        for (free, slots) in [(0, 1000), (1, 1000), (5, 1000), (66, 1000), (80, 1000), (200, 1), (200, 3)] {
+            let mut peer = Peer::new();
+            peer.door.finishes = false;
+            peer.connection.receive(&request, peer.now, &mut peer.door, &mut peer.out);
+            assert_eq!(peer.connection.lacks_room(), Some(Room::Finish));
+            let mut taken = fill(&mut peer.door.pool);
+            let mut last = peer.door.pool.allocate(1);
+            taken.truncate(0);
+            taken.extend(std::iter::from_fn(|| {
+                let room = peer.door.pool.allocate((free + 1) * 4096).is_some();
+                room.then(|| peer.door.pool.allocate(4096)).flatten()
+            }));
+            last.take();
+            peer.door.ring_slots = slots;
+            peer.now += HTTP_FINISH_RETRY;
+            let held = peer.door.pool.bytes_in_use();
+            let finished = take_room(&mut peer);
+            if !finished {
+                assert_eq!(
+                    (peer.door.pool.bytes_in_use(), peer.door.accepted.len()),
+                    (held, 0),
+                    "nothing is left over"
+                );
+            }
+            drop(taken);
+            peer.door.ring_slots = 1000;
+            peer.now += HTTP_FINISH_RETRY;
+            assert!(finished || take_room(&mut peer), "{free} {slots}");
+            peer.turn();
+            assert_eq!((peer.statuses(), peer.door.names().len()), (vec![200], events), "{free} pages {slots} slots");
+            peer.door.accepted.clear();
+            assert_eq!(peer.door.pool.bytes_in_use(), 0);
+        }
+    }
+}
+
+/// A body that came with its head can be sent again sooner than one that was admitted.
+#[test]
+fn a_small_body_waits_a_second_at_most() {
+    let waiting = || {
+        let mut peer = Peer::new();
+        peer.door.ring_slots = 0;
+        let request = post(PROTOBUF, batch(&["a"]));
+        peer.connection.receive(&request, peer.now, &mut peer.door, &mut peer.out);
+        assert_eq!(peer.connection.lacks_room(), Some(Room::Finish));
+        peer
+    };
+    let mut peer = waiting();
+    peer.door.ring_slots = 1000;
+    assert!(take_room(&mut peer) || take_room(&mut peer));
+    peer.turn();
+    assert_eq!((peer.statuses(), peer.door.names().len()), (vec![200], 1));
+    let mut peer = waiting();
+    peer.later(HTTP_FINISH_RETRY);
+    assert_eq!((peer.statuses(), peer.door.names().len(), peer.connection.closing()), (vec![503], 0, true));
+    // Where nothing is known to be lacking, it does not wait at all.
+    let mut peer = Peer::new();
     peer.door.finishes = false;
     peer.send(post(PROTOBUF, batch(&["a"])));
-    assert_eq!(peer.statuses(), [200]);
+    assert_eq!((peer.statuses(), peer.door.asked.get()), (vec![200], 0));
+}
+
+/// The drivers of the fuzz targets and of the random tests reach every state of a body, that of a whole one that waits
+/// included.
+#[test]
+fn every_driven_body_of_more_than_a_beginning_waits_once() {
+    let mut peer = Peer::new();
+    for request in [post("application/x-ndjson", lines(200 * 1024)), chunked(&lines(100 * 1024), 5000)] {
+        let before = peer.door.asked.get();
+        peer.send(&request);
+        assert_eq!((peer.statuses(), peer.door.asked.get() - before), (vec![200], 2));
+        crate::http::fuzz::requests(&request);
+    }
+}
+
+/// A body that finds room once another one gave it back was not refused: `/ready` stays as it is.
+#[test]
+fn only_a_body_that_is_refused_counts_as_one() {
+    let mut peer = Peer::new();
+    let rest = lacking(&mut peer);
+    assert_eq!(peer.door.no_room, 0, "what was tried in vain is not a refusal yet");
+    large_pool(&mut peer.door);
+    assert!(take_room(&mut peer));
+    peer.send(rest);
+    assert_eq!((peer.statuses(), peer.door.no_room), (vec![200], 0));
+    let mut peer = Peer::new();
+    lacking(&mut peer);
+    peer.connection.refuse_room(peer.now, &mut peer.door, &mut peer.out);
+    assert_eq!(peer.door.no_room, 1);
+}
+
+/// R11: what the server does not read is not slow.
+#[test]
+fn time_in_which_a_connection_is_not_read_counts_neither_for_its_timers_nor_for_its_rate() {
+    let request = post("application/x-ndjson", lines(200 * 1024));
+    let hour = Duration::from_secs(3600);
+    for sent in [20, 1_000, 100_000] {
+        let mut peer = Peer::new();
+        peer.send(&request[..sent]);
+        peer.now += Duration::from_millis(1500);
+        let before = peer.connection.deadline().unwrap() - peer.now;
+        peer.connection.set_paused(true, peer.now);
+        peer.now += hour;
+        peer.connection.set_paused(true, peer.now);
+        assert_eq!(peer.connection.deadline(), None);
+        peer.connection.handle_timeout(peer.now, &mut peer.door, &mut peer.out);
+        let slow = |peer: &Peer| {
+            [Room::Beginnings(1), Room::Pool(1)].map(|room| peer.connection.slow_body(room, peer.now).is_some())
+        };
+        assert_eq!(slow(&peer), [false; 2], "{sent}");
+        peer.connection.press_body(peer.now, &mut peer.door, &mut peer.out);
+        peer.connection.set_paused(false, peer.now);
+        assert_eq!(peer.connection.deadline(), Some(peer.now + before), "{sent}: it goes on where it was");
+        assert_eq!((slow(&peer), peer.statuses()), ([false; 2], vec![]), "{sent}");
+        peer.now += Duration::from_secs(4);
+        assert_eq!(slow(&peer), [sent == 1_000, sent == 100_000], "it is read again");
+        peer.send(&request[sent..]);
+        assert_eq!(peer.statuses(), [200]);
+    }
+    // Between two requests the announced time stands.
+    let mut peer = Peer::new();
+    peer.send(GET);
+    let deadline = peer.connection.deadline();
+    peer.connection.set_paused(true, peer.now);
+    assert_eq!(peer.connection.deadline(), deadline);
+    peer.now += Duration::from_secs(1);
+    peer.connection.set_paused(false, peer.now);
+    assert_eq!(peer.connection.deadline(), deadline);
 }
 
 #[test]

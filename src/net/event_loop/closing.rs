@@ -105,7 +105,9 @@ impl EventLoop {
     pub(super) fn cut_oldest_lingering(&mut self) -> bool {
         let connections = &self.connections;
         let Some(oldest) = self.lingering.oldest(|id| is_lingering(connections, id)) else { return false };
-        self.door.metrics.connection_cut("limit");
+        if let Some(Connection { phase: Phase::Lingering(linger), .. }) = self.connections.get_mut(oldest) {
+            linger.make_room();
+        }
         self.remove(oldest, "closed");
         true
     }

@@ -27,7 +27,7 @@ impl EventLoop {
     }
 
     /// The log failed: nothing can be kept any more, so every agent goes elsewhere, and the process ends. What a socket
-    /// does not take at once is not worth waiting for.
+    /// does not take at once has [`LINGER_DRAIN_TIMEOUT`] to be sent.
     pub(super) fn tell_of_failure(&mut self) {
         self.failed_until = Some(self.door.now + LINGER_DRAIN_TIMEOUT);
         self.door.draining = true;
@@ -40,7 +40,7 @@ impl EventLoop {
     }
 
     /// R15: no more connections, no more reading; what was taken is acknowledged, then everybody is told.
-    fn begin_drain(&mut self) {
+    pub(super) fn begin_drain(&mut self) {
         tracing::info!(connections = self.connections.len(), "shutting down: draining connections");
         self.drain_until = Some(self.door.now + self.drain_timeout);
         self.door.draining = true;

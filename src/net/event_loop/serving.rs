@@ -5,18 +5,22 @@ use std::time::Instant;
 use super::EventLoop;
 use crate::ids::ConnectionId;
 use crate::limits::{OTHERS_TIME_PER_TURN, STALLED_FRAME_TIMEOUT};
-use crate::net::connection::Phase;
+use crate::net::connection::{Connection, Phase};
 use crate::net::protocols::{Priority, Protocol};
 use crate::net::serve::{Served, serve};
 
 impl EventLoop {
     /// Puts a connection into the list of those to be served, by priority.
     pub(super) fn enqueue(&mut self, id: ConnectionId) {
+        let now = self.door.now;
         if let Some(connection) = self.connections.get_mut(id)
             && !connection.queued
             && !connection.waiting
         {
             connection.queued = true;
+            if let Phase::Open(protocol) = &mut connection.phase {
+                protocol.set_paused(true, now);
+            }
             let priority = match &connection.phase {
                 Phase::Undecided => Priority::New,
                 Phase::Open(protocol) => protocol.priority(),
@@ -65,7 +69,7 @@ impl EventLoop {
             self.serve_next_of(|event_loop| event_loop.waiting_for_ring.pop_front());
         }
         for _ in 0..self.waiting.len() {
-            if !self.door.has_slots() || !self.door.intake.prepare() {
+            if !self.can_serve_next_waiting() {
                 break;
             }
             self.serve_next_of(|event_loop| event_loop.waiting.pop_front());
@@ -80,9 +84,16 @@ impl EventLoop {
         // Armed first, then looked once more: nothing that is freed meanwhile goes unnoticed.
         self.door.ring.wait_for_room();
         self.door.intake.wait_for_room();
-        let slots = self.door.has_slots();
-        let ring = slots && !self.waiting_for_ring.is_empty();
-        self.serve_at_once = ring || (slots && !self.waiting.is_empty() && self.door.intake.prepare());
+        let ring = self.door.has_slots() && !self.waiting_for_ring.is_empty();
+        self.serve_at_once = ring || self.can_serve_next_waiting();
+    }
+
+    /// Whether the first of those that wait for memory can be read now. What it has sent already, with its HELLO, needs slots
+    /// too: without this, it would be served again and again while the log is paused, and lines up again each time.
+    fn can_serve_next_waiting(&mut self) -> bool {
+        let Some(first) = self.waiting.front() else { return false };
+        let kept_bytes = self.connections.get(*first).map_or(0, Connection::kept_frame_bytes);
+        self.door.has_slots() && self.door.bytes_within_slots() > kept_bytes && self.door.intake.prepare()
     }
 
     fn serve_next_of(&mut self, next: impl FnOnce(&mut Self) -> Option<ConnectionId>) {

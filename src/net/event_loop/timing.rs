@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::EventLoop;
-use crate::http::Room;
 use crate::ids::ConnectionId;
 use crate::net::connection::Phase;
 use crate::net::protocols::Protocol;
@@ -78,9 +77,6 @@ impl EventLoop {
                 self.timers.schedule(connection.id, deadline, &mut connection.scheduled);
             }
         }
-        // Only those that hold memory of the pool: closing any other gives nothing to who waits.
-        for id in self.slow_bodies(Room::Pool, None) {
-            self.close_slow_body(id);
-        }
+        self.press_bodies();
     }
 }

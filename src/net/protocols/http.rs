@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Context, Ending, Priority, Protocol};
+use super::{Context, Ending, Priority, Protocol, SlowBody};
 use crate::http::{Connection, Room};
 use crate::limits::{OUTBOX_BYTES_MAX, READ_BYTES_PER_TURN};
 use crate::net::connection::Peer;
@@ -28,6 +28,7 @@ struct Http {
 
 impl Protocol for Http {
     fn serve(&mut self, cx: &mut Context<'_>) -> Served {
+        self.machine.set_paused(false, cx.door.now);
         // What is left of an earlier read comes first.
         if !cx.socket.unparsed.is_empty() {
             let unparsed = std::mem::take(&mut cx.socket.unparsed);
@@ -41,6 +42,7 @@ impl Protocol for Http {
                 return Served::NeedsRoom;
             }
             if self.is_waiting() || cx.socket.is_choked() || cx.out.len() >= OUTBOX_BYTES_MAX {
+                self.machine.set_paused(true, cx.door.now);
                 return Served::Hold;
             }
             if !cx.socket.is_readable() {
@@ -112,8 +114,23 @@ impl Protocol for Http {
         self.machine.refuse_room(now, &mut door, cx.out);
     }
 
-    fn slow_body(&self, room: Room, now: Instant) -> Option<u64> {
-        self.machine.slow_body(room, now)
+    fn retry_room_at(&self) -> Option<Instant> {
+        self.machine.retry_at()
+    }
+
+    fn slow_body(&self, room: Room, now: Instant) -> Option<SlowBody> {
+        let bytes_per_second = self.machine.slow_body(room, now)?;
+        let (beginning_bytes, pages) = (self.machine.beginning_bytes(), self.machine.body_pages());
+        Some(SlowBody { bytes_per_second, beginning_bytes, pages })
+    }
+
+    fn set_paused(&mut self, paused: bool, now: Instant) {
+        self.machine.set_paused(paused, now);
+    }
+
+    #[cfg(test)]
+    fn http(&self) -> Option<&Connection> {
+        Some(&self.machine)
     }
 
     fn press_body(&mut self, cx: &mut Context<'_>) -> Option<&'static str> {

@@ -9,6 +9,7 @@
 mod frames;
 mod http;
 
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::http::Room;
@@ -58,6 +59,15 @@ pub enum Ending {
     LogFailed,
 }
 
+/// A body that comes too slowly.
+pub struct SlowBody {
+    pub bytes_per_second: u64,
+    /// What it holds of the budget for beginnings.
+    pub beginning_bytes: usize,
+    /// The pages of the pool that it holds.
+    pub pages: Range<usize>,
+}
+
 /// An open connection of one protocol. Where a method returns a reason, the last answer is in `out` and the connection
 /// closes; the reason is for the counter.
 pub trait Protocol: Send {
@@ -94,6 +104,9 @@ pub trait Protocol: Send {
         false
     }
 
+    /// Bytes of the peer wait here to be read, or are held back: it must not be blamed for the time until they are.
+    fn set_paused(&mut self, _paused: bool, _now: Instant) {}
+
     /// What a body that is being received cannot continue without.
     fn lacks_room(&self) -> Option<Room> {
         None
@@ -104,11 +117,21 @@ pub trait Protocol: Send {
         true
     }
 
+    /// When a whole body that waits in line is to be tried whether or not anything was freed.
+    fn retry_room_at(&self) -> Option<Instant> {
+        None
+    }
+
     /// There is none, and none can be made.
     fn refuse_room(&mut self, _cx: &mut Context<'_>) {}
 
-    /// The bytes per second of a body that comes too slowly and whose end would free some of `room`.
-    fn slow_body(&self, _room: Room, _now: Instant) -> Option<u64> {
+    /// A body that comes too slowly and whose end would free some of `room`.
+    fn slow_body(&self, _room: Room, _now: Instant) -> Option<SlowBody> {
+        None
+    }
+
+    #[cfg(test)]
+    fn http(&self) -> Option<&crate::http::Connection> {
         None
     }
 

@@ -9,9 +9,13 @@
 //! **At least once.** The receiver keeps no position for the router; (server_id, position) of every event tells it what it
 //! has already. What was taken of a delivery that failed elsewhere is remembered, and left out when the rest comes again.
 //!
+//! **HTTP/2.** The library takes a connection for established before the receiver has sent anything. So a connection
+//! without TLS is preceded by one that only asks for the receiver's first frame (`preface`).
+//!
 //! **Time.** Each request has its deadline, the connection its own; nothing else waits. A runtime of this thread turns
 //! during these waits only, and dies with its connection.
 
+mod preface;
 mod request;
 mod settings;
 mod status;
@@ -127,6 +131,11 @@ impl Grpc {
         let retry = |why: String| Unavailable::retry(format!("{}: {why}", self.place));
         let uri = self.settings.uri().map_err(down)?;
         let is_encrypted = settings::is_encrypted(&uri);
+        if !is_encrypted {
+            // With TLS the handshake agrees on HTTP/2.
+            let patience = self.settings.deadline.min(limits::STORE_CONNECT_TIMEOUT);
+            preface::check(&uri, patience).map_err(|error| error.unavailable(&self.place))?;
+        }
         let mut endpoint = endpoint(uri.clone())
             .user_agent(concat!("telemetryx/", env!("CARGO_PKG_VERSION")))
             .map_err(|error| down(error.to_string()))?
@@ -145,7 +154,7 @@ impl Grpc {
             Ok(Ok(channel)) => Ok(Connection { runtime: Some(runtime), channel }),
             Ok(Err(error)) => {
                 runtime.shutdown_background();
-                Err(status::unconnected(&self.place, &error))
+                Err(status::unconnected(&self.place, &error, |text| self.settings.hide(text)))
             }
             Err(_) => {
                 runtime.shutdown_background();
@@ -249,19 +258,8 @@ impl Call {
             Ok(answer) => answer,
             Err(_) => Err(Unavailable::retry(format!("{place}: no answer within {} ms", deadline.as_millis())).into()),
         };
-        let answer = answer.and_then(|response| refusals(&place, response, events, positions));
-        // Whoever is not let in may quote the token.
-        let hide = |reason: &mut String| *reason = settings.hide(reason);
-        let answer = answer
-            .map(|mut refusals| {
-                refusals.iter_mut().for_each(|refusal| hide(&mut refusal.reason));
-                refusals
-            })
-            .map_err(|mut failure| {
-                failure.reasons().into_iter().for_each(hide);
-                failure
-            });
-        (range, answer)
+        let hide = |text: &str| settings.hide(text);
+        (range, answer.and_then(|response| refusals(&place, response, events, positions, hide)))
     }
 
     async fn send(mut self, part: Part) -> Result<DeliverResponse, Failure> {
@@ -271,10 +269,11 @@ impl Call {
         if let Some(authorization) = self.authorization {
             request.metadata_mut().insert("authorization", authorization);
         }
-        self.client.ready().await.map_err(|error| status::unconnected(&self.place, &error))?;
+        let hide = |text: &str| self.settings.hide(text);
+        self.client.ready().await.map_err(|error| status::unconnected(&self.place, &error, hide))?;
         let path = PathAndQuery::from_static(METHOD);
         let answer = self.client.unary(request, path, DeliverCodec).await;
-        let answer = answer.map_err(|status| status::failure(&self.place, &status))?;
+        let answer = answer.map_err(|status| status::failure(&self.place, &status, hide))?;
         answer.into_inner().map_err(|error| broken(&self.place, &format!("its answer is no DeliverResponse ({error})")))
     }
 }
@@ -283,12 +282,14 @@ fn broken(place: &str, why: &str) -> Failure {
     Unavailable::down(format!("{place}: the receiver is broken: {why}")).into()
 }
 
-/// What the receiver has refused of a request with so many events; `positions` are theirs, by index.
+/// What the receiver has refused of a request with so many events; `positions` are theirs, by index. `hide` leaves the
+/// token out of a text, which the receiver may quote.
 fn refusals(
     place: &str,
     response: DeliverResponse,
     events: usize,
     positions: impl Iterator<Item = u64>,
+    hide: impl Fn(&str) -> String,
 ) -> Result<Vec<Refusal>, Failure> {
     if response.retry_after_ms > 0 {
         let after = Duration::from_millis(response.retry_after_ms.into()).min(limits::RETRY_AFTER_MAX);
@@ -308,11 +309,13 @@ fn refusals(
         let Some((_, position)) = positions.find(|(at, _)| *at == index) else {
             return Err(broken(place, &format!("two verdicts are on event {index}")));
         };
-        let code = match cut(&verdict.code, limits::GRPC_CODE_BYTES_MAX) {
+        // Hidden before it is cut: a part of the token would not be found.
+        let (code, reason) = (hide(&verdict.code), hide(&verdict.reason));
+        let code = match cut(&code, limits::GRPC_CODE_BYTES_MAX) {
             "" => "REFUSED".to_owned(),
             code => code.to_owned(),
         };
-        let reason = cut(&verdict.reason, limits::REFUSAL_REASON_BYTES_MAX).to_owned();
+        let reason = cut(&reason, limits::REFUSAL_REASON_BYTES_MAX).to_owned();
         refusals.push(Refusal { position, code, reason });
     }
     Ok(refusals)

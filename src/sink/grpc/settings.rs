@@ -8,8 +8,8 @@ use serde::Deserialize;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::super::Kind;
+use crate::config::hide::hide;
 use crate::config::setting::{Form, Secret, Setting, Url, Value};
-use crate::config::url::hide;
 use crate::limits;
 
 /// What the settings know of it.
@@ -99,9 +99,9 @@ impl Settings {
         format!("{}://{}/", parts.scheme, parts.hosts_text()).parse().map_err(|_| EXPECTED.to_owned())
     }
 
-    /// `words`, which the receiver sent, without the token.
-    pub fn hide(&self, words: &str) -> String {
-        hide(words, [self.token.reveal()])
+    /// `text`, which the receiver sent, without the token.
+    pub fn hide(&self, text: &str) -> String {
+        hide(text, [self.token.reveal()])
     }
 
     /// The metadata that shows the token.

@@ -5,23 +5,25 @@ use std::fmt::Write as _;
 
 use tonic::{Code, Status};
 
-use super::super::{Failure, Unavailable};
+use super::super::tls::{self, Trouble};
+use super::super::{Failure, Unavailable, connection_advice, with_advice};
 use crate::limits;
 use crate::wire::answer::cut;
 
-/// Why a call has no answer. `place`: the receiver, for the words.
-pub fn failure(place: &str, status: &Status) -> Failure {
+/// Why a call has no answer. `place`: the receiver, for the words. `hide` leaves the token out of a text, which the receiver
+/// may quote.
+pub fn failure(place: &str, status: &Status, hide: impl Fn(&str) -> String) -> Failure {
     let code = name(status.code());
     let mut reason = format!("{place}: {code}");
     if !status.message().is_empty() {
         // Writing into a String cannot fail.
-        let _ = write!(reason, ": {}", cut(status.message(), limits::REFUSAL_REASON_BYTES_MAX));
+        let _ = write!(reason, ": {}", cut(&hide(status.message()), limits::REFUSAL_REASON_BYTES_MAX));
     }
     if let Some(source) = status.source() {
         if let Some(unavailable) = tls_trouble(place, source) {
             return unavailable.into();
         }
-        append_chain(&mut reason, source);
+        append_chain(&mut reason, source, &hide);
     }
     let down = |advice: &str| Failure::Unavailable(Unavailable::down(format!("{reason}: {advice}")));
     match status.code() {
@@ -40,30 +42,28 @@ pub fn failure(place: &str, status: &Status) -> Failure {
     }
 }
 
-/// Why there is no connection.
-pub fn unconnected(place: &str, error: &(dyn Error + 'static)) -> Unavailable {
+/// Why there is no connection. `hide`: as of [`failure`].
+pub fn unconnected(place: &str, error: &(dyn Error + 'static), hide: impl Fn(&str) -> String) -> Unavailable {
     tls_trouble(place, error).unwrap_or_else(|| {
         let mut reason = format!("{place}: ");
         let _ = write!(reason, "{error}");
         if let Some(source) = error.source() {
-            append_chain(&mut reason, source);
+            append_chain(&mut reason, source, hide);
         }
-        Unavailable::retry(reason)
+        let io_error = chain(error).find_map(|error| error.downcast_ref::<std::io::Error>());
+        Unavailable::retry(with_advice(&reason, io_error.map_or("", connection_advice)))
     })
 }
 
-/// A certificate that is not believed does not pass by itself.
+/// A certificate that is not trusted does not pass by itself.
 fn tls_trouble(place: &str, error: &(dyn Error + 'static)) -> Option<Unavailable> {
-    let mut found = chain(error).filter_map(|error| {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        inner.and_then(|inner| inner.downcast_ref()).or(error.downcast_ref::<rustls::Error>())
-    });
-    match found.next()? {
-        error @ (rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
-            let advice = "check the receiver's certificate, its name, and ca_file";
-            Some(Unavailable::down(format!("{place}: {error}: {advice}")))
-        }
-        error => Some(Unavailable::retry(format!("{place}: {error}: is TLS spoken there?"))),
+    let error = tls::error_in(error)?;
+    let down = |advice: &str| Some(Unavailable::down(format!("{place}: {error}: {advice}")));
+    match tls::trouble(error) {
+        Trouble::Certificate => down("check the receiver's certificate, its name, and ca_file"),
+        Trouble::NotTls => down("the receiver does not speak TLS: name it with http:// in url"),
+        Trouble::ClientCertificate => down("if the receiver requires a client certificate, it cannot be used"),
+        Trouble::Other => Some(Unavailable::retry(format!("{place}: {error}: is TLS spoken there?"))),
     }
 }
 
@@ -72,13 +72,13 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// Adds the causes that say something new.
-fn append_chain(reason: &mut String, first: &(dyn Error + 'static)) {
+/// Adds the causes that say something new. They may quote the receiver, as GOAWAY's data does.
+fn append_chain(reason: &mut String, first: &(dyn Error + 'static), hide: impl Fn(&str) -> String) {
     for error in chain(first) {
-        let words = error.to_string();
-        let words = cut(&words, limits::REFUSAL_REASON_BYTES_MAX);
-        if !reason.contains(words) {
-            let _ = write!(reason, ": {words}");
+        let text = hide(&error.to_string());
+        let text = cut(&text, limits::REFUSAL_REASON_BYTES_MAX);
+        if !reason.contains(text) {
+            let _ = write!(reason, ": {text}");
         }
     }
 }

@@ -12,7 +12,7 @@ use super::*;
 use crate::config::setting::{Secret, Url};
 use crate::event::proto::{DeliverRequest, Event, EventBatch, Verdict};
 use crate::pipeline::batch::{Batch, Payload, Run};
-use crate::sink::stores::Receiver;
+use crate::sink::stores::{HttpService, Receiver};
 use crate::sink::testing::{
     self, RECEIVED_UNIX_NANO, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, http_origin, identity,
     named, origin,
@@ -232,7 +232,7 @@ proptest::proptest! {
 // ---- answers ----
 
 fn refused(positions: &[u64], response: DeliverResponse) -> Result<Vec<Refusal>, Failure> {
-    refusals("here", response, positions.len(), positions.iter().copied())
+    refusals("here", response, positions.len(), positions.iter().copied(), str::to_owned)
 }
 
 fn verdict(index: u32) -> Verdict {
@@ -427,17 +427,20 @@ fn a_stopped_receiver_is_noticed_by_the_deadline_and_found_again() {
     let mut sink = store.connected();
     assert_eq!(sink.deliver(&delivery(1..=10), &[]), Ok(()));
     sink.settings.deadline = Duration::from_millis(300);
-    let mut deliver = |first: u64| sink.connect().map(|_| sink.deliver(&delivery(first..=first + 9), &[]));
+    let mut deliver = |first: u64| {
+        sink.connect()?;
+        sink.deliver(&delivery(first..=first + 9), &[])
+    };
     for (begin, end) in [("STOP", "CONT"), (r#"{"hang": true}"#, "{}")] {
         let signal = begin == "STOP";
         let say = |what: &str| if signal { store.0.signal(what) } else { store.0.control(what) };
         say(begin);
         let begun = Instant::now();
-        assert!(retry(deliver(11).unwrap()).contains("no answer within 300 ms"));
+        assert!(retry(deliver(11)).contains("no answer within 300 ms"));
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         say(end);
         let deadline = Instant::now() + Duration::from_secs(30);
-        while deliver(11) != Ok(Ok(())) {
+        while deliver(11) != Ok(()) {
             assert!(Instant::now() < deadline);
         }
     }
@@ -466,11 +469,13 @@ fn peers_that_speak_no_grpc_end_by_the_deadline() {
             byte = byte.wrapping_add(37);
         }
     });
-    for settings in [silent, closing, http1, garbage] {
+    let half = peer(|mut connection| {
+        let _ = connection.write_all(b"\0\0\0");
+        std::mem::forget(connection);
+    });
+    for settings in [silent, half, closing, http1, garbage] {
         let begun = Instant::now();
-        let mut sink = grpc(&settings);
-        let result = sink.connect().map_err(Failure::from).and_then(|_| sink.deliver(&delivery(1..=3), &[]));
-        println!("{}", retry(result));
+        println!("{}", grpc(&settings).connect().unwrap_err());
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     }
 }
@@ -521,6 +526,20 @@ fn a_token_is_shown_to_the_receiver_and_to_nobody_else() {
 }
 
 #[test]
+fn what_a_receiver_repeats_of_the_metadata_shows_no_token() {
+    // Longer than a code or a reason may be: what is cut would not be found afterwards.
+    let token = format!("hunter{}/%zebra", "0".repeat(2_000));
+    let receiver = Receiver::start(&["--token", &token]);
+    let settings = Settings { token: Secret::new(&token), ..settings(&receiver.url()) };
+    for echo in ["VERDICT", "UNAUTHENTICATED", "INVALID_ARGUMENT", "UNAVAILABLE"] {
+        receiver.control(&format!(r#"{{"echo": "{echo}"}}"#));
+        let failure = connected(&settings).deliver(&delivery(1..=1), &[]).unwrap_err();
+        let text = format!("{failure:?}");
+        assert!(text.contains("Bearer ***") && !text.contains("hunter") && !text.contains("000"), "{text}");
+    }
+}
+
+#[test]
 fn tls_is_verified() {
     let dir = tempfile::tempdir().unwrap();
     let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -543,11 +562,45 @@ fn tls_is_verified() {
     assert!(down(deliver("localhost", Some("/nonexistent".into()))).contains("ca_file /nonexistent"));
     // TLS where none is spoken, and the other way round.
     let plain = Receiver::start(&[]);
-    let reason = retry(grpc(&settings(&format!("https://127.0.0.1:{}", plain.port()))).connect());
-    assert!(reason.contains("is TLS spoken there?"), "{reason}");
-    let mut sink = grpc(&settings(&receiver.url()));
-    let result = sink.connect().map_err(Failure::from).and_then(|_| sink.deliver(&delivery(1..=1), &[]));
-    println!("{}", retry(result));
+    let reason = down(grpc(&settings(&format!("https://127.0.0.1:{}", plain.port()))).connect());
+    assert!(reason.contains("the receiver does not speak TLS: name it with http://"), "{reason}");
+    let reason = grpc(&settings(&receiver.url())).connect().unwrap_err().to_string();
+    assert!(reason.contains("https:// in url"), "{reason}");
+}
+
+#[test]
+fn what_does_not_speak_http_2_is_named() {
+    let service = HttpService::shared();
+    let http_1 = settings(&format!("http://localhost:{}", service.port()));
+    let mut sink = grpc(&http_1);
+    for result in [sink.connect().map(drop), sink.probe()] {
+        let reason = down(result);
+        assert!(reason.contains("HTTP/2") && reason.contains("check host and port in url"), "{reason}");
+    }
+    // Peers that answer with these bytes, and then close.
+    for (answer, is_down, advice) in [
+        (&b"SSH-2.0-x\r\n"[..], true, "does not speak HTTP/2"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", true, "an HTTP/1.1 service answers"),
+        (b"\x15\x03\x01\x00\x02\x02\x0a", true, "name it with https:// in url"),
+        (b"\0\0\x05\x04\0\0\0\0\0", true, "does not speak HTTP/2"),
+        (b"", false, "closed the connection"),
+        (b"\0\0", false, "closed the connection"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let peer = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.read_exact(&mut [0; 33]).unwrap();
+            stream.write_all(answer).unwrap();
+        });
+        let unavailable = grpc(&settings(&url)).connect().unwrap_err();
+        peer.join().unwrap();
+        let reason = unavailable.to_string();
+        assert!(reason.contains(advice) && reason.contains(&url), "{reason}");
+        assert_eq!(matches!(unavailable, Unavailable::Down { .. }), is_down, "{reason}");
+    }
+    let reason = retry(grpc(&settings("http://127.0.0.1:1")).probe());
+    assert!(reason.contains("nothing listens there"), "{reason}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use ureq::http::header::{DATE, HeaderMap, LOCATION, RETRY_AFTER};
 use ureq::{Body, Error, Timeout, http};
 
-use super::super::{Failure, Unavailable, connection_advice, tls};
+use super::super::{Failure, Unavailable, connection_advice, tls, with_advice};
 use super::settings::Settings;
 use crate::config::setting::Url;
 use crate::limits;
@@ -30,12 +30,13 @@ impl Answer {
     pub fn read(mut response: http::Response<Body>, cut_short: bool, settings: &Settings) -> Self {
         let mut body = Vec::new();
         let read = response.body_mut().as_reader().take(limits::HTTP_ANSWER_BYTES_MAX).read_to_end(&mut body);
+        let location = response.headers().get(LOCATION);
         // Before it is cut: a part of a secret would not be found.
         let words = settings.hide(&String::from_utf8_lossy(&body));
         let words = cut(&words, limits::REFUSAL_REASON_BYTES_MAX);
         Self {
             status: response.status().as_u16(),
-            location: response.headers().get(LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()).into()),
+            location: location.map(|value| settings.hide(&String::from_utf8_lossy(value.as_bytes()))),
             retry_after: retry_after(response.headers(), SystemTime::now()),
             words: words
                 .split(|c: char| c.is_control() || c == ' ')
@@ -125,29 +126,26 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 /// Why there is no answer.
 pub fn unavailable(error: &Error, settings: &Settings) -> Unavailable {
     let place = settings.output();
-    let retry = |why: &dyn std::fmt::Display| Unavailable::retry(format!("{place}: {why}"));
-    let down = |why: &dyn std::fmt::Display, advice| Unavailable::down(format!("{place}: {why}: {advice}"));
+    // It may quote the answer.
+    let why = settings.hide(&error.to_string());
+    let retry = |advice: &str| Unavailable::retry(format!("{place}: {}", with_advice(&why, advice)));
+    let down = |advice: &str| Unavailable::down(format!("{place}: {}", with_advice(&why, advice)));
     const CERTIFICATE: &str = "check the service's certificate, its name, and ca_file";
-    let of_tls = |error: &rustls::Error| match tls::trouble(error) {
-        tls::Trouble::Certificate => CERTIFICATE,
-        tls::Trouble::NotTls => "the service does not speak TLS: name it with http:// in url",
-        tls::Trouble::ClientCertificate => "if the service requires a client certificate, it cannot be used",
-        tls::Trouble::Other => "service and sink do not agree on TLS: see the service's log",
-    };
+    if let Some(error) = tls::error_of_http(error) {
+        return down(match tls::trouble(error) {
+            tls::Trouble::Certificate => CERTIFICATE,
+            tls::Trouble::NotTls => "the service does not speak TLS: name it with http:// in url",
+            tls::Trouble::ClientCertificate => "if the service requires a client certificate, it cannot be used",
+            tls::Trouble::Other => "service and sink do not agree on TLS: see the service's log",
+        });
+    }
     match error {
-        Error::Rustls(error) => down(error, of_tls(error)),
-        Error::Tls(_) => down(error, CERTIFICATE),
-        Error::Io(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(inner) => down(error, of_tls(inner)),
-            None => match connection_advice(error) {
-                "" => retry(error),
-                advice => retry(&format!("{error}: {advice}")),
-            },
-        },
-        Error::Timeout(Timeout::Connect) => retry(&"no connection in time"),
-        Error::Timeout(_) => retry(&"no answer in time"),
-        Error::Protocol(_) | Error::LargeResponseHeader(..) => retry(&format!("{error}: is this an HTTP service?")),
-        error => retry(error),
+        Error::Tls(_) => down(CERTIFICATE),
+        Error::Io(error) => retry(connection_advice(error)),
+        Error::Timeout(Timeout::Connect) => Unavailable::retry(format!("{place}: no connection in time")),
+        Error::Timeout(_) => Unavailable::retry(format!("{place}: no answer in time")),
+        Error::Protocol(_) | Error::LargeResponseHeader(..) => retry("is this an HTTP service?"),
+        _ => retry(""),
     }
 }
 

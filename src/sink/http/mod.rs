@@ -34,7 +34,7 @@ use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
 use self::answer::{Answer, unavailable};
 use self::early_answer::EarlyAnswers;
 pub use self::settings::{Format, KIND, Settings};
-use super::{Failure, Identity, Sink, Unavailable, tls, uuid};
+use super::{Failure, Identity, Sink, Unavailable, connection_advice, tls, uuid, with_advice};
 use crate::limits;
 use crate::pipeline::batch::Delivery;
 use crate::resolve::{self, http::SystemResolver};
@@ -105,8 +105,15 @@ impl Sink for Http {
         let Client { uri, .. } = self.client()?;
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let refused = |error: io::Error| Unavailable::retry(format!("{}: {error}", self.settings.output()));
+        let refused = |error: io::Error| {
+            let reason = with_advice(&error.to_string(), connection_advice(&error));
+            Unavailable::retry(format!("{}: {reason}", self.settings.output()))
+        };
         resolve::connect(host, port, limits::STORE_CONNECT_TIMEOUT).map(drop).map_err(refused)
+    }
+
+    fn probed(&self) -> &'static str {
+        "reachable (the service itself is not asked)"
     }
 
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {

@@ -12,8 +12,9 @@ use ureq::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use ureq::http::uri::Uri;
 
 use super::super::Kind;
+use crate::config::hide::hide;
 use crate::config::setting::{Form, Secret, Setting, Url, Value};
-use crate::config::url::hide;
+use crate::config::url::Parts;
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
@@ -166,17 +167,19 @@ impl Settings {
         Some(format!("Basic {}", STANDARD.encode(login)))
     }
 
-    /// `words`, which the service sent, without the secrets that it got.
-    pub(super) fn hide(&self, words: &str) -> String {
-        let basic = self.basic().unwrap_or_default();
+    /// `text`, which the service sent, without the secrets that it got.
+    pub(super) fn hide(&self, text: &str) -> String {
         let parts = self.url.parts().ok();
-        let password = parts.and_then(|parts| parts.password.as_deref()).map(String::from_utf8_lossy);
-        let query = parts.and_then(|parts| parts.parameters()).unwrap_or_default();
-        let secrets = [self.token.reveal(), &basic, basic.trim_start_matches("Basic "), &password.unwrap_or_default()];
-        let headers = self.headers.values().map(Secret::reveal);
-        // A header may hold the name of a scheme in front of its secret.
-        let in_headers = self.headers.values().filter_map(|value| value.reveal().trim().rsplit(' ').next());
-        hide(words, secrets.into_iter().chain(headers).chain(in_headers).chain(query.iter().map(|(_, value)| &**value)))
+        let mut secrets = parts.map(Parts::secrets).unwrap_or_default();
+        // A key may stand where a user does.
+        secrets.extend(parts.and_then(|parts| parts.user.as_deref()).map(Cow::from));
+        let basic = self.basic().map(Cow::from);
+        for header in self.headers.values().map(|value| Cow::from(value.reveal())).chain(basic) {
+            secrets.extend(pieces(&header).into_iter().map(Cow::from));
+            secrets.push(header);
+        }
+        secrets.push(self.token.reveal().into());
+        hide(text, secrets.iter().map(|secret| &**secret))
     }
 
     /// The headers that the settings name, ready to be sent. They do not show themselves.
@@ -219,4 +222,22 @@ impl Settings {
     fn named(&self, header: &str) -> Option<&Secret> {
         self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(header)).map(|(_, value)| value)
     }
+}
+
+/// What of a header's value may be repeated without the rest: its words, a value that a `=` gives a name, and what
+/// Base64 of Basic holds.
+fn pieces(value: &str) -> Vec<String> {
+    const SCHEMES: [&str; 4] = ["basic", "bearer", "digest", "token"];
+    let words = value.split([' ', '\t', ',', ';']);
+    let words = words.filter(|word| !SCHEMES.iter().any(|scheme| scheme.eq_ignore_ascii_case(word)));
+    let mut pieces = Vec::new();
+    for word in words {
+        pieces.push(word.to_owned());
+        pieces.extend(word.split_once('=').map(|(_, value)| value.trim_matches('"').to_owned()));
+        let login = STANDARD.decode(word).ok().and_then(|login| String::from_utf8(login).ok());
+        if let Some((user, password)) = login.as_deref().and_then(|login| login.split_once(':')) {
+            pieces.extend([user.to_owned(), password.to_owned()]);
+        }
+    }
+    pieces
 }

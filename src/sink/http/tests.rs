@@ -207,6 +207,38 @@ fn headers_and_token_are_sent() {
 }
 
 #[test]
+fn what_a_service_repeats_of_a_request_shows_no_secret() {
+    let service = Service::json();
+    let path = service.receiver.url(&service.name).replace("://", "://us%2Fhunter:p%40hunter%3Azebra@");
+    let headers = [("X-Api-Key", "a hunter/zebra"), ("Cookie", "id=hunter \"zebra; x=1")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), Secret::new(value))).into();
+    let all = Settings {
+        url: Url::new(format!("{path}?hunter%2fzebra&b=%22hunter%20zebra%22&c=hunter%3Czebra;d=hunter+zebra&e=5")),
+        headers,
+        ..service.settings()
+    };
+    let token = Settings { token: Secret::new("hunter@:/?#%zebra\"\\"), ..service.settings() };
+    for (settings, part) in [(&all, "x-api-key"), (&token, "authorization")] {
+        for status in ["400", "401", "500", "302"] {
+            service.receiver.tell(&service.name, "echo", status.as_bytes());
+            let failure = connected(settings).deliver(&delivery(1..=1), &[]).unwrap_err();
+            let text = format!("{failure:?}").to_ascii_lowercase();
+            assert!(!text.contains("hunter") && !text.contains("zebra"), "{text}");
+            let text = text.replace("bearer ", "");
+            if status == "400" {
+                assert!(text.contains("/events") && text.contains(&format!("{part}\\\": \\\"***")), "{text}");
+            }
+        }
+    }
+    service.receiver.tell_nothing(&service.name);
+    let location = "Location: /login/hunter%40%3A%2F%3F%23%25zebra%22%5C?x\r\n";
+    service.receiver.tell(&service.name, "answer", answer("302 x", location, "").as_bytes());
+    let failure = connected(&token).deliver(&delivery(1..=1), &[]).unwrap_err();
+    let text = format!("{failure:?}");
+    assert!(text.contains("/login/***") && !text.contains("hunter"), "{text}");
+}
+
+#[test]
 fn protobuf_holds_the_events_as_they_came() {
     let service = Service::new(Format::Protobuf, true);
     let mut sink = service.connected();
@@ -342,6 +374,16 @@ fn what_refuses_the_events_is_for_the_router_to_halve() {
     assert!(reason.len() <= limits::REFUSAL_REASON_BYTES_MAX + 3, "{}", reason.len());
     let result = service.answered(&answer("400 x", "", ""));
     assert!(matches!(&result, Err(Failure::BatchRefused { reason, .. }) if reason.contains("no reason")), "{result:?}");
+}
+
+#[test]
+fn where_nothing_listens_the_sink_says_so() {
+    let mut sink = Http::new(&settings("http://localhost:1/"), &identity(1));
+    let of_probe = sink.probe().unwrap_err().to_string();
+    let of_delivery = format!("{:?}", connected(&settings("http://127.0.0.1:1/")).deliver(&delivery(1..=1), &[]));
+    for reason in [of_probe, of_delivery] {
+        assert!(reason.contains("Connection refused") && reason.contains("nothing listens there"), "{reason}");
+    }
 }
 
 #[test]

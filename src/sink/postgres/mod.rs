@@ -131,8 +131,10 @@ impl Postgres {
             config.ssl_mode(SslMode::Disable);
         }
         config.tcp_user_timeout(self.settings.timeout).keepalives_idle(limits::STORE_KEEPALIVE_IDLE);
-        config.notice_callback(|notice| {
-            tracing::debug!(code = notice.code().code(), notice = notice.message(), "notice of PostgreSQL")
+        let settings = self.settings.clone();
+        config.notice_callback(move |notice| {
+            let (code, notice) = (notice.code().code(), settings.hide(notice.message()));
+            tracing::debug!(code, notice, "notice of PostgreSQL")
         });
         let client = config.connect(connector).map_err(|error| self.unavailable(&error))?;
         Ok(Session { client, deadline, timeout: self.settings.timeout })
@@ -184,7 +186,7 @@ impl Postgres {
             if found.is_empty() && self.settings.create {
                 session.run(&tables.ddl()).map_err(|error| match code(&error) {
                     // Another server made it in the same moment.
-                    "23505" | "42P07" | "42710" => self.retry(&describe(&error)),
+                    "23505" | "42P07" | "42710" => self.retry(&self.describe(&error)),
                     _ => self.unavailable(&error),
                 })?;
                 found = columns(session, table).map_err(sql)?;
@@ -350,7 +352,7 @@ impl Postgres {
             let named = named_line(&error).and_then(|line| line.checked_sub(1));
             if pieces.refused(piece, named) {
                 found.unplaced += u64::from(lacks_partition(&error));
-                let (code, reason) = (code(&error).to_owned(), describe(&error));
+                let (code, reason) = (code(&error).to_owned(), self.describe(&error));
                 found.refusals.extend(rows.iter().map(|record| Refusal {
                     position: record.position,
                     code: code.clone(),
@@ -377,7 +379,7 @@ impl Postgres {
             Ok(_) => Ok(()),
             // A deferred constraint names no row.
             Err(error) if refuses(&error) => {
-                Err(Failure::BatchRefused { code: code(&error).to_owned(), reason: describe(&error) })
+                Err(Failure::BatchRefused { code: code(&error).to_owned(), reason: self.describe(&error) })
             }
             Err(error) => Err(self.unavailable(&error).into()),
         }
@@ -464,13 +466,18 @@ impl Postgres {
         Unavailable::down(format!("{}: {reason}", self.settings.output()))
     }
 
+    /// The error on one line, without the secrets of the settings: a server or a pooler may quote them.
+    fn describe(&self, error: &Trouble) -> String {
+        self.settings.hide(&describe(error))
+    }
+
     fn unavailable(&self, error: &Trouble) -> Unavailable {
-        let reason = describe(error);
+        let reason = self.describe(error);
         if let Some(error) = db_error(error) {
             return self.reported(error.code().code(), error.message(), error.routine(), reason);
         }
         if let Some(ServerError { code, message }) = self.last_error.take() {
-            let reason = format!("{message} (SQLSTATE {code}), and the connection was closed");
+            let reason = format!("{} (SQLSTATE {code}), and the connection was closed", self.settings.hide(&message));
             return self.reported(&code, &message, None, reason);
         }
         let mut passes = error.downcast_ref::<Error>().is_some_and(Error::is_closed);
@@ -481,11 +488,10 @@ impl Postgres {
             if look_at.is_empty() {
                 look_at = connection_advice(error);
             }
-            let inner = error.get_ref();
-            if inner.is_some_and(|inner| inner.is::<NoTlsOffered>()) {
+            if error.get_ref().is_some_and(|inner| inner.is::<NoTlsOffered>()) {
                 return self.down(&reason);
             }
-            if let Some(error) = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            if let Some(error) = tls::error_in(error) {
                 return self.down(&format!("{reason}: {}", tls_advice(error)));
             }
         }
@@ -493,6 +499,10 @@ impl Postgres {
             (true, "") => self.retry(&reason),
             (true, advice) => self.retry(&format!("{reason}: {advice}")),
             // What is left are settings that the server asks for, such as a password.
+            (false, _) if reason.contains("password missing") => self.down(&format!(
+                "{reason}: the server asks for one: write it into url (postgres://user:password@…), or the whole URL into \
+                 the file of url_file; PGPASSWORD, PGPASSFILE and ~/.pgpass are not read"
+            )),
             (false, _) => self.down(&format!("{reason}: check url")),
         }
     }

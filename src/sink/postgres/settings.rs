@@ -10,8 +10,10 @@ use serde::Deserialize;
 
 use super::super::Kind;
 use super::tables::Tables;
+use crate::config::hide::hide;
 use crate::config::setting::{Form, Setting, Url, Value};
-use crate::config::url::Parts;
+use crate::config::url::{Parts, decoded_text};
+use crate::escape::escape;
 use crate::resolve;
 
 /// What the settings know of it.
@@ -24,7 +26,7 @@ pub const KIND: Kind = Kind {
             key: "url",
             default: Value::text("postgres://telemetryx@localhost/telemetryx"),
             form: Form::Url,
-            doc: "postgres://user:password@host:5432/database, with %XX for signs that a URL gives a meaning (%2F for a /). \
+            doc: "postgres://user:password@host:5432/database, in which the database is named, with %XX for signs that a URL gives a meaning (%2F for a /). \
                   Several hosts (host1,host2) are tried in turn; ?target_session_attrs=read-write finds the primary \
                   among them.",
         },
@@ -98,6 +100,13 @@ impl Settings {
         if config.get_hosts().is_empty() {
             return Err(("url", "names no host".to_owned()));
         }
+        if config.get_dbname().is_none() {
+            // libpq takes the name of the user, which is not shown: nobody would see where the events go.
+            return Err((
+                "url",
+                "names no database: write it after the host, as in postgres://user@host:5432/database".to_owned(),
+            ));
+        }
         let sockets = config.get_hosts().iter().filter(|host| matches!(host, Host::Unix(_))).count();
         if sockets > 0 && sockets < config.get_hosts().len() {
             return Err((
@@ -118,16 +127,26 @@ impl Settings {
     pub fn output(&self) -> String {
         let Ok(config) = self.config() else { return format!("table {}", self.table) };
         let database = config.get_dbname().unwrap_or_default();
-        format!("postgres {}/{} table {}", places(&config), printable(database), self.table)
+        format!("postgres {}/{} table {}", places(&config), escape(database), self.table)
+    }
+
+    /// `text`, which the server sent, without password and parameters of the URL.
+    pub(super) fn hide(&self, text: &str) -> String {
+        let Ok(parts) = self.url.parts() else { return text.to_owned() };
+        let mut secrets = parts.secrets();
+        // Messages are of use only with them, and settings show them elsewhere.
+        let shown = parts.parameters().unwrap_or_default().into_iter();
+        let shown: Vec<String> =
+            shown.filter(|(key, _)| SHOWN_PARAMETERS.contains(&&**key)).map(|(_, value)| value).collect();
+        secrets.retain(|secret| !shown.iter().any(|shown| decoded_text(secret).as_ref() == Some(shown)));
+        hide(text, secrets.iter().map(|secret| &**secret))
     }
 
     /// Whether both write to the same table.
     pub fn shares_output_with(&self, other: &Self) -> bool {
-        // Where no database is named it has the name of the user, which is not shown.
         let table = |settings: &Self| {
             let config = settings.config().ok()?;
-            let database = config.get_dbname().or(config.get_user()).unwrap_or_default().to_owned();
-            Some((places(&config), database, settings.table.clone()))
+            Some((places(&config), config.get_dbname().unwrap_or_default().to_owned(), settings.table.clone()))
         };
         table(self).is_some_and(|one| Some(one) == table(other))
     }
@@ -191,6 +210,10 @@ const KNOWN_PARAMETERS: &[&str] = &[
     "tcp_user_timeout",
 ];
 
+/// Those whose values are not secrets.
+const SHOWN_PARAMETERS: &[&str] =
+    &["channel_binding", "dbname", "host", "hostaddr", "port", "sslmode", "target_session_attrs", "user"];
+
 /// The settings in the query of a URL. The library reads them as it reads its own form, `key='value'`.
 fn parameters(parts: &Parts) -> Result<Config, String> {
     let mut text = String::new();
@@ -220,19 +243,15 @@ fn places(config: &Config) -> String {
         let _ = match host {
             Host::Tcp(host) => {
                 let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
-                write!(places, "{}{open}{}{close}", if index > 0 { "," } else { "" }, printable(host))
+                write!(places, "{}{open}{}{close}", if index > 0 { "," } else { "" }, escape(host))
             }
-            Host::Unix(path) => write!(places, "{}", printable(&path.display().to_string())),
+            Host::Unix(path) => write!(places, "{}", escape(&path.display().to_string())),
         };
         if let Some(port) = config.get_ports().get(index).or(config.get_ports().first()) {
             let _ = write!(places, ":{port}");
         }
     }
     places
-}
-
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Where every host is `localhost` and the system does not know it (no `/etc/hosts`), the client is given the address; the name

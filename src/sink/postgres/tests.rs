@@ -598,6 +598,37 @@ fn a_server_that_is_not_there_is_tried_again() {
 }
 
 #[test]
+fn what_the_server_repeats_of_the_url_shows_no_secret() {
+    let server = stores::Postgres::shared();
+    for options in ["-c%20hunter_zebra%3D1", "-c%20work_mem%3Dhunter%2Fzebra", "hunter%20zebra"] {
+        let url = format!("{}?options={options}&sslmode=disable", server.url("postgres"));
+        let reason = down(Postgres::new("main", &settings(url), &identity(1)).connect());
+        assert!(!reason.contains("hunter") && reason.contains("***"), "{reason}");
+        assert!(reason.contains(&server.port().to_string()), "{reason}");
+    }
+}
+
+#[test]
+fn a_url_names_its_database() {
+    for (url, named) in [
+        ("postgres://app@h", false),
+        ("postgres://app@h:5432/", false),
+        ("postgres://app@h/?user=x", false),
+        ("postgres://app@h/d", true),
+        ("postgres://app@h?dbname=d", true),
+        ("postgres:///d?host=/run/postgresql", true),
+    ] {
+        let checked = settings(url.to_owned()).check();
+        let reason = checked.err().map(|(key, why)| format!("{key} {why}"));
+        assert_eq!(reason.is_none(), named, "{url}: {reason:?}");
+        assert!(
+            reason.is_none_or(|reason| reason.starts_with("url names no database: write it after the host")),
+            "{url}"
+        );
+    }
+}
+
+#[test]
 fn a_session_that_the_server_ends_is_opened_again() {
     let (database, mut sink) = Database::with("");
     sink.deliver(&delivery(1..=2), &[]).unwrap();
@@ -756,7 +787,11 @@ fn a_password_is_asked_for_and_checked() {
     while connect("app").is_ok() {
         assert!(Instant::now() < deadline, "the settings are not read");
     }
-    assert!(down(connect("app")).contains("password missing"));
+    let reason = down(connect("app"));
+    assert!(
+        reason.contains("password missing") && reason.contains("into url") && reason.contains("url_file"),
+        "{reason}"
+    );
     let reason = down(connect("app:wrong"));
     assert!(reason.contains("28P01") && !reason.contains("wrong@"), "{reason}");
     assert!(down(connect("app:r@:ght/")).contains("write %2F for a /"));

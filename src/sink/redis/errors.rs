@@ -17,6 +17,10 @@ pub enum Verdict {
     Moved(String, u16),
 }
 
+/// What a user has to be allowed. AUTH needs no right.
+const RIGHTS: &str = "allow this user WATCH, GET, TYPE, XREVRANGE, MULTI, XADD, SET and EXEC on ~<stream>:* (on a Cluster also \
+                      CLUSTER and ASKING; for a database other than 0 also SELECT)";
+
 pub fn verdict(trouble: &Trouble) -> Verdict {
     let error = match trouble {
         Trouble::Io(error) => return of_connection(error),
@@ -42,16 +46,15 @@ pub fn verdict(trouble: &Trouble) -> Verdict {
         "OOM" => Verdict::Retry("Redis is at maxmemory: lower maxlen, raise maxmemory, or remove keys"),
         "MISCONF" => Verdict::Retry("Redis cannot save to its disk: see its log"),
         "NOREPLICAS" => Verdict::Retry("fewer replicas than min-replicas-to-write are connected"),
+        // Of EXEC itself.
+        "EXECABORT" if details.contains("NOPERM") => Verdict::Down(RIGHTS),
         "TRYAGAIN" | "MASTERDOWN" | "BUSY" | "UNKILLABLE" | "EXECABORT" => Verdict::Retry(""),
         "ERR" if details.contains("DB index") || details.contains("SELECT is not allowed") => {
             Verdict::Down("the server does not have the database that url names: see `databases` of its configuration")
         }
         "ERR" if details.contains("max number of clients") => Verdict::Retry("raise maxclients of the server"),
         "NOAUTH" | "WRONGPASS" => Verdict::Down("check user and password in url (or the file of url_file)"),
-        "NOPERM" => Verdict::Down(
-            "allow this user GET, SET, WATCH, UNWATCH, MULTI, EXEC, TYPE and XADD on ~<stream>:* (and CLUSTER on a \
-             Cluster)",
-        ),
+        "NOPERM" => Verdict::Down(RIGHTS),
         "WRONGTYPE" => Verdict::Down("remove or rename the key, or set another stream"),
         "DENIED" => Verdict::Down("Redis is in protected mode: give it a password, or let it listen on this network"),
         "CROSSSLOT" => Verdict::Down("name the Cluster's nodes in urls"),
@@ -73,7 +76,7 @@ pub fn verdict(trouble: &Trouble) -> Verdict {
 
 /// Of the connection itself.
 fn of_connection(error: &io::Error) -> Verdict {
-    if let Some(error) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+    if let Some(error) = tls::error_in(error) {
         return match tls::trouble(error) {
             tls::Trouble::Certificate => Verdict::Down("check the server's certificate, its name, and ca_file"),
             tls::Trouble::NotTls => Verdict::Down("the server does not speak TLS: name it with redis:// in url"),
@@ -120,7 +123,9 @@ mod tests {
             ("ERR This instance has cluster support disabled", true, "no Cluster"),
             ("WRONGPASS invalid username-password pair or user is disabled.", true, "user and password"),
             ("NOAUTH Authentication required.", true, "user and password"),
-            ("NOPERM this user has no permissions to run the 'xadd' command", true, "allow this user"),
+            ("NOPERM this user has no permissions to run the 'xadd' command", true, "allow this user WATCH"),
+            ("EXECABORT Transaction discarded because of: NOPERM User app has no permissions", true, "allow this user"),
+            ("EXECABORT Transaction discarded because of previous errors.", false, ""),
             ("DENIED Redis is running in protected mode", true, "protected mode"),
             ("OOM command not allowed when used memory > 'maxmemory'.", false, "maxmemory"),
             ("READONLY You can't write against a read only replica.", false, "replica"),

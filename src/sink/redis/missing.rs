@@ -7,16 +7,23 @@ use super::{Redis, Stop};
 use crate::limits;
 
 impl Redis {
-    /// Fails with what to do where the shard's stream, which is there, has entries of this log and its position's key is
-    /// not: the same events would be added once more.
+    /// Fails with what to do where the shard's stream has entries of this log and its position's key is missing: the same
+    /// events would be added once more. Entries of others in the stream prove nothing.
     pub(super) fn check_missing(&self, index: usize, connection: &mut Connection, asking: bool) -> Result<(), Stop> {
         let Some(shard) = self.shards.get(index) else { return Ok(()) };
-        // What this process knows is newer than an entry can say: events without a place in this shard move it too.
-        let position = match shard.position {
-            0 => self.last_entry(&shard.stream, connection, asking)?,
-            position => Some(position),
+        let found = match &shard.last_id {
+            // However many entries of others follow it.
+            Some(id) => entries(&shard.stream, [id, id], 1, connection, asking)?.pop(),
+            None => None,
         };
-        let Some(position) = position else { return Ok(()) };
+        // A consumer may have removed it.
+        let found = match found.and_then(|entry| position_of(&entry, &self.server_id)) {
+            None => self.last_entry(&shard.stream, connection, asking)?,
+            found => found,
+        };
+        let Some(found) = found else { return Ok(()) };
+        // What this process knows is newer than an entry can say: events without a place in this shard move it too.
+        let position = found.max(shard.position);
         let (key, stream) = (String::from_utf8_lossy(&shard.position_key), String::from_utf8_lossy(&shard.stream));
         Err(Stop::Unavailable(self.down(&format!(
             "the key {key} is missing, and the stream {stream} has events of this log up to position {position}: Redis \
@@ -30,18 +37,9 @@ impl Redis {
     /// The position of this log's last entry in the stream; `None`: it has none among the last
     /// [`limits::REDIS_LOOK_BACK_ENTRIES`].
     fn last_entry(&self, stream: &[u8], connection: &mut Connection, asking: bool) -> Result<Option<u64>, Stop> {
-        let count = limits::REDIS_LOOK_BACK_PAGE.to_string();
         let mut end = b"+".to_vec();
         for _ in 0..limits::REDIS_LOOK_BACK_ENTRIES / limits::REDIS_LOOK_BACK_PAGE {
-            let mut commands = Commands::default();
-            if asking {
-                commands.command(&[b"ASKING"]);
-            }
-            commands.command(&[b"XREVRANGE", stream, &end, b"-", b"COUNT", count.as_bytes()]);
-            let reply = connection.ask_all(&commands)?.pop();
-            let Some(Value::Array(entries)) = &reply else {
-                return Err(Trouble::unexpected(reply.as_ref().unwrap_or(&Value::Nil)).into());
-            };
+            let entries = entries(stream, [&end, b"-"], limits::REDIS_LOOK_BACK_PAGE, connection, asking)?;
             if let Some(position) = entries.iter().find_map(|entry| position_of(entry, &self.server_id)) {
                 return Ok(Some(position));
             }
@@ -51,6 +49,25 @@ impl Redis {
             }
         }
         Ok(None)
+    }
+}
+
+/// Entries of the stream from an id back to another, at most so many.
+fn entries(
+    stream: &[u8],
+    [from, to]: [&[u8]; 2],
+    count: usize,
+    connection: &mut Connection,
+    asking: bool,
+) -> Result<Vec<Value>, Stop> {
+    let mut commands = Commands::default();
+    if asking {
+        commands.command(&[b"ASKING"]);
+    }
+    commands.command(&[b"XREVRANGE", stream, from, to, b"COUNT", count.to_string().as_bytes()]);
+    match connection.ask_all(&commands)?.pop() {
+        Some(Value::Array(entries)) => Ok(entries),
+        reply => Err(Trouble::unexpected(reply.as_ref().unwrap_or(&Value::Nil)).into()),
     }
 }
 

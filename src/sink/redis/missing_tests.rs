@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use super::tests::{Alone, down, entries, persist, row, spread};
 use super::*;
+use crate::config::setting::Url;
+use crate::limits;
 use crate::sink::stores;
 use crate::sink::testing::{self, delivery, identity};
 
@@ -29,6 +31,100 @@ fn a_position_that_was_evicted_beside_its_stream_is_no_new_beginning() {
     // With the stream gone too, it begins anew.
     store.server.cli(&["flushall"]);
     assert_eq!(sink.connect(), Ok(Some(0)));
+}
+
+/// A sink of another log that writes to the same stream.
+fn other_log(store: &Alone) -> Redis {
+    let mut other = Redis::new("main", &store.settings(), &Identity { server_id: [9; 16], ..identity(1) });
+    other.connect().unwrap();
+    other
+}
+
+#[test]
+fn entries_of_others_do_not_prove_that_a_position_is_missing() {
+    let store = Alone::new(0);
+    let mut sink = store.connected(1);
+    persist(&mut sink, &delivery(1..=5));
+    store.server.cli(&["flushall"]);
+    persist(&mut other_log(&store), &delivery(1..=9));
+    store.server.cli(&["xadd", "events:{0}", "*", "server_id", "x", "position", "7"]);
+    assert_eq!(sink.connect(), Ok(Some(0)), "nothing of this log is left");
+    persist(&mut sink, &delivery(1..=5));
+    // And so it is for a process that has delivered nothing.
+    let mut idle = store.connected(2);
+    store.server.cli(&["flushall"]);
+    persist(&mut other_log(&store), &delivery(1..=9));
+    assert_eq!(idle.connect(), Ok(Some(0)));
+}
+
+#[test]
+fn a_position_is_missing_however_many_entries_of_others_follow_its_own() {
+    let store = Alone::new(0);
+    let mut sink = store.connected(1);
+    persist(&mut sink, &delivery(1..=5));
+    persist(&mut other_log(&store), &delivery(1..=limits::REDIS_LOOK_BACK_ENTRIES as u64 + 1));
+    let key = String::from_utf8(sink.shards[0].position_key.clone()).unwrap();
+    assert_eq!(store.server.cli(&["del", &key]), "1\n");
+    let reason = down(sink.connect());
+    assert!(reason.contains("has events of this log up to position 5"), "{reason}");
+    follow_advice(&store.server, &reason);
+    assert_eq!(sink.connect(), Ok(Some(5)));
+}
+
+#[test]
+fn a_user_with_the_rights_of_the_advice_can_do_everything() {
+    let store = Alone::new(0);
+    let Verdict::Down(rights) = errors::verdict(&no_permission()) else { panic!("a person has to act") };
+    let (commands, pattern) = rights.trim_start_matches("allow this user ").split_once(" on ~").unwrap();
+    let pattern = pattern.split(' ').next().unwrap().replace("<stream>", "events");
+    let named: Vec<String> = commands.replace(" and ", ", ").split(", ").map(str::to_lowercase).collect();
+    let allow = |commands: &[String]| {
+        let rules = commands.iter().map(|command| format!("+{command}"));
+        let mut rule: Vec<String> = ["acl", "setuser", "app", "reset", "on", ">pw"].map(str::to_owned).into();
+        rule.push(format!("~{pattern}"));
+        rule.extend(rules);
+        let rule: Vec<&str> = rule.iter().map(String::as_str).collect();
+        assert_eq!(store.server.cli(&rule), "OK\n");
+    };
+    let url = store.server.url().replace("://", "://app:pw@");
+    let sink = |owner| Redis::new("main", &Settings { url: Url::new(&url), ..store.settings() }, &identity(owner));
+    allow(&named);
+    let mut first = sink(1);
+    assert_eq!(first.probe(), Ok(()));
+    persist(&mut first, &delivery(1..=5));
+    assert_eq!(first.connect(), Ok(Some(5)));
+    let mut second = sink(2);
+    assert_eq!((second.connect(), second.probe(), second.stored_position()), (Ok(Some(5)), Ok(()), Ok(Some(5))));
+    persist(&mut second, &delivery(6..=9));
+    assert_eq!(sink(3).replay(&delivery(1..=1), &[]), Ok(()));
+    let key = String::from_utf8(second.shards[0].position_key.clone()).unwrap();
+    store.server.cli(&["del", &key]);
+    let mut third = sink(3);
+    for reason in [down(second.connect()), down(third.connect()), down(third.probe())] {
+        assert!(reason.contains("is missing, and the stream"), "{reason}");
+    }
+    follow_advice(&store.server, &down(second.connect()));
+    assert_eq!(second.connect(), Ok(Some(9)));
+    // None of them too many.
+    for left_out in &named {
+        store.server.cli(&["del", &key]);
+        allow(&named.iter().filter(|command| *command != left_out).cloned().collect::<Vec<_>>());
+        let mut sink = sink(4);
+        // Without a position it looks for entries, and with one it delivers.
+        let without = sink.connect().map(drop).map_err(Failure::from);
+        store.server.cli(&["set", &key, "9 x 1"]);
+        let with = sink.connect().map_err(Failure::from).and_then(|_| sink.deliver(&delivery(10..=10), &[]));
+        let reasons = format!("{without:?} {with:?}");
+        assert!(reasons.contains("NOPERM") && reasons.contains("allow this user"), "{left_out}: {reasons}");
+    }
+}
+
+/// As Redis answers it.
+fn no_permission() -> Trouble {
+    match ::redis::Parser::new().parse_value(&b"-NOPERM this user has no permissions\r\n"[..]) {
+        Ok(Value::ServerError(error)) => Trouble::Server(error),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -79,6 +79,8 @@ struct Shard {
     position: u64,
     /// Index of its node.
     node: usize,
+    /// The id of the entry that this process added last.
+    last_id: Option<Vec<u8>>,
     /// What is to be sent of the delivery in hand.
     commands: Commands,
     /// The position was moved to this without its entries, and is to be moved back to `position`.
@@ -134,6 +136,7 @@ impl Redis {
                 stream: stream.into_bytes(),
                 position: 0,
                 node: 0,
+                last_id: None,
                 commands: Commands::default(),
                 undo: None,
             }
@@ -404,6 +407,12 @@ impl Redis {
             Ok(Value::Array(answers)) => answers,
             Ok(other) => return Err(Trouble::unexpected(&other).into()),
         };
+        // SET answers OK, which is of another kind.
+        let last_id = answers.iter().rev().find_map(|answer| match answer {
+            Value::BulkString(id) => Some(id.clone()),
+            _ => None,
+        });
+        shard.last_id = last_id.or_else(|| shard.last_id.take());
         // Redis does not undo: the position has moved although an entry was refused.
         let failed = answers.into_iter().find_map(|answer| match answer {
             Value::ServerError(error) => Some(error),
@@ -495,9 +504,10 @@ impl Redis {
     }
 
     fn unavailable(&self, trouble: &Trouble, place: &str) -> Unavailable {
+        let answer = self.settings.hide(&trouble.to_string());
         let reason = |advice: &str| {
             let separator = if advice.is_empty() { "" } else { ": " };
-            format!("{place}{trouble}{separator}{advice}")
+            format!("{place}{answer}{separator}{advice}")
         };
         match verdict(trouble) {
             Verdict::Retry(advice) => self.retry(&reason(advice)),

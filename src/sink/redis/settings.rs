@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::super::Kind;
+use crate::config::hide::hide;
 use crate::config::setting::{Form, Setting, Url, Urls, Value};
 use crate::config::url::{Parts, decoded_text};
 use crate::limits;
@@ -134,6 +135,14 @@ impl Settings {
             }
         }
         format!("{output} stream {}", self.stream)
+    }
+
+    /// `text`, which a server sent, without the passwords of the URLs.
+    pub(super) fn hide(&self, text: &str) -> String {
+        let servers = self.servers().unwrap_or_default();
+        let passwords = servers.iter().filter_map(|server| server.password.as_ref());
+        let passwords: Vec<_> = passwords.map(|password| String::from_utf8_lossy(&password.0)).collect();
+        hide(text, passwords.iter().map(|password| &**password))
     }
 
     /// The servers that are named; at least one.

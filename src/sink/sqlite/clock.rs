@@ -9,6 +9,10 @@
 //! A clock that goes back deletes too little, which does no harm; when it is set right it has gained, and deleting only
 //! waits. At start there is no earlier reading: the newest row stands for one. A server that was down, or without
 //! events, for longer than a day waits too.
+//!
+//! What is left of the 24 h outlives a restart, in the database. A start in doubt does not begin them anew while some are
+//! left, so that a host that never runs for 24 h at a time deletes, too; a clock that is set ahead while the server runs
+//! does. Time in which the server does not run does not count: the clock that measures it is the one that is doubted.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +25,8 @@ pub(super) struct ClockGuard {
     /// When the newest row was received that was there before this process delivered any.
     newest_row: Option<SystemTime>,
     last: Option<Clocks>,
+    /// What an earlier process left of its hold.
+    left_before: Option<Duration>,
     /// By the monotonic clock.
     held_until: Option<Duration>,
 }
@@ -35,12 +41,25 @@ pub(super) enum Verdict {
     Gained(Duration),
     /// Not from now on: the first reading is this far beyond the newest row.
     AheadOfRows(Duration),
+    /// Not for this time: an earlier process doubted the clock.
+    HeldBefore(Duration),
 }
 
 impl ClockGuard {
     /// What the table holds at the first connect.
     pub fn newest_row(&mut self, received: Option<SystemTime>) {
         self.newest_row = received;
+    }
+
+    /// What an earlier process left of its hold.
+    pub fn left_before(&mut self, left: Option<Duration>) {
+        self.left_before = left.map(|left| left.min(CLOCK_HOLD));
+    }
+
+    /// What is left of the hold at `monotonic`; zero where there is none.
+    pub fn left(&self, monotonic: Duration) -> Duration {
+        let before = self.left_before.unwrap_or_default();
+        self.held_until.map_or(before, |until| until.saturating_sub(monotonic))
     }
 
     /// Judges a reading.
@@ -50,6 +69,11 @@ impl ClockGuard {
                 let passed = now.monotonic.saturating_sub(last.monotonic);
                 let gained = since(now.wall, last.wall).saturating_sub(passed);
                 (gained > CLOCK_GAIN_MAX).then_some(Verdict::Gained(gained))
+            }
+            None if self.left_before.is_some() => {
+                let left = self.left_before.take().unwrap_or_default();
+                self.held_until = Some(now.monotonic + left);
+                return Verdict::HeldBefore(left);
             }
             None => {
                 let ahead = self.newest_row.map_or(Duration::ZERO, |newest| since(now.wall, newest));
@@ -169,6 +193,36 @@ mod tests {
         let back = -(10 * YEAR as i64);
         check(Some(START), &[(0, 0, Trusted), (30, back, Trusted), (60, 0, gained(10 * YEAR)), (90, 0, Held)]);
         check(Some(START), &[(0, back, Trusted), (30, 0, gained(10 * YEAR))]);
+    }
+
+    #[test]
+    fn what_is_left_of_a_hold_continues_in_the_next_process() {
+        let clocks = |monotonic, wall_at| Clocks { wall: wall(wall_at), monotonic: Duration::from_secs(monotonic) };
+        let mut left = None;
+        // Off for two days before each start, and on for an hour.
+        for start in 0..24 {
+            let mut guard = ClockGuard::default();
+            guard.newest_row(Some(wall(START + start * 2 * DAY)));
+            guard.left_before(left);
+            let begin = START + (start + 1) * 2 * DAY;
+            let held = left.map_or(ahead(2 * DAY), Verdict::HeldBefore);
+            assert_eq!(guard.check(clocks(9, begin)), held, "start {start}");
+            assert_eq!(guard.check(clocks(9 + HOUR - 1, begin + HOUR - 1)), Verdict::Held);
+            left = Some(guard.left(Duration::from_secs(9 + HOUR))).filter(|left| !left.is_zero());
+            assert_eq!(left.unwrap_or_default(), Duration::from_secs((23 - start) * HOUR));
+            let last = guard.check(clocks(9 + HOUR, begin + HOUR));
+            assert_eq!(last, if start < 23 { Verdict::Held } else { Verdict::Trusted });
+        }
+        // A clock that is set ahead begins it anew.
+        let mut guard = ClockGuard::default();
+        guard.left_before(Some(Duration::from_secs(HOUR)));
+        assert_eq!(guard.left(Duration::from_secs(5)), Duration::from_secs(HOUR), "not read yet");
+        guard.check(clocks(5, START));
+        assert_eq!(guard.check(clocks(6, START + YEAR)), gained(YEAR - 1));
+        assert_eq!(guard.left(Duration::from_secs(6)), Duration::from_secs(DAY));
+        // Not more than a whole one, whatever the database says.
+        guard.left_before(Some(Duration::MAX));
+        assert_eq!(guard.left_before, Some(CLOCK_HOLD));
     }
 
     #[test]

@@ -33,6 +33,13 @@ impl Files {
         Some(Self { database: (path.to_owned(), id(path)?), log })
     }
 
+    /// Whether the database at `path` has a write-ahead log with something in it.
+    pub fn log_has_rows(path: &Path) -> bool {
+        let mut log = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).into_os_string();
+        log.push("-wal");
+        fs::metadata(log).is_ok_and(|log| log.len() > 0)
+    }
+
     pub fn database_is_in_place(&self) -> bool {
         is_in_place(&self.database)
     }

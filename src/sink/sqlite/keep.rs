@@ -10,7 +10,7 @@
 //! wait for them; no row is deleted before its time.
 //!
 //! A transaction deletes few rows. Between two deliveries there are so many transactions that twice as many rows go as
-//! came: a file that is too large gets smaller under load, and no delivery waits much longer than it takes itself.
+//! came with one: a file that is too large gets smaller under load, and no delivery waits much longer than it takes itself.
 //!
 //! A wall clock that was set ahead deletes nothing for a day: see [`ClockGuard`].
 
@@ -20,6 +20,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Deserializer};
 
 use super::clock::{ClockGuard, Verdict};
+use super::hold;
 use crate::event::rfc3339;
 use crate::limits;
 use crate::sink::Clocks;
@@ -52,8 +53,10 @@ pub(super) struct Keep {
     due: Duration,
     /// Logs up to this server_id have nothing old.
     done: String,
-    /// Rows stored since the last deletion.
+    /// Rows of the largest delivery since the last deletion.
     stored: u64,
+    /// What the database says is left of a hold; zero: nothing.
+    saved_hold: Duration,
     line: DeletedLine,
 }
 
@@ -83,16 +86,20 @@ impl Keep {
             due: Duration::ZERO,
             done: String::new(),
             stored: 0,
+            saved_hold: Duration::ZERO,
             line: DeletedLine::default(),
         }
     }
 
+    /// A delivery of so many rows was stored. Deliveries do not add up: one call would hold up the next one for as long as
+    /// it takes to delete the rows of all.
     pub fn stored(&mut self, rows: u64) {
-        self.stored += rows;
+        self.stored = self.stored.max(rows);
     }
 
-    /// Reads, once, when the newest row was received that was there before this process delivered any.
-    pub fn read_newest(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    /// Reads, once, what was there before this process delivered anything: when the newest row was received, and what is
+    /// left of a hold.
+    pub fn read_before(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         if self.has_newest {
             return Ok(());
         }
@@ -102,7 +109,24 @@ impl Keep {
             log = next;
         }
         self.guard.newest_row(newest.map(|nanos| UNIX_EPOCH + Duration::from_nanos(nanos)));
+        let left = hold::read(connection, &self.server_id, &self.sink)?;
+        self.guard.left_before(left);
+        self.saved_hold = left.unwrap_or_default();
         self.has_newest = true;
+        Ok(())
+    }
+
+    /// Writes what is left of a hold into the database, if that is due.
+    fn save_hold(&mut self, connection: &Connection, monotonic: Duration) -> rusqlite::Result<()> {
+        let left = self.guard.left(monotonic);
+        let is_saved = match (left.is_zero(), self.saved_hold.is_zero()) {
+            (false, false) => (left..left + limits::CLOCK_HOLD_SAVE_INTERVAL).contains(&self.saved_hold),
+            (one, other) => one == other,
+        };
+        if !is_saved {
+            hold::write(connection, &self.server_id, &self.sink, left)?;
+            self.saved_hold = left;
+        }
         Ok(())
     }
 
@@ -116,8 +140,10 @@ impl Keep {
             self.has_passed = true;
         }
         let is_trusted = self.trusts(now);
+        if let Some(connection) = connection {
+            self.save_hold(connection, now.monotonic)?;
+        }
         if !is_trusted {
-            // Rows of a whole day would else be paid back by one call, which holds up deliveries for as long.
             self.stored = 0;
         }
         let passed = match (is_trusted, connection) {
@@ -156,6 +182,16 @@ impl Keep {
                     now,
                     "more than a day lies between the stored events and the wall clock, or between two of them: no events \
                      are deleted for 24 h; if the clock is wrong, correct it within that time"
+                );
+            }
+            Verdict::HeldBefore(left) => {
+                let (sink, left_seconds, now) = (&self.sink, left.as_secs(), wall());
+                tracing::warn!(
+                    sink,
+                    left_seconds,
+                    now,
+                    "the wall clock was doubted before this start: no events are deleted for the rest of the 24 h; if the \
+                     clock is wrong, correct it within that time"
                 );
             }
         }

@@ -22,6 +22,7 @@
 
 mod clock;
 mod files;
+mod hold;
 mod keep;
 mod row;
 #[cfg(test)]
@@ -129,24 +130,6 @@ const LAST_WITHOUT_POSITION: &str = "
     WHERE server_id = ?1 AND NOT EXISTS (SELECT 1 FROM telemetryx_positions WHERE server_id = ?1)
     ORDER BY position DESC LIMIT 1";
 
-impl Settings {
-    /// The position that the database has, read without changing it.
-    pub fn stored_position(&self, server_id: &str, sink: &str) -> Result<u64, String> {
-        if !self.path.exists() {
-            return Ok(0);
-        }
-        let read = || {
-            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(&self.path, flags)?;
-            connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT)?;
-            let position = connection.query_row(READ_POSITION, (server_id, sink), |row| row.get::<_, i64>(0));
-            position.optional()
-        };
-        let position = read().map_err(|error| format!("{}: {error}", self.path.display()))?;
-        Ok(position.and_then(|position| u64::try_from(position).ok()).unwrap_or(0))
-    }
-}
-
 pub struct Sqlite {
     sink: String,
     path: PathBuf,
@@ -183,7 +166,7 @@ impl Sqlite {
     fn open_or_create(&self) -> Result<Connection, Unavailable> {
         if let Some(folder) = self.path.parent() {
             fs::create_dir_all(folder)
-                .map_err(|error| Unavailable::down(format!("cannot make the folder {}: {error}", folder.display())))?;
+                .map_err(|error| Unavailable::down(format!("cannot create directory {}: {error}", folder.display())))?;
         }
         self.open(OpenFlags::SQLITE_OPEN_CREATE)
     }
@@ -201,6 +184,25 @@ impl Sqlite {
             Ok(connection)
         };
         open().map_err(|error| self.unavailable(&error))
+    }
+
+    /// A connection that changes nothing.
+    fn open_to_read(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT)?;
+        Ok(connection)
+    }
+
+    /// A connection that can take the write lock. What is in a write-ahead log stays there when it is closed.
+    fn open_to_probe(&self) -> rusqlite::Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT)?;
+        // Without rows in it, SQLite removes the log that it has created for this connection.
+        let keeps_log = Files::log_has_rows(&self.path);
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keeps_log)?;
+        Ok(connection)
     }
 
     /// What the connection has open.
@@ -412,6 +414,9 @@ impl Sqlite {
         let reason = match error {
             // Its own words would quote the whole statement.
             rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
+            other if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)) => {
+                format!("{other}: another process writes to it (`fuser {}` names it)", self.path.display())
+            }
             other => other.to_string(),
         };
         if passes { self.retry(&reason) } else { self.down(&reason) }
@@ -421,12 +426,13 @@ impl Sqlite {
 impl Sink for Sqlite {
     fn probe(&mut self) -> Result<(), Unavailable> {
         if !self.path.exists() {
-            return super::probe_folder(&self.path);
+            return super::creatable::check_file(&self.path).map_err(Unavailable::down);
         }
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let sql = |error| self.unavailable(&error);
-        let connection = Connection::open_with_flags(&self.path, flags).map_err(sql)?;
-        connection.busy_timeout(limits::SQLITE_BUSY_TIMEOUT).map_err(sql)?;
+        let mut connection = self.open_to_probe().map_err(sql)?;
+        // Nobody else holds the write lock, and the file can be written.
+        let lock = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+        lock.rollback().map_err(sql)?;
         for (table, statement) in [("events", INSERT), ("telemetryx_positions", MOVE_POSITION)] {
             if connection.table_exists(None, table).map_err(sql)? {
                 connection.prepare(statement).map_err(|error| self.wrong_table(&error))?;
@@ -441,6 +447,17 @@ impl Sink for Sqlite {
         }
     }
 
+    fn stored_position(&mut self) -> Result<Option<u64>, Unavailable> {
+        if !self.path.exists() {
+            return Ok(Some(0));
+        }
+        let held = self.open_to_read().and_then(|connection| {
+            let has_table = connection.table_exists(None, "telemetryx_positions")?;
+            if has_table { self.read_position(&connection) } else { Ok(None) }
+        });
+        Ok(Some(held.map_err(|error| self.unavailable(&error))?.map_or(0, |(position, _)| position)))
+    }
+
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.close()?;
         let mut connection = self.open_or_create()?;
@@ -448,7 +465,7 @@ impl Sink for Sqlite {
         if self.owned {
             self.files = Some(self.files_of(&connection)?);
             if let Some(keep) = &mut self.keep {
-                let read = keep.read_newest(&connection);
+                let read = keep.read_before(&connection);
                 read.map_err(|error| self.unavailable(&error))?;
             }
             self.connection = Some(connection);
@@ -495,19 +512,23 @@ impl Sink for Sqlite {
         result
     }
 
-    fn upkeep(&mut self, now: Clocks) -> Result<Upkeep, Unavailable> {
+    fn check_interval(&self) -> Option<Duration> {
+        Some(limits::SQLITE_FILES_INTERVAL)
+    }
+
+    fn check_in_place(&mut self) -> Result<(), Unavailable> {
         let removed = self.connection.as_ref().and_then(|_| self.removed());
-        let mut upkeep = Upkeep::again(Some(limits::SQLITE_FILES_INTERVAL));
-        if let Some(keep) = &mut self.keep {
-            // What was moved away is somebody's archive.
-            let connection = self.connection.as_ref().filter(|_| removed.is_none());
-            let passed = keep.pass(connection, now);
-            let passed = passed.map_err(|error| self.unavailable(&error))?;
-            upkeep.again = upkeep.again.min(Some(passed.again));
-            upkeep.expired_events = passed.deleted;
-        }
-        upkeep.reconnect = removed;
-        Ok(upkeep)
+        removed.map_or(Ok(()), Err)
+    }
+
+    fn upkeep(&mut self, now: Clocks) -> Result<Upkeep, Unavailable> {
+        // What was moved away is somebody's archive.
+        let is_in_place = self.check_in_place().is_ok();
+        let Some(keep) = &mut self.keep else { return Ok(Upkeep::again(None)) };
+        let passed = keep.pass(self.connection.as_ref().filter(|_| is_in_place), now);
+        let passed = passed.map_err(|error| self.unavailable(&error))?;
+        let again = Some(passed.again.min(limits::CLOCK_READ_INTERVAL));
+        Ok(Upkeep { again, expired_events: passed.deleted })
     }
 }
 

@@ -80,16 +80,15 @@ fn files_of_the_log_that_are_removed_or_replaced_are_noticed_and_lose_nothing() 
 }
 
 #[test]
-fn a_log_that_is_removed_while_nothing_is_delivered_is_noticed_by_the_upkeep() {
+fn a_log_that_is_removed_while_nothing_is_delivered_is_noticed_all_the_same() {
     let (database, mut sink) = Database::with("");
     sink.deliver(&delivery(1..=3), &[]).unwrap();
-    assert_eq!(sink.upkeep(Clocks::now()).unwrap().reconnect, None);
+    assert_eq!(sink.check_in_place(), Ok(()));
     fs::remove_file(beside(&database, "-wal")).unwrap();
     assert!(positions_after_a_kill(&database).is_empty(), "this is what is at stake");
-    let upkeep = sink.upkeep(Clocks::now()).unwrap();
-    assert!(upkeep.reconnect.is_some() && upkeep.again == Some(limits::SQLITE_FILES_INTERVAL), "{upkeep:?}");
+    is_retry(sink.check_in_place());
     assert_eq!(sink.connect(), Ok(Some(3)));
-    assert_eq!(sink.upkeep(Clocks::now()).unwrap().reconnect, None);
+    assert_eq!(sink.check_in_place(), Ok(()));
     assert_eq!(positions_after_a_kill(&database), [1, 2, 3]);
 }
 

@@ -22,7 +22,11 @@ fn at(seconds: u64) -> Clocks {
 
 /// A sink that keeps events for 100 seconds.
 fn keeping(database: &Database, log: u8) -> Sqlite {
-    let settings = Settings { path: database.path(), keep: Some(Duration::from_secs(100)) };
+    keeping_for(100, database, log)
+}
+
+fn keeping_for(seconds: u64, database: &Database, log: u8) -> Sqlite {
+    let settings = Settings { path: database.path(), keep: Some(Duration::from_secs(seconds)) };
     let mut sink = Sqlite::new("main", &settings, &Identity { server_id: [log; 16], ..identity(1) });
     sink.connect().unwrap();
     sink
@@ -34,7 +38,7 @@ fn tidy(sink: &mut Sqlite, now: u64) -> u32 {
         match sink.upkeep(at(now)).unwrap().again.unwrap() {
             Duration::ZERO => {}
             after => {
-                assert_eq!(after, limits::SQLITE_FILES_INTERVAL);
+                assert_eq!(after, limits::CLOCK_READ_INTERVAL);
                 return calls;
             }
         }
@@ -66,7 +70,7 @@ fn events_go_when_they_are_older_than_keep_and_not_before() {
 fn forever_is_the_default_and_deletes_nothing() {
     let (database, mut sink) = Database::with("");
     sink.deliver(&received(1..=3, 1), &[]).unwrap();
-    assert_eq!(sink.upkeep(at(u64::from(u32::MAX))), Ok(Upkeep::again(Some(limits::SQLITE_FILES_INTERVAL))));
+    assert_eq!(sink.upkeep(at(u64::from(u32::MAX))), Ok(Upkeep::again(None)));
     assert_eq!(database.positions(), [1, 2, 3]);
 }
 
@@ -154,7 +158,7 @@ fn a_wall_clock_that_jumps_ahead_deletes_nothing_for_a_day() {
     sink.deliver(&received(1..=3, start), &[]).unwrap();
     for seconds in [40, 41, 80, DAY] {
         let upkeep = sink.upkeep(clocks(start + seconds, TEN_YEARS)).unwrap();
-        assert_eq!((upkeep.expired_events, upkeep.again), (0, Some(limits::SQLITE_FILES_INTERVAL)));
+        assert_eq!((upkeep.expired_events, upkeep.again), (0, Some(limits::CLOCK_READ_INTERVAL)));
     }
     assert_eq!(database.positions(), [1, 2, 3]);
     // A jump that nobody corrects within a day is the time.
@@ -187,7 +191,9 @@ fn a_start_with_a_wall_clock_that_is_far_beyond_the_newest_row_deletes_nothing_f
     assert_eq!(sink.upkeep(clocks(start + DAY, TEN_YEARS)).unwrap().expired_events, 0);
     sink.deliver(&received(1_010..=1_010, start + DAY - 10 + TEN_YEARS), &[]).unwrap();
     let mut sink = keeping(&database, 0x5e);
-    let upkeep = sink.upkeep(clocks(start + DAY + 40, TEN_YEARS)).unwrap();
+    // 40 s are left of the hold.
+    assert_eq!(sink.upkeep(clocks(start + DAY + 40, TEN_YEARS)).unwrap().expired_events, 0);
+    let upkeep = sink.upkeep(clocks(start + DAY + 80, TEN_YEARS)).unwrap();
     assert_eq!(upkeep.again, Some(Duration::ZERO), "a day later the clock is trusted");
     assert!(upkeep.expired_events >= 1_000, "{upkeep:?}");
     // Old events that were still in the log of a new database.
@@ -198,6 +204,90 @@ fn a_start_with_a_wall_clock_that_is_far_beyond_the_newest_row_deletes_nothing_f
     assert_eq!(sink.upkeep(clocks(start + DAY, TEN_YEARS)).unwrap().expired_events, 3);
 }
 
+/// What the database says is left, for each log.
+fn holds(database: &Database) -> Vec<i64> {
+    let user = database.user();
+    let mut statement = user.prepare("SELECT left_seconds FROM telemetryx_holds").unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap()
+}
+
+#[test]
+fn a_hold_outlives_a_restart() {
+    let database = Database::new();
+    let start = 1_000_000;
+    keeping(&database, 0x11).deliver(&received(1..=3, start), &[]).unwrap();
+    let mut sink = keeping(&database, 0x5e);
+    sink.upkeep(clocks(start, 0)).unwrap();
+    sink.upkeep(clocks(start + 40, TEN_YEARS)).unwrap();
+    // All that this log has came by the wrong clock: no row shows a jump.
+    sink.deliver(&received(1..=3, start + 41 + TEN_YEARS), &[]).unwrap();
+    assert_eq!(holds(&database), [DAY as i64]);
+    let mut sink = keeping(&database, 0x5e);
+    assert_eq!(sink.upkeep(clocks(50, start + TEN_YEARS)).unwrap().expired_events, 0);
+    // Correct again: it ends all the same, and only then.
+    sink.upkeep(clocks(50 + DAY / 2, start)).unwrap();
+    assert_eq!(holds(&database), [DAY as i64 / 2]);
+    assert_eq!(database.positions().len(), 6);
+    assert_eq!(sink.upkeep(clocks(50 + DAY, start)).unwrap().expired_events, 3);
+    assert!(holds(&database).is_empty());
+    // Set ahead once more.
+    assert_eq!(sink.upkeep(clocks(60 + DAY, start + 2 * TEN_YEARS)).unwrap().expired_events, 0);
+    assert_eq!(holds(&database), [DAY as i64]);
+    assert_eq!(keeping(&database, 0x5e).upkeep(clocks(9, start + 2 * TEN_YEARS)).unwrap().expired_events, 0);
+}
+
+#[test]
+fn a_host_that_is_often_switched_off_deletes_after_24_hours_on() {
+    let database = Database::new();
+    let mut position = 0;
+    let mut deletes_in = Vec::new();
+    for day in (0..60).step_by(2) {
+        let wall = 1_000_000 + day * DAY;
+        let mut sink = keeping_for(DAY, &database, 0x5e);
+        sink.upkeep(clocks(9, wall)).unwrap();
+        position += 1;
+        sink.deliver(&received(position..=position, wall), &[]).unwrap();
+        // In steps, as it is written now and then only.
+        let deleted: u64 =
+            (1..=60).map(|minute| sink.upkeep(clocks(9 + minute * 60, wall)).unwrap().expired_events).sum();
+        if deleted > 0 {
+            deletes_in.push(day / 2);
+        }
+    }
+    // The first start has nothing to compare the clock with, and nothing to delete.
+    assert!(matches!(deletes_in[..], [24..=25]), "{deletes_in:?}");
+    assert!(database.positions().len() < 8, "{:?}", database.positions());
+}
+
+#[test]
+fn what_came_in_many_deliveries_is_not_deleted_by_one_call() {
+    let database = Database::new();
+    let mut sink = keeping(&database, 0x5e);
+    let start = 1_000_000;
+    sink.upkeep(clocks(start, 0)).unwrap();
+    for part in 0..5 {
+        sink.deliver(&received(part * 1_000 + 1..=(part + 1) * 1_000, start), &[]).unwrap();
+    }
+    // An hour is no doubt.
+    let upkeep = sink.upkeep(clocks(start + 30, 1_000)).unwrap();
+    assert_eq!((upkeep.again, upkeep.expired_events), (Some(Duration::ZERO), 2_000));
+}
+
+#[test]
+fn a_failed_upkeep_does_not_hide_that_files_are_missing() {
+    let database = Database::new();
+    let mut sink = keeping(&database, 0x5e);
+    sink.deliver(&received(1..=3, 1_000), &[]).unwrap();
+    database
+        .user()
+        .execute_batch("CREATE TRIGGER t BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'mine'); END")
+        .unwrap();
+    assert!(sink.upkeep(at(9_999)).unwrap_err().to_string().contains("mine"));
+    assert_eq!((sink.check_in_place(), sink.check_interval()), (Ok(()), Some(limits::SQLITE_FILES_INTERVAL)));
+    fs::remove_file(database.path().with_extension("db-wal")).unwrap();
+    assert!(sink.check_in_place().unwrap_err().to_string().contains("events.db-wal"));
+}
+
 #[test]
 fn a_database_that_was_moved_away_is_left_alone() {
     let database = Database::new();
@@ -205,8 +295,8 @@ fn a_database_that_was_moved_away_is_left_alone() {
     sink.deliver(&received(1..=3, 1_000), &[]).unwrap();
     let moved = database.path().with_extension("moved");
     fs::rename(database.path(), &moved).unwrap();
-    let upkeep = sink.upkeep(at(9_999)).unwrap();
-    assert!(upkeep.reconnect.is_some() && upkeep.expired_events == 0, "{upkeep:?}");
+    assert_eq!(sink.upkeep(at(9_999)).unwrap().expired_events, 0);
+    assert!(sink.check_in_place().is_err());
     let moved = sink.connection.as_ref().unwrap();
     let rows: i64 = moved.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
     assert_eq!(rows, 3);

@@ -319,6 +319,27 @@ fn a_position_changed_from_outside_is_read_again() {
 }
 
 #[test]
+fn the_position_can_be_read_without_a_change() {
+    let database = Database::new();
+    let stored = || database.sqlite(9).stored_position();
+    assert_eq!(stored(), Ok(Some(0)));
+    assert!(!database.path().exists());
+    fs::create_dir_all(database.path().parent().unwrap()).unwrap();
+    fs::write(database.path(), "").unwrap();
+    assert_eq!(stored(), Ok(Some(0)), "no tables yet");
+    let mut sink = database.sqlite(1);
+    sink.connect().unwrap();
+    sink.deliver(&delivery(1..=5), &[]).unwrap();
+    assert_eq!(stored(), Ok(Some(5)));
+    sink.deliver(&delivery(6..=7), &[]).unwrap();
+    assert_eq!(stored(), Ok(Some(7)), "and nobody is fenced");
+    fs::write(database.path().with_file_name("x"), "no database, but long enough to be taken for a header of one")
+        .unwrap();
+    let settings = Settings { path: database.path().with_file_name("x"), keep: None };
+    assert!(down(Sqlite::new("main", &settings, &identity(1)).stored_position()).contains("not a database"));
+}
+
+#[test]
 fn rows_without_a_position_are_no_new_beginning() {
     let database = Database::new();
     let mut sink = database.sqlite(1);

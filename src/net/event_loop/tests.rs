@@ -1,0 +1,321 @@
+//! The loop, turn by turn: real sockets, a ring that is emptied by the test alone, and no signals.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use mio::Events;
+use tracing_subscriber::Registry;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+
+use super::{ConnectionLimits, EVENTS, EventLoop, Parts};
+use crate::http;
+use crate::ids::{ConnectionId, Ticket};
+use crate::limits::{
+    DEDUPE_RETENTION, FRAME_BYTES_LOWEST, HEADER_BYTES, HELLO_TIMEOUT, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE,
+    READ_BYTES_PER_TURN,
+};
+use crate::metrics::Metrics;
+use crate::net::connection::{Connection, Phase};
+use crate::net::linger::Linger;
+use crate::net::{Door, Intake, bind};
+use crate::pipeline::pool::Pool;
+use crate::pipeline::ring::{SlotReceiver, ring};
+use crate::random::Random;
+use crate::session::marks::{Marks, Restored};
+use crate::session::server::SessionSettings;
+use crate::wire::{AckLevel, Header, Hello};
+
+/// Longest wait for what the kernel passes from one socket of this process to another.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Agents with an epoch that needs no place in the log.
+const KNOWN: [[u8; 16]; 2] = [[1; 16], [2; 16]];
+const SLOTS: usize = 8;
+
+struct Bench {
+    event_loop: EventLoop,
+    events: Events,
+    address: SocketAddr,
+    log_thread: SlotReceiver,
+}
+
+impl Bench {
+    fn new(max_connections: usize, lingering: usize) -> Self {
+        let parts = Parts::with_signals(&[]).unwrap();
+        // A test that waits for what never comes fails: without this, the poll could wait for ever.
+        let wake = parts.wake();
+        thread::spawn(move || {
+            for _ in 0..TIMEOUT.as_secs() + 1 {
+                thread::sleep(Duration::from_secs(1));
+                wake();
+            }
+        });
+        let (ring, log_thread) = ring(SLOTS, Box::new(parts.wake()));
+        let pool =
+            Pool::new(4 * READ_BYTES_PER_TURN + 16 * (HEADER_BYTES + FRAME_BYTES_LOWEST), Box::new(parts.wake()));
+        let settings = SessionSettings {
+            server_id: [1; 16],
+            max_frame_bytes: FRAME_BYTES_LOWEST as u32,
+            window_bytes: 4 * FRAME_BYTES_LOWEST as u32,
+            window_frames: 64,
+            keepalive: KEEPALIVE,
+            default_ack: AckLevel::Synced,
+            highest_ack: AckLevel::Synced,
+        };
+        let http = http::Settings {
+            max_body_bytes: FRAME_BYTES_LOWEST,
+            max_frame_bytes: FRAME_BYTES_LOWEST,
+            idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
+        };
+        let (intake, marks) = (Intake::new(pool, HEADER_BYTES + FRAME_BYTES_LOWEST), Marks::new(10, DEDUPE_RETENTION));
+        let mut door = Door::new(settings, http, intake, ring, marks, Metrics::new().unwrap(), Random::seeded(1));
+        for agent_id in KNOWN {
+            let age = Duration::ZERO;
+            let mark = Restored { agent_id, epoch: 5, last_seq: 0, last_crc: None, has_frames: true, age };
+            door.marks.restore(mark, Ticket::default(), door.now);
+        }
+        let listener = bind(([127, 0, 0, 1], 0).into()).unwrap().listen().unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = ConnectionLimits { lingering, max_connections, max_unauthenticated: 100 };
+        let event_loop = EventLoop::new(parts, listener, door, limits, TIMEOUT).unwrap();
+        Self { event_loop, events: Events::with_capacity(EVENTS), address, log_thread }
+    }
+
+    /// Connects and sends `bytes`; returns the client's end and the connection's id once the loop has accepted it.
+    fn connect(&mut self, bytes: &[u8]) -> (TcpStream, ConnectionId) {
+        let mut client = TcpStream::connect(self.address).unwrap();
+        client.set_read_timeout(Some(TIMEOUT)).unwrap();
+        client.write_all(bytes).unwrap();
+        let peer = client.local_addr().unwrap();
+        let mut id = None;
+        self.turns_until("the connection is accepted", |event_loop| {
+            let found = event_loop.connections.iter().find(|connection| connection.peer.address == peer);
+            id = found.map(|connection| connection.id);
+            id.is_some()
+        });
+        (client, id.unwrap())
+    }
+
+    /// An agent that is greeted, and then takes `slots` of the ring.
+    fn agent_that_takes(&mut self, slots: usize) -> TcpStream {
+        let (mut client, id) = self.connect(&hello(KNOWN[0]));
+        self.turns_until("the agent is greeted", |event_loop| event_loop.connections.get(id).unwrap().peer.is_known);
+        client.write_all(&empty_frames(slots as u64)).unwrap();
+        self.turns_until("its frames are taken", |event_loop| event_loop.door.ring.depth() == slots);
+        client
+    }
+
+    fn turn(&mut self) {
+        assert_eq!(self.event_loop.turn(&mut self.events).unwrap(), None);
+    }
+
+    #[track_caller]
+    fn turns_until(&mut self, what: &str, mut reached: impl FnMut(&mut EventLoop) -> bool) {
+        let until = Instant::now() + TIMEOUT;
+        while !reached(&mut self.event_loop) {
+            assert!(Instant::now() < until, "not within {TIMEOUT:?}: {what}");
+            self.turn();
+        }
+    }
+
+    /// Sends a request whose answer closes the connection; returns once the connection lingers, which it does for an hour.
+    fn linger(&mut self) -> TcpStream {
+        let (client, id) = self.connect(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        self.turns_until("the connection lingers", |event_loop| event_loop.connections.get(id).unwrap().is_lingering());
+        let from = self.event_loop.door.now + Duration::from_secs(3_600);
+        self.event_loop.connections.get_mut(id).unwrap().phase = Phase::Lingering(Linger::new(from));
+        client
+    }
+
+    /// By how much the counters of connections that were cut have moved, all reasons together.
+    fn cut(&self) -> u64 {
+        let page = self.event_loop.door.metrics.text();
+        let page = String::from_utf8(page).unwrap();
+        let lines = page.lines().filter(|line| line.starts_with("telemetryx_connections_cut_total{"));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+    }
+}
+
+fn hello(agent_id: [u8; 16]) -> Vec<u8> {
+    let hello = Hello {
+        min_version: 1,
+        max_version: 1,
+        codecs: 1,
+        ack: Ok(None),
+        agent_id,
+        epoch: 5,
+        oldest_seq: 1,
+        token: b"",
+        name: "",
+    };
+    let mut frame = Vec::new();
+    hello.encode(&mut frame);
+    frame
+}
+
+/// DATA frames without events: 32 bytes and one slot each.
+fn empty_frames(count: u64) -> Vec<u8> {
+    (1..=count).flat_map(|seq| Header::data(seq, b"").encode()).collect()
+}
+
+fn waits(event_loop: &mut EventLoop, id: ConnectionId) -> bool {
+    event_loop.connections.get(id).is_some_and(|connection| connection.waiting)
+}
+
+// ---- waiting for the ring ----
+
+/// Frames that came with the HELLO need more slots than the ring has while the log is paused.
+#[test]
+fn while_the_ring_has_fewer_slots_than_what_is_kept_needs_the_loop_sleeps() {
+    let mut bench = Bench::new(10, 0);
+    let _first = bench.agent_that_takes(SLOTS - 2);
+    let (_client, id) = bench.connect(&[hello(KNOWN[1]), empty_frames(2)].concat());
+    bench.turns_until("the agent is in line", |event_loop| waits(event_loop, id));
+    let mut busy = 0;
+    while busy < 1_000 && bench.event_loop.timeout().is_some_and(|timeout| timeout.is_zero()) {
+        bench.turn();
+        busy += 1;
+    }
+    assert!(busy < 10, "{busy} turns in a row without a wait");
+    assert!(waits(&mut bench.event_loop, id));
+
+    bench.log_thread.take(SLOTS, &mut Vec::new(), |_| false);
+    bench.turns_until("what was kept is taken", |event_loop| event_loop.door.ring.depth() == 2);
+    assert!(!waits(&mut bench.event_loop, id));
+}
+
+#[test]
+fn what_a_connection_sends_that_was_closed_in_line_is_read_and_discarded() {
+    let mut bench = Bench::new(10, 0);
+    let _first = bench.agent_that_takes(SLOTS - 1);
+    assert!(!bench.event_loop.door.has_slots());
+    let (_client, id) = bench.connect(&[hello(KNOWN[1]), vec![0; 64 * 1024]].concat());
+    bench.turns_until("the agent is in line", |event_loop| waits(event_loop, id));
+    bench.event_loop.begin_drain();
+    // Closing the socket with unread bytes would reset the connection, and the GOAWAY with it.
+    bench.turns_until("all of it is read", |event_loop| {
+        let connection = event_loop.connections.get(id).expect("closed although not all is read");
+        connection.is_lingering() && !connection.socket.is_readable()
+    });
+}
+
+#[test]
+fn a_connection_that_sends_nothing_is_closed_after_its_time() {
+    let mut bench = Bench::new(10, 0);
+    let (_client, id) = bench.connect(b"");
+    bench.turns_until("its read found nothing", |event_loop| {
+        !event_loop.connections.get(id).unwrap().socket.is_readable()
+    });
+    let opened = bench.event_loop.connections.get(id).unwrap().peer.opened;
+    for (age, is_open) in [(HELLO_TIMEOUT - Duration::from_millis(1), true), (HELLO_TIMEOUT, false)] {
+        bench.event_loop.door.now = opened + age;
+        bench.event_loop.fire_timers();
+        assert_eq!(bench.event_loop.connections.get(id).is_some(), is_open, "after {age:?}");
+    }
+    let closed = r#"telemetryx_connections_closed_total{reason="silent"} 1"#;
+    assert!(String::from_utf8(bench.event_loop.door.metrics.text()).unwrap().contains(closed));
+}
+
+// ---- lingering ----
+
+#[test]
+fn connections_that_linger_have_room_of_their_own() {
+    let (max_connections, lingering) = (2, 3);
+    let mut bench = Bench::new(max_connections, lingering);
+    let most = max_connections + crate::descriptors::overloaded_beside(max_connections) + lingering;
+    let mut clients: Vec<_> = (0..most).map(|_| bench.linger()).collect();
+    assert_eq!((bench.event_loop.lingering.len(), bench.cut()), (most, 0));
+    // The oldest makes room for the next one.
+    clients.push(bench.linger());
+    assert_eq!((bench.event_loop.lingering.len(), bench.cut()), (most, 1));
+}
+
+#[test]
+fn a_lingering_connection_that_is_cut_is_counted_once() {
+    let mut bench = Bench::new(10, 10);
+    let _client = bench.linger();
+    // Its time is up, and its peer still sends; before its timer fires its place is needed.
+    let now = bench.event_loop.door.now;
+    let connection = bench.event_loop.connections.iter_mut().next().unwrap();
+    let mut linger = Linger::new(now);
+    linger.discarded(1 << 30, now + crate::limits::LINGER_TIMEOUT);
+    connection.phase = Phase::Lingering(linger);
+    bench.event_loop.door.now = now + crate::limits::LINGER_TIMEOUT;
+    assert!(bench.event_loop.cut_oldest_lingering());
+    assert_eq!((bench.event_loop.connections.len(), bench.cut()), (0, 1));
+}
+
+// ---- refused requests ----
+
+const HEAD: &str =
+    "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n";
+
+/// All that the server sends until it closes its half.
+fn answer(bench: &mut Bench, client: &mut TcpStream, id: ConnectionId) -> String {
+    bench.turns_until("the answer is written", |event_loop| {
+        event_loop.connections.get(id).is_none_or(|connection| connection.is_lingering())
+    });
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_post_beyond_the_most_connections_is_told_so() {
+    let mut bench = Bench::new(1, 0);
+    let _first = bench.connect(b"");
+    let (mut client, id) = bench.connect(&[HEAD.as_bytes(), br#"{"name":"fan"}"#].concat());
+    let answer = answer(&mut bench, &mut client, id);
+    assert!(
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("too many connections (server.max_connections)"),
+        "{answer}"
+    );
+    assert!(!answer.contains("shutting down"), "{answer}");
+}
+
+#[test]
+fn a_post_that_the_end_of_the_server_cuts_short_is_logged_by_method_and_path() {
+    let mut bench = Bench::new(10, 0);
+    let (mut client, id) = bench.connect(&[HEAD.as_bytes(), b"{"].concat());
+    bench.turns_until("the head is read", |event_loop| {
+        let connection: &Connection = event_loop.connections.get(id).unwrap();
+        !connection.socket.is_readable() && connection.peer.is_known
+    });
+    let lines = logged(|| bench.event_loop.begin_drain());
+    let answer = answer(&mut bench, &mut client, id);
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("shutting down"), "{answer}");
+    let line = lines.lines().find(|line| line.contains("request failed")).unwrap_or(&lines);
+    assert!(line.contains(r#"method="POST" path="/v1/events""#), "{line}");
+}
+
+/// The log lines of `call`.
+fn logged(call: impl FnOnce()) -> String {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Lines(lines.clone()));
+    tracing::subscriber::with_default(Registry::default().with(layer), call);
+    String::from_utf8(lines.lock().unwrap().clone()).unwrap()
+}
+
+#[derive(Clone)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}

@@ -1,0 +1,173 @@
+//! How the pool is divided, so that agents, HTTP bodies and what admitted bodies become never wait for each other.
+//!
+//! ```text
+//!  0        agents_bytes                  finishing_start                       buffer_bytes
+//!  │ agents only │ agents and HTTP bodies │ what whole bodies become, never else │
+//!  └──────── Share::Agents ───────────────┘                                     │
+//!                └── Share::Bodies ───────┘                                     │
+//!                └────────────────────── Share::Finishing ──────────────────────┘
+//! ```
+//!
+//! * What is received (frames, bodies) never lies in the last part. Events that were made of bodies leave the pool once the
+//!   log has them. So the last part becomes free, in one piece, as long as the log accepts events, and it holds all that
+//!   the largest body needs: every admitted body finishes.
+//! * HTTP bodies never lie in the first part, so agents can be read however many bodies are being received.
+//! * The middle part holds at least one largest body.
+
+use std::ops::Range;
+
+use crate::limits::{FINISHING_ROUNDING_SHARE, POOL_AGENTS_SHARE, READ_BYTES_PER_TURN};
+
+/// What memory of the pool is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// Frames of agents, and HTTP bodies that are received at once.
+    Agents,
+    /// HTTP bodies that are received piece by piece.
+    Bodies,
+    /// What a whole HTTP body becomes.
+    Finishing,
+}
+
+/// The boundaries of the shares, in bytes from the start of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// Bytes of the whole pool.
+    pub buffer_bytes: usize,
+    agents_bytes: usize,
+    finishing_start: usize,
+}
+
+impl Shares {
+    /// A pool of `buffer_bytes` that everybody may use all of.
+    pub fn undivided(buffer_bytes: usize) -> Self {
+        Self { buffer_bytes, agents_bytes: 0, finishing_start: buffer_bytes }
+    }
+
+    /// The shares of a pool of `buffer_bytes`, which is at least [`Shares::lowest_buffer_bytes`].
+    pub fn new(buffer_bytes: usize, max_body_bytes: usize, max_frame_bytes: usize) -> Self {
+        let finishing_start = buffer_bytes.saturating_sub(finishing_bytes(max_body_bytes, max_frame_bytes));
+        let agents_bytes = (finishing_start / POOL_AGENTS_SHARE).max(reading_bytes(max_frame_bytes));
+        Self { buffer_bytes, agents_bytes: agents_bytes.min(finishing_start), finishing_start }
+    }
+
+    /// The smallest pool in which agents are read and a body of `max_body_bytes` is admitted and finishes.
+    pub fn lowest_buffer_bytes(max_body_bytes: usize, max_frame_bytes: usize) -> usize {
+        // `agents_bytes` is a share of what is not for finishing: of the rest, `max_body_bytes` are this much.
+        let share = max_body_bytes / (POOL_AGENTS_SHARE - 1) + 1;
+        finishing_bytes(max_body_bytes, max_frame_bytes) + max_body_bytes + share.max(reading_bytes(max_frame_bytes))
+    }
+
+    /// The bytes of the pool in which memory for `share` may lie.
+    pub fn range(&self, share: Share) -> Range<usize> {
+        match share {
+            Share::Agents => 0..self.finishing_start,
+            Share::Bodies => self.agents_bytes..self.finishing_start,
+            Share::Finishing => self.agents_bytes..self.buffer_bytes,
+        }
+    }
+}
+
+/// What the largest gzip body becomes: unpacked text in one piece, then encoded events in buffers of a frame that are cut to
+/// whole pages, the frame that is being filled, and the list of rejected events.
+fn finishing_bytes(max_body_bytes: usize, max_frame_bytes: usize) -> usize {
+    2 * max_body_bytes + max_body_bytes / FINISHING_ROUNDING_SHARE + 2 * max_frame_bytes
+}
+
+/// Without this much no agent is read: a place for a partial frame, its header included, and a buffer to read into.
+fn reading_bytes(max_frame_bytes: usize) -> usize {
+    max_frame_bytes + 2 * READ_BYTES_PER_TURN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{
+        BUFFER_BYTES_DEFAULT, FRAME_BYTES_DEFAULT, FRAME_BYTES_LIMIT, FRAME_BYTES_LOWEST, HTTP_BODY_BYTES_DEFAULT,
+        HTTP_BODY_BYTES_LIMIT, POOL_PAGE_BYTES,
+    };
+    use crate::pipeline::pool::{Buffer, Pool};
+    use crate::random::Random;
+
+    #[test]
+    fn in_the_smallest_pool_agents_are_read_and_the_largest_body_is_admitted() {
+        for frame in [FRAME_BYTES_LOWEST, FRAME_BYTES_DEFAULT, FRAME_BYTES_LIMIT] {
+            for body in [1024, 64 << 10, FRAME_BYTES_LOWEST, HTTP_BODY_BYTES_DEFAULT, 100 << 20, HTTP_BODY_BYTES_LIMIT]
+            {
+                let lowest = Shares::lowest_buffer_bytes(body, frame);
+                for buffer in [lowest, lowest + 1, lowest + (1 << 20), 2 * lowest] {
+                    let shares = Shares::new(buffer, body, frame);
+                    let bytes = |share| shares.range(share).len();
+                    assert!(bytes(Share::Bodies) >= body, "{frame} {body} {shares:?}");
+                    assert!(bytes(Share::Agents) - bytes(Share::Bodies) >= frame + 2 * READ_BYTES_PER_TURN);
+                    assert!(bytes(Share::Finishing) - bytes(Share::Bodies) >= 2 * body + 2 * frame);
+                }
+                let shares = Shares::new(lowest - 4, body, frame);
+                assert!(shares.range(Share::Bodies).len() < body, "{frame} {body}: a smaller pool is too small");
+            }
+        }
+    }
+
+    fn small() -> (Pool, usize, usize) {
+        let (body, frame) = (64 << 10, FRAME_BYTES_LOWEST);
+        let buffer = Shares::lowest_buffer_bytes(body, frame).next_multiple_of(1 << 18);
+        let shares = Shares::new(buffer, body, frame);
+        (Pool::divided(shares, Box::new(|| {})), body, frame)
+    }
+
+    fn take_all(pool: &mut Pool, share: Share) -> Vec<Buffer> {
+        std::iter::from_fn(|| pool.allocate_from(share, 1)).collect()
+    }
+
+    #[test]
+    fn what_is_received_takes_nothing_of_what_is_kept_for_whole_bodies() {
+        let (mut pool, body, frame) = small();
+        let bodies = take_all(&mut pool, Share::Bodies);
+        assert!(pool.allocate(frame).is_some(), "agents have a place of their own");
+        let agents = take_all(&mut pool, Share::Agents);
+        assert!(pool.can_finish(body, body + body / FINISHING_ROUNDING_SHARE + frame, frame));
+        let rest = take_all(&mut pool, Share::Finishing);
+        assert_eq!(pool.bytes_in_use(), pool.capacity_bytes());
+        drop((bodies, agents));
+        assert!(!pool.can_finish(body, body, 1 << 30));
+        drop(rest);
+    }
+
+    /// Whatever is in use: where the pool says that a body can finish, everything it needs is there.
+    #[test]
+    fn where_a_body_can_finish_there_is_all_that_it_needs() {
+        let (mut random, mut can, mut cannot) = (Random::seeded(9), 0, 0);
+        for _ in 0..300 {
+            let (mut pool, body, frame) = small();
+            let mut taken = take_all(&mut pool, Share::Agents);
+            taken.append(&mut take_all(&mut pool, Share::Finishing));
+            let keep = random.next_u64() % 40;
+            taken.retain(|_| random.next_u64() % 1000 < keep);
+            let unpacked = if random.next_u64().is_multiple_of(2) { body } else { 0 };
+            let packed = random.next_u64() as usize % (body + frame) + 1;
+            if !pool.can_finish(unpacked, packed, frame) {
+                cannot += 1;
+                continue;
+            }
+            can += 1;
+            let first = (unpacked > 0).then(|| pool.allocate_from(Share::Finishing, unpacked).unwrap());
+            let (mut pieces, mut left) = (Vec::new(), packed);
+            while left > 0 {
+                let mut piece = pool.allocate_from(Share::Finishing, frame).unwrap();
+                let pages = (random.next_u64() as usize % (frame / POOL_PAGE_BYTES) + 1) * POOL_PAGE_BYTES;
+                piece.advance(pages);
+                piece.trim();
+                left = left.saturating_sub(pages);
+                pieces.push(piece);
+            }
+            drop(first);
+        }
+        assert!(can > 30 && cannot > 30, "{can} {cannot}");
+    }
+
+    #[test]
+    fn the_default_pool_leaves_bodies_more_than_half() {
+        let shares = Shares::new(BUFFER_BYTES_DEFAULT, HTTP_BODY_BYTES_DEFAULT, FRAME_BYTES_DEFAULT);
+        assert!(shares.range(Share::Bodies).len() >= 10 * HTTP_BODY_BYTES_DEFAULT, "{shares:?}");
+    }
+}

@@ -1,0 +1,60 @@
+//! The settings of the Docker image, without building it (`make image-test` does): a file that another one may replace, and
+//! that the health check reads too.
+#![cfg(feature = "sqlite")] // the default sink; it takes the server with it
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use support::server::Server;
+
+const PLACE: &str = "/etc/telemetryx/telemetryx.toml";
+
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// A command in a container: the working directory and the environment have no settings but those of this file.
+fn telemetryx(folder: &Path, file: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    command.args(arguments).current_dir(folder).env_clear().env("TELEMETRYX_CONFIG", file);
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn the_defaults_of_the_image_are_a_file_that_can_be_replaced() {
+    let dockerfile = page("Dockerfile");
+    assert!(!dockerfile.contains("TELEMETRYX__"), "a variable overrides every file");
+    for line in [format!("COPY tools/image.toml {PLACE}"), format!("ENV TELEMETRYX_CONFIG={PLACE}")] {
+        assert!(dockerfile.lines().any(|found| found == line), "{line}");
+    }
+    assert!(page(".dockerignore").lines().any(|line| line == "!tools/image.toml"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/image.toml");
+    let shown = telemetryx(folder.path(), &file, &["config"]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    for line in ["data_dir = \"/data\" # ", "address = \"0.0.0.0:4640\" # ", "path = \"/data/events.db\""] {
+        assert!(shown.lines().any(|found| found.starts_with(line)), "{line}: {shown}");
+    }
+    // The documents have the same.
+    let toml: String = page("tools/image.toml")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(page("docs/operations.md").contains(&format!("```toml\n{toml}```")), "{toml}");
+}
+
+#[test]
+fn the_health_check_follows_the_file() {
+    assert!(page("Dockerfile").contains("CMD [\"/telemetryx\", \"health\"]\n"));
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &["sinks.discard.kind=discard"]);
+    let file = folder.path().join("mounted.toml");
+    fs::write(&file, format!("[server]\naddress = \"{}\"\n", server.address())).unwrap();
+    let output = telemetryx(folder.path(), &file, &["health"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
