@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::http;
 use crate::ids::{LoopId, Ticket};
@@ -25,7 +25,8 @@ use crate::session::marks::Marks;
 use crate::session::receive::{Data, Ingress, Taken};
 use crate::session::server::{Gate, ServerSession, SessionSettings, Turn};
 use crate::session::tokens::Tokens;
-use crate::wire::answer::cut;
+use crate::text::cut;
+use crate::time::now_unix_nano;
 use crate::wire::{AckLevel, Header, NackCode};
 
 /// Slots that one frame may take: its accepted events, and its payload for the dead letters.
@@ -138,8 +139,7 @@ impl Door {
     pub fn begin_turn(&mut self) {
         self.now = Instant::now();
         self.metrics_page = None;
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.received_unix_nano = since_epoch.as_nanos() as u64;
+        self.received_unix_nano = now_unix_nano();
     }
 
     /// What was accepted in this turn is *received*, and the log thread hears of it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Context, Ending, Priority, Protocol};
-use crate::ids::Ticket;
+use crate::ids::{Ticket, hex};
 use crate::limits::{HELLO_FRAME_BYTES, READ_BYTES_PER_TURN};
 use crate::net::connection::Peer;
 use crate::net::door::Door;
@@ -173,11 +173,10 @@ impl Frames {
         let (door, peer) = (&mut *cx.door, &mut *cx.peer);
         let agent_id = self.session.agent_id().copied().unwrap_or_default();
         let name = self.session.agent_name();
-        let id_hex = || agent_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         peer.is_known = true;
         peer.origin = Arc::new(Origin {
             agent_id: Some(agent_id),
-            agent: Some(if name.is_empty() { id_hex() } else { name.to_owned() }),
+            agent: Some(if name.is_empty() { hex(&agent_id) } else { name.to_owned() }),
             default_source: if name.is_empty() {
                 peer.address.ip().to_canonical().to_string()
             } else {
