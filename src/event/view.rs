@@ -442,6 +442,26 @@ impl<'a> Events<'a> {
     pub fn accepted(payload: &'a [u8]) -> Self {
         Self { fields: Fields { rest: payload, key: EVENTS } }
     }
+
+    /// Passes the next event, and returns it with its key and length: joined, such fields are an `EventBatch`.
+    #[inline]
+    pub fn next_field(&mut self) -> Option<&'a [u8]> {
+        loop {
+            let field = self.fields.rest;
+            let (key, after) = field_key(std::mem::take(&mut self.fields.rest)).ok()?;
+            if key == self.fields.key {
+                self.fields.rest = delimited(after).ok()?.1;
+                return field.get(..field.len() - self.fields.rest.len());
+            }
+            self.fields.rest = skip(key, after, 0, DEPTH_BATCH).ok()?;
+        }
+    }
+
+    /// Bytes of the payload after the events that were passed.
+    #[inline]
+    pub fn bytes_left(&self) -> usize {
+        self.fields.rest.len()
+    }
 }
 
 impl<'a> Iterator for Events<'a> {

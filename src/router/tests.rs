@@ -68,14 +68,13 @@ impl Sink for MemorySink {
         }
     }
 
-    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         let mut memory = self.memory();
         memory.asked.push((delivery.first_position(), delivery.last_position()));
         if let Some(failure) = memory.failures.pop_front() {
             return Err(failure);
         }
-        let asked: Vec<u64> =
-            delivery.records().map(|record| record.position).filter(|position| !except.contains(position)).collect();
+        let asked: Vec<u64> = delivery.records().map(|record| record.position).collect();
         let refusals: Vec<Refusal> = asked
             .iter()
             .filter(|position| memory.poison.contains(position))

@@ -58,9 +58,9 @@ fn a_position_that_is_missing_at_the_start_is_no_new_beginning() {
         }
         let mut sink = store.connected(3);
         // From the lowest of the shards: what the others have is skipped.
-        sink.deliver(&spread(1..=100), &[]).unwrap();
+        sink.deliver(&spread(1..=100)).unwrap();
     }
-    store.connected(4).deliver(&spread(101..=110), &[]).unwrap();
+    store.connected(4).deliver(&spread(101..=110)).unwrap();
     let mut positions = BTreeMap::new();
     for shard in 0..3 {
         for fields in entries(&[&store.server], &format!("events:{{{shard}}}")) {
@@ -83,7 +83,7 @@ fn a_stream_of_other_logs_and_one_that_was_trimmed_are_new_beginnings() {
     persist(&mut other, &delivery(1..=100));
     let mut sink = store.redis(1);
     assert_eq!(sink.connect(), Ok(Some(0)));
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    sink.deliver(&delivery(1..=3)).unwrap();
     let key = String::from_utf8(sink.shards[0].position_key.clone()).unwrap();
     store.server.cli(&["del", &key]);
     store.server.cli(&["xtrim", "events:{0}", "maxlen", "0"]);
