@@ -139,4 +139,4 @@ impl Router {
 #[cfg(test)]
 mod log_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,5 +1,6 @@
 //! For the tests of sinks and routers: events, batches and deliveries, and the suite that every sink passes.
 
+mod counts;
 mod extremes;
 
 #[cfg(feature = "http-sink")]
@@ -160,6 +161,7 @@ pub fn conformance<S: Store>(new_store: impl Fn() -> S) {
     asks_to_connect_first(&new_store());
     replays_beside_the_sink(&new_store());
     survives_a_cut_anywhere(&new_store());
+    counts::add_up(&new_store());
 }
 
 /// Field by field, at the extremes of each type.
