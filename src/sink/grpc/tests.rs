@@ -190,6 +190,39 @@ fn deliveries_are_cut_by_events_and_by_bytes() {
 }
 
 #[test]
+fn what_an_agent_sent_between_events_makes_no_request_too_large() {
+    // Fields that are not of the schema: field 2 of EventBatch, on both sides of each event.
+    let unknown = |bytes: usize| {
+        let mut field = vec![0x12];
+        prost::encoding::encode_varint(bytes as u64, &mut field);
+        field.resize(field.len() + bytes, 7);
+        field
+    };
+    for bytes in [100, limits::GRPC_REQUEST_BYTES_MAX / 2, 2 * limits::GRPC_REQUEST_BYTES_MAX] {
+        for events in 1..=3_u32 {
+            let mut payload = unknown(bytes);
+            for event in 1..=events {
+                payload.extend(EventBatch { events: vec![named(format!("e{event}"))] }.encode_to_vec());
+                payload.extend(unknown(bytes));
+            }
+            let run = Run { payload: Payload::Read(payload.into()), events, ..run(Vec::new(), origin()) };
+            let head = Arc::new(Head { server_id: SERVER_ID, sink: "main".into() });
+            let parts = request::parts(&head, &delivery_of(Arc::new(Batch::new(1, vec![run]))), &[]);
+            let mut names = Vec::new();
+            for part in &parts {
+                let mut request = Vec::new();
+                part.encode(&mut request);
+                assert!(request.len() <= limits::GRPC_REQUEST_BYTES_MAX, "{} bytes", request.len());
+                let request = DeliverRequest::decode(&request[..]).unwrap();
+                assert_eq!(request.positions.len(), part.events());
+                names.extend(request.batch.unwrap().events.into_iter().map(|event| event.name));
+            }
+            assert_eq!(names, (1..=events).map(|event| format!("e{event}")).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
 fn what_was_taken_before_is_left_out() {
     let parts = requests(&delivery(1..=10), &[2], &[1..=3, 6..=7]);
     assert_eq!(parts.iter().map(|part| part.positions.clone()).collect::<Vec<_>>(), [vec![4, 5], vec![8, 9, 10]]);
