@@ -114,7 +114,8 @@ pub(crate) fn counted(metrics: &Metrics, sink: &str) -> u64 {
             let name = format!("telemetryx_events_{way}_total{{");
             text.lines().filter(move |line| line.starts_with(&name))
         })
-        .filter(|line| line.contains(&sink))
+        // A letter that is dropped was counted as dead.
+        .filter(|line| line.contains(&sink) && !line.contains("dead_letters_full"))
         .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
         .sum()
 }
