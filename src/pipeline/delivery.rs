@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::batch::{Batch, Record, Run};
 use crate::event::Events;
+use crate::limits::PICKS_KEPT_MAX;
 
 /// A list of picks, and the range of positions that it covers.
 ///
@@ -48,7 +49,7 @@ struct Stretch {
     events: u32,
 }
 
-/// Room for the picks of a delivery, to be used again by a later one: at most one pick per event of a delivery is kept.
+/// Room for the picks of a delivery, to be used again by a later one.
 #[derive(Debug, Default)]
 pub struct PickBuffer(Vec<Stretch>);
 
@@ -93,9 +94,10 @@ impl Delivery {
         Self { batches: self.batches.clone(), picks, events: 0, from, through }.counted()
     }
 
-    /// What is left of the delivery once it is stored.
+    /// Gives back the room of its picks, unless it is more than `limits::PICKS_KEPT_MAX`.
     pub fn into_buffer(self) -> PickBuffer {
-        PickBuffer(self.picks)
+        let is_kept = self.picks.capacity() <= PICKS_KEPT_MAX;
+        PickBuffer(if is_kept { self.picks } else { Vec::new() })
     }
 
     /// The first position that the delivery covers.
