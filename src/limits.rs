@@ -246,6 +246,10 @@ pub const LOG_UPKEEP: Duration = Duration::from_secs(1);
 pub const UNDELIVERED_COMMITS_MAX: usize = 4_096;
 /// Batches offered to a router that it has not taken yet.
 pub const ROUTER_QUEUE_BATCHES: usize = 16;
+/// Picks (48 bytes each) whose memory a router keeps for its next delivery: the default events of one, rounded up to what a
+/// list grows to. A larger delivery of as many runs allocates its own.
+pub const PICKS_KEPT_MAX: usize = 16_384;
+const _: () = assert!(BATCH_EVENTS_DEFAULT.next_power_of_two() == PICKS_KEPT_MAX as u64);
 
 // ---- write-ahead log ----
 

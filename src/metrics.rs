@@ -72,6 +72,7 @@ pub struct Metrics {
     sink_delivery_seconds: HistogramVec,
     sink_retries: IntCounterVec,
     events_expired: IntCounterVec,
+    sink_rows: IntCounterVec,
     sink_up: IntGaugeVec,
     sink_oldest_seconds: GaugeVec,
     pub buffer_bytes_capacity: IntGauge,
@@ -82,6 +83,8 @@ pub struct Metrics {
 #[derive(Clone)]
 pub struct SinkMetrics {
     pub events_delivered: IntCounter,
+    /// Rows that the store has of deliveries that are stored.
+    pub rows: IntCounter,
     pub events_dead: IntCounter,
     pub lag_events: IntGauge,
     pub delivery_seconds: Histogram,
@@ -193,6 +196,11 @@ impl Metrics {
                 "Events deleted from a store because of their age.",
                 &["sink"],
             )?,
+            sink_rows: counters(
+                "telemetryx_sink_rows_total",
+                "Rows written by a sink, each counted once when its delivery is stored.",
+                &["sink"],
+            )?,
             sink_up: gauges("telemetryx_sink_up", "Whether a sink delivers.", &["sink"])?,
             sink_oldest_seconds,
             buffer_bytes_capacity: gauge("telemetryx_buffer_bytes_capacity", "Bytes of the buffer pool.")?,
@@ -242,6 +250,7 @@ impl Metrics {
     pub fn sink(&self, sink: &str) -> SinkMetrics {
         SinkMetrics {
             events_delivered: self.events_delivered.with_label_values(&[sink]),
+            rows: self.sink_rows.with_label_values(&[sink]),
             events_dead: self.events_dead(sink),
             lag_events: self.sink_lag_events.with_label_values(&[sink]),
             delivery_seconds: self.sink_delivery_seconds.with_label_values(&[sink]),

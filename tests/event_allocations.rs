@@ -1,12 +1,18 @@
-//! Nothing is allocated per event: not where a batch is checked, not where it is read, not where JSON becomes events.
+//! Nothing is allocated per event: not where a batch is checked, not where it is read, not where JSON becomes events, not
+//! where a router gathers a delivery and a sink reads it.
 
 // Counting allocations needs an allocator, which cannot be written without unsafe.
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use telemetryx::event::{Events, JsonDecoder, JsonRecord, check_batch, write_json};
+use telemetryx::pipeline::batch::{Batch, Origin, Payload, Run};
+use telemetryx::router::gather::{Due, Gather};
+use telemetryx::sink::BatchSettings;
 
 struct Counting;
 
@@ -107,4 +113,32 @@ fn writing_json_allocates_nothing_but_its_output() {
     let (count, ()) =
         allocations(|| Events::accepted(&batch).for_each(|event| write_json(&JsonRecord::event(event), &mut out)));
     assert_eq!(count, 0);
+}
+
+/// `runs` runs of one event each.
+fn single_events(first_position: u64, runs: u64) -> Arc<Batch> {
+    let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 });
+    let run = Run { payload: Payload::Read(batch(1).into()), events: 1, received_unix_nano: 1, origin };
+    Arc::new(Batch::new(first_position, vec![run; usize::try_from(runs).unwrap()]))
+}
+
+#[test]
+fn a_delivery_allocates_a_list_of_batches_and_nothing_per_run_or_event() {
+    let now = Instant::now();
+    let mut gather =
+        Gather::new(BatchSettings { max_events: 1_000, max_bytes: 1 << 20, max_age: Duration::from_secs(1) });
+    for round in 0..3 {
+        let first = 1 + round * 1_000;
+        let batch = single_events(first, 1_000);
+        let (count, events) = allocations(|| {
+            gather.take(batch);
+            let Due::Now(delivery) = gather.due(now) else { panic!("the delivery is full") };
+            let events = delivery.records().filter(|record| !record.event.name().is_empty()).count();
+            gather.reuse(delivery);
+            gather.stored(first + 999);
+            events
+        });
+        assert_eq!(events, 1_000);
+        assert!(round == 0 || count <= 1, "{count} allocations");
+    }
 }

@@ -412,22 +412,31 @@ struct Fields<'a> {
     key: u32,
 }
 
+impl<'a> Fields<'a> {
+    /// What was left where the next field begins, and its content.
+    #[inline]
+    fn next_field(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        while !self.rest.is_empty() {
+            // Whatever ends the reading early leaves nothing to read.
+            let from_field = std::mem::take(&mut self.rest);
+            let (key, after) = field_key(from_field).ok()?;
+            if key == self.key {
+                let (bytes, after) = delimited(after).ok()?;
+                self.rest = after;
+                return Some((from_field, bytes));
+            }
+            self.rest = skip(key, after, 0, DEPTH_BATCH).ok()?;
+        }
+        None
+    }
+}
+
 impl<'a> Iterator for Fields<'a> {
     type Item = &'a [u8];
 
     #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
-        while !self.rest.is_empty() {
-            // Whatever ends the reading early leaves nothing to read.
-            let (key, after) = field_key(std::mem::take(&mut self.rest)).ok()?;
-            if key == self.key {
-                let (bytes, after) = delimited(after).ok()?;
-                self.rest = after;
-                return Some(bytes);
-            }
-            self.rest = skip(key, after, 0, DEPTH_BATCH).ok()?;
-        }
-        None
+        self.next_field().map(|(_, bytes)| bytes)
     }
 }
 
@@ -441,6 +450,19 @@ impl<'a> Events<'a> {
     /// `payload` has been accepted: every event in it is sound.
     pub fn accepted(payload: &'a [u8]) -> Self {
         Self { fields: Fields { rest: payload, key: EVENTS } }
+    }
+
+    /// Passes the next event, and returns it with its key and length: joined, such fields are an `EventBatch`.
+    #[inline]
+    pub fn next_field(&mut self) -> Option<&'a [u8]> {
+        let (from_field, _) = self.fields.next_field()?;
+        from_field.get(..from_field.len() - self.fields.rest.len())
+    }
+
+    /// Bytes of the payload after the events that were passed.
+    #[inline]
+    pub fn bytes_left(&self) -> usize {
+        self.fields.rest.len()
     }
 }
 

@@ -2,19 +2,20 @@
 //!
 //! ```text
 //!  Batch      first_position ─▶ ┌ Run (one frame or request) ┬ Run ┬ Run ┐   shared by all routers (Arc)
-//!  Delivery   positions 7..=9016   ─── batch ─── batch ──              a router's view: whole batches, a range of positions
+//!  Delivery   picks of runs, a range of positions                        what a sink is asked to store, see `delivery`
 //!  Record     one event with its position and where it came from            what a sink writes
 //! ```
 //!
 //! Nothing here copies an event: a run is a slice of the pool or of what was read from the log, a record borrows from it.
 
-use std::ops::{Deref, RangeInclusive};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::event::{EventRef, Events};
+use crate::event::EventRef;
 use crate::limits::POOL_PAGE_BYTES;
+pub use crate::pipeline::delivery::{Delivery, Pick, PickBuffer};
 use crate::pipeline::pool::PoolSlice;
 
 /// Where the events of a connection come from; shared by all its runs.
@@ -141,72 +142,5 @@ impl<'a> Record<'a> {
             0 => self.received_unix_nano,
             time => time,
         }
-    }
-}
-
-/// What a sink is asked to store in one go: a range of positions within consecutive batches. Splitting one (by limits,
-/// or to find a row that a store refuses) is arithmetic on positions.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    batches: Vec<Arc<Batch>>,
-    positions: RangeInclusive<u64>,
-}
-
-impl Delivery {
-    /// `positions` within `batches`, which are consecutive (of a replay: in order). The range is not empty.
-    pub fn new(batches: Vec<Arc<Batch>>, positions: RangeInclusive<u64>) -> Self {
-        debug_assert!(!positions.is_empty());
-        debug_assert!(batches.first().is_some_and(|batch| batch.first_position() <= *positions.start()));
-        debug_assert!(batches.last().is_some_and(|batch| batch.end_position() > *positions.end()));
-        Self { batches, positions }
-    }
-
-    /// The same batches, other positions: a part of this delivery.
-    pub fn part(&self, positions: RangeInclusive<u64>) -> Self {
-        debug_assert!(positions.start() >= self.positions.start() && positions.end() <= self.positions.end());
-        Self { batches: self.batches.clone(), positions }
-    }
-
-    pub fn first_position(&self) -> u64 {
-        *self.positions.start()
-    }
-
-    pub fn last_position(&self) -> u64 {
-        *self.positions.end()
-    }
-
-    /// Not of a replay, whose positions leave gaps.
-    pub fn events(&self) -> u64 {
-        self.last_position() - self.first_position() + 1
-    }
-
-    /// The records in order of position.
-    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        let (first, last) = (self.first_position(), self.last_position());
-        self.batches
-            .iter()
-            .flat_map(|batch| {
-                let mut next = batch.first_position;
-                batch.runs.iter().map(move |run| {
-                    let run_first = next;
-                    next += u64::from(run.events);
-                    (run_first, run)
-                })
-            })
-            .filter(move |(run_first, run)| *run_first <= last && run_first + u64::from(run.events) > first)
-            .flat_map(move |(run_first, run)| {
-                let skip = first.saturating_sub(run_first);
-                let take = (last - run_first + 1).saturating_sub(skip);
-                Events::accepted(&run.payload)
-                    .zip(run_first..)
-                    .skip(usize::try_from(skip).unwrap_or(usize::MAX))
-                    .take(usize::try_from(take).unwrap_or(usize::MAX))
-                    .map(move |(event, position)| Record {
-                        position,
-                        received_unix_nano: run.received_unix_nano,
-                        origin: &run.origin,
-                        event,
-                    })
-            })
     }
 }

@@ -17,9 +17,11 @@
 //! | `group_commit` | the log thread: slots become a record of the log, and batches with positions |
 //! | `commit` | the same without a log |
 //! | `batch` | what routers and sinks see |
+//! | `delivery` | what a sink is asked to store in one go |
 
 pub mod batch;
 pub mod commit;
+pub mod delivery;
 mod free_runs;
 pub mod group_commit;
 pub mod health;

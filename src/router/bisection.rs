@@ -1,92 +1,165 @@
-//! Finds the events that a store refuses when it names none: halves what was refused until one event is left.
+//! What is left of a delivery to store, and what a sink's answer changes of it: refused events are left out, and where
+//! the store names none, what was refused is halved until one event is left.
 //!
 //! ```text
-//!  1..=8 refused ─▶ 1..=4 stored ─▶ 5..=8 refused ─▶ 5..=6 refused ─▶ 5 stored ─▶ 6 refused: it is 6 ─▶ 7..=8 stored
+//!  1–8 refused ─▶ 1–4 stored ─▶ 5–8 refused ─▶ 5–6 refused ─▶ 5 stored ─▶ 6 refused: it is 6 ─▶ 7–8 stored
 //! ```
 //!
-//! Parts are asked in order of position, because each one that is stored moves the store's position. A bad event among
-//! n costs at most 2 log₂ n + 1 deliveries.
+//! Halves are halves of the picked events, whatever their positions. Parts are delivered in order of position, because
+//! each one that is stored moves the store's position. A bad event among n costs at most 2 log₂ n + 1 deliveries. The
+//! router and `telemetryx dead replay` both work like this.
 
-use std::ops::RangeInclusive;
+use crate::pipeline::batch::Delivery;
+use crate::sink::{Failure, Refusal, Unavailable};
 
-/// The store's answer about a part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a sink's answer about [`Bisection::next`] means.
+#[derive(Debug)]
 pub enum Answer {
-    Stored,
-    /// Refused without naming an event.
-    Refused,
+    /// This part is stored, and no longer next.
+    Stored(Delivery),
+    /// The first half of the part is next, then the other half.
+    Halved,
+    /// The store refuses these events of the part, in order of position and at least one. The part stays next: keep them,
+    /// then call [`Bisection::leave_out`].
+    Refused(Vec<Refusal>),
+    /// As `Refused`, of the one event of the part; the store did not name it.
+    RefusedAlone(Refusal),
+    /// The part stays next.
+    Unavailable(Unavailable),
 }
 
 /// The parts of a delivery that are still to be stored.
 #[derive(Debug)]
 pub struct Bisection {
     /// In descending order: the last one is next.
-    parts: Vec<RangeInclusive<u64>>,
+    parts: Vec<Delivery>,
 }
 
 impl Bisection {
-    /// Begins with the whole of `positions`.
-    pub fn new(positions: RangeInclusive<u64>) -> Self {
-        Self { parts: vec![positions] }
+    /// Begins with the whole of `delivery`.
+    pub fn new(delivery: Delivery) -> Self {
+        Self { parts: vec![delivery] }
     }
 
     /// What to deliver next; `None`: all is stored.
-    pub fn next(&self) -> Option<RangeInclusive<u64>> {
-        self.parts.last().cloned()
+    pub fn next(&self) -> Option<&Delivery> {
+        self.parts.last()
     }
 
-    /// The answer about [`Bisection::next`]. `Some(position)`: this event alone is refused; the part stays next, to be
-    /// delivered once more without the event.
-    pub fn answer(&mut self, answer: Answer) -> Option<u64> {
-        let (first, last) = self.parts.pop()?.into_inner();
+    /// Takes the sink's answer about [`Bisection::next`]. A sink that refuses events, but none that it was asked to
+    /// store, is down: asked again, it would refuse the same for ever.
+    pub fn answer(&mut self, answer: Result<(), Failure>) -> Answer {
         match answer {
-            Answer::Stored => None,
-            Answer::Refused if first == last => {
-                self.parts.push(first..=last);
-                Some(first)
-            }
-            Answer::Refused => {
-                let middle = first + (last - first) / 2;
-                self.parts.push(middle + 1..=last);
-                self.parts.push(first..=middle);
-                None
-            }
+            Ok(()) => match self.parts.pop() {
+                Some(part) => Answer::Stored(part),
+                None => Answer::Halved,
+            },
+            Err(Failure::Refused(refusals)) => self.refused(refusals),
+            Err(Failure::BatchRefused { code, reason }) => self.refused_unnamed(code, reason),
+            Err(Failure::Unavailable(unavailable)) => Answer::Unavailable(unavailable),
         }
     }
+
+    /// Leaves these events out of the next part.
+    pub fn leave_out(&mut self, refusals: &[Refusal]) {
+        if let Some(part) = self.parts.last_mut() {
+            let positions: Vec<u64> = refusals.iter().map(|refusal| refusal.position).collect();
+            part.leave_out(&positions);
+        }
+    }
+
+    fn refused(&self, mut refusals: Vec<Refusal>) -> Answer {
+        let given = refusals.first().map_or_else(String::new, |refusal| refusal.reason.clone());
+        refusals.sort_by_key(|refusal| refusal.position);
+        refusals.dedup_by_key(|refusal| refusal.position);
+        let mut ranges = self.next().map(Delivery::position_ranges).unwrap_or_default().into_iter().peekable();
+        refusals.retain(|refusal| {
+            while ranges.next_if(|range| *range.end() < refusal.position).is_some() {}
+            ranges.peek().is_some_and(|range| range.contains(&refusal.position))
+        });
+        match refusals.is_empty() {
+            true => refuses_nothing(&given),
+            false => Answer::Refused(refusals),
+        }
+    }
+
+    fn refused_unnamed(&mut self, code: String, reason: String) -> Answer {
+        let Some(part) = self.next() else { return Answer::Halved };
+        if let Some((first, second)) = part.split() {
+            self.parts.pop();
+            self.parts.extend([second, first]);
+            return Answer::Halved;
+        }
+        match part.records().next() {
+            Some(record) => Answer::RefusedAlone(Refusal { position: record.position, code, reason }),
+            None => refuses_nothing(&reason),
+        }
+    }
+}
+
+fn refuses_nothing(given: &str) -> Answer {
+    Answer::Unavailable(Unavailable::down(format!("refuses a delivery, but no event that is left in it: {given}")))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::RangeInclusive;
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sink::testing::delivery;
+
+    fn positions(delivery: &Delivery) -> Vec<u64> {
+        delivery.records().map(|record| record.position).collect()
+    }
+
+    fn unnamed() -> Result<(), Failure> {
+        Err(Failure::BatchRefused { code: "E".into(), reason: "something".into() })
+    }
+
+    fn named(positions: &[u64]) -> Result<(), Failure> {
+        let refusal = |position: &u64| Refusal { position: *position, code: "E".into(), reason: "bad".into() };
+        Err(Failure::Refused(positions.iter().map(refusal).collect()))
+    }
 
     /// Plays a store that refuses every delivery with an event of `bad` in it. Returns what was stored, what was
     /// found, and the number of deliveries.
-    fn run(positions: RangeInclusive<u64>, bad: &[u64]) -> (Vec<u64>, Vec<u64>, u32) {
-        let mut bisection = Bisection::new(positions);
+    fn run(delivery: Delivery, bad: &[u64]) -> (Vec<u64>, Vec<u64>, u32) {
+        let mut covered = delivery.first_position();
+        let through = delivery.last_position();
+        let mut bisection = Bisection::new(delivery);
         let (mut stored, mut found, mut deliveries) = (Vec::new(), Vec::new(), 0);
         while let Some(part) = bisection.next() {
             deliveries += 1;
-            if part.clone().any(|position| bad.contains(&position) && !found.contains(&position)) {
-                found.extend(bisection.answer(Answer::Refused));
-            } else {
-                stored.extend(part.filter(|position| !found.contains(position)));
-                assert_eq!(bisection.answer(Answer::Stored), None);
+            let is_bad = positions(part).iter().any(|position| bad.contains(position));
+            match bisection.answer(if is_bad { unnamed() } else { Ok(()) }) {
+                Answer::Stored(part) => {
+                    assert_eq!(part.first_position(), covered);
+                    covered = part.last_position() + 1;
+                    stored.extend(positions(&part));
+                }
+                Answer::Halved => {}
+                Answer::RefusedAlone(refusal) => {
+                    found.push(refusal.position);
+                    bisection.leave_out(&[refusal]);
+                }
+                other => panic!("{other:?}"),
             }
         }
+        assert_eq!(covered, through + 1, "every position is covered");
         (stored, found, deliveries)
     }
 
     #[test]
     fn without_a_bad_event_one_delivery_is_enough() {
-        assert_eq!(run(1..=1000, &[]), ((1..=1000).collect(), vec![], 1));
+        assert_eq!(run(delivery(1..=1000), &[]), ((1..=1000).collect(), vec![], 1));
     }
 
     #[test]
     fn one_bad_event_costs_a_logarithm_of_deliveries() {
         for bad in 1..=1024 {
-            let (stored, found, deliveries) = run(1..=1024, &[bad]);
+            let (stored, found, deliveries) = run(delivery(1..=1024), &[bad]);
             assert_eq!(found, [bad]);
             assert_eq!(stored.len(), 1023);
             assert!(deliveries <= 2 * 10 + 2, "{deliveries} deliveries for {bad}");
@@ -95,10 +168,36 @@ mod tests {
 
     #[test]
     fn an_event_refused_again_is_named_again() {
-        let mut bisection = Bisection::new(5..=5);
-        assert_eq!(bisection.answer(Answer::Refused), Some(5));
-        assert_eq!(bisection.answer(Answer::Refused), Some(5));
-        assert_eq!(bisection.next(), Some(5..=5));
+        let mut bisection = Bisection::new(delivery(5..=5));
+        for _ in 0..2 {
+            let answer = bisection.answer(unnamed());
+            assert!(matches!(answer, Answer::RefusedAlone(Refusal { position: 5, .. })), "{answer:?}");
+        }
+        assert_eq!(positions(bisection.next().unwrap()), [5]);
+    }
+
+    #[test]
+    fn named_events_are_left_out_once_and_strange_ones_never() {
+        let mut bisection = Bisection::new(delivery(5..=9));
+        let Answer::Refused(refusals) = bisection.answer(named(&[9, 4, 6, 6, 10])) else { panic!() };
+        assert_eq!(refusals.iter().map(|refusal| refusal.position).collect::<Vec<_>>(), [6, 9]);
+        assert_eq!(positions(bisection.next().unwrap()), [5, 6, 7, 8, 9], "until they are kept");
+        bisection.leave_out(&refusals);
+        assert_eq!(positions(bisection.next().unwrap()), [5, 7, 8]);
+        for answer in [named(&[6, 9]), named(&[])] {
+            let answer = bisection.answer(answer);
+            assert!(matches!(answer, Answer::Unavailable(Unavailable::Down { .. })), "{answer:?}");
+        }
+        bisection.leave_out(&[5, 7, 8].map(|position| Refusal {
+            position,
+            code: String::new(),
+            reason: String::new(),
+        }));
+        let answer = bisection.answer(unnamed());
+        assert!(matches!(answer, Answer::Unavailable(Unavailable::Down { .. })), "nothing is left: {answer:?}");
+        let Answer::Stored(part) = bisection.answer(Ok(())) else { panic!() };
+        assert_eq!((part.first_position(), part.last_position(), part.events()), (5, 9, 0));
+        assert!(bisection.next().is_none());
     }
 
     proptest! {
@@ -110,7 +209,8 @@ mod tests {
         ) {
             let last = first + events - 1;
             let bad: Vec<u64> = bad.into_iter().map(|index| first + index).filter(|bad| *bad <= last).collect();
-            let (stored, found, deliveries) = run(first..=last, &bad);
+            let all: RangeInclusive<u64> = first..=last;
+            let (stored, found, deliveries) = run(delivery(all), &bad);
             let good: Vec<u64> = (first..=last).filter(|position| !bad.contains(position)).collect();
             let bound = 1 + bad.len() as u32 * (2 * events.next_power_of_two().ilog2() + 1);
             prop_assert_eq!(stored, good);

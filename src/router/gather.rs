@@ -11,11 +11,12 @@
 //! stays below the size of one delivery plus one batch. Clock and queue are the caller's.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::event::Events;
-use crate::pipeline::batch::{Batch, Delivery};
+use crate::pipeline::batch::{Batch, Delivery, PickBuffer};
 use crate::sink::BatchSettings;
 
 /// What to do now.
@@ -41,6 +42,8 @@ pub struct Gather {
     pinned_bytes: usize,
     last_delivery: Option<Instant>,
     closed: bool,
+    /// Of the last delivery that was stored.
+    picks: PickBuffer,
 }
 
 impl Gather {
@@ -55,6 +58,7 @@ impl Gather {
             pinned_bytes: 0,
             last_delivery: None,
             closed: false,
+            picks: PickBuffer::default(),
         }
     }
 
@@ -103,12 +107,15 @@ impl Gather {
     }
 
     /// The next delivery, if it is time for it. The same one again until [`Gather::stored`] says that it is done.
-    pub fn due(&self, now: Instant) -> Due {
+    pub fn due(&mut self, now: Instant) -> Due {
         let Some(first) = self.held.front() else { return Due::Nothing };
         let full = !self.has_room();
         match self.last_delivery.map(|last| last + self.settings.max_age) {
             Some(at) if at > now && !full && !self.closed => Due::At(at),
-            _ => Due::Now(self.delivery(first.first_position().max(self.next))),
+            _ => {
+                let first = first.first_position().max(self.next);
+                Due::Now(self.delivery(first))
+            }
         }
     }
 
@@ -128,14 +135,19 @@ impl Gather {
         self.last_delivery = Some(now);
     }
 
-    fn delivery(&self, first: u64) -> Delivery {
+    /// Takes back a delivery that is stored, for the memory of its picks.
+    pub fn reuse(&mut self, delivery: Delivery) {
+        self.picks = delivery.into_buffer();
+    }
+
+    fn delivery(&mut self, first: u64) -> Delivery {
         let mut cut = Cut {
             first,
             end: first,
             events_left: self.settings.max_events.max(1),
             bytes_left: self.settings.max_bytes.max(1),
         };
-        let mut batches = Vec::with_capacity(self.held.len());
+        let mut batches = 0;
         for batch in &self.held {
             // Positions may jump between batches, but not within a delivery.
             if batch.first_position() > cut.end {
@@ -144,13 +156,15 @@ impl Gather {
             let before = cut.end;
             let whole = cut.batch(batch);
             if cut.end > before {
-                batches.push(batch.clone());
+                batches += 1;
             }
             if !whole {
                 break;
             }
         }
-        Delivery::new(batches, first..=cut.end - 1)
+        // The first of what is held: each has events in the delivery, and only the last one is cut.
+        let batches: Arc<[_]> = self.held.iter().take(batches).cloned().collect();
+        Delivery::reusing(mem::take(&mut self.picks), batches, first..=cut.end - 1)
     }
 }
 

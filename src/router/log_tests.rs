@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::tests::{MemorySink, PATIENCE, settings};
+use super::tests::{MemorySink, PATIENCE, counted, settings};
 use super::*;
 use crate::limits::POOL_PAGE_BYTES;
 use crate::metrics::Metrics;
@@ -157,7 +157,9 @@ fn a_router_that_lags_reads_the_log_and_stores_everything_once_in_order() {
     assert_eq!(bench.router.progress().owed_events(), 0);
     // The router lets go of what it delivered a moment after it has said so.
     bench.wait_for(|bench| bench.pool.bytes_in_use() == 0);
+    let metrics = bench.metrics.clone();
     bench.stop(PATIENCE);
+    assert_eq!(counted(&metrics, "out"), sent.len() as u64, "seed {seed}: positions passed");
     let mut stored = sink.stored();
     // An answer that was lost is not asked for again where the store says that it has the delivery.
     assert!(stored.is_sorted(), "seed {seed}");
@@ -226,7 +228,9 @@ fn events_dropped_under_a_sink_are_counted_and_the_rest_is_delivered() {
     bench.wait_for(|bench| bench.router.progress().position() == last);
     let dropped: u64 = bench.metric(DROPPED).parse().unwrap();
     let stored = sink.stored();
+    let metrics = bench.metrics.clone();
     bench.stop(PATIENCE);
+    assert_eq!(counted(&metrics, "out"), last, "positions passed");
     assert_eq!(stored.len() as u64 + dropped, last, "stored or counted");
     assert!(stored.is_sorted() && stored.last() == Some(&last));
 }
@@ -286,7 +290,9 @@ fn what_is_missing_is_counted_once_however_often_the_store_has_to_be_asked_again
     bench.wait_for(|bench| bench.router.progress().position() == last);
     assert_eq!(bench.metric(DROPPED), (oldest - 1).to_string());
     assert_eq!(sink.stored().len() as u64, last + 1 - oldest);
+    let metrics = bench.metrics.clone();
     bench.stop(PATIENCE);
+    assert_eq!(counted(&metrics, "out"), last, "positions passed");
 }
 
 #[test]

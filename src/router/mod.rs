@@ -15,7 +15,7 @@
 //! | `source` | the queue, and the log for what was missed | reads the log |
 //! | `gather` | when a delivery is due and what is in it | none |
 //! | `retry` | delays between attempts, rate of warnings | none |
-//! | `bisection` | finds a row that a store refuses without naming it | none |
+//! | `bisection` | what is left of a delivery: without refused rows, halved where the store names none | none |
 //! | `worker` | the thread: queue, clock, sink | all of it |
 //! | `drain` | the end: one deadline for all routers | sleeps |
 //! | `progress` | position and status, for others to read | none |
@@ -139,4 +139,4 @@ impl Router {
 #[cfg(test)]
 mod log_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

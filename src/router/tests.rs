@@ -72,14 +72,13 @@ impl Sink for MemorySink {
         }
     }
 
-    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         let mut memory = self.memory();
         memory.asked.push((delivery.first_position(), delivery.last_position()));
         if let Some(failure) = memory.failures.pop_front() {
             return Err(failure);
         }
-        let asked: Vec<u64> =
-            delivery.records().map(|record| record.position).filter(|position| !except.contains(position)).collect();
+        let asked: Vec<u64> = delivery.records().map(|record| record.position).collect();
         let refusals: Vec<Refusal> = asked
             .iter()
             .filter(|position| memory.poison.contains(position))
@@ -119,6 +118,22 @@ impl Sink for MemorySink {
     }
 }
 
+/// Positions that a sink has passed, by the counters that each event is counted in once.
+pub(crate) fn counted(metrics: &Metrics, sink: &str) -> u64 {
+    let text = String::from_utf8(metrics.text()).unwrap();
+    let sink = format!("sink=\"{sink}\"");
+    ["delivered", "filtered", "dead", "dropped"]
+        .iter()
+        .flat_map(|way| {
+            let name = format!("telemetryx_events_{way}_total{{");
+            text.lines().filter(move |line| line.starts_with(&name))
+        })
+        // A letter that is dropped was counted as dead.
+        .filter(|line| line.contains(&sink) && !line.contains("dead_letters_full"))
+        .map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap())
+        .sum()
+}
+
 /// A router with its surroundings.
 struct Bench {
     dir: TempDir,
@@ -127,6 +142,8 @@ struct Bench {
     notified: Arc<AtomicU64>,
     queue: Option<RouterQueue>,
     router: Router,
+    /// The position of the store at the start.
+    began: u64,
 }
 
 const BATCH: BatchSettings = BatchSettings { max_events: 100, max_bytes: 1 << 20, max_age: Duration::from_millis(1) };
@@ -167,7 +184,7 @@ impl Bench {
             notify,
         };
         let (queue, router) = Router::start(settings, sink, &shared).unwrap();
-        Self { dir, metrics, drain, notified, queue: Some(queue), router }
+        Self { dir, metrics, drain, notified, queue: Some(queue), router, began: 0 }
     }
 
     fn send(&self, positions: std::ops::RangeInclusive<u64>) {
@@ -190,6 +207,8 @@ impl Bench {
     fn finish(&mut self) {
         self.queue = None;
         assert!(self.router.wait(Instant::now() + PATIENCE), "the router does not end");
+        let passed = self.router.progress().position() - self.began;
+        assert_eq!(counted(&self.metrics, "out"), passed, "delivered + filtered + dead + dropped");
     }
 
     fn dead_letters(&self) -> Vec<serde_json::Value> {
@@ -250,6 +269,7 @@ fn a_lost_answer_is_settled_by_the_stores_own_position() {
     bench.finish();
     assert_eq!(sink.stored(), [1, 2, 3, 4, 5, 6, 7], "nothing twice");
     assert_eq!(bench.metric("telemetryx_events_delivered_total"), "7");
+    assert_eq!(bench.metric("telemetryx_sink_rows_total"), "7", "those of the lost answer too, once");
     assert!(!bench.dir.path().join("positions").exists(), "the store keeps the position");
 }
 
@@ -257,6 +277,7 @@ fn a_lost_answer_is_settled_by_the_stores_own_position() {
 fn what_the_store_has_already_is_skipped() {
     let sink = MemorySink::with(|memory| memory.position = Some(4));
     let mut bench = Bench::new(Box::new(sink.clone()));
+    bench.began = 4;
     bench.send(1..=3);
     bench.send(4..=6);
     bench.finish();
@@ -309,6 +330,7 @@ fn named_events_are_buried_and_the_rest_is_stored() {
     assert_eq!(letters[1]["event"]["name"], "e7");
     assert_eq!(bench.metric("telemetryx_events_dead_total"), "2");
     assert_eq!(bench.metric("telemetryx_events_delivered_total"), "6");
+    assert_eq!(bench.metric("telemetryx_sink_rows_total"), "6");
     assert_eq!(bench.router.progress().position(), 8, "a buried event is passed");
 }
 
@@ -485,6 +507,7 @@ fn a_poison_row_in_sqlite_is_buried_and_everything_else_is_stored_once() {
     bench.finish();
     // A restart offers the same again.
     let mut bench = Bench::in_dir(bench.dir, open(2));
+    bench.began = 500;
     bench.send(1..=500);
     bench.send(501..=510);
     bench.finish();

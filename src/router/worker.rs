@@ -147,7 +147,7 @@ impl Worker {
         }
         self.well();
         while let Some(delivery) = self.next_delivery()? {
-            self.deliver(&delivery)?;
+            self.deliver(delivery)?;
             self.gather.delivery_ended(Instant::now());
             self.check_in_place()?;
             self.upkeep()?;
@@ -298,39 +298,34 @@ impl Worker {
     }
 
     /// Delivers all of it, in parts where the store makes that necessary.
-    fn deliver(&mut self, delivery: &Delivery) -> Done {
-        let mut parts = Bisection::new(delivery.first_position()..=delivery.last_position());
-        let mut except = Vec::new();
-        while let Some(positions) = parts.next() {
+    fn deliver(&mut self, delivery: Delivery) -> Done {
+        let mut parts = Bisection::new(delivery);
+        while let Some(part) = parts.next() {
             self.check_deadline()?;
-            let part = delivery.part(positions);
             // A reconnect may have found that the store has it already.
             let there = self.position >= part.last_position();
-            match if there { Ok(()) } else { self.attempt(&part, &except) } {
-                Ok(()) => {
-                    parts.answer(Answer::Stored);
-                    self.stored(&part, &except)?;
+            let unavailable = match parts.answer(if there { Ok(()) } else { self.attempt(part) }) {
+                Answer::Stored(part) => {
+                    self.stored(part)?;
+                    continue;
                 }
-                Err(Failure::Refused(refusals)) => self.bury(&part, &refusals, &mut except)?,
-                Err(Failure::BatchRefused { code, reason }) => {
-                    if let Some(position) = parts.answer(Answer::Refused) {
-                        if self.refused_in_a_row >= REFUSED_IN_A_ROW_MAX {
-                            // The part stays next.
-                            let reason = format!("refuses everything, so the events are kept: {code}: {reason}");
-                            if self.goes_back(&Unavailable::down(reason))? {
-                                return Ok(());
-                            }
-                            continue;
-                        }
-                        self.refused_in_a_row += 1;
-                        self.bury(&part, &[Refusal { position, code, reason }], &mut except)?;
-                    }
+                Answer::Halved => continue,
+                Answer::Refused(refusals) => {
+                    self.bury(&mut parts, &refusals)?;
+                    continue;
                 }
-                Err(Failure::Unavailable(unavailable)) => {
-                    if self.goes_back(&unavailable)? {
-                        return Ok(());
-                    }
+                Answer::RefusedAlone(refusal) if self.refused_in_a_row < REFUSED_IN_A_ROW_MAX => {
+                    self.refused_in_a_row += 1;
+                    self.bury(&mut parts, &[refusal])?;
+                    continue;
                 }
+                Answer::RefusedAlone(Refusal { code, reason, .. }) => {
+                    Unavailable::down(format!("refuses everything, so the events are kept: {code}: {reason}"))
+                }
+                Answer::Unavailable(unavailable) => unavailable,
+            };
+            if self.goes_back(&unavailable)? {
+                return Ok(());
             }
         }
         Ok(())
@@ -344,19 +339,19 @@ impl Worker {
         Ok(self.log.is_some() && self.position < before)
     }
 
-    fn attempt(&mut self, part: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn attempt(&mut self, part: &Delivery) -> Result<(), Failure> {
         let started = Instant::now();
-        let result = self.sink.deliver(part, except);
+        let result = self.sink.deliver(part);
         let seconds = started.elapsed().as_secs_f64();
         self.metrics.delivery_seconds.observe(seconds);
         let (first, last) = (part.first_position(), part.last_position());
-        debug!(sink = self.name, first, last, refused = except.len(), seconds, stored = result.is_ok(), "delivery");
+        debug!(sink = self.name, first, last, events = part.events(), seconds, stored = result.is_ok(), "delivery");
         result
     }
 
     /// The sink has everything up to the end of `part`.
-    fn stored(&mut self, part: &Delivery, except: &[u64]) -> Done {
-        let (first, last) = (part.first_position(), part.last_position());
+    fn stored(&mut self, part: Delivery) -> Done {
+        let last = part.last_position();
         if self.saves_position {
             self.persist(|worker| worker.position_file.save(last))?;
         } else if std::mem::take(&mut self.begins) {
@@ -365,44 +360,35 @@ impl Worker {
                 debug!(sink = self.name, error = error.to_string(), "where the sink began stays written");
             }
         }
-        let refused = except.iter().filter(|position| (first..=last).contains(*position)).count() as u64;
-        self.metrics.events_delivered.inc_by(part.events() - refused);
-        if part.events() > refused {
+        self.metrics.events_delivered.inc_by(part.events());
+        self.metrics.rows.inc_by(part.events());
+        if part.events() > 0 {
             self.refused_in_a_row = 0;
         }
+        self.gather.reuse(part);
         self.well();
         self.pass(last);
         Ok(())
     }
 
-    /// Keeps what the sink refuses in dead letters, on disk before anything of the delivery is committed.
-    fn bury(&mut self, part: &Delivery, refusals: &[Refusal], except: &mut Vec<u64>) -> Done {
-        let asked = part.first_position()..=part.last_position();
-        let mut new: Vec<&Refusal> = refusals
-            .iter()
-            .filter(|refusal| asked.contains(&refusal.position) && except.binary_search(&refusal.position).is_err())
-            .collect();
-        new.sort_unstable_by_key(|refusal| refusal.position);
-        new.dedup_by_key(|refusal| refusal.position);
-        let Some(Refusal { code, reason, .. }) = new.first() else {
-            // Without a pause a sink that refuses what it is not asked to take would be asked the same for ever.
-            let given = refusals.first().map_or("", |refusal| &refusal.reason);
-            self.wait(&Unavailable::down(format!("refuses a delivery, but no event that is left in it: {given}")))?;
-            return self.connect();
-        };
+    /// Keeps what the sink refuses of the next part in dead letters, on disk before anything of the delivery is committed,
+    /// and leaves it out.
+    fn bury(&mut self, parts: &mut Bisection, refusals: &[Refusal]) -> Done {
+        let Some(part) = parts.next() else { return Ok(()) };
         self.persist(|worker| {
             worker.dead.append(part.records().filter_map(|record| {
-                let index = new.binary_search_by_key(&record.position, |refusal| refusal.position).ok()?;
-                Some(RefusedEvent { server_id: &worker.server_id, record, refusal: new.get(index)? })
+                let index = refusals.binary_search_by_key(&record.position, |refusal| refusal.position).ok()?;
+                Some(RefusedEvent { server_id: &worker.server_id, record, refusal: refusals.get(index)? })
             }))
         })?;
-        if let Some(suppressed) = self.refusal_warnings.due(Instant::now()) {
-            let events = new.len();
+        if let Some(Refusal { code, reason, .. }) = refusals.first()
+            && let Some(suppressed) = self.refusal_warnings.due(Instant::now())
+        {
+            let events = refusals.len();
             warn!(sink = self.name, events, code, reason, suppressed, "events refused, kept in dead letters");
         }
-        self.metrics.events_dead.inc_by(new.len() as u64);
-        except.extend(new.iter().map(|refusal| refusal.position));
-        except.sort_unstable();
+        self.metrics.events_dead.inc_by(refusals.len() as u64);
+        parts.leave_out(refusals);
         Ok(())
     }
 

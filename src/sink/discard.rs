@@ -28,7 +28,7 @@ impl Sink for Discard {
         false
     }
 
-    fn deliver(&mut self, _delivery: &Delivery, _except: &[u64]) -> Result<(), Failure> {
+    fn deliver(&mut self, _delivery: &Delivery) -> Result<(), Failure> {
         Ok(())
     }
 }

@@ -117,7 +117,7 @@ impl File {
         Ok(Open { file, regular: Some(regular) })
     }
 
-    fn write(&mut self, delivery: &Delivery, except: &[u64]) -> io::Result<()> {
+    fn write(&mut self, delivery: &Delivery) -> io::Result<()> {
         let now = SystemTime::now();
         // Taken: after an error it is closed at once. The next reader of a FIFO must not meet this end of it, and take
         // its end for ours.
@@ -129,7 +129,7 @@ impl File {
             Some(open) => open,
             None => self.open()?,
         };
-        open.write(&mut self.lines, delivery, except)?;
+        open.write(&mut self.lines, delivery)?;
         self.open = Some(open);
         Ok(())
     }
@@ -170,8 +170,8 @@ impl Sink for File {
         Ok(None)
     }
 
-    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
-        self.write(delivery, except).map_err(|error| self.unavailable(&error).into())
+    fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
+        self.write(delivery).map_err(|error| self.unavailable(&error).into())
     }
 }
 
@@ -190,9 +190,9 @@ impl Open {
         end > 0 && (is_large || is_old)
     }
 
-    fn write(&mut self, lines: &mut Lines, delivery: &Delivery, except: &[u64]) -> io::Result<()> {
-        let Some(regular) = &mut self.regular else { return lines.write(delivery, except, &mut self.file) };
-        let written = lines.write(delivery, except, &mut self.file).and_then(|()| self.file.sync_data());
+    fn write(&mut self, lines: &mut Lines, delivery: &Delivery) -> io::Result<()> {
+        let Some(regular) = &mut self.regular else { return lines.write(delivery, &mut self.file) };
+        let written = lines.write(delivery, &mut self.file).and_then(|()| self.file.sync_data());
         match written {
             Ok(()) => regular.end = self.file.metadata()?.len(),
             // No part of it stays in front of the next attempt; a full disk still lets a file shrink.
@@ -312,7 +312,7 @@ mod tests {
         let folder = Folder::new();
         let mut sink = folder.never_rotated();
         sink.connect().unwrap();
-        sink.deliver(&delivery(7..=7), &[]).unwrap();
+        sink.deliver(&delivery(7..=7)).unwrap();
         let expected = serde_json::json!({
             "server_id": "5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e",
             "position": 7,
@@ -332,13 +332,13 @@ mod tests {
         let mut sink = folder.file(1, Duration::ZERO);
         sink.connect().unwrap();
         for position in 1..=3 {
-            sink.deliver(&delivery(position..=position), &[]).unwrap();
+            sink.deliver(&delivery(position..=position)).unwrap();
         }
         assert_eq!(folder.files(), [[1], [2], [3]]);
         // Size is known after a restart as well.
         let mut sink = folder.file(1, Duration::ZERO);
         sink.connect().unwrap();
-        sink.deliver(&delivery(4..=5), &[]).unwrap();
+        sink.deliver(&delivery(4..=5)).unwrap();
         assert_eq!(folder.files(), [vec![1], vec![2], vec![3], vec![4, 5]]);
     }
 
@@ -347,8 +347,8 @@ mod tests {
         let folder = Folder::new();
         let mut sink = folder.file(0, Duration::from_nanos(1));
         sink.connect().unwrap();
-        sink.deliver(&delivery(1..=2), &[]).unwrap();
-        sink.deliver(&delivery(3..=4), &[]).unwrap();
+        sink.deliver(&delivery(1..=2)).unwrap();
+        sink.deliver(&delivery(3..=4)).unwrap();
         assert_eq!(folder.files(), [[1, 2], [3, 4]]);
     }
 
@@ -357,12 +357,12 @@ mod tests {
         let folder = Folder::new();
         let mut sink = folder.never_rotated();
         sink.connect().unwrap();
-        sink.deliver(&delivery(1..=1), &[]).unwrap();
+        sink.deliver(&delivery(1..=1)).unwrap();
         fs::rename(folder.path(), folder.path().with_extension("1")).unwrap();
-        sink.deliver(&delivery(2..=2), &[]).unwrap();
+        sink.deliver(&delivery(2..=2)).unwrap();
         assert_eq!(folder.files(), [[1], [2]]);
         fs::remove_file(folder.path()).unwrap();
-        sink.deliver(&delivery(3..=3), &[]).unwrap();
+        sink.deliver(&delivery(3..=3)).unwrap();
         assert_eq!(folder.files(), [[1], [3]]);
     }
 
@@ -371,14 +371,14 @@ mod tests {
         let folder = Folder::new();
         let mut sink = folder.never_rotated();
         sink.connect().unwrap();
-        sink.deliver(&delivery(1..=2), &[]).unwrap();
+        sink.deliver(&delivery(1..=2)).unwrap();
         let whole = fs::read(folder.path()).unwrap();
         let first_line = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
         for end in 0..whole.len() {
             fs::write(folder.path(), &whole[..end]).unwrap();
             let mut sink = folder.never_rotated();
             sink.connect().unwrap();
-            sink.deliver(&delivery(9..=9), &[]).unwrap();
+            sink.deliver(&delivery(9..=9)).unwrap();
             let expected = if end < first_line { vec![9] } else { vec![1, 9] };
             assert_eq!(folder.files(), [expected], "torn at {end}");
         }
@@ -392,7 +392,7 @@ mod tests {
             fs::write(folder.path(), theirs).unwrap();
             let mut sink = folder.never_rotated();
             sink.connect().unwrap();
-            sink.deliver(&delivery(1..=1), &[]).unwrap();
+            sink.deliver(&delivery(1..=1)).unwrap();
             let text = fs::read_to_string(folder.path()).unwrap();
             let ours = text.strip_prefix(theirs).unwrap().strip_prefix('\n').unwrap();
             assert_eq!(positions(ours), [1]);
@@ -411,7 +411,7 @@ mod tests {
     fn a_full_disk_passes_and_leaves_no_part_of_a_delivery() {
         let mut sink = never_rotated(Path::new("/dev/full"));
         sink.connect().unwrap();
-        let result = sink.deliver(&delivery(1..=1), &[]);
+        let result = sink.deliver(&delivery(1..=1));
         assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
     }
 
@@ -425,11 +425,11 @@ mod tests {
         assert_eq!(sink.connect(), Ok(None));
         let (results, delivered) = mpsc::channel();
         let writer = thread::spawn(move || {
-            results.send(sink.deliver(&delivery(1..=2), &[])).unwrap();
+            results.send(sink.deliver(&delivery(1..=2))).unwrap();
             // Far more than a pipe holds: the reader goes in the middle of it.
-            results.send(sink.deliver(&delivery(3..=50_000), &[])).unwrap();
+            results.send(sink.deliver(&delivery(3..=50_000))).unwrap();
             sink.connect().unwrap();
-            results.send(sink.deliver(&delivery(3..=5), &[])).unwrap();
+            results.send(sink.deliver(&delivery(3..=5))).unwrap();
         });
         assert!(delivered.try_recv().is_err(), "nobody reads yet");
         {

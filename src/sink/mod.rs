@@ -86,21 +86,20 @@ pub trait Sink: Send {
         Ok(None)
     }
 
-    /// Stores the delivery without the events at `except` (sorted positions that were refused before), and moves the
-    /// store's position to the delivery's last one in the same transaction where the store can. `Ok`: all of it is
-    /// stored, by this attempt or by an earlier one whose answer was lost.
+    /// Stores the events of the delivery, and moves the store's position to the last one that the delivery covers, in the
+    /// same transaction where the store can. `Ok`: all of it is stored, by this attempt or by an earlier one whose answer
+    /// was lost.
     ///
-    /// A delivery of which nothing is left by `except` only moves the position.
-    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure>;
+    /// A delivery without events only moves the position.
+    fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure>;
 
     /// Stores events that the store refused before (`telemetryx dead replay`), each under its server_id and position.
     /// Their positions leave gaps. The server's own sink goes on meanwhile in another process: neither the store's
     /// position nor its owner is touched. Called without [`Sink::connect`]; connects itself, and makes no tables.
     ///
-    /// `except` and the answer are those of [`Sink::deliver`]: what was stored by an earlier replay is stored, where the
-    /// store can tell.
-    fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
-        let _ = (delivery, except);
+    /// The answer is that of [`Sink::deliver`]: what was stored by an earlier replay is stored, where the store can tell.
+    fn replay(&mut self, delivery: &Delivery) -> Result<(), Failure> {
+        let _ = delivery;
         Err(Unavailable::down(NoReplay.to_string()).into())
     }
 

@@ -35,10 +35,10 @@ impl Lines {
         Self { server_id: identity.server_id, chunk: Vec::new() }
     }
 
-    /// Writes the events of `delivery` that are not in `except`.
-    pub fn write(&mut self, delivery: &Delivery, except: &[u64], out: &mut impl Write) -> io::Result<()> {
+    /// Writes the events of `delivery`.
+    pub fn write(&mut self, delivery: &Delivery, out: &mut impl Write) -> io::Result<()> {
         self.chunk.clear();
-        for record in delivery.records().filter(|record| except.binary_search(&record.position).is_err()) {
+        for record in delivery.records() {
             write_record(&self.server_id, &record, &mut self.chunk);
             self.chunk.push(b'\n');
             if self.chunk.len() >= limits::NDJSON_CHUNK_BYTES {

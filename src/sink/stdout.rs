@@ -67,9 +67,9 @@ impl Sink for Stdout {
         Ok(None)
     }
 
-    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         let Some(out) = &mut self.out else { return Err(Unavailable::retry("stdout: not open").into()) };
-        self.lines.write(delivery, except, out).map_err(|error| {
+        self.lines.write(delivery, out).map_err(|error| {
             let reason = format!("stdout: {error}");
             match error.kind() {
                 // Whoever read it is gone, and no other will come.
@@ -84,7 +84,7 @@ impl Sink for Stdout {
 mod tests {
     use std::io::{Read, pipe};
 
-    use super::super::testing::{delivery, identity};
+    use super::super::testing::{delivery, identity, without};
     use super::*;
 
     fn into_pipe() -> (Stdout, io::PipeReader) {
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn writes_a_line_an_event() {
         let (mut stdout, mut reader) = into_pipe();
-        stdout.deliver(&delivery(1..=3), &[2]).unwrap();
+        stdout.deliver(&without(&delivery(1..=3), &[2])).unwrap();
         drop(stdout);
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
@@ -125,7 +125,7 @@ mod tests {
     fn a_reader_that_went_away_is_down() {
         let (mut stdout, reader) = into_pipe();
         drop(reader);
-        let result = stdout.deliver(&delivery(1..=1), &[]);
+        let result = stdout.deliver(&delivery(1..=1));
         assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{result:?}");
     }
 

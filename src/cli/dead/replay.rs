@@ -122,8 +122,8 @@ impl<'s> Replay<'s> {
         let bytes = std::mem::take(&mut self.chunk_bytes);
         batches.sort_unstable_by_key(|batch| batch.first_position());
         let (Some(first), Some(last)) = (batches.first(), batches.last()) else { return Ok(()) };
-        let positions: Vec<u64> = batches.iter().map(|batch| batch.first_position()).collect();
-        let delivery = Delivery::new(batches.clone(), first.first_position()..=last.first_position());
+        let positions = first.first_position()..=last.first_position();
+        let delivery = Delivery::new(batches, positions);
         let log = self.chunk_log;
         let mut sink = match self.sink.take() {
             Some((of, sink)) if of == log => sink,
@@ -138,16 +138,14 @@ impl<'s> Replay<'s> {
                 return Err(Failure::Failed(NoReplay.to_string()));
             }
             self.sink = Some((log, sink));
-            self.delivered += positions.len() as u64;
+            self.delivered += delivery.events();
             return Ok(());
         }
-        let Outcome { passed, refused, trouble } = store(&mut *sink, &delivery);
+        let Outcome { stored, refused, trouble } = store(&mut *sink, delivery);
         self.sink = Some((log, sink));
-        for position in positions.into_iter().filter(|position| *position <= passed) {
-            if refused.binary_search_by_key(&position, |refusal| refusal.position).is_err() {
-                self.stored.insert(log, position);
-                self.delivered += 1;
-            }
+        self.delivered += stored.len() as u64;
+        for position in stored {
+            self.stored.insert(log, position);
         }
         for Refusal { code, reason, .. } in refused {
             self.staying.add(&code, reason);
@@ -206,46 +204,35 @@ fn not_taken_out(path: &Path, error: &std::io::Error) -> Failure {
 }
 
 /// What a sink did with a delivery.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// Up to this position everything is stored or refused.
-    pub passed: u64,
-    /// In order of position.
+    /// Positions of the events that it has, in order.
+    pub stored: Vec<u64>,
     pub refused: Vec<Refusal>,
     /// Why the rest was not tried.
     pub trouble: Option<Unavailable>,
 }
 
 /// Stores what the sink takes of the delivery.
-pub(super) fn store(sink: &mut dyn Sink, delivery: &Delivery) -> Outcome {
-    let mut parts = Bisection::new(delivery.first_position()..=delivery.last_position());
-    let mut outcome = Outcome { passed: 0, refused: Vec::new(), trouble: None };
-    let refused = &mut outcome.refused;
-    while let Some(positions) = parts.next() {
-        let except: Vec<u64> = refused.iter().map(|refusal| refusal.position).collect();
-        let before = refused.len();
-        match sink.replay(&delivery.part(positions.clone()), &except) {
-            Ok(()) => {
-                outcome.passed = *positions.end();
-                parts.answer(Answer::Stored);
+pub(super) fn store(sink: &mut dyn Sink, delivery: Delivery) -> Outcome {
+    let mut parts = Bisection::new(delivery);
+    let mut outcome = Outcome::default();
+    while let Some(part) = parts.next() {
+        let refusals = match parts.answer(sink.replay(part)) {
+            Answer::Stored(part) => {
+                outcome.stored.extend(part.records().map(|record| record.position));
                 continue;
             }
-            Err(sink::Failure::Refused(refusals)) => refused.extend(refusals),
-            Err(sink::Failure::BatchRefused { code, reason }) => match parts.answer(Answer::Refused) {
-                Some(position) => refused.push(Refusal { position, code, reason }),
-                None => continue,
-            },
-            Err(sink::Failure::Unavailable(unavailable)) => {
+            Answer::Halved => continue,
+            Answer::Refused(refusals) => refusals,
+            Answer::RefusedAlone(refusal) => vec![refusal],
+            Answer::Unavailable(unavailable) => {
                 outcome.trouble = Some(unavailable);
                 break;
             }
-        }
-        refused.sort_by_key(|refusal| refusal.position);
-        refused.dedup_by_key(|refusal| refusal.position);
-        if refused.len() == before {
-            outcome.trouble = Some(Unavailable::down("the sink refuses events, but none that is left"));
-            break;
-        }
+        };
+        parts.leave_out(&refusals);
+        outcome.refused.extend(refusals);
     }
     outcome
 }

@@ -188,9 +188,9 @@ impl Sink for Grpc {
         Ok(None)
     }
 
-    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         self.taken.retain(|positions| *positions.end() >= delivery.first_position());
-        let parts = request::parts(&self.head, delivery, except, &self.taken);
+        let parts = request::parts(&self.head, delivery, &self.taken);
         let Some(Connection { runtime: Some(runtime), channel }) = &self.connection else {
             return Err(Unavailable::retry(format!("{}: not connected", self.place)).into());
         };

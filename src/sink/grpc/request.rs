@@ -1,11 +1,12 @@
-//! A delivery as requests: cut into bounded parts, each written from the slices of its events as they stand.
+//! A delivery as requests: cut into bounded parts, each written from the slices of its events as they were received.
 //!
 //! ```text
-//!  delivery   e7 e8 e9 … │ except e8 │ taken before: e20–e31 │ … e99
-//!  parts      7..=19, without 8                               32..=71     72..=99      each ≤ 1 MiB, ≤ 10,000 events
+//!  delivery   picks e7, e9–e99 │ taken before: e20–e31
+//!  parts      7, 9–19            32–71     72–99                  each ≤ 1 MiB, ≤ 10,000 events
 //!  a request  server_id · sink · batch (the events' own bytes) · positions, packed · runs
 //! ```
 
+use std::mem;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use crate::event::proto::{DeliverResponse, Run};
 use crate::limits;
-use crate::pipeline::batch::{Delivery, Origin, Record};
+use crate::pipeline::batch::{self, Delivery, Origin, Pick};
 
 /// What all requests of a sink have in common.
 #[derive(Debug)]
@@ -30,100 +31,94 @@ pub struct Head {
 #[derive(Debug)]
 pub struct Part {
     head: Arc<Head>,
-    /// Its first and last event are in the request.
+    /// Exactly the events of the request.
     delivery: Delivery,
-    except: Arc<[u64]>,
-    events: usize,
     /// Of the EventBatch.
     batch_bytes: usize,
 }
 
-/// Cuts what is left of `delivery` into requests: without the events at `except` (sorted), and without what lies in
-/// `taken`.
-pub fn parts(head: &Arc<Head>, delivery: &Delivery, except: &[u64], taken: &[RangeInclusive<u64>]) -> Vec<Part> {
-    let except: Arc<[u64]> = except.into();
+/// Cuts `delivery` into requests, without what lies in `taken`: no request spans any of it.
+pub fn parts(head: &Arc<Head>, delivery: &Delivery, taken: &[RangeInclusive<u64>]) -> Vec<Part> {
     let mut parts = Vec::new();
-    let mut open: Option<Open> = None;
-    let mut close = |open: Option<Open>| {
-        let Some(Open { first, last, events, batch_bytes, .. }) = open else { return };
-        let (head, except, delivery) = (head.clone(), except.clone(), delivery.part(first..=last));
-        parts.push(Part { head, delivery, except, events, batch_bytes });
+    let mut open = Open::default();
+    let mut close = |open: &mut Open<'_>| {
+        let Open { picks, batch_bytes, .. } = mem::take(open);
+        if !picks.is_empty() {
+            parts.push(Part { head: head.clone(), delivery: delivery.of_picks(picks), batch_bytes });
+        }
     };
-    for record in delivery.records() {
-        if taken.iter().any(|range| range.contains(&record.position)) {
-            close(open.take());
-        } else if except.binary_search(&record.position).is_err() {
-            let part = match open.take() {
-                Some(part) if part.has_room(&record) => part,
-                full => {
-                    close(full);
-                    Open { first: record.position, ..Open::default() }
-                }
-            };
-            open = Some(part.with(&record));
+    for pick in delivery.picks() {
+        let mut left = Some(pick);
+        while let Some(pick) = left.take() {
+            let first = pick.first_position();
+            if let Some(range) = taken.iter().find(|range| range.contains(&first)) {
+                close(&mut open);
+                left = pick.split_at(range.end() + 1).1;
+                continue;
+            }
+            let taken_next = taken.iter().map(|range| *range.start()).filter(|start| *start > first).min();
+            let untaken = taken_next.map_or(u64::MAX, |start| start - first);
+            let run = pick.run();
+            let (fitting, rest) =
+                pick.cut(|events, bytes| u64::from(events) <= untaken && open.has_room(run, events, bytes));
+            match fitting {
+                Some(fitting) => open.add(fitting),
+                None => close(&mut open),
+            }
+            left = rest;
         }
     }
-    close(open);
+    close(&mut open);
     parts
 }
 
 /// A part that may grow.
 #[derive(Default)]
-struct Open {
-    first: u64,
-    last: u64,
+struct Open<'a> {
+    picks: Vec<Pick<'a>>,
     events: usize,
     batch_bytes: usize,
     /// Beside the batch: positions and runs, at most.
     other_bytes: usize,
 }
 
-impl Open {
-    fn has_room(&self, record: &Record<'_>) -> bool {
-        let bytes = self.batch_bytes + self.other_bytes + event_bytes(record) + other_bytes(record);
-        self.events < limits::GRPC_REQUEST_EVENTS_MAX && bytes <= limits::GRPC_REQUEST_BYTES_MAX
-    }
-
-    fn with(self, record: &Record<'_>) -> Self {
-        Self {
-            first: self.first,
-            last: record.position,
-            events: self.events + 1,
-            batch_bytes: self.batch_bytes + event_bytes(record),
-            other_bytes: self.other_bytes + other_bytes(record),
+impl<'a> Open<'a> {
+    /// Whether so many events of `run` fit, whose batch has so many bytes. The first one always does.
+    fn has_room(&self, run: &batch::Run, events: u32, batch_bytes: usize) -> bool {
+        if self.picks.is_empty() && events == 1 {
+            return true;
         }
+        let bytes = self.batch_bytes + batch_bytes + self.other_bytes + other_bytes(run, events);
+        self.events + events as usize <= limits::GRPC_REQUEST_EVENTS_MAX && bytes <= limits::GRPC_REQUEST_BYTES_MAX
+    }
+
+    fn add(&mut self, pick: Pick<'a>) {
+        self.events += pick.events() as usize;
+        self.batch_bytes += pick.payload().len();
+        self.other_bytes += other_bytes(pick.run(), pick.events());
+        self.picks.push(pick);
     }
 }
 
-/// Of one event in an EventBatch.
-fn event_bytes(record: &Record<'_>) -> usize {
-    let len = record.event.bytes().len();
-    1 + encoded_len_varint(len as u64) + len
-}
-
-/// A position and, as if each event came alone, a run with its numbers and lengths.
-fn other_bytes(record: &Record<'_>) -> usize {
-    let origin = record.origin;
-    10 + 32 + origin.agent.as_deref().unwrap_or_default().len() + origin.default_source.len()
+/// Positions and, as if each event came alone, runs with their numbers and lengths.
+fn other_bytes(run: &batch::Run, events: u32) -> usize {
+    let origin = &run.origin;
+    events as usize * (10 + 32 + origin.agent.as_deref().unwrap_or_default().len() + origin.default_source.len())
 }
 
 impl Part {
+    /// From its first event to its last.
     pub fn positions(&self) -> RangeInclusive<u64> {
         self.delivery.first_position()..=self.delivery.last_position()
     }
 
     pub fn events(&self) -> usize {
-        self.events
-    }
-
-    fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        self.delivery.records().filter(|record| self.except.binary_search(&record.position).is_err())
+        usize::try_from(self.delivery.events()).unwrap_or(usize::MAX)
     }
 
     /// The positions of the events, by their index in the request.
     pub fn position_of_each(&self) -> impl Iterator<Item = u64> + use<> {
-        let (positions, except) = (self.positions(), self.except.clone());
-        positions.filter(move |position| except.binary_search(position).is_err())
+        self.delivery.position_ranges().into_iter().flatten()
     }
 
     /// Writes the DeliverRequest.
@@ -132,25 +127,25 @@ impl Part {
         put_bytes(SINK, self.head.sink.as_bytes(), out);
         encode_key(BATCH, WireType::LengthDelimited, out);
         encode_varint(self.batch_bytes as u64, out);
-        let mut positions = Vec::with_capacity(self.events * encoded_len_varint(self.delivery.last_position()));
+        let mut positions = Vec::with_capacity(self.events() * encoded_len_varint(self.delivery.last_position()));
         let mut runs = Runs::default();
-        for record in self.records() {
-            put_bytes(EVENTS, record.event.bytes(), out);
-            encode_varint(record.position, &mut positions);
-            runs.add(&record);
+        for pick in self.delivery.picks() {
+            // As it was received: joined, they are an EventBatch.
+            out.put_slice(pick.payload());
+            runs.add(&pick);
         }
+        self.position_of_each().for_each(|position| encode_varint(position, &mut positions));
         put_bytes(POSITIONS, &positions, out);
         out.put_slice(&runs.end());
     }
 }
 
-// The fields of DeliverRequest, and of EventBatch, in proto/events.proto.
+// The fields of DeliverRequest in proto/events.proto.
 const SERVER_ID: u32 = 1;
 const SINK: u32 = 2;
 const BATCH: u32 = 3;
 const POSITIONS: u32 = 4;
 const RUNS: u32 = 5;
-const EVENTS: u32 = 1;
 
 fn put_bytes(field: u32, bytes: &[u8], out: &mut impl BufMut) {
     encode_key(field, WireType::LengthDelimited, out);
@@ -166,22 +161,23 @@ struct Runs<'a> {
 }
 
 impl<'a> Runs<'a> {
-    fn add(&mut self, record: &Record<'a>) {
+    fn add(&mut self, pick: &Pick<'a>) {
+        let from = pick.run();
         match &mut self.open {
             Some((origin, run))
-                if std::ptr::eq(*origin, record.origin) && run.received_unix_nano == record.received_unix_nano =>
+                if std::ptr::eq(*origin, &*from.origin) && run.received_unix_nano == from.received_unix_nano =>
             {
-                run.events += 1;
+                run.events += pick.events();
             }
             _ => {
                 self.close();
                 let run = Run {
-                    events: 1,
-                    agent: record.origin.agent.clone().unwrap_or_default(),
-                    default_source: record.origin.default_source.clone(),
-                    received_unix_nano: record.received_unix_nano,
+                    events: pick.events(),
+                    agent: from.origin.agent.clone().unwrap_or_default(),
+                    default_source: from.origin.default_source.clone(),
+                    received_unix_nano: from.received_unix_nano,
                 };
-                self.open = Some((record.origin, run));
+                self.open = Some((&from.origin, run));
             }
         }
     }
@@ -225,7 +221,7 @@ impl Encoder for DeliverCodec {
 
     fn encode(&mut self, part: Part, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
         // All but the runs: it grows by little then.
-        out.reserve(part.batch_bytes + 10 * part.events + 1024);
+        out.reserve(part.batch_bytes + 10 * part.events() + 1024);
         part.encode(out);
         Ok(())
     }

@@ -5,32 +5,11 @@ use std::ops::RangeInclusive;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::super::ndjson::write_record;
 use super::settings::Format;
 use crate::limits;
 use crate::pipeline::batch::Delivery;
-
-/// Number of `EventBatch.events`.
-const EVENTS_FIELD: u32 = 1;
-
-/// The positions of `delivery` without those at `except` (sorted), as ranges in order. Empty: nothing is left.
-pub fn positions(delivery: &Delivery, except: &[u64]) -> Vec<RangeInclusive<u64>> {
-    let (first, last) = (delivery.first_position(), delivery.last_position());
-    let mut ranges = Vec::new();
-    let mut next = first;
-    for refused in except.iter().copied().filter(|position| (first..=last).contains(position)) {
-        if next < refused {
-            ranges.push(next..=refused - 1);
-        }
-        next = refused + 1;
-    }
-    if next <= last {
-        ranges.push(next..=last);
-    }
-    ranges
-}
 
 /// `1-4,6-9`. The n-th event of the body has the n-th of these positions, whatever the format.
 pub fn header(positions: &[RangeInclusive<u64>]) -> String {
@@ -38,51 +17,65 @@ pub fn header(positions: &[RangeInclusive<u64>]) -> String {
     ranges.join(",")
 }
 
-/// The events of `delivery` that are not in `except`, in order, in one piece: a `Content-Length` is what every service
-/// understands. Compressed as it grows, so that only what is sent is held.
-pub fn encode(
-    format: Format,
-    gzip: bool,
-    server_id: &[u8; 16],
-    delivery: &Delivery,
-    except: &[u64],
-) -> io::Result<Vec<u8>> {
-    let mut compressed = gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-    let mut plain = Vec::new();
-    let mut separator = b'[';
-    for record in delivery.records().filter(|record| except.binary_search(&record.position).is_err()) {
-        match format {
-            Format::Json => {
-                plain.push(separator);
+/// The events of `delivery`, in order, in one piece: a `Content-Length` is what every service understands. Compressed as
+/// it grows, so that only what is sent is held.
+pub fn encode(format: Format, gzip: bool, server_id: &[u8; 16], delivery: &Delivery) -> io::Result<Vec<u8>> {
+    let mut body =
+        Body { compressed: gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast())), plain: Vec::new() };
+    match format {
+        Format::Json => {
+            let mut separator = b'[';
+            for record in delivery.records() {
+                body.plain.push(separator);
                 separator = b',';
-                write_record(server_id, &record, &mut plain);
+                write_record(server_id, &record, &mut body.plain);
+                body.compress()?;
             }
-            Format::Ndjson => {
-                write_record(server_id, &record, &mut plain);
-                plain.push(b'\n');
-            }
-            Format::Protobuf => {
-                let event = record.event.bytes();
-                encode_key(EVENTS_FIELD, WireType::LengthDelimited, &mut plain);
-                encode_varint(event.len() as u64, &mut plain);
-                plain.extend_from_slice(event);
+            body.plain.push(b']');
+        }
+        Format::Ndjson => {
+            for record in delivery.records() {
+                write_record(server_id, &record, &mut body.plain);
+                body.plain.push(b'\n');
+                body.compress()?;
             }
         }
-        if let Some(compressed) = &mut compressed
-            && plain.len() >= limits::NDJSON_CHUNK_BYTES
+        // Joined, they are an EventBatch.
+        Format::Protobuf => {
+            for pick in delivery.picks() {
+                body.plain.extend_from_slice(pick.payload());
+                body.compress()?;
+            }
+        }
+    }
+    body.end()
+}
+
+struct Body {
+    compressed: Option<GzEncoder<Vec<u8>>>,
+    /// What is not compressed yet; all of it where nothing is.
+    plain: Vec<u8>,
+}
+
+impl Body {
+    /// Compresses what has gathered, if that is enough to be worth it.
+    fn compress(&mut self) -> io::Result<()> {
+        if let Some(compressed) = &mut self.compressed
+            && self.plain.len() >= limits::NDJSON_CHUNK_BYTES
         {
-            compressed.write_all(&plain)?;
-            plain.clear();
+            compressed.write_all(&self.plain)?;
+            self.plain.clear();
         }
+        Ok(())
     }
-    if format == Format::Json {
-        plain.push(b']');
-    }
-    match compressed {
-        None => Ok(plain),
-        Some(mut compressed) => {
-            compressed.write_all(&plain)?;
-            compressed.finish()
+
+    fn end(self) -> io::Result<Vec<u8>> {
+        match self.compressed {
+            None => Ok(self.plain),
+            Some(mut compressed) => {
+                compressed.write_all(&self.plain)?;
+                compressed.finish()
+            }
         }
     }
 }

@@ -126,8 +126,8 @@ impl Sink for Http {
         self.probe()
     }
 
-    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
-        let positions = body::positions(delivery, except);
+    fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
+        let positions = delivery.position_ranges();
         if positions.is_empty() {
             return Ok(());
         }
@@ -140,7 +140,7 @@ impl Sink for Http {
         let Some(Client { agent, early_answers, uri, headers }) = &self.client else {
             return Err(Unavailable::retry(format!("{}: not connected", self.settings.output())).into());
         };
-        let body = body::encode(format, gzip, &self.server_id, delivery, except)
+        let body = body::encode(format, gzip, &self.server_id, delivery)
             .map_err(|error| Unavailable::retry(error.to_string()))?;
         let mut request = agent
             .post(uri)

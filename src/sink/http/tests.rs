@@ -15,7 +15,7 @@ use crate::event::proto::{Event, EventBatch};
 use crate::random::Random;
 use crate::sink::stores::HttpService;
 use crate::sink::testing::{
-    self, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, every_field, identity,
+    self, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, every_field, identity, without,
 };
 
 fn settings(url: &str) -> Settings {
@@ -65,7 +65,7 @@ impl Service {
     /// Delivers one event, which the service answers so.
     fn answered(&self, answer: &str) -> Result<(), Failure> {
         self.receiver.tell(&self.name, "answer", answer.as_bytes());
-        self.connected().deliver(&delivery(1..=1), &[])
+        self.connected().deliver(&delivery(1..=1))
     }
 
     fn requests(&self) -> Vec<crate::sink::stores::Request> {
@@ -167,7 +167,7 @@ fn a_request_says_what_it_is_and_connections_are_used_again() {
     let service = Service::json();
     let mut sink = service.connected();
     for position in 1..=5 {
-        sink.deliver(&delivery(position..=position), &[]).unwrap();
+        sink.deliver(&delivery(position..=position)).unwrap();
     }
     let requests = service.requests();
     assert_eq!(requests.len(), 5);
@@ -195,9 +195,9 @@ fn headers_and_token_are_sent() {
     let service = Service::json();
     let headers = [("X-Api-Key".to_owned(), Secret::new("k e y")), ("x.y".to_owned(), Secret::new("é"))].into();
     let with_token = Settings { headers, token: Secret::new("t0ken"), ..service.settings() };
-    connected(&with_token).deliver(&delivery(1..=1), &[]).unwrap();
+    connected(&with_token).deliver(&delivery(1..=1)).unwrap();
     let url = Url::new(service.receiver.url(&service.name).replace("://", "://me:secret@"));
-    connected(&Settings { url, ..service.settings() }).deliver(&delivery(2..=2), &[]).unwrap();
+    connected(&Settings { url, ..service.settings() }).deliver(&delivery(2..=2)).unwrap();
     let requests = service.requests();
     assert_eq!((requests[0].header("x-api-key"), requests[0].header("authorization")), ("k e y", "Bearer t0ken"));
     assert_eq!(requests[1].header("authorization"), "Basic bWU6c2VjcmV0");
@@ -221,7 +221,7 @@ fn what_a_service_repeats_of_a_request_shows_no_secret() {
     for (settings, part) in [(&all, "x-api-key"), (&token, "authorization")] {
         for status in ["400", "401", "500", "302"] {
             service.receiver.tell(&service.name, "echo", status.as_bytes());
-            let failure = connected(settings).deliver(&delivery(1..=1), &[]).unwrap_err();
+            let failure = connected(settings).deliver(&delivery(1..=1)).unwrap_err();
             let text = format!("{failure:?}").to_ascii_lowercase();
             assert!(!text.contains("hunter") && !text.contains("zebra"), "{text}");
             let text = text.replace("bearer ", "");
@@ -233,7 +233,7 @@ fn what_a_service_repeats_of_a_request_shows_no_secret() {
     service.receiver.tell_nothing(&service.name);
     let location = "Location: /login/hunter%40%3A%2F%3F%23%25zebra%22%5C?x\r\n";
     service.receiver.tell(&service.name, "answer", answer("302 x", location, "").as_bytes());
-    let failure = connected(&token).deliver(&delivery(1..=1), &[]).unwrap_err();
+    let failure = connected(&token).deliver(&delivery(1..=1)).unwrap_err();
     let text = format!("{failure:?}");
     assert!(text.contains("/login/***") && !text.contains("hunter"), "{text}");
 }
@@ -243,12 +243,12 @@ fn protobuf_holds_the_events_as_they_came() {
     let service = Service::new(Format::Protobuf, true);
     let mut sink = service.connected();
     let events = every_field();
-    sink.deliver(&delivery_of(batch_of(1, vec![events.clone()])), &[]).unwrap();
+    sink.deliver(&delivery_of(batch_of(1, vec![events.clone()]))).unwrap();
     // Two runs in parts, without an event in the middle.
     let halves = events.split_at(events.len() / 2);
     let runs = batch_of(1, vec![halves.0.to_vec(), halves.1.to_vec()]);
     let last = events.len() as u64 - 1;
-    sink.deliver(&Delivery::new(vec![runs], 2..=last), &[5]).unwrap();
+    sink.deliver(&without(&Delivery::new(vec![runs], 2..=last), &[5])).unwrap();
     let bodies = service.bodies();
     let encoded = |events: Vec<Event>| EventBatch { events }.encode_to_vec();
     assert!(bodies[0].1 == encoded(events.clone()));
@@ -259,7 +259,8 @@ fn protobuf_holds_the_events_as_they_came() {
 
 #[test]
 fn what_was_refused_before_is_left_out_of_the_positions() {
-    let header = |first, last, except: &[u64]| body::header(&body::positions(&delivery(first..=last), except));
+    let header =
+        |first, last, except: &[u64]| body::header(&without(&delivery(first..=last), except).position_ranges());
     assert_eq!(header(1, 9, &[]), "1-9");
     assert_eq!(header(1, 9, &[5]), "1-4,6-9");
     assert_eq!(header(1, 9, &[1, 2, 9]), "3-8");
@@ -272,9 +273,9 @@ fn a_delivery_with_too_many_gaps_is_halved() {
     let service = Service::json();
     let mut sink = service.connected();
     let odd: Vec<u64> = (1..=1_000).step_by(2).collect();
-    let result = sink.deliver(&delivery(1..=1_000), &odd);
+    let result = sink.deliver(&without(&delivery(1..=1_000), &odd));
     assert!(matches!(&result, Err(Failure::BatchRefused { code, .. }) if code == "POSITIONS"), "{result:?}");
-    sink.deliver(&delivery(1..=200), &odd).unwrap();
+    sink.deliver(&without(&delivery(1..=200), &odd)).unwrap();
     assert_eq!(service.rows().unwrap().len(), 100);
 }
 
@@ -380,7 +381,7 @@ fn what_refuses_the_events_is_for_the_router_to_halve() {
 fn where_nothing_listens_the_sink_says_so() {
     let mut sink = Http::new(&settings("http://localhost:1/"), &identity(1));
     let of_probe = sink.probe().unwrap_err().to_string();
-    let of_delivery = format!("{:?}", connected(&settings("http://127.0.0.1:1/")).deliver(&delivery(1..=1), &[]));
+    let of_delivery = format!("{:?}", connected(&settings("http://127.0.0.1:1/")).deliver(&delivery(1..=1)));
     for reason in [of_probe, of_delivery] {
         assert!(reason.contains("Connection refused") && reason.contains("nothing listens there"), "{reason}");
     }
@@ -406,10 +407,10 @@ fn garbage_half_an_answer_and_none_are_tried_again() {
         assert!(reason.starts_with("http http://localhost:"), "{reason}");
     }
     let url = "http://127.0.0.1:1/";
-    let (reason, _) = retry(connected(&settings(url)).deliver(&delivery(1..=1), &[]));
+    let (reason, _) = retry(connected(&settings(url)).deliver(&delivery(1..=1)));
     assert!(reason.contains("Connection refused"), "{reason}");
     let url = "http://nowhere.invalid/";
-    retry(connected(&settings(url)).deliver(&delivery(1..=1), &[]));
+    retry(connected(&settings(url)).deliver(&delivery(1..=1)));
 }
 
 /// A panic would end the server.
@@ -441,11 +442,11 @@ fn answers_with_anything_in_them_give_a_verdict() {
         }
         service.receiver.tell(&service.name, "answer", &bytes);
         // Whatever it is.
-        let _ = sink.deliver(&delivery(1..=1), &[]);
+        let _ = sink.deliver(&delivery(1..=1));
     }
     service.receiver.tell_nothing(&service.name);
     sink.connect().unwrap();
-    assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=1)), Ok(()));
 }
 
 #[test]
@@ -456,11 +457,11 @@ fn a_service_that_hangs_is_given_up_after_the_timeout_and_served_when_it_goes_on
     let mut sink = connected(&settings);
     receiver.signal("STOP");
     let started = Instant::now();
-    let (reason, _) = retry(sink.deliver(&delivery(1..=1), &[]));
+    let (reason, _) = retry(sink.deliver(&delivery(1..=1)));
     assert!(reason.contains("in time") && started.elapsed() < Duration::from_secs(5), "{reason}");
     receiver.signal("CONT");
     let deadline = Instant::now() + Duration::from_secs(30);
-    while sink.deliver(&delivery(1..=1), &[]).is_err() {
+    while sink.deliver(&delivery(1..=1)).is_err() {
         assert!(Instant::now() < deadline);
         sink.connect().unwrap();
         thread::sleep(Duration::from_millis(10));
@@ -473,31 +474,31 @@ fn an_answer_before_the_body_was_read_is_heard() {
     // Larger than what two sockets hold.
     let large = delivery_of(batch_of(1, vec![vec![Event { body: "x".repeat(60_000), ..Event::default() }; 400]]));
     service.receiver.tell(&service.name, "early", answer("413 x", "Connection: close\r\n", "too large").as_bytes());
-    let result = service.connected().deliver(&large, &[]);
+    let result = service.connected().deliver(&large);
     assert_eq!(result, Err(Failure::BatchRefused { code: "HTTP 413".into(), reason: "too large".into() }));
     // Nobody can have stored what was not sent.
     service.receiver.tell(&service.name, "early", answer("200 OK", "", "").as_bytes());
-    let (reason, _) = retry(service.connected().deliver(&large, &[]));
+    let (reason, _) = retry(service.connected().deliver(&large));
     assert!(reason.contains("HTTP 200, before it had taken the whole request"), "{reason}");
     // Without an answer it is the broken connection that is told.
     service.receiver.tell(&service.name, "early", b"");
-    let (reason, _) = retry(service.connected().deliver(&large, &[]));
+    let (reason, _) = retry(service.connected().deliver(&large));
     assert!(reason.contains("while the request was sent: if this goes on, lower batch.max_bytes"), "{reason}");
     service.receiver.tell_nothing(&service.name);
-    assert_eq!(service.connected().deliver(&large, &[]), Ok(()));
+    assert_eq!(service.connected().deliver(&large), Ok(()));
 }
 
 #[test]
 fn a_connection_that_the_service_closed_meanwhile_is_replaced() {
     let service = Service::json();
     let mut sink = service.connected();
-    sink.deliver(&delivery(1..=1), &[]).unwrap();
+    sink.deliver(&delivery(1..=1)).unwrap();
     service.receiver.tell(&service.name, "answer", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
-    sink.deliver(&delivery(2..=2), &[]).unwrap();
+    sink.deliver(&delivery(2..=2)).unwrap();
     service.receiver.tell_nothing(&service.name);
     // The service closes right after its answer: whether that has arrived or not, a new connection is made in the end.
     let deadline = Instant::now() + Duration::from_secs(20);
-    while sink.deliver(&delivery(3..=3), &[]).is_err() {
+    while sink.deliver(&delivery(3..=3)).is_err() {
         assert!(Instant::now() < deadline);
     }
     assert_eq!(service.requests().len(), 2);
@@ -523,7 +524,7 @@ fn tls_is_verified() {
     let deliver = |url: &str, ca_file: Option<&Path>, delivery: &Delivery| {
         let mut sink = Http::new(&Settings { ca_file: ca_file.map(Into::into), ..settings(url) }, &identity(1));
         sink.connect()?;
-        sink.deliver(delivery, &[])
+        sink.deliver(delivery)
     };
     let (url, ok) = (receiver.url(&name), Some(&*crt));
     assert_eq!(deliver(&url, ok, &delivery(1..=10_000)), Ok(()));

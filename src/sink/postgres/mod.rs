@@ -274,16 +274,15 @@ impl Postgres {
         Ok(moved > 0)
     }
 
-    fn write(&mut self, session: &mut Session, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn write(&mut self, session: &mut Session, delivery: &Delivery) -> Result<(), Failure> {
         let last = delivery.last_position();
         if !self.move_position(session, last).map_err(|error| self.unavailable(&error))? {
             session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
             return self.not_moved(session, last);
         }
-        let wanted = |record: &Record<'_>| except.binary_search(&record.position).is_err();
-        match self.copy(session, self.copy_statement().as_str(), delivery.records().filter(wanted)) {
+        match self.copy(session, self.copy_statement().as_str(), delivery.records()) {
             Ok(()) => {
-                if delivery.records().any(|record| wanted(&record)) {
+                if delivery.events() > 0 {
                     self.unplaced_in_a_row = 0;
                 }
                 self.commit(session)
@@ -294,7 +293,7 @@ impl Postgres {
                     // The table may have got a column that wants a value and of which the sink knows nothing.
                     self.check_events(session)?;
                 }
-                let mut records: Vec<Record<'_>> = delivery.records().filter(wanted).collect();
+                let mut records: Vec<Record<'_>> = delivery.records().collect();
                 // Whatever the first error was: a CHECK is looked at before the key.
                 let (first, last) = (delivery.first_position(), delivery.last_position());
                 let within = format!("BETWEEN {first} AND {last}");
@@ -425,9 +424,8 @@ impl Postgres {
     }
 
     /// Stores what is not there yet.
-    fn write_again(&mut self, session: &mut Session, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
-        let wanted = |record: &Record<'_>| except.binary_search(&record.position).is_err();
-        let mut records: Vec<Record<'_>> = delivery.records().filter(wanted).collect();
+    fn write_again(&mut self, session: &mut Session, delivery: &Delivery) -> Result<(), Failure> {
+        let mut records: Vec<Record<'_>> = delivery.records().collect();
         if records.is_empty() {
             return Ok(());
         }
@@ -583,14 +581,14 @@ impl Sink for Postgres {
         Ok(Some(position))
     }
 
-    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         if self.position >= delivery.last_position() {
             return Ok(());
         }
         let Some(mut session) = self.session.take() else {
             return Err(self.retry("not connected").into());
         };
-        let result = self.write(&mut session, delivery, except);
+        let result = self.write(&mut session, delivery);
         if result.is_ok() {
             self.position = delivery.last_position();
         }
@@ -605,12 +603,12 @@ impl Sink for Postgres {
         true
     }
 
-    fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn replay(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         let mut session = match self.session.take() {
             Some(session) => session,
             None => self.open()?,
         };
-        let result = self.write_again(&mut session, delivery, except);
+        let result = self.write_again(&mut session, delivery);
         if !matches!(result, Err(Failure::Unavailable(_))) {
             self.session = Some(session);
         }

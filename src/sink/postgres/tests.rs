@@ -10,7 +10,7 @@ use crate::config::setting::Url;
 use crate::event::proto::Event;
 use crate::event::rfc3339;
 use crate::sink::stores;
-use crate::sink::testing::{self, Store, batch_of, delivery, delivery_of, identity, named};
+use crate::sink::testing::{self, Store, batch_of, delivery, delivery_of, identity, named, without};
 
 /// A database of its own on the shared server.
 pub(super) struct Database {
@@ -154,16 +154,16 @@ fn every_row_that_a_constraint_refuses_is_named_at_once() {
     let body = |position: u64, body: &str| Event { body: body.into(), ..named(format!("e{position}")) };
     let events = vec![named("e1"), named("e2"), body(3, "same"), body(4, "same"), named("e5")];
     let delivery = delivery_of(batch_of(1, vec![events]));
-    assert_eq!(refused(sink.deliver(&delivery, &[])), [(2, "23514".into()), (4, "23505".into())]);
+    assert_eq!(refused(sink.deliver(&delivery)), [(2, "23514".into()), (4, "23505".into())]);
     assert!(database.positions().is_empty(), "nothing of it is stored");
-    assert_eq!(sink.deliver(&delivery, &[2, 4]), Ok(()));
+    assert_eq!(sink.deliver(&without(&delivery, &[2, 4])), Ok(()));
     assert_eq!(database.positions(), [1, 3, 5]);
 }
 
 #[test]
 fn a_refusal_says_what_the_server_said() {
     let (_database, mut sink) = Database::with("ALTER TABLE events ADD CONSTRAINT no_e2 CHECK (name <> 'e2')");
-    let Err(Failure::Refused(refusals)) = sink.deliver(&delivery(1..=3), &[]) else { panic!("it is taken") };
+    let Err(Failure::Refused(refusals)) = sink.deliver(&delivery(1..=3)) else { panic!("it is taken") };
     let reason = "new row for relation \"events\" violates check constraint \"no_e2\" (SQLSTATE 23514)";
     assert_eq!(refusals, [Refusal { position: 2, code: "23514".into(), reason: reason.into() }]);
 }
@@ -175,9 +175,9 @@ fn a_foreign_key_names_no_row_and_each_is_found() {
          DELETE FROM names WHERE name IN ('e1', 'e50', 'e51', 'e100');
          ALTER TABLE events ADD FOREIGN KEY (name) REFERENCES names;",
     );
-    let refused: Vec<u64> = refused(sink.deliver(&delivery(1..=100), &[])).into_iter().map(|(at, _)| at).collect();
+    let refused: Vec<u64> = refused(sink.deliver(&delivery(1..=100))).into_iter().map(|(at, _)| at).collect();
     assert_eq!(refused, [1, 50, 51, 100]);
-    assert_eq!(sink.deliver(&delivery(1..=100), &refused), Ok(()));
+    assert_eq!(sink.deliver(&without(&delivery(1..=100), &refused)), Ok(()));
     assert_eq!(database.positions().len(), 96);
 }
 
@@ -189,8 +189,8 @@ fn a_trigger_refuses_with_a_code_of_its_own() {
          END $$;
          CREATE TRIGGER no BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION no();",
     );
-    assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "TX001".into())]);
-    assert_eq!(sink.deliver(&delivery(1..=3), &[2]), Ok(()));
+    assert_eq!(refused(sink.deliver(&delivery(1..=3))), [(2, "TX001".into())]);
+    assert_eq!(sink.deliver(&without(&delivery(1..=3), &[2])), Ok(()));
     assert_eq!(database.positions(), [1, 3]);
 }
 
@@ -201,8 +201,8 @@ fn a_row_too_large_for_the_users_index_is_refused_alone() {
     let noise: String = (0..20_000).map(|_| char::from(b'!' + (random.next_u64() % 90) as u8)).collect();
     let events = vec![named("e1"), Event { body: noise, ..named("e2") }, named("e3")];
     let delivery = delivery_of(batch_of(1, vec![events]));
-    assert_eq!(refused(sink.deliver(&delivery, &[])), [(2, "54000".into())]);
-    assert_eq!(sink.deliver(&delivery, &[2]), Ok(()));
+    assert_eq!(refused(sink.deliver(&delivery)), [(2, "54000".into())]);
+    assert_eq!(sink.deliver(&without(&delivery, &[2])), Ok(()));
     assert_eq!(database.positions(), [1, 3]);
 }
 
@@ -212,17 +212,17 @@ fn a_constraint_that_is_checked_at_the_commit_names_no_row() {
         "CREATE TABLE kinds (name text PRIMARY KEY);
          ALTER TABLE events ADD FOREIGN KEY (kind) REFERENCES kinds DEFERRABLE INITIALLY DEFERRED;",
     );
-    let result = sink.deliver(&delivery(1..=3), &[]);
+    let result = sink.deliver(&delivery(1..=3));
     assert!(matches!(&result, Err(Failure::BatchRefused { code, .. }) if code == "23503"), "{result:?}");
     database.sql("INSERT INTO kinds VALUES ('log')");
-    assert_eq!(sink.deliver(&delivery(1..=3), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=3)), Ok(()));
     assert_eq!(database.positions(), [1, 2, 3]);
 }
 
 #[test]
 fn when_every_row_is_refused_all_are_named_at_once() {
     let (_database, mut sink) = Database::with("ALTER TABLE events ADD CHECK (agent = 'somebody else')");
-    assert_eq!(refused(sink.deliver(&delivery(1..=500), &[])).len(), 500);
+    assert_eq!(refused(sink.deliver(&delivery(1..=500))).len(), 500);
 }
 
 // ---- positions ----
@@ -232,14 +232,14 @@ fn the_newest_owner_wins_and_the_older_one_does_not_take_it_back() {
     let database = Database::new();
     let mut old = database.postgres(1);
     old.connect().unwrap();
-    old.deliver(&delivery(1..=2), &[]).unwrap();
+    old.deliver(&delivery(1..=2)).unwrap();
     let mut new = database.postgres(2);
     assert_eq!(new.connect(), Ok(Some(2)));
-    let reason = down(old.deliver(&delivery(3..=4), &[]));
+    let reason = down(old.deliver(&delivery(3..=4)));
     assert!(reason.contains("fenced at position 2"), "{reason}");
     assert!(down(old.connect()).contains("fenced"));
-    new.deliver(&delivery(3..=4), &[]).unwrap();
-    assert_eq!(new.deliver(&delivery(3..=4), &[]), Ok(()), "what is stored is stored");
+    new.deliver(&delivery(3..=4)).unwrap();
+    assert_eq!(new.deliver(&delivery(3..=4)), Ok(()), "what is stored is stored");
     assert!(down(old.connect()).contains("fenced"));
     assert_eq!(database.positions(), [1, 2, 3, 4]);
 }
@@ -249,11 +249,11 @@ fn sinks_and_logs_have_their_own_positions_in_one_database() {
     let database = Database::new();
     let mut first = database.postgres(1);
     first.connect().unwrap();
-    first.deliver(&delivery(1..=5), &[]).unwrap();
+    first.deliver(&delivery(1..=5)).unwrap();
     let other_log = Identity { server_id: [9; 16], ..identity(1) };
     let mut second = Postgres::new("main", &database.settings(), &other_log);
     assert_eq!(second.connect(), Ok(Some(0)));
-    second.deliver(&delivery(1..=3), &[]).unwrap();
+    second.deliver(&delivery(1..=3)).unwrap();
     assert_eq!(Postgres::new("other", &database.settings(), &identity(1)).connect(), Ok(Some(0)));
     assert_eq!(database.positions().len(), 8);
 }
@@ -267,31 +267,31 @@ fn the_position_can_be_read_from_outside_without_a_change() {
     let mut sink = database.postgres(1);
     sink.connect().unwrap();
     assert_eq!(read("main", 9), Ok(Some(0)));
-    sink.deliver(&delivery(1..=7), &[]).unwrap();
+    sink.deliver(&delivery(1..=7)).unwrap();
     assert_eq!((read("main", 9), read("other", 9)), (Ok(Some(7)), Ok(Some(0))));
-    sink.deliver(&delivery(8..=9), &[]).unwrap();
+    sink.deliver(&delivery(8..=9)).unwrap();
     assert_eq!(read("main", 9), Ok(Some(9)), "the owner is not fenced");
 }
 
 #[test]
 fn a_row_that_is_there_already_stays_as_it_is() {
     let (database, mut sink) = Database::with("");
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    sink.deliver(&delivery(1..=3)).unwrap();
     // The store was restored from a copy in which the position is older than the rows.
     database.sql("UPDATE telemetryx_positions SET position = 1");
     sink.connect().unwrap();
-    assert_eq!(sink.deliver(&delivery(2..=4), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(2..=4)), Ok(()));
     assert_eq!(database.positions(), [1, 2, 3, 4]);
 }
 
 #[test]
 fn a_position_changed_from_outside_is_read_again() {
     let (database, mut sink) = Database::with("");
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    sink.deliver(&delivery(1..=3)).unwrap();
     database.sql("UPDATE telemetryx_positions SET position = 2");
-    retry(sink.deliver(&delivery(4..=5), &[]));
+    retry(sink.deliver(&delivery(4..=5)));
     assert_eq!(sink.connect(), Ok(Some(2)));
-    assert_eq!(sink.deliver(&delivery(3..=5), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(3..=5)), Ok(()));
     assert_eq!(database.positions(), [1, 2, 3, 4, 5]);
 }
 
@@ -300,10 +300,10 @@ fn rows_without_a_position_are_no_new_beginning() {
     let database = Database::new();
     let mut sink = database.postgres(1);
     sink.connect().unwrap();
-    sink.deliver(&delivery(1..=5), &[]).unwrap();
+    sink.deliver(&delivery(1..=5)).unwrap();
     database.sql("DELETE FROM telemetryx_positions");
     // At run time, after a restart, and asked beside the server.
-    retry(sink.deliver(&delivery(6..=7), &[]));
+    retry(sink.deliver(&delivery(6..=7)));
     let at_run_time = down(sink.connect());
     let mut restarted = database.postgres(2);
     assert!(down(restarted.connect()).contains("has rows of this log up to position 5"));
@@ -313,7 +313,7 @@ fn rows_without_a_position_are_no_new_beginning() {
     let (_, advice) = at_run_time.split_once("To continue after them: ").unwrap();
     database.sql(advice.split_once(';').unwrap().0);
     assert_eq!(sink.connect(), Ok(Some(5)));
-    sink.deliver(&delivery(6..=7), &[]).unwrap();
+    sink.deliver(&delivery(6..=7)).unwrap();
     assert_eq!(restarted.connect(), Ok(Some(7)));
     assert_eq!(database.positions(), (1..=7).collect::<Vec<_>>());
     // With 0, nothing is doubled.
@@ -323,7 +323,7 @@ fn rows_without_a_position_are_no_new_beginning() {
     database.sql(&advice.split_once(';').unwrap().0.replace(", 7, ", ", 0, "));
     let mut again = database.postgres(5);
     assert_eq!(again.connect(), Ok(Some(0)));
-    again.deliver(&delivery(3..=8), &[]).unwrap();
+    again.deliver(&delivery(3..=8)).unwrap();
     assert_eq!(database.positions(), (1..=8).collect::<Vec<_>>());
     // Rows of another log are not this one's; and with its rows gone as well, it begins anew.
     database.sql("DELETE FROM telemetryx_positions; DELETE FROM events WHERE position < 8");
@@ -368,7 +368,7 @@ fn a_table_in_a_schema_is_used_with_its_own_columns() {
     sink.connect().unwrap();
     database.sql("ALTER TABLE logs.lines ADD site text NOT NULL DEFAULT 'here'");
     sink.connect().unwrap();
-    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    sink.deliver(&delivery(1..=2)).unwrap();
     assert_eq!(database.sql("SELECT site, name FROM logs.lines ORDER BY position"), "here|e1\nhere|e2\n");
 }
 
@@ -385,7 +385,7 @@ fn without_create_missing_tables_are_down_with_what_to_do() {
     assert!(reason.contains("127.0.0.1") && reason.contains(&database.name), "{reason}");
     database.sql(&settings.ddl().unwrap());
     assert_eq!(sink.connect(), Ok(Some(0)));
-    assert_eq!(sink.deliver(&delivery(1..=2), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=2)), Ok(()));
 }
 
 #[test]
@@ -407,7 +407,7 @@ fn a_table_that_does_not_fit_is_down_with_all_that_is_wrong() {
     database.sql("DROP TABLE events");
     sink.connect().unwrap();
     database.sql("ALTER TABLE events DROP COLUMN body");
-    let reason = down(sink.deliver(&delivery(1..=2), &[]));
+    let reason = down(sink.deliver(&delivery(1..=2)));
     assert!(reason.contains("42703") && reason.contains("put the tables right"), "{reason}");
 }
 
@@ -444,8 +444,8 @@ fn rows_of_a_partitioned_table_find_their_partition() {
     sink.connect().unwrap();
     let old = Event { time_unix_nano: 1, ..named("e2") };
     let delivery = delivery_of(batch_of(1, vec![vec![named("e1"), old, named("e3")]]));
-    assert_eq!(refused(sink.deliver(&delivery, &[])), [(2, "23514".into())]);
-    assert_eq!(sink.deliver(&delivery, &[2]), Ok(()));
+    assert_eq!(refused(sink.deliver(&delivery)), [(2, "23514".into())]);
+    assert_eq!(sink.deliver(&without(&delivery, &[2])), Ok(()));
     assert_eq!(database.positions(), [1, 3]);
 }
 
@@ -459,21 +459,21 @@ fn a_partition_that_no_event_finds_is_down_instead_of_burying_them_all() {
     sink.connect().unwrap();
     let events = limits::REFUSED_IN_A_ROW_MAX + 100;
     let few = delivery(1..=events / 2);
-    assert_eq!(refused(sink.deliver(&few, &[])).len() as u64, events / 2);
+    assert_eq!(refused(sink.deliver(&few)).len() as u64, events / 2);
     let (rest, mixed) = (delivery(events / 2 + 1..=events), delivery(events + 1..=events + 2));
     let except: Vec<u64> = (1..=events / 2).collect();
-    assert_eq!(sink.deliver(&few, &except), Ok(()));
+    assert_eq!(sink.deliver(&without(&few, &except)), Ok(()));
     for _ in 0..2 {
-        let reason = down(sink.deliver(&rest, &[]));
+        let reason = down(sink.deliver(&rest));
         assert!(reason.contains("no partition of relation") && reason.contains("create the partition"), "{reason}");
         sink.connect().unwrap();
     }
     // Once one of them has its partition, the others without one are refused alone again.
     let from = "PARTITION OF events FOR VALUES FROM ('2026-01-01Z') TO ('2027-01-01Z')";
     database.sql(&format!("CREATE TABLE y2026 {from}; ALTER TABLE y2026 ADD CHECK (position > {})", events / 2 + 1));
-    assert_eq!(refused(sink.deliver(&rest, &[])), [(events / 2 + 1, "23514".into())]);
-    assert_eq!(sink.deliver(&rest, &[events / 2 + 1]), Ok(()));
-    assert_eq!(sink.deliver(&mixed, &[]), Ok(()));
+    assert_eq!(refused(sink.deliver(&rest)), [(events / 2 + 1, "23514".into())]);
+    assert_eq!(sink.deliver(&without(&rest, &[events / 2 + 1])), Ok(()));
+    assert_eq!(sink.deliver(&mixed), Ok(()));
     assert_eq!(database.positions(), (events / 2 + 2..=events + 2).collect::<Vec<_>>());
 }
 
@@ -481,34 +481,34 @@ fn a_partition_that_no_event_finds_is_down_instead_of_burying_them_all() {
 fn a_row_that_lacks_a_generated_value_is_refused_alone() {
     let (database, mut sink) =
         Database::with("ALTER TABLE events ADD site text GENERATED ALWAYS AS (nullif(name, 'e2')) STORED NOT NULL");
-    assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "23502".into())]);
-    assert_eq!(sink.deliver(&delivery(1..=3), &[2]), Ok(()));
+    assert_eq!(refused(sink.deliver(&delivery(1..=3))), [(2, "23502".into())]);
+    assert_eq!(sink.deliver(&without(&delivery(1..=3), &[2])), Ok(()));
     assert_eq!(database.positions(), [1, 3]);
 }
 
 #[test]
 fn a_column_that_was_added_and_wants_a_value_is_down_and_no_row_is_refused_for_it() {
     let (database, mut sink) = Database::with("");
-    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    sink.deliver(&delivery(1..=2)).unwrap();
     database.sql("DELETE FROM events; ALTER TABLE events ADD site text NOT NULL");
-    let reason = down(sink.deliver(&delivery(3..=4), &[]));
+    let reason = down(sink.deliver(&delivery(3..=4)));
     assert!(reason.contains("its own column site is NOT NULL without a default"), "{reason}");
     database.sql("ALTER TABLE events ALTER COLUMN site SET DEFAULT 'here'");
     assert_eq!(sink.connect(), Ok(Some(2)));
-    assert_eq!(sink.deliver(&delivery(3..=4), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(3..=4)), Ok(()));
     assert_eq!(database.positions(), [3, 4]);
 }
 
 #[test]
 fn rows_that_are_there_already_are_not_refused_beside_one_that_is() {
     let (database, mut sink) = Database::with("ALTER TABLE events ADD CHECK (name <> 'e3')");
-    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    sink.deliver(&delivery(1..=2)).unwrap();
     // As after the sink got another name.
     database.sql("UPDATE telemetryx_positions SET sink = 'before'");
     let mut sink = database.postgres(1);
     assert_eq!(sink.connect(), Ok(Some(0)));
-    assert_eq!(refused(sink.deliver(&delivery(1..=4), &[])), [(3, "23514".into())]);
-    assert_eq!(sink.deliver(&delivery(1..=4), &[3]), Ok(()));
+    assert_eq!(refused(sink.deliver(&delivery(1..=4))), [(3, "23514".into())]);
+    assert_eq!(sink.deliver(&without(&delivery(1..=4), &[3])), Ok(()));
     assert_eq!(database.positions(), [1, 2, 4]);
 }
 
@@ -520,13 +520,13 @@ fn rights_that_are_missing_are_down_with_what_to_grant() {
     let url = format!("postgres://{role}@127.0.0.1:{}/{}", database.server.port(), database.name);
     let mut sink = Postgres::new("main", &settings(url), &identity(1));
     assert_eq!(sink.connect(), Ok(Some(0)), "what exists needs no right to create");
-    let reason = down(sink.deliver(&delivery(1..=1), &[]));
+    let reason = down(sink.deliver(&delivery(1..=1)));
     assert!(reason.contains("42501") && reason.contains("grant this user SELECT, INSERT, UPDATE"), "{reason}");
     let reason = down(sink.probe());
     assert!(reason.contains("may not read and write the table \"events\": grant this user"), "{reason}");
     database.sql(&format!("GRANT SELECT, INSERT ON events TO {role}"));
     sink.connect().unwrap();
-    assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=1)), Ok(()));
     assert_eq!(sink.probe(), Ok(()));
     database.sql("DROP TABLE events");
     let reason = down(sink.probe());
@@ -562,7 +562,7 @@ fn a_pooler_in_statement_mode_is_down_with_what_it_reports() {
         let pooler = stores::PgBouncer::start(database.server, mode);
         let mut sink = Postgres::new("main", &settings(pooler.url(&database.name)), &identity(1));
         sink.connect()?;
-        sink.deliver(&delivery(1..=3), &[])
+        sink.deliver(&delivery(1..=3))
     };
     let reason = down(connect("statement"));
     assert!(reason.contains("transaction blocks not allowed in statement pooling mode"), "{reason}");
@@ -581,11 +581,11 @@ fn a_pooler_in_statement_mode_is_down_with_what_it_reports() {
 fn a_table_that_takes_no_copy_is_down_with_the_reason() {
     let (database, mut sink) =
         Database::with("ALTER TABLE events RENAME TO rows; CREATE VIEW events AS SELECT * FROM rows");
-    let reason = down(sink.deliver(&delivery(1..=1), &[]));
+    let reason = down(sink.deliver(&delivery(1..=1)));
     assert!(reason.contains("cannot copy to view") && reason.contains("use a plain table"), "{reason}");
     database.sql("DROP VIEW events; ALTER TABLE rows RENAME TO events");
     sink.connect().unwrap();
-    assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=1)), Ok(()));
 }
 
 #[test]
@@ -631,14 +631,14 @@ fn a_url_names_its_database() {
 #[test]
 fn a_session_that_the_server_ends_is_opened_again() {
     let (database, mut sink) = Database::with("");
-    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    sink.deliver(&delivery(1..=2)).unwrap();
     database.sql(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
          WHERE datname = current_database() AND application_name = 'telemetryx'",
     );
-    retry(sink.deliver(&delivery(3..=4), &[]));
+    retry(sink.deliver(&delivery(3..=4)));
     assert_eq!(sink.connect(), Ok(Some(2)));
-    sink.deliver(&delivery(3..=4), &[]).unwrap();
+    sink.deliver(&delivery(3..=4)).unwrap();
     assert_eq!(database.positions(), [1, 2, 3, 4]);
 }
 
@@ -657,12 +657,12 @@ fn a_statement_that_takes_too_long_is_ended_by_the_server_and_tried_again() {
         while database.sql(locked).trim() == "0" {
             assert!(Instant::now() < deadline, "no lock");
         }
-        let reason = retry(sink.deliver(&delivery(1..=1), &[]));
+        let reason = retry(sink.deliver(&delivery(1..=1)));
         assert!(reason.contains("55P03") || reason.contains("57014"), "{reason}");
         holder.join().unwrap();
     });
     sink.connect().unwrap();
-    assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=1)), Ok(()));
 }
 
 #[test]
@@ -670,7 +670,7 @@ fn a_user_who_reads_only_by_default_still_writes() {
     let (database, mut sink) = Database::with("");
     database.sql(&format!("ALTER DATABASE {} SET default_transaction_read_only = on", database.name));
     assert_eq!(sink.connect(), Ok(Some(0)));
-    assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=1)), Ok(()));
 }
 
 #[test]
@@ -679,10 +679,10 @@ fn a_stopped_server_is_noticed_and_found_again() {
     let settings = Settings { timeout: Duration::from_secs(1), ..settings(server.url("postgres")) };
     let mut sink = Postgres::new("main", &settings, &identity(1));
     sink.connect().unwrap();
-    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    sink.deliver(&delivery(1..=2)).unwrap();
     server.signal_all("STOP");
     let begun = Instant::now();
-    let reason = retry(sink.deliver(&delivery(3..=4), &[]));
+    let reason = retry(sink.deliver(&delivery(3..=4)));
     assert!(reason.contains("no answer in time"), "{reason}");
     // The system still accepts connections for it.
     let reason = retry(sink.connect());
@@ -693,7 +693,7 @@ fn a_stopped_server_is_noticed_and_found_again() {
     while sink.connect().is_err() {
         assert!(Instant::now() < deadline, "it does not come back");
     }
-    sink.deliver(&delivery(3..=4), &[]).unwrap();
+    sink.deliver(&delivery(3..=4)).unwrap();
     assert_eq!(server.psql("postgres", "SELECT position FROM events ORDER BY 1").unwrap(), "1\n2\n3\n4\n");
 }
 
@@ -707,10 +707,10 @@ fn a_crash_of_the_server_loses_and_doubles_nothing() {
         while sink.connect().is_err() {
             assert!(Instant::now() < deadline, "it does not come back");
         }
-        sink.deliver(&delivery(next..=next + 999), &[]).unwrap();
+        sink.deliver(&delivery(next..=next + 999)).unwrap();
         next += 1_000;
         server.kill();
-        retry(sink.deliver(&delivery(next..=next), &[]));
+        retry(sink.deliver(&delivery(next..=next)));
         server.go_on(&["fsync=on"]);
     }
     let sum = server.psql("postgres", "SELECT count(*), count(DISTINCT position), max(position) FROM events").unwrap();

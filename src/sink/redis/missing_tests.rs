@@ -96,7 +96,7 @@ fn a_user_with_the_rights_of_the_advice_can_do_everything() {
     let mut second = sink(2);
     assert_eq!((second.connect(), second.probe(), second.stored_position()), (Ok(Some(5)), Ok(()), Ok(Some(5))));
     persist(&mut second, &delivery(6..=9));
-    assert_eq!(sink(3).replay(&delivery(1..=1), &[]), Ok(()));
+    assert_eq!(sink(3).replay(&delivery(1..=1)), Ok(()));
     let key = String::from_utf8(second.shards[0].position_key.clone()).unwrap();
     store.server.cli(&["del", &key]);
     let mut third = sink(3);
@@ -113,7 +113,7 @@ fn a_user_with_the_rights_of_the_advice_can_do_everything() {
         // Without a position it looks for entries, and with one it delivers.
         let without = sink.connect().map(drop).map_err(Failure::from);
         store.server.cli(&["set", &key, "9 x 1"]);
-        let with = sink.connect().map_err(Failure::from).and_then(|_| sink.deliver(&delivery(10..=10), &[]));
+        let with = sink.connect().map_err(Failure::from).and_then(|_| sink.deliver(&delivery(10..=10)));
         let reasons = format!("{without:?} {with:?}");
         assert!(reasons.contains("NOPERM") && reasons.contains("allow this user"), "{left_out}: {reasons}");
     }
@@ -154,9 +154,9 @@ fn a_position_that_is_missing_at_the_start_is_no_new_beginning() {
         }
         let mut sink = store.connected(3);
         // From the lowest of the shards: what the others have is skipped.
-        sink.deliver(&spread(1..=100), &[]).unwrap();
+        sink.deliver(&spread(1..=100)).unwrap();
     }
-    store.connected(4).deliver(&spread(101..=110), &[]).unwrap();
+    store.connected(4).deliver(&spread(101..=110)).unwrap();
     let mut positions = BTreeMap::new();
     for shard in 0..3 {
         for fields in entries(&[&store.server], &format!("events:{{{shard}}}")) {
@@ -179,7 +179,7 @@ fn a_stream_of_other_logs_and_one_that_was_trimmed_are_new_beginnings() {
     persist(&mut other, &delivery(1..=100));
     let mut sink = store.redis(1);
     assert_eq!(sink.connect(), Ok(Some(0)));
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    sink.deliver(&delivery(1..=3)).unwrap();
     let key = String::from_utf8(sink.shards[0].position_key.clone()).unwrap();
     store.server.cli(&["del", &key]);
     store.server.cli(&["xtrim", "events:{0}", "maxlen", "0"]);

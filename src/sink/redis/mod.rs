@@ -471,12 +471,12 @@ impl Redis {
     }
 
     /// Writes the events of each shard that it does not have yet.
-    fn encode(&mut self, delivery: &Delivery, except: &[u64]) {
+    fn encode(&mut self, delivery: &Delivery) {
         for shard in &mut self.shards {
             shard.commands.clear();
         }
         let shards = self.shards.len() as u64;
-        for record in delivery.records().filter(|record| except.binary_search(&record.position).is_err()) {
+        for record in delivery.records() {
             let index = u64::from(crc32fast::hash(record.source().as_bytes())) % shards.max(1);
             let shard = usize::try_from(index).ok().and_then(|index| self.shards.get_mut(index));
             if let Some(shard) = shard.filter(|shard| record.position > shard.position) {
@@ -556,7 +556,7 @@ impl Sink for Redis {
         self.prepare().map(Some)
     }
 
-    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         let last = delivery.last_position();
         if self.lowest() >= last {
             return Ok(());
@@ -564,7 +564,7 @@ impl Sink for Redis {
         if self.nodes.is_empty() {
             return Err(self.retry("not connected").into());
         }
-        self.encode(delivery, except);
+        self.encode(delivery);
         for index in 0..self.shards.len() {
             if self.shards.get(index).is_some_and(|shard| shard.position < last) {
                 self.at_its_node(index, |sink, connection, asking| sink.store(index, last, connection, asking))?;
@@ -577,12 +577,12 @@ impl Sink for Redis {
         true
     }
 
-    fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn replay(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         if self.nodes.is_empty() {
             self.open()?;
         }
         // No shard has a position here: all events are written.
-        self.encode(delivery, except);
+        self.encode(delivery);
         for index in 0..self.shards.len() {
             if self.shards.get(index).is_some_and(|shard| shard.commands.count() > 0) {
                 self.at_its_node(index, |sink, connection, asking| sink.commit(index, None, connection, asking))?;

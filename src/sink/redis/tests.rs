@@ -216,7 +216,7 @@ pub(super) fn persist(sink: &mut Redis, delivery: &Delivery) {
     loop {
         let stored = match sink.connect() {
             Ok(Some(position)) if position >= delivery.last_position() => return,
-            Ok(_) => sink.deliver(delivery, &[]),
+            Ok(_) => sink.deliver(delivery),
             Err(unavailable) => Err(unavailable.into()),
         };
         match stored {
@@ -250,8 +250,8 @@ fn a_source_stays_in_its_shard_and_all_shards_are_used() {
     let mut sink = store.redis(1);
     assert_eq!(sink.connect(), Ok(Some(0)));
     assert!(sink.nodes.len() == 3, "a connection to each node");
-    sink.deliver(&spread(1..=5_000), &[]).unwrap();
-    sink.deliver(&spread(5_001..=10_000), &[]).unwrap();
+    sink.deliver(&spread(1..=5_000)).unwrap();
+    sink.deliver(&spread(5_001..=10_000)).unwrap();
     assert_eq!(store.positions(), (1..=10_000).collect::<Vec<_>>());
     let nodes: Vec<&stores::Redis> = cluster().nodes.iter().collect();
     let mut shard_of = BTreeMap::new();
@@ -270,10 +270,10 @@ fn a_source_stays_in_its_shard_and_all_shards_are_used() {
 fn shards_that_are_ahead_skip_what_they_have() {
     let store = Alone::new(4);
     let mut sink = store.connected(1);
-    sink.deliver(&spread(1..=100), &[]).unwrap();
+    sink.deliver(&spread(1..=100)).unwrap();
     // The next delivery reached shards 0 and 1, then the server went away.
     let ahead = spread(101..=200);
-    sink.encode(&ahead, &[]);
+    sink.encode(&ahead);
     for index in 0..2 {
         sink.at_its_node(index, |sink, connection, asking| sink.store(index, 200, connection, asking)).unwrap();
     }
@@ -281,7 +281,7 @@ fn shards_that_are_ahead_skip_what_they_have() {
     assert_eq!(sink.connect(), Ok(Some(100)), "the lowest");
     // Cut otherwise this time, and over the end of what some have.
     for positions in [101..=130, 131..=199, 200..=300] {
-        sink.deliver(&spread(positions), &[]).unwrap();
+        sink.deliver(&spread(positions)).unwrap();
     }
     assert_eq!(store.positions(), (1..=300).collect::<Vec<_>>());
     assert_eq!(store.redis(3).connect(), Ok(Some(300)));
@@ -291,20 +291,20 @@ fn shards_that_are_ahead_skip_what_they_have() {
 fn one_shard_that_has_seen_more_than_the_log_keeps_an_older_copy_away() {
     let store = Alone::new(4);
     let mut sink = store.connected(1);
-    sink.deliver(&spread(1..=100), &[]).unwrap();
-    sink.encode(&spread(101..=200), &[]);
+    sink.deliver(&spread(1..=100)).unwrap();
+    sink.encode(&spread(101..=200));
     sink.at_its_node(2, |sink, connection, asking| sink.store(2, 200, connection, asking)).unwrap();
     // It would go on behind 100 and shard 2 would pass over what now gets the positions up to 200.
     let older = Identity { log_end: 150, ..identity(2) };
     assert_eq!(Redis::new("main", &store.settings(), &older).connect(), Ok(Some(200)));
-    sink.deliver(&spread(101..=200), &[]).unwrap();
+    sink.deliver(&spread(101..=200)).unwrap();
     assert_eq!(store.positions(), (1..=200).collect::<Vec<_>>());
 }
 
 #[test]
 fn another_number_of_shards_is_down_with_what_to_do() {
     let store = Alone::new(4);
-    store.connected(1).deliver(&spread(1..=10), &[]).unwrap();
+    store.connected(1).deliver(&spread(1..=10)).unwrap();
     for shards in [2, 8] {
         let settings = Settings { shards, ..store.settings() };
         let reason = down(Redis::new("main", &settings, &identity(2)).connect());
@@ -319,7 +319,7 @@ fn a_stream_keeps_about_maxlen_entries() {
     let mut sink = Redis::new("main", &settings, &identity(1));
     sink.connect().unwrap();
     for first in (1..10_000).step_by(500) {
-        sink.deliver(&delivery(first..=first + 499), &[]).unwrap();
+        sink.deliver(&delivery(first..=first + 499)).unwrap();
     }
     let positions = store.positions();
     assert!((1_000..1_300).contains(&positions.len()), "{}", positions.len());
@@ -332,13 +332,13 @@ fn a_stream_keeps_about_maxlen_entries() {
 fn the_newest_owner_wins_and_the_older_one_does_not_take_it_back() {
     let store = Alone::new(3);
     let mut old = store.connected(1);
-    old.deliver(&delivery(1..=2), &[]).unwrap();
+    old.deliver(&delivery(1..=2)).unwrap();
     let mut new = store.redis(2);
     assert_eq!(new.connect(), Ok(Some(2)));
-    let reason = down(old.deliver(&delivery(3..=4), &[]));
+    let reason = down(old.deliver(&delivery(3..=4)));
     assert!(reason.contains("fenced at position 2"), "{reason}");
     assert!(down(old.connect()).contains("fenced"));
-    new.deliver(&delivery(3..=4), &[]).unwrap();
+    new.deliver(&delivery(3..=4)).unwrap();
     assert!(down(old.connect()).contains("fenced"));
     assert_eq!(store.positions(), [1, 2, 3, 4]);
 }
@@ -353,16 +353,16 @@ fn owners_that_meet_halfway_agree_on_one() {
     for index in 1..4 {
         late.at_its_node(index, |sink, connection, asking| sink.take(index, connection, asking)).unwrap();
     }
-    retry(second.deliver(&spread(1..=50), &[]));
+    retry(second.deliver(&spread(1..=50)));
     persist(&mut second, &spread(1..=50));
-    assert!(down(first.deliver(&spread(1..=50), &[])).contains("fenced"));
+    assert!(down(first.deliver(&spread(1..=50))).contains("fenced"));
     assert_eq!(store.positions(), (1..=50).collect::<Vec<_>>());
 }
 
 #[test]
 fn sinks_and_logs_have_their_own_positions_on_one_stream() {
     let store = Alone::new(0);
-    store.connected(1).deliver(&delivery(1..=5), &[]).unwrap();
+    store.connected(1).deliver(&delivery(1..=5)).unwrap();
     let other_log = Identity { server_id: [9; 16], ..identity(1) };
     assert_eq!(Redis::new("main", &store.settings(), &other_log).connect(), Ok(Some(0)));
     // Entries do not say which sink wrote them: one that was renamed would add all of them again.
@@ -378,9 +378,9 @@ fn the_position_can_be_read_from_outside_without_a_change() {
         assert_eq!(read("main"), Ok(Some(0)));
         assert_eq!(redis.server.cli(&["dbsize"]).trim(), "0");
         let mut sink = redis.connected(1);
-        sink.deliver(&delivery(1..=7), &[]).unwrap();
+        sink.deliver(&delivery(1..=7)).unwrap();
         assert_eq!((read("main"), read("other")), (Ok(Some(7)), Ok(Some(0))));
-        sink.deliver(&delivery(8..=9), &[]).unwrap();
+        sink.deliver(&delivery(8..=9)).unwrap();
         assert_eq!(read("main"), Ok(Some(9)), "the owner is not fenced");
     }
 }
@@ -389,18 +389,18 @@ fn the_position_can_be_read_from_outside_without_a_change() {
 fn a_position_changed_from_outside_is_read_again() {
     let store = Alone::new(0);
     let mut sink = store.connected(1);
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    sink.deliver(&delivery(1..=3)).unwrap();
     let key = String::from_utf8(sink.shards[0].position_key.clone()).unwrap();
     let held = store.server.cli(&["get", &key]);
     store.server.cli(&["set", &key, held.trim().replacen('3', "2", 1).as_str()]);
-    retry(sink.deliver(&delivery(4..=5), &[]));
+    retry(sink.deliver(&delivery(4..=5)));
     assert_eq!(sink.connect(), Ok(Some(2)));
     store.server.cli(&["set", &key, "nonsense"]);
     assert!(down(sink.connect()).contains("is not what this sink wrote there"));
     // All was removed: from the beginning.
     store.server.cli(&["flushall"]);
     assert_eq!(sink.connect(), Ok(Some(0)));
-    sink.deliver(&delivery(4..=5), &[]).unwrap();
+    sink.deliver(&delivery(4..=5)).unwrap();
     assert_eq!(store.positions(), [4, 5]);
 }
 
@@ -408,7 +408,7 @@ fn a_position_changed_from_outside_is_read_again() {
 fn a_position_that_moves_between_watch_and_exec_stops_the_transaction() {
     let store = Alone::new(0);
     let mut sink = store.connected(1);
-    sink.encode(&delivery(1..=3), &[]);
+    sink.encode(&delivery(1..=3));
     let key = String::from_utf8(sink.shards[0].position_key.clone()).unwrap();
     let result = sink.at_its_node(0, |sink, connection, asking| {
         sink.look(0, connection, asking)?;
@@ -424,7 +424,7 @@ fn without_multi_nothing_is_written() {
     let store = Alone { server: stores::Redis::start(&["--rename-command", "MULTI", ""]), shards: 0 };
     let reason = down(store.redis(1).connect());
     assert!(reason.contains("unknown command 'MULTI'") && reason.contains("as they are named by default"), "{reason}");
-    let replayed = store.redis(1).replay(&delivery(1..=2), &[]);
+    let replayed = store.redis(1).replay(&delivery(1..=2));
     assert!(matches!(replayed, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{replayed:?}");
     assert_eq!(store.server.cli(&["dbsize"]).trim(), "0");
 }
@@ -438,7 +438,7 @@ fn a_key_of_the_wrong_type_is_down() {
     store.server.cli(&["del", "events:{0}"]);
     let mut sink = store.connected(1);
     store.server.cli(&["rpush", "events:{0}", "x"]);
-    assert!(down(sink.deliver(&delivery(1..=2), &[])).contains("WRONGTYPE"));
+    assert!(down(sink.deliver(&delivery(1..=2))).contains("WRONGTYPE"));
     store.server.cli(&["del", "events:{0}"]);
     let key = String::from_utf8(sink.shards[0].position_key.clone()).unwrap();
     store.server.cli(&["del", &key]);
@@ -450,7 +450,7 @@ fn a_key_of_the_wrong_type_is_down() {
 fn entries_refused_inside_a_transaction_are_not_passed() {
     let store = Alone::new(0);
     let mut sink = store.connected(1);
-    sink.encode(&delivery(1..=3), &[]);
+    sink.encode(&delivery(1..=3));
     // Somebody puts a list there after the look.
     let result = sink.at_its_node(0, |sink, connection, asking| {
         sink.look(0, connection, asking)?;
@@ -460,7 +460,7 @@ fn entries_refused_inside_a_transaction_are_not_passed() {
     assert!(down(result).contains("WRONGTYPE"));
     store.server.cli(&["del", "events:{0}"]);
     assert_eq!(sink.connect(), Ok(Some(0)), "moved back");
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    sink.deliver(&delivery(1..=3)).unwrap();
     assert_eq!(store.positions(), [1, 2, 3]);
 }
 
@@ -477,9 +477,9 @@ fn a_server_that_is_not_there_is_tried_again() {
 fn out_of_memory_passes() {
     let store = Alone::new(0);
     let mut sink = store.connected(1);
-    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    sink.deliver(&delivery(1..=2)).unwrap();
     store.server.cli(&["config", "set", "maxmemory", "1"]);
-    let reason = retry(sink.deliver(&delivery(3..=4), &[]));
+    let reason = retry(sink.deliver(&delivery(3..=4)));
     assert!(reason.contains("OOM") && reason.contains("raise maxmemory"), "{reason}");
     assert!(retry(sink.connect()).contains("OOM"));
     store.server.cli(&["config", "set", "maxmemory", "0"]);
@@ -491,10 +491,10 @@ fn out_of_memory_passes() {
 fn a_replica_is_waited_for_to_become_the_primary() {
     let (primary, store) = (stores::Redis::start(&[]), Alone::new(0));
     let mut sink = store.connected(1);
-    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    sink.deliver(&delivery(1..=2)).unwrap();
     let position = String::from_utf8(sink.shards[0].position_key.clone()).unwrap();
     store.server.cli(&["replicaof", "127.0.0.1", "1"]);
-    let reason = retry(sink.deliver(&delivery(3..=4), &[]));
+    let reason = retry(sink.deliver(&delivery(3..=4)));
     assert!(reason.contains("READONLY") && reason.contains("replica"), "{reason}");
     store.server.cli(&["replicaof", "no", "one"]);
     assert!(store.server.cli(&["get", &position]).starts_with("2 "));
@@ -509,10 +509,10 @@ fn a_stopped_server_is_noticed_and_found_again() {
     let settings = Settings { timeout: Duration::from_secs(1), ..store.settings() };
     let mut sink = Redis::new("main", &settings, &identity(1));
     sink.connect().unwrap();
-    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    sink.deliver(&delivery(1..=2)).unwrap();
     store.server.signal("STOP");
     let begun = Instant::now();
-    retry(sink.deliver(&delivery(3..=4), &[]));
+    retry(sink.deliver(&delivery(3..=4)));
     retry(sink.connect());
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     store.server.signal("CONT");
@@ -529,7 +529,7 @@ fn a_crash_of_a_server_that_syncs_loses_and_doubles_nothing() {
         persist(&mut sink, &delivery(next..=next + 999));
         next += 1_000;
         server.kill();
-        retry(sink.deliver(&delivery(next..=next), &[]));
+        retry(sink.deliver(&delivery(next..=next)));
         server.go_on();
     }
     let positions: Vec<u64> = stored(&[&server], 1).iter().map(|row| row["position"].as_u64().unwrap()).collect();
@@ -541,12 +541,12 @@ fn a_store_that_lost_its_last_entries_says_where_it_is() {
     // What a failover to a replica that was behind looks like: the same server without persistence, started again.
     let mut store = Alone::new(0);
     let mut sink = store.connected(1);
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    sink.deliver(&delivery(1..=3)).unwrap();
     store.server.kill();
     store.server.go_on();
-    retry(sink.deliver(&delivery(4..=5), &[]));
+    retry(sink.deliver(&delivery(4..=5)));
     assert_eq!(sink.connect(), Ok(Some(0)));
-    sink.deliver(&delivery(1..=5), &[]).unwrap();
+    sink.deliver(&delivery(1..=5)).unwrap();
     assert_eq!(store.positions(), [1, 2, 3, 4, 5]);
 }
 
@@ -568,11 +568,11 @@ fn passwords_and_rights_are_asked_for() {
     assert!(reason.contains("WRONGPASS") && reason.contains("check user and password"), "{reason}");
     let (mut sink, result) = connect("app:r@ight%2F@");
     assert_eq!(result, Ok(Some(0)));
-    let reason = down(sink.deliver(&delivery(1..=1), &[]));
+    let reason = down(sink.deliver(&delivery(1..=1)));
     assert!(reason.contains("NOPERM") && reason.contains("XADD"), "{reason}");
     let (mut sink, result) = connect(":root@");
     assert_eq!(result, Ok(Some(0)));
-    sink.deliver(&delivery(1..=1), &[]).unwrap();
+    sink.deliver(&delivery(1..=1)).unwrap();
 }
 
 // ---- Cluster ----
@@ -598,7 +598,7 @@ fn a_seed_that_is_away_is_passed_over() {
     let settings = Settings { urls: Urls::new(&urls), ..store.settings() };
     let mut sink = Redis::new("main", &settings, &identity(1));
     assert_eq!(sink.connect(), Ok(Some(0)));
-    sink.deliver(&spread(1..=100), &[]).unwrap();
+    sink.deliver(&spread(1..=100)).unwrap();
     assert_eq!(store.positions().len(), 100);
 }
 
@@ -630,12 +630,12 @@ fn a_slot_that_moves_takes_its_events_along() {
     let settings = Settings { urls: Urls::new(&cluster.urls()), ..settings("") };
     let mut sink = Redis::new("main", &settings, &identity(1));
     sink.connect().unwrap();
-    sink.deliver(&spread(1..=100), &[]).unwrap();
+    sink.deliver(&spread(1..=100)).unwrap();
     let (mut next, mut seen) = (101, Vec::new());
     for shard in [0, 5] {
         move_slot(&cluster, &format!("events:{{{shard}}}"), |step| {
             let delivery = spread(next..=next + 99);
-            match sink.deliver(&delivery, &[]) {
+            match sink.deliver(&delivery) {
                 Ok(()) => next += 100,
                 Err(Failure::Unavailable(Unavailable::Retry { reason, .. })) => {
                     seen.push(format!("{step}: {reason}"));
@@ -668,10 +668,10 @@ fn a_cluster_that_is_down_is_waited_for() {
     let settings = Settings { urls: Urls::new(&cluster.urls()), timeout: Duration::from_secs(1), ..settings("") };
     let mut sink = Redis::new("main", &settings, &identity(1));
     sink.connect().unwrap();
-    sink.deliver(&spread(1..=100), &[]).unwrap();
+    sink.deliver(&spread(1..=100)).unwrap();
     let node = cluster.node_of("events:{3}");
     node.signal("STOP");
-    retry(sink.deliver(&spread(101..=200), &[]));
+    retry(sink.deliver(&spread(101..=200)));
     // Its neighbours notice after a while, and serve nothing then.
     let deadline = Instant::now() + Duration::from_secs(60);
     while !retry(sink.connect()).contains("CLUSTERDOWN") {

@@ -31,7 +31,7 @@ fn tls_is_verified() {
         let settings = Settings { ca_file: ca_file.map(Into::into), ..settings(&url) };
         let mut sink = Redis::new("main", &settings, &identity(1));
         sink.connect()?;
-        sink.deliver(&delivery(1..=1_000), &[])
+        sink.deliver(&delivery(1..=1_000))
     };
     assert_eq!(connect("localhost", Some(path("crt"))), Ok(()));
     assert!(down(connect("127.0.0.1", Some(path("crt")))).contains("check the server's certificate"));

@@ -305,7 +305,7 @@ impl Sqlite {
             .optional()
     }
 
-    fn write(&self, connection: &mut Connection, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn write(&self, connection: &mut Connection, delivery: &Delivery) -> Result<(), Failure> {
         let sql = |error| self.unavailable(&error);
         let last = delivery.last_position();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
@@ -320,12 +320,12 @@ impl Sqlite {
             transaction.rollback().map_err(sql)?;
             return self.not_moved(connection, last);
         }
-        self.store(transaction, delivery, except)
+        self.store(transaction, delivery)
     }
 
     /// Inserts and commits.
-    fn store(&self, transaction: Transaction<'_>, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
-        let refusals = self.insert(&transaction, delivery, except)?;
+    fn store(&self, transaction: Transaction<'_>, delivery: &Delivery) -> Result<(), Failure> {
+        let refusals = self.insert(&transaction, delivery)?;
         if !refusals.is_empty() {
             // Rolled back when dropped.
             return Err(Failure::Refused(refusals));
@@ -338,15 +338,10 @@ impl Sqlite {
     }
 
     /// Inserts what it can; returns what a constraint or a trigger refuses.
-    fn insert(
-        &self,
-        transaction: &Transaction<'_>,
-        delivery: &Delivery,
-        except: &[u64],
-    ) -> Result<Vec<Refusal>, Unavailable> {
+    fn insert(&self, transaction: &Transaction<'_>, delivery: &Delivery) -> Result<Vec<Refusal>, Unavailable> {
         let mut rows = Rows::new(transaction, &self.server_id).map_err(|error| self.unavailable(&error))?;
         let mut refusals = Vec::new();
-        for record in delivery.records().filter(|record| except.binary_search(&record.position).is_err()) {
+        for record in delivery.records() {
             let Err(error) = rows.insert(&record) else { continue };
             let Some((code, reason)) = refusal(&error) else { return Err(self.unavailable(&error)) };
             if let Some(column) = wanted_column(transaction, &error) {
@@ -473,7 +468,7 @@ impl Sink for Sqlite {
         Ok(Some(position))
     }
 
-    fn deliver(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         if self.position >= delivery.last_position() {
             return Ok(());
         }
@@ -481,7 +476,7 @@ impl Sink for Sqlite {
             return Err(self.retry("not open").into());
         };
         let result = self.confirm();
-        let result = result.and_then(|()| self.write(&mut connection, delivery, except));
+        let result = result.and_then(|()| self.write(&mut connection, delivery));
         // Once more: what was committed to a file that was removed meanwhile is not stored yet.
         let result = result.and_then(|()| self.confirm());
         self.connection = Some(connection);
@@ -498,7 +493,7 @@ impl Sink for Sqlite {
         true
     }
 
-    fn replay(&mut self, delivery: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn replay(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             // Whoever replays may be another user than the server: a database made here would keep it out.
@@ -507,7 +502,7 @@ impl Sink for Sqlite {
         connection.prepare_cached(INSERT).map_err(|error| self.wrong_table(&error))?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction = transaction.map_err(|error| self.unavailable(&error))?;
-        let result = self.store(transaction, delivery, except);
+        let result = self.store(transaction, delivery);
         self.connection = Some(connection);
         result
     }

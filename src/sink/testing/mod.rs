@@ -1,5 +1,6 @@
 //! For the tests of sinks and routers: events, batches and deliveries, and the suite that every sink passes.
 
+mod counts;
 mod extremes;
 
 #[cfg(feature = "http-sink")]
@@ -65,6 +66,20 @@ pub fn delivery_of(batch: Arc<Batch>) -> Delivery {
 
 pub fn delivery(positions: std::ops::RangeInclusive<u64>) -> Delivery {
     delivery_of(batch(positions))
+}
+
+/// The delivery after a sink refused the events at `positions`, which are in order.
+pub fn without(delivery: &Delivery, positions: &[u64]) -> Delivery {
+    let mut delivery = delivery.clone();
+    delivery.leave_out(positions);
+    delivery
+}
+
+/// The events of the delivery at `positions`, as a delivery of their own.
+#[cfg(feature = "grpc")]
+pub fn part(delivery: &Delivery, positions: std::ops::RangeInclusive<u64>) -> Delivery {
+    let (first, end) = (*positions.start(), positions.end() + 1);
+    delivery.of_picks(delivery.picks().filter_map(|pick| pick.split_at(first).1?.split_at(end).0))
 }
 
 /// What the suite must know of a store.
@@ -146,6 +161,7 @@ pub fn conformance<S: Store>(new_store: impl Fn() -> S) {
     asks_to_connect_first(&new_store());
     replays_beside_the_sink(&new_store());
     survives_a_cut_anywhere(&new_store());
+    counts::add_up(&new_store());
 }
 
 /// Field by field, at the extremes of each type.
@@ -167,7 +183,7 @@ fn keeps_every_field<S: Store>(store: &S) {
         batch_runs.push(Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin });
     }
     let delivery = delivery_of(Arc::new(Batch::new(1, batch_runs)));
-    assert_eq!(sink.deliver(&delivery, &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery), Ok(()));
     let Some(stored) = store.stored() else { return };
     assert_eq!(stored.len(), expected.len());
     for (stored, expected) in stored.iter().zip(&expected) {
@@ -190,7 +206,7 @@ fn survives_a_cut_anywhere<S: Store>(store: &S) {
             assert!(attempts < 10, "no delivery in {attempts} attempts");
             let stored = match sink.connect() {
                 Ok(Some(position)) if position >= delivery.last_position() => Ok(()),
-                Ok(_) => sink.deliver(&delivery, &[]),
+                Ok(_) => sink.deliver(&delivery),
                 Err(unavailable) => Err(unavailable.into()),
             };
             match stored {
@@ -243,22 +259,22 @@ fn stores_in_order<S: Store>(store: &S) {
     let mut sink = store.sink(1);
     assert_eq!(sink.connect(), Ok(S::KEEPS_POSITIONS.then_some(0)));
     check(store, []);
-    assert_eq!(sink.deliver(&delivery(1..=3), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=3)), Ok(()));
     // A part of two batches, and positions that jumped.
     let two = Delivery::new(vec![batch(4..=6), batch(7..=9)], 5..=8);
-    assert_eq!(sink.deliver(&two, &[]), Ok(()));
+    assert_eq!(sink.deliver(&two), Ok(()));
     check(store, [1, 2, 3, 5, 6, 7, 8]);
     // Larger than any buffer of a sink.
-    assert_eq!(sink.deliver(&delivery(100..=5_000), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(100..=5_000)), Ok(()));
     check(store, [1, 2, 3, 5, 6, 7, 8].into_iter().chain(100..=5_000));
 }
 
 fn leaves_out_what_was_refused<S: Store>(store: &S) {
     let mut sink = store.sink(1);
     sink.connect().unwrap();
-    assert_eq!(sink.deliver(&delivery(1..=5), &[1, 4, 9]), Ok(()));
+    assert_eq!(sink.deliver(&without(&delivery(1..=5), &[1, 4, 9])), Ok(()));
     check(store, [2, 3, 5]);
-    assert_eq!(sink.deliver(&delivery(6..=7), &[6, 7]), Ok(()));
+    assert_eq!(sink.deliver(&without(&delivery(6..=7), &[6, 7])), Ok(()));
     check(store, [2, 3, 5]);
     drop(sink);
     assert_eq!(store.sink(1).connect(), Ok(S::KEEPS_POSITIONS.then_some(7)));
@@ -267,12 +283,12 @@ fn leaves_out_what_was_refused<S: Store>(store: &S) {
 fn takes_a_repeated_delivery<S: Store>(store: &S) {
     let mut sink = store.sink(1);
     sink.connect().unwrap();
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    sink.deliver(&delivery(1..=3)).unwrap();
     // The answer was lost; the router connects and delivers again.
     sink.connect().unwrap();
-    assert_eq!(sink.deliver(&delivery(1..=3), &[]), Ok(()));
-    assert_eq!(sink.deliver(&delivery(2..=2), &[]), Ok(()));
-    assert_eq!(sink.deliver(&delivery(3..=4), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=3)), Ok(()));
+    assert_eq!(sink.deliver(&delivery(2..=2)), Ok(()));
+    assert_eq!(sink.deliver(&delivery(3..=4)), Ok(()));
     match S::EXACTLY_ONCE {
         true => check(store, [1, 2, 3, 4]),
         false => check(store, [1, 2, 3, 1, 2, 3, 2, 3, 4]),
@@ -284,7 +300,7 @@ fn goes_on_after_a_restart<S: Store>(store: &S) {
     for (owner, position) in [(1, 1), (2, 2), (3, 3)] {
         let mut sink = store.sink(owner);
         assert_eq!(sink.connect(), Ok(S::KEEPS_POSITIONS.then_some(position - 1)));
-        assert_eq!(sink.deliver(&delivery(position..=position), &[]), Ok(()));
+        assert_eq!(sink.deliver(&delivery(position..=position)), Ok(()));
     }
     check(store, [1, 2, 3]);
 }
@@ -295,47 +311,47 @@ fn is_not_taken_over_by_an_older_copy_of_the_log<S: Store>(store: &S) {
     }
     let mut sink = store.sink(1);
     sink.connect().unwrap();
-    sink.deliver(&delivery(1..=2), &[]).unwrap();
+    sink.deliver(&delivery(1..=2)).unwrap();
     let mut older = store.sink(OLDER_COPY);
     for _ in 0..2 {
         assert_eq!(older.connect(), Ok(Some(2)), "the router says what is wrong");
     }
-    let refused = older.deliver(&delivery(3..=3), &[]);
+    let refused = older.deliver(&delivery(3..=3));
     assert!(matches!(refused, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{refused:?}");
-    assert_eq!(sink.deliver(&delivery(3..=4), &[]), Ok(()), "not fenced");
+    assert_eq!(sink.deliver(&delivery(3..=4)), Ok(()), "not fenced");
     check(store, 1..=4);
 }
 
 fn asks_to_connect_first<S: Store>(store: &S) {
     let mut sink = store.sink(1);
-    match sink.deliver(&delivery(1..=1), &[]) {
+    match sink.deliver(&delivery(1..=1)) {
         Ok(()) | Err(Failure::Unavailable(_)) => {}
         other => panic!("{other:?}"),
     }
     sink.connect().unwrap();
-    assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=1)), Ok(()));
 }
 
 fn replays_beside_the_sink<S: Store>(store: &S) {
     let mut sink = store.sink(1);
     sink.connect().unwrap();
-    sink.deliver(&delivery(1..=9), &[7, 8, 9]).unwrap();
+    sink.deliver(&without(&delivery(1..=9), &[7, 8, 9])).unwrap();
     // Positions that leave gaps, as letters do.
     let letters = Delivery::new(vec![batch(7..=7), batch(9..=9)], 7..=9);
     let mut beside = store.sink(9);
     let Some(once) = S::REPLAYS else {
-        let refused = beside.replay(&letters, &[]);
+        let refused = beside.replay(&letters);
         assert!(matches!(refused, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{refused:?}");
         return;
     };
-    assert_eq!(beside.replay(&letters, &[9]), Ok(()));
-    assert_eq!(beside.replay(&letters.part(8..=8), &[]), Ok(()));
-    assert_eq!(beside.replay(&letters.part(9..=9), &[]), Ok(()));
+    assert_eq!(beside.replay(&without(&letters, &[9])), Ok(()));
+    assert_eq!(beside.replay(&without(&letters, &[7, 9])), Ok(()));
+    assert_eq!(beside.replay(&without(&letters, &[7])), Ok(()));
     if once {
         // Stored, but the file still had it.
-        assert_eq!(store.sink(8).replay(&letters, &[]), Ok(()));
+        assert_eq!(store.sink(8).replay(&letters), Ok(()));
     }
-    assert_eq!(sink.deliver(&delivery(10..=12), &[]), Ok(()), "not fenced, and where it was");
+    assert_eq!(sink.deliver(&delivery(10..=12)), Ok(()), "not fenced, and where it was");
     check(store, (1..=7).chain(9..=12));
     drop(sink);
     assert_eq!(store.sink(1).connect(), Ok(Some(12)));

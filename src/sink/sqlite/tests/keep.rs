@@ -50,14 +50,14 @@ fn tidy(sink: &mut Sqlite, now: u64) -> u32 {
 fn events_go_when_they_are_older_than_keep_and_not_before() {
     let database = Database::new();
     let mut sink = keeping(&database, 0x5e);
-    sink.deliver(&received(1..=3, 1_000), &[]).unwrap();
-    sink.deliver(&received(4..=5, 1_050), &[]).unwrap();
+    sink.deliver(&received(1..=3, 1_000)).unwrap();
+    sink.deliver(&received(4..=5, 1_050)).unwrap();
     tidy(&mut sink, 1_100);
     assert_eq!(database.positions(), [1, 2, 3, 4, 5], "100 s old is not older");
     tidy(&mut sink, 1_101);
     assert_eq!(database.positions(), [4, 5]);
     // The sink goes on, and its position is its own.
-    sink.deliver(&received(6..=6, 1_101), &[]).unwrap();
+    sink.deliver(&received(6..=6, 1_101)).unwrap();
     tidy(&mut sink, 1_151);
     assert_eq!(database.positions(), [6]);
     tidy(&mut sink, 9_999);
@@ -69,7 +69,7 @@ fn events_go_when_they_are_older_than_keep_and_not_before() {
 #[test]
 fn forever_is_the_default_and_deletes_nothing() {
     let (database, mut sink) = Database::with("");
-    sink.deliver(&received(1..=3, 1), &[]).unwrap();
+    sink.deliver(&received(1..=3, 1)).unwrap();
     assert_eq!(sink.upkeep(at(u64::from(u32::MAX))), Ok(Upkeep::again(None)));
     assert_eq!(database.positions(), [1, 2, 3]);
 }
@@ -80,8 +80,8 @@ fn old_events_of_every_log_go_in_small_transactions() {
     let rows = 3 * limits::SQLITE_DELETE_ROWS_MAX;
     for log in [0x11, 0x5e, 0xee] {
         let mut sink = keeping(&database, log);
-        sink.deliver(&received(1..=rows, 1_000), &[]).unwrap();
-        sink.deliver(&received(rows + 1..=rows + 2, 2_000), &[]).unwrap();
+        sink.deliver(&received(1..=rows, 1_000)).unwrap();
+        sink.deliver(&received(rows + 1..=rows + 2, 2_000)).unwrap();
     }
     let mut sink = keeping(&database, 0x5e);
     let before = database.positions().len();
@@ -97,11 +97,11 @@ fn old_events_of_every_log_go_in_small_transactions() {
 fn under_load_more_goes_than_comes() {
     let database = Database::new();
     let mut sink = keeping(&database, 0x5e);
-    sink.deliver(&received(1..=20_000, 1_000), &[]).unwrap();
+    sink.deliver(&received(1..=20_000, 1_000)).unwrap();
     sink.upkeep(at(1_000)).unwrap();
     let mut next = 20_001;
     for _ in 0..5 {
-        sink.deliver(&received(next..=next + 4_999, 2_000), &[]).unwrap();
+        sink.deliver(&received(next..=next + 4_999, 2_000)).unwrap();
         next += 5_000;
         sink.upkeep(at(2_000)).unwrap();
     }
@@ -113,10 +113,10 @@ fn under_load_more_goes_than_comes() {
 fn a_clock_that_was_wrong_costs_no_young_event() {
     let database = Database::new();
     let mut sink = keeping(&database, 0x5e);
-    sink.deliver(&received(1..=2, 1_000), &[]).unwrap();
-    sink.deliver(&received(3..=4, 5_000), &[]).unwrap(); // set back after it
-    sink.deliver(&received(5..=6, 1_010), &[]).unwrap();
-    sink.deliver(&received(7..=8, 1_200), &[]).unwrap();
+    sink.deliver(&received(1..=2, 1_000)).unwrap();
+    sink.deliver(&received(3..=4, 5_000)).unwrap(); // set back after it
+    sink.deliver(&received(5..=6, 1_010)).unwrap();
+    sink.deliver(&received(7..=8, 1_200)).unwrap();
     tidy(&mut sink, 1_200);
     assert_eq!(database.positions(), [3, 4, 7, 8]);
     tidy(&mut sink, 0);
@@ -142,7 +142,7 @@ fn what_came_while_the_clock_was_doubted_is_not_deleted_by_one_call() {
     sink.upkeep(clocks(start, 0)).unwrap();
     sink.upkeep(clocks(start + 40, TEN_YEARS)).unwrap();
     for part in 0..5 {
-        sink.deliver(&received(part * 1_000 + 1..=(part + 1) * 1_000, start), &[]).unwrap();
+        sink.deliver(&received(part * 1_000 + 1..=(part + 1) * 1_000, start)).unwrap();
         assert_eq!(sink.upkeep(clocks(start + 50 + part, TEN_YEARS)).unwrap().expired_events, 0);
     }
     let upkeep = sink.upkeep(clocks(start + 40 + DAY, TEN_YEARS)).unwrap();
@@ -155,7 +155,7 @@ fn a_wall_clock_that_jumps_ahead_deletes_nothing_for_a_day() {
     let mut sink = keeping(&database, 0x5e);
     let start = 1_000_000;
     assert_eq!(sink.upkeep(clocks(start, 0)).unwrap().expired_events, 0);
-    sink.deliver(&received(1..=3, start), &[]).unwrap();
+    sink.deliver(&received(1..=3, start)).unwrap();
     for seconds in [40, 41, 80, DAY] {
         let upkeep = sink.upkeep(clocks(start + seconds, TEN_YEARS)).unwrap();
         assert_eq!((upkeep.expired_events, upkeep.again), (0, Some(limits::CLOCK_READ_INTERVAL)));
@@ -171,11 +171,11 @@ fn a_start_with_a_wall_clock_that_is_far_beyond_the_newest_row_deletes_nothing_f
     let database = Database::new();
     let start = 1_000_000;
     for log in [0x11, 0x5e] {
-        keeping(&database, log).deliver(&received(1..=3, start), &[]).unwrap();
+        keeping(&database, log).deliver(&received(1..=3, start)).unwrap();
     }
     let mut sink = keeping(&database, 0x5e);
     // What this process stores says nothing about its clock.
-    sink.deliver(&received(4..=5, start + TEN_YEARS), &[]).unwrap();
+    sink.deliver(&received(4..=5, start + TEN_YEARS)).unwrap();
     assert_eq!(sink.upkeep(clocks(start, TEN_YEARS)).unwrap().expired_events, 0);
     sink.connect().unwrap();
     assert_eq!(sink.upkeep(clocks(start + DAY - 1, TEN_YEARS)).unwrap().expired_events, 0);
@@ -184,12 +184,12 @@ fn a_start_with_a_wall_clock_that_is_far_beyond_the_newest_row_deletes_nothing_f
     // An earlier run of the same day has stored rows by that clock, in which there is a jump of ten years.
     let database = Database::new();
     let mut sink = keeping(&database, 0x5e);
-    sink.deliver(&received(1..=1_000, start), &[]).unwrap();
-    sink.deliver(&received(1_001..=1_009, start + TEN_YEARS), &[]).unwrap();
+    sink.deliver(&received(1..=1_000, start)).unwrap();
+    sink.deliver(&received(1_001..=1_009, start + TEN_YEARS)).unwrap();
     let mut sink = keeping(&database, 0x5e);
     assert_eq!(sink.upkeep(clocks(start + 40, TEN_YEARS)).unwrap().expired_events, 0);
     assert_eq!(sink.upkeep(clocks(start + DAY, TEN_YEARS)).unwrap().expired_events, 0);
-    sink.deliver(&received(1_010..=1_010, start + DAY - 10 + TEN_YEARS), &[]).unwrap();
+    sink.deliver(&received(1_010..=1_010, start + DAY - 10 + TEN_YEARS)).unwrap();
     let mut sink = keeping(&database, 0x5e);
     // 40 s are left of the hold.
     assert_eq!(sink.upkeep(clocks(start + DAY + 40, TEN_YEARS)).unwrap().expired_events, 0);
@@ -199,7 +199,7 @@ fn a_start_with_a_wall_clock_that_is_far_beyond_the_newest_row_deletes_nothing_f
     // Old events that were still in the log of a new database.
     let new = Database::new();
     let mut sink = keeping(&new, 0x5e);
-    sink.deliver(&received(1..=3, start), &[]).unwrap();
+    sink.deliver(&received(1..=3, start)).unwrap();
     assert_eq!(sink.upkeep(clocks(start, TEN_YEARS)).unwrap().expired_events, 0);
     assert_eq!(sink.upkeep(clocks(start + DAY, TEN_YEARS)).unwrap().expired_events, 3);
 }
@@ -215,12 +215,12 @@ fn holds(database: &Database) -> Vec<i64> {
 fn a_hold_outlives_a_restart() {
     let database = Database::new();
     let start = 1_000_000;
-    keeping(&database, 0x11).deliver(&received(1..=3, start), &[]).unwrap();
+    keeping(&database, 0x11).deliver(&received(1..=3, start)).unwrap();
     let mut sink = keeping(&database, 0x5e);
     sink.upkeep(clocks(start, 0)).unwrap();
     sink.upkeep(clocks(start + 40, TEN_YEARS)).unwrap();
     // All that this log has came by the wrong clock: no row shows a jump.
-    sink.deliver(&received(1..=3, start + 41 + TEN_YEARS), &[]).unwrap();
+    sink.deliver(&received(1..=3, start + 41 + TEN_YEARS)).unwrap();
     assert_eq!(holds(&database), [DAY as i64]);
     let mut sink = keeping(&database, 0x5e);
     assert_eq!(sink.upkeep(clocks(50, start + TEN_YEARS)).unwrap().expired_events, 0);
@@ -246,7 +246,7 @@ fn a_host_that_is_often_switched_off_deletes_after_24_hours_on() {
         let mut sink = keeping_for(DAY, &database, 0x5e);
         sink.upkeep(clocks(9, wall)).unwrap();
         position += 1;
-        sink.deliver(&received(position..=position, wall), &[]).unwrap();
+        sink.deliver(&received(position..=position, wall)).unwrap();
         // In steps, as it is written now and then only.
         let deleted: u64 =
             (1..=60).map(|minute| sink.upkeep(clocks(9 + minute * 60, wall)).unwrap().expired_events).sum();
@@ -266,7 +266,7 @@ fn what_came_in_many_deliveries_is_not_deleted_by_one_call() {
     let start = 1_000_000;
     sink.upkeep(clocks(start, 0)).unwrap();
     for part in 0..5 {
-        sink.deliver(&received(part * 1_000 + 1..=(part + 1) * 1_000, start), &[]).unwrap();
+        sink.deliver(&received(part * 1_000 + 1..=(part + 1) * 1_000, start)).unwrap();
     }
     // An hour is no doubt.
     let upkeep = sink.upkeep(clocks(start + 30, 1_000)).unwrap();
@@ -277,7 +277,7 @@ fn what_came_in_many_deliveries_is_not_deleted_by_one_call() {
 fn a_failed_upkeep_does_not_hide_that_files_are_missing() {
     let database = Database::new();
     let mut sink = keeping(&database, 0x5e);
-    sink.deliver(&received(1..=3, 1_000), &[]).unwrap();
+    sink.deliver(&received(1..=3, 1_000)).unwrap();
     database
         .user()
         .execute_batch("CREATE TRIGGER t BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'mine'); END")
@@ -292,7 +292,7 @@ fn a_failed_upkeep_does_not_hide_that_files_are_missing() {
 fn a_database_that_was_moved_away_is_left_alone() {
     let database = Database::new();
     let mut sink = keeping(&database, 0x5e);
-    sink.deliver(&received(1..=3, 1_000), &[]).unwrap();
+    sink.deliver(&received(1..=3, 1_000)).unwrap();
     let moved = database.path().with_extension("moved");
     fs::rename(database.path(), &moved).unwrap();
     assert_eq!(sink.upkeep(at(9_999)).unwrap().expired_events, 0);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rusqlite::types::Value;
 use tempfile::TempDir;
 
-use super::super::testing::{self, Store, batch_of, delivery, delivery_of, identity, named};
+use super::super::testing::{self, Store, batch_of, delivery, delivery_of, identity, named, without};
 use super::*;
 use crate::event::proto::{self, Attribute, attribute};
 
@@ -85,7 +85,7 @@ fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
 fn a_column_of_the_users_that_wants_a_value_is_down_and_no_row_is_refused_for_it() {
     let table = ddl().replacen("attributes TEXT,", "attributes TEXT, site TEXT NOT NULL,", 1);
     let (_database, mut sink) = Database::with(&format!("DROP TABLE events; {table}"));
-    let reason = down(sink.deliver(&delivery(1..=2), &[]));
+    let reason = down(sink.deliver(&delivery(1..=2)));
     assert!(reason.contains("give the column site a default"), "{reason}");
 }
 
@@ -94,8 +94,8 @@ fn a_row_that_lacks_a_generated_value_is_refused_alone() {
     let generated = "attributes TEXT, site TEXT GENERATED ALWAYS AS (nullif(name, 'e2')) STORED NOT NULL,";
     let table = ddl().replacen("attributes TEXT,", generated, 1);
     let (database, mut sink) = Database::with(&format!("DROP TABLE events; {table}"));
-    assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "SQLITE_CONSTRAINT_NOTNULL".into())]);
-    assert_eq!(sink.deliver(&delivery(1..=3), &[2]), Ok(()));
+    assert_eq!(refused(sink.deliver(&delivery(1..=3))), [(2, "SQLITE_CONSTRAINT_NOTNULL".into())]);
+    assert_eq!(sink.deliver(&without(&delivery(1..=3), &[2])), Ok(()));
     assert_eq!(database.positions(), [1, 3]);
 }
 
@@ -123,7 +123,7 @@ fn every_field_has_its_column() {
         span_id: vec![0xcd; 8],
         parent_span_id: vec![0xef; 8],
     };
-    sink.deliver(&delivery_of(batch_of(1, vec![vec![full, named("bare")]])), &[]).unwrap();
+    sink.deliver(&delivery_of(batch_of(1, vec![vec![full, named("bare")]]))).unwrap();
     let user = database.user();
     let mut rows = user.prepare("SELECT * FROM events ORDER BY position").unwrap();
     let row = |row: &rusqlite::Row<'_>| (0..16).map(|column| row.get(column)).collect();
@@ -178,10 +178,10 @@ fn all_rows_that_a_constraint_refuses_are_named_and_the_rest_can_be_stored() {
     events[0].body = "same".into();
     events[4].body = "same".into();
     let delivery = delivery_of(batch_of(1, vec![events]));
-    let refusals = refused(sink.deliver(&delivery, &[]));
+    let refusals = refused(sink.deliver(&delivery));
     assert_eq!(refusals, [(3, "SQLITE_CONSTRAINT_TRIGGER".into()), (5, "SQLITE_CONSTRAINT_UNIQUE".into())]);
     assert!(database.positions().is_empty(), "nothing of it is stored");
-    assert_eq!(sink.deliver(&delivery, &[3, 5]), Ok(()));
+    assert_eq!(sink.deliver(&without(&delivery, &[3, 5])), Ok(()));
     assert_eq!(database.positions(), [1, 2, 4]);
 }
 
@@ -190,8 +190,8 @@ fn a_trigger_that_ends_the_transaction_names_its_row() {
     let (database, mut sink) = Database::with(
         "CREATE TRIGGER no_e2 BEFORE INSERT ON events WHEN new.name = 'e2' BEGIN SELECT RAISE(ROLLBACK, 'no'); END;",
     );
-    assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "SQLITE_CONSTRAINT_TRIGGER".into())]);
-    assert_eq!(sink.deliver(&delivery(1..=3), &[2]), Ok(()));
+    assert_eq!(refused(sink.deliver(&delivery(1..=3))), [(2, "SQLITE_CONSTRAINT_TRIGGER".into())]);
+    assert_eq!(sink.deliver(&without(&delivery(1..=3), &[2])), Ok(()));
     assert_eq!(database.positions(), [1, 3]);
 }
 
@@ -203,7 +203,7 @@ fn the_users_own_table_with_a_check_is_used() {
     database.user().execute_batch(&create).unwrap();
     let mut sink = database.sqlite(1);
     sink.connect().unwrap();
-    assert_eq!(refused(sink.deliver(&delivery(1..=3), &[])), [(2, "SQLITE_CONSTRAINT_CHECK".into())]);
+    assert_eq!(refused(sink.deliver(&delivery(1..=3))), [(2, "SQLITE_CONSTRAINT_CHECK".into())]);
 }
 
 #[test]
@@ -214,10 +214,10 @@ fn a_constraint_that_is_checked_at_the_commit_names_no_row() {
     database.user().execute_batch(&format!("DROP TABLE events; {strict}")).unwrap();
     sink.connect().unwrap();
     sink.connection.as_ref().unwrap().pragma_update(None, "foreign_keys", true).unwrap();
-    let result = sink.deliver(&delivery(1..=3), &[]);
+    let result = sink.deliver(&delivery(1..=3));
     assert!(matches!(&result, Err(Failure::BatchRefused { code, .. }) if code.contains("FOREIGNKEY")), "{result:?}");
     database.user().execute_batch("INSERT INTO kinds VALUES ('log')").unwrap();
-    assert_eq!(sink.deliver(&delivery(1..=3), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=3)), Ok(()));
     assert_eq!(database.positions(), [1, 2, 3]);
 }
 
@@ -246,15 +246,15 @@ fn the_newest_owner_wins_and_the_older_one_does_not_take_it_back() {
     let database = Database::new();
     let mut old = database.sqlite(1);
     old.connect().unwrap();
-    old.deliver(&delivery(1..=2), &[]).unwrap();
+    old.deliver(&delivery(1..=2)).unwrap();
     let mut new = database.sqlite(2);
     assert_eq!(new.connect(), Ok(Some(2)));
-    let reason = down(old.deliver(&delivery(3..=4), &[]));
+    let reason = down(old.deliver(&delivery(3..=4)));
     assert!(reason.contains("fenced at position 2"), "{reason}");
     assert!(down(old.connect()).contains("fenced"));
-    new.deliver(&delivery(3..=4), &[]).unwrap();
+    new.deliver(&delivery(3..=4)).unwrap();
     // What the other has stored is stored.
-    assert_eq!(new.deliver(&delivery(3..=4), &[]), Ok(()));
+    assert_eq!(new.deliver(&delivery(3..=4)), Ok(()));
     assert!(down(old.connect()).contains("fenced"));
     assert_eq!(database.positions(), [1, 2, 3, 4]);
 }
@@ -264,12 +264,12 @@ fn sinks_and_logs_have_their_own_positions_in_one_database() {
     let database = Database::new();
     let mut first = database.sqlite(1);
     first.connect().unwrap();
-    first.deliver(&delivery(1..=5), &[]).unwrap();
+    first.deliver(&delivery(1..=5)).unwrap();
     let other_log = Identity { server_id: [9; 16], ..identity(1) };
     let settings = Settings { path: database.path(), keep: None };
     let mut second = Sqlite::new("main", &settings, &other_log);
     assert_eq!(second.connect(), Ok(Some(0)));
-    second.deliver(&delivery(1..=3), &[]).unwrap();
+    second.deliver(&delivery(1..=3)).unwrap();
     assert_eq!(Sqlite::new("other", &settings, &identity(1)).connect(), Ok(Some(0)));
     assert_eq!(database.rows().unwrap().len(), 8);
 }
@@ -282,40 +282,40 @@ fn a_crash_before_the_commit_leaves_nothing_and_one_after_it_everything() {
     {
         let mut connection = sink.connection.take().unwrap();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).unwrap();
-        assert_eq!(sink.insert(&transaction, &delivery(1..=3), &[]), Ok(vec![]));
+        assert_eq!(sink.insert(&transaction, &delivery(1..=3)), Ok(vec![]));
         // Dropped in the middle, as a killed process leaves it.
     }
     assert!(database.positions().is_empty());
     let mut sink = database.sqlite(2);
     assert_eq!(sink.connect(), Ok(Some(0)));
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    sink.deliver(&delivery(1..=3)).unwrap();
     drop(sink);
     let mut sink = database.sqlite(3);
     assert_eq!(sink.connect(), Ok(Some(3)));
-    assert_eq!(sink.deliver(&delivery(1..=3), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=3)), Ok(()));
     assert_eq!(database.positions(), [1, 2, 3]);
 }
 
 #[test]
 fn a_row_that_is_there_already_stays_as_it_is() {
     let (database, mut sink) = Database::with("");
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    sink.deliver(&delivery(1..=3)).unwrap();
     // The store was restored from a copy in which the position is older than the rows.
     database.user().execute_batch("UPDATE telemetryx_positions SET position = 1").unwrap();
     sink.connect().unwrap();
-    assert_eq!(sink.deliver(&delivery(2..=4), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(2..=4)), Ok(()));
     assert_eq!(database.positions(), [1, 2, 3, 4]);
 }
 
 #[test]
 fn a_position_changed_from_outside_is_read_again() {
     let (database, mut sink) = Database::with("");
-    sink.deliver(&delivery(1..=3), &[]).unwrap();
+    sink.deliver(&delivery(1..=3)).unwrap();
     database.user().execute_batch("UPDATE telemetryx_positions SET position = 1").unwrap();
-    let result = sink.deliver(&delivery(4..=5), &[]);
+    let result = sink.deliver(&delivery(4..=5));
     assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
     assert_eq!(sink.connect(), Ok(Some(1)));
-    assert_eq!(sink.deliver(&delivery(4..=5), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(4..=5)), Ok(()));
 }
 
 #[test]
@@ -329,9 +329,9 @@ fn the_position_can_be_read_without_a_change() {
     assert_eq!(stored(), Ok(Some(0)), "no tables yet");
     let mut sink = database.sqlite(1);
     sink.connect().unwrap();
-    sink.deliver(&delivery(1..=5), &[]).unwrap();
+    sink.deliver(&delivery(1..=5)).unwrap();
     assert_eq!(stored(), Ok(Some(5)));
-    sink.deliver(&delivery(6..=7), &[]).unwrap();
+    sink.deliver(&delivery(6..=7)).unwrap();
     assert_eq!(stored(), Ok(Some(7)), "and nobody is fenced");
     fs::write(database.path().with_file_name("x"), "no database, but long enough to be taken for a header of one")
         .unwrap();
@@ -344,10 +344,10 @@ fn rows_without_a_position_are_no_new_beginning() {
     let database = Database::new();
     let mut sink = database.sqlite(1);
     sink.connect().unwrap();
-    sink.deliver(&delivery(1..=5), &[]).unwrap();
+    sink.deliver(&delivery(1..=5)).unwrap();
     database.user().execute_batch("DELETE FROM telemetryx_positions").unwrap();
     // At run time, after a restart, and asked beside the server.
-    let result = sink.deliver(&delivery(6..=7), &[]);
+    let result = sink.deliver(&delivery(6..=7));
     assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
     let at_run_time = down(sink.connect());
     let mut restarted = database.sqlite(2);
@@ -358,7 +358,7 @@ fn rows_without_a_position_are_no_new_beginning() {
     let (_, advice) = at_run_time.split_once("To continue after them: ").unwrap();
     database.user().execute_batch(advice.split_once(';').unwrap().0).unwrap();
     assert_eq!(sink.connect(), Ok(Some(5)));
-    sink.deliver(&delivery(6..=7), &[]).unwrap();
+    sink.deliver(&delivery(6..=7)).unwrap();
     assert_eq!(restarted.connect(), Ok(Some(7)));
     assert_eq!(database.positions(), (1..=7).collect::<Vec<_>>());
     // With 0, nothing is doubled.
@@ -368,7 +368,7 @@ fn rows_without_a_position_are_no_new_beginning() {
     database.user().execute_batch(&advice.split_once(';').unwrap().0.replace(", 7, ", ", 0, ")).unwrap();
     let mut again = database.sqlite(5);
     assert_eq!(again.connect(), Ok(Some(0)));
-    again.deliver(&delivery(3..=8), &[]).unwrap();
+    again.deliver(&delivery(3..=8)).unwrap();
     assert_eq!(database.positions(), (1..=8).collect::<Vec<_>>());
     // Rows of another log are not this one's; and with its rows gone as well, it begins anew.
     database.user().execute_batch("DELETE FROM telemetryx_positions; DELETE FROM events WHERE position < 8").unwrap();
@@ -385,10 +385,10 @@ fn another_processes_lock_is_waited_for_then_tried_again_later() {
     sink.connection.as_ref().unwrap().busy_timeout(Duration::from_millis(10)).unwrap();
     let user = database.user();
     user.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let result = sink.deliver(&delivery(1..=1), &[]);
+    let result = sink.deliver(&delivery(1..=1));
     assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
     user.execute_batch("ROLLBACK").unwrap();
-    assert_eq!(sink.deliver(&delivery(1..=1), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=1)), Ok(()));
 }
 
 #[test]
@@ -398,23 +398,23 @@ fn a_full_disk_passes() {
         sink.connection.as_ref().unwrap().pragma_update(None, "max_page_count", pages).unwrap();
     };
     limit(&sink, 1);
-    let result = sink.deliver(&delivery(1..=1_000), &[]);
+    let result = sink.deliver(&delivery(1..=1_000));
     assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
     limit(&sink, 100_000);
-    assert_eq!(sink.deliver(&delivery(1..=1_000), &[]), Ok(()));
+    assert_eq!(sink.deliver(&delivery(1..=1_000)), Ok(()));
     assert_eq!(database.positions().len(), 1_000);
 }
 
 #[test]
 fn a_replay_makes_no_database_and_names_what_is_refused_again() {
     let database = Database::new();
-    let failed = database.sqlite(1).replay(&delivery(1..=1), &[]);
+    let failed = database.sqlite(1).replay(&delivery(1..=1));
     assert!(matches!(failed, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{failed:?}");
     assert!(!database.path().exists());
     let (_database, sink) = Database::with(
         "CREATE TRIGGER no_e3 BEFORE INSERT ON events WHEN new.name = 'e3' BEGIN SELECT RAISE(ABORT, 'no e3'); END;",
     );
     let mut beside = Sqlite::new("main", &Settings { path: sink.path.clone(), keep: None }, &identity(2));
-    assert_eq!(refused(beside.replay(&delivery(1..=5), &[])), [(3, "SQLITE_CONSTRAINT_TRIGGER".into())]);
-    assert_eq!(beside.replay(&delivery(1..=5), &[3]), Ok(()));
+    assert_eq!(refused(beside.replay(&delivery(1..=5))), [(3, "SQLITE_CONSTRAINT_TRIGGER".into())]);
+    assert_eq!(beside.replay(&without(&delivery(1..=5), &[3])), Ok(()));
 }

@@ -1,0 +1,320 @@
+//! Deliveries: what a router hands to its sink.
+//!
+//! ```text
+//!  runs        │ 7  8  9 │ 10 11 12 13 14 │ 15 16 │ 17 18 19 …        of the batches, in order of position
+//!  picks       └── 7–9 ──┴ 10–11 ┘└ 13–14 ┴ 15–16 ┘                  what is written: 12 was refused before
+//!  positions   from 7 ──────────────────────▶ through 16            how far the sink's position moves
+//! ```
+//!
+//! What is written is separate from how far the position moves: leaving out a refused row splits a pick, and the position
+//! of the row is covered all the same. An event that a step filters will be covered without being picked, and a row that a
+//! step creates will be a pick of a run that the step adds.
+
+use std::ops::{Range, RangeInclusive};
+use std::sync::Arc;
+
+use super::batch::{Batch, Record, Run};
+use crate::event::Events;
+use crate::limits::PICKS_KEPT_MAX;
+
+/// A list of picks, and the range of positions that it covers.
+///
+/// * `from <= through`, and every position of a pick lies between them.
+/// * Picks are in order of position and do not overlap. Each has at least one event, and its bytes are those of exactly
+///   its events.
+/// * A delivery without picks is valid: it only moves the position.
+/// * Deliveries that a delivery was split into cover the same positions without a gap.
+///
+/// It holds the batches of its picks; parts of it share them. Whole runs are picked without a walk over their events.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    batches: Arc<[Arc<Batch>]>,
+    picks: Vec<Stretch>,
+    /// Of all picks.
+    events: u64,
+    from: u64,
+    through: u64,
+}
+
+/// A pick as a delivery stores it, without a borrow.
+#[derive(Debug, Clone)]
+struct Stretch {
+    /// Index in the delivery's batches.
+    batch: usize,
+    /// Index in the batch's runs.
+    run: usize,
+    /// In the run's payload.
+    bytes: Range<usize>,
+    first_position: u64,
+    events: u32,
+}
+
+/// Room for the picks of a delivery, to be used again by a later one.
+#[derive(Debug, Default)]
+pub struct PickBuffer(Vec<Stretch>);
+
+/// Consecutive events of one run.
+#[derive(Debug, Clone)]
+pub struct Pick<'a> {
+    run: &'a Run,
+    stretch: Stretch,
+}
+
+impl Delivery {
+    /// All events of `batches` at `positions`, which are not empty. The batches are in order of position; they may leave
+    /// gaps.
+    pub fn new(batches: impl Into<Arc<[Arc<Batch>]>>, positions: RangeInclusive<u64>) -> Self {
+        Self::reusing(PickBuffer::default(), batches, positions)
+    }
+
+    /// As [`Delivery::new`], without an allocation for picks that `buffer` has room for.
+    pub fn reusing(
+        PickBuffer(mut picks): PickBuffer,
+        batches: impl Into<Arc<[Arc<Batch>]>>,
+        positions: RangeInclusive<u64>,
+    ) -> Self {
+        let (batches, (from, through)) = (batches.into(), positions.into_inner());
+        debug_assert!(from <= through);
+        debug_assert!(batches.first().is_some_and(|batch| batch.first_position() <= from));
+        debug_assert!(batches.last().is_some_and(|batch| batch.end_position() > through));
+        picks.clear();
+        for (index, batch) in batches.iter().enumerate() {
+            pick_runs(index, batch, from..=through, &mut picks);
+        }
+        Self { picks, events: 0, batches, from, through }.counted()
+    }
+
+    fn counted(mut self) -> Self {
+        self.events = self.picks.iter().map(|pick| u64::from(pick.events)).sum();
+        self
+    }
+
+    /// The same batches, other picks.
+    fn with(&self, picks: Vec<Stretch>, from: u64, through: u64) -> Self {
+        Self { batches: self.batches.clone(), picks, events: 0, from, through }.counted()
+    }
+
+    /// Gives back the room of its picks, unless it is more than `limits::PICKS_KEPT_MAX`.
+    pub fn into_buffer(self) -> PickBuffer {
+        let is_kept = self.picks.capacity() <= PICKS_KEPT_MAX;
+        PickBuffer(if is_kept { self.picks } else { Vec::new() })
+    }
+
+    /// The first position that the delivery covers.
+    pub fn first_position(&self) -> u64 {
+        self.from
+    }
+
+    /// The last position that the delivery covers: the sink's position once it is stored.
+    pub fn last_position(&self) -> u64 {
+        self.through
+    }
+
+    /// Events to write; 0: the delivery only moves the position.
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// What is to be written, in order of position.
+    pub fn picks(&self) -> impl Iterator<Item = Pick<'_>> {
+        self.picks.iter().filter_map(|stretch| Some(Pick { run: self.run(stretch)?, stretch: stretch.clone() }))
+    }
+
+    /// The events to write, in order of position.
+    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        let picks = self.picks.iter().filter_map(|stretch| Some((self.run(stretch)?, stretch)));
+        picks.flat_map(|(run, stretch)| records(run, stretch))
+    }
+
+    /// The positions of the events to write, in order: neighbours are one range.
+    pub fn position_ranges(&self) -> Vec<RangeInclusive<u64>> {
+        let mut ranges: Vec<RangeInclusive<u64>> = Vec::new();
+        for stretch in &self.picks {
+            let (first, last) = (stretch.first_position, stretch.end_position() - 1);
+            match ranges.last_mut() {
+                Some(range) if range.end() + 1 == first => *range = *range.start()..=last,
+                _ => ranges.push(first..=last),
+            }
+        }
+        ranges
+    }
+
+    /// A delivery of some of this one's picks, or parts of them, in order and not empty. It covers the positions from the
+    /// first picked event to the last.
+    pub fn of_picks<'a>(&'a self, picks: impl IntoIterator<Item = Pick<'a>>) -> Self {
+        let picks: Vec<Stretch> = picks.into_iter().map(|pick| pick.stretch).collect();
+        let from = picks.first().map_or(self.from, |pick| pick.first_position);
+        let through = picks.last().map_or(self.through, |pick| pick.end_position() - 1);
+        self.with(picks, from, through)
+    }
+
+    /// Leaves out the events at `positions`, which are in order: they are covered, and not written.
+    pub fn leave_out(&mut self, positions: &[u64]) {
+        let mut kept = Vec::with_capacity(self.picks.len() + positions.len());
+        let mut positions = positions.iter().copied().peekable();
+        for pick in self.picks() {
+            let mut rest = Some(pick);
+            while let Some(pick) = rest.take() {
+                while positions.next_if(|position| *position < pick.first_position()).is_some() {}
+                match positions.next_if(|position| *position < pick.end_position()) {
+                    None => kept.push(pick.stretch),
+                    Some(position) => {
+                        let (before, with) = pick.split_at(position);
+                        kept.extend(before.map(|before| before.stretch));
+                        rest = with.and_then(|with| with.split_at(position + 1).1);
+                    }
+                }
+            }
+        }
+        *self = self.with(kept, self.from, self.through);
+    }
+
+    /// Halves by events; `None`: there are no two events. Both halves together cover what this one covers.
+    pub fn split(&self) -> Option<(Self, Self)> {
+        let half = self.events.div_ceil(2);
+        if half == self.events {
+            return None;
+        }
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        let mut left = half;
+        for pick in self.picks() {
+            match pick.events() {
+                events if u64::from(events) <= left => {
+                    left -= u64::from(events);
+                    first.push(pick.stretch);
+                }
+                _ if left == 0 => second.push(pick.stretch),
+                _ => {
+                    let middle = pick.first_position() + left;
+                    left = 0;
+                    let (before, after) = pick.split_at(middle);
+                    first.extend(before.map(|pick| pick.stretch));
+                    second.extend(after.map(|pick| pick.stretch));
+                }
+            }
+        }
+        let middle = second.first()?.first_position;
+        Some((self.with(first, self.from, middle - 1), self.with(second, middle, self.through)))
+    }
+
+    fn run(&self, stretch: &Stretch) -> Option<&Run> {
+        self.batches.get(stretch.batch)?.runs().get(stretch.run)
+    }
+}
+
+/// Picks the events of `batch` at `positions`. Only a run that lies in them in part is walked.
+fn pick_runs(index: usize, batch: &Batch, positions: RangeInclusive<u64>, picks: &mut Vec<Stretch>) {
+    let (from, end) = (*positions.start(), positions.end() + 1);
+    let mut next = batch.first_position();
+    for (at, run) in batch.runs().iter().enumerate() {
+        let first_position = next;
+        next += u64::from(run.events);
+        if first_position >= end {
+            break;
+        }
+        if next <= from || run.events == 0 {
+            continue;
+        }
+        let stretch =
+            Stretch { batch: index, run: at, bytes: 0..run.payload.len(), first_position, events: run.events };
+        if first_position >= from && next <= end {
+            picks.push(stretch);
+            continue;
+        }
+        let pick = Pick { run, stretch };
+        let after = if first_position < from { pick.split_at(from).1 } else { Some(pick) };
+        let within = after.and_then(|pick| pick.split_at(end).0);
+        picks.extend(within.map(|pick| pick.stretch));
+    }
+}
+
+fn records<'a>(run: &'a Run, stretch: &Stretch) -> impl Iterator<Item = Record<'a>> + use<'a> {
+    let payload = run.payload.get(stretch.bytes.clone()).unwrap_or_default();
+    Events::accepted(payload).zip(stretch.first_position..).map(move |(event, position)| Record {
+        position,
+        received_unix_nano: run.received_unix_nano,
+        origin: &run.origin,
+        event,
+    })
+}
+
+impl Stretch {
+    fn end_position(&self) -> u64 {
+        self.first_position + u64::from(self.events)
+    }
+}
+
+impl<'a> Pick<'a> {
+    pub fn run(&self) -> &'a Run {
+        self.run
+    }
+
+    pub fn first_position(&self) -> u64 {
+        self.stretch.first_position
+    }
+
+    /// The position after the last event.
+    pub fn end_position(&self) -> u64 {
+        self.stretch.end_position()
+    }
+
+    /// At least 1.
+    pub fn events(&self) -> u32 {
+        self.stretch.events
+    }
+
+    /// An `EventBatch` of exactly these events: the bytes as they were received. Between two events there may be fields
+    /// that are not of the schema, as an agent sent them.
+    pub fn payload(&self) -> &'a [u8] {
+        let payload = self.run.payload.get(self.stretch.bytes.clone()).unwrap_or_default();
+        match self.stretch.events {
+            // An event by itself must not be too large because of what was sent beside it.
+            1 => Events::accepted(payload).next_field().unwrap_or(payload),
+            _ => payload,
+        }
+    }
+
+    /// The events before `position`, and the others.
+    pub fn split_at(self, position: u64) -> (Option<Self>, Option<Self>) {
+        let before = position.saturating_sub(self.first_position());
+        self.cut(|events, _| u64::from(events) <= before)
+    }
+
+    /// As many of the first events as `fits`, given their number and the bytes of their [`Pick::payload`], and the others.
+    /// Where all fit, they are not walked through.
+    pub fn cut(self, mut fits: impl FnMut(u32, usize) -> bool) -> (Option<Self>, Option<Self>) {
+        if fits(self.stretch.events, self.payload().len()) {
+            return (Some(self), None);
+        }
+        let Stretch { bytes, first_position, events, .. } = self.stretch.clone();
+        let mut fields = Events::accepted(self.run.payload.get(bytes.clone()).unwrap_or_default());
+        let mut taken: u32 = 0;
+        // Of the taken ones; then where the next one begins. Both leave out what lies between events.
+        let (mut start, mut end) = (bytes.start, bytes.start);
+        while taken < events {
+            let Some(field) = fields.next_field() else { break };
+            let field_end = bytes.end - fields.bytes_left();
+            let field_start = field_end - field.len();
+            if taken == 0 {
+                start = field_start;
+            }
+            if !fits(taken + 1, field_end - start) {
+                let rest = Stretch {
+                    bytes: field_start..bytes.end,
+                    first_position: first_position + u64::from(taken),
+                    events: events - taken,
+                    ..self.stretch
+                };
+                let taken = Stretch { bytes: start..end, events: taken, ..self.stretch };
+                let some = |stretch: Stretch| (stretch.events > 0).then_some(Self { run: self.run, stretch });
+                return (some(taken), some(rest));
+            }
+            (taken, end) = (taken + 1, field_end);
+        }
+        // Only what follows the last event was too much.
+        (Some(Self { run: self.run, stretch: Stretch { bytes: start..end, ..self.stretch } }), None)
+    }
+}
+
+#[cfg(test)]
+mod tests;
