@@ -1,4 +1,4 @@
-//! Door: `EventRef` checks a batch in place; prost decodes the same bytes into owned events (which then would still have
+//! Ingress: `EventRef` checks a batch in place; prost decodes the same bytes into owned events (which then would still have
 //! to be checked). 1,000 log lines of 220 bytes with four attributes.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};

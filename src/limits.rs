@@ -373,7 +373,7 @@ pub const HTTP_ANSWER_BYTES_MAX: u64 = 64 * 1024;
 pub const HTTP_ANSWER_WORDS_CHARS_MAX: usize = 200;
 /// Ranges in one Telemetryx-Positions: up to 42 bytes each, and services take heads of 8 KiB.
 pub const HTTP_POSITION_RANGES_MAX: usize = 100;
-/// Bytes of a reason in a door's dead letter; the payload beside it has the rest.
+/// Bytes of the reason in a dead letter of a frame; the payload beside it has the rest.
 pub const DEAD_LETTER_REASON_BYTES_MAX: usize = 512;
 /// Bytes of one dead-letter file; beyond it the oldest half is dropped and counted.
 pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * 1024 * 1024;

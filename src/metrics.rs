@@ -14,7 +14,7 @@ use prometheus::{Registry, TextEncoder};
 /// Bounds in seconds of the latency histograms: 100 µs to 30 s.
 const SECONDS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
 
-/// Why the door refused an event: the closed set of `reason` of `telemetryx_events_rejected_total`.
+/// Why an event was rejected on receipt: the closed set of `reason` of `telemetryx_events_rejected_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum RejectReason {
@@ -241,7 +241,7 @@ impl Metrics {
         self.events_dropped.with_label_values(&[sink, reason])
     }
 
-    /// Events kept in the dead letters of `sink`; `door` for what the door refused.
+    /// Events kept in the dead letters of `sink`; `ingest`: those that were rejected on receipt.
     pub fn events_dead(&self, sink: &str) -> IntCounter {
         self.events_dead.with_label_values(&[sink])
     }

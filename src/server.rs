@@ -24,7 +24,7 @@ use crate::limits::{
     HEADER_BYTES, KEEPALIVE, RING_SLOTS, WAL_POSITION_JUMP, WAL_UNKNOWN_JUMP, WINDOW_BYTES, WINDOW_FRAMES,
 };
 use crate::metrics::Metrics;
-use crate::net::{self, ConnectionLimits, Door, Ended, EventLoop, Intake, LoopError, SinkReport};
+use crate::net::{self, ConnectionLimits, Ended, EventLoop, Ingress, Intake, LoopError, SinkReport};
 use crate::pipeline::batch::Batch;
 use crate::pipeline::commit::{self, RefusedPayload};
 use crate::pipeline::group_commit::{GroupCommit, Holder, LoopEnd, Unwritten};
@@ -221,7 +221,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     metrics.wal_bytes_max.set(if config.wal.enabled { config.wal.max_bytes.cast_signed() } else { 0 });
     let shares = Shares::new(server.buffer_bytes, server.max_body_bytes, server.max_frame_bytes);
     let pool = Pool::divided(shares, Box::new(parts.wake()));
-    let mut door = Door::new(
+    let mut ingress = Ingress::new(
         settings,
         http::Settings {
             max_body_bytes: server.max_body_bytes,
@@ -234,18 +234,19 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
         metrics,
         random,
     );
-    door.tokens = tokens;
-    door.watermarks = Arc::new([watermarks.clone()]);
-    door.health = health.clone();
-    door.last_ticket = last_ticket;
-    door.sinks = Box::new(move || progress.iter().map(|sink| sink_report(sink)).collect());
-    door.delivered_position = Box::new(move || required.iter().map(|sink| sink.position()).min().unwrap_or(u64::MAX));
+    ingress.tokens = tokens;
+    ingress.watermarks = Arc::new([watermarks.clone()]);
+    ingress.health = health.clone();
+    ingress.last_ticket = last_ticket;
+    ingress.sinks = Box::new(move || progress.iter().map(|sink| sink_report(sink)).collect());
+    ingress.delivered_position =
+        Box::new(move || required.iter().map(|sink| sink.position()).min().unwrap_or(u64::MAX));
     let connection_limits = ConnectionLimits {
         lingering: descriptors::lingering_beside(server.max_connections, config.sinks.len()),
         max_connections: server.max_connections,
         max_unauthenticated: server.max_unauthenticated,
     };
-    let mut event_loop = EventLoop::new(parts, listener, door, connection_limits, server.drain_timeout)?;
+    let mut event_loop = EventLoop::new(parts, listener, ingress, connection_limits, server.drain_timeout)?;
     started(address);
 
     let ended = event_loop.run()?;

@@ -15,7 +15,7 @@ use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
 use telemetryx::http;
 use telemetryx::metrics::Metrics;
-use telemetryx::net::{self, ConnectionLimits, Door, EventLoop, Intake};
+use telemetryx::net::{self, ConnectionLimits, EventLoop, Ingress, Intake};
 use telemetryx::pipeline::commit;
 use telemetryx::pipeline::group_commit::{GroupCommit, Holder, LoopEnd};
 use telemetryx::pipeline::pool::Pool;
@@ -142,7 +142,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         default_ack: level,
         highest_ack: level,
     };
-    let mut door = Door::new(
+    let mut ingress = Ingress::new(
         settings,
         http::Settings { max_body_bytes: 4 << 20, max_frame_bytes: FRAME_BYTES, idle_timeout: Duration::from_secs(75) },
         Intake::new(Pool::new(32 << 20, Box::new(parts.wake())), FRAME_BYTES + 32),
@@ -151,9 +151,9 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         metrics.clone(),
         Random::seeded(1),
     );
-    door.watermarks = Arc::new([watermarks]);
+    ingress.watermarks = Arc::new([watermarks]);
     let limits = ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 };
-    let mut event_loop = EventLoop::new(parts, listener, door, limits, Duration::from_secs(1)).unwrap();
+    let mut event_loop = EventLoop::new(parts, listener, ingress, limits, Duration::from_secs(1)).unwrap();
     thread::spawn(move || {
         COUNTER.set(Some(&LOOP));
         event_loop.run().unwrap();

@@ -6,7 +6,7 @@
 //!  curl ──▶ JSON ──▶ JsonDecoder ──────┘
 //! ```
 //!
-//! `view` reads events in place over the primitives of `protobuf`; `check` holds the rules of the door. `json` reads
+//! `view` reads events in place over the primitives of `protobuf`; `check` holds the rules that every event must keep. `json` reads
 //! bodies, `json_event` one event into a `draft`, `json_key` its keys; `json_out` writes. `json_error`, `nearest` and
 //! `foreign` have the messages for what is rejected. `fuzz` compares with prost.
 

@@ -5,11 +5,11 @@
 //!  EventRef    time (u64)      └ slice         └ slice        └ slice   └────── attributes, one slice ─────┘      └ slice
 //! ```
 //!
-//! * [`EventRef::check`] (module `check`) is for the door: it refuses what is no sound event.
+//! * [`EventRef::check`] (module `check`) is for ingress: it rejects what is not a valid event.
 //! * [`EventRef::accepted`] is for everything after it: the same reading without the checks. Bytes that never passed a
-//!   door cannot make it fail either; what is malformed reads as unset.
-//! * Texts are kept as bytes, and an accessor turns them into `&str`. The door has checked them already, but safe Rust
-//!   keeps no proof of that in a slice; the door reads no texts and a sink reads each once, so each side pays one pass.
+//!   ingress cannot make it fail either; what is malformed reads as unset.
+//! * Texts are kept as bytes, and an accessor turns them into `&str`. Ingress has checked them already, but safe Rust
+//!   keeps no proof of that in a slice; ingress reads no texts and a sink reads each once, so each side pays one pass.
 //! * Attributes lie mostly side by side; `attributes` spans from the first to the last, and whatever another encoder
 //!   put in between is stepped over.
 
@@ -88,7 +88,7 @@ pub(super) struct Findings {
 }
 
 impl<'a> EventRef<'a> {
-    /// Reads an event that was accepted at a door.
+    /// Reads an event that was accepted before.
     #[inline]
     pub fn accepted(bytes: &'a [u8]) -> Self {
         let mut event = Self::unset(bytes);
@@ -181,7 +181,7 @@ impl<'a> EventRef<'a> {
     }
 
     /// One pass over the fields. With `CHECK` texts must be UTF-8 and attributes are read as well; without it the bytes
-    /// are trusted. The hot loop of the door: lengths of one byte first, and fields looked for in the order in which
+    /// are trusted. The hot loop of ingress: lengths of one byte first, and fields looked for in the order in which
     /// encoders write them, because a branch that is not taken is foretold and a jump through a table is not.
     #[inline(always)]
     pub(super) fn locate<const CHECK: bool>(&mut self) -> Result<Findings, Malformed> {
@@ -440,7 +440,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-/// The events of an `EventBatch` that was accepted at the door.
+/// The events of an `EventBatch` that was accepted.
 #[derive(Debug, Clone)]
 pub struct Events<'a> {
     fields: Fields<'a>,

@@ -11,7 +11,7 @@ use super::kept::Kept;
 use super::proxy_header;
 use super::response::{Answer, CONTINUE, Refusal, error_body};
 use super::routes::{self, Route, Submission};
-use super::{Door, Refused};
+use super::{Ingress, Refused};
 use crate::limits::{HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_IDLE_GRACE, OUTBOX_BYTES_MAX};
 use crate::pipeline::health::Pause;
 use crate::wire::AckLevel;
@@ -77,7 +77,7 @@ impl Connection {
     ///
     /// A peer that has half-closed still gets the answers to what it sent: close once nothing is waited for, nothing
     /// more is consumed, and `out` is written.
-    pub fn receive(&mut self, input: &[u8], now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> usize {
+    pub fn receive(&mut self, input: &[u8], now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) -> usize {
         let mut consumed = 0;
         while let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) {
             let taken = match &mut self.state {
@@ -86,8 +86,8 @@ impl Connection {
                     self.state = State::Head { scan: HeadScan::default(), deadline: now + HELLO_TIMEOUT };
                     continue;
                 }
-                State::Head { .. } => self.receive_head(rest, now, door, out),
-                State::Body(_) => self.receive_body(rest, now, door, out),
+                State::Head { .. } => self.receive_head(rest, now, ingress, out),
+                State::Body(_) => self.receive_body(rest, now, ingress, out),
                 State::Waiting(_) | State::Closing => 0,
             };
             if taken == 0 {
@@ -121,13 +121,13 @@ impl Connection {
     }
 
     /// The first `bytes` of [`Connection::body_room`] were written.
-    pub fn body_filled(&mut self, bytes: usize, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    pub fn body_filled(&mut self, bytes: usize, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         if let State::Body(Body { framing: Framing::Length(missing), kept: Kept::Pool(buffer), .. }) = &mut self.state {
             let bytes = bytes.min(*missing);
             buffer.advance(bytes);
             *missing -= bytes;
             if *missing == 0 {
-                self.body_complete(now, door, out);
+                self.body_complete(now, ingress, out);
             }
         }
     }
@@ -142,10 +142,10 @@ impl Connection {
 
     /// The watermark of [`Connection::waiting_for`] was reached: answers 200. Then offer what is left to
     /// [`Connection::receive`].
-    pub fn acknowledged(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    pub fn acknowledged(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         if let State::Waiting(waiting) = &self.state {
             let (body, close) = (waiting.settled.body(None), waiting.close);
-            self.answer(Answer::json(200, &body, close), now, door, out);
+            self.answer(Answer::json(200, &body, close), now, ingress, out);
         }
     }
 
@@ -177,21 +177,21 @@ impl Connection {
     }
 
     /// Time has passed. For timers on the peer (R11) call it only after a read that found nothing.
-    pub fn handle_timeout(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    pub fn handle_timeout(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return;
         }
         match &self.state {
             State::Head { scan, .. } if scan.begun() => {
                 let refusal = Refusal::new(408, "the request head took too long");
-                self.refuse(&refusal, Ending::unreadable(), now, door, out);
+                self.refuse(&refusal, Ending::unreadable(), now, ingress, out);
             }
             State::Idle { .. } | State::Head { .. } => self.state = State::Closing,
-            State::Body(Body { whole: Some(_), .. }) => self.refuse_room(now, door, out),
-            State::Body(_) => self.abandon_body(now, door, out),
+            State::Body(Body { whole: Some(_), .. }) => self.refuse_room(now, ingress, out),
+            State::Body(_) => self.abandon_body(now, ingress, out),
             State::Waiting(waiting) => {
                 let (level, seconds) = (waiting.level.name(), HTTP_ACK_TIMEOUT.as_secs());
-                let error = match door.is_written(waiting.ticket) {
+                let error = match ingress.is_written(waiting.ticket) {
                     true => format!(
                         "not {level} within {seconds} s; the events are kept and stay on their way: sending them again \
                          doubles them"
@@ -201,9 +201,9 @@ impl Connection {
                          lost if the server ends before: sending them again may double them"
                     ),
                 };
-                door.refused(&Refused::post(504, &error));
+                ingress.refused(&Refused::post(504, &error));
                 let (body, close) = (waiting.settled.body(Some(&error)), waiting.close);
-                self.answer(Answer::json(504, &body, close), now, door, out);
+                self.answer(Answer::json(504, &body, close), now, ingress, out);
             }
             State::Closing => {}
         }
@@ -211,12 +211,12 @@ impl Connection {
 
     /// While others wait for memory: ends a body that comes slower than 64 KiB/s after its first 2 s (R11), and gives its
     /// memory back. Does nothing elsewhere.
-    pub fn press_body(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    pub fn press_body(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         if let State::Body(body) = &self.state
             && self.paused.is_none()
             && body.is_slow(now)
         {
-            self.abandon_body(now, door, out);
+            self.abandon_body(now, ingress, out);
         }
     }
 
@@ -248,7 +248,7 @@ impl Connection {
         }
     }
 
-    /// When a whole body that lacks [`Room::Finish`] is tried again whatever [`Door::can_finish`] says, by
+    /// When a whole body that lacks [`Room::Finish`] is tried again whatever [`Ingress::can_finish`] says, by
     /// [`Connection::take_room`].
     pub fn retry_at(&self) -> Option<Instant> {
         match &self.state {
@@ -268,52 +268,52 @@ impl Connection {
 
     /// Tries again what there was no room for. `true`: nothing is lacking now; offer what is left to
     /// [`Connection::receive`].
-    pub fn take_room(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> bool {
+    pub fn take_room(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) -> bool {
         let settings = self.settings;
         let State::Body(body) = &mut self.state else { return true };
         let Some(lacks) = body.lacks.take() else { return true };
         if body.whole.is_some() {
-            self.body_complete(now, door, out);
-        } else if let Err(room) = body.make_room(1, matches!(lacks, Room::Pool(_)), settings, door) {
+            self.body_complete(now, ingress, out);
+        } else if let Err(room) = body.make_room(1, matches!(lacks, Room::Pool(_)), settings, ingress) {
             body.lacks = Some(room);
         }
         self.lacks_room().is_none()
     }
 
     /// There is no room for the body, and none can be made: 503.
-    pub fn refuse_room(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
-        door.no_room();
-        self.refuse(&ingest::no_memory(), Ending::of_post(true), now, door, out);
+    pub fn refuse_room(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
+        ingress.no_room();
+        self.refuse(&ingest::no_memory(), Ending::of_post(true), now, ingress, out);
     }
 
     /// Ends a body and gives its memory back. Does nothing elsewhere.
-    fn abandon_body(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    fn abandon_body(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         if matches!(self.state, State::Body(_)) {
             let refusal = Refusal::new(408, "the body took too long: nothing of it was taken, send it again");
-            self.refuse(&refusal, Ending::of_post(true), now, door, out);
+            self.refuse(&refusal, Ending::of_post(true), now, ingress, out);
         }
     }
 
     /// The server begins to drain, and reads no more: an idle connection closes, a request that has begun is refused
     /// (503), one that waits for its acknowledgement is answered first.
-    pub fn drain(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    pub fn drain(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         match &self.state {
             State::Idle { .. } => self.state = State::Closing,
             State::Head { scan, .. } if !scan.begun() => self.state = State::Closing,
-            State::Head { .. } => self.refuse(&routes::draining(door), Ending::unreadable(), now, door, out),
-            State::Body(_) => self.refuse(&routes::draining(door), Ending::of_post(true), now, door, out),
+            State::Head { .. } => self.refuse(&routes::draining(ingress), Ending::unreadable(), now, ingress, out),
+            State::Body(_) => self.refuse(&routes::draining(ingress), Ending::of_post(true), now, ingress, out),
             State::Waiting(_) | State::Closing => {}
         }
     }
 
     /// The log has failed, and the process ends: a request that waits hears of it.
-    pub fn log_failed(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    pub fn log_failed(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         if let State::Waiting(waiting) = &self.state {
             let error = "this server cannot write its log any more: whether the events are kept is not known, sending them \
                          again may double them";
-            door.refused(&Refused::post(503, error));
+            ingress.refused(&Refused::post(503, error));
             let body = waiting.settled.body(Some(error));
-            self.answer(Answer::json(503, &body, true), now, door, out);
+            self.answer(Answer::json(503, &body, true), now, ingress, out);
         }
     }
 
@@ -322,7 +322,7 @@ impl Connection {
         matches!(self.state, State::Closing)
     }
 
-    fn receive_head(&mut self, input: &[u8], now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> usize {
+    fn receive_head(&mut self, input: &[u8], now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) -> usize {
         let State::Head { scan, .. } = &mut self.state else { return 0 };
         if proxy_header::is_undecided(input) {
             return 0;
@@ -332,26 +332,26 @@ impl Connection {
             Ok(None) => return 0,
             Err(refusal) => {
                 let refusal = proxy_header::refusal(input).unwrap_or(refusal);
-                self.refuse(&refusal, Ending::unreadable(), now, door, out);
+                self.refuse(&refusal, Ending::unreadable(), now, ingress, out);
                 return 0;
             }
         };
         let consumed = range.end;
         let head = input.get(range).unwrap_or_default();
         match Head::parse(head) {
-            Ok(head) => self.request(&head, now, door, out),
+            Ok(head) => self.request(&head, now, ingress, out),
             Err(refusal) => {
                 // Whatever is wrong with a HEAD, its answer has no body (RFC 9110, section 9.3.2).
                 let ending = Ending { head_only: head.starts_with(b"HEAD "), ..Ending::unreadable() };
                 let refusal = proxy_header::refusal(head).unwrap_or(refusal);
-                self.refuse(&refusal, ending, now, door, out);
+                self.refuse(&refusal, ending, now, ingress, out);
             }
         }
         consumed
     }
 
     /// A whole head: answers at once, or goes on with the body.
-    fn request(&mut self, head: &Head<'_>, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    fn request(&mut self, head: &Head<'_>, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         // An answer that is given now leaves the body unread, and what follows must not be read as a request.
         let empty = head.length == BodyLength::Known(0);
         let ending = Ending {
@@ -362,28 +362,28 @@ impl Connection {
         };
         match Route::find(head) {
             Ok(Route::Page(page)) => {
-                let (status, content_type, body) = door.status_page(page);
+                let (status, content_type, body) = ingress.status_page(page);
                 let answer =
                     Answer { content_type, head_only: ending.head_only, ..Answer::json(status, &body, ending.close) };
-                self.answer(answer, now, door, out);
+                self.answer(answer, now, ingress, out);
             }
-            Ok(Route::Events) => match self.begin_body(head, now, door) {
+            Ok(Route::Events) => match self.begin_body(head, now, ingress) {
                 Ok(body) => {
                     self.state = State::Body(body);
                     if empty {
-                        self.body_complete(now, door, out);
+                        self.body_complete(now, ingress, out);
                     } else if head.expects_continue {
                         out.extend_from_slice(CONTINUE);
                     }
                 }
-                Err(refusal) => self.refuse(&refusal, ending, now, door, out),
+                Err(refusal) => self.refuse(&refusal, ending, now, ingress, out),
             },
-            Err(refusal) => self.refuse(&refusal, ending, now, door, out),
+            Err(refusal) => self.refuse(&refusal, ending, now, ingress, out),
         }
     }
 
-    fn begin_body(&self, head: &Head<'_>, now: Instant, door: &mut impl Door) -> Result<Body, Refusal> {
-        let submission = Submission::check(head, door)?;
+    fn begin_body(&self, head: &Head<'_>, now: Instant, ingress: &mut impl Ingress) -> Result<Body, Refusal> {
+        let submission = Submission::check(head, ingress)?;
         let max_bytes = self.settings.max_body_bytes;
         let framing = match head.length {
             BodyLength::Chunked => Framing::Chunked(Chunked::new()),
@@ -392,14 +392,14 @@ impl Connection {
                 _ => return Err(body::too_large(max_bytes)),
             },
         };
-        if let Some(pause) = door.log_pause() {
+        if let Some(pause) = ingress.log_pause() {
             return Err(paused(pause));
         }
         let (kept, close) = (Kept::new(), head.close);
         Ok(Body { submission, framing, kept, lacks: None, whole: None, close, since: now })
     }
 
-    fn receive_body(&mut self, input: &[u8], now: Instant, door: &mut impl Door, out: &mut Vec<u8>) -> usize {
+    fn receive_body(&mut self, input: &[u8], now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) -> usize {
         let settings = self.settings;
         let mut consumed = 0;
         loop {
@@ -408,7 +408,7 @@ impl Connection {
             if body.lacks.is_some() || rest.is_empty() {
                 return consumed;
             }
-            if let Err(room) = body.make_room(rest.len(), body.is_to_be_reserved(rest.len()), settings, door) {
+            if let Err(room) = body.make_room(rest.len(), body.is_to_be_reserved(rest.len()), settings, ingress) {
                 body.lacks = Some(room);
                 return consumed;
             }
@@ -416,12 +416,12 @@ impl Connection {
                 Ok((taken, complete)) => {
                     consumed += taken;
                     if complete {
-                        self.body_complete(now, door, out);
+                        self.body_complete(now, ingress, out);
                         return consumed;
                     }
                 }
                 Err(refusal) => {
-                    self.refuse(&refusal, Ending::of_post(true), now, door, out);
+                    self.refuse(&refusal, Ending::of_post(true), now, ingress, out);
                     return consumed;
                 }
             }
@@ -429,15 +429,15 @@ impl Connection {
     }
 
     /// All of the body has come: its events are handed on, or it waits for room.
-    fn body_complete(&mut self, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    fn body_complete(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         let settings = self.settings;
         let State::Body(body) = &mut self.state else { return };
-        let refusal = match door.log_pause() {
-            _ if door.draining() => Some(routes::draining(door)),
+        let refusal = match ingress.log_pause() {
+            _ if ingress.draining() => Some(routes::draining(ingress)),
             pause => pause.map(paused),
         };
         let finished = match refusal {
-            None => body.finish(settings, now, door),
+            None => body.finish(settings, now, ingress),
             Some(refusal) => Err(refusal),
         };
         let (level, close) = (body.submission.level, body.close);
@@ -454,20 +454,27 @@ impl Connection {
             }
             Ok((settled, None)) if settled.nothing_but_refused() => {
                 let error = "every event was refused";
-                door.refused(&Refused::post(400, error));
+                ingress.refused(&Refused::post(400, error));
                 let body = settled.body(Some(error));
-                self.answer(Answer::json(400, &body, close), now, door, out);
+                self.answer(Answer::json(400, &body, close), now, ingress, out);
             }
-            Ok((settled, None)) => self.answer(Answer::json(200, &settled.body(None), close), now, door, out),
-            Err(refusal) => self.refuse(&refusal, Ending::of_post(close), now, door, out),
+            Ok((settled, None)) => self.answer(Answer::json(200, &settled.body(None), close), now, ingress, out),
+            Err(refusal) => self.refuse(&refusal, Ending::of_post(close), now, ingress, out),
         }
     }
 
-    fn refuse(&mut self, refusal: &Refusal, ending: Ending<'_>, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    fn refuse(
+        &mut self,
+        refusal: &Refusal,
+        ending: Ending<'_>,
+        now: Instant,
+        ingress: &mut impl Ingress,
+        out: &mut Vec<u8>,
+    ) {
         let Ending { method, path, .. } = ending;
-        door.refused(&Refused { status: refusal.status, method, path, reason: &refusal.error });
+        ingress.refused(&Refused { status: refusal.status, method, path, reason: &refusal.error });
         if let Some(reason) = refusal.reason {
-            door.rejected(reason, 1);
+            ingress.rejected(reason, 1);
         }
         let body = error_body(&refusal.error);
         // A server without memory or ring is not helped by who asks again at once on the same connection.
@@ -478,14 +485,14 @@ impl Connection {
             head_only: ending.head_only,
             ..Answer::json(refusal.status, &body, close)
         };
-        self.answer(answer, now, door, out);
+        self.answer(answer, now, ingress, out);
     }
 
-    fn answer(&mut self, answer: Answer<'_>, now: Instant, door: &mut impl Door, out: &mut Vec<u8>) {
+    fn answer(&mut self, answer: Answer<'_>, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         let idle_timeout = self.settings.idle_timeout;
-        let answer = Answer { close: answer.close || door.draining(), keep_alive: Some(idle_timeout), ..answer };
-        answer.write(door.date(), out);
-        door.answered(answer.status);
+        let answer = Answer { close: answer.close || ingress.draining(), keep_alive: Some(idle_timeout), ..answer };
+        answer.write(ingress.date(), out);
+        ingress.answered(answer.status);
         self.state = match answer.close {
             true => State::Closing,
             false => State::Idle { deadline: now + idle_timeout + HTTP_IDLE_GRACE },

@@ -1,4 +1,4 @@
-//! Bodies of the fuzz targets, as ordinary functions, and the peer and the door that they share with the tests.
+//! Bodies of the fuzz targets, as ordinary functions, and the peer and the ingress that they share with the tests.
 //!
 //! Every exchange is driven whole, byte by byte, split and through [`Connection::body_room`], and must give the same
 //! answers and the same events each time; memory is back afterwards. Each function panics where that does not hold.
@@ -10,7 +10,7 @@ use super::body::{Chunked, Framing};
 use super::date::DATE_BYTES;
 use super::head::is_token_byte;
 use super::kept::{Beginnings, Kept};
-use super::{Connection, Door, Needs, Page, Settings};
+use super::{Connection, Ingress, Needs, Page, Settings};
 use crate::event::{Counts, Events, check_batch};
 use crate::limits::{
     EVENT_BYTES_MAX, HTTP_BODY_BEGINNING_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX, HTTP_IDLE_TIMEOUT_DEFAULT,
@@ -172,11 +172,11 @@ pub(super) const SETTINGS: Settings = Settings {
 };
 
 /// Takes everything and keeps it.
-pub struct FakeDoor {
+pub struct FakeIngress {
     pub(super) pool: Pool,
     pub(super) beginnings: Beginnings,
     pub(super) ring_slots: usize,
-    /// There is memory for what admitted bodies become. Even so the door says no each first time it is asked: every admitted
+    /// There is memory for what admitted bodies become. Even so the answer is no each first time it is asked: every admitted
     /// body waits once.
     pub(super) finishes: bool,
     /// How often it was asked.
@@ -195,7 +195,7 @@ pub struct FakeDoor {
     pub(super) no_room: usize,
 }
 
-impl FakeDoor {
+impl FakeIngress {
     pub(super) fn new() -> Self {
         Self {
             pool: Pool::new(6 * SETTINGS.max_body_bytes, Box::new(|| {})),
@@ -227,7 +227,7 @@ impl FakeDoor {
     }
 }
 
-impl Door for FakeDoor {
+impl Ingress for FakeIngress {
     fn date(&mut self) -> &[u8; DATE_BYTES] {
         b"Mon, 23 Nov 2026 20:15:48 GMT"
     }
@@ -307,7 +307,7 @@ impl Door for FakeDoor {
 /// One connection with a peer at the other end.
 pub(super) struct Peer {
     pub(super) connection: Connection,
-    pub(super) door: FakeDoor,
+    pub(super) ingress: FakeIngress,
     pub(super) now: Instant,
     /// Sent and not consumed yet.
     pub(super) kept: Vec<u8>,
@@ -325,7 +325,7 @@ impl Peer {
         let now = Instant::now();
         Self {
             connection: Connection::new(SETTINGS, now),
-            door: FakeDoor::new(),
+            ingress: FakeIngress::new(),
             now,
             kept: Vec::new(),
             out: Vec::new(),
@@ -348,19 +348,19 @@ impl Peer {
                 assert!(!room.is_empty());
                 consumed = room.len().min(self.kept.len());
                 room[..consumed].copy_from_slice(&self.kept[..consumed]);
-                self.connection.body_filled(consumed, self.now, &mut self.door, &mut self.out);
+                self.connection.body_filled(consumed, self.now, &mut self.ingress, &mut self.out);
             } else {
-                consumed += self.connection.receive(&self.kept, self.now, &mut self.door, &mut self.out);
+                consumed += self.connection.receive(&self.kept, self.now, &mut self.ingress, &mut self.out);
             }
             if self.connection.lacks_room().is_some()
-                && !self.connection.take_room(self.now, &mut self.door, &mut self.out)
+                && !self.connection.take_room(self.now, &mut self.ingress, &mut self.out)
             {
-                self.connection.refuse_room(self.now, &mut self.door, &mut self.out);
+                self.connection.refuse_room(self.now, &mut self.ingress, &mut self.out);
             }
             self.kept.drain(..consumed);
             self.written.append(&mut self.out);
             if self.acknowledge && self.connection.waiting_for().is_some() {
-                self.connection.acknowledged(self.now, &mut self.door, &mut self.out);
+                self.connection.acknowledged(self.now, &mut self.ingress, &mut self.out);
                 self.written.append(&mut self.out);
             } else if consumed == 0 {
                 return;
@@ -375,7 +375,7 @@ impl Peer {
 
     /// The statuses that were answered since the last call.
     pub(super) fn statuses(&mut self) -> Vec<u16> {
-        std::mem::take(&mut self.door.statuses)
+        std::mem::take(&mut self.ingress.statuses)
     }
 }
 
@@ -394,7 +394,7 @@ pub struct Outcome {
 pub(super) fn outcome_of<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     in_place: bool,
-    prepare: &dyn Fn(&mut FakeDoor),
+    prepare: &dyn Fn(&mut FakeIngress),
 ) -> Outcome {
     outcome_within(SETTINGS, pieces, in_place, prepare)
 }
@@ -403,32 +403,32 @@ fn outcome_within<'a>(
     settings: Settings,
     pieces: impl IntoIterator<Item = &'a [u8]>,
     in_place: bool,
-    prepare: &dyn Fn(&mut FakeDoor),
+    prepare: &dyn Fn(&mut FakeIngress),
 ) -> Outcome {
     let mut peer = Peer { in_place, ..Peer::new() };
     peer.connection = Connection::new(settings, peer.now);
-    prepare(&mut peer.door);
+    prepare(&mut peer.ingress);
     for piece in pieces {
         peer.send(piece);
     }
     let outcome = Outcome {
         answers: peer.answer(),
         statuses: peer.statuses(),
-        names: peer.door.names(),
-        payloads: peer.door.accepted.iter().map(|(payload, _)| payload.to_vec()).collect(),
-        rejected: std::mem::take(&mut peer.door.rejected),
+        names: peer.ingress.names(),
+        payloads: peer.ingress.accepted.iter().map(|(payload, _)| payload.to_vec()).collect(),
+        rejected: std::mem::take(&mut peer.ingress.rejected),
         closing: peer.connection.closing(),
     };
     drop(peer.connection);
-    peer.door.accepted.clear();
-    assert_eq!(peer.door.pool.bytes_in_use(), 0, "memory is back");
-    assert_eq!(peer.door.beginnings.left(), HTTP_BODY_BEGINNINGS_BYTES_MAX, "the budget is whole again");
+    peer.ingress.accepted.clear();
+    assert_eq!(peer.ingress.pool.bytes_in_use(), 0, "memory is back");
+    assert_eq!(peer.ingress.beginnings.left(), HTTP_BODY_BEGINNINGS_BYTES_MAX, "the budget is whole again");
     outcome
 }
 
 /// Drives `input` in every way that bytes can come, and returns what came of it: whole, byte by byte, and split at every
 /// offset (at some of a long input).
-pub(super) fn exchange_within(settings: Settings, input: &[u8], prepare: &dyn Fn(&mut FakeDoor)) -> Outcome {
+pub(super) fn exchange_within(settings: Settings, input: &[u8], prepare: &dyn Fn(&mut FakeIngress)) -> Outcome {
     let whole = outcome_within(settings, [input], false, prepare);
     assert_eq!(whole, outcome_within(settings, input.chunks(1), false, prepare), "byte by byte");
     assert_eq!(whole, outcome_within(settings, input.chunks(1), true, prepare), "byte by byte, bodies in place");
@@ -449,5 +449,5 @@ pub fn exchange_body(content_type: &str, body: &[u8]) -> Outcome {
         body.len()
     );
     let input = [head.as_bytes(), body].concat();
-    exchange_within(settings, &input, &|door| door.pool = Pool::new(8 * EVENT_BYTES_MAX, Box::new(|| {})))
+    exchange_within(settings, &input, &|ingress| ingress.pool = Pool::new(8 * EVENT_BYTES_MAX, Box::new(|| {})))
 }

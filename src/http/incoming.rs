@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Door;
+use super::Ingress;
 use super::body::Framing;
 use super::connection::Settings;
 use super::ingest::{self, Failed, Settled};
@@ -66,21 +66,21 @@ impl Body {
         more: usize,
         reserve: bool,
         settings: Settings,
-        door: &mut impl Door,
+        ingress: &mut impl Ingress,
     ) -> Result<(), Room> {
         if reserve {
             let bytes = self.framing.whole_bytes(self.kept.len(), settings.max_body_bytes);
-            return self.reserve(bytes, door);
+            return self.reserve(bytes, ingress);
         }
         let Some(left) = self.kept.before_reserving() else { return Ok(()) };
         let Kept::Beginning(beginning) = &mut self.kept else { return Ok(()) };
         let more = more.min(left);
-        if beginning.grow(more, door.beginnings()) { Ok(()) } else { Err(Room::Beginnings(beginning.growth(more))) }
+        if beginning.grow(more, ingress.beginnings()) { Ok(()) } else { Err(Room::Beginnings(beginning.growth(more))) }
     }
 
-    fn reserve(&mut self, bytes: usize, door: &mut impl Door) -> Result<(), Room> {
+    fn reserve(&mut self, bytes: usize, ingress: &mut impl Ingress) -> Result<(), Room> {
         if matches!(self.kept, Kept::Beginning(_)) {
-            let buffer = door.reserve(bytes).ok_or(Room::Pool(bytes))?;
+            let buffer = ingress.reserve(bytes).ok_or(Room::Pool(bytes))?;
             // It has room for more than what has come.
             let fits = self.kept.move_to(buffer);
             debug_assert!(fits);
@@ -96,7 +96,7 @@ impl Body {
         &mut self,
         settings: Settings,
         now: Instant,
-        door: &mut impl Door,
+        ingress: &mut impl Ingress,
     ) -> Result<Option<(Settled, Option<u64>)>, Refusal> {
         let is_first = self.whole.is_none();
         let whole = self.whole.get_or_insert(Whole { since: now, retry_at: now + HTTP_FINISH_RETRY });
@@ -104,14 +104,14 @@ impl Body {
         if is_due {
             whole.retry_at = now + HTTP_FINISH_RETRY;
         }
-        self.lacks = self.reserve(self.kept.len(), door).err();
+        self.lacks = self.reserve(self.kept.len(), ingress).err();
         let needs = ingest::needs(self.kept.len(), self.submission, settings);
-        let is_tried = is_due || (is_first && self.came_at_once()) || door.can_finish(needs);
+        let is_tried = is_due || (is_first && self.came_at_once()) || ingress.can_finish(needs);
         let Kept::Pool(buffer) = &mut self.kept else { return Ok(None) };
         // A chunked one had room for the largest.
         buffer.trim();
         if is_tried {
-            match ingest::ingest(buffer, self.submission, settings, door) {
+            match ingest::ingest(buffer, self.submission, settings, ingress) {
                 Ok(finished) => return Ok(Some(finished)),
                 Err(Failed::Refused(refusal)) => return Err(refusal),
                 Err(Failed::NoRoom) => {}

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use flate2::bufread::GzDecoder;
 
-use super::Door;
+use super::Ingress;
 use super::body::too_large;
 use super::connection::Settings;
 use super::hints;
@@ -47,7 +47,7 @@ pub struct Settled {
 
 impl Settled {
     /// Moves the list of what was refused into the pool. Where that has no room, the answer has the number alone.
-    fn new(accepted: u64, rejections: &Rejections, door: &mut impl Door) -> Self {
+    fn new(accepted: u64, rejections: &Rejections, ingress: &mut impl Ingress) -> Self {
         let listed = rejections.named.len() as u64;
         let mut settled = Self { accepted, rejected: rejections.total as u64, listed: 0, entries: None };
         if listed > 0 {
@@ -58,7 +58,7 @@ impl Settled {
                 push_json_string(&mut entries, cut(error, HTTP_ERROR_BYTES_MAX));
                 entries.push(b'}');
             }
-            if let Some(mut buffer) = door.reserve_to_finish(entries.len())
+            if let Some(mut buffer) = ingress.reserve_to_finish(entries.len())
                 && buffer.extend(&entries)
             {
                 (settled.listed, settled.entries) = (listed, Some(buffer));
@@ -100,25 +100,25 @@ pub fn ingest(
     body: &mut Buffer,
     submission: Submission,
     settings: Settings,
-    door: &mut impl Door,
+    ingress: &mut impl Ingress,
 ) -> Result<(Settled, Option<u64>), Failed> {
     let level = submission.level;
     let (pieces, rejections) = if submission.gzip {
-        decode(&mut unpack(body, settings.max_body_bytes, door)?, submission, settings, door)?
+        decode(&mut unpack(body, settings.max_body_bytes, ingress)?, submission, settings, ingress)?
     } else {
-        decode(body, submission, settings, door)?
+        decode(body, submission, settings, ingress)?
     };
-    if !door.ring_room(pieces.len()) {
+    if !ingress.ring_room(pieces.len()) {
         return Err(Failed::NoRoom);
     }
     let accepted = pieces.iter().map(|piece| u64::from(piece.events)).sum();
-    let settled = Settled::new(accepted, &rejections, door);
+    let settled = Settled::new(accepted, &rejections, ingress);
     if settled.rejected > 0 {
-        door.rejected(RejectReason::Invalid, settled.rejected);
+        ingress.rejected(RejectReason::Invalid, settled.rejected);
     }
     let mut last_ticket = None;
     for Piece { payload, events } in pieces {
-        last_ticket = Some(door.accept(payload, events, level));
+        last_ticket = Some(ingress.accept(payload, events, level));
     }
     Ok((settled, last_ticket))
 }
@@ -158,8 +158,8 @@ pub fn no_memory() -> Refusal {
 
 /// Unpacks gzip (RFC 1952). Several members are one text, as the RFC has it (log shippers append them); anything
 /// behind the last one is refused, padding too.
-fn unpack(packed: &Buffer, max_bytes: usize, door: &mut impl Door) -> Result<Buffer, Failed> {
-    let mut unpacked = door.reserve_to_finish(max_bytes).ok_or(Failed::NoRoom)?;
+fn unpack(packed: &Buffer, max_bytes: usize, ingress: &mut impl Ingress) -> Result<Buffer, Failed> {
+    let mut unpacked = ingress.reserve_to_finish(max_bytes).ok_or(Failed::NoRoom)?;
     let mut decoder = GzDecoder::new(packed.filled());
     let mut member = 0;
     for _ in 0..HTTP_GZIP_MEMBERS_MAX {
@@ -195,7 +195,7 @@ fn decode(
     body: &mut Buffer,
     submission: Submission,
     settings: Settings,
-    door: &mut impl Door,
+    ingress: &mut impl Ingress,
 ) -> Result<(Vec<Piece>, Rejections), Failed> {
     let instead = |failed: Failed, body: &Buffer| match failed {
         Failed::Refused(refusal) if refusal.reason == Some(RejectReason::Malformed) => {
@@ -204,11 +204,12 @@ fn decode(
         failed => failed,
     };
     match submission.media_type {
-        MediaType::Protobuf => from_protobuf(body, settings, door).map_err(|failed| instead(failed, body)),
-        MediaType::Json => from_json(settings, door, |decoder, emit| decoder.document(body.filled(), emit))
+        MediaType::Protobuf => from_protobuf(body, settings, ingress).map_err(|failed| instead(failed, body)),
+        MediaType::Json => from_json(settings, ingress, |decoder, emit| decoder.document(body.filled(), emit))
             .map_err(|failed| instead(failed, body)),
         MediaType::Ndjson => {
-            let (pieces, rejections) = from_json(settings, door, |decoder, emit| decoder.lines(body.filled(), emit))?;
+            let (pieces, rejections) =
+                from_json(settings, ingress, |decoder, emit| decoder.lines(body.filled(), emit))?;
             if pieces.is_empty() && rejections.total > 0 {
                 hints::instead(body.filled(), submission).map_or(Ok(()), Err)?;
             }
@@ -220,7 +221,7 @@ fn decode(
 fn from_protobuf(
     body: &mut Buffer,
     settings: Settings,
-    door: &mut impl Door,
+    ingress: &mut impl Ingress,
 ) -> Result<(Vec<Piece>, Rejections), Failed> {
     let mut rejections = Rejections::default();
     // Neighbouring accepted events, as many as one slot takes.
@@ -247,7 +248,7 @@ fn from_protobuf(
         let pieces = runs.into_iter().map(|(run, events)| Piece { payload: body.share(run), events }).collect();
         return Ok((pieces, rejections));
     }
-    let mut packing = Packing::new(settings, door);
+    let mut packing = Packing::new(settings, ingress);
     for (run, events) in runs {
         packing.push(body.filled().get(run).unwrap_or_default(), events)?;
     }
@@ -255,12 +256,12 @@ fn from_protobuf(
 }
 
 /// `decode` reads the body, and calls what it is given with each accepted event.
-fn from_json<D: Door>(
+fn from_json<D: Ingress>(
     settings: Settings,
-    door: &mut D,
+    ingress: &mut D,
     decode: impl FnOnce(&mut JsonDecoder, &mut dyn FnMut(&[u8]) -> Result<(), Failed>) -> Result<Decoded, JsonError<Failed>>,
 ) -> Result<(Vec<Piece>, Rejections), Failed> {
-    let mut packing = Packing::new(settings, door);
+    let mut packing = Packing::new(settings, ingress);
     let decoded =
         decode(&mut JsonDecoder::new(), &mut |event| packing.push(event, 1)).map_err(|error| match error {
             JsonError::Emit(failed) => failed,
@@ -274,7 +275,7 @@ fn from_json<D: Door>(
 
 /// Packs encoded events into buffers of at most one frame.
 struct Packing<'d, D> {
-    door: &'d mut D,
+    ingress: &'d mut D,
     settings: Settings,
     /// The buffer being filled, and its events.
     open: Option<(Buffer, u32)>,
@@ -282,9 +283,9 @@ struct Packing<'d, D> {
     bytes: usize,
 }
 
-impl<'d, D: Door> Packing<'d, D> {
-    fn new(settings: Settings, door: &'d mut D) -> Self {
-        Self { door, settings, open: None, pieces: Vec::new(), bytes: 0 }
+impl<'d, D: Ingress> Packing<'d, D> {
+    fn new(settings: Settings, ingress: &'d mut D) -> Self {
+        Self { ingress, settings, open: None, pieces: Vec::new(), bytes: 0 }
     }
 
     /// Appends `bytes`, the `EventBatch` of `events` events; they stay in one slot.
@@ -302,7 +303,7 @@ impl<'d, D: Door> Packing<'d, D> {
         }
         let (buffer, held) = match &mut self.open {
             Some(open) => open,
-            none => none.insert((self.door.reserve_to_finish(max_frame_bytes).ok_or(Failed::NoRoom)?, 0)),
+            none => none.insert((self.ingress.reserve_to_finish(max_frame_bytes).ok_or(Failed::NoRoom)?, 0)),
         };
         if !buffer.extend(bytes) {
             return Err(Failed::NoRoom);

@@ -23,7 +23,7 @@
 //! | `hints` | what a body is that is not what its head says: for the message of its 400 |
 //! | `response` | status line, header fields, JSON bodies |
 //! | `date` | the `Date` field, formatted once per second |
-//! | `fuzz` | bodies of the fuzz targets; a peer and a door for them and the tests |
+//! | `fuzz` | bodies of the fuzz targets; a peer and an ingress for them and the tests |
 //!
 //! * **Strict where two readers could differ** (request smuggling): what RFC 9112 lets a server refuse about framing
 //!   is refused, answered, and the connection closed. An answer that leaves bytes of its request unread always closes.
@@ -34,7 +34,7 @@
 //!   bodies ([`Connection::lacks_room`]); without one, the newcomer gets 503.
 //! * **An admitted body finishes**: a whole body stays as it is until there is room for what it becomes
 //!   ([`Room::Finish`]); the pool keeps a share for that (`pipeline/shares.rs`).
-//! * **While the log accepts nothing** ([`Door::log_pause`]), a POST gets 503 by its head, and again at the end of its
+//! * **While the log accepts nothing** ([`Ingress::log_pause`]), a POST gets 503 by its head, and again at the end of its
 //!   body: nothing is taken that would wait in memory and be sent again meanwhile.
 //! * **All or nothing**: events are handed on only once the whole document was sound and the ring has room for all.
 //! * HTTP/1.0 is answered and closed: nginx and old health checks still speak it. Everything else gets 505.
@@ -95,7 +95,7 @@ impl<'a> Refused<'a> {
 }
 
 /// What the machine asks of the server around it. The event loop implements it; tests implement a small one.
-pub trait Door {
+pub trait Ingress {
     /// The wall clock as the `Date` of an answer.
     fn date(&mut self) -> &[u8; DATE_BYTES];
 
@@ -127,7 +127,7 @@ pub trait Door {
     fn ring_room(&mut self, slots: usize) -> bool;
 
     /// Takes accepted events: `payload` is `EventBatch` bytes, at most [`Settings::max_frame_bytes`] of them. Called
-    /// only after [`Door::ring_room`] has said yes to all slots of the request, which is answered at `level`. Returns
+    /// only after [`Ingress::ring_room`] has said yes to all slots of the request, which is answered at `level`. Returns
     /// the ticket.
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64;
 

@@ -2,7 +2,7 @@
 
 use super::head::Head;
 use super::response::Refusal;
-use super::{Door, Page};
+use super::{Ingress, Page};
 use crate::event::Quoted;
 use crate::metrics::RejectReason;
 use crate::wire::AckLevel;
@@ -76,14 +76,14 @@ pub struct Submission {
 impl Submission {
     /// # Errors
     /// 503 while draining; 401; 400 for `?ack=`; 415.
-    pub fn check(head: &Head<'_>, door: &mut impl Door) -> Result<Self, Refusal> {
-        if door.draining() {
-            return Err(draining(door));
+    pub fn check(head: &Head<'_>, ingress: &mut impl Ingress) -> Result<Self, Refusal> {
+        if ingress.draining() {
+            return Err(draining(ingress));
         }
-        if !door.authorized(head.bearer.map(str::as_bytes)) {
+        if !ingress.authorized(head.bearer.map(str::as_bytes)) {
             return Err(Refusal::new(401, "send `Authorization: Bearer TOKEN` with a token of this server"));
         }
-        let level = door.ack_level(wanted_level(head.query)?).map_err(Refusal::malformed)?;
+        let level = ingress.ack_level(wanted_level(head.query)?).map_err(Refusal::malformed)?;
         let media_type = media_type(head.content_type)?;
         let gzip = match head.content_encoding {
             None => false,
@@ -100,9 +100,9 @@ fn wrong_coding(coding: &str) -> Refusal {
     Refusal { accept_encoding: Some("gzip"), ..Refusal::body(RejectReason::Codec, error) }
 }
 
-/// Why a POST is refused while [`Door::draining`].
-pub fn draining(door: &impl Door) -> Refusal {
-    if door.overloaded() {
+/// Why a POST is refused while [`Ingress::draining`].
+pub fn draining(ingress: &impl Ingress) -> Refusal {
+    if ingress.overloaded() {
         let error = "too many connections (server.max_connections): nothing of this request was taken, retry later";
         return Refusal::new(503, error);
     }

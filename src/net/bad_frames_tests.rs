@@ -1,4 +1,4 @@
-//! Bad frames and sessions against the door itself: the loop's own reading and parsing, its pool and its counters, over a
+//! Bad frames and sessions against ingress itself: the loop's own reading and parsing, its pool and its counters, over a
 //! pair of sockets. Each comes whole, byte by byte, and split at every offset.
 
 use std::io::{Read, Write};
@@ -12,7 +12,7 @@ use super::connection::{Connection, Phase};
 use super::protocols::Context;
 use super::serve::{Scratch, Served, serve};
 use super::transport::Transport;
-use super::{Door, Intake};
+use super::{Ingress, Intake};
 use crate::event::Events;
 use crate::event::proto::{Event, EventBatch};
 use crate::http;
@@ -37,9 +37,9 @@ const KNOWN_AGENT: [u8; 16] = [9; 16];
 const REASONS: [RejectReason; 4] =
     [RejectReason::Malformed, RejectReason::Invalid, RejectReason::TooLarge, RejectReason::Codec];
 
-/// A door, one connection at a time, and what a log thread would take from the ring.
+/// Ingress, one connection at a time, and what a log thread would take from the ring.
 struct Bench {
-    door: Door,
+    ingress: Ingress,
     scratch: Scratch,
     receiver: SlotReceiver,
     connections: u32,
@@ -73,7 +73,7 @@ impl Bench {
             default_ack: AckLevel::Received,
             highest_ack: AckLevel::Received,
         };
-        let mut door = Door::new(
+        let mut ingress = Ingress::new(
             settings,
             http::Settings {
                 max_body_bytes: max_frame_bytes,
@@ -86,23 +86,23 @@ impl Bench {
             Metrics::new().unwrap(),
             Random::seeded(41),
         );
-        door.tokens = Tokens::from_lines("secret", false);
-        assert!(door.intake.prepare());
-        Self { door, scratch: Scratch::new(), receiver, connections: 0 }
+        ingress.tokens = Tokens::from_lines("secret", false);
+        assert!(ingress.intake.prepare());
+        Self { ingress, scratch: Scratch::new(), receiver, connections: 0 }
     }
 
     fn rejected(&self) -> [u64; 4] {
-        REASONS.map(|reason| self.door.metrics.events_rejected(reason).get())
+        REASONS.map(|reason| self.ingress.metrics.events_rejected(reason).get())
     }
 
     /// Sends `pieces` over a fresh connection, to a server that only knows [`KNOWN_AGENT`].
     fn run(&mut self, pieces: &[&[u8]]) -> Outcome {
-        let before = (self.door.intake.pool().bytes_in_use(), self.rejected());
-        self.door.marks = Marks::new(10, DEDUPE_RETENTION);
+        let before = (self.ingress.intake.pool().bytes_in_use(), self.rejected());
+        self.ingress.marks = Marks::new(10, DEDUPE_RETENTION);
         let age = Duration::ZERO;
         let known = Restored { agent_id: KNOWN_AGENT, epoch: 5, last_seq: 1, last_crc: Some(0), has_frames: true, age };
-        self.door.marks.restore(known, Ticket { number: 1, ..Ticket::default() }, self.door.now);
-        self.door.begin_turn();
+        self.ingress.marks.restore(known, Ticket { number: 1, ..Ticket::default() }, self.ingress.now);
+        self.ingress.begin_turn();
 
         let (mut peer, ours) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -115,7 +115,7 @@ impl Bench {
             transport,
             address,
             false,
-            self.door.now,
+            self.ingress.now,
         );
         let mut outcome = Outcome { heard: vec![], stored: vec![], refused: vec![], closed: None, rejected: [0; 4] };
         for piece in pieces {
@@ -133,8 +133,8 @@ impl Bench {
         drop(connection);
         outcome.heard = heard(&said);
         outcome.rejected = std::array::from_fn(|index| self.rejected()[index] - before.1[index]);
-        assert!(self.door.intake.prepare());
-        assert_eq!(self.door.intake.pool().bytes_in_use(), before.0, "memory is back");
+        assert!(self.ingress.intake.prepare());
+        assert_eq!(self.ingress.intake.pool().bytes_in_use(), before.0, "memory is back");
         assert_eq!(self.scratch.unparsed_bytes, 0);
         outcome
     }
@@ -143,19 +143,19 @@ impl Bench {
     fn serve(&mut self, connection: &mut Connection, outcome: &mut Outcome) {
         loop {
             let mut out = Vec::new();
-            let served = serve(connection, &mut self.door, &mut self.scratch, &mut out);
-            self.door.end_turn();
+            let served = serve(connection, &mut self.ingress, &mut self.scratch, &mut out);
+            self.ingress.end_turn();
             self.log(outcome);
             if let Served::Close(reason) | Served::Gone(reason) = served {
                 outcome.closed = Some(reason);
             } else {
                 let Connection { phase, socket, peer, .. } = &mut *connection;
-                let (door, scratch, out) = (&mut self.door, &mut self.scratch, &mut out);
+                let (ingress, scratch, out) = (&mut self.ingress, &mut self.scratch, &mut out);
                 if let Phase::Open(protocol) = phase {
-                    protocol.acknowledge(&mut Context { socket, peer, door, scratch, out });
+                    protocol.acknowledge(&mut Context { socket, peer, ingress, scratch, out });
                 }
             }
-            connection.socket.send(&out, self.door.now).unwrap();
+            connection.socket.send(&out, self.ingress.now).unwrap();
             match served {
                 // What was held back is acknowledged now.
                 Served::Again | Served::Hold => {}
@@ -191,17 +191,17 @@ fn what_a_closing_connection_is_still_sent_costs_a_bounded_read_per_turn_and_no_
     ours.set_nonblocking(true).unwrap();
     peer.set_nonblocking(true).unwrap();
     let stream = mio::net::TcpStream::from_std(OwnedFd::from(ours).into());
-    bench.door.begin_turn();
+    bench.ingress.begin_turn();
     let mut connection = Connection::new(
         ConnectionId::new(LoopId(0), 1, 0),
         Transport::Plain(stream),
         ([127, 0, 0, 1], 1).into(),
         false,
-        bench.door.now,
+        bench.ingress.now,
     );
-    connection.close("http", &mut bench.door, &mut bench.scratch);
-    assert!(!connection.finish_closing(bench.door.now) && connection.is_lingering());
-    let before = bench.door.intake.pool().bytes_in_use();
+    connection.close("http", &mut bench.ingress, &mut bench.scratch);
+    assert!(!connection.finish_closing(bench.ingress.now) && connection.is_lingering());
+    let before = bench.ingress.intake.pool().bytes_in_use();
     // As much as the socket takes is more than one turn's share.
     let (piece, mut sent) = ([b' '; 16 * 1024], 0);
     while let Ok(bytes) = peer.write(&piece) {
@@ -210,11 +210,11 @@ fn what_a_closing_connection_is_still_sent_costs_a_bounded_read_per_turn_and_no_
     assert!(sent > DISCARD_BYTES_PER_TURN, "{sent}");
     let mut turns = 0;
     connection.socket.set_readable();
-    while serve(&mut connection, &mut bench.door, &mut bench.scratch, &mut Vec::new()) == Served::Again {
+    while serve(&mut connection, &mut bench.ingress, &mut bench.scratch, &mut Vec::new()) == Served::Again {
         turns += 1;
     }
     assert_eq!(turns, sent / DISCARD_BYTES_PER_TURN);
-    assert_eq!((bench.door.intake.pool().bytes_in_use(), connection.socket.unparsed.capacity()), (before, 0));
+    assert_eq!((bench.ingress.intake.pool().bytes_in_use(), connection.socket.unparsed.capacity()), (before, 0));
 }
 
 // ---- what agents say ----

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::ids::ConnectionId;
 use crate::limits::{HELLO_TIMEOUT, SILENT_AFTER};
-use crate::net::door::Door;
+use crate::net::ingress::Ingress;
 use crate::net::linger::Linger;
 use crate::net::protocols::{Priority, Protocol};
 use crate::net::serve::Scratch;
@@ -102,10 +102,10 @@ impl Connection {
 
     /// Begins to close: the last answer is in the outbox or sent. Later calls change nothing. Returns the reason that
     /// stands.
-    pub fn close(&mut self, reason: &'static str, door: &mut Door, scratch: &mut Scratch) -> &'static str {
+    pub fn close(&mut self, reason: &'static str, ingress: &mut Ingress, scratch: &mut Scratch) -> &'static str {
         let reason = *self.close_reason.get_or_insert(reason);
         if let Phase::Open(protocol) = &mut self.phase {
-            protocol.closed(reason, &self.peer, door, scratch);
+            protocol.closed(reason, &self.peer, ingress, scratch);
         }
         if !self.is_closing() {
             self.phase = Phase::Closing;

@@ -23,7 +23,7 @@ use crate::ids::ConnectionId;
 use crate::limits::SILENT_SWEEP_INTERVAL;
 use crate::net::connection::{Connection, Phase};
 use crate::net::connections::Connections;
-use crate::net::door::Door;
+use crate::net::ingress::Ingress;
 use crate::net::listener::Listener;
 use crate::net::log_limit::LogInterval;
 use crate::net::protocols::{Context, Protocol};
@@ -147,7 +147,7 @@ pub struct EventLoop {
     timers: Timers,
     /// When the timers of partial frames were last shortened.
     pressure_swept: Instant,
-    door: Door,
+    ingress: Ingress,
     scratch: Scratch,
     out: Vec<u8>,
     /// Bytes that are not sent yet, over all connections.
@@ -158,7 +158,7 @@ impl EventLoop {
     pub fn new(
         parts: Parts,
         listener: std::net::TcpListener,
-        door: Door,
+        ingress: Ingress,
         limits: ConnectionLimits,
         drain_timeout: Duration,
     ) -> Result<Self, LoopError> {
@@ -171,7 +171,7 @@ impl EventLoop {
             poll: parts.poll,
             signals: parts.signals,
             listener: Some(listener),
-            connections: Connections::new(door.event_loop),
+            connections: Connections::new(ingress.event_loop),
             limits,
             accept_warnings: LogInterval::default(),
             drain_timeout,
@@ -186,13 +186,13 @@ impl EventLoop {
             serve_at_once: false,
             awaiting: Vec::with_capacity(LISTS),
             unknown: Roster::default(),
-            silent_swept: door.now,
+            silent_swept: ingress.now,
             silent_log: LogInterval::default(),
             overflow_log: LogInterval::default(),
             lingering: Roster::default(),
             timers: Timers::with_capacity(LISTS),
-            pressure_swept: door.now,
-            door,
+            pressure_swept: ingress.now,
+            ingress,
             scratch: Scratch::new(),
             out: Vec::with_capacity(4096),
             unsent_bytes: 0,
@@ -216,9 +216,9 @@ impl EventLoop {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => other.map_err(failed("polling"))?,
         }
-        self.door.begin_turn();
+        self.ingress.begin_turn();
         if let Some(listener) = &mut self.listener {
-            listener.begin_turn(self.door.now);
+            listener.begin_turn(self.ingress.now);
         }
         for event in &*events {
             match event.token() {
@@ -235,9 +235,9 @@ impl EventLoop {
         self.accept();
         self.serve_ready();
         self.serve_waiting();
-        self.door.end_turn();
+        self.ingress.end_turn();
         self.acknowledge();
-        if self.door.health.failure().is_some() && self.failed_until.is_none() {
+        if self.ingress.health.failure().is_some() && self.failed_until.is_none() {
             self.tell_of_failure();
         }
         self.fire_timers();
@@ -247,13 +247,13 @@ impl EventLoop {
 
     fn ended(&self) -> Option<Ended> {
         if let Some(until) = self.failed_until {
-            return (self.connections.is_empty() || self.door.now >= until).then_some(Ended::LogFailed);
+            return (self.connections.is_empty() || self.ingress.now >= until).then_some(Ended::LogFailed);
         }
         let until = self.drain_until?;
         if self.connections.is_empty() {
             return Some(Ended::Drained);
         }
-        (self.door.now >= until).then(|| Ended::TimedOut { connections: self.connections.len() })
+        (self.ingress.now >= until).then(|| Ended::TimedOut { connections: self.connections.len() })
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -280,8 +280,8 @@ impl EventLoop {
         let Connection { phase: Phase::Open(protocol), socket, peer, .. } = self.connections.get_mut(id)? else {
             return None;
         };
-        let (door, scratch, out) = (&mut self.door, &mut self.scratch, &mut self.out);
-        Some(call(protocol.as_mut(), &mut Context { socket, peer, door, scratch, out }))
+        let (ingress, scratch, out) = (&mut self.ingress, &mut self.scratch, &mut self.out);
+        Some(call(protocol.as_mut(), &mut Context { socket, peer, ingress, scratch, out }))
     }
 
     fn note(&mut self, key: usize, event: &mio::event::Event) {
@@ -302,7 +302,7 @@ impl EventLoop {
         if event.is_writable() {
             let was_unflushed = !connection.socket.is_flushed();
             let before = connection.socket.unsent();
-            let flushed = connection.socket.flush(self.door.now);
+            let flushed = connection.socket.flush(self.ingress.now);
             self.unsent_bytes -= before - connection.socket.unsent();
             if flushed.is_err() {
                 self.remove(id, "broken");

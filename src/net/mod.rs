@@ -16,7 +16,9 @@
 //! | `connections` | the open connections of a loop, by number |
 //! | `serve` | reads and parses for one connection, by protocol |
 //! | `intake` | the current buffer, and the reserve that a torn frame may need |
-//! | `door` | everything accepted goes through here: tickets, ring, marks, counters |
+//! | `ingress` | everything accepted goes through here: tickets, ring, counters; what one loop owns |
+//! | `shared` | what all loops share |
+//! | `loops` | what loops know of each other, and the messages between them |
 //! | `linger` | when a half-closed connection that is still sent to is closed |
 //! | `roster` | the connections in one state, the oldest first |
 //! | `refusal_log` | log lines about refused requests, by peer |
@@ -32,8 +34,8 @@
 mod bad_frames_tests;
 mod connection;
 mod connections;
-mod door;
 mod event_loop;
+mod ingress;
 mod intake;
 mod linger;
 mod listener;
@@ -46,8 +48,8 @@ mod socket;
 mod timers;
 mod transport;
 
-pub use door::Door;
-pub use door::SinkReport;
 pub use event_loop::{ConnectionLimits, DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
+pub use ingress::Ingress;
+pub use ingress::SinkReport;
 pub use intake::Intake;
 pub use listener::{bind, bind_problem};

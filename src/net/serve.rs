@@ -3,7 +3,7 @@
 use crate::ids::ConnectionId;
 use crate::limits::{DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX};
 use crate::net::connection::{Connection, Phase};
-use crate::net::door::Door;
+use crate::net::ingress::Ingress;
 use crate::net::log_limit::LogLimit;
 use crate::net::protocols::{self, Context};
 use crate::net::socket::{ReadEnd, Socket};
@@ -37,7 +37,7 @@ pub enum Served {
     Gone(&'static str),
 }
 
-/// What serving shares besides the door.
+/// What serving shares besides ingress.
 pub struct Scratch {
     /// Reads that must not need the pool.
     pub read: Box<[u8]>,
@@ -61,10 +61,10 @@ impl Scratch {
 }
 
 /// Reads once and parses what is there. Answers are appended to `out`.
-pub fn serve(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
+pub fn serve(connection: &mut Connection, ingress: &mut Ingress, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
     let Connection { phase, socket, peer, .. } = connection;
     let unparsed_before = socket.unparsed.len();
-    let mut cx = Context { socket, peer, door, scratch, out };
+    let mut cx = Context { socket, peer, ingress, scratch, out };
     let served = match phase {
         Phase::Undecided => decide(phase, &mut cx),
         Phase::Open(protocol) => protocol.serve(&mut cx),
@@ -83,7 +83,7 @@ pub fn serve(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch
 /// The first read: its first byte tells what the peer speaks.
 fn decide(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
     let room = &mut cx.scratch.read[..HELLO_FRAME_BYTES];
-    let bytes = match cx.socket.read(room, cx.door.now) {
+    let bytes = match cx.socket.read(room, cx.ingress.now) {
         ReadEnd::Bytes(bytes) => bytes,
         ReadEnd::Empty => return Served::Idle,
         ReadEnd::End => return Served::Gone("silent"),
@@ -92,11 +92,11 @@ fn decide(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
     let first = room[0];
     cx.socket.unparsed.extend_from_slice(&room[..bytes]);
     if first == TLS_HANDSHAKE {
-        cx.door.refusals.log_tls(&cx.peer.origin.default_source, cx.door.now);
+        cx.ingress.refusals.log_tls(&cx.peer.origin.default_source, cx.ingress.now);
         cx.out.extend_from_slice(&TLS_ALERT);
         return Served::Close("tls");
     }
-    *phase = Phase::Open(protocols::open(first, cx.peer, cx.door));
+    *phase = Phase::Open(protocols::open(first, cx.peer, cx.ingress));
     // In its turn among the others of its kind.
     Served::Again
 }
@@ -105,14 +105,14 @@ fn decide(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
 fn discard(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
     let mut left = DISCARD_BYTES_PER_TURN;
     while left > 0 {
-        if matches!(phase, Phase::Lingering(linger) if linger.is_over(cx.door.now)) {
+        if matches!(phase, Phase::Lingering(linger) if linger.is_over(cx.ingress.now)) {
             return Served::Gone("closed");
         }
-        match cx.socket.read(&mut cx.scratch.read, cx.door.now) {
+        match cx.socket.read(&mut cx.scratch.read, cx.ingress.now) {
             ReadEnd::Bytes(bytes) => {
                 left = left.saturating_sub(bytes);
                 if let Phase::Lingering(linger) = phase {
-                    linger.discarded(bytes, cx.door.now);
+                    linger.discarded(bytes, cx.ingress.now);
                 }
             }
             // At the end what is written may still be read by the peer, so the outbox is not thrown away.

@@ -54,7 +54,7 @@ impl Deref for Payload {
 /// Events that came in one frame or request: the encoded `EventBatch` of the accepted ones, where it was received.
 #[derive(Debug, Clone)]
 pub struct Run {
-    /// Bytes of an `EventBatch`, every event in it accepted at the door.
+    /// Bytes of an `EventBatch`, every event in it accepted.
     pub payload: Payload,
     pub events: u32,
     pub received_unix_nano: u64,

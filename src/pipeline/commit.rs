@@ -18,7 +18,7 @@ use crate::pipeline::ring::{Content, Slot};
 use crate::pipeline::rings::Rings;
 use crate::wire::NackCode;
 
-/// A payload that the door refused, all or part of it: for the dead letters (R8).
+/// A payload that was rejected on receipt, all or part of it: for the dead letters (R8).
 pub struct RefusedPayload {
     pub payload: PoolSlice,
     /// Refused events in it.

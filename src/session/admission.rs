@@ -1,4 +1,4 @@
-//! Which events of a DATA payload come in: the pure half of the door.
+//! Which events of a DATA payload are accepted.
 
 use std::fmt::Write as _;
 use std::ops::Range;

@@ -207,7 +207,7 @@ pub struct Identity {
 /// One `[[sinks]]` section.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SinkSettings {
-    /// Label of its metrics, name of its files: letters, digits, `-` and `_`. `door` is taken by the dead letters.
+    /// Label of its metrics, name of its files: letters, digits, `-` and `_`. `ingest` is taken by the dead letters.
     pub name: String,
     /// Acknowledgements of level `delivered` wait for this sink.
     pub required: bool,

@@ -1,4 +1,4 @@
-//! Events as NDJSON: the JSON that the door takes plus server_id, position, received_at and agent.
+//! Events as NDJSON: the JSON that is accepted plus server_id, position, received_at and agent.
 
 use std::io::{self, Write};
 

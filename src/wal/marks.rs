@@ -78,7 +78,7 @@ impl MarkTable {
         });
         mark.last_seen_unix_nano = mark.last_seen_unix_nano.max(received_unix_nano);
         mark.has_frames |= crc.is_some();
-        // Runs are in the order in which the door took them, and it says which epoch comes next: mostly one more, but any
+        // Runs are in the order in which they were accepted, and it says which epoch comes next: mostly one more, but any
         // where it had forgotten an agent that had sent nothing.
         let newer = match origin.epoch == mark.epoch {
             true => seq > mark.last_seq,
@@ -90,7 +90,7 @@ impl MarkTable {
             (mark.epoch, mark.last_seq, mark.last_crc, mark.last_position) = (origin.epoch, seq, crc, last_position);
         }
         if self.marks.len() > self.max_agents + self.max_agents / 8 + 1_024 {
-            // The door lets no more agents in than that; should clocks have misled us, the table is bounded all the same.
+            // No more agents than that are accepted; should clocks have misled us, the table is bounded all the same.
             self.forget(true);
         }
     }
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn a_hello_is_newer_than_what_was_before_it_whatever_its_epoch() {
         let mut table = MarkTable::new(10, Duration::ZERO);
-        // Its first WELCOME was lost, the door forgot it, and drew another epoch.
+        // Its first WELCOME was lost, it was forgotten, and got another epoch.
         for (kind, epoch) in [(HELLO, 900), (HELLO, 100), (frame(1), 100), (frame(2), 100)] {
             table.apply(kind, &origin(1, epoch), 10, 50);
         }

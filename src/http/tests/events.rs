@@ -29,7 +29,7 @@ fn an_empty_batch_is_answered_at_once() {
     let mut peer = Peer { acknowledge: false, ..Peer::new() };
     peer.send(post(PROTOBUF, b""));
     assert!(peer.answer().ends_with(r#"{"accepted":0,"rejected":[]}"#));
-    assert!(peer.door.accepted.is_empty());
+    assert!(peer.ingress.accepted.is_empty());
     // The same without any length.
     peer.send("POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-protobuf\r\n\r\n");
     assert_eq!((peer.statuses(), peer.kept.len()), (vec![200, 200], 0));
@@ -72,9 +72,9 @@ fn a_large_batch_is_cut_between_events_into_slots_of_at_most_a_frame() {
     assert!(sent.len() > 3 * SETTINGS.max_frame_bytes);
     let mut peer = Peer { acknowledge: false, ..Peer::new() };
     peer.send(post(PROTOBUF, &sent));
-    assert_eq!(peer.door.names().len(), 300);
-    assert_eq!(peer.door.accepted.iter().flat_map(|(payload, _)| payload.to_vec()).collect::<Vec<_>>(), sent);
-    let slots = peer.door.accepted.len();
+    assert_eq!(peer.ingress.names().len(), 300);
+    assert_eq!(peer.ingress.accepted.iter().flat_map(|(payload, _)| payload.to_vec()).collect::<Vec<_>>(), sent);
+    let slots = peer.ingress.accepted.len();
     assert!(slots > 3);
     assert_eq!(peer.connection.waiting_for(), Some((AckLevel::Synced, slots as u64)), "the last ticket counts");
 }
@@ -84,7 +84,7 @@ fn a_batch_full_of_gaps_is_packed_into_few_slots() {
     let names: Vec<&str> = ["a", ""].into_iter().cycle().take(2 * (HTTP_REJECTED_MAX + 1)).collect();
     let mut peer = Peer::new();
     peer.send(post(PROTOBUF, batch(&names)));
-    assert_eq!((peer.door.accepted.len(), peer.door.names().len()), (1, HTTP_REJECTED_MAX + 1));
+    assert_eq!((peer.ingress.accepted.len(), peer.ingress.names().len()), (1, HTTP_REJECTED_MAX + 1));
     let answer = peer.answer();
     let answer: serde_json::Value = serde_json::from_str(answer.split("\r\n\r\n").last().unwrap()).unwrap();
     assert_eq!(answer["rejected"].as_array().unwrap().len(), HTTP_REJECTED_MAX);
@@ -93,21 +93,21 @@ fn a_batch_full_of_gaps_is_packed_into_few_slots() {
 
 #[test]
 fn a_full_ring_takes_all_or_nothing() {
-    let full = |door: &mut FakeDoor| door.ring_slots = 1;
+    let full = |ingress: &mut FakeIngress| ingress.ring_slots = 1;
     let mut peer = Peer::new();
-    full(&mut peer.door);
+    full(&mut peer.ingress);
     let long = "n".repeat(200);
     let names: Vec<&str> = std::iter::repeat_n(long.as_str(), 100).collect();
     peer.send(post(PROTOBUF, batch(&names)));
-    assert_eq!((peer.statuses(), peer.door.accepted.len()), (vec![503], 0));
-    assert!(peer.answer().contains("\r\nRetry-After: ") && peer.door.rejected.is_empty());
-    assert_eq!(peer.door.pool.bytes_in_use(), 0);
+    assert_eq!((peer.statuses(), peer.ingress.accepted.len()), (vec![503], 0));
+    assert!(peer.answer().contains("\r\nRetry-After: ") && peer.ingress.rejected.is_empty());
+    assert_eq!(peer.ingress.pool.bytes_in_use(), 0);
     assert_eq!(exchange_with(post(PROTOBUF, batch(&["a"])), full).statuses, [200]);
 }
 
 #[test]
 fn without_memory_posts_get_503_and_pages_are_served() {
-    let none = |door: &mut FakeDoor| door.pool = Pool::new(4096, Box::new(|| {}));
+    let none = |ingress: &mut FakeIngress| ingress.pool = Pool::new(4096, Box::new(|| {}));
     let get = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
     let got = exchange_with([&get[..], &post(PROTOBUF, vec![0; 5000]), &get[..]].concat(), none);
     assert_eq!((got.statuses.as_slice(), got.closing), (&[200, 503][..], true));
@@ -183,7 +183,7 @@ fn gzip_that_is_damaged_is_refused() {
     for bytes in damaged {
         let mut peer = Peer::new();
         peer.send(post_gzip(&bytes));
-        assert_eq!((peer.statuses(), peer.door.accepted.len()), (vec![400], 0), "{}", bytes.escape_ascii());
+        assert_eq!((peer.statuses(), peer.ingress.accepted.len()), (vec![400], 0), "{}", bytes.escape_ascii());
         assert!(!peer.connection.closing());
     }
 }
@@ -217,8 +217,8 @@ fn memory_returns_when_a_request_is_done() {
     peer.send(post(PROTOBUF, batch(&["a", ""])));
     peer.send(post_gzip(&gzip(&batch(&["a", ""]))));
     peer.send(post(PROTOBUF, b"\x0a"));
-    peer.door.accepted.clear();
-    assert_eq!((peer.statuses(), peer.door.pool.bytes_in_use()), (vec![200, 200, 400], 0));
+    peer.ingress.accepted.clear();
+    assert_eq!((peer.statuses(), peer.ingress.pool.bytes_in_use()), (vec![200, 200, 400], 0));
 }
 
 const JSON: &str = "application/json";
@@ -264,7 +264,7 @@ fn a_malformed_json_document_takes_nothing() {
     }
     let mut peer = Peer::new();
     peer.send(post(JSON, b"[{\"name\":\"a\"},{\"name\":\"\xff\"}]"));
-    assert_eq!((peer.statuses(), peer.door.accepted.len()), (vec![400], 0));
+    assert_eq!((peer.statuses(), peer.ingress.accepted.len()), (vec![400], 0));
 }
 
 #[test]
@@ -298,11 +298,11 @@ fn json_is_packed_into_slots_of_at_most_a_frame() {
     let text = format!("{{\"name\":\"a\",\"body\":\"{}\"}}\n", "b".repeat(3000)).repeat(20);
     let mut peer = Peer { acknowledge: false, ..Peer::new() };
     peer.send(post(NDJSON, &text));
-    assert_eq!(peer.door.names().len(), 20);
-    assert_eq!(peer.door.accepted.len(), 4);
+    assert_eq!(peer.ingress.names().len(), 20);
+    assert_eq!(peer.ingress.accepted.len(), 4);
     assert_eq!(peer.connection.waiting_for(), Some((AckLevel::Synced, 4)));
     // Only what is filled stays reserved.
-    assert!(peer.door.pool.bytes_in_use() <= 4 * SETTINGS.max_frame_bytes);
+    assert!(peer.ingress.pool.bytes_in_use() <= 4 * SETTINGS.max_frame_bytes);
 }
 
 #[test]
@@ -337,9 +337,9 @@ fn more_events_than_a_request_may_have_are_refused_as_a_whole() {
     for (events, status) in [(FRAME_EVENTS_MAX, 200), (FRAME_EVENTS_MAX + 1, 413)] {
         for (media_type, text) in of(events) {
             let mut peer = Peer { connection: Connection::new(settings, Instant::now()), ..Peer::new() };
-            peer.door.pool = Pool::new(8 << 20, Box::new(|| {}));
+            peer.ingress.pool = Pool::new(8 << 20, Box::new(|| {}));
             peer.send(post(media_type, &text));
-            assert_eq!((peer.statuses(), peer.door.accepted.len()), (vec![status], usize::from(status == 200)));
+            assert_eq!((peer.statuses(), peer.ingress.accepted.len()), (vec![status], usize::from(status == 200)));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The state machine against the peer and the door of [`super::fuzz`].
+//! The state machine against the peer and the ingress of [`super::fuzz`].
 
 mod conformance;
 mod events;
@@ -10,7 +10,7 @@ mod timers;
 
 use std::time::{Duration, Instant};
 
-use super::fuzz::{FakeDoor, Outcome, Peer, SETTINGS, exchange_within, outcome_of};
+use super::fuzz::{FakeIngress, Outcome, Peer, SETTINGS, exchange_within, outcome_of};
 use super::{Connection, Settings};
 use crate::metrics::RejectReason;
 use crate::pipeline::pool::Pool;
@@ -19,12 +19,12 @@ use crate::wire::AckLevel;
 impl Peer {
     fn later(&mut self, time: Duration) {
         self.now += time;
-        self.connection.handle_timeout(self.now, &mut self.door, &mut self.out);
+        self.connection.handle_timeout(self.now, &mut self.ingress, &mut self.out);
         self.written.append(&mut self.out);
     }
 }
 
-fn exchange_with(input: impl AsRef<[u8]>, prepare: impl Fn(&mut FakeDoor)) -> Outcome {
+fn exchange_with(input: impl AsRef<[u8]>, prepare: impl Fn(&mut FakeIngress)) -> Outcome {
     exchange_within(SETTINGS, input.as_ref(), &prepare)
 }
 

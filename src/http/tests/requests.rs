@@ -88,7 +88,7 @@ fn nothing_is_consumed_while_an_acknowledgement_is_awaited() {
     peer.send([&post(PROTOBUF, batch(&["a"])), GET.as_bytes()].concat());
     assert_eq!(peer.connection.waiting_for(), Some((AckLevel::Synced, 1)));
     assert_eq!((peer.answer().as_str(), peer.kept.as_slice()), ("", GET.as_bytes()));
-    peer.connection.acknowledged(peer.now, &mut peer.door, &mut peer.out);
+    peer.connection.acknowledged(peer.now, &mut peer.ingress, &mut peer.out);
     peer.turn();
     assert_eq!(peer.answer(), [ACCEPTED_1, HEALTH].concat());
     assert_eq!(peer.connection.waiting_for(), None);
@@ -106,13 +106,13 @@ fn a_torn_head_is_left_with_the_caller() {
 #[test]
 fn a_peer_that_does_not_read_answers_is_not_read() {
     let mut connection = Connection::new(SETTINGS, Instant::now());
-    let (mut door, mut out) = (FakeDoor::new(), Vec::new());
+    let (mut ingress, mut out) = (FakeIngress::new(), Vec::new());
     let many = GET.repeat(10_000);
-    let consumed = connection.receive(many.as_bytes(), Instant::now(), &mut door, &mut out);
+    let consumed = connection.receive(many.as_bytes(), Instant::now(), &mut ingress, &mut out);
     assert!(consumed < many.len() && consumed.is_multiple_of(GET.len()));
     assert!(out.len() < OUTBOX_BYTES_MAX + HEALTH.len());
     out.clear();
-    assert!(connection.receive(&many.as_bytes()[consumed..], Instant::now(), &mut door, &mut out) > 0);
+    assert!(connection.receive(&many.as_bytes()[consumed..], Instant::now(), &mut ingress, &mut out) > 0);
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn chunks_are_bounded_together() {
     let coded = [&chunk[..], &chunk, b"1\r\n"].concat();
     let mut peer = Peer::new();
     peer.send(chunked(&coded));
-    assert_eq!((peer.statuses(), peer.door.rejected.as_slice()), (vec![413], &[(RejectReason::TooLarge, 1)][..]));
+    assert_eq!((peer.statuses(), peer.ingress.rejected.as_slice()), (vec![413], &[(RejectReason::TooLarge, 1)][..]));
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn extensions_and_trailers_are_bounded_together() {
 
 #[test]
 fn draining_refuses_posts_answers_probes_and_closes() {
-    let drain = |door: &mut FakeDoor| door.draining = true;
+    let drain = |ingress: &mut FakeIngress| ingress.draining = true;
     for (request, status) in [
         (GET.as_bytes().to_vec(), 200),
         (GET.replace("/health", "/ready").into_bytes(), 503),
@@ -309,23 +309,23 @@ fn draining_refuses_posts_answers_probes_and_closes() {
 fn draining_answers_who_waits_and_closes_who_rests() {
     let mut peer = Peer { acknowledge: false, ..Peer::new() };
     peer.send(post(PROTOBUF, batch(&["a"])));
-    peer.door.draining = true;
-    peer.connection.drain(peer.now, &mut peer.door, &mut peer.out);
+    peer.ingress.draining = true;
+    peer.connection.drain(peer.now, &mut peer.ingress, &mut peer.out);
     assert!(!peer.connection.closing());
-    peer.connection.acknowledged(peer.now, &mut peer.door, &mut peer.out);
+    peer.connection.acknowledged(peer.now, &mut peer.ingress, &mut peer.out);
     peer.turn();
     assert!(peer.connection.closing() && peer.answer().starts_with("HTTP/1.1 200"));
 
     let mut fresh = Peer::new();
-    fresh.connection.drain(fresh.now, &mut fresh.door, &mut fresh.out);
+    fresh.connection.drain(fresh.now, &mut fresh.ingress, &mut fresh.out);
     assert!(fresh.connection.closing());
     let mut idle = Peer::new();
     idle.send(GET);
-    idle.connection.drain(idle.now, &mut idle.door, &mut idle.out);
+    idle.connection.drain(idle.now, &mut idle.ingress, &mut idle.out);
     assert!(idle.connection.closing());
     let mut torn = Peer::new();
     torn.send(&GET[..10]);
-    torn.connection.drain(torn.now, &mut torn.door, &mut torn.out);
+    torn.connection.drain(torn.now, &mut torn.ingress, &mut torn.out);
     assert_eq!((torn.statuses(), torn.connection.closing()), (vec![503], true));
 }
 
@@ -334,31 +334,31 @@ fn a_body_that_has_begun_is_refused_at_the_drain() {
     let mut peer = Peer::new();
     let request = post(PROTOBUF, batch(&["a"]));
     peer.send(&request[..request.len() - 1]);
-    peer.door.draining = true;
-    peer.connection.drain(peer.now, &mut peer.door, &mut peer.out);
-    assert_eq!((peer.statuses(), peer.door.names().len(), peer.connection.closing()), (vec![503], 0, true));
+    peer.ingress.draining = true;
+    peer.connection.drain(peer.now, &mut peer.ingress, &mut peer.out);
+    assert_eq!((peer.statuses(), peer.ingress.names().len(), peer.connection.closing()), (vec![503], 0, true));
 }
 
 #[test]
 fn a_body_below_64_kib_a_second_gives_its_memory_back_when_others_wait_for_it() {
     let mut peer = Peer::new();
     let request = post(PROTOBUF, batch(&["a"]));
-    peer.connection.press_body(peer.now, &mut peer.door, &mut peer.out);
+    peer.connection.press_body(peer.now, &mut peer.ingress, &mut peer.out);
     assert!(peer.out.is_empty() && !peer.connection.closing());
     peer.send(&request[..request.len() - 2]);
-    peer.connection.press_body(peer.now, &mut peer.door, &mut peer.out);
+    peer.connection.press_body(peer.now, &mut peer.ingress, &mut peer.out);
     assert!(peer.out.is_empty(), "it has 2 s");
     peer.now += std::time::Duration::from_millis(2_100);
     // A byte is progress, and too slow all the same.
     peer.send(&request[request.len() - 2..request.len() - 1]);
-    peer.connection.press_body(peer.now, &mut peer.door, &mut peer.out);
+    peer.connection.press_body(peer.now, &mut peer.ingress, &mut peer.out);
     assert_eq!((peer.statuses(), peer.connection.closing()), (vec![408], true));
-    assert_eq!(peer.door.pool.bytes_in_use(), 0);
+    assert_eq!(peer.ingress.pool.bytes_in_use(), 0);
 }
 
 #[test]
 fn tokens_are_needed_for_posts_only() {
-    let needs = |door: &mut FakeDoor| door.token = Some(b"secret");
+    let needs = |ingress: &mut FakeIngress| ingress.token = Some(b"secret");
     let with = |field: &str| post_with(&format!("Content-Type: application/x-protobuf\r\n{field}"), batch(&["a"]));
     for field in ["Authorization: Bearer secret\r\n", "authorization: bearer  secret\r\n"] {
         assert_eq!(exchange_with(with(field), needs).statuses, [200], "{field}");

@@ -10,8 +10,8 @@ use crate::pipeline::health::Pause;
 
 const GET: &str = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
 
-fn large_pool(door: &mut FakeDoor) {
-    door.pool = FakeDoor::new().pool;
+fn large_pool(ingress: &mut FakeIngress) {
+    ingress.pool = FakeIngress::new().pool;
 }
 
 /// Lines of `bytes` in all, an event in every 1,000.
@@ -65,13 +65,13 @@ fn a_body_costs_what_it_has_sent_until_64_kib_have_come() {
         let head_bytes = request.len() - if reserved == 200 * 1024 { body.len() } else { request.len() - 134 };
         let mut peer = Peer::new();
         peer.send(&request[..head_bytes + 100]);
-        assert!(HTTP_BODY_BEGINNINGS_BYTES_MAX - peer.door.beginnings.left() <= 256);
+        assert!(HTTP_BODY_BEGINNINGS_BYTES_MAX - peer.ingress.beginnings.left() <= 256);
         peer.send(&request[head_bytes + 100..HTTP_BODY_BEGINNING_BYTES]);
-        assert_eq!(peer.door.pool.bytes_in_use(), 0);
-        assert_eq!(peer.door.beginnings.left(), HTTP_BODY_BEGINNINGS_BYTES_MAX - HTTP_BODY_BEGINNING_BYTES);
+        assert_eq!(peer.ingress.pool.bytes_in_use(), 0);
+        assert_eq!(peer.ingress.beginnings.left(), HTTP_BODY_BEGINNINGS_BYTES_MAX - HTTP_BODY_BEGINNING_BYTES);
         peer.send(&request[HTTP_BODY_BEGINNING_BYTES..HTTP_BODY_BEGINNING_BYTES + 1000]);
-        assert_eq!(peer.door.pool.bytes_in_use(), reserved, "all that may come");
-        assert_eq!(peer.door.beginnings.left(), HTTP_BODY_BEGINNINGS_BYTES_MAX);
+        assert_eq!(peer.ingress.pool.bytes_in_use(), reserved, "all that may come");
+        assert_eq!(peer.ingress.beginnings.left(), HTTP_BODY_BEGINNINGS_BYTES_MAX);
         peer.send(&request[HTTP_BODY_BEGINNING_BYTES + 1000..]);
         assert_eq!(peer.statuses(), [200]);
     }
@@ -82,16 +82,16 @@ fn what_closes_a_connection_gives_its_beginning_back() {
     let mut peer = Peer::new();
     let request = post(PROTOBUF, batch(&["a"]));
     peer.send(&request[..request.len() - 1]);
-    assert!(peer.door.beginnings.left() < HTTP_BODY_BEGINNINGS_BYTES_MAX);
+    assert!(peer.ingress.beginnings.left() < HTTP_BODY_BEGINNINGS_BYTES_MAX);
     drop(peer.connection);
-    assert_eq!(peer.door.beginnings.left(), HTTP_BODY_BEGINNINGS_BYTES_MAX);
+    assert_eq!(peer.ingress.beginnings.left(), HTTP_BODY_BEGINNINGS_BYTES_MAX);
 }
 
 #[test]
 fn without_a_budget_for_beginnings_bodies_that_come_whole_are_taken_and_others_refused() {
     let request = post(PROTOBUF, batch(&["a"]));
     let mut peer = Peer::new();
-    peer.door.beginnings = Beginnings::new(0);
+    peer.ingress.beginnings = Beginnings::new(0);
     peer.send(&request);
     assert_eq!(peer.statuses(), [200]);
     peer.send(&request[..request.len() - 1]);
@@ -102,11 +102,11 @@ fn without_a_budget_for_beginnings_bodies_that_come_whole_are_taken_and_others_r
 /// Bytes of a large body without its end; the room for it in the pool is lacking.
 fn lacking(peer: &mut Peer) -> Vec<u8> {
     let request = post("application/x-ndjson", lines(100 * 1024));
-    peer.door.pool = Pool::new(4096, Box::new(|| {}));
-    let used = peer.connection.receive(&request, peer.now, &mut peer.door, &mut peer.out);
+    peer.ingress.pool = Pool::new(4096, Box::new(|| {}));
+    let used = peer.connection.receive(&request, peer.now, &mut peer.ingress, &mut peer.out);
     assert_eq!(peer.connection.lacks_room(), Some(Room::Pool(100 * 1024)));
-    assert_eq!(peer.connection.receive(&request[used..], peer.now, &mut peer.door, &mut peer.out), 0);
-    assert!(!peer.connection.take_room(peer.now, &mut peer.door, &mut peer.out));
+    assert_eq!(peer.connection.receive(&request[used..], peer.now, &mut peer.ingress, &mut peer.out), 0);
+    assert!(!peer.connection.take_room(peer.now, &mut peer.ingress, &mut peer.out));
     request[used..].to_vec()
 }
 
@@ -114,14 +114,14 @@ fn lacking(peer: &mut Peer) -> Vec<u8> {
 fn a_body_without_room_continues_once_there_is_some_and_gets_503_else() {
     let mut peer = Peer::new();
     let rest = lacking(&mut peer);
-    large_pool(&mut peer.door);
-    assert!(peer.connection.take_room(peer.now, &mut peer.door, &mut peer.out));
+    large_pool(&mut peer.ingress);
+    assert!(peer.connection.take_room(peer.now, &mut peer.ingress, &mut peer.out));
     peer.send(rest);
     assert_eq!(peer.statuses(), [200]);
 
     let mut peer = Peer::new();
     lacking(&mut peer);
-    peer.connection.refuse_room(peer.now, &mut peer.door, &mut peer.out);
+    peer.connection.refuse_room(peer.now, &mut peer.ingress, &mut peer.out);
     assert_eq!((peer.statuses(), peer.connection.closing()), (vec![503], true));
 }
 
@@ -141,7 +141,7 @@ fn the_slowest_body_is_known_by_what_it_holds() {
     peer.now += Duration::from_secs(1);
     assert_eq!(rate(&peer, Room::Beginnings(1)), None);
     assert!(rate(&peer, Room::Pool(1)).is_some_and(|rate| (24_000..26_000).contains(&rate)));
-    peer.connection.press_body(peer.now, &mut peer.door, &mut peer.out);
+    peer.connection.press_body(peer.now, &mut peer.ingress, &mut peer.out);
     assert_eq!(peer.statuses(), [408]);
 }
 
@@ -149,14 +149,14 @@ fn the_slowest_body_is_known_by_what_it_holds() {
 fn waiting() -> Peer {
     let request = post("application/x-ndjson", lines(100 * 1024));
     let mut peer = Peer::new();
-    peer.door.finishes = false;
-    let used = peer.connection.receive(&request, peer.now, &mut peer.door, &mut peer.out);
+    peer.ingress.finishes = false;
+    let used = peer.connection.receive(&request, peer.now, &mut peer.ingress, &mut peer.out);
     assert_eq!((used, peer.connection.lacks_room()), (request.len(), Some(Room::Finish)));
     peer
 }
 
 fn take_room(peer: &mut Peer) -> bool {
-    peer.connection.take_room(peer.now, &mut peer.door, &mut peer.out)
+    peer.connection.take_room(peer.now, &mut peer.ingress, &mut peer.out)
 }
 
 /// Takes the whole pool: the buffers, and the largest number of bytes that there was room for.
@@ -176,27 +176,27 @@ fn an_admitted_body_waits_for_room_to_finish() {
     assert!(!take_room(&mut peer));
     let slow = peer.connection.slow_body(Room::Pool(1), peer.now + Duration::from_secs(20));
     assert_eq!(slow, None, "it is not its peer's delay");
-    peer.door.finishes = true;
+    peer.ingress.finishes = true;
     assert!(take_room(&mut peer) || take_room(&mut peer));
     peer.turn();
-    assert_eq!((peer.statuses(), peer.door.names().len(), peer.door.no_room), (vec![200], 102, 0));
+    assert_eq!((peer.statuses(), peer.ingress.names().len(), peer.ingress.no_room), (vec![200], 102, 0));
 
     let mut peer = waiting();
     peer.later(HTTP_ACK_TIMEOUT);
-    assert_eq!((peer.statuses(), peer.door.names().len(), peer.connection.closing()), (vec![503], 0, true));
-    assert_eq!((peer.door.pool.bytes_in_use(), peer.door.no_room), (0, 1));
+    assert_eq!((peer.statuses(), peer.ingress.names().len(), peer.connection.closing()), (vec![503], 0, true));
+    assert_eq!((peer.ingress.pool.bytes_in_use(), peer.ingress.no_room), (0, 1));
 
     let mut peer = waiting();
-    peer.door.log_pause = Some(Pause::LogFull);
+    peer.ingress.log_pause = Some(Pause::LogFull);
     assert!(take_room(&mut peer));
-    assert_eq!((peer.statuses(), peer.door.names().len()), (vec![503], 0));
+    assert_eq!((peer.statuses(), peer.ingress.names().len()), (vec![503], 0));
 }
 
 #[test]
 fn after_a_second_a_whole_body_is_tried_with_what_room_there_is() {
     let mut peer = waiting();
     assert_eq!(peer.connection.retry_at(), Some(peer.now + HTTP_FINISH_RETRY));
-    let taken = fill(&mut peer.door.pool);
+    let taken = fill(&mut peer.ingress.pool);
     peer.now += HTTP_FINISH_RETRY;
     assert!(!take_room(&mut peer), "there is none: the body stays as it is");
     assert_eq!(peer.connection.retry_at(), Some(peer.now + HTTP_FINISH_RETRY));
@@ -204,7 +204,7 @@ fn after_a_second_a_whole_body_is_tried_with_what_room_there_is() {
     peer.now += HTTP_FINISH_RETRY;
     assert!(take_room(&mut peer));
     peer.turn();
-    assert_eq!((peer.statuses(), peer.door.names().len()), (vec![200], 102));
+    assert_eq!((peer.statuses(), peer.ingress.names().len()), (vec![200], 102));
 }
 
 /// Each kind of body whose memory or ring is used up half-way is there again, as it was.
@@ -228,36 +228,40 @@ fn a_body_that_finds_no_room_half_way_is_tried_again() {
     ] {
         for (free, slots) in [(0, 1000), (1, 1000), (5, 1000), (66, 1000), (80, 1000), (200, 1), (200, 3)] {
             let mut peer = Peer::new();
-            peer.door.finishes = false;
-            peer.connection.receive(&request, peer.now, &mut peer.door, &mut peer.out);
+            peer.ingress.finishes = false;
+            peer.connection.receive(&request, peer.now, &mut peer.ingress, &mut peer.out);
             assert_eq!(peer.connection.lacks_room(), Some(Room::Finish));
-            let mut taken = fill(&mut peer.door.pool);
-            let mut last = peer.door.pool.allocate(1);
+            let mut taken = fill(&mut peer.ingress.pool);
+            let mut last = peer.ingress.pool.allocate(1);
             taken.truncate(0);
             taken.extend(std::iter::from_fn(|| {
-                let room = peer.door.pool.allocate((free + 1) * 4096).is_some();
-                room.then(|| peer.door.pool.allocate(4096)).flatten()
+                let room = peer.ingress.pool.allocate((free + 1) * 4096).is_some();
+                room.then(|| peer.ingress.pool.allocate(4096)).flatten()
             }));
             last.take();
-            peer.door.ring_slots = slots;
+            peer.ingress.ring_slots = slots;
             peer.now += HTTP_FINISH_RETRY;
-            let held = peer.door.pool.bytes_in_use();
+            let held = peer.ingress.pool.bytes_in_use();
             let finished = take_room(&mut peer);
             if !finished {
                 assert_eq!(
-                    (peer.door.pool.bytes_in_use(), peer.door.accepted.len()),
+                    (peer.ingress.pool.bytes_in_use(), peer.ingress.accepted.len()),
                     (held, 0),
                     "nothing is left over"
                 );
             }
             drop(taken);
-            peer.door.ring_slots = 1000;
+            peer.ingress.ring_slots = 1000;
             peer.now += HTTP_FINISH_RETRY;
             assert!(finished || take_room(&mut peer), "{free} {slots}");
             peer.turn();
-            assert_eq!((peer.statuses(), peer.door.names().len()), (vec![200], events), "{free} pages {slots} slots");
-            peer.door.accepted.clear();
-            assert_eq!(peer.door.pool.bytes_in_use(), 0);
+            assert_eq!(
+                (peer.statuses(), peer.ingress.names().len()),
+                (vec![200], events),
+                "{free} pages {slots} slots"
+            );
+            peer.ingress.accepted.clear();
+            assert_eq!(peer.ingress.pool.bytes_in_use(), 0);
         }
     }
 }
@@ -267,25 +271,25 @@ fn a_body_that_finds_no_room_half_way_is_tried_again() {
 fn a_small_body_waits_a_second_at_most() {
     let waiting = || {
         let mut peer = Peer::new();
-        peer.door.ring_slots = 0;
+        peer.ingress.ring_slots = 0;
         let request = post(PROTOBUF, batch(&["a"]));
-        peer.connection.receive(&request, peer.now, &mut peer.door, &mut peer.out);
+        peer.connection.receive(&request, peer.now, &mut peer.ingress, &mut peer.out);
         assert_eq!(peer.connection.lacks_room(), Some(Room::Finish));
         peer
     };
     let mut peer = waiting();
-    peer.door.ring_slots = 1000;
+    peer.ingress.ring_slots = 1000;
     assert!(take_room(&mut peer) || take_room(&mut peer));
     peer.turn();
-    assert_eq!((peer.statuses(), peer.door.names().len()), (vec![200], 1));
+    assert_eq!((peer.statuses(), peer.ingress.names().len()), (vec![200], 1));
     let mut peer = waiting();
     peer.later(HTTP_FINISH_RETRY);
-    assert_eq!((peer.statuses(), peer.door.names().len(), peer.connection.closing()), (vec![503], 0, true));
+    assert_eq!((peer.statuses(), peer.ingress.names().len(), peer.connection.closing()), (vec![503], 0, true));
     // Where nothing is known to be lacking, it does not wait at all.
     let mut peer = Peer::new();
-    peer.door.finishes = false;
+    peer.ingress.finishes = false;
     peer.send(post(PROTOBUF, batch(&["a"])));
-    assert_eq!((peer.statuses(), peer.door.asked.get()), (vec![200], 0));
+    assert_eq!((peer.statuses(), peer.ingress.asked.get()), (vec![200], 0));
 }
 
 /// The drivers of the fuzz targets and of the random tests reach every state of a body, that of a whole one that waits
@@ -294,9 +298,9 @@ fn a_small_body_waits_a_second_at_most() {
 fn every_driven_body_of_more_than_a_beginning_waits_once() {
     let mut peer = Peer::new();
     for request in [post("application/x-ndjson", lines(200 * 1024)), chunked(&lines(100 * 1024), 5000)] {
-        let before = peer.door.asked.get();
+        let before = peer.ingress.asked.get();
         peer.send(&request);
-        assert_eq!((peer.statuses(), peer.door.asked.get() - before), (vec![200], 2));
+        assert_eq!((peer.statuses(), peer.ingress.asked.get() - before), (vec![200], 2));
         crate::http::fuzz::requests(&request);
     }
 }
@@ -306,15 +310,15 @@ fn every_driven_body_of_more_than_a_beginning_waits_once() {
 fn only_a_body_that_is_refused_counts_as_one() {
     let mut peer = Peer::new();
     let rest = lacking(&mut peer);
-    assert_eq!(peer.door.no_room, 0, "what was tried in vain is not a refusal yet");
-    large_pool(&mut peer.door);
+    assert_eq!(peer.ingress.no_room, 0, "what was tried in vain is not a refusal yet");
+    large_pool(&mut peer.ingress);
     assert!(take_room(&mut peer));
     peer.send(rest);
-    assert_eq!((peer.statuses(), peer.door.no_room), (vec![200], 0));
+    assert_eq!((peer.statuses(), peer.ingress.no_room), (vec![200], 0));
     let mut peer = Peer::new();
     lacking(&mut peer);
-    peer.connection.refuse_room(peer.now, &mut peer.door, &mut peer.out);
-    assert_eq!(peer.door.no_room, 1);
+    peer.connection.refuse_room(peer.now, &mut peer.ingress, &mut peer.out);
+    assert_eq!(peer.ingress.no_room, 1);
 }
 
 /// R11: what the server does not read is not slow.
@@ -331,12 +335,12 @@ fn time_in_which_a_connection_is_not_read_counts_neither_for_its_timers_nor_for_
         peer.now += hour;
         peer.connection.set_paused(true, peer.now);
         assert_eq!(peer.connection.deadline(), None);
-        peer.connection.handle_timeout(peer.now, &mut peer.door, &mut peer.out);
+        peer.connection.handle_timeout(peer.now, &mut peer.ingress, &mut peer.out);
         let slow = |peer: &Peer| {
             [Room::Beginnings(1), Room::Pool(1)].map(|room| peer.connection.slow_body(room, peer.now).is_some())
         };
         assert_eq!(slow(&peer), [false; 2], "{sent}");
-        peer.connection.press_body(peer.now, &mut peer.door, &mut peer.out);
+        peer.connection.press_body(peer.now, &mut peer.ingress, &mut peer.out);
         peer.connection.set_paused(false, peer.now);
         assert_eq!(peer.connection.deadline(), Some(peer.now + before), "{sent}: it goes on where it was");
         assert_eq!((slow(&peer), peer.statuses()), ([false; 2], vec![]), "{sent}");
@@ -361,7 +365,7 @@ fn while_the_log_accepts_nothing_nothing_is_taken_and_pages_are_served() {
     for (pause, word) in
         [(Pause::DiskFull, "disk"), (Pause::LogFull, "wal.max_bytes"), (Pause::NoDescriptors, "file descriptors")]
     {
-        let paused = |door: &mut FakeDoor| door.log_pause = Some(pause);
+        let paused = |ingress: &mut FakeIngress| ingress.log_pause = Some(pause);
         let got = exchange_with([GET.as_bytes(), &post(PROTOBUF, batch(&["a"]))].concat(), paused);
         assert_eq!((got.statuses.as_slice(), got.closing), (&[200, 503][..], true));
         assert!(got.answers.contains("\r\nRetry-After: ") && got.answers.contains(word), "{}", got.answers);
@@ -369,7 +373,8 @@ fn while_the_log_accepts_nothing_nothing_is_taken_and_pages_are_served() {
         let asks = post_with("Content-Type: application/x-protobuf\r\nExpect: 100-continue\r\n", batch(&["a"]));
         assert!(!exchange_with(asks, paused).answers.contains("100"));
         // Who may not send is not told how the server is doing.
-        let needs_token = |door: &mut FakeDoor| (door.token, door.log_pause) = (Some(&b"secret"[..]), Some(pause));
+        let needs_token =
+            |ingress: &mut FakeIngress| (ingress.token, ingress.log_pause) = (Some(&b"secret"[..]), Some(pause));
         assert_eq!(exchange_with(post(PROTOBUF, batch(&["a"])), needs_token).statuses, [401]);
     }
 }
@@ -379,14 +384,14 @@ fn a_body_that_ends_while_the_log_accepts_nothing_is_refused_and_one_that_waits_
     let request = post(PROTOBUF, batch(&["a"]));
     let mut peer = Peer::new();
     peer.send(&request[..request.len() - 1]);
-    peer.door.log_pause = Some(Pause::DiskFull);
+    peer.ingress.log_pause = Some(Pause::DiskFull);
     peer.send(&request[request.len() - 1..]);
-    assert_eq!((peer.statuses(), peer.door.names().len(), peer.connection.closing()), (vec![503], 0, true));
+    assert_eq!((peer.statuses(), peer.ingress.names().len(), peer.connection.closing()), (vec![503], 0, true));
 
     let mut peer = Peer { acknowledge: false, ..Peer::new() };
     peer.send(&request);
-    peer.door.log_pause = Some(Pause::DiskFull);
+    peer.ingress.log_pause = Some(Pause::DiskFull);
     peer.acknowledge = true;
     peer.turn();
-    assert_eq!((peer.statuses(), peer.door.names()), (vec![200], vec!["a".to_owned()]));
+    assert_eq!((peer.statuses(), peer.ingress.names()), (vec![200], vec!["a".to_owned()]));
 }

@@ -60,7 +60,7 @@ fn a_body_has_10_s_and_its_length_at_64_kib_a_second() {
     assert_eq!(remaining(&peer), Duration::from_millis(500));
     peer.later(Duration::from_millis(500));
     assert_eq!((peer.statuses(), peer.connection.closing()), (vec![408], true));
-    assert_eq!(peer.door.pool.bytes_in_use(), 0);
+    assert_eq!(peer.ingress.pool.bytes_in_use(), 0);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn an_acknowledgement_that_does_not_come_is_504_and_says_what_became_of_the_even
 #[test]
 fn a_504_says_that_events_may_get_lost_that_the_log_has_not_taken() {
     let mut peer = Peer { acknowledge: false, ..Peer::new() };
-    peer.door.written = false;
+    peer.ingress.written = false;
     peer.send(post(PROTOBUF, batch(&["a"])));
     peer.later(HTTP_ACK_TIMEOUT);
     let answer = peer.answer();
@@ -103,10 +103,10 @@ fn a_504_says_that_events_may_get_lost_that_the_log_has_not_taken() {
 #[test]
 fn who_waits_while_the_log_fails_is_told_and_nobody_else() {
     let mut peer = Peer { acknowledge: false, ..Peer::new() };
-    peer.connection.log_failed(peer.now, &mut peer.door, &mut peer.out);
+    peer.connection.log_failed(peer.now, &mut peer.ingress, &mut peer.out);
     assert!(peer.out.is_empty() && !peer.connection.closing());
     peer.send(post(PROTOBUF, batch(&["a"])));
-    peer.connection.log_failed(peer.now, &mut peer.door, &mut peer.out);
+    peer.connection.log_failed(peer.now, &mut peer.ingress, &mut peer.out);
     peer.written.append(&mut peer.out);
     let answer = peer.answer();
     assert!(
@@ -121,7 +121,7 @@ fn an_early_timeout_or_a_late_acknowledgement_changes_nothing() {
     let mut peer = Peer::new();
     peer.send(GET);
     peer.answer();
-    peer.connection.acknowledged(peer.now, &mut peer.door, &mut peer.out);
-    peer.connection.handle_timeout(peer.now, &mut peer.door, &mut peer.out);
+    peer.connection.acknowledged(peer.now, &mut peer.ingress, &mut peer.out);
+    peer.connection.handle_timeout(peer.now, &mut peer.ingress, &mut peer.out);
     assert!(peer.out.is_empty() && !peer.connection.closing());
 }

@@ -5,7 +5,7 @@ use crate::ids::ConnectionId;
 
 impl EventLoop {
     pub(super) fn acknowledge(&mut self) {
-        self.door.look_at_sinks();
+        self.ingress.look_at_sinks();
         let mut awaiting = std::mem::take(&mut self.awaiting);
         awaiting.retain(|id| self.acknowledge_one(*id));
         self.awaiting = awaiting;

@@ -22,7 +22,7 @@ impl EventLoop {
             return self.line_up_to_finish(id);
         }
         // Memory that is freed while agents wait for it is theirs.
-        let is_theirs = matches!(room, Room::Pool(_)) && self.door.starved_since.is_some();
+        let is_theirs = matches!(room, Room::Pool(_)) && self.ingress.starved_since.is_some();
         let slow = if is_theirs { Vec::new() } else { self.slow_bodies(room, Some(id)) };
         // What was answered on this connection before stays in front; `out` is needed for those that are closed.
         let answers = std::mem::take(&mut self.out);
@@ -47,7 +47,7 @@ impl EventLoop {
             }
             connection.waiting = true;
             self.finishing.push_back(id);
-            self.door.finishing = true;
+            self.ingress.finishing = true;
         }
         Served::Idle
     }
@@ -55,7 +55,7 @@ impl EventLoop {
     /// The bodies below 64 KiB/s to close for `room`: the slowest, as few as free all of it; none where all together do not.
     /// One that is not being read is not slow.
     pub(super) fn slow_bodies(&self, room: Room, except: Option<ConnectionId>) -> Vec<ConnectionId> {
-        let now = self.door.now;
+        let now = self.ingress.now;
         let slow_body = |connection: &Connection| {
             let slow = connection.protocol()?.slow_body(room, now)?;
             (except != Some(connection.id)).then_some((connection.id, slow))
@@ -65,13 +65,13 @@ impl EventLoop {
         let chosen = match room {
             Room::Beginnings(bytes) => {
                 let sizes: Vec<_> = slow.iter().map(|(_, slow)| slow.beginning_bytes).collect();
-                fewest_sizes(&sizes, bytes.saturating_sub(self.door.beginnings.left()))
+                fewest_sizes(&sizes, bytes.saturating_sub(self.ingress.beginnings.left()))
             }
             Room::Pool(bytes) => {
                 let pages: Vec<_> = slow.iter().map(|(_, slow)| slow.pages.clone()).collect();
                 // Agents that wait (`except` is none) need it in their share.
                 let share = if except.is_some() { Intake::share_of_body(bytes) } else { Share::Agents };
-                fewest_pages(self.door.intake.pool(), &pages, share, bytes)
+                fewest_pages(self.ingress.intake.pool(), &pages, share, bytes)
             }
             Room::Finish => Vec::new(),
         };
@@ -80,8 +80,8 @@ impl EventLoop {
 
     /// While agents wait for memory, the slow bodies whose memory they can use are closed (R11).
     pub(super) fn press_bodies(&mut self) {
-        while !self.waiting.is_empty() && !self.door.intake.prepare() {
-            let Some(bytes) = self.door.intake.lacks() else { return };
+        while !self.waiting.is_empty() && !self.ingress.intake.prepare() {
+            let Some(bytes) = self.ingress.intake.lacks() else { return };
             let slow = self.slow_bodies(Room::Pool(bytes), None);
             if slow.is_empty() {
                 return;
@@ -111,16 +111,16 @@ impl EventLoop {
             return;
         }
         // Armed first: whatever is freed after the attempts wakes the loop.
-        self.door.ring.wait_for_room();
-        self.door.intake.wait_for_room();
+        self.ingress.ring.wait_for_room();
+        self.ingress.intake.wait_for_room();
         while let Some(id) = self.finishing.pop_front() {
-            self.door.finishing = false;
+            self.ingress.finishing = false;
             if !self.take_room(id) {
                 self.finishing.push_front(id);
-                self.door.finishing = true;
+                self.ingress.finishing = true;
                 return;
             }
-            self.door.finishing = !self.finishing.is_empty();
+            self.ingress.finishing = !self.finishing.is_empty();
             if let Some(connection) = self.connections.get_mut(id) {
                 connection.waiting = false;
                 self.serve_one(id);

@@ -10,7 +10,7 @@ use crate::net::connections::Connections;
 impl EventLoop {
     /// Sends what is in `out`, begins or goes on to close where that is due, and sets the timer.
     pub(super) fn settle(&mut self, id: ConnectionId, close: Option<&'static str>) {
-        let now = self.door.now;
+        let now = self.ingress.now;
         let out = std::mem::take(&mut self.out);
         let mut gone = None;
         let unsent_bytes = self.unsent_bytes;
@@ -26,7 +26,7 @@ impl EventLoop {
             }
             let mut left = false;
             if let Some(reason) = close {
-                connection.close(reason, &mut self.door, &mut self.scratch);
+                connection.close(reason, &mut self.ingress, &mut self.scratch);
                 // It needs neither memory nor ring any more: what it still sends is read and discarded.
                 connection.waiting = false;
                 // Whatever it was, it is answered: it takes no place of those that are silent.
@@ -66,23 +66,23 @@ impl EventLoop {
         if let Phase::Lingering(linger) = &connection.phase {
             self.lingering.leave();
             if !connection.socket.is_at_end()
-                && let Some(reason) = linger.cut(self.door.now)
+                && let Some(reason) = linger.cut(self.ingress.now)
             {
-                self.door.metrics.connection_cut(reason);
+                self.ingress.metrics.connection_cut(reason);
             }
         }
         self.scratch.unparsed_bytes = self.scratch.unparsed_bytes.saturating_sub(connection.socket.unparsed.len());
         self.unsent_bytes -= connection.socket.unsent();
-        let reason = connection.close(reason, &mut self.door, &mut self.scratch);
+        let reason = connection.close(reason, &mut self.ingress, &mut self.scratch);
         tracing::debug!(connection = id.get(), peer = %connection.peer.address, reason, "disconnected");
-        self.door.metrics.connections.dec();
-        self.door.metrics.connection_closed(reason);
+        self.ingress.metrics.connections.dec();
+        self.ingress.metrics.connection_closed(reason);
     }
 
     /// R12: of the connections that say nothing, the oldest are closed while there are more than allowed. Real agents and
     /// clients send their first bytes at once.
     pub(super) fn close_silent(&mut self) {
-        let (now, max) = (self.door.now, self.limits.max_unauthenticated);
+        let (now, max) = (self.ingress.now, self.limits.max_unauthenticated);
         if self.unknown.len() <= max || now < self.silent_swept + SILENT_SWEEP_INTERVAL {
             return;
         }
@@ -114,7 +114,7 @@ impl EventLoop {
 
     /// Goes on closing where that has begun. `true`: the connection is gone.
     pub(super) fn finish_closing(&mut self, id: ConnectionId) -> bool {
-        let (now, hurry) = (self.door.now, self.draining() || self.failed_until.is_some());
+        let (now, hurry) = (self.ingress.now, self.draining() || self.failed_until.is_some());
         let Some(connection) = self.connections.get_mut(id) else { return true };
         let lingered = connection.is_lingering();
         if connection.finish_closing(now) {

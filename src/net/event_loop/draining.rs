@@ -29,8 +29,8 @@ impl EventLoop {
     /// The log failed: nothing can be kept any more, so every agent goes elsewhere, and the process ends. What a socket
     /// does not take at once has [`LINGER_DRAIN_TIMEOUT`] to be sent.
     pub(super) fn tell_of_failure(&mut self) {
-        self.failed_until = Some(self.door.now + LINGER_DRAIN_TIMEOUT);
-        self.door.draining = true;
+        self.failed_until = Some(self.ingress.now + LINGER_DRAIN_TIMEOUT);
+        self.ingress.draining = true;
         self.stop_listening();
         for id in self.connections.ids() {
             self.with_protocol(id, |protocol, cx| protocol.end(Ending::LogFailed, cx));
@@ -42,8 +42,8 @@ impl EventLoop {
     /// R15: no more connections, no more reading; what was taken is acknowledged, then everybody is told.
     pub(super) fn begin_drain(&mut self) {
         tracing::info!(connections = self.connections.len(), "shutting down: draining connections");
-        self.drain_until = Some(self.door.now + self.drain_timeout);
-        self.door.draining = true;
+        self.drain_until = Some(self.ingress.now + self.drain_timeout);
+        self.ingress.draining = true;
         self.stop_listening();
         for id in self.connections.ids() {
             self.drain_one(id);
@@ -70,7 +70,7 @@ impl EventLoop {
     /// Whoever lingers has less time now.
     fn hurry(&mut self, id: ConnectionId) {
         if let Some(Phase::Lingering(linger)) = self.connections.get_mut(id).map(|connection| &mut connection.phase) {
-            linger.drain(self.door.now);
+            linger.drain(self.ingress.now);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::net::serve::{Served, serve};
 impl EventLoop {
     /// Puts a connection into the list of those to be served, by priority.
     pub(super) fn enqueue(&mut self, id: ConnectionId) {
-        let now = self.door.now;
+        let now = self.ingress.now;
         if let Some(connection) = self.connections.get_mut(id)
             && !connection.queued
             && !connection.waiting
@@ -63,7 +63,7 @@ impl EventLoop {
         self.finish_bodies();
         // Each at most once: one that lines up again has to wait for what others free.
         for _ in 0..self.waiting_for_ring.len() {
-            if !self.door.has_slots() {
+            if !self.ingress.has_slots() {
                 break;
             }
             self.serve_next_of(|event_loop| event_loop.waiting_for_ring.pop_front());
@@ -75,16 +75,16 @@ impl EventLoop {
             self.serve_next_of(|event_loop| event_loop.waiting.pop_front());
         }
         if self.waiting.is_empty() && self.waiting_for_ring.is_empty() {
-            self.door.starved_since = None;
+            self.ingress.starved_since = None;
             return;
         }
-        if self.door.now >= self.pressure_swept + STALLED_FRAME_TIMEOUT / 2 {
+        if self.ingress.now >= self.pressure_swept + STALLED_FRAME_TIMEOUT / 2 {
             self.press_partial();
         }
         // Armed first, then looked once more: nothing that is freed meanwhile goes unnoticed.
-        self.door.ring.wait_for_room();
-        self.door.intake.wait_for_room();
-        let ring = self.door.has_slots() && !self.waiting_for_ring.is_empty();
+        self.ingress.ring.wait_for_room();
+        self.ingress.intake.wait_for_room();
+        let ring = self.ingress.has_slots() && !self.waiting_for_ring.is_empty();
         self.serve_at_once = ring || self.can_serve_next_waiting();
     }
 
@@ -93,7 +93,7 @@ impl EventLoop {
     fn can_serve_next_waiting(&mut self) -> bool {
         let Some(first) = self.waiting.front() else { return false };
         let kept_bytes = self.connections.get(*first).map_or(0, Connection::kept_frame_bytes);
-        self.door.has_slots() && self.door.bytes_within_slots() > kept_bytes && self.door.intake.prepare()
+        self.ingress.has_slots() && self.ingress.bytes_within_slots() > kept_bytes && self.ingress.intake.prepare()
     }
 
     fn serve_next_of(&mut self, next: impl FnOnce(&mut Self) -> Option<ConnectionId>) {
@@ -103,14 +103,14 @@ impl EventLoop {
             self.serve_one(id);
         }
         // Slots in the ring are of use to nobody but an awake log thread.
-        self.door.ring.flush();
+        self.ingress.ring.flush();
     }
 
     pub(super) fn serve_one(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.queued = false;
         let was_known = connection.peer.is_known;
-        let mut served = serve(connection, &mut self.door, &mut self.scratch, &mut self.out);
+        let mut served = serve(connection, &mut self.ingress, &mut self.scratch, &mut self.out);
         if served == Served::NeedsRoom {
             served = self.make_room(id);
         }
@@ -151,9 +151,9 @@ impl EventLoop {
     }
 
     fn line_up(&mut self, id: ConnectionId) {
-        if self.door.starved_since.is_none() {
-            self.door.starved_since = Some(self.door.now);
-            self.door.metrics.read_pauses.inc();
+        if self.ingress.starved_since.is_none() {
+            self.ingress.starved_since = Some(self.ingress.now);
+            self.ingress.metrics.read_pauses.inc();
         }
         let Some(connection) = self.connections.get_mut(id).filter(|connection| !connection.waiting) else { return };
         connection.waiting = true;

@@ -21,7 +21,7 @@ use crate::limits::{
 use crate::metrics::Metrics;
 use crate::net::connection::{Connection, Phase};
 use crate::net::linger::Linger;
-use crate::net::{Door, Intake, bind};
+use crate::net::{Ingress, Intake, bind};
 use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::{SlotReceiver, ring};
 use crate::random::Random;
@@ -71,16 +71,16 @@ impl Bench {
             idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
         };
         let (intake, marks) = (Intake::new(pool, HEADER_BYTES + FRAME_BYTES_LOWEST), Marks::new(10, DEDUPE_RETENTION));
-        let mut door = Door::new(settings, http, intake, ring, marks, Metrics::new().unwrap(), Random::seeded(1));
+        let mut ingress = Ingress::new(settings, http, intake, ring, marks, Metrics::new().unwrap(), Random::seeded(1));
         for agent_id in KNOWN {
             let age = Duration::ZERO;
             let mark = Restored { agent_id, epoch: 5, last_seq: 0, last_crc: None, has_frames: true, age };
-            door.marks.restore(mark, Ticket::default(), door.now);
+            ingress.marks.restore(mark, Ticket::default(), ingress.now);
         }
         let listener = bind(([127, 0, 0, 1], 0).into()).unwrap().listen().unwrap();
         let address = listener.local_addr().unwrap();
         let limits = ConnectionLimits { lingering, max_connections, max_unauthenticated: 100 };
-        let event_loop = EventLoop::new(parts, listener, door, limits, TIMEOUT).unwrap();
+        let event_loop = EventLoop::new(parts, listener, ingress, limits, TIMEOUT).unwrap();
         Self { event_loop, events: Events::with_capacity(EVENTS), address, log_thread }
     }
 
@@ -104,7 +104,7 @@ impl Bench {
         let (mut client, id) = self.connect(&hello(KNOWN[0]));
         self.turns_until("the agent is greeted", |event_loop| event_loop.connections.get(id).unwrap().peer.is_known);
         client.write_all(&empty_frames(slots as u64)).unwrap();
-        self.turns_until("its frames are taken", |event_loop| event_loop.door.ring.depth() == slots);
+        self.turns_until("its frames are taken", |event_loop| event_loop.ingress.ring.depth() == slots);
         client
     }
 
@@ -125,14 +125,14 @@ impl Bench {
     fn linger(&mut self) -> TcpStream {
         let (client, id) = self.connect(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         self.turns_until("the connection lingers", |event_loop| event_loop.connections.get(id).unwrap().is_lingering());
-        let from = self.event_loop.door.now + Duration::from_secs(3_600);
+        let from = self.event_loop.ingress.now + Duration::from_secs(3_600);
         self.event_loop.connections.get_mut(id).unwrap().phase = Phase::Lingering(Linger::new(from));
         client
     }
 
     /// By how much the counters of connections that were cut have moved, all reasons together.
     fn cut(&self) -> u64 {
-        let page = self.event_loop.door.metrics.text();
+        let page = self.event_loop.ingress.metrics.text();
         let page = String::from_utf8(page).unwrap();
         let lines = page.lines().filter(|line| line.starts_with("telemetryx_connections_cut_total{"));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
@@ -183,7 +183,7 @@ fn while_the_ring_has_fewer_slots_than_what_is_kept_needs_the_loop_sleeps() {
     assert!(waits(&mut bench.event_loop, id));
 
     bench.log_thread.take(SLOTS, &mut Vec::new(), |_| false);
-    bench.turns_until("what was kept is taken", |event_loop| event_loop.door.ring.depth() == 2);
+    bench.turns_until("what was kept is taken", |event_loop| event_loop.ingress.ring.depth() == 2);
     assert!(!waits(&mut bench.event_loop, id));
 }
 
@@ -191,7 +191,7 @@ fn while_the_ring_has_fewer_slots_than_what_is_kept_needs_the_loop_sleeps() {
 fn what_a_connection_sends_that_was_closed_in_line_is_read_and_discarded() {
     let mut bench = Bench::new(10, 0);
     let _first = bench.agent_that_takes(SLOTS - 1);
-    assert!(!bench.event_loop.door.has_slots());
+    assert!(!bench.event_loop.ingress.has_slots());
     let (_client, id) = bench.connect(&[hello(KNOWN[1]), vec![0; 64 * 1024]].concat());
     bench.turns_until("the agent is in line", |event_loop| waits(event_loop, id));
     bench.event_loop.begin_drain();
@@ -211,12 +211,12 @@ fn a_connection_that_sends_nothing_is_closed_after_its_time() {
     });
     let opened = bench.event_loop.connections.get(id).unwrap().peer.opened;
     for (age, is_open) in [(HELLO_TIMEOUT - Duration::from_millis(1), true), (HELLO_TIMEOUT, false)] {
-        bench.event_loop.door.now = opened + age;
+        bench.event_loop.ingress.now = opened + age;
         bench.event_loop.fire_timers();
         assert_eq!(bench.event_loop.connections.get(id).is_some(), is_open, "after {age:?}");
     }
     let closed = r#"telemetryx_connections_closed_total{reason="silent"} 1"#;
-    assert!(String::from_utf8(bench.event_loop.door.metrics.text()).unwrap().contains(closed));
+    assert!(String::from_utf8(bench.event_loop.ingress.metrics.text()).unwrap().contains(closed));
 }
 
 // ---- lingering ----
@@ -238,12 +238,12 @@ fn a_lingering_connection_that_is_cut_is_counted_once() {
     let mut bench = Bench::new(10, 10);
     let _client = bench.linger();
     // Its time is up, and its peer still sends; before its timer fires its place is needed.
-    let now = bench.event_loop.door.now;
+    let now = bench.event_loop.ingress.now;
     let connection = bench.event_loop.connections.iter_mut().next().unwrap();
     let mut linger = Linger::new(now);
     linger.discarded(1 << 30, now + crate::limits::LINGER_TIMEOUT);
     connection.phase = Phase::Lingering(linger);
-    bench.event_loop.door.now = now + crate::limits::LINGER_TIMEOUT;
+    bench.event_loop.ingress.now = now + crate::limits::LINGER_TIMEOUT;
     assert!(bench.event_loop.cut_oldest_lingering());
     assert_eq!((bench.event_loop.connections.len(), bench.cut()), (0, 1));
 }

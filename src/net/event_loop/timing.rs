@@ -15,18 +15,18 @@ const TIMER_RECHECK: Duration = Duration::from_millis(20);
 impl EventLoop {
     /// Sets the timer of a connection.
     pub(super) fn schedule(&mut self, id: ConnectionId) {
-        let pressure = self.door.starved_since.is_some();
+        let pressure = self.ingress.starved_since.is_some();
         if let Some(connection) = self.connections.get_mut(id) {
             // Never now: whatever a timer has to do, it is done once a turn.
-            let deadline = connection.deadline(pressure).map(|deadline| deadline.max(self.door.now + TIMER_STEP));
+            let deadline = connection.deadline(pressure).map(|deadline| deadline.max(self.ingress.now + TIMER_STEP));
             self.timers.schedule(id, deadline, &mut connection.scheduled);
         }
     }
 
     pub(super) fn fire_timers(&mut self) {
-        let now = self.door.now;
+        let now = self.ingress.now;
         while let Some((at, id)) = self.timers.due(now) {
-            let pressure = self.door.starved_since.is_some();
+            let pressure = self.ingress.starved_since.is_some();
             let Some(connection) = self.connections.get_mut(id).filter(|connection| connection.scheduled == Some(at))
             else {
                 continue;
@@ -69,7 +69,7 @@ impl EventLoop {
     /// While others wait for memory, a frame or body that stands still has less time (R11): timers set before are too
     /// late.
     pub(super) fn press_partial(&mut self) {
-        let now = self.door.now;
+        let now = self.ingress.now;
         self.pressure_swept = now;
         for connection in self.connections.iter_mut() {
             if connection.protocol().is_some_and(Protocol::holds_partial) {

@@ -7,7 +7,7 @@ use super::{Context, Ending, Priority, Protocol};
 use crate::ids::{Ticket, hex};
 use crate::limits::{HELLO_FRAME_BYTES, READ_BYTES_PER_TURN};
 use crate::net::connection::Peer;
-use crate::net::door::Door;
+use crate::net::ingress::Ingress;
 use crate::net::serve::{Scratch, Served, after_read};
 use crate::net::socket::{ReadEnd, Socket};
 use crate::pipeline::batch::Origin;
@@ -26,8 +26,8 @@ pub fn begins_with(first: u8) -> bool {
     first == MAGIC[0]
 }
 
-pub fn open(peer: &Peer, door: &Door) -> Box<dyn Protocol> {
-    Box::new(Frames { session: ServerSession::new(peer.connection, &door.settings, peer.opened), partial: None })
+pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
+    Box::new(Frames { session: ServerSession::new(peer.connection, &ingress.settings, peer.opened), partial: None })
 }
 
 /// A frame of `total` bytes, a part of which has come: memory of the pool that belongs to this connection alone.
@@ -46,7 +46,7 @@ impl Protocol for Frames {
         let served = self.serve_once(cx);
         if let Served::Close(reason) = served
             && reason != BYE
-            && cx.scratch.log.allows(cx.door.now)
+            && cx.scratch.log.allows(cx.ingress.now)
         {
             let Peer { connection, address, origin, .. } = &*cx.peer;
             tracing::warn!(connection = connection.get(), peer = %address, agent = origin.agent, reason, "agent disconnected by the server");
@@ -63,9 +63,9 @@ impl Protocol for Frames {
     }
 
     fn acknowledge(&mut self, cx: &mut Context<'_>) {
-        let (watermarks, metrics) = (cx.door.watermarks.clone(), cx.door.metrics.clone());
+        let (watermarks, metrics) = (cx.ingress.watermarks.clone(), cx.ingress.metrics.clone());
         let reached = |ticket: Ticket, level| has_reached(&watermarks, ticket, level);
-        cx.door.turn(cx.peer.is_private, |turn| {
+        cx.ingress.turn(cx.peer.is_private, |turn| {
             self.session.settled(reached, turn, cx.out);
             self.session.acknowledge(reached, turn, cx.out, |age| metrics.ack_seconds.observe(age.as_secs_f64()));
         });
@@ -76,7 +76,7 @@ impl Protocol for Frames {
     }
 
     fn handle_timeout(&mut self, pressure: bool, cx: &mut Context<'_>) -> Option<&'static str> {
-        let closed = cx.door.turn(cx.peer.is_private, |turn| self.session.handle_timeout(pressure, turn, cx.out));
+        let closed = cx.ingress.turn(cx.peer.is_private, |turn| self.session.handle_timeout(pressure, turn, cx.out));
         if closed.is_none() && !cx.socket.is_flushed() {
             // A repeated ACK tells nothing to a peer that has not read the last one.
             cx.out.clear();
@@ -90,12 +90,12 @@ impl Protocol for Frames {
             Ending::Shutdown => (GoawayCode::Shutdown, "this server is shutting down"),
             Ending::LogFailed => (GoawayCode::Storage, "this server cannot write its log any more"),
         };
-        Some(self.session.end(code, text, cx.door.random.next_u64(), cx.out).name())
+        Some(self.session.end(code, text, cx.ingress.random.next_u64(), cx.out).name())
     }
 
-    fn closed(&mut self, reason: &'static str, peer: &Peer, door: &mut Door, scratch: &mut Scratch) {
-        self.session.leave(&mut door.marks, door.now);
-        if self.session.is_authenticated() && scratch.log.allows(door.now) {
+    fn closed(&mut self, reason: &'static str, peer: &Peer, ingress: &mut Ingress, scratch: &mut Scratch) {
+        self.session.leave(&mut ingress.marks, ingress.now);
+        if self.session.is_authenticated() && scratch.log.allows(ingress.now) {
             let Peer { connection, origin, .. } = peer;
             tracing::info!(connection = connection.get(), agent = origin.agent, reason, "agent disconnected");
         }
@@ -108,9 +108,9 @@ impl Protocol for Frames {
 
 impl Frames {
     fn serve_once(&mut self, cx: &mut Context<'_>) -> Served {
-        let (now, session) = (cx.door.now, &mut self.session);
-        if cx.door.draining || cx.peer.overloaded {
-            let (code, text) = if cx.door.draining {
+        let (now, session) = (cx.ingress.now, &mut self.session);
+        if cx.ingress.draining || cx.peer.overloaded {
+            let (code, text) = if cx.ingress.draining {
                 (GoawayCode::Shutdown, "this server is shutting down")
             } else {
                 (GoawayCode::Overloaded, "this server has as many connections as server.max_connections allows")
@@ -119,10 +119,10 @@ impl Frames {
                 // Drained once it is acknowledged.
                 return Served::Hold;
             }
-            return Served::Close(session.end(code, text, cx.door.random.next_u64(), cx.out).name());
+            return Served::Close(session.end(code, text, cx.ingress.random.next_u64(), cx.out).name());
         }
         if !session.is_authenticated() {
-            if !cx.door.has_slots() {
+            if !cx.ingress.has_slots() {
                 // An epoch goes through the ring.
                 return self.wait(now);
             }
@@ -131,10 +131,10 @@ impl Frames {
             return self.greet(cx);
         }
         session.set_paused(false, now);
-        if !session.may_receive(&cx.door.settings) || cx.socket.is_choked() {
+        if !session.may_receive(&cx.ingress.settings) || cx.socket.is_choked() {
             return self.hold(now);
         }
-        if !cx.door.has_slots() {
+        if !cx.ingress.has_slots() {
             return self.wait(now);
         }
         match self.partial.take() {
@@ -149,11 +149,11 @@ impl Frames {
         let missing = HELLO_FRAME_BYTES.saturating_sub(unparsed.len());
         let mut end = ReadEnd::Empty;
         if cx.socket.is_readable() && missing > 0 {
-            end = read_unparsed(cx.socket, &mut cx.scratch.read[..missing], cx.door.now);
+            end = read_unparsed(cx.socket, &mut cx.scratch.read[..missing], cx.ingress.now);
         }
         let (session, unparsed) = (&mut self.session, &mut cx.socket.unparsed);
         let Consumed { bytes, end: parsed } =
-            cx.door.turn(cx.peer.is_private, |turn| session.greet(unparsed, turn, cx.out));
+            cx.ingress.turn(cx.peer.is_private, |turn| session.greet(unparsed, turn, cx.out));
         unparsed.drain(..bytes);
         match parsed {
             End::Greeted(greeting) => {
@@ -170,7 +170,7 @@ impl Frames {
     }
 
     fn greeted(&mut self, greeting: &Greeting, cx: &mut Context<'_>) {
-        let (door, peer) = (&mut *cx.door, &mut *cx.peer);
+        let (ingress, peer) = (&mut *cx.ingress, &mut *cx.peer);
         let agent_id = self.session.agent_id().copied().unwrap_or_default();
         let name = self.session.agent_name();
         peer.is_known = true;
@@ -184,11 +184,11 @@ impl Frames {
             },
             epoch: greeting.epoch,
         });
-        door.note_level(self.session.level());
+        ingress.note_level(self.session.level());
         if greeting.new_epoch {
-            door.log_epoch(&mut self.session, greeting.last_seq, &peer.origin);
+            ingress.log_epoch(&mut self.session, greeting.last_seq, &peer.origin);
         }
-        if cx.scratch.log.allows(door.now) {
+        if cx.scratch.log.allows(ingress.now) {
             tracing::info!(
                 connection = peer.connection.get(),
                 agent = peer.origin.agent,
@@ -200,7 +200,7 @@ impl Frames {
             );
         }
         if greeting.missing > 0 {
-            if cx.scratch.log.allows(door.now) {
+            if cx.scratch.log.allows(ingress.now) {
                 tracing::warn!(
                     agent = peer.origin.agent,
                     frames = greeting.missing,
@@ -208,7 +208,7 @@ impl Frames {
                 );
             }
             // The number is the peer's word: it must not overflow the counter.
-            door.metrics.frames_missing.inc_by(greeting.missing.min(u64::from(u32::MAX)));
+            ingress.metrics.frames_missing.inc_by(greeting.missing.min(u64::from(u32::MAX)));
         }
     }
 
@@ -217,7 +217,7 @@ impl Frames {
         let PartialFrame { mut buffer, total } = partial;
         let missing = total.saturating_sub(buffer.len());
         let end = match buffer.unfilled().get_mut(..missing) {
-            Some(room) if !room.is_empty() => cx.socket.read(room, cx.door.now),
+            Some(room) if !room.is_empty() => cx.socket.read(room, cx.ingress.now),
             _ => unreachable!("a partial frame has room for its rest"),
         };
         if let ReadEnd::Bytes(bytes) = end {
@@ -233,18 +233,18 @@ impl Frames {
 
     /// Reads into the buffer that all agents share.
     fn read_frames(&mut self, cx: &mut Context<'_>) -> Served {
-        if !cx.door.intake.prepare() {
-            return self.wait(cx.door.now);
+        if !cx.ingress.intake.prepare() {
+            return self.wait(cx.ingress.now);
         }
         // Every frame of the read must find its slots: what is read is parsed, and never has to wait half-way.
-        let within_slots = cx.door.bytes_within_slots().saturating_sub(cx.socket.unparsed.len());
+        let within_slots = cx.ingress.bytes_within_slots().saturating_sub(cx.socket.unparsed.len());
         let limit = READ_BYTES_PER_TURN.min(within_slots);
         if limit == 0 {
-            return self.wait(cx.door.now);
+            return self.wait(cx.ingress.now);
         }
-        let Some(mut current) = cx.door.intake.take_current() else { return self.wait(cx.door.now) };
+        let Some(mut current) = cx.ingress.intake.take_current() else { return self.wait(cx.ingress.now) };
         let served = self.read_into_current(&mut current, limit, cx);
-        cx.door.intake.put_back(current);
+        cx.ingress.intake.put_back(current);
         served
     }
 
@@ -257,7 +257,7 @@ impl Frames {
         let room = current.unfilled();
         let limit = room.len().min(limit);
         let end = match room.get_mut(..limit) {
-            Some(room) if !room.is_empty() => cx.socket.read(room, cx.door.now),
+            Some(room) if !room.is_empty() => cx.socket.read(room, cx.ingress.now),
             _ => unreachable!("a current buffer has room for a read"),
         };
         if let ReadEnd::Bytes(bytes) = end {
@@ -275,7 +275,7 @@ impl Frames {
 
     /// Parses the frames from `start` on.
     fn parse(&mut self, source: &mut Buffer, start: usize, cx: &mut Context<'_>) -> Consumed {
-        let mut ingress = cx.door.frames(&cx.peer.origin, cx.peer.is_private);
+        let mut ingress = cx.ingress.frames(&cx.peer.origin, cx.peer.is_private);
         self.session.receive(source, start, &mut ingress, cx.out)
     }
 
@@ -293,7 +293,7 @@ impl Frames {
             }
             End::Partial { total: None } => cx.socket.unparsed.extend_from_slice(rest),
             End::Partial { total: Some(total) } => {
-                let Some(mut buffer) = cx.door.intake.take(total) else {
+                let Some(mut buffer) = cx.ingress.intake.take(total) else {
                     unreachable!("there is a spare buffer before every read");
                 };
                 let fits = buffer.extend(rest);

@@ -6,7 +6,7 @@ use super::{Context, Ending, Priority, Protocol, SlowBody};
 use crate::http::{Connection, Room};
 use crate::limits::{OUTBOX_BYTES_MAX, READ_BYTES_PER_TURN};
 use crate::net::connection::Peer;
-use crate::net::door::Door;
+use crate::net::ingress::Ingress;
 use crate::net::serve::{HEAD_READ_BYTES, Served};
 use crate::net::socket::ReadEnd;
 
@@ -18,8 +18,8 @@ pub fn begins_with(_first: u8) -> bool {
     true
 }
 
-pub fn open(peer: &Peer, door: &Door) -> Box<dyn Protocol> {
-    Box::new(Http { machine: Connection::new(door.http, peer.opened) })
+pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
+    Box::new(Http { machine: Connection::new(ingress.http, peer.opened) })
 }
 
 struct Http {
@@ -28,7 +28,7 @@ struct Http {
 
 impl Protocol for Http {
     fn serve(&mut self, cx: &mut Context<'_>) -> Served {
-        self.machine.set_paused(false, cx.door.now);
+        self.machine.set_paused(false, cx.ingress.now);
         // What is left of an earlier read comes first.
         if !cx.socket.unparsed.is_empty() {
             let unparsed = std::mem::take(&mut cx.socket.unparsed);
@@ -42,7 +42,7 @@ impl Protocol for Http {
                 return Served::NeedsRoom;
             }
             if self.is_waiting() || cx.socket.is_choked() || cx.out.len() >= OUTBOX_BYTES_MAX {
-                self.machine.set_paused(true, cx.door.now);
+                self.machine.set_paused(true, cx.ingress.now);
                 return Served::Hold;
             }
             if !cx.socket.is_readable() {
@@ -65,11 +65,11 @@ impl Protocol for Http {
 
     fn acknowledge(&mut self, cx: &mut Context<'_>) {
         let Some((level, ticket)) = self.machine.waiting_for() else { return };
-        if cx.door.watermark(level) >= ticket {
-            let now = cx.door.now;
-            cx.door.metrics.ack_seconds.observe(now.saturating_duration_since(cx.socket.heard()).as_secs_f64());
-            let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
-            self.machine.acknowledged(now, &mut door, cx.out);
+        if cx.ingress.watermark(level) >= ticket {
+            let now = cx.ingress.now;
+            cx.ingress.metrics.ack_seconds.observe(now.saturating_duration_since(cx.socket.heard()).as_secs_f64());
+            let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+            self.machine.acknowledged(now, &mut ingress, cx.out);
         }
     }
 
@@ -82,19 +82,19 @@ impl Protocol for Http {
     }
 
     fn handle_timeout(&mut self, _pressure: bool, cx: &mut Context<'_>) -> Option<&'static str> {
-        let now = cx.door.now;
-        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
-        self.machine.handle_timeout(now, &mut door, cx.out);
+        let now = cx.ingress.now;
+        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        self.machine.handle_timeout(now, &mut ingress, cx.out);
         self.machine.closing().then_some("http_timeout")
     }
 
     fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str> {
-        let now = cx.door.now;
-        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        let now = cx.ingress.now;
+        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
         if ending == Ending::LogFailed {
-            self.machine.log_failed(now, &mut door, cx.out);
+            self.machine.log_failed(now, &mut ingress, cx.out);
         }
-        self.machine.drain(now, &mut door, cx.out);
+        self.machine.drain(now, &mut ingress, cx.out);
         self.machine.closing().then_some("SHUTDOWN")
     }
 
@@ -103,15 +103,15 @@ impl Protocol for Http {
     }
 
     fn take_room(&mut self, cx: &mut Context<'_>) -> bool {
-        let now = cx.door.now;
-        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
-        self.machine.take_room(now, &mut door, cx.out)
+        let now = cx.ingress.now;
+        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        self.machine.take_room(now, &mut ingress, cx.out)
     }
 
     fn refuse_room(&mut self, cx: &mut Context<'_>) {
-        let now = cx.door.now;
-        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
-        self.machine.refuse_room(now, &mut door, cx.out);
+        let now = cx.ingress.now;
+        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        self.machine.refuse_room(now, &mut ingress, cx.out);
     }
 
     fn retry_room_at(&self) -> Option<Instant> {
@@ -134,9 +134,9 @@ impl Protocol for Http {
     }
 
     fn press_body(&mut self, cx: &mut Context<'_>) -> Option<&'static str> {
-        let now = cx.door.now;
-        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
-        self.machine.press_body(now, &mut door, cx.out);
+        let now = cx.ingress.now;
+        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        self.machine.press_body(now, &mut ingress, cx.out);
         self.machine.closing().then_some("body_timeout")
     }
 }
@@ -146,11 +146,11 @@ impl Http {
         match self.machine.body_room() {
             Some(room) => {
                 let limit = room.len().min(READ_BYTES_PER_TURN);
-                let end = cx.socket.read(&mut room[..limit], cx.door.now);
+                let end = cx.socket.read(&mut room[..limit], cx.ingress.now);
                 if let ReadEnd::Bytes(bytes) = end {
-                    let now = cx.door.now;
-                    let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
-                    self.machine.body_filled(bytes, now, &mut door, cx.out);
+                    let now = cx.ingress.now;
+                    let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+                    self.machine.body_filled(bytes, now, &mut ingress, cx.out);
                 }
                 end
             }
@@ -161,7 +161,7 @@ impl Http {
     fn read_head(&mut self, cx: &mut Context<'_>) -> ReadEnd {
         // Beyond a head only what belongs to the body: what is left over would stay with the connection.
         let limit = self.machine.beginning_room().unwrap_or(HEAD_READ_BYTES).max(1);
-        let end = cx.socket.read(&mut cx.scratch.read[..limit], cx.door.now);
+        let end = cx.socket.read(&mut cx.scratch.read[..limit], cx.ingress.now);
         let ReadEnd::Bytes(bytes) = end else { return end };
         if cx.socket.unparsed.is_empty() {
             // Most requests come whole: nothing is copied.
@@ -184,9 +184,9 @@ impl Http {
     }
 
     fn offer(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> usize {
-        let now = cx.door.now;
-        let mut door = cx.door.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
-        let used = self.machine.receive(bytes, now, &mut door, cx.out).min(bytes.len());
+        let now = cx.ingress.now;
+        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        let used = self.machine.receive(bytes, now, &mut ingress, cx.out).min(bytes.len());
         // A whole head was read.
         cx.peer.is_known |= used > 0;
         used

@@ -14,26 +14,26 @@ use std::time::Instant;
 
 use crate::http::Room;
 use crate::net::connection::Peer;
-use crate::net::door::Door;
+use crate::net::ingress::Ingress;
 use crate::net::serve::{Scratch, Served};
 use crate::net::socket::Socket;
 
 /// Tells by the first byte who speaks, and begins. The first line that accepts the byte is taken.
 const PROTOCOLS: [(fn(u8) -> bool, Open); 2] = [(frames::begins_with, frames::open), (http::begins_with, http::open)];
 
-type Open = fn(&Peer, &Door) -> Box<dyn Protocol>;
+type Open = fn(&Peer, &Ingress) -> Box<dyn Protocol>;
 
 /// The protocol that begins with `first`.
-pub fn open(first: u8, peer: &Peer, door: &Door) -> Box<dyn Protocol> {
+pub fn open(first: u8, peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
     let protocol = PROTOCOLS.iter().find(|(begins_with, _)| begins_with(first));
-    protocol.map_or(http::open as Open, |(_, open)| *open)(peer, door)
+    protocol.map_or(http::open as Open, |(_, open)| *open)(peer, ingress)
 }
 
 /// What a protocol works with besides its own state.
 pub struct Context<'a> {
     pub socket: &'a mut Socket,
     pub peer: &'a mut Peer,
-    pub door: &'a mut Door,
+    pub ingress: &'a mut Ingress,
     pub scratch: &'a mut Scratch,
     /// Answers are appended here.
     pub out: &'a mut Vec<u8>,
@@ -97,7 +97,7 @@ pub trait Protocol: Send {
     fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str>;
 
     /// The connection is open no longer, for `reason`.
-    fn closed(&mut self, _reason: &'static str, _peer: &Peer, _door: &mut Door, _scratch: &mut Scratch) {}
+    fn closed(&mut self, _reason: &'static str, _peer: &Peer, _door: &mut Ingress, _scratch: &mut Scratch) {}
 
     /// Holds memory of the pool for what is partly received, and needs slots of the ring only.
     fn holds_partial(&self) -> bool {

@@ -14,8 +14,8 @@ use crate::limits::{
 };
 use crate::metrics::Metrics;
 use crate::net::connection::Phase;
-use crate::net::door::Door;
 use crate::net::event_loop::{ConnectionLimits, LISTENER, Parts};
+use crate::net::ingress::Ingress;
 use crate::pipeline::pool::Buffer;
 use crate::pipeline::ring::{SlotReceiver, ring};
 use crate::pipeline::shares::Shares;
@@ -58,20 +58,21 @@ impl Bench {
             http::Settings { max_body_bytes: BODY, max_frame_bytes: FRAME, idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT };
         let intake = Intake::new(pool, HEADER_BYTES + FRAME);
         let marks = Marks::new(10, DEDUPE_RETENTION);
-        let mut door = Door::new(settings, http, intake, sender, marks, Metrics::new().unwrap(), Random::seeded(1));
-        door.tokens = Tokens::default();
+        let mut ingress =
+            Ingress::new(settings, http, intake, sender, marks, Metrics::new().unwrap(), Random::seeded(1));
+        ingress.tokens = Tokens::default();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let limits = ConnectionLimits { lingering: 10, max_connections: 100, max_unauthenticated: 100 };
-        let event_loop = EventLoop::new(parts, listener, door, limits, Duration::from_secs(1)).unwrap();
+        let event_loop = EventLoop::new(parts, listener, ingress, limits, Duration::from_secs(1)).unwrap();
         Self { event_loop, events: Events::with_capacity(64), address, slots }
     }
 
     /// What the loop does once; the clock stands still.
     fn turn(&mut self) {
         let event_loop = &mut self.event_loop;
-        event_loop.listener.as_mut().unwrap().begin_turn(event_loop.door.now);
+        event_loop.listener.as_mut().unwrap().begin_turn(event_loop.ingress.now);
         event_loop.poll.poll(&mut self.events, Some(Duration::from_millis(2))).unwrap();
         for event in &self.events {
             match event.token() {
@@ -83,7 +84,7 @@ impl Bench {
         event_loop.accept();
         event_loop.serve_ready();
         event_loop.serve_waiting();
-        event_loop.door.end_turn();
+        event_loop.ingress.end_turn();
         event_loop.acknowledge();
         event_loop.fire_timers();
     }
@@ -100,7 +101,7 @@ impl Bench {
     }
 
     fn later(&mut self, time: Duration) {
-        self.event_loop.door.now += time;
+        self.event_loop.ingress.now += time;
     }
 
     /// A connected peer; its connection is the newest.
@@ -151,14 +152,15 @@ impl Bench {
     }
 
     fn pool_in_use(&self) -> usize {
-        self.event_loop.door.intake.pool().bytes_in_use()
+        self.event_loop.ingress.intake.pool().bytes_in_use()
     }
 
     /// Takes all that is free of the share of agents: the pool is full of events that no sink takes.
     fn fill(&mut self) -> Vec<Buffer> {
         let mut taken = Vec::new();
         for bytes in [64 * POOL_PAGE_BYTES, POOL_PAGE_BYTES] {
-            while let Some(buffer) = self.event_loop.door.intake.take_for_body(bytes.min(HTTP_BODY_BEGINNING_BYTES)) {
+            while let Some(buffer) = self.event_loop.ingress.intake.take_for_body(bytes.min(HTTP_BODY_BEGINNING_BYTES))
+            {
                 taken.push(buffer);
             }
         }
@@ -248,11 +250,11 @@ fn no_slow_body_is_closed_where_that_cannot_help() {
     assert!(bench.machine(slow).is_some_and(|http| http.body_pages().len() == 25));
     let (mut large, _) = bench.post(200 * 1024, 70 * 1024);
     assert_eq!(bench.status(&mut large), "503", "there is no place of its size even without the slow one");
-    assert!(bench.is_open(slow) && bench.event_loop.door.post_refused.is_some());
-    bench.event_loop.door.post_refused = None;
+    assert!(bench.is_open(slow) && bench.event_loop.ingress.post_refused.is_some());
+    bench.event_loop.ingress.post_refused = None;
     let (_small, small) = bench.post(90 * 1024, 70 * 1024);
     assert!(!bench.is_open(slow) && bench.is_open(small), "a smaller one takes the slow one's place");
-    assert_eq!(bench.event_loop.door.post_refused, None, "nothing was refused");
+    assert_eq!(bench.event_loop.ingress.post_refused, None, "nothing was refused");
 }
 
 #[test]
@@ -266,17 +268,17 @@ fn while_agents_wait_only_slow_bodies_are_closed_whose_memory_they_can_use() {
     // An agent that is in line; what it would read does not matter here.
     bench.event_loop.connections.get_mut(waiting).unwrap().waiting = true;
     bench.event_loop.waiting.push_back(waiting);
-    bench.event_loop.door.starved_since = Some(bench.event_loop.door.now);
-    assert!(bench.event_loop.door.intake.prepare());
+    bench.event_loop.ingress.starved_since = Some(bench.event_loop.ingress.now);
+    assert!(bench.event_loop.ingress.intake.prepare());
     bench.event_loop.press_partial();
     assert!(bench.is_open(slow) && bench.is_open(beginning), "there is memory: they wait for something else");
 
     let events = bench.fill();
-    let current = bench.event_loop.door.intake.take_current();
+    let current = bench.event_loop.ingress.intake.take_current();
     bench.event_loop.press_partial();
     assert!(!bench.is_open(slow), "its memory is a place to read into");
     assert!(bench.is_open(beginning), "it holds none of the pool");
-    assert!(bench.event_loop.door.intake.lacks().is_none_or(|bytes| bytes <= FRAME), "a place for a partial frame");
+    assert!(bench.event_loop.ingress.intake.lacks().is_none_or(|bytes| bytes <= FRAME), "a place for a partial frame");
     drop((events, current, agent));
 }
 
@@ -284,19 +286,19 @@ fn while_agents_wait_only_slow_bodies_are_closed_whose_memory_they_can_use() {
 fn while_agents_wait_a_beginning_takes_the_place_of_a_slower_one() {
     let mut bench = Bench::new();
     // One body has all of the budget.
-    bench.event_loop.door.beginnings = http::Beginnings::new(32 * 1024);
+    bench.event_loop.ingress.beginnings = http::Beginnings::new(32 * 1024);
     let (_slow, slow) = bench.post(60 * 1024, 30 * 1024);
-    assert_eq!(bench.event_loop.door.beginnings.left(), 0);
+    assert_eq!(bench.event_loop.ingress.beginnings.left(), 0);
     bench.later(SLOW);
     let mut peer = bench.connect();
     let newcomer = bench.newest();
     bench.send(&mut peer, &[head(60_000).as_bytes(), &[b'\n'; 100]].concat());
     bench.until("the slow one is closed", |bench| {
         // Its memory is not of the pool, so it is of no use to agents.
-        bench.event_loop.door.starved_since = Some(bench.event_loop.door.now);
+        bench.event_loop.ingress.starved_since = Some(bench.event_loop.ingress.now);
         !bench.is_open(slow)
     });
-    assert_eq!((bench.is_open(newcomer), bench.event_loop.door.post_refused), (true, None));
+    assert_eq!((bench.is_open(newcomer), bench.event_loop.ingress.post_refused), (true, None));
 }
 
 #[test]
@@ -325,7 +327,7 @@ fn a_request_after_one_that_was_answered_504_is_read_at_once() {
 #[test]
 fn a_peer_that_is_gone_leaves_the_line() {
     let mut bench = Bench::new();
-    bench.event_loop.door.finishing = true;
+    bench.event_loop.ingress.finishing = true;
     // Somebody else is first in line and stays there.
     let (first, _) = bench.post(100 * 1024, 80 * 1024);
     let first_id = bench.newest();
@@ -336,7 +338,7 @@ fn a_peer_that_is_gone_leaves_the_line() {
     let (mut gone, gone_id) = bench.post(100 * 1024, 80 * 1024);
     let (mut half, half_id) = bench.post(100 * 1024, 80 * 1024);
     let _full: Vec<_> =
-        std::iter::from_fn(|| bench.event_loop.door.intake.take_to_finish(POOL_PAGE_BYTES, false)).collect();
+        std::iter::from_fn(|| bench.event_loop.ingress.intake.take_to_finish(POOL_PAGE_BYTES, false)).collect();
     for (peer, id) in [(&mut gone, gone_id), (&mut half, half_id)] {
         rest(&mut bench, peer);
         bench.until("in line", |bench| {
@@ -364,7 +366,7 @@ fn whole_bodies_are_finished_in_order() {
     let mut bench = Bench::new();
     let (mut first, first_id) = bench.post(400 * 1024, 80 * 1024);
     let mut full: Vec<_> =
-        std::iter::from_fn(|| bench.event_loop.door.intake.take_to_finish(POOL_PAGE_BYTES, false)).collect();
+        std::iter::from_fn(|| bench.event_loop.ingress.intake.take_to_finish(POOL_PAGE_BYTES, false)).collect();
     bench.send(&mut first, &lines(400 * 1024)[80 * 1024..]);
     bench.until("in line", |bench| bench.event_loop.finishing.contains(&first_id));
     // Enough for a small one, not for the first.
@@ -378,15 +380,17 @@ fn whole_bodies_are_finished_in_order() {
     bench.until("the first is finished", |bench| {
         bench.machine(first_id).is_some_and(|http| http.waiting_for().is_some())
     });
-    bench.until("all are finished", |bench| bench.event_loop.finishing.is_empty() && !bench.event_loop.door.finishing);
+    bench.until("all are finished", |bench| {
+        bench.event_loop.finishing.is_empty() && !bench.event_loop.ingress.finishing
+    });
 }
 
 /// The time of a HELLO does not run while its connection is in line, and runs again afterwards.
 #[test]
 fn a_hello_has_its_time_again_once_its_connection_was_in_line() {
     let mut bench = Bench::new();
-    while bench.event_loop.door.has_slots() {
-        bench.event_loop.door.log_bye(
+    while bench.event_loop.ingress.has_slots() {
+        bench.event_loop.ingress.log_bye(
             1,
             &std::sync::Arc::new(crate::pipeline::batch::Origin {
                 agent_id: None,

@@ -1,4 +1,4 @@
-//! The door: everything that comes in passes here, whatever protocol it came by.
+//! Ingress: everything that comes in passes here, whatever protocol it came by.
 //!
 //! It owns what all connections share (memory, ring, marks, tokens) and gives each accepted frame or request its
 //! ticket. Nothing is pushed without room in the ring, so nothing accepted is ever lost between here and the log
@@ -22,7 +22,7 @@ use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
 use crate::session::admission::{Admission, admit};
 use crate::session::marks::Marks;
-use crate::session::receive::{Data, Ingress, Taken};
+use crate::session::receive::{self, Data, Taken};
 use crate::session::server::{Gate, ServerSession, SessionSettings, Turn};
 use crate::session::tokens::Tokens;
 use crate::text::cut;
@@ -47,7 +47,7 @@ pub struct SinkReport {
     pub oldest: Duration,
 }
 
-pub struct Door {
+pub struct Ingress {
     pub settings: SessionSettings,
     pub http: http::Settings,
     pub intake: Intake,
@@ -93,8 +93,8 @@ pub struct Door {
     pub refusals: RefusalLog,
 }
 
-impl Door {
-    /// A door that lets everybody in, with no sinks and no log behind it: set the public fields for what differs.
+impl Ingress {
+    /// A ingress that lets everybody in, with no sinks and no log behind it: set the public fields for what differs.
     pub fn new(
         settings: SessionSettings,
         http: http::Settings,
@@ -158,7 +158,7 @@ impl Door {
         self.ring.room() / SLOTS_PER_FRAME * HEADER_BYTES
     }
 
-    /// Puts an agent's new epoch on its way into the log, before its WELCOME. Ask for [`Door::has_slots`] first.
+    /// Puts an agent's new epoch on its way into the log, before its WELCOME. Ask for [`Ingress::has_slots`] first.
     /// `last_seq`: everything up to it counts as acknowledged in this epoch.
     pub fn log_epoch(&mut self, session: &mut ServerSession, last_seq: u64, origin: &Arc<Origin>) {
         if self.settings.has_log() {
@@ -168,7 +168,7 @@ impl Door {
     }
 
     /// Puts on its way into the log that the agent is done and its mark deleted; `last_seq` is the last number that was
-    /// acknowledged. Ask for [`Door::has_slots`] first. No answer waits for it: until it is in the log, a new start of the
+    /// acknowledged. Ask for [`Ingress::has_slots`] first. No answer waits for it: until it is in the log, a new start of the
     /// server remembers the agent again, which costs room and nothing else.
     pub fn log_bye(&mut self, last_seq: u64, origin: &Arc<Origin>) {
         if self.settings.has_log() {
@@ -225,7 +225,7 @@ impl Door {
         ticket
     }
 
-    /// Runs `call` with what the session needs of the door.
+    /// Runs `call` with what a session works with.
     pub fn turn<R>(&mut self, loopback: bool, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
         let gate = self.tokens.gate(loopback);
         call(&mut Turn {
@@ -237,14 +237,14 @@ impl Door {
         })
     }
 
-    /// This door for one agent.
-    pub fn frames<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool) -> FrameDoor<'a> {
-        FrameDoor { door: self, origin, loopback }
+    /// Ingress for one agent.
+    pub fn frames<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool) -> FrameIngress<'a> {
+        FrameIngress { ingress: self, origin, loopback }
     }
 
-    /// This door for one HTTP connection. `overloaded`: there are more connections than allowed, so it has pages only.
-    pub fn http<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool, overloaded: bool) -> HttpDoor<'a> {
-        HttpDoor { door: self, origin, loopback, overloaded }
+    /// Ingress for one HTTP connection. `overloaded`: there are more connections than allowed, so it has pages only.
+    pub fn http<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool, overloaded: bool) -> HttpIngress<'a> {
+        HttpIngress { ingress: self, origin, loopback, overloaded }
     }
 
     fn exhausted(&self) -> bool {
@@ -291,14 +291,14 @@ fn good_first(payload: &mut [u8], good: &[Range<usize>], others: &mut Vec<u8>) -
     end
 }
 
-/// The door as the session of one agent sees it. Whoever reads has made sure that every frame of the read finds its slots.
-pub struct FrameDoor<'a> {
-    door: &'a mut Door,
+/// Ingress as the session of one agent sees it. Whoever reads has made sure that every frame of the read finds its slots.
+pub struct FrameIngress<'a> {
+    ingress: &'a mut Ingress,
     origin: &'a Arc<Origin>,
     loopback: bool,
 }
 
-impl Ingress for FrameDoor<'_> {
+impl receive::Ingress for FrameIngress<'_> {
     type Source = Buffer;
 
     fn bytes(source: &Buffer) -> &[u8] {
@@ -306,7 +306,7 @@ impl Ingress for FrameDoor<'_> {
     }
 
     fn turn<R>(&mut self, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
-        self.door.turn(self.loopback, call)
+        self.ingress.turn(self.loopback, call)
     }
 
     fn has_room(&self) -> bool {
@@ -317,14 +317,14 @@ impl Ingress for FrameDoor<'_> {
     fn admit(&mut self, source: &mut Buffer, data: &Data) -> Taken {
         let range = data.payload.clone();
         let payload = source.filled().get(range.clone()).unwrap_or_default();
-        match admit(payload, &mut self.door.ranges) {
+        match admit(payload, &mut self.ingress.ranges) {
             Admission::All { events } => {
                 let ticket = self.accept(source.share(range), events, Some(data.header.payload_crc), data);
                 Taken { ticket, nack: None }
             }
             Admission::Some { events, refused, reason } => {
                 // In place: a frame with a bad event must not need memory that a full pool does not have.
-                let Door { ranges, refused: scratch, .. } = &mut *self.door;
+                let Ingress { ranges, refused: scratch, .. } = &mut *self.ingress;
                 let payload = source.unshared_mut(range.clone());
                 let good = range.start + payload.map_or(0, |payload| good_first(payload, ranges, scratch));
                 self.reject(data, NackCode::Partial, &reason, refused, source.share(good..range.end));
@@ -343,20 +343,20 @@ impl Ingress for FrameDoor<'_> {
     }
 
     fn duplicate(&mut self) {
-        self.door.metrics.duplicates_dropped.inc();
+        self.ingress.metrics.duplicates_dropped.inc();
     }
 
     fn bye(&mut self, last_seq: u64) {
-        self.door.log_bye(last_seq, self.origin);
+        self.ingress.log_bye(last_seq, self.origin);
     }
 }
 
-impl FrameDoor<'_> {
+impl FrameIngress<'_> {
     fn accept(&mut self, payload: PoolSlice, events: u32, payload_crc: Option<u32>, data: &Data) -> Ticket {
         let content = Content::Events { payload, events, payload_crc };
-        self.door.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
+        self.ingress.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
         let Header { seq, payload_crc, .. } = data.header;
-        self.door.push(content, seq, payload_crc, Some(data.level), self.origin)
+        self.ingress.push(content, seq, payload_crc, Some(data.level), self.origin)
     }
 
     /// Sends a payload that was refused on its way to the dead letters.
@@ -368,70 +368,70 @@ impl FrameDoor<'_> {
             NackCode::Codec => RejectReason::Codec,
             NackCode::Invalid | NackCode::Partial => RejectReason::Invalid,
         };
-        self.door.metrics.events_rejected(why).inc_by(u64::from(events));
+        self.ingress.metrics.events_rejected(why).inc_by(u64::from(events));
         tracing::debug!(agent = self.origin.default_source, seq, code = code.name(), reason, "frame refused");
         // The ring holds thousands of slots: a list of reasons as long as a NACK's would be memory outside the pool.
         let reason = cut(reason, DEAD_LETTER_REASON_BYTES_MAX).into();
         let content = Content::Refused { payload, events, code, reason };
-        self.door.push(content, seq, payload_crc, None, self.origin)
+        self.ingress.push(content, seq, payload_crc, None, self.origin)
     }
 }
 
-/// The door as the HTTP machine sees it.
-pub struct HttpDoor<'a> {
-    door: &'a mut Door,
+/// Ingress as the HTTP machine sees it.
+pub struct HttpIngress<'a> {
+    ingress: &'a mut Ingress,
     origin: &'a Arc<Origin>,
     loopback: bool,
     overloaded: bool,
 }
 
-impl http::Door for HttpDoor<'_> {
+impl http::Ingress for HttpIngress<'_> {
     fn date(&mut self) -> &[u8; http::DATE_BYTES] {
-        self.door.http_date.at(self.door.received_unix_nano)
+        self.ingress.http_date.at(self.ingress.received_unix_nano)
     }
 
     fn status_page(&mut self, page: http::Page) -> (u16, &'static str, Vec<u8>) {
         const JSON: &str = "application/json";
         match page {
             // A failed thread aborts the process; a failed log ends it, which may take a moment.
-            http::Page::Health if self.door.health.failure().is_some() => {
+            http::Page::Health if self.ingress.health.failure().is_some() => {
                 (503, JSON, br#"{"status":"failed"}"#.to_vec())
             }
             http::Page::Health => (200, JSON, br#"{"status":"ok"}"#.to_vec()),
             http::Page::Ready => {
-                let (status, body) = self.door.ready_page();
+                let (status, body) = self.ingress.ready_page();
                 (status, JSON, body)
             }
             http::Page::Metrics => {
                 // Once in a turn: whoever asks for it a hundred times at once gets what was gathered the first time.
                 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-                if let Some(page) = &self.door.metrics_page {
+                if let Some(page) = &self.ingress.metrics_page {
                     return (200, TEXT, page.clone());
                 }
-                let (door, metrics) = (&self.door, &self.door.metrics);
-                metrics.ring_depth.set(door.ring.depth() as i64);
-                metrics.ring_capacity.set(door.ring.capacity() as i64);
-                metrics.buffer_bytes_in_use.set(door.intake.pool().bytes_in_use() as i64);
-                metrics.buffer_bytes_capacity.set(door.intake.pool().capacity_bytes() as i64);
-                for sink in (door.sinks)() {
+                let (ingress, metrics) = (&self.ingress, &self.ingress.metrics);
+                metrics.ring_depth.set(ingress.ring.depth() as i64);
+                metrics.ring_capacity.set(ingress.ring.capacity() as i64);
+                metrics.buffer_bytes_in_use.set(ingress.intake.pool().bytes_in_use() as i64);
+                metrics.buffer_bytes_capacity.set(ingress.intake.pool().capacity_bytes() as i64);
+                for sink in (ingress.sinks)() {
                     metrics.show_sink(&sink.name, sink.is_up, sink.oldest.as_secs_f64());
                 }
                 let page = metrics.text();
-                self.door.metrics_page = Some(page.clone());
+                self.ingress.metrics_page = Some(page.clone());
                 (200, TEXT, page)
             }
         }
     }
 
     fn authorized(&mut self, token: Option<&[u8]>) -> bool {
-        self.door.tokens.gate(self.loopback).admit(token.unwrap_or_default()).is_ok()
+        self.ingress.tokens.gate(self.loopback).admit(token.unwrap_or_default()).is_ok()
     }
 
     fn ack_level(&mut self, wanted: Option<AckLevel>) -> Result<AckLevel, String> {
-        let settings = &self.door.settings;
+        let settings = &self.ingress.settings;
         match wanted.unwrap_or(settings.default_ack) {
             level if level <= settings.highest_ack => {
-                self.door.note_level(level);
+                self.ingress.note_level(level);
                 Ok(level)
             }
             level => Err(format!(
@@ -445,67 +445,67 @@ impl http::Door for HttpDoor<'_> {
 
     fn reserve(&mut self, bytes: usize) -> Option<Buffer> {
         // Agents that wait in line come first: what is freed is theirs.
-        if self.overloaded || self.door.starved_since.is_some() {
+        if self.overloaded || self.ingress.starved_since.is_some() {
             return None;
         }
-        self.door.intake.take_for_body(bytes)
+        self.ingress.intake.take_for_body(bytes)
     }
 
     fn reserve_to_finish(&mut self, bytes: usize) -> Option<Buffer> {
-        self.door.intake.take_to_finish(bytes, self.door.finishing)
+        self.ingress.intake.take_to_finish(bytes, self.ingress.finishing)
     }
 
     fn can_finish(&self, needs: http::Needs) -> bool {
         let http::Needs { unpacked_bytes, packed_bytes, piece_bytes, slots } = needs;
-        !self.door.finishing
-            && self.door.ring.room() >= slots
-            && self.door.intake.pool().can_finish(unpacked_bytes, packed_bytes, piece_bytes)
+        !self.ingress.finishing
+            && self.ingress.ring.room() >= slots
+            && self.ingress.intake.pool().can_finish(unpacked_bytes, packed_bytes, piece_bytes)
     }
 
     fn no_room(&mut self) {
-        self.door.post_refused = Some(self.door.now);
+        self.ingress.post_refused = Some(self.ingress.now);
     }
 
     fn beginnings(&self) -> &http::Beginnings {
-        &self.door.beginnings
+        &self.ingress.beginnings
     }
 
     fn ring_room(&mut self, slots: usize) -> bool {
-        self.door.ring.room() >= slots
+        self.ingress.ring.room() >= slots
     }
 
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64 {
-        self.door.metrics.events_received(Protocol::Http).inc_by(u64::from(events));
-        self.door.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), self.origin).number
+        self.ingress.metrics.events_received(Protocol::Http).inc_by(u64::from(events));
+        self.ingress.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), self.origin).number
     }
 
     fn is_written(&self, ticket: u64) -> bool {
-        self.door.watermark(AckLevel::Written) >= ticket
+        self.ingress.watermark(AckLevel::Written) >= ticket
     }
 
     fn rejected(&mut self, reason: RejectReason, events: u64) {
-        self.door.metrics.events_rejected(reason).inc_by(events);
+        self.ingress.metrics.events_rejected(reason).inc_by(events);
     }
 
     fn refused(&mut self, refused: &http::Refused<'_>) {
         // Without a session an origin is named by the peer's IP address.
-        self.door.refusals.log(&self.origin.default_source, refused, self.door.now);
+        self.ingress.refusals.log(&self.origin.default_source, refused, self.ingress.now);
     }
 
     fn answered(&mut self, status: u16) {
-        self.door.metrics.http_response(status);
+        self.ingress.metrics.http_response(status);
     }
 
     fn log_pause(&self) -> Option<Pause> {
-        self.door.health.pause()
+        self.ingress.health.pause()
     }
 
     fn draining(&self) -> bool {
-        self.door.draining || self.overloaded
+        self.ingress.draining || self.overloaded
     }
 
     fn overloaded(&self) -> bool {
-        self.overloaded && !self.door.draining
+        self.overloaded && !self.ingress.draining
     }
 }
 
