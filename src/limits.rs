@@ -36,6 +36,13 @@ pub const JSON_TIME_UNIX_NANO_MIN: u64 = 315_532_800_000_000_000;
 pub const HEADER_BYTES: usize = 32;
 /// Bytes of a HELLO payload: its 48 fixed bytes, the token and the name.
 pub const HELLO_BYTES_MAX: usize = 1024;
+/// Most event loops: a loop's number has a byte in the name of a connection.
+pub const EVENT_LOOPS_LIMIT: usize = 64;
+/// Most event loops unless more are asked for: one log thread takes from all of them.
+pub const EVENT_LOOPS_DEFAULT_MAX: usize = 4;
+/// Fewer loops are started where each would have less of the pool, bytes: four of the largest bodies' worth.
+pub const EVENT_LOOP_BUFFER_BYTES_LOWEST: usize = 16 << 20;
+
 /// Largest HELLO frame, bytes: header and payload. Until it is accepted, no more is read from an agent.
 pub const HELLO_FRAME_BYTES: usize = HEADER_BYTES + HELLO_BYTES_MAX;
 /// Bytes of a NACK's or GOAWAY's payload that the server writes.

@@ -6,16 +6,17 @@ mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
 use telemetryx::http;
+use telemetryx::ids::LoopId;
 use telemetryx::metrics::Metrics;
-use telemetryx::net::{self, ConnectionLimits, EventLoop, Ingress, Intake};
+use telemetryx::net::{self, ConnectionLimits, EventLoop, Ingress, Intake, LoopState, Loops, Mailbox};
 use telemetryx::pipeline::commit;
 use telemetryx::pipeline::group_commit::{GroupCommit, Holder, LoopEnd};
 use telemetryx::pipeline::pool::Pool;
@@ -26,6 +27,7 @@ use telemetryx::random::Random;
 use telemetryx::router::{Drain, Router, Shared, SinkProgress};
 use telemetryx::session::marks::Marks;
 use telemetryx::session::server::SessionSettings;
+use telemetryx::session::tokens::Tokens;
 use telemetryx::sink::{self, Identity, SinkSettings};
 use telemetryx::wal::{self, DirStorage};
 use telemetryx::wire::AckLevel;
@@ -142,18 +144,26 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         default_ack: level,
         highest_ack: level,
     };
-    let mut ingress = Ingress::new(
+    let http =
+        http::Settings { max_body_bytes: 4 << 20, max_frame_bytes: FRAME_BYTES, idle_timeout: Duration::from_secs(75) };
+    let pool = Pool::new(32 << 20, Box::new(parts.wake()));
+    let shared = Arc::new(net::Shared {
         settings,
-        http::Settings { max_body_bytes: 4 << 20, max_frame_bytes: FRAME_BYTES, idle_timeout: Duration::from_secs(75) },
-        Intake::new(Pool::new(32 << 20, Box::new(parts.wake())), FRAME_BYTES + 32),
-        sender,
-        Marks::new(100, Duration::from_secs(3600)),
-        metrics.clone(),
-        Random::seeded(1),
-    );
-    ingress.watermarks = Arc::new([watermarks]);
-    let limits = ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 };
-    let mut event_loop = EventLoop::new(parts, listener, ingress, limits, Duration::from_secs(1)).unwrap();
+        http,
+        limits: ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 },
+        tokens: Tokens::default(),
+        marks: Mutex::new(Marks::new(100, Duration::from_secs(3600))),
+        metrics: metrics.clone(),
+        watermarks: vec![watermarks],
+        health: Arc::default(),
+        loops: Loops::new(vec![Mailbox::new(parts.wake())]),
+        states: vec![LoopState::new(pool.gauge(), sender.gauge())],
+        sinks: Box::new(Vec::new),
+        delivered_position: Box::new(|| 0),
+    });
+    let intake = Intake::new(pool, FRAME_BYTES + 32);
+    let ingress = Ingress::new(shared, LoopId(0), intake, sender, Random::seeded(1), 0);
+    let mut event_loop = EventLoop::new(parts, Some(listener), ingress, Duration::from_secs(1)).unwrap();
     thread::spawn(move || {
         COUNTER.set(Some(&LOOP));
         event_loop.run().unwrap();

@@ -19,7 +19,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::limits;
+use crate::limits::{self, EVENT_LOOP_BUFFER_BYTES_LOWEST, EVENT_LOOPS_DEFAULT_MAX};
+use crate::pipeline::shares::Shares;
 use crate::sink::{BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 
@@ -75,6 +76,8 @@ pub struct Server {
     /// At most a quarter of `buffer_bytes`.
     pub max_body_bytes: usize,
     pub buffer_bytes: usize,
+    /// 0: see [`Server::loops`].
+    pub event_loops: usize,
     pub max_connections: usize,
     /// Silent connections that have shown neither a valid HELLO nor a whole HTTP head.
     pub max_unauthenticated: usize,
@@ -86,6 +89,24 @@ pub struct Server {
     /// `None`: no token is needed.
     pub tokens_file: Option<PathBuf>,
     pub allow_plaintext_tokens: bool,
+}
+
+impl Server {
+    /// How many event loops there are on `cores` cores: what is set, or one per core, at most [`EVENT_LOOPS_DEFAULT_MAX`],
+    /// and fewer where their parts of the pool would be too small.
+    pub fn loops(&self, cores: usize) -> usize {
+        let lowest = Shares::lowest_buffer_bytes(self.max_body_bytes, self.max_frame_bytes);
+        let part = lowest.max(EVENT_LOOP_BUFFER_BYTES_LOWEST).max(8 * self.max_frame_bytes);
+        match self.event_loops {
+            0 => cores.min(EVENT_LOOPS_DEFAULT_MAX).min(self.buffer_bytes / part).max(1),
+            loops => loops,
+        }
+    }
+
+    /// The part of `buffer_bytes` that each loop has, as far as it is set; of one loop it is all.
+    pub fn part_bytes(&self) -> usize {
+        self.buffer_bytes / self.event_loops.max(1)
+    }
 }
 
 /// `[wal]`.

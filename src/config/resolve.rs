@@ -408,23 +408,27 @@ fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], p
             ));
         }
     }
+    let per_loop = match server.event_loops {
+        0 | 1 => String::new(),
+        _ => format!(" for each of {}", other("server.event_loops")),
+    };
     let lowest = Shares::lowest_buffer_bytes(server.max_body_bytes, server.max_frame_bytes);
-    if server.buffer_bytes / 8 < server.max_frame_bytes {
+    if server.part_bytes() / 8 < server.max_frame_bytes {
         let frame = other("server.max_frame_bytes");
-        problems.push(format!("{}: must be at least 8 times {frame}", said("server.buffer_bytes")));
-    } else if server.buffer_bytes < lowest {
+        problems.push(format!("{}: must be at least 8 times {frame}{per_loop}", said("server.buffer_bytes")));
+    } else if server.part_bytes() < lowest {
         let (frame, buffer) = (other("server.max_frame_bytes"), other("server.buffer_bytes"));
         let (body, lowest) = (said("server.max_body_bytes"), lowest.div_ceil(1024));
-        problems.push(format!("{body}: with {frame}, at least {lowest}KiB of {buffer} are needed"));
+        problems.push(format!("{body}: with {frame}, at least {lowest}KiB of {buffer} are needed{per_loop}"));
     }
     // A batch pins the buffers that its events came in: one that cannot fill before the pool is empty never would.
     for (sink, settings) in sinks.iter().zip(&config.sinks) {
-        if settings.batch.max_bytes > server.buffer_bytes / 4
+        if settings.batch.max_bytes > server.part_bytes() / 4
             && let Some(entry) = sink.entries.iter().find(|entry| entry.key == "batch.max_bytes")
         {
             let (name, buffer) = (&sink.name, other("server.buffer_bytes"));
             let problem = format!(
-                "{}: batch.max_bytes of sink {name} = {}: must be at most a quarter of {buffer}",
+                "{}: batch.max_bytes of sink {name} = {}: must be at most a quarter of {buffer}{per_loop}",
                 entry.origin,
                 entry.shown()
             );

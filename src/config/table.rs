@@ -71,6 +71,13 @@ const SERVER: Section = Section {
                   until sinks have caught up; it never grows and never drops.",
         },
         Setting {
+            key: "event_loops",
+            default: Value::Count(0),
+            form: Form::Count { min: 0, max: limits::EVENT_LOOPS_LIMIT as u64 },
+            doc: "Threads that serve connections; each has an equal part of buffer_bytes, to which the limits on frames and \
+                  bodies apply. 0: one per core, at most 4, and fewer where a part would be below 16 MiB.",
+        },
+        Setting {
             key: "max_connections",
             default: Value::Count(limits::CONNECTIONS_DEFAULT as u64),
             form: Form::Count { min: 1, max: limits::CONNECTIONS_LIMIT as u64 },

@@ -40,6 +40,7 @@ fn defaults_are_the_ones_of_the_design() {
         max_frame_bytes: 1 << 20,
         max_body_bytes: 4 << 20,
         buffer_bytes: 64 << 20,
+        event_loops: 0,
         max_connections: 16_384,
         max_unauthenticated: 1_024,
         http_idle_timeout: Duration::from_secs(75),

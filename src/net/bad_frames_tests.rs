@@ -12,7 +12,7 @@ use super::connection::{Connection, Phase};
 use super::protocols::Context;
 use super::serve::{Scratch, Served, serve};
 use super::transport::Transport;
-use super::{Ingress, Intake};
+use super::{Ingress, testing};
 use crate::event::Events;
 use crate::event::proto::{Event, EventBatch};
 use crate::http;
@@ -21,10 +21,9 @@ use crate::limits::{
     DEDUPE_RETENTION, DISCARD_BYTES_PER_TURN, FRAME_BYTES_LOWEST, HEADER_BYTES, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE,
     READ_BYTES_PER_TURN,
 };
-use crate::metrics::{Metrics, RejectReason};
+use crate::metrics::RejectReason;
 use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::{Content, SlotReceiver, ring};
-use crate::random::Random;
 use crate::session::fuzz::{Heard, heard};
 use crate::session::marks::{Marks, Restored};
 use crate::session::server::SessionSettings;
@@ -73,35 +72,28 @@ impl Bench {
             default_ack: AckLevel::Received,
             highest_ack: AckLevel::Received,
         };
-        let mut ingress = Ingress::new(
-            settings,
-            http::Settings {
-                max_body_bytes: max_frame_bytes,
-                max_frame_bytes,
-                idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
-            },
-            Intake::new(pool, HEADER_BYTES + max_frame_bytes),
-            ring,
-            Marks::new(10, DEDUPE_RETENTION),
-            Metrics::new().unwrap(),
-            Random::seeded(41),
-        );
-        ingress.tokens = Tokens::from_lines("secret", false);
+        let http = http::Settings {
+            max_body_bytes: max_frame_bytes,
+            max_frame_bytes,
+            idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
+        };
+        let tokens = Tokens::from_lines("secret", false);
+        let mut ingress = testing::ingress(settings, http, testing::NO_LIMITS, tokens, (pool, ring));
         assert!(ingress.intake.prepare());
         Self { ingress, scratch: Scratch::new(), receiver, connections: 0 }
     }
 
     fn rejected(&self) -> [u64; 4] {
-        REASONS.map(|reason| self.ingress.metrics.events_rejected(reason).get())
+        REASONS.map(|reason| self.ingress.shared.metrics.events_rejected(reason).get())
     }
 
     /// Sends `pieces` over a fresh connection, to a server that only knows [`KNOWN_AGENT`].
     fn run(&mut self, pieces: &[&[u8]]) -> Outcome {
         let before = (self.ingress.intake.pool().bytes_in_use(), self.rejected());
-        self.ingress.marks = Marks::new(10, DEDUPE_RETENTION);
+        *self.ingress.shared.marks() = Marks::new(10, DEDUPE_RETENTION);
         let age = Duration::ZERO;
         let known = Restored { agent_id: KNOWN_AGENT, epoch: 5, last_seq: 1, last_crc: Some(0), has_frames: true, age };
-        self.ingress.marks.restore(known, Ticket { number: 1, ..Ticket::default() }, self.ingress.now);
+        self.ingress.shared.marks().restore(known, Ticket { number: 1, ..Ticket::default() }, self.ingress.now);
         self.ingress.begin_turn();
 
         let (mut peer, ours) = UnixStream::pair().unwrap();

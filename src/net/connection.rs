@@ -100,6 +100,13 @@ impl Connection {
         }
     }
 
+    /// The mark that its HELLO waits for has been given back: the HELLO is shown again.
+    pub fn mark_is_free(&mut self) {
+        if let Phase::Open(protocol) = &mut self.phase {
+            protocol.mark_is_free();
+        }
+    }
+
     /// Begins to close: the last answer is in the outbox or sent. Later calls change nothing. Returns the reason that
     /// stands.
     pub fn close(&mut self, reason: &'static str, ingress: &mut Ingress, scratch: &mut Scratch) -> &'static str {

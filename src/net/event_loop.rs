@@ -5,6 +5,7 @@ mod acknowledging;
 mod bodies;
 mod closing;
 mod draining;
+mod messages;
 mod serving;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::net::connections::Connections;
 use crate::net::ingress::Ingress;
 use crate::net::listener::Listener;
 use crate::net::log_limit::LogInterval;
+use crate::net::loops::Message;
 use crate::net::protocols::{Context, Protocol};
 use crate::net::roster::Roster;
 use crate::net::serve::Scratch;
@@ -65,6 +67,11 @@ pub struct Parts {
 impl Parts {
     pub fn new() -> Result<Self, LoopError> {
         Self::with_signals(&DRAIN_SIGNALS)
+    }
+
+    /// One for each of `count` loops; the first one listens for signals.
+    pub fn of_loops(count: usize) -> Result<Vec<Self>, LoopError> {
+        (0..count.max(1)).map(|index| if index == 0 { Self::new() } else { Self::with_signals(&[]) }).collect()
     }
 
     fn with_signals(signals: &[i32]) -> Result<Self, LoopError> {
@@ -112,7 +119,6 @@ pub struct EventLoop {
     signals: Signals,
     listener: Option<Listener>,
     connections: Connections,
-    limits: ConnectionLimits,
     accept_warnings: LogInterval,
     drain_timeout: Duration,
     drain_until: Option<Instant>,
@@ -152,27 +158,28 @@ pub struct EventLoop {
     out: Vec<u8>,
     /// Bytes that are not sent yet, over all connections.
     unsent_bytes: usize,
+    /// What other loops have asked for; scratch.
+    messages: Vec<Message>,
 }
 
 impl EventLoop {
     pub fn new(
         parts: Parts,
-        listener: std::net::TcpListener,
+        listener: Option<std::net::TcpListener>,
         ingress: Ingress,
-        limits: ConnectionLimits,
         drain_timeout: Duration,
     ) -> Result<Self, LoopError> {
-        let mut listener = Listener::new(listener);
-        let registry = parts.poll.registry();
-        registry
-            .register(listener.source(), LISTENER, Interest::READABLE)
-            .map_err(failed("registering the listening socket"))?;
+        let mut listener = listener.map(Listener::new);
+        if let Some(listener) = &mut listener {
+            let registry = parts.poll.registry();
+            let registered = registry.register(listener.source(), LISTENER, Interest::READABLE);
+            registered.map_err(failed("registering the listening socket"))?;
+        }
         Ok(Self {
             poll: parts.poll,
             signals: parts.signals,
-            listener: Some(listener),
+            listener,
             connections: Connections::new(ingress.event_loop),
-            limits,
             accept_warnings: LogInterval::default(),
             drain_timeout,
             drain_until: None,
@@ -196,6 +203,7 @@ impl EventLoop {
             scratch: Scratch::new(),
             out: Vec::with_capacity(4096),
             unsent_bytes: 0,
+            messages: Vec::new(),
         })
     }
 
@@ -232,12 +240,13 @@ impl EventLoop {
                 Token(key) => self.note(key, event),
             }
         }
+        self.take_messages();
         self.accept();
         self.serve_ready();
         self.serve_waiting();
         self.ingress.end_turn();
         self.acknowledge();
-        if self.ingress.health.failure().is_some() && self.failed_until.is_none() {
+        if self.ingress.shared.health.failure().is_some() && self.failed_until.is_none() {
             self.tell_of_failure();
         }
         self.fire_timers();
@@ -264,7 +273,7 @@ impl EventLoop {
         }
         let paused = self.listener.as_ref().and_then(Listener::deadline);
         let sweep =
-            (self.unknown.len() > self.limits.max_unauthenticated).then(|| self.silent_swept + SILENT_SWEEP_INTERVAL);
+            (self.unknown.len() > self.max_unauthenticated()).then(|| self.silent_swept + SILENT_SWEEP_INTERVAL);
         let ends = [self.drain_until, self.failed_until];
         let next =
             [self.timers.next(), paused, sweep, self.finish_retry_at()].into_iter().chain(ends).flatten().min()?;

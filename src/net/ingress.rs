@@ -6,87 +6,53 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::http;
 use crate::ids::{LoopId, Ticket};
 use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX};
-use crate::metrics::{Metrics, Protocol, RejectReason};
+use crate::metrics::{Protocol, RejectReason};
 use crate::net::intake::Intake;
 use crate::net::refusal_log::RefusalLog;
+use crate::net::shared::{LoopState, Shared};
 use crate::pipeline::batch::Origin;
-use crate::pipeline::health::{LogHealth, Pause};
+use crate::pipeline::health::Pause;
 use crate::pipeline::pool::{Buffer, PoolSlice};
 use crate::pipeline::ring::{Content, Slot, SlotSender};
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
 use crate::session::admission::{Admission, admit};
-use crate::session::marks::Marks;
 use crate::session::receive::{self, Data, Taken};
-use crate::session::server::{Gate, ServerSession, SessionSettings, Turn};
-use crate::session::tokens::Tokens;
+use crate::session::server::{Gate, ServerSession, Turn};
 use crate::text::cut;
 use crate::time::now_unix_nano;
 use crate::wire::{AckLevel, Header, NackCode};
 
 /// Slots that one frame may take: its accepted events, and its payload for the dead letters.
 pub const SLOTS_PER_FRAME: usize = 2;
-/// The line of waiting connections must have been there this long before `/ready` says so; a refused POST is remembered
-/// as long.
-const EXHAUSTED_TIME: Duration = Duration::from_secs(1);
-
-/// What `/ready` and `/metrics` show of a sink.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SinkReport {
-    pub name: String,
-    /// One word: everybody may read it.
-    pub state: &'static str,
-    /// Whether it delivers.
-    pub is_up: bool,
-    /// How long its oldest event has waited.
-    pub oldest: Duration,
-}
-
+/// What one loop owns of ingress, and what it shares with the others.
 pub struct Ingress {
-    pub settings: SessionSettings,
-    pub http: http::Settings,
+    pub shared: Arc<Shared>,
+    pub event_loop: LoopId,
     pub intake: Intake,
     pub ring: SlotSender,
-    pub marks: Marks,
-    pub metrics: Arc<Metrics>,
     pub random: Random,
-    /// Whom to let in; everybody until it is set.
-    pub tokens: Tokens,
-    /// Of all loops, in their order.
-    pub watermarks: Arc<[Arc<Watermarks>]>,
-    /// Whose part of the server this is.
-    pub event_loop: LoopId,
-    /// How the log is doing.
-    pub health: Arc<LogHealth>,
-    /// For `/ready` and `/metrics`: how the sinks are doing at this moment.
-    pub sinks: Box<dyn Fn() -> Vec<SinkReport> + Send>,
-    /// The last position that every required sink has passed.
-    pub delivered_position: Box<dyn Fn() -> u64 + Send>,
     /// The clock of this turn.
     pub now: Instant,
-    pub received_unix_nano: u64,
+    received_unix_nano: u64,
     /// That time as HTTP answers show it.
-    pub http_date: http::HttpDate,
-    pub last_ticket: u64,
+    http_date: http::HttpDate,
+    last_ticket: u64,
     pub draining: bool,
     /// Connections wait for memory or ring since then.
-    pub starved_since: Option<Instant>,
-    /// When a POST was last refused for want of memory or ring.
-    pub post_refused: Option<Instant>,
+    starved_since: Option<Instant>,
     /// Whole HTTP bodies wait in line for memory or ring; what is kept for them is not for others.
     pub finishing: bool,
-    /// When accepting was last paused for want of a file descriptor.
-    pub descriptors_exhausted: Option<Instant>,
     /// For the beginnings of HTTP bodies.
     pub beginnings: http::Beginnings,
     /// Scratch of `admit`: the good ranges of a payload, and a copy of the others.
-    pub ranges: Vec<Range<usize>>,
-    pub refused: Vec<u8>,
+    ranges: Vec<Range<usize>>,
+    refused: Vec<u8>,
     /// The page of metrics, once it was asked for in this turn.
     metrics_page: Option<Vec<u8>>,
     /// Log lines about requests that were refused.
@@ -94,40 +60,30 @@ pub struct Ingress {
 }
 
 impl Ingress {
-    /// A ingress that lets everybody in, with no sinks and no log behind it: set the public fields for what differs.
+    /// What the loop `event_loop` receives passes through its ring. `last_ticket`: the last number that it has given out.
     pub fn new(
-        settings: SessionSettings,
-        http: http::Settings,
+        shared: Arc<Shared>,
+        event_loop: LoopId,
         intake: Intake,
         ring: SlotSender,
-        marks: Marks,
-        metrics: Arc<Metrics>,
         random: Random,
+        last_ticket: u64,
     ) -> Self {
+        let beginnings = http::Beginnings::new(shared.part_of(HTTP_BODY_BEGINNINGS_BYTES_MAX));
         Self {
-            settings,
-            http,
+            shared,
+            event_loop,
             intake,
             ring,
-            marks,
-            metrics,
             random,
-            tokens: Tokens::default(),
-            watermarks: Arc::new([Arc::default()]),
-            event_loop: LoopId(0),
-            health: Arc::default(),
-            sinks: Box::new(Vec::new),
-            delivered_position: Box::new(|| 0),
             now: Instant::now(),
             received_unix_nano: 0,
             http_date: http::HttpDate::default(),
-            last_ticket: 0,
+            last_ticket,
             draining: false,
             starved_since: None,
-            post_refused: None,
             finishing: false,
-            descriptors_exhausted: None,
-            beginnings: http::Beginnings::new(HTTP_BODY_BEGINNINGS_BYTES_MAX),
+            beginnings,
             ranges: Vec::new(),
             refused: Vec::new(),
             metrics_page: None,
@@ -161,7 +117,7 @@ impl Ingress {
     /// Puts an agent's new epoch on its way into the log, before its WELCOME. Ask for [`Ingress::has_slots`] first.
     /// `last_seq`: everything up to it counts as acknowledged in this epoch.
     pub fn log_epoch(&mut self, session: &mut ServerSession, last_seq: u64, origin: &Arc<Origin>) {
-        if self.settings.has_log() {
+        if self.shared.settings.has_log() {
             let ticket = self.push(Content::Hello, last_seq, 0, None, origin);
             session.epoch_logged(ticket);
         }
@@ -171,13 +127,30 @@ impl Ingress {
     /// acknowledged. Ask for [`Ingress::has_slots`] first. No answer waits for it: until it is in the log, a new start of the
     /// server remembers the agent again, which costs room and nothing else.
     pub fn log_bye(&mut self, last_seq: u64, origin: &Arc<Origin>) {
-        if self.settings.has_log() {
+        if self.shared.settings.has_log() {
             self.push(Content::Bye, last_seq, 0, None, origin);
         }
     }
 
     fn own_watermarks(&self) -> &Watermarks {
-        &self.watermarks[self.event_loop.index()]
+        &self.shared.watermarks[self.event_loop.index()]
+    }
+
+    /// What this loop shows of itself to the others.
+    pub fn state(&self) -> &LoopState {
+        self.shared.state(self.event_loop)
+    }
+
+    /// Connections wait for memory or ring since then.
+    pub fn starved_since(&self) -> Option<Instant> {
+        self.starved_since
+    }
+
+    pub fn set_starved_since(&mut self, since: Option<Instant>) {
+        if self.starved_since != since {
+            self.starved_since = since;
+            self.state().starved_since.set(since);
+        }
     }
 
     /// Up to which number of this loop `level` is reached.
@@ -194,8 +167,8 @@ impl Ingress {
 
     /// Looks how far the required sinks are, before anybody is acknowledged.
     pub fn look_at_sinks(&self) {
-        if self.settings.has_log() {
-            self.own_watermarks().delivered((self.delivered_position)());
+        if self.shared.settings.has_log() {
+            self.own_watermarks().delivered((self.shared.delivered_position)());
         }
     }
 
@@ -227,14 +200,10 @@ impl Ingress {
 
     /// Runs `call` with what a session works with.
     pub fn turn<R>(&mut self, loopback: bool, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
-        let gate = self.tokens.gate(loopback);
-        call(&mut Turn {
-            now: self.now,
-            random: self.random.next_u64(),
-            settings: &self.settings,
-            marks: &mut self.marks,
-            gate: &gate as &dyn Gate,
-        })
+        let Shared { settings, tokens, marks, .. } = &*self.shared;
+        let gate = tokens.gate(loopback);
+        let (now, random) = (self.now, self.random.next_u64());
+        call(&mut Turn { now, random, settings, marks, gate: &gate as &dyn Gate })
     }
 
     /// Ingress for one agent.
@@ -247,26 +216,11 @@ impl Ingress {
         HttpIngress { ingress: self, origin, loopback, overloaded }
     }
 
-    fn exhausted(&self) -> bool {
-        let waits = self.starved_since.is_some_and(|since| self.now >= since + EXHAUSTED_TIME);
-        waits || self.post_refused.is_some_and(|at| self.now < at + EXHAUSTED_TIME)
-    }
-
     fn ready_page(&self) -> (u16, Vec<u8>) {
-        let mut reasons = Vec::new();
-        if self.draining {
-            reasons.push("draining");
-        }
-        if self.exhausted() {
-            reasons.push("buffers_exhausted");
-        }
-        reasons.extend(self.health.not_ready());
-        let lacks_descriptors = self.descriptors_exhausted.is_some_and(|at| self.now < at + EXHAUSTED_TIME);
-        if lacks_descriptors && !reasons.contains(&Pause::NoDescriptors.name()) {
-            reasons.push(Pause::NoDescriptors.name());
-        }
-        let sinks: serde_json::Map<_, _> =
-            (self.sinks)().into_iter().map(|sink| (sink.name, serde_json::Value::from(sink.state))).collect();
+        let mut reasons = if self.draining { vec!["draining"] } else { Vec::new() };
+        reasons.extend(self.shared.not_ready(self.now));
+        let states = (self.shared.sinks)().into_iter().map(|sink| (sink.name, serde_json::Value::from(sink.state)));
+        let sinks: serde_json::Map<_, _> = states.collect();
         let (status, word) = if reasons.is_empty() { (200, "ready") } else { (503, "not ready") };
         let (reasons, sinks) = (serde_json::json!(reasons), serde_json::Value::Object(sinks));
         (status, format!(r#"{{"status":"{word}","reasons":{reasons},"sinks":{sinks}}}"#).into_bytes())
@@ -343,7 +297,7 @@ impl receive::Ingress for FrameIngress<'_> {
     }
 
     fn duplicate(&mut self) {
-        self.ingress.metrics.duplicates_dropped.inc();
+        self.ingress.shared.metrics.duplicates_dropped.inc();
     }
 
     fn bye(&mut self, last_seq: u64) {
@@ -354,7 +308,7 @@ impl receive::Ingress for FrameIngress<'_> {
 impl FrameIngress<'_> {
     fn accept(&mut self, payload: PoolSlice, events: u32, payload_crc: Option<u32>, data: &Data) -> Ticket {
         let content = Content::Events { payload, events, payload_crc };
-        self.ingress.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
+        self.ingress.shared.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
         let Header { seq, payload_crc, .. } = data.header;
         self.ingress.push(content, seq, payload_crc, Some(data.level), self.origin)
     }
@@ -368,7 +322,7 @@ impl FrameIngress<'_> {
             NackCode::Codec => RejectReason::Codec,
             NackCode::Invalid | NackCode::Partial => RejectReason::Invalid,
         };
-        self.ingress.metrics.events_rejected(why).inc_by(u64::from(events));
+        self.ingress.shared.metrics.events_rejected(why).inc_by(u64::from(events));
         tracing::debug!(agent = self.origin.default_source, seq, code = code.name(), reason, "frame refused");
         // The ring holds thousands of slots: a list of reasons as long as a NACK's would be memory outside the pool.
         let reason = cut(reason, DEAD_LETTER_REASON_BYTES_MAX).into();
@@ -394,7 +348,7 @@ impl http::Ingress for HttpIngress<'_> {
         const JSON: &str = "application/json";
         match page {
             // A failed thread aborts the process; a failed log ends it, which may take a moment.
-            http::Page::Health if self.ingress.health.failure().is_some() => {
+            http::Page::Health if self.ingress.shared.health.failure().is_some() => {
                 (503, JSON, br#"{"status":"failed"}"#.to_vec())
             }
             http::Page::Health => (200, JSON, br#"{"status":"ok"}"#.to_vec()),
@@ -408,15 +362,7 @@ impl http::Ingress for HttpIngress<'_> {
                 if let Some(page) = &self.ingress.metrics_page {
                     return (200, TEXT, page.clone());
                 }
-                let (ingress, metrics) = (&self.ingress, &self.ingress.metrics);
-                metrics.ring_depth.set(ingress.ring.depth() as i64);
-                metrics.ring_capacity.set(ingress.ring.capacity() as i64);
-                metrics.buffer_bytes_in_use.set(ingress.intake.pool().bytes_in_use() as i64);
-                metrics.buffer_bytes_capacity.set(ingress.intake.pool().capacity_bytes() as i64);
-                for sink in (ingress.sinks)() {
-                    metrics.show_sink(&sink.name, sink.is_up, sink.oldest.as_secs_f64());
-                }
-                let page = metrics.text();
+                let page = self.ingress.shared.metrics_page();
                 self.ingress.metrics_page = Some(page.clone());
                 (200, TEXT, page)
             }
@@ -424,11 +370,11 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn authorized(&mut self, token: Option<&[u8]>) -> bool {
-        self.ingress.tokens.gate(self.loopback).admit(token.unwrap_or_default()).is_ok()
+        self.ingress.shared.tokens.gate(self.loopback).admit(token.unwrap_or_default()).is_ok()
     }
 
     fn ack_level(&mut self, wanted: Option<AckLevel>) -> Result<AckLevel, String> {
-        let settings = &self.ingress.settings;
+        let settings = &self.ingress.shared.settings;
         match wanted.unwrap_or(settings.default_ack) {
             level if level <= settings.highest_ack => {
                 self.ingress.note_level(level);
@@ -463,7 +409,7 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn no_room(&mut self) {
-        self.ingress.post_refused = Some(self.ingress.now);
+        self.ingress.state().post_refused.set(Some(self.ingress.now));
     }
 
     fn beginnings(&self) -> &http::Beginnings {
@@ -475,7 +421,7 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64 {
-        self.ingress.metrics.events_received(Protocol::Http).inc_by(u64::from(events));
+        self.ingress.shared.metrics.events_received(Protocol::Http).inc_by(u64::from(events));
         self.ingress.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), self.origin).number
     }
 
@@ -484,7 +430,7 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn rejected(&mut self, reason: RejectReason, events: u64) {
-        self.ingress.metrics.events_rejected(reason).inc_by(events);
+        self.ingress.shared.metrics.events_rejected(reason).inc_by(events);
     }
 
     fn refused(&mut self, refused: &http::Refused<'_>) {
@@ -493,11 +439,11 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn answered(&mut self, status: u16) {
-        self.ingress.metrics.http_response(status);
+        self.ingress.shared.metrics.http_response(status);
     }
 
     fn log_pause(&self) -> Option<Pause> {
-        self.ingress.health.pause()
+        self.ingress.shared.health.pause()
     }
 
     fn draining(&self) -> bool {

@@ -48,12 +48,14 @@ pub struct Loops {
     mailboxes: Vec<Mailbox>,
     /// Connections of all loops.
     connections: AtomicUsize,
+    /// Those of them that are half-closed and answered (R15).
+    lingering: AtomicUsize,
 }
 
 impl Loops {
     /// In the order of the loops.
     pub fn new(mailboxes: Vec<Mailbox>) -> Self {
-        Self { mailboxes, connections: AtomicUsize::new(0) }
+        Self { mailboxes, connections: AtomicUsize::new(0), lingering: AtomicUsize::new(0) }
     }
 
     /// Connections of all loops.
@@ -61,10 +63,26 @@ impl Loops {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// Connections of all loops that are not answered and half-closed.
+    pub fn serving(&self) -> usize {
+        self.connections().saturating_sub(self.lingering.load(Ordering::Relaxed))
+    }
+
+    /// A connection has begun to linger.
+    pub fn lingers(&self) {
+        self.lingering.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A connection that lingered is gone.
+    pub fn lingers_no_longer(&self) {
+        self.lingering.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Gives the next connection to the loop that has the fewest, and counts it there: choosing and counting is one step,
     /// so that connections which come together do not all choose the same. Called by the loop that accepts.
     pub fn choose(&self) -> LoopId {
-        let fewest = self.mailboxes.iter().enumerate().min_by_key(|(_, other)| other.connections.load(Ordering::Relaxed));
+        let fewest =
+            self.mailboxes.iter().enumerate().min_by_key(|(_, other)| other.connections.load(Ordering::Relaxed));
         let Some((index, chosen)) = fewest else { return LoopId::default() };
         chosen.connections.fetch_add(1, Ordering::Relaxed);
         self.connections.fetch_add(1, Ordering::Relaxed);

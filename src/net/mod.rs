@@ -40,16 +40,21 @@ mod intake;
 mod linger;
 mod listener;
 mod log_limit;
+mod loops;
 mod protocols;
 mod refusal_log;
 mod roster;
 mod serve;
+mod shared;
 mod socket;
+#[cfg(test)]
+mod testing;
 mod timers;
 mod transport;
 
 pub use event_loop::{ConnectionLimits, DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
 pub use ingress::Ingress;
-pub use ingress::SinkReport;
 pub use intake::Intake;
 pub use listener::{bind, bind_problem};
+pub use loops::{Loops, Mailbox};
+pub use shared::{LoopState, Shared, SinkReport};

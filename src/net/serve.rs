@@ -74,7 +74,10 @@ pub fn serve(connection: &mut Connection, ingress: &mut Ingress, scratch: &mut S
     scratch.unparsed_bytes = (scratch.unparsed_bytes + unparsed).saturating_sub(unparsed_before);
     // An accepted agent keeps at most a part of a header.
     let is_agent = peer.origin.agent_id.is_some();
-    if !is_agent && scratch.unparsed_bytes > HTTP_TORN_HEADS_BYTES_MAX && unparsed > unparsed_before {
+    if !is_agent
+        && scratch.unparsed_bytes > ingress.shared.part_of(HTTP_TORN_HEADS_BYTES_MAX)
+        && unparsed > unparsed_before
+    {
         return Served::Gone("heads_over_budget");
     }
     served

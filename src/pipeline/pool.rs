@@ -259,11 +259,29 @@ impl Pool {
     }
 
     pub fn bytes_in_use(&self) -> usize {
-        self.region.pages_in_use.load(Ordering::Relaxed) * POOL_PAGE_BYTES
+        self.gauge().bytes_in_use()
     }
 
     pub fn capacity_bytes(&self) -> usize {
-        self.region.pages * POOL_PAGE_BYTES
+        self.gauge().capacity_bytes()
+    }
+
+    pub fn gauge(&self) -> PoolGauge {
+        PoolGauge(self.region.clone())
+    }
+}
+
+/// How much of a pool is in use, for any thread.
+#[derive(Clone)]
+pub struct PoolGauge(Arc<Region>);
+
+impl PoolGauge {
+    pub fn bytes_in_use(&self) -> usize {
+        self.0.pages_in_use.load(Ordering::Relaxed) * POOL_PAGE_BYTES
+    }
+
+    pub fn capacity_bytes(&self) -> usize {
+        self.0.pages * POOL_PAGE_BYTES
     }
 }
 

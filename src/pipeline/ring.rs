@@ -18,6 +18,7 @@ use std::thread::Thread;
 
 use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
+use ringbuf::wrap::Wrap;
 
 use crate::ids::Ticket;
 use crate::pipeline::batch::Origin;
@@ -81,6 +82,21 @@ impl LetGo {
     }
 }
 
+/// How full a ring is.
+#[derive(Clone)]
+pub struct RingGauge(Arc<HeapRb<Slot>>);
+
+impl RingGauge {
+    /// Slots that the log thread has not taken.
+    pub fn depth(&self) -> usize {
+        self.0.occupied_len()
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.0.capacity().get()
+    }
+}
+
 struct LogThread(Option<Thread>);
 
 impl LogThread {
@@ -121,6 +137,11 @@ impl SlotSender {
     /// Whom [`SlotSender::flush`] wakes.
     pub fn set_log_thread(&mut self, thread: Thread) {
         self.log_thread.0 = Some(thread);
+    }
+
+    /// How full the ring is, for any thread.
+    pub fn gauge(&self) -> RingGauge {
+        RingGauge(self.ring.rb_ref().clone())
     }
 
     /// What senders have let go of, for whoever looks once the loop has ended.

@@ -1,11 +1,12 @@
 //! Body of the fuzz target `frames`, as an ordinary function: tests call it too, so it runs on the stable toolchain.
 
+use std::sync::Mutex;
 use std::time::Instant;
 
 use super::admission::{Admission, admit};
 use super::marks::Marks;
 use super::receive::{Consumed, Data, End, Ingress, Taken};
-use super::server::{Gate, ServerSession, SessionSettings, Turn};
+use super::server::{Gate, ServerSession, SessionSettings, Turn, lock};
 use crate::event::{Counts, check_batch};
 use crate::ids::{ConnectionId, LoopId, Ticket};
 use crate::limits::{DEDUPE_RETENTION, HEADER_BYTES, KEEPALIVE};
@@ -84,7 +85,7 @@ impl Gate for OpenGate {
 struct Store {
     now: Instant,
     settings: SessionSettings,
-    marks: Marks,
+    marks: Mutex<Marks>,
     ticket: u64,
     is_one_by_one: bool,
     has_room: bool,
@@ -103,7 +104,7 @@ impl Store {
             default_ack: AckLevel::Received,
             highest_ack: AckLevel::Written,
         };
-        let marks = Marks::new(4, DEDUPE_RETENTION);
+        let marks = Mutex::new(Marks::new(4, DEDUPE_RETENTION));
         Self {
             now: Instant::now(),
             settings,
@@ -203,7 +204,7 @@ fn drive(pieces: &[&[u8]], is_one_by_one: bool) -> Outcome {
         assert!(session.deadline(true).is_none_or(|deadline| deadline > store.now));
     }
     let Store { marks, stored, left, .. } = store;
-    assert!(left.is_none() || marks.is_empty(), "an agent that sent BYE is forgotten");
+    assert!(left.is_none() || lock(&marks).is_empty(), "an agent that sent BYE is forgotten");
     Outcome { heard: heard(&out), stored, left, closed: session.is_closed() }
 }
 

@@ -12,6 +12,7 @@
 //! one ACK (R1).
 
 use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::marks::{AgentId, Greeted, Greeting, GreetingError, Mark, Marks, Place};
@@ -67,6 +68,11 @@ impl SessionSettings {
     }
 }
 
+/// The marks of all agents. A thread that panicked leaves them as they were: each call changes one entry.
+pub fn lock(marks: &Mutex<Marks>) -> MutexGuard<'_, Marks> {
+    marks.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Decides on tokens; the server's is in constant time.
 pub trait Gate {
     /// `Err`: why the agent is not let in, for GOAWAY(AUTH).
@@ -79,7 +85,7 @@ pub struct Turn<'a> {
     /// Seeds a first epoch and the jitter of retry hints.
     pub random: u64,
     pub settings: &'a SessionSettings,
-    pub marks: &'a mut Marks,
+    pub marks: &'a Mutex<Marks>,
     pub gate: &'a dyn Gate,
 }
 
@@ -283,8 +289,7 @@ impl ServerSession {
         if wanted > settings.highest_ack {
             return Err((GoawayCode::AckLevel, settings.not_offered(wanted as u32)));
         }
-        let greeted = turn
-            .marks
+        let greeted = lock(turn.marks)
             .greet(hello.agent_id, hello.epoch, hello.oldest_seq, self.connection, turn.now, turn.random)
             .map_err(|error| match error {
                 GreetingError::Fenced { .. } => (GoawayCode::Fenced, error.into()),
@@ -347,7 +352,7 @@ impl ServerSession {
         if self.ack_due || self.mark.is_none_or(|mark| mark.last_seq != self.acked_seq) {
             return Step::Continue;
         }
-        turn.marks.forget(&self.agent_id, self.connection);
+        lock(turn.marks).forget(&self.agent_id, self.connection);
         self.mark = None;
         self.state = State::Left;
         Step::Bye { last_seq: self.acked_seq }

@@ -2,6 +2,7 @@
 //!
 //! A scenario runs whole, byte by byte, and split at every offset, and must hear the same each time.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
@@ -42,7 +43,7 @@ fn id(number: usize) -> ConnectionId {
 /// A server with one connection at a time.
 struct Server {
     settings: SessionSettings,
-    marks: Marks,
+    marks: Mutex<Marks>,
     tokens: Tokens,
     loopback: bool,
     now: Instant,
@@ -71,7 +72,7 @@ impl Server {
                 default_ack: AckLevel::Received,
                 highest_ack: AckLevel::Received,
             },
-            marks: Marks::new(10, DEDUPE_RETENTION),
+            marks: Mutex::new(Marks::new(10, DEDUPE_RETENTION)),
             tokens: Tokens::default(),
             loopback: true,
             now: Instant::now(),
@@ -93,12 +94,12 @@ impl Server {
     fn turn<R>(&mut self, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
         let gate = self.tokens.gate(self.loopback);
         let settings = self.settings.clone();
-        call(&mut Turn { now: self.now, random: 41, settings: &settings, marks: &mut self.marks, gate: &gate })
+        call(&mut Turn { now: self.now, random: 41, settings: &settings, marks: &self.marks, gate: &gate })
     }
 
     /// What the event loop does with a connection that is gone or replaced.
     fn leave(&mut self, session: &mut ServerSession) {
-        session.leave(&mut self.marks, self.now);
+        session.leave(&mut self.marks.lock().unwrap(), self.now);
     }
 
     /// What the event loop does with bytes, without sockets. `input` keeps what is not parsed.
@@ -406,8 +407,8 @@ fn r4_an_epoch_of_2_to_the_62_is_a_protocol_error() {
 fn r3_new_agents_beyond_the_bound_are_overload() {
     let prepare = || {
         let mut server = Server::new();
-        server.marks = Marks::new(1, DEDUPE_RETENTION);
-        server.marks.greet([9; 16], 0, 1, id(99), server.now, 0).unwrap();
+        server.marks = Mutex::new(Marks::new(1, DEDUPE_RETENTION));
+        server.marks.get_mut().unwrap().greet([9; 16], 0, 1, id(99), server.now, 0).unwrap();
         server
     };
     let (all, _) = scenario(prepare, &bytes_of(hello()));

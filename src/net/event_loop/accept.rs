@@ -11,6 +11,7 @@ use super::closing::is_unknown;
 use crate::descriptors;
 use crate::net::connection::Connection;
 use crate::net::listener::Accepted;
+use crate::net::loops::Message;
 use crate::net::transport::Transport;
 
 impl EventLoop {
@@ -28,10 +29,10 @@ impl EventLoop {
     /// Out of descriptors or kernel memory: one line at once, then one per 10 s, however often the pause is renewed.
     fn accept_paused(&mut self, error: &io::Error) {
         let (now, connections) = (self.ingress.now, self.connections.len());
-        self.ingress.metrics.accept_pauses.inc();
+        self.ingress.shared.metrics.accept_pauses.inc();
         let lacks_descriptors = descriptors::are_exhausted_by(error);
         if lacks_descriptors {
-            self.ingress.descriptors_exhausted = Some(now);
+            self.ingress.state().descriptors_exhausted.set(Some(now));
         }
         let Some(pauses) = self.accept_warnings.allows(1, now) else { return };
         if lacks_descriptors {
@@ -47,21 +48,31 @@ impl EventLoop {
         }
     }
 
+    /// Gives a connection to the loop with the fewest.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let shared = self.ingress.shared.clone();
+        let limits = shared.limits;
         // Those that linger take no place from a newcomer.
-        let overloaded = self.connections.len() - self.lingering.len() >= self.limits.max_connections;
+        let overloaded = shared.loops.serving() >= limits.max_connections;
         if overloaded {
-            self.ingress.metrics.connections_refused.inc();
+            shared.metrics.connections_refused.inc();
         }
-        let overloaded_max = descriptors::overloaded_beside(self.limits.max_connections);
-        let most = self.limits.max_connections + overloaded_max + self.limits.lingering;
-        if self.connections.len() >= most && !self.cut_oldest_lingering() {
+        let most = limits.max_connections + descriptors::overloaded_beside(limits.max_connections) + limits.lingering;
+        if shared.loops.connections() >= most && !self.cut_oldest_lingering() {
             if let Some(connections) = self.overflow_log.allows(1, self.ingress.now) {
-                let max_connections = self.limits.max_connections;
+                let max_connections = limits.max_connections;
                 tracing::warn!(connections, %peer, max_connections, "too many connections, closed new ones without an answer");
             }
             return;
         }
+        match shared.loops.choose() {
+            own if own == self.ingress.event_loop => self.open(stream, peer, overloaded),
+            other => shared.loops.send(other, Message::Connection { stream, peer, overloaded }),
+        }
+    }
+
+    /// Begins to serve a connection that is counted here.
+    pub(super) fn open(&mut self, stream: TcpStream, peer: SocketAddr, overloaded: bool) {
         // Answers are written whole, once a turn: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
         let mut transport = Transport::Plain(stream);
@@ -70,15 +81,19 @@ impl EventLoop {
             if self.scratch.log.allows(self.ingress.now) {
                 tracing::warn!(%error, %peer, "a connection could not be registered and is closed");
             }
+            self.ingress.shared.loops.left(self.ingress.event_loop);
             return;
         }
         let now = self.ingress.now;
         let id = self.connections.insert(|id| Connection::new(id, transport, peer, overloaded, now));
-        self.ingress.metrics.connections.inc();
+        self.ingress.shared.metrics.connections.inc();
         tracing::debug!(connection = id.get(), %peer, "connected");
         let connections = &self.connections;
         self.unknown.enter(id, |id| is_unknown(connections, id));
         self.enqueue(id);
         self.schedule(id);
+        if self.draining() {
+            self.drain_one(id);
+        }
     }
 }

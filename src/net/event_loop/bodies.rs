@@ -22,7 +22,7 @@ impl EventLoop {
             return self.line_up_to_finish(id);
         }
         // Memory that is freed while agents wait for it is theirs.
-        let is_theirs = matches!(room, Room::Pool(_)) && self.ingress.starved_since.is_some();
+        let is_theirs = matches!(room, Room::Pool(_)) && self.ingress.starved_since().is_some();
         let slow = if is_theirs { Vec::new() } else { self.slow_bodies(room, Some(id)) };
         // What was answered on this connection before stays in front; `out` is needed for those that are closed.
         let answers = std::mem::take(&mut self.out);

@@ -14,6 +14,7 @@ impl EventLoop {
         let out = std::mem::take(&mut self.out);
         let mut gone = None;
         let unsent_bytes = self.unsent_bytes;
+        let outboxes_max = self.ingress.shared.part_of(OUTBOXES_BYTES_MAX);
         if let Some(connection) = self.connections.get_mut(id) {
             let socket = &mut connection.socket;
             let (before, unparsed_before) = (socket.unsent(), socket.unparsed.len());
@@ -21,7 +22,7 @@ impl EventLoop {
                 gone = Some("broken");
             }
             let added = socket.unsent() - before;
-            if added > 0 && unsent_bytes + added > OUTBOXES_BYTES_MAX {
+            if added > 0 && unsent_bytes + added > outboxes_max {
                 gone = Some("outboxes_over_budget");
             }
             let mut left = false;
@@ -65,24 +66,31 @@ impl EventLoop {
         }
         if let Phase::Lingering(linger) = &connection.phase {
             self.lingering.leave();
+            self.ingress.shared.loops.lingers_no_longer();
             if !connection.socket.is_at_end()
                 && let Some(reason) = linger.cut(self.ingress.now)
             {
-                self.ingress.metrics.connection_cut(reason);
+                self.ingress.shared.metrics.connection_cut(reason);
             }
         }
         self.scratch.unparsed_bytes = self.scratch.unparsed_bytes.saturating_sub(connection.socket.unparsed.len());
         self.unsent_bytes -= connection.socket.unsent();
         let reason = connection.close(reason, &mut self.ingress, &mut self.scratch);
         tracing::debug!(connection = id.get(), peer = %connection.peer.address, reason, "disconnected");
-        self.ingress.metrics.connections.dec();
-        self.ingress.metrics.connection_closed(reason);
+        self.ingress.shared.loops.left(self.ingress.event_loop);
+        self.ingress.shared.metrics.connections.dec();
+        self.ingress.shared.metrics.connection_closed(reason);
+    }
+
+    /// This loop's part of the silent connections that are allowed.
+    pub(super) fn max_unauthenticated(&self) -> usize {
+        self.ingress.shared.part_of(self.ingress.shared.limits.max_unauthenticated)
     }
 
     /// R12: of the connections that say nothing, the oldest are closed while there are more than allowed. Real agents and
     /// clients send their first bytes at once.
     pub(super) fn close_silent(&mut self) {
-        let (now, max) = (self.ingress.now, self.limits.max_unauthenticated);
+        let (now, max) = (self.ingress.now, self.max_unauthenticated());
         if self.unknown.len() <= max || now < self.silent_swept + SILENT_SWEEP_INTERVAL {
             return;
         }
@@ -129,7 +137,8 @@ impl EventLoop {
             }
             let connections = &self.connections;
             self.lingering.enter(id, |id| is_lingering(connections, id));
-            if self.lingering.len() > LINGERING_MAX {
+            self.ingress.shared.loops.lingers();
+            if self.lingering.len() > self.ingress.shared.part_of(LINGERING_MAX) {
                 self.cut_oldest_lingering();
             }
         }

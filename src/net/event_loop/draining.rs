@@ -14,6 +14,7 @@ impl EventLoop {
         let signals: Vec<_> = self.signals.pending().collect();
         if !signals.is_empty() && self.drain_until.is_none() {
             self.begin_drain();
+            self.tell_others_to_drain();
         }
     }
 

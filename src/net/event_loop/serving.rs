@@ -75,7 +75,7 @@ impl EventLoop {
             self.serve_next_of(|event_loop| event_loop.waiting.pop_front());
         }
         if self.waiting.is_empty() && self.waiting_for_ring.is_empty() {
-            self.ingress.starved_since = None;
+            self.ingress.set_starved_since(None);
             return;
         }
         if self.ingress.now >= self.pressure_swept + STALLED_FRAME_TIMEOUT / 2 {
@@ -144,16 +144,13 @@ impl EventLoop {
             }
             _ => {}
         }
-        while let Some(older) = self.scratch.replaced.pop() {
-            // It gets no word: an agent that is alive on both would only come back and push the newer one out.
-            self.remove(older, "replaced");
-        }
+        self.replace_older(id);
     }
 
     fn line_up(&mut self, id: ConnectionId) {
-        if self.ingress.starved_since.is_none() {
-            self.ingress.starved_since = Some(self.ingress.now);
-            self.ingress.metrics.read_pauses.inc();
+        if self.ingress.starved_since().is_none() {
+            self.ingress.set_starved_since(Some(self.ingress.now));
+            self.ingress.shared.metrics.read_pauses.inc();
         }
         let Some(connection) = self.connections.get_mut(id).filter(|connection| !connection.waiting) else { return };
         connection.waiting = true;

@@ -15,18 +15,16 @@ use super::{ConnectionLimits, EVENTS, EventLoop, Parts};
 use crate::http;
 use crate::ids::{ConnectionId, Ticket};
 use crate::limits::{
-    DEDUPE_RETENTION, FRAME_BYTES_LOWEST, HEADER_BYTES, HELLO_TIMEOUT, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE,
-    READ_BYTES_PER_TURN,
+    FRAME_BYTES_LOWEST, HEADER_BYTES, HELLO_TIMEOUT, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE, READ_BYTES_PER_TURN,
 };
-use crate::metrics::Metrics;
 use crate::net::connection::{Connection, Phase};
 use crate::net::linger::Linger;
-use crate::net::{Ingress, Intake, bind};
+use crate::net::{bind, testing};
 use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::{SlotReceiver, ring};
-use crate::random::Random;
-use crate::session::marks::{Marks, Restored};
+use crate::session::marks::Restored;
 use crate::session::server::SessionSettings;
+use crate::session::tokens::Tokens;
 use crate::wire::{AckLevel, Header, Hello};
 
 /// Longest wait for what the kernel passes from one socket of this process to another.
@@ -70,17 +68,16 @@ impl Bench {
             max_frame_bytes: FRAME_BYTES_LOWEST,
             idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
         };
-        let (intake, marks) = (Intake::new(pool, HEADER_BYTES + FRAME_BYTES_LOWEST), Marks::new(10, DEDUPE_RETENTION));
-        let mut ingress = Ingress::new(settings, http, intake, ring, marks, Metrics::new().unwrap(), Random::seeded(1));
+        let limits = ConnectionLimits { lingering, max_connections, max_unauthenticated: 100 };
+        let ingress = testing::ingress(settings, http, limits, Tokens::default(), (pool, ring));
         for agent_id in KNOWN {
             let age = Duration::ZERO;
             let mark = Restored { agent_id, epoch: 5, last_seq: 0, last_crc: None, has_frames: true, age };
-            ingress.marks.restore(mark, Ticket::default(), ingress.now);
+            ingress.shared.marks().restore(mark, Ticket::default(), ingress.now);
         }
         let listener = bind(([127, 0, 0, 1], 0).into()).unwrap().listen().unwrap();
         let address = listener.local_addr().unwrap();
-        let limits = ConnectionLimits { lingering, max_connections, max_unauthenticated: 100 };
-        let event_loop = EventLoop::new(parts, listener, ingress, limits, TIMEOUT).unwrap();
+        let event_loop = EventLoop::new(parts, Some(listener), ingress, TIMEOUT).unwrap();
         Self { event_loop, events: Events::with_capacity(EVENTS), address, log_thread }
     }
 
@@ -132,7 +129,7 @@ impl Bench {
 
     /// By how much the counters of connections that were cut have moved, all reasons together.
     fn cut(&self) -> u64 {
-        let page = self.event_loop.ingress.metrics.text();
+        let page = self.event_loop.ingress.shared.metrics.text();
         let page = String::from_utf8(page).unwrap();
         let lines = page.lines().filter(|line| line.starts_with("telemetryx_connections_cut_total{"));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
@@ -216,7 +213,7 @@ fn a_connection_that_sends_nothing_is_closed_after_its_time() {
         assert_eq!(bench.event_loop.connections.get(id).is_some(), is_open, "after {age:?}");
     }
     let closed = r#"telemetryx_connections_closed_total{reason="silent"} 1"#;
-    assert!(String::from_utf8(bench.event_loop.ingress.metrics.text()).unwrap().contains(closed));
+    assert!(String::from_utf8(bench.event_loop.ingress.shared.metrics.text()).unwrap().contains(closed));
 }
 
 // ---- lingering ----

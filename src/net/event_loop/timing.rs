@@ -15,7 +15,7 @@ const TIMER_RECHECK: Duration = Duration::from_millis(20);
 impl EventLoop {
     /// Sets the timer of a connection.
     pub(super) fn schedule(&mut self, id: ConnectionId) {
-        let pressure = self.ingress.starved_since.is_some();
+        let pressure = self.ingress.starved_since().is_some();
         if let Some(connection) = self.connections.get_mut(id) {
             // Never now: whatever a timer has to do, it is done once a turn.
             let deadline = connection.deadline(pressure).map(|deadline| deadline.max(self.ingress.now + TIMER_STEP));
@@ -26,7 +26,7 @@ impl EventLoop {
     pub(super) fn fire_timers(&mut self) {
         let now = self.ingress.now;
         while let Some((at, id)) = self.timers.due(now) {
-            let pressure = self.ingress.starved_since.is_some();
+            let pressure = self.ingress.starved_since().is_some();
             let Some(connection) = self.connections.get_mut(id).filter(|connection| connection.scheduled == Some(at))
             else {
                 continue;

@@ -27,7 +27,11 @@ pub fn begins_with(first: u8) -> bool {
 }
 
 pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
-    Box::new(Frames { session: ServerSession::new(peer.connection, &ingress.settings, peer.opened), partial: None })
+    Box::new(Frames {
+        session: ServerSession::new(peer.connection, &ingress.shared.settings, peer.opened),
+        partial: None,
+        waits_for_mark: false,
+    })
 }
 
 /// A frame of `total` bytes, a part of which has come: memory of the pool that belongs to this connection alone.
@@ -39,6 +43,8 @@ struct PartialFrame {
 struct Frames {
     session: ServerSession,
     partial: Option<PartialFrame>,
+    /// An older connection of the agent holds its mark, and was asked to close.
+    waits_for_mark: bool,
 }
 
 impl Protocol for Frames {
@@ -63,11 +69,12 @@ impl Protocol for Frames {
     }
 
     fn acknowledge(&mut self, cx: &mut Context<'_>) {
-        let (watermarks, metrics) = (cx.ingress.watermarks.clone(), cx.ingress.metrics.clone());
-        let reached = |ticket: Ticket, level| has_reached(&watermarks, ticket, level);
+        let shared = cx.ingress.shared.clone();
+        let reached = |ticket: Ticket, level| has_reached(&shared.watermarks, ticket, level);
         cx.ingress.turn(cx.peer.is_private, |turn| {
             self.session.settled(reached, turn, cx.out);
-            self.session.acknowledge(reached, turn, cx.out, |age| metrics.ack_seconds.observe(age.as_secs_f64()));
+            self.session
+                .acknowledge(reached, turn, cx.out, |age| shared.metrics.ack_seconds.observe(age.as_secs_f64()));
         });
     }
 
@@ -94,11 +101,15 @@ impl Protocol for Frames {
     }
 
     fn closed(&mut self, reason: &'static str, peer: &Peer, ingress: &mut Ingress, scratch: &mut Scratch) {
-        self.session.leave(&mut ingress.marks, ingress.now);
+        self.session.leave(&mut ingress.shared.marks(), ingress.now);
         if self.session.is_authenticated() && scratch.log.allows(ingress.now) {
             let Peer { connection, origin, .. } = peer;
             tracing::info!(connection = connection.get(), agent = origin.agent, reason, "agent disconnected");
         }
+    }
+
+    fn mark_is_free(&mut self) {
+        self.waits_for_mark = false;
     }
 
     fn holds_partial(&self) -> bool {
@@ -121,6 +132,9 @@ impl Frames {
             }
             return Served::Close(session.end(code, text, cx.ingress.random.next_u64(), cx.out).name());
         }
+        if self.waits_for_mark {
+            return Served::Idle;
+        }
         if !session.is_authenticated() {
             if !cx.ingress.has_slots() {
                 // An epoch goes through the ring.
@@ -131,7 +145,7 @@ impl Frames {
             return self.greet(cx);
         }
         session.set_paused(false, now);
-        if !session.may_receive(&cx.ingress.settings) || cx.socket.is_choked() {
+        if !session.may_receive(&cx.ingress.shared.settings) || cx.socket.is_choked() {
             return self.hold(now);
         }
         if !cx.ingress.has_slots() {
@@ -161,8 +175,10 @@ impl Frames {
                 Served::Again
             }
             End::LentTo(older) => {
+                // Asked once: until the mark is given back, whatever else comes waits behind the HELLO.
+                self.waits_for_mark = true;
                 cx.scratch.replaced.push(older);
-                Served::Again
+                Served::Idle
             }
             End::Closed(code) => Served::Close(code.name()),
             End::All | End::Partial { .. } | End::NoRoom | End::Bye => after_read(cx.socket, end),
@@ -208,7 +224,7 @@ impl Frames {
                 );
             }
             // The number is the peer's word: it must not overflow the counter.
-            ingress.metrics.frames_missing.inc_by(greeting.missing.min(u64::from(u32::MAX)));
+            ingress.shared.metrics.frames_missing.inc_by(greeting.missing.min(u64::from(u32::MAX)));
         }
     }
 

@@ -19,7 +19,7 @@ pub fn begins_with(_first: u8) -> bool {
 }
 
 pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
-    Box::new(Http { machine: Connection::new(ingress.http, peer.opened) })
+    Box::new(Http { machine: Connection::new(ingress.shared.http, peer.opened) })
 }
 
 struct Http {
@@ -67,7 +67,11 @@ impl Protocol for Http {
         let Some((level, ticket)) = self.machine.waiting_for() else { return };
         if cx.ingress.watermark(level) >= ticket {
             let now = cx.ingress.now;
-            cx.ingress.metrics.ack_seconds.observe(now.saturating_duration_since(cx.socket.heard()).as_secs_f64());
+            cx.ingress
+                .shared
+                .metrics
+                .ack_seconds
+                .observe(now.saturating_duration_since(cx.socket.heard()).as_secs_f64());
             let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
             self.machine.acknowledged(now, &mut ingress, cx.out);
         }

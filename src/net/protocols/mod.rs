@@ -104,6 +104,9 @@ pub trait Protocol: Send {
         false
     }
 
+    /// What another connection of the same agent held has been given back (R5).
+    fn mark_is_free(&mut self) {}
+
     /// Bytes of the peer wait here to be read, or are held back: it must not be blamed for the time until they are.
     fn set_paused(&mut self, _paused: bool, _now: Instant) {}
 

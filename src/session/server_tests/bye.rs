@@ -7,10 +7,10 @@ fn r3_bye_ends_the_connection_without_a_word_and_makes_room_for_another_agent() 
     let input = [bytes_of(hello()), data(1, "a"), data(2, "b"), bye(), data(3, "after BYE")];
     expect(&input, &[WELCOME, Heard::Ack(2)], &["a", "b"]);
     let mut server = Server::new();
-    server.marks = Marks::new(1, DEDUPE_RETENTION);
+    server.marks = Mutex::new(Marks::new(1, DEDUPE_RETENTION));
     let (mut session, mut out) = (server.connect(), Vec::new());
     server.receive(&mut session, &mut input.concat(), &mut out);
-    assert!(server.left == [2] && server.marks.is_empty());
+    assert!(server.left == [2] && server.marks.get_mut().unwrap().is_empty());
     assert!(!session.may_receive(&server.settings) && !session.is_waiting() && session.deadline(true).is_none());
     out.clear();
     server.turn(|turn| session.end(GoawayCode::Shutdown, "this server is shutting down", turn.random, &mut out));
@@ -27,7 +27,7 @@ fn r3_bye_of_an_agent_that_sent_nothing_and_of_one_whose_welcome_acknowledged_al
     let (mut session, mut out) = (server.connect(), Vec::new());
     server.receive(&mut session, &mut [bytes_of(Hello { epoch: 5, ..hello() }), bye()].concat(), &mut out);
     assert_eq!(heard(&out), [Heard::Welcome { epoch: 5, last_seq: 2, resumed: true, level: AckLevel::Received }]);
-    assert!(server.left == [2] && server.marks.is_empty());
+    assert!(server.left == [2] && server.marks.get_mut().unwrap().is_empty());
     // It holds nothing: whatever it sends now is new, with its old epoch too.
     let (mut session, mut out) = (server.connect(), Vec::new());
     let input = [bytes_of(Hello { epoch: 5, oldest_seq: 3, ..hello() }), data(3, "new")];
@@ -74,11 +74,11 @@ fn r3_bye_of_a_connection_that_was_replaced_leaves_the_newer_ones_mark() {
     server.leave(&mut older);
     server.receive(&mut newer, &mut greeting(), &mut Vec::new());
     server.receive(&mut older, &mut bye(), &mut Vec::new());
-    assert_eq!((server.left.len(), server.marks.len()), (0, 1));
+    assert_eq!((server.left.len(), server.marks.get_mut().unwrap().len()), (0, 1));
     let mut out = Vec::new();
     server.receive(&mut newer, &mut [data(1, "a"), data(2, "b"), bye()].concat(), &mut out);
     assert_eq!((heard(&out).last(), server.stored.len()), (Some(&Heard::Ack(2)), 2));
-    assert_eq!((&server.left[..], server.marks.len()), (&[2][..], 0));
+    assert_eq!((&server.left[..], server.marks.get_mut().unwrap().len()), (&[2][..], 0));
 }
 
 #[test]

@@ -9,18 +9,15 @@ use mio::Events;
 use super::*;
 use crate::http;
 use crate::limits::{
-    DEDUPE_RETENTION, FRAME_BYTES_LOWEST, HEADER_BYTES, HTTP_ACK_TIMEOUT, HTTP_BODY_BEGINNING_BYTES,
-    HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE, POOL_PAGE_BYTES, RING_SLOTS,
+    FRAME_BYTES_LOWEST, HTTP_ACK_TIMEOUT, HTTP_BODY_BEGINNING_BYTES, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE,
+    POOL_PAGE_BYTES, RING_SLOTS,
 };
-use crate::metrics::Metrics;
 use crate::net::connection::Phase;
 use crate::net::event_loop::{ConnectionLimits, LISTENER, Parts};
-use crate::net::ingress::Ingress;
+use crate::net::{Ingress, testing};
 use crate::pipeline::pool::Buffer;
 use crate::pipeline::ring::{SlotReceiver, ring};
 use crate::pipeline::shares::Shares;
-use crate::random::Random;
-use crate::session::marks::Marks;
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
 use crate::wire::AckLevel;
@@ -56,16 +53,12 @@ impl Bench {
         };
         let http =
             http::Settings { max_body_bytes: BODY, max_frame_bytes: FRAME, idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT };
-        let intake = Intake::new(pool, HEADER_BYTES + FRAME);
-        let marks = Marks::new(10, DEDUPE_RETENTION);
-        let mut ingress =
-            Ingress::new(settings, http, intake, sender, marks, Metrics::new().unwrap(), Random::seeded(1));
-        ingress.tokens = Tokens::default();
+        let limits = ConnectionLimits { lingering: 10, max_connections: 100, max_unauthenticated: 100 };
+        let ingress = testing::ingress(settings, http, limits, Tokens::default(), (pool, sender));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let limits = ConnectionLimits { lingering: 10, max_connections: 100, max_unauthenticated: 100 };
-        let event_loop = EventLoop::new(parts, listener, ingress, limits, Duration::from_secs(1)).unwrap();
+        let event_loop = EventLoop::new(parts, Some(listener), ingress, Duration::from_secs(1)).unwrap();
         Self { event_loop, events: Events::with_capacity(64), address, slots }
     }
 
@@ -149,6 +142,12 @@ impl Bench {
 
     fn is_open(&mut self, id: ConnectionId) -> bool {
         self.machine(id).is_some()
+    }
+
+    /// Whether `/ready` says that a POST was refused for want of memory.
+    fn post_refused(&self) -> bool {
+        let Ingress { shared, now, .. } = &self.event_loop.ingress;
+        shared.not_ready(*now).contains(&"buffers_exhausted")
     }
 
     fn pool_in_use(&self) -> usize {
@@ -250,11 +249,11 @@ fn no_slow_body_is_closed_where_that_cannot_help() {
     assert!(bench.machine(slow).is_some_and(|http| http.body_pages().len() == 25));
     let (mut large, _) = bench.post(200 * 1024, 70 * 1024);
     assert_eq!(bench.status(&mut large), "503", "there is no place of its size even without the slow one");
-    assert!(bench.is_open(slow) && bench.event_loop.ingress.post_refused.is_some());
-    bench.event_loop.ingress.post_refused = None;
+    assert!(bench.is_open(slow) && bench.post_refused());
+    bench.event_loop.ingress.state().post_refused.set(None);
     let (_small, small) = bench.post(90 * 1024, 70 * 1024);
     assert!(!bench.is_open(slow) && bench.is_open(small), "a smaller one takes the slow one's place");
-    assert_eq!(bench.event_loop.ingress.post_refused, None, "nothing was refused");
+    assert!(!bench.post_refused(), "nothing was refused");
 }
 
 #[test]
@@ -268,7 +267,7 @@ fn while_agents_wait_only_slow_bodies_are_closed_whose_memory_they_can_use() {
     // An agent that is in line; what it would read does not matter here.
     bench.event_loop.connections.get_mut(waiting).unwrap().waiting = true;
     bench.event_loop.waiting.push_back(waiting);
-    bench.event_loop.ingress.starved_since = Some(bench.event_loop.ingress.now);
+    bench.event_loop.ingress.set_starved_since(Some(bench.event_loop.ingress.now));
     assert!(bench.event_loop.ingress.intake.prepare());
     bench.event_loop.press_partial();
     assert!(bench.is_open(slow) && bench.is_open(beginning), "there is memory: they wait for something else");
@@ -295,10 +294,10 @@ fn while_agents_wait_a_beginning_takes_the_place_of_a_slower_one() {
     bench.send(&mut peer, &[head(60_000).as_bytes(), &[b'\n'; 100]].concat());
     bench.until("the slow one is closed", |bench| {
         // Its memory is not of the pool, so it is of no use to agents.
-        bench.event_loop.ingress.starved_since = Some(bench.event_loop.ingress.now);
+        bench.event_loop.ingress.set_starved_since(Some(bench.event_loop.ingress.now));
         !bench.is_open(slow)
     });
-    assert_eq!((bench.is_open(newcomer), bench.event_loop.ingress.post_refused), (true, None));
+    assert!(bench.is_open(newcomer) && !bench.post_refused());
 }
 
 #[test]

@@ -1,0 +1,159 @@
+//! What all event loops share. Built once, before the first loop starts; no counter in it is touched per event or frame.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use crate::http;
+use crate::ids::LoopId;
+use crate::metrics::Metrics;
+use crate::net::event_loop::ConnectionLimits;
+use crate::net::loops::Loops;
+use crate::pipeline::health::{LogHealth, Pause};
+use crate::pipeline::pool::PoolGauge;
+use crate::pipeline::ring::RingGauge;
+use crate::pipeline::watermark::Watermarks;
+use crate::session::marks::Marks;
+use crate::session::server::{SessionSettings, lock};
+use crate::session::tokens::Tokens;
+
+/// The line of waiting connections must have been there this long before `/ready` says so; a refused POST, and a lack of
+/// file descriptors, are remembered as long.
+const EXHAUSTED_TIME: Duration = Duration::from_secs(1);
+
+/// What `/ready` and `/metrics` show of a sink.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SinkReport {
+    pub name: String,
+    /// One word: everybody may read it.
+    pub state: &'static str,
+    /// Whether it delivers.
+    pub is_up: bool,
+    /// How long its oldest event has waited.
+    pub oldest: Duration,
+}
+
+/// What all event loops share.
+pub struct Shared {
+    pub settings: SessionSettings,
+    pub http: http::Settings,
+    pub limits: ConnectionLimits,
+    /// Whose frames and requests are accepted.
+    pub tokens: Tokens,
+    /// Looked into at HELLO, at BYE, and when an agent is gone.
+    pub marks: Mutex<Marks>,
+    pub metrics: Arc<Metrics>,
+    /// One for each loop, in their order.
+    pub watermarks: Vec<Arc<Watermarks>>,
+    /// How the log is doing.
+    pub health: Arc<LogHealth>,
+    pub loops: Loops,
+    /// What each loop shows of itself, in their order.
+    pub states: Vec<LoopState>,
+    /// How the sinks are doing at this moment.
+    pub sinks: Box<dyn Fn() -> Vec<SinkReport> + Send + Sync>,
+    /// The last position that every required sink has passed.
+    pub delivered_position: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl Shared {
+    pub fn marks(&self) -> MutexGuard<'_, Marks> {
+        lock(&self.marks)
+    }
+
+    /// How many loops there are.
+    pub fn event_loops(&self) -> usize {
+        self.watermarks.len()
+    }
+
+    /// A loop's part of what is allowed in all; at least one.
+    pub fn part_of(&self, all: usize) -> usize {
+        (all / self.event_loops()).max(1)
+    }
+
+    /// What one loop shows of itself.
+    pub fn state(&self, event_loop: LoopId) -> &LoopState {
+        &self.states[event_loop.index()]
+    }
+
+    /// Why `/ready` answers 503, as far as loops and log know.
+    pub fn not_ready(&self, now: Instant) -> Vec<&'static str> {
+        let mut reasons = Vec::new();
+        if self.states.iter().any(|state| state.is_exhausted(now)) {
+            reasons.push("buffers_exhausted");
+        }
+        reasons.extend(self.health.not_ready());
+        let lacks_descriptors = self.states.iter().any(|state| state.descriptors_exhausted.is_within(now));
+        if lacks_descriptors && !reasons.contains(&Pause::NoDescriptors.name()) {
+            reasons.push(Pause::NoDescriptors.name());
+        }
+        reasons
+    }
+
+    /// The page of metrics, with what is only known at this moment.
+    pub fn metrics_page(&self) -> Vec<u8> {
+        let metrics = &self.metrics;
+        let sum = |value: fn(&LoopState) -> usize| self.states.iter().map(value).sum::<usize>() as i64;
+        metrics.ring_depth.set(sum(|state| state.ring.depth()));
+        metrics.ring_capacity.set(sum(|state| state.ring.capacity()));
+        metrics.buffer_bytes_in_use.set(sum(|state| state.pool.bytes_in_use()));
+        metrics.buffer_bytes_capacity.set(sum(|state| state.pool.capacity_bytes()));
+        for sink in (self.sinks)() {
+            metrics.show_sink(&sink.name, sink.is_up, sink.oldest.as_secs_f64());
+        }
+        metrics.text()
+    }
+}
+
+/// A moment that other threads can read.
+#[derive(Debug)]
+pub struct Moment {
+    since: Instant,
+    /// Nanoseconds after `since`, plus one; 0: never.
+    nanos: AtomicU64,
+}
+
+impl Moment {
+    fn new() -> Self {
+        Self { since: Instant::now(), nanos: AtomicU64::new(0) }
+    }
+
+    pub fn set(&self, at: Option<Instant>) {
+        let nanos = at.map_or(0, |at| at.saturating_duration_since(self.since).as_nanos() as u64 + 1);
+        self.nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<Instant> {
+        let nanos = self.nanos.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(self.since + Duration::from_nanos(nanos))
+    }
+
+    /// It is not longer ago than what is remembered.
+    fn is_within(&self, now: Instant) -> bool {
+        self.get().is_some_and(|at| now < at + EXHAUSTED_TIME)
+    }
+}
+
+/// What one loop shows of itself.
+pub struct LoopState {
+    pool: PoolGauge,
+    ring: RingGauge,
+    /// Connections wait for memory or ring since then.
+    pub starved_since: Moment,
+    /// When a POST was last refused for want of memory or ring.
+    pub post_refused: Moment,
+    /// When accepting was last paused for want of a file descriptor.
+    pub descriptors_exhausted: Moment,
+}
+
+impl LoopState {
+    pub fn new(pool: PoolGauge, ring: RingGauge) -> Self {
+        let [starved_since, post_refused, descriptors_exhausted] = std::array::from_fn(|_| Moment::new());
+        Self { pool, ring, starved_since, post_refused, descriptors_exhausted }
+    }
+
+    fn is_exhausted(&self, now: Instant) -> bool {
+        let waits = self.starved_since.get().is_some_and(|since| now >= since + EXHAUSTED_TIME);
+        waits || self.post_refused.is_within(now)
+    }
+}

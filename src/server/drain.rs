@@ -1,0 +1,109 @@
+//! The end: the loops have ended; the log thread and the routers do what is left.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use super::ServerError;
+use super::log_thread::LogThread;
+use super::loops::End;
+use crate::net::{self, Ended};
+use crate::pipeline::group_commit::Unwritten;
+use crate::pipeline::health::LogHealth;
+use crate::pipeline::ring::LetGo;
+use crate::pipeline::watermark::Watermarks;
+use crate::router::{Drain, Router};
+use crate::wire::AckLevel;
+
+/// As a shell reports a process that SIGINT ended.
+const EXIT_SECOND_SIGNAL: i32 = 130;
+/// Once the drain is over the log thread ends, unless its disk holds it.
+const LOG_END_TIMEOUT: Duration = Duration::from_secs(2);
+/// The routers have at least this long, however late the loops have ended.
+const ROUTERS_MIN: Duration = Duration::from_millis(200);
+
+/// What has to end, and in which order.
+pub struct Ending {
+    pub log_thread: LogThread,
+    pub routers: Vec<Router>,
+    pub drain: Arc<Drain>,
+    pub health: Arc<LogHealth>,
+    /// Of each loop: what its senders have let go of, and how far the log is.
+    pub promises: Vec<(LetGo, Arc<Watermarks>)>,
+    pub has_log: bool,
+}
+
+impl Ending {
+    /// Lets the rest be delivered, and says what is missing.
+    pub fn finish(self, end: End) -> Result<(), ServerError> {
+        if self.health.failure().is_some() {
+            let unwritten = self.log_thread.wait(LOG_END_TIMEOUT).unwrap_or_default();
+            return Err(ServerError::log_failed(&self.health, unwritten.let_go_events));
+        }
+        // The loops leave the rest of the drain time to the routers.
+        let deadline = end.deadline.unwrap_or_else(Instant::now).max(Instant::now() + ROUTERS_MIN);
+        self.drain.begin(deadline);
+        // All of them are waited for, also behind one that has not ended.
+        let delivered = self.routers.iter().fold(true, |delivered, router| router.wait(deadline) && delivered);
+        let undelivered: u64 = self.routers.iter().map(|router| router.progress().owed_events()).sum();
+        if let Ended::TimedOut { connections } = end.ended {
+            tracing::warn!(connections, "cut after server.drain_timeout");
+        }
+        if self.has_log {
+            self.end_log(deadline)?;
+            match undelivered {
+                0 => tracing::info!("shut down, everything delivered"),
+                events => {
+                    tracing::info!(events, "shut down; the log keeps what sinks have not taken for the next start")
+                }
+            }
+            return Ok(());
+        }
+        // A router that is still trying to connect, with nothing to deliver, loses nothing.
+        if undelivered > 0 || (!delivered && !self.log_thread.is_finished()) {
+            return Err(ServerError::DrainTimeout { events: undelivered });
+        }
+        tracing::info!("shut down, everything delivered");
+        Ok(())
+    }
+
+    /// Something was acknowledged as *received* that is not in the log yet.
+    fn is_promised(&self) -> bool {
+        self.promises.iter().any(|(let_go, watermarks)| let_go.ticket() > watermarks.get(AckLevel::Written))
+    }
+
+    /// What was acknowledged is in the log, delivered or not.
+    fn end_log(&self, deadline: Instant) -> Result<(), ServerError> {
+        let promised = self.is_promised();
+        // Space may return until the drain is over; for events that nobody was promised, that is not waited for.
+        let time = if promised { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+        match self.log_thread.wait(time + LOG_END_TIMEOUT) {
+            Some(unwritten) if self.health.failure().is_some() => {
+                return Err(ServerError::log_failed(&self.health, unwritten.let_go_events));
+            }
+            Some(Unwritten { let_go_events: events @ 1.., .. }) => return Err(ServerError::NotKept { events }),
+            Some(Unwritten { events: 0, .. }) => {}
+            Some(Unwritten { events, .. }) => tracing::warn!(
+                events,
+                "shut down while the log accepted nothing; these events were not acknowledged, their senders still have them"
+            ),
+            None if promised && self.is_promised() => return Err(ServerError::LogStuck),
+            None => tracing::warn!(
+                "shut down while the log accepted nothing; everything that was acknowledged is in the log"
+            ),
+        }
+        Ok(())
+    }
+}
+
+/// The first SIGTERM, SIGINT or SIGHUP drains (the event loop sees to it); a second one ends the process at once.
+pub fn exit_on_second_signal() -> io::Result<()> {
+    let once = Arc::new(AtomicBool::new(false));
+    for signal in net::DRAIN_SIGNALS {
+        // In this order: the first signal finds the flag down and then raises it.
+        signal_hook::flag::register_conditional_shutdown(signal, EXIT_SECOND_SIGNAL, once.clone())?;
+        signal_hook::flag::register(signal, once.clone())?;
+    }
+    Ok(())
+}

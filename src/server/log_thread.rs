@@ -1,0 +1,135 @@
+//! The log thread: what it works with, and what it keeps of frames that were rejected.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use super::{ServerError, system};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::pipeline::batch::Batch;
+use crate::pipeline::commit::{self, RefusedPayload};
+use crate::pipeline::group_commit::{GroupCommit, Holder, Unwritten};
+use crate::pipeline::rings::Rings;
+use crate::router::dead::{DeadLetters, INGEST, RefusedFrame};
+use crate::router::{Drain, Router, RouterQueue, SinkProgress};
+use crate::sink::SinkSettings;
+
+/// Pause before dead letters that could not be written are written again.
+const DEAD_LETTERS_RETRY: Duration = Duration::from_secs(1);
+
+/// A running log thread.
+pub struct LogThread {
+    handle: thread::JoinHandle<()>,
+    ended: mpsc::Receiver<Unwritten>,
+}
+
+impl LogThread {
+    /// `group_commit`: `None` without a log.
+    pub fn start(
+        config: &Config,
+        group_commit: Option<GroupCommit>,
+        rings: Rings,
+        queues: Vec<RouterQueue>,
+        (metrics, drain): (&Arc<Metrics>, &Arc<Drain>),
+    ) -> Result<Self, ServerError> {
+        let letters = DeadLetters::new(&config.data_dir, INGEST, metrics);
+        let events_dead = metrics.events_dead(INGEST);
+        let drain = drain.clone();
+        let (ends, ended) = mpsc::sync_channel(1);
+        let run = move || {
+            let keep_refused = |refused: &[RefusedPayload]| {
+                letters.append(refused.iter().map(letter))?;
+                events_dead.inc_by(refused.iter().map(|payload| u64::from(payload.events)).sum());
+                Ok(())
+            };
+            let offer = |batch: &Arc<Batch>| queues.iter().for_each(|queue| queue.offer(batch));
+            let unwritten = match group_commit {
+                Some(group_commit) => group_commit.run(rings, keep_refused, offer),
+                None => {
+                    commit::run(rings, |refused| keep(refused, keep_refused, &drain), offer);
+                    Unwritten::default()
+                }
+            };
+            // Nobody listens where a loop has failed.
+            let _ = ends.send(unwritten);
+        };
+        let handle = thread::Builder::new().name("log".to_owned()).spawn(run).map_err(system("thread for the log"))?;
+        Ok(Self { handle, ended })
+    }
+
+    pub fn thread(&self) -> &Thread {
+        self.handle.thread()
+    }
+
+    /// Waits until it has ended, not longer than `time`. `None`: it has not.
+    pub fn wait(&self, time: Duration) -> Option<Unwritten> {
+        self.ended.recv_timeout(time).ok()
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.handle.is_finished()
+    }
+}
+
+/// For whom the log keeps events.
+pub fn holders(config: &Config, routers: &[Router]) -> Vec<Box<dyn Holder>> {
+    struct SinkHolder {
+        progress: Arc<SinkProgress>,
+        drops_oldest: bool,
+    }
+    impl Holder for SinkHolder {
+        fn position(&self) -> u64 {
+            self.progress.position()
+        }
+
+        fn drops_oldest(&self) -> bool {
+            self.drops_oldest
+        }
+
+        fn name(&self) -> &str {
+            self.progress.name()
+        }
+    }
+    let holder = |(settings, router): (&SinkSettings, &Router)| {
+        let progress = router.progress().clone();
+        Box::new(SinkHolder { progress, drops_oldest: settings.drops_oldest }) as Box<dyn Holder>
+    };
+    config.sinks.iter().zip(routers).map(holder).collect()
+}
+
+/// Sleeps, and says whether the server goes on.
+pub fn sleep_until_drained(drain: &Arc<Drain>) -> Box<dyn Fn(Duration) -> bool + Send> {
+    let drain = drain.clone();
+    Box::new(move |duration| {
+        let now = Instant::now();
+        drain.sleep(now + duration, drain.begun());
+        !drain.passed(now)
+    })
+}
+
+fn letter(refused: &RefusedPayload) -> RefusedFrame<'_> {
+    RefusedFrame {
+        origin: &refused.origin,
+        seq: refused.seq,
+        code: refused.code.name(),
+        reason: &refused.reason,
+        payload: &refused.payload,
+        received_unix_nano: refused.received_unix_nano,
+    }
+}
+
+/// Without a log, has refused payloads kept, however long it takes. (Only an ACK of a level above *received* could
+/// wait for this, and needs a log.) A disk that takes nothing until the drain is over loses them, and says so.
+fn keep(refused: &[RefusedPayload], append: impl Fn(&[RefusedPayload]) -> io::Result<()>, drain: &Drain) {
+    while let Err(error) = append(refused) {
+        let now = Instant::now();
+        if drain.passed(now) {
+            tracing::error!(%error, frames = refused.len(), "refused frames could not be kept in dead letters and are lost");
+            return;
+        }
+        tracing::warn!(%error, "dead letters cannot be written; nothing more is taken until they can");
+        drain.sleep(now + DEAD_LETTERS_RETRY, drain.begun());
+    }
+}

@@ -1,0 +1,183 @@
+//! The event loops: what each owns, what they share, and how they run and end together.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Instant, SystemTime};
+
+use super::{ServerError, system};
+use crate::config::Config;
+use crate::descriptors;
+use crate::http;
+use crate::ids::LoopId;
+use crate::limits::{HEADER_BYTES, KEEPALIVE, RING_SLOTS, WINDOW_BYTES, WINDOW_FRAMES};
+use crate::net::{
+    ConnectionLimits, Ended, EventLoop, Ingress, Intake, LoopError, LoopState, Mailbox, Parts, Shared, SinkReport,
+};
+use crate::pipeline::group_commit::LoopEnd;
+use crate::pipeline::pool::Pool;
+use crate::pipeline::ring::{LetGo, SlotReceiver, SlotSender, ring};
+use crate::pipeline::shares::Shares;
+use crate::pipeline::watermark::Watermarks;
+use crate::random::Random;
+use crate::router::{Router, SinkProgress};
+use crate::session::server::SessionSettings;
+use crate::wire::AckLevel;
+
+/// What one loop owns before it runs.
+pub struct Owned {
+    parts: Parts,
+    pool: Pool,
+    ring: SlotSender,
+    pub watermarks: Arc<Watermarks>,
+    pub let_go: LetGo,
+}
+
+/// What each loop owns, and the log thread's ends of their rings.
+pub fn divide(config: &Config, parts: Vec<Parts>) -> (Vec<Owned>, Vec<SlotReceiver>) {
+    let server = &config.server;
+    let share_bytes = server.buffer_bytes / parts.len().max(1);
+    let own = |parts: Parts| {
+        let (ring, receiver) = ring(RING_SLOTS, Box::new(parts.wake()));
+        let shares = Shares::new(share_bytes, server.max_body_bytes, server.max_frame_bytes);
+        let pool = Pool::divided(shares, Box::new(parts.wake()));
+        let let_go = ring.let_go();
+        (Owned { parts, pool, ring, watermarks: Arc::default(), let_go }, receiver)
+    };
+    parts.into_iter().map(own).unzip()
+}
+
+impl Owned {
+    /// What the log thread has of this loop.
+    pub fn log_end(&self) -> LoopEnd {
+        LoopEnd { watermarks: self.watermarks.clone(), wake: Box::new(self.parts.wake()) }
+    }
+
+    pub fn set_log_thread(&mut self, thread: &thread::Thread) {
+        self.ring.set_log_thread(thread.clone());
+    }
+
+    /// What the other loops see of this one.
+    pub fn mailbox(&self) -> Mailbox {
+        Mailbox::new(self.parts.wake())
+    }
+
+    pub fn state(&self) -> LoopState {
+        LoopState::new(self.pool.gauge(), self.ring.gauge())
+    }
+
+    /// The loop itself. `listener`: of the loop that accepts for all.
+    pub fn event_loop(
+        self,
+        config: &Config,
+        shared: Arc<Shared>,
+        event_loop: LoopId,
+        (listener, last_ticket, random): (Option<std::net::TcpListener>, u64, Random),
+    ) -> Result<EventLoop, LoopError> {
+        let intake = Intake::new(self.pool, HEADER_BYTES + config.server.max_frame_bytes);
+        let ingress = Ingress::new(shared, event_loop, intake, self.ring, random, last_ticket);
+        EventLoop::new(self.parts, listener, ingress, config.server.drain_timeout)
+    }
+}
+
+/// What sessions and requests are held to.
+pub fn session_settings(config: &Config, server_id: [u8; 16], has_required_sinks: bool) -> SessionSettings {
+    SessionSettings {
+        server_id,
+        max_frame_bytes: config.server.max_frame_bytes as u32,
+        window_bytes: WINDOW_BYTES,
+        window_frames: WINDOW_FRAMES,
+        keepalive: KEEPALIVE,
+        default_ack: config.server.ack,
+        highest_ack: match (config.wal.enabled, has_required_sinks) {
+            (false, _) => AckLevel::Received,
+            (true, false) => AckLevel::Synced,
+            (true, true) => AckLevel::Delivered,
+        },
+    }
+}
+
+pub fn http_settings(config: &Config) -> http::Settings {
+    http::Settings {
+        max_body_bytes: config.server.max_body_bytes,
+        max_frame_bytes: config.server.max_frame_bytes,
+        idle_timeout: config.server.http_idle_timeout,
+    }
+}
+
+pub fn connection_limits(config: &Config) -> ConnectionLimits {
+    let server = &config.server;
+    ConnectionLimits {
+        lingering: descriptors::lingering_beside(server.max_connections, config.sinks.len()),
+        max_connections: server.max_connections,
+        max_unauthenticated: server.max_unauthenticated,
+    }
+}
+
+/// How the sinks are doing, for `/ready` and `/metrics`.
+pub fn sink_reports(routers: &[Router]) -> Box<dyn Fn() -> Vec<SinkReport> + Send + Sync> {
+    let progress: Vec<_> = routers.iter().map(|router| router.progress().clone()).collect();
+    Box::new(move || progress.iter().map(|sink| sink_report(sink)).collect())
+}
+
+/// The last position that every required sink has passed.
+pub fn delivered_position(routers: &[Router]) -> Box<dyn Fn() -> u64 + Send + Sync> {
+    let required = routers.iter().map(Router::progress).filter(|progress| progress.required());
+    let required: Vec<_> = required.cloned().collect();
+    Box::new(move || required.iter().map(|sink| sink.position()).min().unwrap_or(u64::MAX))
+}
+
+/// How a sink is doing now.
+fn sink_report(progress: &SinkProgress) -> SinkReport {
+    let wall = SystemTime::now();
+    let state = progress.state(Instant::now(), wall);
+    SinkReport {
+        name: progress.name().to_owned(),
+        state: state.name(),
+        is_up: state.is_up(),
+        oldest: progress.oldest_age(wall),
+    }
+}
+
+/// How the loops ended.
+pub struct End {
+    pub ended: Ended,
+    /// When the drain must be over; `None`: it never began.
+    pub deadline: Option<Instant>,
+}
+
+/// Runs all loops, the first one on this thread, until the last has ended. Their rings end with them.
+pub fn run(event_loops: Vec<EventLoop>) -> Result<End, ServerError> {
+    let mut event_loops = event_loops.into_iter();
+    let Some(mut first) = event_loops.next() else { unreachable!("a server has an event loop") };
+    let mut others = Vec::new();
+    for (index, mut event_loop) in event_loops.enumerate() {
+        let name = format!("loop {}", index + 1);
+        let run = move || event_loop.run();
+        others.push(thread::Builder::new().name(name).spawn(run).map_err(system("thread for an event loop"))?);
+    }
+    let mut ended = first.run();
+    let deadline = first.drain_deadline();
+    if ended.is_err() {
+        first.tell_others_to_drain();
+    }
+    drop(first);
+    for other in others {
+        // A thread that panics aborts the process.
+        if let Ok(other) = other.join() {
+            ended = both(ended, other);
+        }
+    }
+    Ok(End { ended: ended?, deadline })
+}
+
+/// The worse of two ends.
+fn both(one: Result<Ended, LoopError>, other: Result<Ended, LoopError>) -> Result<Ended, LoopError> {
+    Ok(match (one?, other?) {
+        (Ended::LogFailed, _) | (_, Ended::LogFailed) => Ended::LogFailed,
+        (Ended::TimedOut { connections: one }, Ended::TimedOut { connections: other }) => {
+            Ended::TimedOut { connections: one + other }
+        }
+        (Ended::TimedOut { connections }, _) | (_, Ended::TimedOut { connections }) => Ended::TimedOut { connections },
+        (Ended::Drained, Ended::Drained) => Ended::Drained,
+    })
+}

@@ -1,0 +1,226 @@
+//! The server, put together: threads, queues and the order in which they start and end.
+//!
+//! ```text
+//!  start  bind ─▶ lock ─▶ log recovers ─▶ routers connect ─▶ log thread ─▶ listen ─▶ event loops
+//!  end    signal ─▶ event loops drain ─▶ rings end ─▶ log thread ends ─▶ queues end ─▶ routers deliver the rest
+//! ```
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `access` | tokens, and the warning where nobody needs one |
+//! | `identity` | the lock on the data directory; what the log knows of agents and positions |
+//! | `log_thread` | what the log thread works with |
+//! | `loops` | what each event loop owns, and how they run together |
+//! | `drain` | the end |
+
+pub mod access;
+mod drain;
+mod identity;
+mod log_thread;
+mod loops;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use self::drain::Ending;
+use self::identity::{Keeping, RESTORED};
+use self::log_thread::LogThread;
+use self::loops::Owned;
+use crate::config::{Config, ConfigError};
+use crate::ids::{LoopId, new_uuid};
+use crate::metrics::Metrics;
+use crate::net::{self, LoopError, Loops, Parts};
+use crate::pipeline::group_commit::GroupCommit;
+use crate::pipeline::health::LogHealth;
+use crate::pipeline::rings::Rings;
+use crate::random::Random;
+use crate::router::{self, Drain, Router, RouterQueue};
+use crate::sink::{self, Identity};
+use crate::wal::{self, Log, Writer};
+use crate::wire::AckLevel;
+
+/// The port opens once every sink has answered, or after this time: a dead sink must not keep agents out.
+const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// All routers together may hold one part in this many of one loop's buffer pool.
+const ROUTERS_SHARE: usize = 4;
+
+/// Why the server did not start, or could not go on. Exit code 1; 78 for [`ServerError::Settings`].
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("data directory {path}: {error}; set data_dir to a folder that this user may write")]
+    DataDir { path: PathBuf, error: io::Error },
+    #[error("data directory {0} is in use by another telemetryx: stop it, or set another data_dir")]
+    Locked(PathBuf),
+    /// A file that the settings name.
+    #[error(transparent)]
+    Settings(#[from] ConfigError),
+    #[error("cannot listen on {address}: {}", net::bind_problem(error))]
+    Listen { address: SocketAddr, error: io::Error },
+    #[error("the system gives no {what}: {error}")]
+    System { what: &'static str, error: io::Error },
+    #[error(transparent)]
+    Loop(#[from] LoopError),
+    #[error(transparent)]
+    OpenLog(#[from] wal::OpenError),
+    #[error("the log failed: {0}")]
+    Log(String),
+    #[error(
+        "shut down after server.drain_timeout with at least {events} events undelivered; without a log these are lost"
+    )]
+    DrainTimeout { events: u64 },
+    #[error(
+        "shut down while the log took nothing: {events} events that were acknowledged as `received` were in memory only \
+         and are lost; make space (disk, wal.max_bytes, or the sink that holds the log) before the next stop"
+    )]
+    NotKept { events: u64 },
+    #[error(
+        "shut down while the log did not answer: events acknowledged as `received` may be lost; see the disk of data_dir"
+    )]
+    LogStuck,
+}
+
+impl ServerError {
+    /// `events`: acknowledged as *received*, and not in the log.
+    fn log_failed(health: &LogHealth, events: u64) -> Self {
+        let reason = health.failure().unwrap_or_default();
+        Self::Log(match events {
+            0 => reason.to_owned(),
+            _ => format!("{reason}; {events} events that were acknowledged as `received` may be lost"),
+        })
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
+    move |error| ServerError::System { what, error }
+}
+
+/// Runs the server until a signal ends it. `started` is called once with the address that it listens on.
+pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServerError> {
+    let server = &config.server;
+    let tokens = access::read_tokens(server)?;
+    let cannot_listen = |error| ServerError::Listen { address: server.address, error };
+    let bound = net::bind(server.address).map_err(cannot_listen);
+    // A start that cannot listen creates no data directory. Where there is one, another server in it is the better reason.
+    let bound = if config.data_dir.exists() { bound } else { Ok(bound?) };
+    let _lock = identity::lock(&config.data_dir)?;
+    let bound = bound?;
+    let mut random = Random::from_system();
+    let metrics = Metrics::new().map_err(io::Error::other).map_err(system("metrics"))?;
+    let Keeping { server_id, log, marks } = identity::open_log(config, &mut random)?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let event_loops = server.loops(cores);
+    let parts = Parts::of_loops(event_loops)?;
+    drain::exit_on_second_signal().map_err(system("signal slot"))?;
+    let drain = Arc::new(Drain::default());
+
+    let log_end = log.as_ref().map_or(u64::MAX, |(_, log)| log.end());
+    let sinks = Identity { server_id, owner: new_uuid(&mut random), log_end };
+    let reader = log.as_ref().map(|(_, log)| log.clone());
+    let (queues, routers) = start_routers(config, &sinks, reader, (&metrics, &drain), &parts)?;
+
+    let (mut owned, receivers) = loops::divide(config, parts);
+    let health = Arc::new(LogHealth::default());
+    let has_log = log.is_some();
+    let group_commit = match log {
+        Some((writer, _)) => Some(GroupCommit {
+            writer: behind_sinks(writer, &routers, &queues, &owned)?,
+            holders: log_thread::holders(config, &routers),
+            loops: owned.iter().map(Owned::log_end).collect(),
+            health: health.clone(),
+            metrics: metrics.clone(),
+            sleep: log_thread::sleep_until_drained(&drain),
+        }),
+        None => None,
+    };
+    let log_thread = LogThread::start(config, group_commit, Rings::new(receivers), queues, (&metrics, &drain))?;
+    owned.iter_mut().for_each(|own| own.set_log_thread(log_thread.thread()));
+    let promises = owned.iter().map(|own| (own.let_go.clone(), own.watermarks.clone())).collect();
+
+    let listener = bound.listen().map_err(cannot_listen)?;
+    let address = listener.local_addr().map_err(system("address"))?;
+    if let Some(warning) = access::warning(address, &tokens, server) {
+        tracing::warn!(%address, "{warning}");
+    }
+    metrics.wal_bytes_max.set(if has_log { config.wal.max_bytes.cast_signed() } else { 0 });
+    let has_required_sinks = routers.iter().any(|router| router.progress().required());
+    let shared = Arc::new(net::Shared {
+        settings: loops::session_settings(config, server_id, has_required_sinks),
+        http: loops::http_settings(config),
+        limits: loops::connection_limits(config),
+        tokens,
+        marks: Mutex::new(marks),
+        metrics,
+        watermarks: owned.iter().map(|own| own.watermarks.clone()).collect(),
+        health: health.clone(),
+        loops: Loops::new(owned.iter().map(Owned::mailbox).collect()),
+        states: owned.iter().map(Owned::state).collect(),
+        sinks: loops::sink_reports(&routers),
+        delivered_position: loops::delivered_position(&routers),
+    });
+    let mut listener = Some(listener);
+    let mut event_loops = Vec::new();
+    for (index, own) in owned.into_iter().enumerate() {
+        let event_loop = LoopId(index as u8);
+        let last_ticket = if has_log && event_loop == RESTORED.event_loop { RESTORED.number } else { 0 };
+        let rest = (listener.take(), last_ticket, Random::seeded(random.next_u64()));
+        event_loops.push(own.event_loop(config, shared.clone(), event_loop, rest)?);
+    }
+    drop(shared);
+    started(address);
+    let end = loops::run(event_loops)?;
+    Ending { log_thread, routers, drain, health, promises, has_log }.finish(end)
+}
+
+/// Starts a router for each sink, and gives their stores a moment to answer.
+fn start_routers(
+    config: &Config,
+    identity: &Identity,
+    log: Option<Arc<Log>>,
+    (metrics, drain): (&Arc<Metrics>, &Arc<Drain>),
+    parts: &[Parts],
+) -> Result<(Vec<RouterQueue>, Vec<Router>), ServerError> {
+    let wakes: Vec<_> = parts.iter().map(Parts::wake).collect();
+    let shared = router::Shared {
+        identity,
+        data_dir: &config.data_dir,
+        log,
+        share_bytes: config.server.buffer_bytes / parts.len().max(1) / ROUTERS_SHARE / config.sinks.len().max(1),
+        metrics,
+        drain: drain.clone(),
+        notify: Arc::new(move || wakes.iter().for_each(|wake| wake())),
+    };
+    let (mut queues, mut routers) = (Vec::new(), Vec::<Router>::new());
+    for settings in &config.sinks {
+        let sink = sink::open(&settings.name, &settings.kind, identity);
+        let (queue, router) = Router::start(settings, sink, &shared).map_err(system("thread for a router"))?;
+        queues.push(queue);
+        routers.push(router);
+    }
+    let until = Instant::now() + FIRST_CONNECT_TIMEOUT;
+    for router in &routers {
+        if !router.progress().wait_for_first_connect(until) {
+            tracing::warn!(sink = router.progress().name(), "the sink has not answered yet; events wait for it");
+        }
+    }
+    Ok((queues, routers))
+}
+
+/// The log goes on behind what the sinks hold; what was in it at start has reached every level but *delivered*.
+fn behind_sinks(
+    mut writer: Writer,
+    routers: &[Router],
+    queues: &[RouterQueue],
+    owned: &[Owned],
+) -> Result<Writer, ServerError> {
+    identity::go_on_behind_sinks(&mut writer, routers)?;
+    queues.iter().for_each(|queue| queue.skipped_to(writer.next_position()));
+    if let Some(Owned { watermarks, .. }) = owned.get(RESTORED.event_loop.index()) {
+        watermarks.advance(AckLevel::Received, RESTORED.number);
+        watermarks.advance(AckLevel::Written, RESTORED.number);
+        watermarks.synced(RESTORED.number, writer.next_position());
+    }
+    Ok(writer)
+}
