@@ -115,6 +115,22 @@ impl Batch {
     pub fn runs(&self) -> &[Run] {
         &self.runs
     }
+
+    /// The same batch, copied out of the buffer pool; `None`: nothing of it lies there.
+    pub fn unpinned(&self) -> Option<Self> {
+        let is_pooled = |run: &Run| matches!(run.payload, Payload::Pooled(_));
+        if !self.runs.iter().any(is_pooled) {
+            return None;
+        }
+        let runs = self.runs.iter().map(|run| {
+            let payload = match &run.payload {
+                Payload::Pooled(slice) => Bytes::copy_from_slice(slice),
+                Payload::Read(bytes) => bytes.clone(),
+            };
+            Run { payload: Payload::Read(payload), ..run.clone() }
+        });
+        Some(Self::new(self.first_position, runs.collect()))
+    }
 }
 
 /// One event on its way into a sink.
@@ -165,6 +181,26 @@ impl Delivery {
     pub fn part(&self, positions: RangeInclusive<u64>) -> Self {
         debug_assert!(positions.start() >= self.positions.start() && positions.end() <= self.positions.end());
         Self { batches: self.batches.clone(), positions }
+    }
+
+    /// Leaves out everything before `first`, which is within this delivery: its batches are let go of.
+    pub fn skip_to(&mut self, first: u64) {
+        debug_assert!(self.positions.contains(&first));
+        self.positions = first..=self.last_position();
+        self.batches.retain(|batch| batch.end_position() > first);
+    }
+
+    /// Exchanges each batch for what `exchange` returns, which has the same events at the same positions.
+    pub fn exchange(&mut self, mut exchange: impl FnMut(&Arc<Batch>) -> Option<Arc<Batch>>) {
+        for batch in &mut self.batches {
+            if let Some(other) = exchange(batch) {
+                debug_assert_eq!(
+                    other.first_position..other.end_position(),
+                    batch.first_position..batch.end_position()
+                );
+                *batch = other;
+            }
+        }
     }
 
     pub fn first_position(&self) -> u64 {

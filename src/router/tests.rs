@@ -62,6 +62,17 @@ impl MemorySink {
     }
 }
 
+impl Memory {
+    /// Refuses these positions, one by one or as a batch.
+    pub fn refuse(&mut self, positions: Vec<u64>, unnamed: bool) {
+        (self.poison, self.unnamed) = (positions, unnamed);
+    }
+
+    pub fn connects(&self) -> u32 {
+        self.connects
+    }
+}
+
 impl Sink for MemorySink {
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         let mut memory = self.memory();

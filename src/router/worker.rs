@@ -14,8 +14,10 @@
 //! (a store restored from a copy): what follows it is read from the log again. Where a sink that has nothing yet began
 //! is kept in its position file, so that what the log drops before the first delivery is missed and counted, also
 //! after a restart.
+//!
+//! While it waits for its sink, a router holds nothing of the buffer pool: see [`Gather::unpin`] and [`Source::let_go`].
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, mem, thread};
@@ -55,6 +57,8 @@ pub(super) struct Worker {
     /// Where the log ended and began when this process opened it; `None`: there is none.
     log: Option<Range<u64>>,
     gather: Gather,
+    /// What is being delivered, from the first event that is not stored.
+    delivery: Option<Delivery>,
     /// The store has answered, and its position is one of this log.
     connected: bool,
     /// Positions that no batch will have, behind what is gathered.
@@ -103,6 +107,7 @@ impl Worker {
             source,
             log: shared.log.as_ref().map(|log| log.oldest()..log.end()),
             gather: Gather::new(settings.batch),
+            delivery: None,
             connected: false,
             gap: None,
             counted: 0,
@@ -147,7 +152,10 @@ impl Worker {
         }
         self.well();
         while let Some(delivery) = self.next_delivery()? {
-            self.deliver(&delivery)?;
+            let positions = delivery.first_position()..=delivery.last_position();
+            self.delivery = Some(delivery);
+            self.deliver(positions)?;
+            self.delivery = None;
             self.gather.delivery_ended(Instant::now());
             self.check_in_place()?;
             self.upkeep()?;
@@ -297,15 +305,14 @@ impl Worker {
         }
     }
 
-    /// Delivers all of it, in parts where the store makes that necessary.
-    fn deliver(&mut self, delivery: &Delivery) -> Done {
-        let mut parts = Bisection::new(delivery.first_position()..=delivery.last_position());
+    /// Delivers all of it, in parts where the store makes that necessary. `all`: the positions of `self.delivery`.
+    fn deliver(&mut self, all: RangeInclusive<u64>) -> Done {
+        let mut parts = Bisection::new(all);
         let mut except = Vec::new();
-        while let Some(positions) = parts.next() {
+        while let Some(part) = parts.next() {
             self.check_deadline()?;
-            let part = delivery.part(positions);
             // A reconnect may have found that the store has it already.
-            let there = self.position >= part.last_position();
+            let there = self.position >= *part.end();
             match if there { Ok(()) } else { self.attempt(&part, &except) } {
                 Ok(()) => {
                     parts.answer(Answer::Stored);
@@ -344,9 +351,12 @@ impl Worker {
         Ok(self.log.is_some() && self.position < before)
     }
 
-    fn attempt(&mut self, part: &Delivery, except: &[u64]) -> Result<(), Failure> {
+    fn attempt(&mut self, part: &RangeInclusive<u64>, except: &[u64]) -> Result<(), Failure> {
+        let Some(delivery) = &mut self.delivery else { return Ok(()) };
+        delivery.skip_to(*part.start());
+        let part = delivery.part(part.clone());
         let started = Instant::now();
-        let result = self.sink.deliver(part, except);
+        let result = self.sink.deliver(&part, except);
         let seconds = started.elapsed().as_secs_f64();
         self.metrics.delivery_seconds.observe(seconds);
         let (first, last) = (part.first_position(), part.last_position());
@@ -355,8 +365,8 @@ impl Worker {
     }
 
     /// The sink has everything up to the end of `part`.
-    fn stored(&mut self, part: &Delivery, except: &[u64]) -> Done {
-        let (first, last) = (part.first_position(), part.last_position());
+    fn stored(&mut self, part: &RangeInclusive<u64>, except: &[u64]) -> Done {
+        let (first, last) = (*part.start(), *part.end());
         if self.saves_position {
             self.persist(|worker| worker.position_file.save(last))?;
         } else if std::mem::take(&mut self.begins) {
@@ -365,9 +375,10 @@ impl Worker {
                 debug!(sink = self.name, error = error.to_string(), "where the sink began stays written");
             }
         }
-        let refused = except.iter().filter(|position| (first..=last).contains(*position)).count() as u64;
-        self.metrics.events_delivered.inc_by(part.events() - refused);
-        if part.events() > refused {
+        let refused = except.iter().filter(|position| part.contains(position)).count() as u64;
+        let events = last - first + 1 - refused;
+        self.metrics.events_delivered.inc_by(events);
+        if events > 0 {
             self.refused_in_a_row = 0;
         }
         self.well();
@@ -376,11 +387,10 @@ impl Worker {
     }
 
     /// Keeps what the sink refuses in dead letters, on disk before anything of the delivery is committed.
-    fn bury(&mut self, part: &Delivery, refusals: &[Refusal], except: &mut Vec<u64>) -> Done {
-        let asked = part.first_position()..=part.last_position();
+    fn bury(&mut self, part: &RangeInclusive<u64>, refusals: &[Refusal], except: &mut Vec<u64>) -> Done {
         let mut new: Vec<&Refusal> = refusals
             .iter()
-            .filter(|refusal| asked.contains(&refusal.position) && except.binary_search(&refusal.position).is_err())
+            .filter(|refusal| part.contains(&refusal.position) && except.binary_search(&refusal.position).is_err())
             .collect();
         new.sort_unstable_by_key(|refusal| refusal.position);
         new.dedup_by_key(|refusal| refusal.position);
@@ -391,7 +401,8 @@ impl Worker {
             return self.connect();
         };
         self.persist(|worker| {
-            worker.dead.append(part.records().filter_map(|record| {
+            let part = worker.delivery.as_ref().map(|delivery| delivery.part(part.clone()));
+            worker.dead.append(part.iter().flat_map(Delivery::records).filter_map(|record| {
                 let index = new.binary_search_by_key(&record.position, |refusal| refusal.position).ok()?;
                 Some(RefusedEvent { server_id: &worker.server_id, record, refusal: new.get(index)? })
             }))
@@ -496,6 +507,9 @@ impl Worker {
             self.warned = true;
         }
         self.metrics.retries.inc();
+        // Others need the pool meanwhile: the largest HTTP body may need all that is kept for whole bodies.
+        self.gather.unpin(self.delivery.as_mut());
+        self.source.let_go();
         self.sleep(now + delay)
     }
 
