@@ -140,8 +140,8 @@ pub const HTTP_TARGET_BYTES_MAX: usize = 4 * 1024;
 pub const HTTP_BODY_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
 /// Largest settable `max_body_bytes`: even in the smallest frames its events have slots in an empty ring.
 pub const HTTP_BODY_BYTES_LIMIT: usize = 1024 * 1024 * 1024;
-/// A body that came whole with its head or in 64 KiB may wait this long for room to become events, then it gets 503. One that
-/// was admitted before waits up to `HTTP_ACK_TIMEOUT`, and is tried with what room there is once in this time.
+/// A body that came whole with its head or in 64 KiB may wait this long for room to become events, then it is tried once more
+/// with what room there is, or gets 503. One that was admitted before waits up to `HTTP_ACK_TIMEOUT`, and is tried with what room there is once in this time.
 pub const HTTP_FINISH_RETRY: Duration = Duration::from_secs(1);
 /// Entries of a `rejected` list; the number of all is in `rejected_total` then.
 pub const HTTP_REJECTED_MAX: usize = 1_000;
@@ -217,6 +217,8 @@ pub const BUFFER_BYTES_LIMIT: usize = 64 * 1024 * 1024 * 1024;
 pub const POOL_PAGE_BYTES: usize = 4 * 1024;
 /// HTTP bodies leave one in this many bytes to agents, of what is not kept for whole bodies; see `pipeline/shares.rs`.
 pub const POOL_AGENTS_SHARE: usize = 4;
+/// The same for bodies of at most [`HTTP_BODY_BEGINNING_BYTES`]: of what agents may use, half of what larger ones leave.
+pub const POOL_SMALL_BODIES_SHARE: usize = 8;
 /// Encoded events are packed into buffers that are cut to whole pages. A full one holds more than half of the smallest
 /// frame, so what is lost to rounding is less than one byte in this many.
 pub const FINISHING_ROUNDING_SHARE: usize = FRAME_BYTES_LOWEST / 2 / POOL_PAGE_BYTES;

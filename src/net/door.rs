@@ -441,6 +441,10 @@ impl http::Door for HttpDoor<'_> {
         self.door.intake.take_to_finish(bytes, self.door.finishing)
     }
 
+    fn reserve_for_answer(&mut self, bytes: usize) -> Option<Buffer> {
+        self.door.intake.take_for_answer(bytes)
+    }
+
     fn can_finish(&self, needs: http::Needs) -> bool {
         let http::Needs { unpacked_bytes, packed_bytes, piece_bytes, slots } = needs;
         !self.door.finishing
