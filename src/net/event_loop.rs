@@ -17,6 +17,7 @@ use slab::Slab;
 
 use self::closing::is_unauthenticated;
 use crate::descriptors;
+use crate::http::Room;
 use crate::limits::{
     LINGER_DRAIN_TIMEOUT, OTHERS_TIME_PER_TURN, OUTBOXES_BYTES_MAX, SILENT_SWEEP_INTERVAL, STALLED_FRAME_TIMEOUT,
 };
@@ -531,7 +532,7 @@ impl EventLoop {
     /// Those in line, in order: those whose memory is reserved while there is ring, the others while there is memory too.
     /// Where there is not, whoever frees some wakes the loop.
     fn serve_waiting(&mut self) {
-        self.finish_bodies();
+        let more_bodies = self.finish_bodies(Instant::now() + OTHERS_TIME_PER_TURN);
         // Each at most once: one that lines up again has to wait for what others free.
         for _ in 0..self.waiting_for_ring.len() {
             if !self.door.has_slots() {
@@ -547,6 +548,7 @@ impl EventLoop {
         }
         if self.waiting.is_empty() && self.waiting_for_ring.is_empty() {
             self.door.starved_since = None;
+            self.serve_at_once = more_bodies;
             return;
         }
         if self.door.now >= self.pressure_swept + STALLED_FRAME_TIMEOUT / 2 {
@@ -556,7 +558,7 @@ impl EventLoop {
         self.door.ring.wait_for_room();
         self.door.intake.wait_for_room();
         let ring = self.door.has_slots() && !self.waiting_for_ring.is_empty();
-        self.serve_at_once = ring || self.can_serve_next_waiting();
+        self.serve_at_once = more_bodies || ring || self.can_serve_next_waiting();
     }
 
     /// Whether the first of those that wait for memory can be read now. What it has sent already, with its HELLO, needs slots
@@ -768,6 +770,7 @@ impl EventLoop {
         let flushed = connection.is_flushed();
         let Connection { protocol, loopback, overloaded, origin, .. } = connection;
         let (out, door) = (&mut self.out, &mut self.door);
+        let mut has_finished = false;
         let close = match protocol {
             Protocol::Undecided => {
                 self.remove(id, "silent");
@@ -783,7 +786,9 @@ impl EventLoop {
             }
             Protocol::Http(machine) => {
                 let now = door.now;
+                let is_in_line = machine.lacks_room() == Some(Room::Finish);
                 machine.handle_timeout(now, &mut door.http(origin, *loopback, *overloaded), out);
+                has_finished = is_in_line && !machine.closing();
                 machine.closing().then_some("http_timeout")
             }
             Protocol::Closing => None,
@@ -792,7 +797,10 @@ impl EventLoop {
                 return;
             }
         };
-        let more = connection.readable || !connection.small.is_empty();
+        let more = connection.readable || !connection.small.is_empty() || has_finished;
+        if has_finished {
+            self.leave_finishing(id);
+        }
         self.settle(id, close);
         if more && close.is_none() {
             // Requests after one that was answered 504, here or still in the socket.

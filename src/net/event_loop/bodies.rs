@@ -126,11 +126,12 @@ impl EventLoop {
         machine.take_room(now, &mut self.door.http(origin, *loopback, *overloaded), out)
     }
 
-    /// Whole bodies in line, in order: each becomes events where there is room now. Nobody passes the first one, so it finds
-    /// its room once the log has what was made of those before.
-    pub(super) fn finish_bodies(&mut self) {
+    /// Whole bodies in line, in order, until a time (at least one): each becomes events where there is room now. Nobody takes
+    /// what the first one waits for, so it finds its room once the log has what was made of those before. `true`: the time
+    /// ended before the line did.
+    pub(super) fn finish_bodies(&mut self, until: Instant) -> bool {
         if self.finishing.is_empty() {
-            return;
+            return false;
         }
         // Armed first: whatever is freed after the attempts wakes the loop.
         self.door.ring.wait_for_room();
@@ -143,13 +144,28 @@ impl EventLoop {
             if !found {
                 self.finishing.push_front(id);
                 self.door.finishing = true;
-                return;
+                return false;
             }
             self.door.finishing = !self.finishing.is_empty();
             if let Some(connection) = self.get(id) {
                 connection.waiting = false;
                 self.serve_one(id);
             }
+            // Slots in the ring are of use to nobody but an awake log thread.
+            self.door.ring.flush();
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        !self.finishing.is_empty()
+    }
+
+    /// A body became events at its last try, before it was first in line.
+    pub(super) fn leave_finishing(&mut self, id: ConnectionId) {
+        self.finishing.retain(|other| *other != id);
+        self.door.finishing = !self.finishing.is_empty();
+        if let Some(connection) = self.get(id) {
+            connection.waiting = false;
         }
     }
 
