@@ -67,10 +67,6 @@ impl Memory {
     pub fn refuse(&mut self, positions: Vec<u64>, unnamed: bool) {
         (self.poison, self.unnamed) = (positions, unnamed);
     }
-
-    pub fn connects(&self) -> u32 {
-        self.connects
-    }
 }
 
 impl Sink for MemorySink {
