@@ -139,6 +139,8 @@ impl Settings {
         let shown: Vec<String> =
             shown.filter(|(key, _)| SHOWN_PARAMETERS.contains(&&**key)).map(|(_, value)| value).collect();
         secrets.retain(|secret| !shown.iter().any(|shown| decoded_text(secret).as_ref() == Some(shown)));
+        // It may be the same word as a parameter that is shown.
+        secrets.extend(parts.password.as_ref().map(|password| String::from_utf8_lossy(password)));
         hide(text, secrets.iter().map(|secret| &**secret))
     }
 
