@@ -327,6 +327,8 @@ pub const CLOCK_HOLD: Duration = Duration::from_secs(86_400);
 /// A sink whose oldest event waits longer than this and its `batch.max_age` is behind, or stalled: longer than any
 /// delivery of a store that works.
 pub const SINK_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Sinks that were removed from the settings and that a start warns of, one line each: more files are nobody's sinks.
+pub const REMOVED_SINKS_MAX: usize = 16;
 /// A sink whose upkeep has nothing left to do is asked again after this time; one whose upkeep failed is, too.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// From a store's name to a connection that is logged in; a store that answers slower is tried again.

@@ -6,6 +6,7 @@
 //! ```
 
 pub mod access;
+mod end;
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -34,6 +35,7 @@ use crate::pipeline::shares::Shares;
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
 use crate::router::dead::{DOOR, DeadLetters, RefusedFrame};
+use crate::router::removed::{Removed, removed};
 use crate::router::{Drain, Router, RouterQueue, Shared, SinkProgress};
 use crate::session::marks::{Marks, Restored};
 use crate::session::server::SessionSettings;
@@ -269,27 +271,18 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
         let promised = let_go.ticket() > watermarks.get(AckLevel::Written);
         // Space may return until the drain is over; for events that nobody was promised, that is not waited for.
         let log_deadline = if promised { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
-        match log_ended.recv_timeout(log_deadline + LOG_END_TIMEOUT) {
+        let unwritten = match log_ended.recv_timeout(log_deadline + LOG_END_TIMEOUT) {
             Ok(unwritten) if health.failure().is_some() => {
                 return Err(ServerError::log_failed(&health, unwritten.let_go_events));
             }
             Ok(Unwritten { let_go_events: events @ 1.., .. }) => return Err(ServerError::NotKept { events }),
-            Ok(Unwritten { events: 0, .. }) => {}
-            Ok(Unwritten { events, .. }) => tracing::warn!(
-                events,
-                "shut down while the log accepted nothing; these events were not acknowledged, their senders still have them"
-            ),
+            Ok(unwritten) => Some(unwritten),
             Err(_) if promised && let_go.ticket() > watermarks.get(AckLevel::Written) => {
                 return Err(ServerError::LogStuck);
             }
-            Err(_) => tracing::warn!(
-                "shut down while the log accepted nothing; everything that was acknowledged is in the log"
-            ),
-        }
-        match events {
-            0 => tracing::info!("shut down, everything delivered"),
-            events => tracing::info!(events, "shut down; the log keeps what sinks have not taken for the next start"),
-        }
+            Err(_) => None,
+        };
+        end::report(unwritten.as_ref(), events);
         return Ok(());
     }
     // A router that is still trying to connect, with nothing to deliver, loses nothing.
@@ -359,7 +352,21 @@ fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerError
     } else {
         tracing::warn!(agents = marks.len(), oldest_position, next_position, "log opened: {}", opened.report);
     }
+    warn_of_removed_sinks(config, &opened.server_id, oldest_position, next_position);
     Ok(Keeping { server_id: opened.server_id, log: Some((opened.writer, opened.log)), marks })
+}
+
+/// The log keeps nothing for a sink that is not in the settings.
+fn warn_of_removed_sinks(config: &Config, server_id: &[u8; 16], oldest: u64, next: u64) {
+    let configured: Vec<&str> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
+    for Removed { name, events } in removed(&config.data_dir, server_id, &configured, oldest, next) {
+        tracing::warn!(
+            sink = name,
+            events,
+            "a sink that is not in the settings has not taken events that the log still has, and the log does not keep them \
+             for it: add the sink again, or remove its file in data_dir/positions"
+        );
+    }
 }
 
 /// A log that ends before what a sink holds of it is an older copy: no position may be given out a second time. A sink
