@@ -149,8 +149,8 @@ pub const HTTP_TARGET_BYTES_MAX: usize = 4 * 1024;
 pub const HTTP_BODY_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
 /// Largest settable `max_body_bytes`: even in the smallest frames its events have slots in an empty ring.
 pub const HTTP_BODY_BYTES_LIMIT: usize = 1024 * 1024 * 1024;
-/// A body that came whole with its head or in 64 KiB may wait this long for room to become events, then it gets 503. One that
-/// was admitted before waits up to `HTTP_ACK_TIMEOUT`, and is tried with what room there is once in this time.
+/// A body that came whole with its head or in 64 KiB may wait this long for room to become events, then it is tried once more
+/// with what room there is, or gets 503. One that was admitted before waits up to `HTTP_ACK_TIMEOUT`, and is tried with what room there is once in this time.
 pub const HTTP_FINISH_RETRY: Duration = Duration::from_secs(1);
 /// Entries of a `rejected` list; the number of all is in `rejected_total` then.
 pub const HTTP_REJECTED_MAX: usize = 1_000;
@@ -226,6 +226,8 @@ pub const BUFFER_BYTES_LIMIT: usize = 64 * 1024 * 1024 * 1024;
 pub const POOL_PAGE_BYTES: usize = 4 * 1024;
 /// HTTP bodies leave one in this many bytes to agents, of what is not kept for whole bodies; see `pipeline/shares.rs`.
 pub const POOL_AGENTS_SHARE: usize = 4;
+/// The same for bodies of at most [`HTTP_BODY_BEGINNING_BYTES`]: of what agents may use, half of what larger ones leave.
+pub const POOL_SMALL_BODIES_SHARE: usize = 8;
 /// Encoded events are packed into buffers that are cut to whole pages. A full one holds more than half of the smallest
 /// frame, so what is lost to rounding is less than one byte in this many.
 pub const FINISHING_ROUNDING_SHARE: usize = FRAME_BYTES_LOWEST / 2 / POOL_PAGE_BYTES;
@@ -338,6 +340,8 @@ pub const CLOCK_HOLD: Duration = Duration::from_secs(86_400);
 /// A sink whose oldest event waits longer than this and its `batch.max_age` is behind, or stalled: longer than any
 /// delivery of a store that works.
 pub const SINK_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Sinks that were removed from the settings and that a start warns of, one line each: more files are nobody's sinks.
+pub const REMOVED_SINKS_MAX: usize = 16;
 /// A sink whose upkeep has nothing left to do is asked again after this time; one whose upkeep failed is, too.
 pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(30);
 /// From a store's name to a connection that is logged in; a store that answers slower is tried again.

@@ -247,7 +247,8 @@ fn health_is_the_exit_code() {
 #[test]
 fn health_prints_a_long_page_whole_and_a_long_error_cut() {
     let folder = tempfile::tempdir().unwrap();
-    let page: String = (0..1_000).map(|line| format!("a_metric_of_the_server{{number=\"{line}\"}} 1\n")).collect();
+    // Far more than is kept of what a store answers.
+    let page: String = (0..10_000).map(|line| format!("a_metric_of_the_server{{number=\"{line}\"}} 1\n")).collect();
     let answer = |status: &str| {
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", page.len());
         answer_once((head + &page).leak())
@@ -256,6 +257,13 @@ fn health_prints_a_long_page_whole_and_a_long_error_cut() {
     let output = run(folder.path(), &["health", &format!("http://{address}/metrics")]);
     server.join().unwrap();
     expect(&output, 0, &page, "");
+
+    // What stands at its end is looked at as well.
+    let (address, server) = answer("200 OK");
+    let output = run(folder.path(), &["health", &format!("http://{address}/metrics?key=9999")]);
+    server.join().unwrap();
+    let shown = page.replace("9999", "***");
+    assert!(shown != page && text(&output.stdout) == shown, "{}", output.stdout.len());
 
     let (address, server) = answer("404 Not Found");
     let output = run(folder.path(), &["health", &format!("http://{address}/metrics")]);

@@ -259,4 +259,8 @@ fn arguments_that_are_refused_are_not_repeated_where_they_may_hold_a_secret() {
         assert_ne!(output.status.code(), Some(0), "{arguments:?}");
         look_at_output(arguments, &output);
     }
+    // The name of the argument is not a secret.
+    let output = telemetryx(folder.path(), &["--set", "foo"]);
+    let reported = String::from_utf8_lossy(&output.stderr);
+    assert!(reported.contains("invalid value 'foo' for '--set <KEY=VALUE>'"), "{reported}");
 }

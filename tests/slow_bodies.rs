@@ -3,7 +3,8 @@
 mod support;
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,6 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const BODY_BYTES: usize = 4 << 20;
 /// What the pool of the default size holds of such bodies.
 const BODIES: usize = 10;
+/// Of the pool, what is kept for the next reads of agents: a largest frame and a current buffer.
+const READING_BYTES: f64 = (2 << 20) as f64;
 
 fn head(length: usize) -> String {
     format!(
@@ -229,6 +232,45 @@ fn an_admitted_body_waits_for_memory() {
     let _reading = fifo.read();
     upload.set_read_timeout(Some(TIMEOUT)).unwrap();
     assert_eq!(status(&mut upload), "200");
+}
+
+/// A sink that is unavailable costs its router's share of the pool nothing: ten bodies of the largest size, which together
+/// become more than that share, are taken at once, and an agent beside them is acknowledged.
+#[test]
+fn while_a_sink_is_unavailable_bodies_and_agents_are_taken() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let url = format!("sinks.away.url=http://{closed}/");
+    let server = Server::start(directory.path(), &["sinks.away.kind=http", &url]);
+    let address = server.address();
+    let down = || http::metric(address, "telemetryx_sink_up{sink=\"away\"}") == Some(0.0);
+    assert!(wait_until(TIMEOUT, down), "{}", server.log());
+    let body = Arc::new(lines());
+    let uploads: Vec<_> = (0..BODIES)
+        .map(|_| {
+            let body = body.clone();
+            thread::spawn(move || {
+                let mut upload = connect(address);
+                upload.write_all(head(body.len()).as_bytes()).unwrap();
+                // An error: refused while it was still sending.
+                let _ = upload.write_all(&body);
+                status(&mut upload)
+            })
+        })
+        .collect();
+    let events = directory.path().join("events.ndjson");
+    std::fs::write(&events, "{\"name\":\"from an agent\"}\n").unwrap();
+    let sent = Command::new(env!("CARGO_BIN_EXE_telemetryx"))
+        .args(["send", "--timeout", "50", "--to", &address.to_string()])
+        .arg(&events)
+        .output()
+        .unwrap();
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    let statuses: Vec<_> = uploads.into_iter().map(|upload| upload.join().unwrap()).collect();
+    assert_eq!(statuses, vec!["200"; BODIES], "{}", server.log());
+    // What is left is the buffers for reading.
+    let let_go = wait_until(TIMEOUT, || in_use(address) <= READING_BYTES + 8192.0);
+    assert!(let_go, "{} bytes in use\n{}", in_use(address), server.log());
 }
 
 /// A small pool, filled by gzip bodies that unpack to the largest size, beside agents: each body that was admitted finishes,

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use support::agent::{RawAgent, batch, data, hello, named};
-use support::http::{get, metric};
+use support::http::{get, metric, post};
 use support::server::{Server, wait_until};
 use telemetryx::event::proto::Event;
 use telemetryx::wire::{AckLevel, Hello};
@@ -82,13 +82,24 @@ fn full(directory: &std::path::Path, drain_timeout: &str, level: AckLevel) -> Se
 #[test]
 fn a_full_log_without_a_promise_is_no_failure_of_the_end() {
     let directory = tempfile::tempdir().unwrap();
-    let mut server = full(directory.path(), "30s", AckLevel::Synced);
-    server.terminate();
-    let status = server.wait(TIMEOUT);
-    let log = server.log();
-    assert!(status.success(), "{status:?}\n{log}");
-    assert!(log.contains(" WARN ") && log.contains("shut down while the log accepted nothing"), "{log}");
-    assert!(!log.contains("may be lost"), "{log}");
+    // With a short drain time the log thread still counts what is left.
+    for (drain_timeout, counted) in [("30s", false), ("1s", true)] {
+        let data_dir = directory.path().join(drain_timeout);
+        std::fs::create_dir(&data_dir).unwrap();
+        let mut server = full(&data_dir, drain_timeout, AckLevel::Synced);
+        server.terminate();
+        let status = server.wait(TIMEOUT);
+        let log = server.log();
+        assert!(status.success(), "{status:?}\n{log}");
+        assert!(!log.contains("may be lost"), "{log}");
+        // One last line, which promises nothing about the senders.
+        assert_eq!(log.matches("shut down").count(), 1, "{log}");
+        let last = log.lines().last().unwrap_or_default();
+        assert!(last.contains(" WARN ") && last.contains("shut down while the log accepted nothing"), "{log}");
+        assert!(last.contains(" undelivered=") && !last.contains("senders"), "{log}");
+        let has_counts = last.contains("were not acknowledged") && last.contains(" rejected_payloads=0");
+        assert!(has_counts || !counted, "{log}");
+    }
 }
 
 #[test]
@@ -101,4 +112,28 @@ fn events_that_were_acknowledged_as_received_are_counted_where_a_full_log_loses_
     let log = server.log();
     let last = log.lines().last().unwrap_or_default();
     assert!(last.contains("were acknowledged as `received`") && last.contains(" events"), "{log}");
+}
+
+#[test]
+fn a_sink_that_was_removed_before_it_had_taken_all_is_named_at_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let (gone, discard) =
+        (["sinks.gone.kind=http", "sinks.gone.url=http://127.0.0.1:1/"], ["sinks.discard.kind=discard"]);
+    let mut server = Server::start(directory.path(), &[&gone[..], &discard].concat());
+    for _ in 0..3 {
+        assert_eq!(post(server.address(), "?ack=synced", r#"{"name":"x"}"#).unwrap().0, 200, "{}", server.log());
+    }
+    server.terminate();
+    assert!(server.wait(TIMEOUT).success(), "{}", server.log());
+    let start = |settings: &[&str]| {
+        let server = Server::start(directory.path(), settings);
+        let log = server.log();
+        let lines = log.lines().filter(|line| line.contains("not in the settings")).map(str::to_owned);
+        lines.collect::<Vec<_>>()
+    };
+    assert_eq!(start(&[&gone[..], &discard].concat()), [""; 0]);
+    let lines = start(&discard);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let fields = [" WARN ", "sink=\"gone\"", "events=3"];
+    assert!(fields.iter().all(|field| lines[0].contains(field)), "{lines:?}");
 }

@@ -14,7 +14,7 @@ use ureq::unversioned::transport::DefaultConnector;
 use super::address::{Address, AddressError};
 use super::terminal::fit;
 use super::{Failure, SettingsArgs, print};
-use crate::config::hide::hide;
+use crate::config::hide::hide_in_all;
 use crate::config::url::Url;
 use crate::escape::escape;
 use crate::limits;
@@ -56,7 +56,7 @@ pub fn run(args: &HealthArgs) -> Result<(), Failure> {
     // A server may repeat the query.
     let asked = Url::new(&*url);
     let secrets = asked.parts().map(|parts| parts.secrets()).unwrap_or_default();
-    let body = hide(&String::from_utf8_lossy(&body), secrets.iter().map(|secret| &**secret));
+    let body = hide_in_all(&String::from_utf8_lossy(&body), secrets.iter().map(|secret| &**secret));
     let body = body.trim_end();
     if status != 200 {
         return Err(Failure::Failed(format!("{shown}: answers {status} {}", fit(&escape(body), ERROR_CHARS_MAX))));

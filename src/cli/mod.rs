@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind as ArgumentErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::Level;
 
@@ -187,8 +187,12 @@ fn hide_secrets(error: &mut clap::Error) {
         ContextValue::String(text) => text.split_once('=').map(|(key, _)| format!("{key}={HIDDEN}")),
         _ => None,
     };
-    let hidden =
-        |kind| matches!(kind, ContextKind::InvalidArg | ContextKind::InvalidValue | ContextKind::InvalidSubcommand);
+    // Of an argument that is known, it is not what was given but its name, as in `--set <KEY=VALUE>`.
+    let is_unknown = error.kind() == ArgumentErrorKind::UnknownArgument;
+    let hidden = |kind| match kind {
+        ContextKind::InvalidArg => is_unknown,
+        kind => matches!(kind, ContextKind::InvalidValue | ContextKind::InvalidSubcommand),
+    };
     let all = error.context().filter(|(kind, _)| hidden(*kind));
     let replaced: Vec<_> = all.filter_map(|(kind, value)| Some((kind, shown(value)?))).collect();
     for (kind, text) in replaced {

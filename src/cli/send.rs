@@ -41,8 +41,11 @@ use crate::event::FIELD_NAMES;
 use crate::limits::EVENT_NAME_BYTES_MAX;
 use crate::wire::{AckLevel, GoawayCode};
 
-/// How long to try for a first connection: a server that is just starting is found, a wrong address soon reported.
+/// How long to try for a first connection by default: a server that is just starting is found, a wrong address soon
+/// reported.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for an acknowledgement by default.
+const ACK_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
 pub struct SendArgs {
@@ -78,9 +81,10 @@ pub struct SendOptions {
     /// Accepted for scripts: long lines are always cut
     #[arg(long, hide = true)]
     pub truncate: bool,
-    /// Fail after this time without an acknowledgement; 0 waits forever
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub timeout: u64,
+    /// Fail after this time without a connection or an acknowledgement; 0 waits forever [default: 5 for the first
+    /// connection, then 30]
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -207,18 +211,28 @@ fn check_files(files: &[PathBuf]) -> Result<(), SendError> {
     Ok(())
 }
 
+/// How long to wait for the first connection and then for each acknowledgement, by the `--timeout` in seconds; `None`:
+/// forever.
+fn patience(timeout: Option<u64>) -> (Option<Duration>, Option<Duration>) {
+    match timeout {
+        None => (Some(CONNECT_PATIENCE), Some(ACK_PATIENCE)),
+        Some(0) => (None, None),
+        Some(seconds) => (Some(Duration::from_secs(seconds)), Some(Duration::from_secs(seconds))),
+    }
+}
+
 /// Sends what `options` name; once it returns all is acknowledged.
 fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -> Result<Sent, Ended> {
     let token = options.token_file.as_deref().map(read_token).transpose();
     let token = token.map_err(SendError::Token)?.unwrap_or_default();
-    let patience = (options.timeout > 0).then(|| Duration::from_secs(options.timeout));
+    let (connect_patience, patience) = patience(options.timeout);
     let no_token = token.is_empty();
     let client = Client::connect(client::Options {
         // Events without a source get the agent's name; so it is sent once and not in each event.
         name: options.source.clone().unwrap_or_else(host_name),
         token,
         ack: options.ack,
-        patience: Some(patience.map_or(CONNECT_PATIENCE, |patience| patience.min(CONNECT_PATIENCE))),
+        patience: connect_patience,
         ..client::Options::new(address)
     });
     let mut client = client.map_err(|error| match error {

@@ -16,25 +16,35 @@ const SECRET_BYTES_MIN: usize = 4;
 /// How often text is decoded: JSON in HTML that quotes a URL, and once more.
 const DECODINGS_MAX: usize = 4;
 
-/// The longest is `&#1114111;`.
-const ESCAPE_BYTES_MAX: usize = 10;
+/// The longest is a character of JSON in two parts, `\ud83d\ude00`.
+const ESCAPE_BYTES_MAX: usize = 12;
 
 /// A byte, as text is decoded, and where in the original text it comes from.
 type Unit = (u8, Range<usize>);
 
 /// Returns `text`, which a peer sent, with [`HIDDEN`] for each of `secrets` that it repeats, also where the end of the
-/// text cuts it. Of the text, [`limits::PEER_TEXT_BYTES_MAX`] bytes are looked at, and the rest is left out. A secret that is percent-encoded itself is looked for decoded, too.
+/// text cuts it. Of the text, [`limits::PEER_TEXT_BYTES_MAX`] bytes are looked at, and the rest is left out. A secret that
+/// is percent-encoded itself is looked for decoded, too.
 pub fn hide<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
-    let text = cut(text, limits::PEER_TEXT_BYTES_MAX);
+    hide_in_all(cut(text, limits::PEER_TEXT_BYTES_MAX), secrets)
+}
+
+/// As [`hide`], for a text whose length the caller has bounded: nothing is left out. Where there are secrets, each byte of
+/// the text takes some 50 bytes of memory meanwhile.
+pub fn hide_in_all<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
     let secrets = forms(secrets);
     if secrets.is_empty() {
         return text.to_owned();
     }
     let mut found = Vec::new();
     let mut units: Vec<Unit> = text.bytes().enumerate().map(|(at, byte)| (byte, at..at + 1)).collect();
-    for _ in 0..=DECODINGS_MAX {
-        secrets.iter().for_each(|secret| find(&units, secret, &mut found));
-        let decoded = decode(&units);
+    secrets.iter().for_each(|secret| find(&units, secret, &mut found));
+    for _ in 0..DECODINGS_MAX {
+        let (decoded, whole) = decode(&units);
+        secrets.iter().for_each(|secret| find(&decoded, secret, &mut found));
+        if let Some(before_cut) = decoded.get(..whole).filter(|_| whole < decoded.len()) {
+            secrets.iter().for_each(|secret| find_at_end(before_cut, secret, &mut found));
+        }
         if decoded.len() == units.len() {
             break;
         }
@@ -64,7 +74,16 @@ fn forms<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Vec<Vec<u8>> {
 
 /// Adds where `secret` is, or begins at the end of the text.
 fn find(units: &[Unit], secret: &[u8], found: &mut Vec<Range<usize>>) {
-    for at in 0..units.len() {
+    find_from(0, units, secret, found);
+}
+
+/// As [`find`], only where the end of the text cuts the secret.
+fn find_at_end(units: &[Unit], secret: &[u8], found: &mut Vec<Range<usize>>) {
+    find_from((units.len() + 1).saturating_sub(secret.len()), units, secret, found);
+}
+
+fn find_from(start: usize, units: &[Unit], secret: &[u8], found: &mut Vec<Range<usize>>) {
+    for at in start..units.len() {
         let rest = units.get(at..).unwrap_or_default();
         let same = rest.iter().zip(secret).take_while(|(unit, byte)| unit.0 == **byte).count();
         let is_whole = same == secret.len() || (same == rest.len() && same >= SECRET_BYTES_MIN);
@@ -74,9 +93,11 @@ fn find(units: &[Unit], secret: &[u8], found: &mut Vec<Range<usize>>) {
     }
 }
 
-/// Decodes every escape once: those of URLs (`%2F`), of JSON (`\"`, `\u002f`) and of HTML (`&amp;`, `&#39;`).
-fn decode(units: &[Unit]) -> Vec<Unit> {
+/// Decodes every escape once: those of URLs (`%2F`), of JSON (`\"`, `\u002f`) and of HTML (`&amp;`, `&#39;`). Returns also
+/// how many units stand before an escape that the end of the text may have cut; all, if there is none.
+fn decode(units: &[Unit]) -> (Vec<Unit>, usize) {
     let mut decoded = Vec::with_capacity(units.len());
+    let mut whole = None;
     let mut at = 0;
     while let Some((byte, range)) = units.get(at) {
         at += 1;
@@ -91,43 +112,66 @@ fn decode(units: &[Unit]) -> Vec<Unit> {
                 let end = units.get(at - 1).map_or(range.end, |last| last.1.end);
                 decoded.extend(bytes.into_iter().map(|byte| (byte, range.start..end)));
             }
-            None if is_cut(&rest) => break,
-            None => decoded.push((*byte, range.clone())),
+            None => {
+                if whole.is_none() && is_cut(&rest) {
+                    whole = Some(decoded.len());
+                }
+                decoded.push((*byte, range.clone()));
+            }
         }
     }
-    decoded
+    let whole = whole.unwrap_or(decoded.len());
+    (decoded, whole)
 }
 
-/// Whether the text, which ends here, may have ended within an escape.
+/// The names of HTML's escapes, and what they stand for.
+const NAMES: [(&str, u8); 5] = [("amp", b'&'), ("lt", b'<'), ("gt", b'>'), ("quot", b'"'), ("apos", b'\'')];
+
+/// Whether `rest`, the end of the text, is the beginning of an escape.
 fn is_cut(rest: &[u8]) -> bool {
+    let are_hex = |digits: &[u8]| digits.iter().all(u8::is_ascii_hexdigit);
     match rest {
-        [b'%', digits @ ..] => digits.len() < 2,
-        [b'\\', b'u', digits @ ..] => digits.len() < 4,
-        [b'\\', escaped @ ..] => escaped.is_empty(),
-        name => name.len() < ESCAPE_BYTES_MAX && !name.iter().any(|byte| b"; ".contains(byte)),
+        [b'%', digits @ ..] => digits.len() < 2 && are_hex(digits),
+        [b'\\'] => true,
+        [b'\\', b'u', digits @ ..] => match digits.split_at_checked(4) {
+            None => are_hex(digits),
+            // The second part of a pair.
+            Some((first, next)) => {
+                hex(first).is_some_and(|unit| HIGH_SURROGATES.contains(&unit))
+                    && next.len() < 6
+                    && (next.is_empty() || is_cut(next))
+            }
+        },
+        [b'&', b'#', b'x' | b'X', digits @ ..] => digits.len() < ESCAPE_BYTES_MAX - 3 && are_hex(digits),
+        [b'&', b'#', digits @ ..] => digits.len() < ESCAPE_BYTES_MAX - 2 && digits.iter().all(u8::is_ascii_digit),
+        [b'&', name @ ..] => NAMES.iter().any(|(known, _)| known.as_bytes().starts_with(name)),
+        _ => false,
     }
 }
+
+const HIGH_SURROGATES: Range<u32> = 0xD800..0xDC00;
+const LOW_SURROGATES: Range<u32> = 0xDC00..0xE000;
 
 /// The length of the escape that `text` begins with, and what it stands for.
 fn escape_at(text: &[u8]) -> Option<(usize, Vec<u8>)> {
-    let hex = |range: Range<usize>| {
-        let digits = std::str::from_utf8(text.get(range)?).ok()?;
-        digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).ok())?
-    };
     match text {
-        [b'%', ..] => Some((3, vec![u8::try_from(hex(1..3)?).ok()?])),
-        [b'\\', b'u', ..] => Some((6, utf8(hex(2..6)?)?)),
+        [b'%', ..] => Some((3, vec![u8::try_from(hex(text.get(1..3)?)?).ok()?])),
+        [b'\\', b'u', ..] => {
+            let unit = hex(text.get(2..6)?)?;
+            if !HIGH_SURROGATES.contains(&unit) {
+                return Some((6, utf8(unit)?));
+            }
+            let low = hex(text.get(6..12)?.strip_prefix(b"\\u")?).filter(|low| LOW_SURROGATES.contains(low))?;
+            Some((12, utf8(0x1_0000 + ((unit - HIGH_SURROGATES.start) << 10) + (low - LOW_SURROGATES.start))?))
+        }
         [b'\\', escaped @ (b'"' | b'\\' | b'/' | b'\''), ..] => Some((2, vec![*escaped])),
+        [b'\\', b't', ..] => Some((2, vec![b'\t'])),
         [b'&', ..] => {
             let end = text.iter().position(|byte| *byte == b';')?;
             let name = std::str::from_utf8(text.get(1..end)?).ok()?;
-            let bytes = match name {
-                "amp" => vec![b'&'],
-                "lt" => vec![b'<'],
-                "gt" => vec![b'>'],
-                "quot" => vec![b'"'],
-                "apos" => vec![b'\''],
-                name => {
+            let bytes = match NAMES.iter().find(|(known, _)| *known == name) {
+                Some((_, byte)) => vec![*byte],
+                None => {
                     let number = name.strip_prefix('#')?;
                     utf8(match number.strip_prefix(['x', 'X']) {
                         Some(digits) => u32::from_str_radix(digits, 16).ok()?,
@@ -139,6 +183,11 @@ fn escape_at(text: &[u8]) -> Option<(usize, Vec<u8>)> {
         }
         _ => None,
     }
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    let digits = std::str::from_utf8(digits).ok()?;
+    digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then(|| u32::from_str_radix(digits, 16).ok())?
 }
 
 fn utf8(number: u32) -> Option<Vec<u8>> {
@@ -226,6 +275,45 @@ mod tests {
         assert_eq!(hide("no token hunter%40%3", ["hunter@:zebra"]), "no token ***%3");
         assert_eq!(hide("no token hunt", ["hunter2"]), "no token ***");
         assert_eq!(hide("no token hun", ["hunter2"]), "no token hun");
+    }
+
+    #[test]
+    fn a_character_that_json_writes_in_two_parts_is_decoded() {
+        let secret = "pass😀word";
+        for repeated in
+            ["pass\\ud83d\\ude00word", "pass\\uD83D\\uDE00word", "pass\\\\ud83d\\\\ude00word", "pass&#x1F600;word"]
+        {
+            assert_eq!(hide(&format!("no key {repeated}, bye"), [secret]), "no key ***, bye", "{repeated}");
+        }
+        for cut in ["\\ud83d", "\\ud83d\\", "\\ud83d\\ude", "&#x1F"] {
+            assert_eq!(hide(&format!("no key pass{cut}"), [secret]), format!("no key ***{cut}"));
+        }
+        assert_eq!(hide("\\ud83d \\ud83d\\u0041 \\ude00", [secret]), "\\ud83d \\ud83d\\u0041 \\ude00");
+        assert_eq!(hide("no key a\\tbcd", ["a\tbcd"]), "no key ***");
+    }
+
+    #[test]
+    fn what_follows_a_sign_that_begins_no_escape_is_decoded() {
+        for (text, hidden) in [
+            ("?a=1&t=%68ab1", "?a=1&t=***"),
+            ("?a=1&%68ab1", "?a=1&***"),
+            ("a \\ %68ab1", "a \\ ***"),
+            ("50% %68ab1", "50% ***"),
+            ("&%68ab1&", "&***&"),
+            ("&am%68ab", "&am%68ab"),
+            ("&am%68ab1", "&am***"),
+            ("&#12%68ab1&q", "&#12***&q"),
+            ("&%68ab1&am", "&***&am"),
+        ] {
+            assert_eq!(hide(text, ["hab1"]), hidden, "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_out_of_a_text_that_the_caller_has_bounded() {
+        let long = "x".repeat(2 * limits::PEER_TEXT_BYTES_MAX);
+        assert_eq!(hide_in_all(&long, [""]), long);
+        assert_eq!(hide_in_all(&(long.clone() + "hunter2"), ["hunter2"]), long.clone() + HIDDEN);
     }
 
     #[test]

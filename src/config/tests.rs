@@ -297,7 +297,7 @@ fn related_values_are_checked_against_each_other() {
         &[],
         &[("server.max_body_bytes", "32MiB"), ("sinks.sqlite.batch.max_bytes", "17MiB")],
         &[
-            "--set: server.max_body_bytes = \"32MiB\": with server.max_frame_bytes (\"1MiB\", default), at least 112299KiB \
+            "--set: server.max_body_bytes = \"32MiB\": with server.max_frame_bytes (\"1MiB\", default), at least 112300KiB \
              of server.buffer_bytes (\"64MiB\", default) are needed",
             "--set: batch.max_bytes of sink sqlite = \"17MiB\": must be at most a quarter of \
              server.buffer_bytes (\"64MiB\", default)",

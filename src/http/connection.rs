@@ -187,7 +187,15 @@ impl Connection {
                 self.refuse(&refusal, Ending::unreadable(), now, ingress, out);
             }
             State::Idle { .. } | State::Head { .. } => self.state = State::Closing,
-            State::Body(Body { whole: Some(_), .. }) => self.refuse_room(now, ingress, out),
+            State::Body(Body { whole: Some(_), lacks, .. }) => {
+                if *lacks == Some(Room::Finish) && self.came_at_once() {
+                    // Others may be before it in line, and wait for more than it needs.
+                    self.body_complete(now, ingress, out);
+                }
+                if matches!(self.state, State::Body(_)) {
+                    self.refuse_room(now, ingress, out);
+                }
+            }
             State::Body(_) => self.abandon_body(now, ingress, out),
             State::Waiting(waiting) => {
                 let (level, seconds) = (waiting.level.name(), HTTP_ACK_TIMEOUT.as_secs());
@@ -255,6 +263,10 @@ impl Connection {
             State::Body(Body { whole: Some(whole), .. }) => Some(whole.retry_at),
             _ => None,
         }
+    }
+
+    fn came_at_once(&self) -> bool {
+        matches!(&self.state, State::Body(body) if body.came_at_once())
     }
 
     /// What the body that is being received cannot continue without. Nothing is consumed until

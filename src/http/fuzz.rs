@@ -179,6 +179,8 @@ pub struct FakeIngress {
     /// There is memory for what admitted bodies become. Even so the answer is no each first time it is asked: every admitted
     /// body waits once.
     pub(super) finishes: bool,
+    /// Whether there is room for what is kept until an answer is written.
+    pub(super) answers_find_room: bool,
     /// How often it was asked.
     pub(super) asked: Cell<usize>,
     /// The only token; `None`: none is needed.
@@ -202,6 +204,7 @@ impl FakeIngress {
             beginnings: Beginnings::new(HTTP_BODY_BEGINNINGS_BYTES_MAX),
             ring_slots: 1000,
             finishes: true,
+            answers_find_room: true,
             asked: Cell::new(0),
             token: None,
             draining: false,
@@ -258,6 +261,10 @@ impl Ingress for FakeIngress {
 
     fn reserve_to_finish(&mut self, bytes: usize) -> Option<Buffer> {
         self.pool.allocate(bytes)
+    }
+
+    fn reserve_for_answer(&mut self, bytes: usize) -> Option<Buffer> {
+        if self.answers_find_room { self.pool.allocate(bytes) } else { None }
     }
 
     fn can_finish(&self, needs: Needs) -> bool {

@@ -122,7 +122,7 @@ impl Body {
     }
 
     /// Whether the body was whole before more than a beginning had to be reserved for it.
-    fn came_at_once(&self) -> bool {
+    pub fn came_at_once(&self) -> bool {
         self.kept.len() <= HTTP_BODY_BEGINNING_BYTES
     }
 

@@ -22,9 +22,10 @@ use super::hints;
 use super::response::{Refusal, push_json_string, result_body};
 use super::routes::{MediaType, Submission};
 use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, Rejection, Rejections, check_batch};
-use crate::limits::{FINISHING_ROUNDING_SHARE, FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
+use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
 use crate::metrics::RejectReason;
 use crate::pipeline::pool::{Buffer, PoolSlice};
+use crate::pipeline::shares::packed_bytes;
 use crate::text::cut;
 
 /// A body with more gaps than this between its accepted events is packed anew, so that it does not fill the ring.
@@ -36,7 +37,8 @@ struct Piece {
     events: u32,
 }
 
-/// How a request's events fared; the words of its answer, kept in the pool while the answer waits.
+/// How a request's events fared; the words of its answer, kept in the pool while the answer waits, where bodies are received:
+/// the memory for whole bodies must not wait for the answer.
 pub struct Settled {
     accepted: u64,
     rejected: u64,
@@ -58,7 +60,7 @@ impl Settled {
                 push_json_string(&mut entries, cut(error, HTTP_ERROR_BYTES_MAX));
                 entries.push(b'}');
             }
-            if let Some(mut buffer) = ingress.reserve_to_finish(entries.len())
+            if let Some(mut buffer) = ingress.reserve_for_answer(entries.len())
                 && buffer.extend(&entries)
             {
                 (settled.listed, settled.entries) = (listed, Some(buffer));
@@ -145,8 +147,7 @@ pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs 
     let encoded = if is_as_long { bytes } else { max_body_bytes };
     Needs {
         unpacked_bytes,
-        // And the list of what was refused.
-        packed_bytes: encoded + encoded / FINISHING_ROUNDING_SHARE + max_frame_bytes,
+        packed_bytes: packed_bytes(encoded, max_frame_bytes),
         piece_bytes: max_frame_bytes,
         slots: 2 * (max_body_bytes / max_frame_bytes.max(1)) + GAPS_SHARED_MAX + 1,
     }

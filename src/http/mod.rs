@@ -114,6 +114,9 @@ pub trait Ingress {
     /// A buffer for what a whole body becomes; `None` only where the pool has no room for it.
     fn reserve_to_finish(&mut self, bytes: usize) -> Option<Buffer>;
 
+    /// A buffer for what is kept until an answer is written; `None`: no room, and the answer is shorter.
+    fn reserve_for_answer(&mut self, bytes: usize) -> Option<Buffer>;
+
     /// Whether pool and ring have room for what a whole body becomes, and no other one waits for it.
     fn can_finish(&self, needs: Needs) -> bool;
 

@@ -401,6 +401,10 @@ impl http::Ingress for HttpIngress<'_> {
         self.ingress.intake.take_to_finish(bytes, self.ingress.finishing)
     }
 
+    fn reserve_for_answer(&mut self, bytes: usize) -> Option<Buffer> {
+        self.ingress.intake.take_for_answer(bytes)
+    }
+
     fn can_finish(&self, needs: http::Needs) -> bool {
         let http::Needs { unpacked_bytes, packed_bytes, piece_bytes, slots } = needs;
         !self.ingress.finishing

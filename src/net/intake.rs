@@ -82,18 +82,27 @@ impl Intake {
     /// The share of the pool where a body of `bytes` is received. One that is not larger than a beginning has come whole:
     /// it is handed on at once, as a frame is.
     pub fn share_of_body(bytes: usize) -> Share {
-        if bytes <= HTTP_BODY_BEGINNING_BYTES { Share::Agents } else { Share::Bodies }
+        if bytes <= HTTP_BODY_BEGINNING_BYTES { Share::SmallBodies } else { Share::Bodies }
     }
 
     /// A buffer for an HTTP body of `bytes` that is being admitted.
     pub fn take_for_body(&mut self, bytes: usize) -> Option<Buffer> {
         let share = Self::share_of_body(bytes);
         self.pool.allocate_from(share, bytes).or_else(|| {
+            if share == Share::SmallBodies {
+                // There may be many of them: agents would be left without a buffer to read into.
+                return None;
+            }
             // What is there for the next reads may lie in the way; it finds another place.
             self.give_up_current();
             self.spare = None;
             self.pool.allocate_from(share, bytes)
         })
+    }
+
+    /// A buffer for what is kept until an answer is written. Never from the memory that is kept for whole bodies.
+    pub fn take_for_answer(&mut self, bytes: usize) -> Option<Buffer> {
+        self.pool.allocate_from(Share::Bodies, bytes)
     }
 
     /// A buffer for what a whole body becomes. `others_wait`: bodies that were whole before wait for the memory that is kept
@@ -115,14 +124,21 @@ mod tests {
 
     #[test]
     fn a_torn_frame_finds_a_place_even_when_the_pool_is_empty() {
-        let frame = 8 * POOL_PAGE_BYTES;
+        let frame = HTTP_BODY_BEGINNING_BYTES + POOL_PAGE_BYTES;
         let mut intake = Intake::new(Pool::new(CURRENT_BYTES + frame, Box::new(|| {})), frame);
         assert!(intake.prepare());
         let torn = intake.take(5000).unwrap();
         assert_eq!(torn.room(), 2 * POOL_PAGE_BYTES, "the spare, cut to what is needed");
         assert!(!intake.prepare(), "without a spare nothing is read");
         assert_eq!(intake.lacks(), Some(frame));
-        // A body finds the place of what was there for the next read.
+        let small = HTTP_BODY_BEGINNING_BYTES;
+        let small: Vec<_> = std::iter::from_fn(|| intake.take_for_body(small)).collect();
+        assert!(
+            intake.take_current().map(|current| intake.put_back(current)).is_some(),
+            "small bodies leave it in place"
+        );
+        drop(small);
+        // A large one finds the place of what was there for the next read.
         let body = intake.take_for_body(frame).unwrap();
         assert!(intake.take_for_body(CURRENT_BYTES).is_none());
         assert!(intake.prepare(), "with a smaller buffer to read into");

@@ -116,6 +116,22 @@ impl Batch {
     pub fn runs(&self) -> &[Run] {
         &self.runs
     }
+
+    /// The same batch, copied out of the buffer pool; `None`: nothing of it lies there.
+    pub fn unpinned(&self) -> Option<Self> {
+        let is_pooled = |run: &Run| matches!(run.payload, Payload::Pooled(_));
+        if !self.runs.iter().any(is_pooled) {
+            return None;
+        }
+        let runs = self.runs.iter().map(|run| {
+            let payload = match &run.payload {
+                Payload::Pooled(slice) => Bytes::copy_from_slice(slice),
+                Payload::Read(bytes) => bytes.clone(),
+            };
+            Run { payload: Payload::Read(payload), ..run.clone() }
+        });
+        Some(Self::new(self.first_position, runs.collect()))
+    }
 }
 
 /// One event on its way into a sink.

@@ -197,6 +197,12 @@ impl Delivery {
         Some((self.with(first, self.from, middle - 1), self.with(second, middle, self.through)))
     }
 
+    /// Exchanges each batch for what `exchange` returns, which has the same events at the same positions, and as many bytes
+    /// in each run.
+    pub fn exchange(&mut self, mut exchange: impl FnMut(&Arc<Batch>) -> Option<Arc<Batch>>) {
+        self.batches = self.batches.iter().map(|batch| exchange(batch).unwrap_or_else(|| batch.clone())).collect();
+    }
+
     fn run(&self, stretch: &Stretch) -> Option<&Run> {
         self.batches.get(stretch.batch)?.runs().get(stretch.run)
     }

@@ -61,6 +61,8 @@ pub struct Unwritten {
     pub events: u64,
     /// Those of them that were acknowledged as *received*: nobody else has them.
     pub let_go_events: u64,
+    /// Rejected frames and requests that are not in dead letters either.
+    pub rejected_payloads: u64,
 }
 
 /// The server ends, or the log failed.
@@ -100,14 +102,19 @@ impl GroupCommit {
         offer: impl FnMut(&Arc<Batch>),
     ) -> Unwritten {
         let mut slots = Vec::with_capacity(COMMIT_SLOTS_MAX);
-        match self.commit_all(&mut rings, &mut slots, keep_refused, offer) {
-            Ok(()) => Unwritten::default(),
-            Err(Over) => {
-                // The loops read nothing more either: this is all there is.
-                rings.take(usize::MAX, &mut slots, |_| false);
-                slots.iter().fold(Unwritten::default(), Unwritten::and)
-            }
+        let mut lost = 0;
+        let ended = self.commit_all(&mut rings, &mut slots, keep_refused, offer, &mut lost);
+        let mut unwritten = Unwritten { rejected_payloads: lost, ..Unwritten::default() };
+        if let Err(Over) = ended {
+            unwritten = slots.iter().fold(unwritten, Unwritten::and);
+            slots.clear();
+            // The loops read nothing more either: this is all there is.
+            rings.take(usize::MAX, &mut slots, |_| false);
+            let is_rejected = |slot: &&Slot| matches!(slot.content, Content::Refused { .. });
+            unwritten.rejected_payloads += slots.iter().filter(is_rejected).count() as u64;
+            unwritten = slots.iter().fold(unwritten, Unwritten::and);
         }
+        unwritten
     }
 
     fn commit_all(
@@ -116,6 +123,7 @@ impl GroupCommit {
         slots: &mut Vec<Slot>,
         mut keep_refused: impl FnMut(&[RefusedPayload]) -> io::Result<()>,
         mut offer: impl FnMut(&Arc<Batch>),
+        lost: &mut u64,
     ) -> Result<(), Over> {
         let mut refused = Vec::new();
         let mut said = Said::default();
@@ -135,7 +143,9 @@ impl GroupCommit {
                     });
                     take_refused(slots, &mut refused);
                     if !refused.is_empty() {
-                        self.keep(&refused, &mut keep_refused, &mut said)?;
+                        if !self.keep(&refused, &mut keep_refused, &mut said)? {
+                            *lost += refused.len() as u64;
+                        }
                         refused.clear();
                     }
                     if let Some(batch) = self.commit(slots, &mut said)? {
@@ -154,14 +164,15 @@ impl GroupCommit {
     }
 
     /// Has refused payloads kept, however long it takes. What sinks have passed is deleted meanwhile: it may be what the
-    /// disk is full of.
+    /// disk is full of. `false`: the server ends, and they are lost.
     fn keep(
         &mut self,
         refused: &[RefusedPayload],
         keep_refused: &mut impl FnMut(&[RefusedPayload]) -> io::Result<()>,
         said: &mut Said,
-    ) -> Result<(), Over> {
+    ) -> Result<bool, Over> {
         let mut paused = None;
+        let mut are_kept = true;
         while let Err(error) = keep_refused(refused) {
             if said.due() {
                 tracing::error!(%error, "dead letters cannot be written; nothing more is taken until they can");
@@ -178,13 +189,14 @@ impl GroupCommit {
             if !(self.sleep)(LOG_RETRY) {
                 let frames = refused.len();
                 tracing::error!(%error, frames, "refused frames could not be kept in dead letters and are lost");
+                are_kept = false;
                 break;
             }
         }
         if paused.is_some() {
             self.health.set_pause(None);
         }
-        Ok(())
+        Ok(are_kept)
     }
 
     /// Writes and syncs one record. `None`: there was no event in it.
@@ -380,7 +392,7 @@ impl Unwritten {
         let Content::Events { events, .. } = &slot.content else { return self };
         let events = u64::from(*events);
         let let_go = if slot.is_let_go { events } else { 0 };
-        Self { events: self.events + events, let_go_events: self.let_go_events + let_go }
+        Self { events: self.events + events, let_go_events: self.let_go_events + let_go, ..self }
     }
 }
 
@@ -406,6 +418,8 @@ mod tests {
 
     use super::*;
     use crate::pipeline::batch::Origin;
+    use crate::pipeline::pool::Pool;
+    use crate::pipeline::ring::ring;
     use crate::random::Random;
     use crate::wal::{self, DirStorage};
 
@@ -558,7 +572,38 @@ mod tests {
     fn dead_letters_that_cannot_be_written_do_not_keep_the_server_from_ending() {
         let Full { mut commit, .. } = Full::new();
         let mut keep = |_: &[RefusedPayload]| Err(io::ErrorKind::StorageFull.into());
-        assert!(commit.keep(&[], &mut keep, &mut Said::default()).is_ok());
+        assert!(matches!(commit.keep(&[], &mut keep, &mut Said::default()), Ok(false)));
         assert_eq!(commit.health.not_ready(), None);
+    }
+
+    fn slot(ticket: u64, is_rejected: bool) -> Slot {
+        let mut buffer = Pool::new(1_000, Box::new(|| {})).allocate(1_000).unwrap();
+        assert!(buffer.extend(&[1; 1_000]));
+        let payload = buffer.share(0..1_000);
+        let content = match is_rejected {
+            true => Content::Refused { payload, events: 1, code: NackCode::Malformed, reason: "x".into() },
+            false => Content::Events { payload, events: 1, payload_crc: None },
+        };
+        Slot { ticket, content, origin: origin(), seq: ticket, sent_crc: 0, received_unix_nano: 1, is_let_go: false }
+    }
+
+    #[test]
+    fn rejected_payloads_that_are_stored_nowhere_are_counted() {
+        for (is_kept, lost) in [(true, 1), (false, 3)] {
+            let Full { commit, .. } = Full::new();
+            let (mut sender, receiver) = ring(COMMIT_SLOTS_MAX + 1, Box::new(|| {}));
+            (1..=2).for_each(|ticket| assert!(sender.push(slot(ticket, true)).is_ok()));
+            assert!(sender.push(slot(3, false)).is_ok());
+            let mut later = Some(sender);
+            let keep = move |_: &[RefusedPayload]| {
+                // Comes before the log has no space for the event.
+                if let Some(mut sender) = later.take() {
+                    assert!(sender.push(slot(4, true)).is_ok());
+                }
+                if is_kept { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
+            };
+            let unwritten = commit.run(receiver, keep, |_| {});
+            assert_eq!((unwritten.rejected_payloads, unwritten.events), (lost, 1), "{is_kept}");
+        }
     }
 }

@@ -29,7 +29,7 @@ pub enum Answer {
 }
 
 /// The parts of a delivery that are still to be stored.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Bisection {
     /// In descending order: the last one is next.
     parts: Vec<Delivery>,
@@ -44,6 +44,21 @@ impl Bisection {
     /// What to deliver next; `None`: all is stored.
     pub fn next(&self) -> Option<&Delivery> {
         self.parts.last()
+    }
+
+    /// Takes the next part out; see [`Bisection::put_back`].
+    pub fn take_next(&mut self) -> Option<Delivery> {
+        self.parts.pop()
+    }
+
+    /// The part that was taken out is next again.
+    pub fn put_back(&mut self, part: Delivery) {
+        self.parts.push(part);
+    }
+
+    /// All that is left.
+    pub fn parts_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
+        self.parts.iter_mut()
     }
 
     /// Takes the sink's answer about [`Bisection::next`]. A sink that refuses events, but none that it was asked to

@@ -92,6 +92,27 @@ impl Gather {
         self.held.front()?.runs().first().map(|run| run.received_unix_nano)
     }
 
+    /// Copies what is held out of the buffer pool. `parts`, which are being delivered, are moved to these copies; what of them
+    /// is not held any more is copied too.
+    pub fn unpin<'a>(&mut self, parts: impl IntoIterator<Item = &'a mut Delivery>) {
+        let copy = |batch: &Arc<Batch>| (batch.clone(), batch.unpinned().map(Arc::new));
+        let mut copies: Vec<_> = self.held.iter().map(copy).collect();
+        for part in parts {
+            part.exchange(|batch| {
+                if !copies.iter().any(|(copied, _)| Arc::ptr_eq(copied, batch)) {
+                    copies.push(copy(batch));
+                }
+                copies.iter().find(|(copied, _)| Arc::ptr_eq(copied, batch))?.1.clone()
+            });
+        }
+        for (held, (_, copy)) in self.held.iter_mut().zip(copies) {
+            if let Some(copy) = copy {
+                *held = copy;
+            }
+        }
+        self.pinned_bytes = 0;
+    }
+
     /// Begins again behind `position`: what was held will come again.
     pub fn restart(&mut self, position: u64) {
         *self = Self { next: position + 1, last_delivery: self.last_delivery, ..Self::new(self.settings) };
@@ -228,6 +249,7 @@ mod tests {
 
     use super::*;
     use crate::event::proto::Event;
+    use crate::pipeline::testing::pooled_batch;
     use crate::sink::testing::{batch, batch_of, named};
 
     const AGE: Duration = Duration::from_millis(50);
@@ -345,6 +367,36 @@ mod tests {
         gather.take(batch_of(1_002, vec![]));
         assert_eq!(store_all(&mut gather, start), [6..=9, 1_000..=1_001]);
         assert!(matches!(gather.due(start), Due::Nothing));
+    }
+
+    #[test]
+    fn what_is_held_and_being_delivered_leaves_the_pool_and_stays_the_same() {
+        let start = Instant::now();
+        let mut gather = gather(9, 1 << 20);
+        for first in [1, 4, 7] {
+            gather.take(pooled_batch(first..=first + 2));
+        }
+        let records = |delivery: &Delivery| {
+            delivery.records().map(|record| (record.position, record.event.bytes().to_vec())).collect::<Vec<_>>()
+        };
+        let mut delivery = now(gather.due(start));
+        let before = records(&delivery);
+        // Its first part is stored: of the first batch nothing is needed any more, of the second one the rest.
+        gather.stored(5);
+        delivery.skip_to(6);
+        assert!(gather.pinned_bytes() > 0);
+        // One that is not held any more, as after a restart.
+        let mut other = delivery.clone();
+        let held: Vec<_> = gather.held.iter().map(Arc::downgrade).collect();
+        gather.unpin([&mut delivery]);
+        Gather::new(gather.settings).unpin([&mut other]);
+        assert!(held.iter().all(|batch| batch.upgrade().is_none()), "a batch in the pool is still held");
+        assert_eq!(gather.pinned_bytes(), 0);
+        assert_eq!((records(&delivery), records(&other)), (before[5..].to_vec(), before[5..].to_vec()));
+        assert_eq!(delivery.part(7..=7).records().count(), 1);
+        gather.unpin([]);
+        assert_eq!(store_all(&mut gather, start), [6..=9]);
+        assert!(gather.is_empty() && gather.pinned_bytes() == 0 && gather.bytes == 0);
     }
 
     proptest! {

@@ -193,6 +193,31 @@ fn a_sink_that_stands_still_pins_its_share_and_not_more() {
 }
 
 #[test]
+fn while_a_sink_is_unavailable_nothing_of_the_pool_is_held_and_then_everything_is_stored_once() {
+    // Refusals in the same deliveries: the positions of what was copied are those of before.
+    for unnamed in [false, true] {
+        let sink = MemorySink::with(|memory| {
+            memory.position = Some(0);
+            memory.failures.extend((0..1_000).map(|_| Failure::from(Unavailable::retry("away"))));
+            memory.refuse(vec![4, 27, 61], unnamed);
+        });
+        let mut bench = Bench::new(folder(), &sink);
+        bench.commit(30);
+        for _ in 0..5 {
+            bench.commit(10);
+            bench.wait_for(|bench| bench.pool.bytes_in_use() == 0);
+        }
+        assert_eq!(bench.router.progress().position(), 0, "nothing was stored, and nothing is held");
+        sink.memory().failures.clear();
+        let last = bench.writer.next_position() - 1;
+        bench.wait_for(|bench| bench.router.progress().position() == last);
+        bench.stop(PATIENCE);
+        let good: Vec<u64> = (1..=last).filter(|position| ![4, 27, 61].contains(position)).collect();
+        assert_eq!(sink.stored(), good);
+    }
+}
+
+#[test]
 fn a_restart_goes_on_where_the_store_is_and_a_new_sink_begins_at_the_oldest_event() {
     let sink = transactional();
     let mut bench = Bench::new(folder(), &sink);

@@ -20,6 +20,7 @@
 //! | `drain` | the end: one deadline for all routers | sleeps |
 //! | `progress` | position and status, for others to read | none |
 //! | `positions` | position files of stores that keep none | files |
+//! | `removed` | sinks that were removed from the settings | files |
 //! | `dead` | dead letters | files |
 //!
 //! **End.** Dropping the [`RouterQueue`] drains the router: it stores what it was given, for ever until
@@ -33,6 +34,7 @@ pub mod gather;
 pub mod positions;
 pub mod progress;
 mod queue;
+pub mod removed;
 pub mod retry;
 mod source;
 mod worker;

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Batches lie in the buffer pool. With a log, a router may hold a share of the pool and not more, so that sinks that
-//! stand still cannot keep it from agents: what goes beyond is read back from the log.
+//! stand still cannot keep it from agents: what goes beyond is read back from the log. While its sink is unavailable, a
+//! router holds none ([`Queue::let_go`]).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,8 @@ struct State {
     taken_bytes: usize,
     /// Everything below this position was offered; what was not taken is in the log.
     behind: u64,
+    /// Until the router takes again, it is offered positions only, no batches.
+    is_let_go: bool,
     closed: bool,
 }
 
@@ -65,7 +68,7 @@ impl Queue {
             }
             Some(share) => {
                 let held = state.queued_bytes + state.taken_bytes + bytes;
-                if held > share || state.batches.len() >= ROUTER_QUEUE_BATCHES {
+                if state.is_let_go || held > share || state.batches.len() >= ROUTER_QUEUE_BATCHES {
                     state.batches.clear();
                     state.queued_bytes = 0;
                     state.behind = batch.end_position();
@@ -95,6 +98,7 @@ impl Queue {
     /// The next batch; the router then holds `taken_bytes` of the pool besides it.
     pub fn take(&self, taken_bytes: usize) -> Taken {
         let mut state = self.lock();
+        state.is_let_go = false;
         let taken = match state.batches.pop_front() {
             Some(batch) => {
                 state.queued_bytes -= batch.pinned_bytes();
@@ -109,6 +113,20 @@ impl Queue {
         drop(state);
         self.changed.notify_all();
         taken
+    }
+
+    /// Empties the queue, and keeps it empty until the router takes again: what is offered meanwhile is read from the log.
+    /// The router holds nothing of the pool either. Without a log this changes nothing.
+    pub fn let_go(&self) {
+        if self.share_bytes.is_none() {
+            return;
+        }
+        let mut state = self.lock();
+        state.is_let_go = true;
+        (state.queued_bytes, state.taken_bytes) = (0, 0);
+        let batches = std::mem::take(&mut state.batches);
+        drop(state);
+        drop(batches);
     }
 
     /// Waits until there is a batch, or positions from `next` on to read, or the end; not longer than `until`.
@@ -160,6 +178,30 @@ mod tests {
         queue.offer(&pooled_batch(31..=40));
         assert_eq!(first(queue.take(held)), Some(31));
         assert!(matches!(queue.take(0), Taken::Empty { behind: 41, closed: false }));
+    }
+
+    #[test]
+    fn a_router_that_lets_go_pins_nothing_until_it_takes_again() {
+        let queue = Queue::new(Some(1 << 20), 1);
+        let batches = [pooled_batch(1..=10), pooled_batch(11..=20), pooled_batch(21..=30)];
+        queue.offer(&batches[0]);
+        queue.offer(&batches[1]);
+        assert_eq!(first(queue.take(0)), Some(1));
+        queue.let_go();
+        queue.offer(&batches[2]);
+        assert!(batches.iter().all(|batch| Arc::strong_count(batch) == 1), "the queue holds a batch");
+        // What was offered meanwhile is in the log; it ends the wait of the router.
+        queue.wait(11, None);
+        assert!(matches!(queue.take(0), Taken::Empty { behind: 31, closed: false }));
+        queue.offer(&pooled_batch(31..=40));
+        assert_eq!(first(queue.take(0)), Some(31));
+
+        let without_log = Queue::new(None, 1);
+        without_log.offer(&batches[0]);
+        without_log.let_go();
+        without_log.offer(&batches[1]);
+        assert_eq!(first(without_log.take(0)), Some(1));
+        assert_eq!(first(without_log.take(0)), Some(11));
     }
 
     #[test]

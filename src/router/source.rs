@@ -110,6 +110,15 @@ impl Source {
         }
     }
 
+    /// Lets go of the buffer pool until [`Source::next`] is called again; see [`Queue::let_go`].
+    pub fn let_go(&mut self) {
+        if self.log.is_some() {
+            // What was taken out of the queue was offered, so it is below `behind`.
+            self.ahead = None;
+            self.queue.let_go();
+        }
+    }
+
     /// Waits for more, or for the end; not longer than `until`.
     pub fn wait(&self, until: Option<Instant>) {
         self.queue.wait(self.next, until);

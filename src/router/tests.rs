@@ -62,6 +62,13 @@ impl MemorySink {
     }
 }
 
+impl Memory {
+    /// Refuses these positions, one by one or as a batch.
+    pub fn refuse(&mut self, positions: Vec<u64>, unnamed: bool) {
+        (self.poison, self.unnamed) = (positions, unnamed);
+    }
+}
+
 impl Sink for MemorySink {
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         let mut memory = self.memory();

@@ -14,8 +14,10 @@
 //! (a store restored from a copy): what follows it is read from the log again. Where a sink that has nothing yet began
 //! is kept in its position file, so that what the log drops before the first delivery is missed and counted, also
 //! after a restart.
+//!
+//! While it waits for its sink, a router holds nothing of the buffer pool: see [`Gather::unpin`] and [`Source::let_go`].
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, mem, thread};
@@ -55,6 +57,8 @@ pub(super) struct Worker {
     /// Where the log ended and began when this process opened it; `None`: there is none.
     log: Option<Range<u64>>,
     gather: Gather,
+    /// What is left of the delivery.
+    parts: Bisection,
     /// The store has answered, and its position is one of this log.
     connected: bool,
     /// Positions that no batch will have, behind what is gathered.
@@ -103,6 +107,7 @@ impl Worker {
             source,
             log: shared.log.as_ref().map(|log| log.oldest()..log.end()),
             gather: Gather::new(settings.batch),
+            parts: Bisection::default(),
             connected: false,
             gap: None,
             counted: 0,
@@ -299,24 +304,26 @@ impl Worker {
 
     /// Delivers all of it, in parts where the store makes that necessary.
     fn deliver(&mut self, delivery: Delivery) -> Done {
-        let mut parts = Bisection::new(delivery);
-        while let Some(part) = parts.next() {
+        self.parts = Bisection::new(delivery);
+        while let Some(part) = self.parts.take_next() {
             self.check_deadline()?;
             // A reconnect may have found that the store has it already.
             let there = self.position >= part.last_position();
-            let unavailable = match parts.answer(if there { Ok(()) } else { self.attempt(part) }) {
+            let result = if there { Ok(()) } else { self.attempt(&part) };
+            self.parts.put_back(part);
+            let unavailable = match self.parts.answer(result) {
                 Answer::Stored(part) => {
                     self.stored(part)?;
                     continue;
                 }
                 Answer::Halved => continue,
                 Answer::Refused(refusals) => {
-                    self.bury(&mut parts, &refusals)?;
+                    self.bury(&refusals)?;
                     continue;
                 }
                 Answer::RefusedAlone(refusal) if self.refused_in_a_row < REFUSED_IN_A_ROW_MAX => {
                     self.refused_in_a_row += 1;
-                    self.bury(&mut parts, &[refusal])?;
+                    self.bury(&[refusal])?;
                     continue;
                 }
                 Answer::RefusedAlone(Refusal { code, reason, .. }) => {
@@ -373,10 +380,10 @@ impl Worker {
 
     /// Keeps what the sink refuses of the next part in dead letters, on disk before anything of the delivery is committed,
     /// and leaves it out.
-    fn bury(&mut self, parts: &mut Bisection, refusals: &[Refusal]) -> Done {
-        let Some(part) = parts.next() else { return Ok(()) };
+    fn bury(&mut self, refusals: &[Refusal]) -> Done {
         self.persist(|worker| {
-            worker.dead.append(part.records().filter_map(|record| {
+            let part = worker.parts.next();
+            worker.dead.append(part.into_iter().flat_map(Delivery::records).filter_map(|record| {
                 let index = refusals.binary_search_by_key(&record.position, |refusal| refusal.position).ok()?;
                 Some(RefusedEvent { server_id: &worker.server_id, record, refusal: refusals.get(index)? })
             }))
@@ -388,7 +395,7 @@ impl Worker {
             warn!(sink = self.name, events, code, reason, suppressed, "events refused, kept in dead letters");
         }
         self.metrics.events_dead.inc_by(refusals.len() as u64);
-        parts.leave_out(refusals);
+        self.parts.leave_out(refusals);
         Ok(())
     }
 
@@ -482,6 +489,9 @@ impl Worker {
             self.warned = true;
         }
         self.metrics.retries.inc();
+        // Others need the pool meanwhile: the largest HTTP body may need all that is kept for whole bodies.
+        self.gather.unpin(self.parts.parts_mut());
+        self.source.let_go();
         self.sleep(now + delay)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::ServerError;
+use super::{ServerError, end};
 use super::log_thread::LogThread;
 use super::loops::End;
 use crate::net::{self, Ended};
@@ -51,13 +51,7 @@ impl Ending {
             tracing::warn!(connections, "cut after server.drain_timeout");
         }
         if self.has_log {
-            self.end_log(deadline)?;
-            match undelivered {
-                0 => tracing::info!("shut down, everything delivered"),
-                events => {
-                    tracing::info!(events, "shut down; the log keeps what sinks have not taken for the next start")
-                }
-            }
+            end::report(self.end_log(deadline)?.as_ref(), undelivered);
             return Ok(());
         }
         // A router that is still trying to connect, with nothing to deliver, loses nothing.
@@ -73,27 +67,19 @@ impl Ending {
         self.promises.iter().any(|(let_go, watermarks)| let_go.ticket() > watermarks.get(AckLevel::Written))
     }
 
-    /// What was acknowledged is in the log, delivered or not.
-    fn end_log(&self, deadline: Instant) -> Result<(), ServerError> {
+    /// Waits for the log thread: what was acknowledged is in the log then, delivered or not. `None`: it has not answered.
+    fn end_log(&self, deadline: Instant) -> Result<Option<Unwritten>, ServerError> {
         let promised = self.is_promised();
         // Space may return until the drain is over; for events that nobody was promised, that is not waited for.
         let time = if promised { deadline.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
         match self.log_thread.wait(time + LOG_END_TIMEOUT) {
             Some(unwritten) if self.health.failure().is_some() => {
-                return Err(ServerError::log_failed(&self.health, unwritten.let_go_events));
+                Err(ServerError::log_failed(&self.health, unwritten.let_go_events))
             }
-            Some(Unwritten { let_go_events: events @ 1.., .. }) => return Err(ServerError::NotKept { events }),
-            Some(Unwritten { events: 0, .. }) => {}
-            Some(Unwritten { events, .. }) => tracing::warn!(
-                events,
-                "shut down while the log accepted nothing; these events were not acknowledged, their senders still have them"
-            ),
-            None if promised && self.is_promised() => return Err(ServerError::LogStuck),
-            None => tracing::warn!(
-                "shut down while the log accepted nothing; everything that was acknowledged is in the log"
-            ),
+            Some(Unwritten { let_go_events: events @ 1.., .. }) => Err(ServerError::NotKept { events }),
+            None if promised && self.is_promised() => Err(ServerError::LogStuck),
+            unwritten => Ok(unwritten),
         }
-        Ok(())
     }
 }
 

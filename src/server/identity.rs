@@ -11,6 +11,7 @@ use crate::ids::{LoopId, Ticket, new_uuid};
 use crate::limits::{WAL_POSITION_JUMP, WAL_UNKNOWN_JUMP};
 use crate::random::Random;
 use crate::router::Router;
+use crate::router::removed::{Removed, removed};
 use crate::session::marks::{Marks, Restored};
 use crate::time::now_unix_nano;
 use crate::wal::{self, DirStorage, Log, Writer};
@@ -65,7 +66,21 @@ pub fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerE
     } else {
         tracing::warn!(agents = marks.len(), oldest_position, next_position, "log opened: {}", opened.report);
     }
+    warn_of_removed_sinks(config, &opened.server_id, oldest_position, next_position);
     Ok(Keeping { server_id: opened.server_id, log: Some((opened.writer, opened.log)), marks })
+}
+
+/// The log keeps nothing for a sink that is not in the settings.
+fn warn_of_removed_sinks(config: &Config, server_id: &[u8; 16], oldest: u64, next: u64) {
+    let configured: Vec<&str> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
+    for Removed { name, events } in removed(&config.data_dir, server_id, &configured, oldest, next) {
+        tracing::warn!(
+            sink = name,
+            events,
+            "a sink that is not in the settings has not taken events that the log still has, and the log does not keep them \
+             for it: add the sink again, or remove its file in data_dir/positions"
+        );
+    }
 }
 
 /// A log that ends before what a sink holds of it is an older copy: no position may be given out a second time. A sink

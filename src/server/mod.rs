@@ -12,9 +12,11 @@
 //! | `log_thread` | what the log thread works with |
 //! | `loops` | what each event loop owns, and how they run together |
 //! | `drain` | the end |
+//! | `end` | its last line |
 
 pub mod access;
 mod drain;
+mod end;
 mod identity;
 mod log_thread;
 mod loops;

@@ -146,8 +146,6 @@ pub enum Failure {
     Unavailable(Unavailable),
 }
 
-impl Failure {}
-
 impl From<Unavailable> for Failure {
     fn from(unavailable: Unavailable) -> Self {
         Self::Unavailable(unavailable)

@@ -234,6 +234,15 @@ fn what_ends_before_the_first_event_says_so() {
 }
 
 #[test]
+fn a_timeout_that_is_given_holds_for_the_first_connection_too() {
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    assert_eq!(patience(options(&[]).timeout), (seconds(5), seconds(30)));
+    assert_eq!(patience(options(&["--timeout", "0"]).timeout), (None, None));
+    assert_eq!(patience(options(&["--timeout", "2"]).timeout), (seconds(2), seconds(2)));
+    assert_eq!(patience(options(&["--timeout", "90"]).timeout), (seconds(90), seconds(90)));
+}
+
+#[test]
 fn a_server_that_stops_answering_leaves_the_rest_unknown() {
     let address = script::serve(move |_, mut peer| {
         peer.greet();
@@ -242,7 +251,7 @@ fn a_server_that_stops_answering_leaves_the_rest_unknown() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.log");
     std::fs::write(&path, "one\ntwo\n").unwrap();
-    let options = SendOptions { files: vec![path], timeout: 1, ..options(&[]) };
+    let options = SendOptions { files: vec![path], timeout: Some(1), ..options(&[]) };
     let error = send(address, &options).unwrap_err().to_string();
     let end = "; 0 of 2 events were acknowledged; 2 were not and may be stored nevertheless";
     assert!(error.contains("no progress for 1 s") && error.ends_with(end), "{error}");
@@ -260,7 +269,7 @@ fn a_server_that_waits_for_its_sinks_is_asked_for_them() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.log");
     std::fs::write(&path, "one\ntwo\n").unwrap();
-    let options = SendOptions { files: vec![path], timeout: 1, ..options(&["--ack", "delivered"]) };
+    let options = SendOptions { files: vec![path], timeout: Some(1), ..options(&["--ack", "delivered"]) };
     let error = send(address, &options).unwrap_err().to_string();
     let why = "; connected, but nothing is acknowledged as delivered: see /ready of the server for the states of its sinks, \
                and its log for their errors";

@@ -266,6 +266,17 @@ fn a_body_that_finds_no_room_half_way_is_tried_again() {
     }
 }
 
+#[test]
+fn where_there_is_no_room_for_the_list_of_rejected_events_the_answer_has_their_number() {
+    let mut peer = Peer::new();
+    peer.ingress.answers_find_room = false;
+    peer.send(post("application/x-ndjson", "{\"name\":\"good\"}\n{\"name\":\"\"}\n"));
+    peer.turn();
+    let answers = String::from_utf8_lossy(&peer.written).into_owned();
+    assert_eq!((peer.statuses(), peer.ingress.names().len()), (vec![200], 1));
+    assert!(answers.contains(r#""accepted":1,"rejected":[],"rejected_total":1"#), "{answers}");
+}
+
 /// A body that came with its head can be sent again sooner than one that was admitted.
 #[test]
 fn a_small_body_waits_a_second_at_most() {
@@ -285,6 +296,12 @@ fn a_small_body_waits_a_second_at_most() {
     let mut peer = waiting();
     peer.later(HTTP_FINISH_RETRY);
     assert_eq!((peer.statuses(), peer.ingress.names().len(), peer.connection.closing()), (vec![503], 0, true));
+    // It is tried before that, whatever others wait for.
+    let mut peer = waiting();
+    (peer.ingress.ring_slots, peer.ingress.finishes) = (1000, false);
+    peer.later(HTTP_FINISH_RETRY);
+    peer.turn();
+    assert_eq!((peer.statuses(), peer.ingress.names().len(), peer.ingress.no_room), (vec![200], 1, 0));
     // Where nothing is known to be lacking, it does not wait at all.
     let mut peer = Peer::new();
     peer.ingress.finishes = false;

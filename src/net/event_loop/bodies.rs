@@ -36,7 +36,7 @@ impl EventLoop {
         Served::Again
     }
 
-    fn lacks_room(&self, id: ConnectionId) -> Option<Room> {
+    pub(super) fn lacks_room(&self, id: ConnectionId) -> Option<Room> {
         self.connections.get(id)?.protocol()?.lacks_room()
     }
 
@@ -104,11 +104,12 @@ impl EventLoop {
         self.with_protocol(id, |protocol, cx| protocol.take_room(cx)).unwrap_or(true)
     }
 
-    /// Whole bodies in line, in order: each becomes events where there is room now. Nobody passes the first one, so it finds
-    /// its room once the log has what was made of those before.
-    pub(super) fn finish_bodies(&mut self) {
+    /// Whole bodies in line, in order, until a time (at least one): each becomes events where there is room now. Nobody takes
+    /// what the first one waits for, so it finds its room once the log has what was made of those before. `true`: the time
+    /// ended before the line did.
+    pub(super) fn finish_bodies(&mut self, until: Instant) -> bool {
         if self.finishing.is_empty() {
-            return;
+            return false;
         }
         // Armed first: whatever is freed after the attempts wakes the loop.
         self.ingress.ring.wait_for_room();
@@ -118,13 +119,28 @@ impl EventLoop {
             if !self.take_room(id) {
                 self.finishing.push_front(id);
                 self.ingress.finishing = true;
-                return;
+                return false;
             }
             self.ingress.finishing = !self.finishing.is_empty();
             if let Some(connection) = self.connections.get_mut(id) {
                 connection.waiting = false;
                 self.serve_one(id);
             }
+            // Slots in the ring are of use to nobody but an awake log thread.
+            self.ingress.ring.flush();
+            if Instant::now() >= until {
+                break;
+            }
+        }
+        !self.finishing.is_empty()
+    }
+
+    /// A body became events at its last try, before it was first in line.
+    pub(super) fn leave_finishing(&mut self, id: ConnectionId) {
+        self.finishing.retain(|other| *other != id);
+        self.ingress.finishing = !self.finishing.is_empty();
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.waiting = false;
         }
     }
 

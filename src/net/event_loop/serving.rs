@@ -60,7 +60,7 @@ impl EventLoop {
     /// Those in line, in order: those whose memory is reserved while there is ring, the others while there is memory too.
     /// Where there is not, whoever frees some wakes the loop.
     pub(super) fn serve_waiting(&mut self) {
-        self.finish_bodies();
+        let more_bodies = self.finish_bodies(Instant::now() + OTHERS_TIME_PER_TURN);
         // Each at most once: one that lines up again has to wait for what others free.
         for _ in 0..self.waiting_for_ring.len() {
             if !self.ingress.has_slots() {
@@ -76,6 +76,7 @@ impl EventLoop {
         }
         if self.waiting.is_empty() && self.waiting_for_ring.is_empty() {
             self.ingress.set_starved_since(None);
+            self.serve_at_once = more_bodies;
             return;
         }
         if self.ingress.now >= self.pressure_swept + STALLED_FRAME_TIMEOUT / 2 {
@@ -85,7 +86,7 @@ impl EventLoop {
         self.ingress.ring.wait_for_room();
         self.ingress.intake.wait_for_room();
         let ring = self.ingress.has_slots() && !self.waiting_for_ring.is_empty();
-        self.serve_at_once = ring || self.can_serve_next_waiting();
+        self.serve_at_once = more_bodies || ring || self.can_serve_next_waiting();
     }
 
     /// Whether the first of those that wait for memory can be read now. What it has sent already, with its HELLO, needs slots

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::EventLoop;
 use crate::ids::ConnectionId;
+use crate::http::Room;
 use crate::net::connection::Phase;
 use crate::net::protocols::Protocol;
 
@@ -51,6 +52,7 @@ impl EventLoop {
     }
 
     fn time_out(&mut self, id: ConnectionId, pressure: bool) {
+        let is_in_line = self.lacks_room(id) == Some(Room::Finish);
         let Some(connection) = self.connections.get_mut(id) else { return };
         let close = match &connection.phase {
             Phase::Undecided => return self.remove(id, "silent"),
@@ -58,7 +60,12 @@ impl EventLoop {
             Phase::Closing => None,
             Phase::Open(_) => self.with_protocol(id, |protocol, cx| protocol.handle_timeout(pressure, cx)).flatten(),
         };
-        let more = self.connections.get(id).is_some_and(|connection| connection.socket.has_more());
+        // A body may have become events at its last try.
+        let has_finished = is_in_line && close.is_none() && self.lacks_room(id).is_none();
+        if has_finished {
+            self.leave_finishing(id);
+        }
+        let more = self.connections.get(id).is_some_and(|connection| connection.socket.has_more()) || has_finished;
         self.settle(id, close);
         if more && close.is_none() {
             // Requests after one that was answered 504, here or still in the socket.

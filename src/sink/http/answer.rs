@@ -95,7 +95,8 @@ impl Answer {
     fn reason(&self, settings: &Settings, advice: &str) -> String {
         let mut reason = format!("{}: HTTP {}", settings.output(), self.status);
         let words: String = self.words.chars().take(limits::HTTP_ANSWER_WORDS_CHARS_MAX).collect();
-        for part in [words.as_str(), advice].into_iter().filter(|part| !part.is_empty()) {
+        let quoted = if words.is_empty() { words } else { format!("{words:?}") };
+        for part in [quoted.as_str(), advice].into_iter().filter(|part| !part.is_empty()) {
             reason += ": ";
             reason += part;
         }

@@ -321,7 +321,7 @@ fn what_passes_is_tried_again_after_the_time_that_the_service_names() {
     let service = Service::json();
     for status in [408, 425, 429, 500, 502, 503, 504, 507, 599] {
         let (reason, after) = retry(service.answered(&answer(&format!("{status} x"), "", "over\r\n  load")));
-        assert_eq!(reason, format!("http {}: HTTP {status}: over load", service.receiver.url(&service.name)));
+        assert_eq!(reason, format!("http {}: HTTP {status}: \"over load\"", service.receiver.url(&service.name)));
         assert_eq!(after, None);
         let (_, after) = retry(service.answered(&answer(&format!("{status} x"), "Retry-After: 7\r\n", "")));
         assert_eq!(after, Some(Duration::from_secs(7)));
@@ -347,8 +347,12 @@ fn what_a_person_must_mend_is_down_and_says_what_to_do() {
         (501, "does not speak"),
         (505, "does not speak"),
     ] {
-        let reason = down(service.answered(&answer(&format!("{status} x"), "Retry-After: 7\r\n", "go away")));
-        assert!(reason.contains(&format!(": HTTP {status}: go away: ")) && reason.contains(advice), "{reason}");
+        let reason = down(service.answered(&answer(&format!("{status} x"), "Retry-After: 7\r\n", "go \"away\"")));
+        // What the service sent cannot be taken for advice.
+        assert!(
+            reason.contains(&format!(r#": HTTP {status}: "go \"away\"": "#)) && reason.contains(advice),
+            "{reason}"
+        );
     }
     for status in [301, 302, 303, 304, 307, 308] {
         let body = if status == 304 { "" } else { "moved" };

@@ -1,5 +1,6 @@
 //! What a user sets, and what of it is wrong.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -135,10 +136,13 @@ impl Settings {
         let Ok(parts) = self.url.parts() else { return text.to_owned() };
         let mut secrets = parts.secrets();
         // Messages are of use only with them, and settings show them elsewhere.
-        let shown = parts.parameters().unwrap_or_default().into_iter();
-        let shown: Vec<String> =
-            shown.filter(|(key, _)| SHOWN_PARAMETERS.contains(&&**key)).map(|(_, value)| value).collect();
-        secrets.retain(|secret| !shown.iter().any(|shown| decoded_text(secret).as_ref() == Some(shown)));
+        let parameters = parts.parameters().unwrap_or_default();
+        let (shown, hidden): (Vec<_>, Vec<_>) =
+            parameters.into_iter().partition(|(key, _)| SHOWN_PARAMETERS.contains(&&**key));
+        secrets.retain(|secret| !shown.iter().any(|(_, shown)| decoded_text(secret).as_ref() == Some(shown)));
+        // They may be the same word as a parameter that is shown.
+        secrets.extend(hidden.into_iter().map(|(_, value)| Cow::from(value)));
+        secrets.extend(parts.password.as_ref().map(|password| String::from_utf8_lossy(password)));
         hide(text, secrets.iter().map(|secret| &**secret))
     }
 

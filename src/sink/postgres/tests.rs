@@ -774,6 +774,17 @@ fn a_server_without_tls_is_down_where_it_is_asked_for() {
 }
 
 #[test]
+fn a_password_that_equals_a_shown_parameter_is_hidden() {
+    for (url, text, shown) in [
+        ("postgres://u:prefer@h/d?sslmode=prefer", "no login with prefer", "no login with ***"),
+        ("postgres://u:hunter2@h/d?sslmode=prefer", "no login with hunter2: prefer", "no login with ***: prefer"),
+        ("postgres://h/d?sslmode=prefer&password=prefer", "no login with prefer", "no login with ***"),
+    ] {
+        assert_eq!(settings(url.to_owned()).hide(text), shown, "{url}");
+    }
+}
+
+#[test]
 fn a_password_is_asked_for_and_checked() {
     let (server, _dir, _ca) = tls_server();
     server.psql("postgres", "CREATE ROLE app LOGIN PASSWORD 'r@:ght/'").unwrap();

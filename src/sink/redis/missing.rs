@@ -1,4 +1,5 @@
-//! A position's key that is missing: a new beginning, unless the stream has entries of this log.
+//! A position's key that is missing: a new beginning, unless the stream has entries of this log, or is there while this
+//! process has seen a position.
 
 use redis::Value;
 
@@ -7,8 +8,9 @@ use super::{Redis, Stop};
 use crate::limits;
 
 impl Redis {
-    /// Fails with what to do where the shard's stream has entries of this log and its position's key is missing: the same
-    /// events would be added once more. Entries of others in the stream prove nothing.
+    /// Fails with what to do where the shard's position is missing beside its stream and the stream has entries of this
+    /// log, or this process has seen the position before: the same events would be added once more. Entries of others
+    /// prove nothing to a process that has seen no position.
     pub(super) fn check_missing(&self, index: usize, connection: &mut Connection, asking: bool) -> Result<(), Stop> {
         let Some(shard) = self.shards.get(index) else { return Ok(()) };
         let found = match &shard.last_id {
@@ -21,14 +23,21 @@ impl Redis {
             None => self.last_entry(&shard.stream, connection, asking)?,
             found => found,
         };
-        let Some(found) = found else { return Ok(()) };
         // What this process knows is newer than an entry can say: events without a place in this shard move it too.
-        let position = found.max(shard.position);
+        let position = found.unwrap_or_default().max(shard.position);
         let (key, stream) = (String::from_utf8_lossy(&shard.position_key), String::from_utf8_lossy(&shard.stream));
+        let (proof, new_beginning) = match found {
+            Some(_) => (format!("has events of this log up to position {position}"), "remove the stream too"),
+            None if position > 0 => (
+                format!("is there, and this server had reached position {position}"),
+                "to deliver again what the log has, restart the server, or remove the stream too",
+            ),
+            None => return Ok(()),
+        };
         Err(Stop::Unavailable(self.down(&format!(
-            "the key {key} is missing, and the stream {stream} has events of this log up to position {position}: Redis \
-             evicted the key (set maxmemory-policy noeviction), somebody removed it, or the sink had another name. To \
-             continue after them: SET {key} \"{position} {} {}\"; or remove the stream too",
+            "the key {key} is missing, and the stream {stream} {proof}: Redis evicted the key (set maxmemory-policy \
+             noeviction), somebody removed it, or the sink had another name. To continue after them: SET {key} \
+             \"{position} {} {}\"; or {new_beginning}",
             self.owner,
             self.settings.shards()
         ))))

@@ -43,18 +43,38 @@ fn other_log(store: &Alone) -> Redis {
 #[test]
 fn entries_of_others_do_not_prove_that_a_position_is_missing() {
     let store = Alone::new(0);
-    let mut sink = store.connected(1);
-    persist(&mut sink, &delivery(1..=5));
-    store.server.cli(&["flushall"]);
+    let mut idle = store.connected(1);
     persist(&mut other_log(&store), &delivery(1..=9));
     store.server.cli(&["xadd", "events:{0}", "*", "server_id", "x", "position", "7"]);
-    assert_eq!(sink.connect(), Ok(Some(0)), "nothing of this log is left");
-    persist(&mut sink, &delivery(1..=5));
-    // And so it is for a process that has delivered nothing.
-    let mut idle = store.connected(2);
+    store.server.cli(&["del", &String::from_utf8(idle.shards[0].position_key.clone()).unwrap()]);
+    assert_eq!(idle.connect(), Ok(Some(0)), "it has seen no position");
+    persist(&mut idle, &delivery(1..=5));
     store.server.cli(&["flushall"]);
     persist(&mut other_log(&store), &delivery(1..=9));
-    assert_eq!(idle.connect(), Ok(Some(0)));
+    assert_eq!(store.redis(2).connect(), Ok(Some(0)), "nothing of this log is left");
+}
+
+#[test]
+fn a_process_that_has_seen_a_position_does_not_begin_anew_beside_the_stream() {
+    let store = Alone::new(0);
+    persist(&mut store.connected(1), &delivery(1..=5));
+    // It adds nothing itself, and the entries of this log are far behind those of others.
+    let mut sink = store.redis(2);
+    assert_eq!(sink.connect(), Ok(Some(5)));
+    persist(&mut other_log(&store), &delivery(1..=limits::REDIS_LOOK_BACK_ENTRIES as u64 + 1));
+    let key = String::from_utf8(sink.shards[0].position_key.clone()).unwrap();
+    assert_eq!(store.server.cli(&["del", &key]), "1\n");
+    for reason in [down(sink.connect()), down(sink.connect())] {
+        assert!(reason.contains(&key) && reason.contains("had reached position 5"), "{reason}");
+    }
+    assert_eq!(store.server.cli(&["exists", &key]), "0\n", "it stays missing");
+    let reason = down(sink.connect());
+    follow_advice(&store.server, &reason);
+    assert_eq!(sink.connect(), Ok(Some(5)));
+    persist(&mut sink, &delivery(6..=9));
+    // Nothing is left: a new beginning.
+    store.server.cli(&["flushall"]);
+    assert_eq!(sink.connect(), Ok(Some(0)));
 }
 
 #[test]

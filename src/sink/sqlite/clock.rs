@@ -62,6 +62,11 @@ impl ClockGuard {
         self.held_until.map_or(before, |until| until.saturating_sub(monotonic))
     }
 
+    /// The reading that was judged last.
+    pub fn last_reading(&self) -> Option<Clocks> {
+        self.last
+    }
+
     /// Judges a reading.
     pub fn check(&mut self, now: Clocks) -> Verdict {
         let doubt = match self.last.replace(now) {

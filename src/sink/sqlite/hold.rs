@@ -31,8 +31,8 @@ pub fn write(connection: &Connection, server_id: &str, sink: &str, left: Duratio
         return connection.execute(remove, [server_id, sink]).map(drop);
     }
     connection.execute(CREATE, [])?;
-    // Less than a second is not nothing.
-    let seconds = left.as_secs().max(1).cast_signed();
+    // A part of a second counts as one: runs of parts of a second do not end a hold early.
+    let seconds = (left.as_secs() + u64::from(left.subsec_nanos() > 0)).cast_signed();
     let replace = "INSERT OR REPLACE INTO telemetryx_holds (server_id, sink, left_seconds) VALUES (?1, ?2, ?3)";
     connection.execute(replace, params![server_id, sink, seconds]).map(drop)
 }

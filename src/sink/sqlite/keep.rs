@@ -131,6 +131,17 @@ impl Keep {
         Ok(())
     }
 
+    /// Writes what was left of a hold when the clocks were last read: at the end, so that short runs add up.
+    pub fn save_rest(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let Some(last) = self.guard.last_reading() else { return Ok(()) };
+        let left = self.guard.left(last.monotonic);
+        if left != self.saved_hold {
+            hold::write(connection, &self.server_id, &self.sink, left)?;
+            self.saved_hold = left;
+        }
+        Ok(())
+    }
+
     /// Reads the clocks, and deletes some of what is too old if they can be trusted. `connection`: where to; `None`:
     /// nothing is deleted now.
     pub fn pass(&mut self, connection: Option<&Connection>, now: Clocks) -> rusqlite::Result<Passed> {

@@ -527,6 +527,18 @@ impl Sink for Sqlite {
     }
 }
 
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        // What was moved away is somebody's archive.
+        let is_in_place = self.check_in_place().is_ok();
+        if let (Some(keep), Some(connection), true) = (&mut self.keep, &self.connection, is_in_place)
+            && let Err(error) = keep.save_rest(connection)
+        {
+            tracing::warn!(sink = self.sink, %error, "cannot save for how long nothing is deleted; the next start waits longer");
+        }
+    }
+}
+
 /// Writes all rows of the write-ahead log into the database, and syncs it.
 fn move_log_into_database(connection: &Connection) -> rusqlite::Result<()> {
     let (busy, pages, moved) = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {

@@ -9,7 +9,7 @@ use mio::Events;
 use super::*;
 use crate::http;
 use crate::limits::{
-    FRAME_BYTES_LOWEST, HTTP_ACK_TIMEOUT, HTTP_BODY_BEGINNING_BYTES, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE,
+    FRAME_BYTES_LOWEST, HTTP_ACK_TIMEOUT, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE,
     POOL_PAGE_BYTES, RING_SLOTS,
 };
 use crate::net::connection::Phase;
@@ -157,9 +157,9 @@ impl Bench {
     /// Takes all that is free of the share of agents: the pool is full of events that no sink takes.
     fn fill(&mut self) -> Vec<Buffer> {
         let mut taken = Vec::new();
-        for bytes in [64 * POOL_PAGE_BYTES, POOL_PAGE_BYTES] {
-            while let Some(buffer) = self.event_loop.ingress.intake.take_for_body(bytes.min(HTTP_BODY_BEGINNING_BYTES))
-            {
+        drop(self.event_loop.ingress.intake.take_current());
+        for bytes in [16 * POOL_PAGE_BYTES, POOL_PAGE_BYTES] {
+            while let Some(buffer) = self.event_loop.ingress.intake.take(bytes) {
                 taken.push(buffer);
             }
         }
@@ -382,6 +382,81 @@ fn whole_bodies_are_finished_in_order() {
     bench.until("all are finished", |bench| {
         bench.event_loop.finishing.is_empty() && !bench.event_loop.ingress.finishing
     });
+}
+
+/// A small body behind a large one that finds no room is tried before its 503, with memory that the large one does not wait for.
+#[test]
+fn a_small_body_behind_a_large_one_has_a_try_of_its_own() {
+    let mut bench = Bench::new();
+    // Unpacked it may have the largest size, in one piece: beside itself there is no such place.
+    let mut first = bench.connect();
+    let first_id = bench.newest();
+    let gzip = head(100 * 1024).replace("\r\n\r\n", "\r\nContent-Encoding: gzip\r\n\r\n");
+    bench.send(&mut first, &[gzip.as_bytes(), &lines(80 * 1024)].concat());
+    bench.until("admitted", |bench| bench.machine(first_id).is_some_and(|http| !http.body_pages().is_empty()));
+    let take = |bench: &mut Bench, is_received: bool| {
+        let intake = &mut bench.event_loop.ingress.intake;
+        std::iter::from_fn(|| intake.take_to_finish(POOL_PAGE_BYTES, is_received)).collect::<Vec<_>>()
+    };
+    let received = take(&mut bench, true);
+    let full = take(&mut bench, false);
+    bench.send(&mut first, &lines(100 * 1024)[80 * 1024..]);
+    bench.until("in line", |bench| bench.event_loop.finishing.contains(&first_id));
+    let mut small = Vec::new();
+    for _ in 0..2 {
+        let mut peer = bench.connect();
+        let id = bench.newest();
+        bench.send(&mut peer, &[head(2_000).as_bytes(), &lines(2_000)].concat());
+        bench.until("the small one is in line", |bench| bench.event_loop.finishing.contains(&id));
+        small.push((peer, id));
+    }
+    drop(received);
+    bench.later(crate::limits::HTTP_FINISH_RETRY);
+    // One frame's buffer is enough for both, one after the other.
+    for (_, id) in &small {
+        bench.until("it is finished", |bench| bench.machine(*id).is_some_and(|http| http.waiting_for().is_some()));
+        assert!(!bench.event_loop.finishing.contains(id));
+    }
+    assert_eq!(bench.event_loop.finishing.front(), Some(&first_id), "the large one keeps its place");
+    assert!(bench.event_loop.ingress.finishing);
+    drop(full);
+    bench.until("the first is finished", |bench| bench.event_loop.finishing.is_empty());
+}
+
+#[test]
+fn the_line_has_a_time_in_each_turn_and_the_log_hears_of_each_body() {
+    let mut bench = Bench::new();
+    let mut peers: Vec<_> = (0..3).map(|_| bench.post(100 * 1024, 80 * 1024)).collect();
+    let full: Vec<_> =
+        std::iter::from_fn(|| bench.event_loop.ingress.intake.take_to_finish(POOL_PAGE_BYTES, false)).collect();
+    for (peer, id) in &mut peers {
+        bench.send(peer, &lines(100 * 1024)[80 * 1024..]);
+        bench.until("in line", |bench| bench.event_loop.finishing.contains(id));
+    }
+    drop(full);
+    assert!(bench.event_loop.finish_bodies(Instant::now()), "there are more");
+    assert_eq!(bench.event_loop.finishing.len(), 2);
+    let mut slots = Vec::new();
+    bench.slots.take(RING_SLOTS, &mut slots, |_| false);
+    assert!(!slots.is_empty(), "the log thread can take what was finished");
+    bench.until("all are finished", |bench| bench.event_loop.finishing.is_empty());
+}
+
+/// The memory for whole bodies must not wait until an answer is written.
+#[test]
+fn a_list_of_rejected_events_is_not_kept_in_the_memory_for_whole_bodies() {
+    let mut bench = Bench::new();
+    let intake = &mut bench.event_loop.ingress.intake;
+    let received: Vec<_> = std::iter::from_fn(|| intake.take_to_finish(POOL_PAGE_BYTES, true)).collect();
+    let body = "{\"name\":\"good\"}\n{\"name\":\"\"}\n";
+    let mut peer = bench.connect();
+    let id = bench.newest();
+    bench.send(&mut peer, format!("{}{body}", head(body.len())).as_bytes());
+    bench.until("it waits for the log", |bench| bench.machine(id).is_some_and(|http| http.waiting_for().is_some()));
+    bench.take_slots();
+    let pool = bench.event_loop.ingress.intake.pool();
+    assert!(pool.can_finish(BODY, crate::pipeline::shares::packed_bytes(BODY, FRAME), FRAME));
+    drop(received);
 }
 
 /// The time of a HELLO does not run while its connection is in line, and runs again afterwards.

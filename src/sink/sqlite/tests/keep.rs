@@ -260,6 +260,26 @@ fn a_host_that_is_often_switched_off_deletes_after_24_hours_on() {
 }
 
 #[test]
+fn processes_that_live_for_less_than_a_minute_end_a_hold() {
+    let database = Database::new();
+    let start = 1_000_000;
+    let mut sink = keeping(&database, 0x5e);
+    sink.upkeep(clocks(start, 0)).unwrap();
+    sink.upkeep(clocks(start + 1, TEN_YEARS)).unwrap();
+    drop(sink);
+    assert_eq!(holds(&database), [DAY as i64]);
+    for run in 1..=3 {
+        let mut sink = keeping(&database, 0x5e);
+        // The time that the host is off does not count.
+        sink.upkeep(clocks(run * 1_000, start + TEN_YEARS)).unwrap();
+        sink.upkeep(clocks(run * 1_000 + 50, start + TEN_YEARS)).unwrap();
+        assert_eq!(holds(&database), [DAY as i64 - (run as i64 - 1) * 50], "run {run}");
+        drop(sink);
+        assert_eq!(holds(&database), [DAY as i64 - run as i64 * 50], "run {run}");
+    }
+}
+
+#[test]
 fn what_came_in_many_deliveries_is_not_deleted_by_one_call() {
     let database = Database::new();
     let mut sink = keeping(&database, 0x5e);

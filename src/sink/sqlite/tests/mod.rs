@@ -164,7 +164,8 @@ fn the_database_is_durable_and_readable_while_written() {
     let (database, sink) = Database::with("");
     let mode: String = database.user().query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap();
     assert_eq!(mode, "wal");
-    let synchronous: i64 = sink.connection.unwrap().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+    let synchronous: i64 =
+        sink.connection.as_ref().unwrap().query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
     assert_eq!(synchronous, 2, "FULL");
 }
 
