@@ -26,7 +26,6 @@ RUN mkdir src \
  && tools/release
 
 COPY build.rs ./
-COPY proto proto
 COPY src src
 # Newer than what was built of the empty files, whatever times the sources have.
 RUN touch build.rs src/lib.rs src/main.rs \

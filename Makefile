@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy fmt doc torture asan loom fuzz bench bench-lag bench-compare bench-sinks microbench flamegraph image-test
+.PHONY: run release test lint fmt-check clippy fmt doc proto torture asan loom fuzz bench bench-lag bench-compare bench-sinks microbench flamegraph image-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -26,6 +26,9 @@ fmt:
 
 doc:            ## write docs/configuration.md anew from the table of settings
 	UPDATE_DOCS=1 cargo test --locked --lib config::
+
+proto:          ## generate src/event/proto.rs again from proto/events.proto
+	UPDATE_PROTO=1 cargo test --locked --test proto
 
 # What `make test` does a dozen times: kills under load and in recovery, connections cut at any byte, and power loss (as
 # root). Prints its seeds and ledgers; TELEMETRYX_TEST_SEED=… repeats a run.

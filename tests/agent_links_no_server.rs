@@ -28,9 +28,9 @@ const SERVER_CRATES: [&str; 22] = [
     "toml",
 ];
 
-fn tree(features: &[&str]) -> Vec<String> {
+fn tree(edges: &str, features: &[&str]) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--edges", "normal", "--prefix", "none", "--format", "{p}", "--offline", "--locked"])
+        .args(["tree", "--edges", edges, "--prefix", "none", "--format", "{p}", "--offline", "--locked"])
         .args(features)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
@@ -42,12 +42,12 @@ fn tree(features: &[&str]) -> Vec<String> {
 
 #[test]
 fn an_agent_links_no_server_crate() {
-    let agent = tree(&["--no-default-features"]);
+    let agent = tree("normal", &["--no-default-features"]);
     assert!(agent.iter().any(|name| name == "prost"), "the tree is not empty: {agent:?}");
     for name in SERVER_CRATES {
         assert!(!agent.iter().any(|linked| linked == name), "an agent would link {name}");
     }
-    let server = tree(&[]);
+    let server = tree("normal", &[]);
     for name in SERVER_CRATES {
         assert!(server.iter().any(|linked| linked == name), "{name} is no server crate any more: update this list");
     }
@@ -55,8 +55,22 @@ fn an_agent_links_no_server_crate() {
 
 #[test]
 fn no_second_tls_stack_and_no_downloading_build_script_slips_in() {
-    let server = tree(&[]);
+    let server = tree("normal", &[]);
     for name in ["openssl", "native-tls", "aws-lc", "bindgen", "cmake", "rustls-native-certs"] {
         assert!(!server.iter().any(|linked| linked.starts_with(name)), "{name}");
     }
+}
+
+/// A build script with dependencies of its own is what an agent's authors wait for.
+#[test]
+fn an_agent_builds_no_code_generator() {
+    let mut linked = tree("normal", &["--no-default-features"]);
+    let mut built = tree("normal,build", &["--no-default-features"]);
+    for names in [&mut linked, &mut built] {
+        names.sort_unstable();
+        names.dedup();
+    }
+    // The one build dependency that an agent's crates have among them.
+    built.retain(|name| !linked.contains(name) && name != "version_check" && name != "autocfg");
+    assert!(built.is_empty(), "an agent would also build {built:?}");
 }

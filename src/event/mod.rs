@@ -21,6 +21,10 @@ mod json_event;
 mod json_key;
 pub mod json_out;
 pub mod nearest;
+/// The owned form, generated from `proto/events.proto`: what a client builds, and what the in-place parser is
+/// compared with. `make proto` writes the file; `tests/proto.rs` compares it with the contract.
+#[rustfmt::skip]
+pub mod proto;
 mod protobuf;
 pub mod rfc3339;
 pub mod view;
@@ -32,8 +36,3 @@ pub use json_out::{JsonRecord, write_attributes_json, write_json};
 pub use protobuf::Fault;
 pub use view::{AttributeValue, EventKind, EventRef, Events};
 
-/// The owned form, generated from `proto/events.proto`: what a client builds, and what the in-place parser is
-/// compared with.
-pub mod proto {
-    include!(concat!(env!("OUT_DIR"), "/telemetryx.v1.rs"));
-}
