@@ -117,8 +117,8 @@ impl Metrics {
             &["sink"],
         )?;
         registry.register(Box::new(sink_oldest_seconds.clone()))?;
-        let received = counters("telemetryx_events_received_total", "Events accepted at the door.", &["protocol"])?;
-        let rejected = counters("telemetryx_events_rejected_total", "Events refused at the door.", &["reason"])?;
+        let received = counters("telemetryx_events_received_total", "Events accepted on receipt.", &["protocol"])?;
+        let rejected = counters("telemetryx_events_rejected_total", "Events rejected on receipt.", &["reason"])?;
         let http_responses = counters("telemetryx_http_responses_total", "HTTP answers, by status.", &["status"])?;
         let lag = IntGaugeVec::new(
             Opts::new("telemetryx_sink_lag_events", "Events that a sink has yet to store."),

@@ -34,7 +34,7 @@ use crate::pipeline::ring::ring;
 use crate::pipeline::shares::Shares;
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
-use crate::router::dead::{DOOR, DeadLetters, RefusedFrame};
+use crate::router::dead::{DeadLetters, INGEST, RefusedFrame};
 use crate::router::removed::{Removed, removed};
 use crate::router::{Drain, Router, RouterQueue, Shared, SinkProgress};
 use crate::session::marks::{Marks, Restored};
@@ -171,8 +171,8 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let last_ticket = if group_commit.is_some() { RESTORED_TICKET } else { 0 };
     let (mut sender, receiver) = ring(RING_SLOTS, Box::new(parts.wake()));
     let let_go = sender.let_go();
-    let letters = DeadLetters::new(&config.data_dir, DOOR, &metrics);
-    let events_dead = metrics.events_dead(DOOR);
+    let letters = DeadLetters::new(&config.data_dir, INGEST, &metrics);
+    let events_dead = metrics.events_dead(INGEST);
     let log_drain = drain.clone();
     let (log_ends, log_ended) = mpsc::sync_channel(1);
     let log_thread = thread::Builder::new()

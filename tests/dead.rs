@@ -49,10 +49,10 @@ fn letter(position: u64, code: &str, hour: u64) -> String {
     )
 }
 
-const DOOR: &str = r#"{"agent":"api","agent_id":"000102030405060708090a0b0c0d0e0f","epoch":7,"seq":4,"code":"INVALID","reason":"event 1 has neither","received_at":"2026-01-02T09:00:00Z","payload":"CgcqBWhlbGxvCgA="}
+const REJECTED: &str = r#"{"agent":"api","agent_id":"000102030405060708090a0b0c0d0e0f","epoch":7,"seq":4,"code":"INVALID","reason":"event 1 has neither","received_at":"2026-01-02T09:00:00Z","payload":"CgcqBWhlbGxvCgA="}
 "#;
 
-/// Letters of a sink that is in no settings, of the default sink, and of the door; some lines are none.
+/// Letters of a sink that is in no settings, of the default sink, and of what was rejected on receipt; some lines are none.
 fn files() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("dead")).unwrap();
@@ -60,7 +60,7 @@ fn files() -> tempfile::TempDir {
     let torn = [&old[..], "no letter\n{\"server_id\":\"5e\n", &letter(4, "23514", 4), "{\"torn"].concat();
     fs::write(folder.path().join("dead/old.ndjson"), torn).unwrap();
     fs::write(folder.path().join("dead/sqlite.ndjson"), letter(9, "SQLITE_FULL", 9)).unwrap();
-    fs::write(folder.path().join("dead/door.ndjson"), DOOR).unwrap();
+    fs::write(folder.path().join("dead/ingest.ndjson"), REJECTED).unwrap();
     folder
 }
 
@@ -78,7 +78,7 @@ fn list_counts_by_sink_and_code_each_position_once() {
     assert!(err.starts_with("telemetryx: ") && err.ends_with(BAD), "{err}");
     let expected = "\
 sink    code         letters  oldest                newest                reason, such as
-door    INVALID            1  2026-01-02T09:00:00Z  2026-01-02T09:00:00Z  event 1 has neither
+ingest  INVALID            1  2026-01-02T09:00:00Z  2026-01-02T09:00:00Z  event 1 has neither
 old     22P02              1  2026-01-02T03:00:00Z  2026-01-02T03:00:00Z  no 3
 old     23514              3  2026-01-02T01:00:00Z  2026-01-02T04:00:00Z  no 4
 sqlite  SQLITE_FULL        1  2026-01-02T09:00:00Z  2026-01-02T09:00:00Z  no 9
@@ -100,13 +100,13 @@ sqlite  SQLITE_FULL        1  2026-01-02T09:00:00Z  2026-01-02T09:00:00Z  no 9
 fn show_prints_what_was_refused_and_why() {
     let folder = files();
     let shown = "\
-door epoch 7 seq 4  code INVALID  received 2026-01-02T09:00:00.000000000Z  agent \"api\" (000102030405060708090a0b0c0d0e0f)
+ingest epoch 7 seq 4  code INVALID  received 2026-01-02T09:00:00.000000000Z  agent \"api\" (000102030405060708090a0b0c0d0e0f)
   event 1 has neither
   {\"kind\":\"log\",\"name\":\"hello\"}
   event 1: event has neither `name` nor `body`: set one of them
 
 ";
-    assert_eq!(fine(folder.path(), &["show", "--sink", "door"]), shown);
+    assert_eq!(fine(folder.path(), &["show", "--sink", "ingest"]), shown);
     let shown = "\
 sqlite position 9  code SQLITE_FULL  received 2026-01-02T09:00:00.000000000Z  agent \"api\"
   no 9
@@ -114,7 +114,7 @@ sqlite position 9  code SQLITE_FULL  received 2026-01-02T09:00:00.000000000Z  ag
 
 ";
     assert_eq!(fine(folder.path(), &["show", "--sink", "sqlite", "--position", "9"]), shown);
-    assert_eq!(fine(folder.path(), &["show", "--sink", "door", "--json"]), DOOR);
+    assert_eq!(fine(folder.path(), &["show", "--sink", "ingest", "--json"]), REJECTED);
     let (_, out, _) = dead(folder.path(), &["show", "--limit", "2"]);
     assert!(out.ends_with("4 letters more: --limit 0 shows all\n"), "{out}");
     let (_, out, _) = dead(folder.path(), &["show", "--code", "23514", "--limit", "2", "--json"]);
@@ -158,22 +158,37 @@ fn drop_takes_what_is_asked_for_and_nothing_else() {
     let left =
         [&letter(3, "22P02", 3)[..], "no letter\n{\"server_id\":\"5e\n", &letter(4, "23514", 4), "{\"torn"].concat();
     assert_eq!(file(&folder, "old"), left);
-    assert_eq!(file(&folder, "door"), DOOR);
+    assert_eq!(file(&folder, "ingest"), REJECTED);
     assert_eq!(fine(folder.path(), &["drop", "--bad-lines"]), "old: 2 lines dropped\n");
     assert_eq!(file(&folder, "old"), letter(3, "22P02", 3) + &letter(4, "23514", 4) + "{\"torn");
     let all = fine(folder.path(), &["drop", "--all"]);
-    assert_eq!(all, "door: 1 line dropped\nold: 2 lines dropped\nsqlite: 1 line dropped\n");
-    assert_eq!((file(&folder, "door"), file(&folder, "old")), (String::new(), "{\"torn".to_owned()));
+    assert_eq!(all, "ingest: 1 line dropped\nold: 2 lines dropped\nsqlite: 1 line dropped\n");
+    assert_eq!((file(&folder, "ingest"), file(&folder, "old")), (String::new(), "{\"torn".to_owned()));
+}
+
+#[test]
+fn letters_under_the_earlier_name_are_listed_shown_and_dropped_as_ingest() {
+    let folder = files();
+    let before = REJECTED.replace(r#""seq":4"#, r#""seq":3"#);
+    fs::write(folder.path().join("dead/door.ndjson"), &before).unwrap();
+    let found =
+        serde_json::from_str::<serde_json::Value>(&fine(folder.path(), &["list", "--sink", "ingest", "--json"]));
+    let found = found.unwrap();
+    assert_eq!((&found["letters"], &found["groups"][0]["sink"]), (&2.into(), &"ingest".into()));
+    assert_eq!(fine(folder.path(), &["show", "--sink", "ingest", "--json"]), [&before, REJECTED].concat());
+    assert_eq!(fine(folder.path(), &["show", "--sink", "ingest", "--json", "--limit", "1"]), before);
+    assert_eq!(fine(folder.path(), &["drop", "--sink", "ingest"]), "ingest: 2 lines dropped\n");
+    assert_eq!((file(&folder, "door"), file(&folder, "ingest")), (String::new(), String::new()));
 }
 
 #[test]
 fn what_cannot_be_done_is_said_and_leaves_the_files_as_they_are() {
     let folder = files();
-    let before = (file(&folder, "old"), file(&folder, "sqlite"), file(&folder, "door"));
+    let before = (file(&folder, "old"), file(&folder, "sqlite"), file(&folder, "ingest"));
     for (arguments, code, said) in [
         (&["list", "--sink", "pg"][..], 1, "no sink is named `pg`: there is sqlite"),
         (&["replay", "--sink", "old"], 1, "no sink is named `old`: there is sqlite"),
-        (&["replay", "--sink", "door"], 1, "`telemetryx dead show --sink door` shows it"),
+        (&["replay", "--sink", "ingest"], 1, "`telemetryx dead show --sink ingest` shows"),
         (&["replay", "--sink", "sqlite"], 1, "events.db: unable to open database file"),
         (&["replay", "--sink", "sqlite", "--set", "sinks.sqlite.kind=stdout"], 1, "dead show --json"),
         (&["replay", "--sink", "sqlite", "--dry-run", "--set", "sinks.sqlite.kind=stdout"], 1, "dead show --json"),
@@ -189,7 +204,7 @@ fn what_cannot_be_done_is_said_and_leaves_the_files_as_they_are() {
     lock.lock().unwrap();
     let (code, _, err) = dead(folder.path(), &["drop", "--all"]);
     assert!(code == 1 && err.contains("is at work"), "{err}");
-    assert_eq!(before, (file(&folder, "old"), file(&folder, "sqlite"), file(&folder, "door")));
+    assert_eq!(before, (file(&folder, "old"), file(&folder, "sqlite"), file(&folder, "ingest")));
     assert!(!folder.path().join("events.db").exists());
 }
 

@@ -110,7 +110,7 @@ fn r8_refused_frames_are_told_and_kept_in_the_dead_letters_before_their_ack() {
     agent.acknowledged(2);
     agent.finish();
     wait_for_names(&directory, &["good"]);
-    let letters = std::fs::read_to_string(directory.path().join("dead/door.ndjson")).unwrap();
+    let letters = std::fs::read_to_string(directory.path().join("dead/ingest.ndjson")).unwrap();
     let codes: Vec<_> = letters
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["code"].as_str().unwrap().to_owned())

@@ -16,8 +16,8 @@ use super::url::not_a_url;
 
 /// Also the name of a file and the value of a metric's label.
 const SINK_NAME_BYTES_MAX: usize = 64;
-/// What the door refuses is kept and counted under this name beside the sinks'.
-const SINK_NAME_TAKEN: &str = "door";
+/// What is rejected on receipt is kept and counted under the first name, and was under the second in earlier versions.
+const SINK_NAMES_TAKEN: [&str; 2] = ["ingest", "door"];
 
 /// What the settings are made from. No `Debug` here and below: it would show secrets.
 ///
@@ -173,8 +173,8 @@ fn check_sink_name(name: &str) -> Result<(), String> {
             "`{name}` is no name for a sink: use 1 to {SINK_NAME_BYTES_MAX} letters, digits, - and _, but not __"
         ));
     }
-    if same_name(name, SINK_NAME_TAKEN) {
-        return Err(format!("no sink may be named `{name}`: what the door refuses is kept under that name"));
+    if SINK_NAMES_TAKEN.iter().any(|taken| same_name(name, taken)) {
+        return Err(format!("no sink may be named `{name}`: what is rejected on receipt is kept under that name"));
     }
     Ok(())
 }

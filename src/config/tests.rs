@@ -375,8 +375,8 @@ fn a_sink_needs_a_name_and_a_kind() {
         file_refused(&format!("[[sinks]]\nname = \"{name}\"\nkind = \"file\""), &bad(name));
     }
     file_refused(
-        "[[sinks]]\nname = \"door\"\nkind = \"file\"",
-        "t.toml:2: no sink may be named `door`: what the door refuses is kept under that name",
+        "[[sinks]]\nname = \"ingest\"\nkind = \"file\"",
+        "t.toml:2: no sink may be named `ingest`: what is rejected on receipt is kept under that name",
     );
     refused(
         "",

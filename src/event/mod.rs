@@ -35,4 +35,3 @@ pub use json_key::{FIELD_NAMES, Quoted};
 pub use json_out::{JsonRecord, write_attributes_json, write_json};
 pub use protobuf::Fault;
 pub use view::{AttributeValue, EventKind, EventRef, Events};
-

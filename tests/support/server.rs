@@ -171,6 +171,11 @@ impl Process {
         self.log.wait_for_end();
         exited.expect("it has ended")
     }
+
+    /// What the process has written to standard error.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
 }
 
 impl Drop for Process {

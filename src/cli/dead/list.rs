@@ -94,15 +94,15 @@ mod tests {
     fn the_table_fits_the_terminal_and_says_nothing_to_it() {
         let mut groups = BTreeMap::new();
         groups.insert(("pg".to_owned(), "23514".to_owned()), group(12, &"long ".repeat(100)));
-        groups.insert(("door".to_owned(), "INVALID".to_owned()), group(1, "bell \u{7} escape \u{1b}[2J\n\u{9b}2J"));
+        groups.insert(("ingest".to_owned(), "INVALID".to_owned()), group(1, "bell \u{7} escape \u{1b}[2J\n\u{9b}2J"));
         let text = table(&groups).render(Some(100));
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
-        assert_eq!(lines[0], "sink  code     letters  oldest                newest                reason, such as");
+        assert_eq!(lines[0], "sink    code     letters  oldest                newest                reason, such as");
         assert!(
-            lines[1].starts_with("door  INVALID        1  1970-01-01T00:00:00Z  2026-01-02T03:04:05Z  bell \\u0007")
+            lines[1].starts_with("ingest  INVALID        1  1970-01-01T00:00:00Z  2026-01-02T03:04:05Z  bell \\u0007")
         );
-        assert!(lines[2].starts_with("pg    23514         12  ") && lines[2].ends_with('…'), "{text}");
+        assert!(lines[2].starts_with("pg      23514         12  ") && lines[2].ends_with('…'), "{text}");
         assert!(lines.iter().all(|line| line.chars().count() <= 100 && !line.contains(char::is_control)), "{text}");
         let narrow = table(&groups).render(Some(80));
         assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");

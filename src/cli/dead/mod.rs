@@ -1,4 +1,4 @@
-//! `telemetryx dead`: what sinks and door refused; read, delivered again, or dropped, also beside a running server.
+//! `telemetryx dead`: what sinks refused and what was rejected on receipt; read, delivered again, or dropped, also beside a running server.
 //!
 //! ```text
 //!  list, show ─▶ read a snapshot of dead/<name>.ndjson          (router/dead: locks, lines, letters)
@@ -26,7 +26,7 @@ use self::selection::{Selection, Which};
 use super::{Failure, SettingsArgs, logging, print};
 use crate::config::Config;
 use crate::limits::DEAD_BAD_LINES_NAMED;
-use crate::router::dead::{self, DOOR, ReadLetter, Seen, Snapshot};
+use crate::router::dead::{self, INGEST, ReadLetter, Seen, Snapshot};
 
 #[derive(Args)]
 pub struct DeadArgs {
@@ -82,7 +82,7 @@ pub enum DeadCommand {
         /// Also delete lines that are not dead letters
         #[arg(long)]
         bad_lines: bool,
-        /// Delete the letters of all sinks, and those that were refused on receipt
+        /// Delete the letters of all sinks, and those that were rejected on receipt
         #[arg(long)]
         all: bool,
         #[command(flatten)]
@@ -129,12 +129,14 @@ fn drop_letters(config: &Config, which: &Which, bad_lines: bool, all: bool) -> R
     let letters = all || !which.is_everything();
     let mut total = 0;
     for name in names {
-        let path = dead::path(&config.data_dir, &name);
-        let dropped = dead::rewrite(&path, |line| match ReadLetter::read(line) {
-            Some(letter) => letters && which.selection.wants(&letter),
-            None => bad_lines,
-        });
-        let dropped = dropped.map_err(|error| failed(&path, &error))?;
+        let mut dropped = 0;
+        for path in dead::files(&config.data_dir, &name) {
+            let lines = dead::rewrite(&path, |line| match ReadLetter::read(line) {
+                Some(letter) => letters && which.selection.wants(&letter),
+                None => bad_lines,
+            });
+            dropped += lines.map_err(|error| failed(&path, &error))?;
+        }
         if dropped > 0 {
             let lines = if dropped == 1 { "line" } else { "lines" };
             print(&format!("{name}: {dropped} {lines} dropped\n"))?;
@@ -153,7 +155,7 @@ fn count(letters: u64, what: &str) -> String {
 fn names(config: &Config, which: &Which) -> Result<Vec<String>, Failure> {
     let found = dead::names(&config.data_dir).map_err(|error| failed(&dead::folder(&config.data_dir), &error))?;
     let Some(name) = &which.sink else { return Ok(found) };
-    if name != DOOR && !found.contains(name) && !config.sinks.iter().any(|sink| sink.name == *name) {
+    if name != INGEST && !found.contains(name) && !config.sinks.iter().any(|sink| sink.name == *name) {
         return Err(no_such_sink(config, name));
     }
     Ok(vec![name.clone()])
@@ -190,7 +192,7 @@ struct Found<'l> {
     number: u64,
 }
 
-/// Calls `each` with the letters of `name` that are wanted, in the order of the file, each position once, until it says
+/// Calls `each` with the letters of `name` that are wanted, in the order of the files, each position once, until it says
 /// `false`. Names the lines that are no letters on standard error.
 fn visit(
     data_dir: &Path,
@@ -198,11 +200,29 @@ fn visit(
     selection: &Selection,
     mut each: impl FnMut(Found<'_>) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
-    let path = dead::path(data_dir, name);
-    let failed = |error| failed(&path, &error);
-    let Some(snapshot) = Snapshot::open(&path).map_err(failed)? else { return Ok(()) };
+    let mut seen = Seen::default();
+    for path in dead::files(data_dir, name) {
+        let mut bad = BadLines::default();
+        let goes_on = visit_file(&path, selection, &mut seen, &mut bad, &mut each)?;
+        bad.tell(&path);
+        if !goes_on {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// One file of [`visit`]. Returns whether `each` wants more.
+fn visit_file(
+    path: &Path,
+    selection: &Selection,
+    seen: &mut Seen,
+    bad: &mut BadLines,
+    each: &mut impl FnMut(Found<'_>) -> Result<bool, Failure>,
+) -> Result<bool, Failure> {
+    let failed = |error| failed(path, &error);
+    let Some(snapshot) = Snapshot::open(path).map_err(failed)? else { return Ok(true) };
     let mut lines = snapshot.lines().map_err(failed)?;
-    let (mut seen, mut bad) = (Seen::default(), BadLines::default());
     while let Some(piece) = lines.next().map_err(failed)? {
         let number = piece.number;
         let Some((line, letter)) = piece.line().and_then(|line| Some((line, ReadLetter::read(line)?))) else {
@@ -212,14 +232,13 @@ fn visit(
             continue;
         };
         if selection.wants(&letter) && seen.add(&letter) && !each(Found { letter, line, number })? {
-            break;
+            return Ok(false);
         }
     }
-    bad.tell(&path);
-    Ok(())
+    Ok(true)
 }
 
-/// Lines that are no dead letters: torn by a crash, or somebody else's.
+/// Lines that are not dead letters: cut short by a crash, or written by another program.
 #[derive(Default)]
 struct BadLines {
     named: Vec<String>,

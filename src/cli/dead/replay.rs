@@ -5,7 +5,7 @@
 //!                      (one log, by position) └ refused ─▶ stays
 //! ```
 //!
-//! Not through the door: there the event would get a new position, and go into every sink. The sink itself stores it under
+//! Not through the port: there the event would get a new position, and go into every sink. The sink itself stores it under
 //! the server_id and position that it has, so where the store has a key of the two, a kill between the store's commit and
 //! the rewrite of the file doubles nothing: the next replay finds it there. The position and the owner of the sink are not
 //! touched, and the server goes on.
@@ -22,17 +22,17 @@ use crate::escape::{Escaped, escape};
 use crate::limits;
 use crate::pipeline::batch::{Batch, Delivery};
 use crate::router::bisection::{Answer, Bisection};
-use crate::router::dead::{self, Content, DOOR, ReadLetter, Seen};
+use crate::router::dead::{self, Content, INGEST, ReadLetter, Seen};
 use crate::sink::{self, Identity, NoReplay, Refusal, Sink, SinkSettings, Unavailable};
 
 /// Reasons for which letters stay that are named.
 const REASONS_NAMED: usize = 5;
 
 pub fn run(config: &Config, name: &str, selection: &Selection, dry_run: bool) -> Result<(), Failure> {
-    if name == DOOR {
+    if name == INGEST {
         return Err(Failure::Failed(
-            "what the door refused was never an event, and belongs to no sink: `telemetryx dead show --sink door` shows \
-             it; mend the sender"
+            "what was rejected on receipt belongs to no sink: fix the sender (`telemetryx dead show --sink ingest` shows \
+             what it sent)"
                 .to_owned(),
         ));
     }
@@ -94,7 +94,7 @@ impl<'s> Replay<'s> {
 
     fn take(&mut self, found: &Found<'_>) -> Result<(), Failure> {
         let Content::Event { server_id, .. } = &found.letter.content else {
-            self.staying.add("of the door", format!("line {} is no letter of a sink", found.number));
+            self.staying.add("rejected on receipt", format!("line {} belongs to no sink", found.number));
             return Ok(());
         };
         let batch = match found.letter.batch() {

@@ -11,7 +11,7 @@ use crate::router::dead::{Content, ReadLetter};
 /// Of all sinks, or of one.
 #[derive(Debug, Default, Args)]
 pub struct Which {
-    /// Only letters of this sink; `door` for events that were refused on receipt
+    /// Only letters of this sink; `ingest` for events that were rejected on receipt
     #[arg(long, value_name = "NAME")]
     pub sink: Option<String>,
     #[command(flatten)]

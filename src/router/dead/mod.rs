@@ -1,8 +1,8 @@
-//! Dead letters: what a sink refuses (`dead/<sink>.ndjson`) and what the door refuses (`dead/door.ndjson`), one JSON
-//! object a line. On disk before anyone is told that it was refused.
+//! Dead letters: what a sink refuses (`dead/<sink>.ndjson`) and what is rejected on receipt (`dead/ingest.ndjson`), one
+//! JSON object per line. On disk before the refusal is reported to anyone.
 //!
 //! ```text
-//!  router, door ── append (locked, synced) ──▶ dead/<name>.ndjson ──▶ read up to what was whole when it began
+//!  router, net ─── append (locked, synced) ──▶ dead/<name>.ndjson ──▶ read up to what was whole when it began
 //!                                                     ▲
 //!   `dead drop|replay` ── rewrite: copy what stays ───┘ then, locked, what was appended meanwhile, and rename
 //! ```
@@ -23,8 +23,10 @@ pub use file::{Piece, Snapshot, rewrite};
 pub use reader::{Content, ReadLetter, Seen};
 pub use writer::{DeadLetters, Letter, RefusedEvent, RefusedFrame};
 
-/// Name of the file for what the door refuses; no sink is called so.
-pub const DOOR: &str = "door";
+/// Name of the file for what is rejected on receipt; no sink has this name.
+pub const INGEST: &str = "ingest";
+/// The earlier name of [`INGEST`]: its file is still read, and never written to.
+const INGEST_BEFORE: &str = "door";
 
 const EXTENSION: &str = ".ndjson";
 
@@ -33,9 +35,16 @@ pub fn folder(data_dir: &Path) -> PathBuf {
     data_dir.join("dead")
 }
 
-/// The file of a sink, or of [`DOOR`].
+/// The file of a sink, or of [`INGEST`], that letters are appended to.
 pub fn path(data_dir: &Path, name: &str) -> PathBuf {
     folder(data_dir).join(format!("{name}{EXTENSION}"))
+}
+
+/// All files with letters of a name, whether they exist or not, the oldest first: those of [`INGEST`] include the one
+/// that earlier versions wrote.
+pub fn files(data_dir: &Path, name: &str) -> Vec<PathBuf> {
+    let before = (name == INGEST).then(|| path(data_dir, INGEST_BEFORE));
+    before.into_iter().chain([path(data_dir, name)]).collect()
 }
 
 /// Names of all that has a file, sorted. None where there is no folder.
@@ -47,9 +56,10 @@ pub fn names(data_dir: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         if let Some(name) = entry?.file_name().to_str().and_then(|name| name.strip_suffix(EXTENSION)) {
-            names.push(name.to_owned());
+            names.push(if name == INGEST_BEFORE { INGEST } else { name }.to_owned());
         }
     }
     names.sort_unstable();
+    names.dedup();
     Ok(names)
 }

@@ -36,7 +36,7 @@ pub enum Content<'l> {
         /// An `EventBatch` of the same event, where JSON cannot say all of it; base64.
         encoded: Option<String>,
     },
-    /// What the door refused.
+    /// What was rejected on receipt.
     Frame {
         agent_id: Option<String>,
         epoch: u64,
@@ -101,7 +101,7 @@ impl<'l> ReadLetter<'l> {
     /// What is wrong with the event; somebody changed it.
     pub fn batch(&self) -> Result<Batch, String> {
         let Content::Event { position, event, encoded, .. } = &self.content else {
-            return Err("a frame that the door refused belongs to no sink".to_owned());
+            return Err("a frame that was rejected on receipt belongs to no sink".to_owned());
         };
         let default_source = own(event).source.unwrap_or_default();
         let received_unix_nano =
@@ -171,7 +171,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether it was not seen before. Letters of the door have no position: all are new.
+    /// Whether it was not seen before. Letters of rejected frames have no position: all are new.
     pub fn add(&mut self, letter: &ReadLetter<'_>) -> bool {
         match letter.content {
             Content::Event { server_id, position, .. } => self.positions.entry(server_id).or_default().insert(position),

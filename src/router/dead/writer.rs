@@ -27,15 +27,15 @@ pub trait Letter {
     fn write(&self, out: &mut Vec<u8>);
 }
 
-/// An event that a sink refused: what the stores' row of it would have, code and reason. The event is the JSON that the
-/// door takes; where JSON cannot say all of it, its encoded bytes come too.
+/// An event that a sink refused: what the stores' row of it would have, code and reason. The event is the JSON that
+/// `POST /v1/events` accepts; where JSON cannot express all of it, its encoded bytes are added.
 pub struct RefusedEvent<'a> {
     pub server_id: &'a str,
     pub record: Record<'a>,
     pub refusal: &'a Refusal,
 }
 
-/// A frame that the door refused, or of which it refused events (NACK).
+/// A frame that was rejected on receipt, as a whole or some of its events (NACK).
 pub struct RefusedFrame<'a> {
     pub origin: &'a Origin,
     pub seq: u64,
@@ -58,7 +58,7 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// `name`: of the sink, or [`DOOR`]. Makes no file before the first letter.
+    /// `name`: of the sink, or [`INGEST`][super::INGEST]. Creates no file before the first letter.
     pub fn new(data_dir: &Path, name: &str, metrics: &Metrics) -> Self {
         let path = path(data_dir, name);
         Self {
