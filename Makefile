@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy fmt doc proto torture asan loom fuzz bench bench-lag bench-compare bench-sinks microbench flamegraph image-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture asan loom fuzz bench bench-lag bench-compare bench-sinks microbench flamegraph image-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -20,6 +20,10 @@ clippy:
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --no-default-features --lib --locked -- -D warnings
 	cargo clippy --features profiling --locked -- -D warnings
+
+deny:           ## licences, advisories, banned and second crates; tests/deny.rs checks all but advisories
+	cargo deny --version || cargo install cargo-deny --locked
+	cargo deny check
 
 fmt:
 	cargo fmt
