@@ -15,8 +15,9 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`limits`] | every hard bound, its unit and its reason |
-//! | [`escape`] | text of peers, made safe for log lines and terminals |
+//! | [`escape`], [`text`] | text of peers, made safe for log lines and terminals; text of bounded length |
 //! | [`counted`] | numbers with their noun, for messages |
+//! | [`ids`], [`time`], [`random`], [`backoff`] | ids and their text, wall clock, randomness, delays between attempts |
 //! | [`event`] | the contract: generated types, [`event::EventRef`], validation, JSON |
 //! | [`wire`] | frame header, decoder, encoder, checksums |
 //! | [`session`] | both sides of the agent protocol: hello, sequence, deduplication, acknowledgements |
@@ -31,17 +32,20 @@
 //! | `config`, `metrics`, `cli` | settings, registry, commands |
 //! | `descriptors` | file descriptors: the reserve, and errors that say there are none left |
 //!
-//! Without the `server` feature (default) only what an agent links is built: `limits`, `escape`, `counted`, `event`, `wire`,
-//! `session` and `client`.
+//! Without the `server` feature (default) only what an agent links is built: the modules above `http`, and `limits`.
 
+pub mod backoff;
 pub mod client;
 pub mod counted;
 pub mod escape;
 pub mod event;
+pub mod ids;
 pub mod limits;
 pub mod random;
 pub mod resolve;
 pub mod session;
+pub mod text;
+pub mod time;
 pub mod wire;
 
 #[cfg(feature = "server")]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::time::now_unix_nano;
+
 /// SplitMix64 (Steele, Lea, Flood 2014): one `u64` of state, passes BigCrush. Not for secrets.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -14,10 +16,7 @@ impl Random {
 
     /// Seeded by the operating system; where that fails, by the clock, which is enough for jitter.
     pub fn from_system() -> Self {
-        Self(getrandom::u64().unwrap_or_else(|_| {
-            let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            since_epoch.as_nanos() as u64
-        }))
+        Self(getrandom::u64().unwrap_or_else(|_| now_unix_nano()))
     }
 
     pub fn next_u64(&mut self) -> u64 {

@@ -15,11 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{Config, ConfigError};
 use crate::descriptors;
 use crate::http;
+use crate::ids::new_uuid;
 use crate::limits::{
     HEADER_BYTES, KEEPALIVE, RING_SLOTS, WAL_POSITION_JUMP, WAL_UNKNOWN_JUMP, WINDOW_BYTES, WINDOW_FRAMES,
 };
@@ -40,6 +41,7 @@ use crate::router::{Drain, Router, RouterQueue, Shared, SinkProgress};
 use crate::session::marks::{Marks, Restored};
 use crate::session::server::SessionSettings;
 use crate::sink::{self, Identity, SinkSettings};
+use crate::time::now_unix_nano;
 use crate::wal::{self, DirStorage, Log, Writer};
 use crate::wire::AckLevel;
 
@@ -123,7 +125,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let drain = Arc::new(Drain::default());
 
     let shared = Shared {
-        identity: &Identity { server_id, owner: uuid_v4(&mut random), log_end },
+        identity: &Identity { server_id, owner: new_uuid(&mut random), log_end },
         data_dir: &config.data_dir,
         log: log.as_ref().map(|(_, log)| log.clone()),
         share_bytes: config.server.buffer_bytes / ROUTERS_SHARE / config.sinks.len().max(1),
@@ -318,7 +320,7 @@ fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerError
     let server = &config.server;
     let mut marks = Marks::new(server.max_agents, server.dedupe_retention);
     if !config.wal.enabled {
-        return Ok(Keeping { server_id: uuid_v4(random), log: None, marks });
+        return Ok(Keeping { server_id: new_uuid(random), log: None, marks });
     }
     let settings = wal::Settings {
         dir: config.data_dir.join("wal"),
@@ -328,7 +330,7 @@ fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerError
         max_agents: server.max_agents,
         dedupe_retention: server.dedupe_retention,
     };
-    let now_unix_nano = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let now_unix_nano = now_unix_nano();
     let storage = Arc::new(
         DirStorage::create(&settings.dir)
             .map_err(|error| ServerError::DataDir { path: settings.dir.clone(), error })?,
@@ -471,17 +473,4 @@ fn keep(refused: &[RefusedPayload], append: impl Fn(&[RefusedPayload]) -> io::Re
         tracing::warn!(%error, "dead letters cannot be written; nothing more is taken until they can");
         drain.sleep(now + DEAD_LETTERS_RETRY, drain.begun());
     }
-}
-
-/// Random, version 4 (RFC 9562).
-fn uuid_v4(random: &mut Random) -> [u8; 16] {
-    let mut id = [0; 16];
-    let (high, low) = id.split_at_mut(8);
-    high.copy_from_slice(&random.next_u64().to_be_bytes());
-    low.copy_from_slice(&random.next_u64().to_be_bytes());
-    // Better than the generator's 64 bits of state, where the system gives it.
-    let _ = getrandom::fill(&mut id);
-    id[6] = id[6] & 0x0F | 0x40;
-    id[8] = id[8] & 0x3F | 0x80;
-    id
 }

@@ -12,7 +12,6 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Map;
 use tracing::Level;
@@ -25,6 +24,7 @@ use crate::config::{LogFilter, LogFormat};
 use crate::escape::escape;
 use crate::event::rfc3339;
 use crate::limits;
+use crate::time::now_unix_nano;
 
 /// Whether messages are JSON; see [`set_format`].
 static JSON: AtomicBool = AtomicBool::new(false);
@@ -46,9 +46,8 @@ pub fn message(level: Level, text: &str) {
 
 /// A line as the log has them.
 pub fn json_line(level: Level, message: &str, fields: Map<String, serde_json::Value>) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut line = Map::new();
-    let time = rfc3339::format(now.as_nanos() as u64);
+    let time = rfc3339::format(now_unix_nano());
     line.insert("timestamp".to_owned(), String::from_utf8_lossy(&time).into());
     line.insert("level".to_owned(), level.as_str().into());
     line.insert("message".to_owned(), message.into());

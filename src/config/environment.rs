@@ -48,7 +48,7 @@ pub fn meant(name: &str, value: &str) -> Option<String> {
     }
     let (program, rest) = name.split_at(name.find('_')?);
     let program = program.to_ascii_uppercase();
-    if edits(program.as_bytes(), PROGRAM.as_bytes()) > PROGRAM_EDITS_MAX {
+    if edits(&program, PROGRAM) > PROGRAM_EDITS_MAX {
         return None;
     }
     if program == PROGRAM_OF_OTHERS && !rest.starts_with("__") {
@@ -72,7 +72,7 @@ pub fn meant(name: &str, value: &str) -> Option<String> {
     let known =
         settings.iter().filter_map(|variable| Some((variable.strip_prefix(VARIABLE_PREFIX)?, variable.as_str())));
     let known: Vec<(String, &str)> = own.chain(known).map(|(words, own)| (words.replace("__", "_"), own)).collect();
-    let distance = |known: &str| edits(known.as_bytes(), words.as_bytes());
+    let distance = |known: &str| edits(known, &words);
     let allowed = |known: &str| match (program == PROGRAM, known.len()) {
         (false, _) => 0,
         (true, ..8) => 1,

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::url::{HIDDEN, decoded};
 use crate::limits;
-use crate::wire::answer::cut;
+use crate::text::cut;
 
 /// Secrets shorter than this are not looked for: they would be found in any text.
 const SECRET_BYTES_MIN: usize = 4;

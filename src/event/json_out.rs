@@ -5,8 +5,12 @@
 //! infinities, which JSON numbers cannot be, are texts. Each attribute stands once: of two with one key the later one.
 //! Nothing allocates but `out`.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::rfc3339;
 use super::view::{AttributeValue, EventKind, EventRef};
+use crate::ids::{write_hex, write_uuid};
 use crate::limits::EVENT_ATTRIBUTES_MAX;
 
 /// What one line says: an event and, where they are known, its place and origin.
@@ -56,7 +60,9 @@ pub fn write_json(record: &JsonRecord<'_>, out: &mut Vec<u8>) {
     let mut object = Object::begin(out);
     if let Some(server_id) = &record.server_id {
         object.key("server_id");
+        object.out.push(b'"');
         write_uuid(server_id, object.out);
+        object.out.push(b'"');
     }
     if let Some(position) = record.position {
         object.key("position");
@@ -236,31 +242,10 @@ fn write_time(unix_nano: u64, out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-fn write_uuid(id: &[u8; 16], out: &mut Vec<u8>) {
-    out.push(b'"');
-    for (index, byte) in id.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            out.push(b'-');
-        }
-        write_hex(&[*byte], out);
-    }
-    out.push(b'"');
-}
-
-/// Appends two lower-case digits a byte.
-pub fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    out.extend(bytes.iter().flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]));
-}
-
 /// Appends base64 with padding (RFC 4648, section 4).
 pub fn write_base64(bytes: &[u8], out: &mut Vec<u8>) {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    for group in bytes.chunks(3) {
-        let bits = group.iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        for place in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * place) & 63) as usize];
-            out.push(if place <= group.len() { letter } else { b'=' });
-        }
-    }
+    let start = out.len();
+    out.resize(start + bytes.len().div_ceil(3) * 4, 0);
+    let written = STANDARD.encode_slice(bytes, out.get_mut(start..).unwrap_or_default());
+    debug_assert_eq!(written, Ok(out.len() - start), "the room is that of the text");
 }

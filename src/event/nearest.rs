@@ -6,7 +6,7 @@
 pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()
-        .map(|candidate| (edits(name.as_bytes(), candidate.as_bytes()), *candidate))
+        .map(|candidate| (edits(name, candidate), *candidate))
         .filter(|(edits, candidate)| *edits <= (candidate.len() / 3).max(1))
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)
@@ -15,29 +15,13 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 /// Names longer than this are no typing error of a known one.
 const NAME_BYTES_MAX: usize = 32;
 
-/// Returns the edits between two short names (optimal string alignment), by dynamic programming over three rows;
+/// Returns the edits between two short names (insert, delete, replace, swap neighbours), whatever their case;
 /// `usize::MAX` for long ones.
-pub fn edits(a: &[u8], b: &[u8]) -> usize {
+pub fn edits(a: &str, b: &str) -> usize {
     if a.len() > NAME_BYTES_MAX || b.len() > NAME_BYTES_MAX {
         return usize::MAX;
     }
-    let mut rows = [[0; NAME_BYTES_MAX + 1]; 3];
-    let [before_last, last, row] = &mut rows;
-    for (j, cost) in last.iter_mut().enumerate() {
-        *cost = j;
-    }
-    for (i, x) in a.iter().enumerate() {
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let differ = usize::from(!x.eq_ignore_ascii_case(y));
-            row[j + 1] = (last[j] + differ).min(last[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && x.eq_ignore_ascii_case(&b[j - 1]) && a[i - 1].eq_ignore_ascii_case(y) {
-                row[j + 1] = row[j + 1].min(before_last[j - 1] + 1);
-            }
-        }
-        (*before_last, *last) = (*last, *row);
-    }
-    last[b.len()]
+    strsim::osa_distance(&a.to_ascii_lowercase(), &b.to_ascii_lowercase())
 }
 
 #[cfg(test)]

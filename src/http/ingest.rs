@@ -26,6 +26,7 @@ use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MA
 use crate::metrics::RejectReason;
 use crate::pipeline::pool::{Buffer, PoolSlice};
 use crate::pipeline::shares::packed_bytes;
+use crate::text::cut;
 
 /// A body with more gaps than this between its accepted events is packed anew, so that it does not fill the ring.
 const GAPS_SHARED_MAX: usize = 16;
@@ -56,7 +57,7 @@ impl Settled {
             for Rejection { index, error } in &rejections.named {
                 entries.extend_from_slice(if entries.is_empty() { b"" } else { b"," });
                 entries.extend_from_slice(format!(r#"{{"index":{index},"error":"#).as_bytes());
-                push_json_string(&mut entries, shortened(error));
+                push_json_string(&mut entries, cut(error, HTTP_ERROR_BYTES_MAX));
                 entries.push(b'}');
             }
             if let Some(mut buffer) = door.reserve_for_answer(entries.len())
@@ -77,11 +78,6 @@ impl Settled {
         let entries = self.entries.as_ref().map_or(&[][..], Buffer::filled);
         result_body(error, self.accepted, entries, self.listed, self.rejected)
     }
-}
-
-/// At most [`HTTP_ERROR_BYTES_MAX`] bytes of what a peer may have made long by quoting itself.
-fn shortened(error: &str) -> &str {
-    (0..=error.len().min(HTTP_ERROR_BYTES_MAX)).rev().find_map(|end| error.get(..end)).unwrap_or_default()
 }
 
 /// Why nothing of a body was taken.
@@ -270,7 +266,7 @@ fn from_json<D: Door>(
         decode(&mut JsonDecoder::new(), &mut |event| packing.push(event, 1)).map_err(|error| match error {
             JsonError::Emit(failed) => failed,
             JsonError::Malformed(_) | JsonError::Empty => {
-                Refusal::body(RejectReason::Malformed, shortened(&error.to_string()).to_owned()).into()
+                Refusal::body(RejectReason::Malformed, cut(&error.to_string(), HTTP_ERROR_BYTES_MAX).to_owned()).into()
             }
             JsonError::TooManyEvents { .. } => Refusal::body(RejectReason::TooLarge, error.to_string()).into(),
         })?;

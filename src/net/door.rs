@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::http;
 use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX, OUTBOX_BYTES_MAX};
@@ -23,7 +23,8 @@ use crate::session::admission::{Admission, admit};
 use crate::session::marks::Marks;
 use crate::session::server::{Gate, ServerSession, SessionSettings, Turn};
 use crate::session::tokens::Tokens;
-use crate::wire::answer::cut;
+use crate::text::cut;
+use crate::time::now_unix_nano;
 use crate::wire::{AckLevel, Header, NackCode};
 
 /// Slots that one frame may take: its accepted events, and its payload for the dead letters.
@@ -132,8 +133,7 @@ impl Door {
     pub fn begin_turn(&mut self) {
         self.now = Instant::now();
         self.metrics_page = None;
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.received_unix_nano = since_epoch.as_nanos() as u64;
+        self.received_unix_nano = now_unix_nano();
     }
 
     /// What was accepted in this turn is *received*, and the log thread hears of it.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::log_limit::LogLimit;
 use crate::http::Refused;
 use crate::limits::{LOG_WARNING_INTERVAL, REFUSAL_LOG_PEERS_MAX, REFUSAL_LOG_TEXT_BYTES_MAX};
-use crate::wire::answer::cut;
+use crate::text::cut;
 
 /// One peer that is wrong a thousand times a second must not hide another one's first mistake: each peer has one line
 /// per status and interval.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::http;
+use crate::ids::hex;
 use crate::limits::{
     DISCARD_BYTES_PER_TURN, HEADER_BYTES, HELLO_BYTES_MAX, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX,
     OUTBOX_BYTES_MAX, READ_BYTES_PER_TURN,
@@ -246,10 +247,9 @@ fn greet(connection: &mut Connection, door: &mut Door, scratch: &mut Scratch, ou
         Step::Greeted(greeting) => {
             let agent_id = session.agent_id().copied().unwrap_or_default();
             let name = session.agent_name();
-            let id_hex = || agent_id.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
             connection.origin = Arc::new(Origin {
                 agent_id: Some(agent_id),
-                agent: Some(if name.is_empty() { id_hex() } else { name.to_owned() }),
+                agent: Some(if name.is_empty() { hex(&agent_id) } else { name.to_owned() }),
                 default_source: if name.is_empty() { peer.ip().to_canonical().to_string() } else { name.to_owned() },
                 epoch: greeting.epoch,
             });

@@ -12,7 +12,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use crate::descriptors;
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX, LOG_RETRY, LOG_UPKEEP, LOG_WARNING_INTERVAL};
@@ -22,6 +22,7 @@ use crate::pipeline::commit::RefusedPayload;
 use crate::pipeline::health::{LogHealth, Pause};
 use crate::pipeline::ring::{Content, Slot, SlotReceiver, Waited};
 use crate::pipeline::watermark::Watermarks;
+use crate::time::now_unix_nano;
 use crate::wal::{AppendError, Entry, Kind, LogFailure, Writer};
 use crate::wire::{AckLevel, NackCode};
 
@@ -148,7 +149,7 @@ impl GroupCommit {
             if Instant::now() >= upkeep_due {
                 upkeep_due = Instant::now() + LOG_UPKEEP;
                 let keep_from = self.keep_from();
-                let trimmed = self.writer.trim(keep_from, unix_nano());
+                let trimmed = self.writer.trim(keep_from, now_unix_nano());
                 trimmed.map_err(|failure| self.fail(&failure))?;
                 self.show_bytes();
             }
@@ -371,10 +372,6 @@ fn take_refused(slots: &[Slot], refused: &mut Vec<RefusedPayload>) {
             });
         }
     }
-}
-
-fn unix_nano() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
 }
 
 #[cfg(test)]

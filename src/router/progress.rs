@@ -9,6 +9,7 @@ use prometheus::IntGauge;
 
 use crate::limits::SINK_WAIT_MAX;
 use crate::sink::SinkSettings;
+use crate::time::now_unix_nano;
 use crate::wal::Log;
 
 /// How a sink is doing. `Display` is what log lines show.
@@ -225,7 +226,7 @@ impl SinkProgress {
                 self.oldest_unix_nano.store(0, Ordering::Release);
                 // Offered in between, and not marked because of what was there before.
                 if position < self.offered.load(Ordering::Acquire) {
-                    self.set_oldest_if_none(unix_nano(SystemTime::now()));
+                    self.set_oldest_if_none(now_unix_nano());
                 }
             }
             // The router takes it next, and then knows.
@@ -270,15 +271,12 @@ impl SinkProgress {
     }
 }
 
-fn unix_nano(wall: SystemTime) -> u64 {
-    u64::try_from(wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::router::tests::settings;
+    use crate::time::unix_nano;
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -5,39 +5,33 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backoff::Backoff;
 use crate::limits;
 use crate::random::Random;
 
-/// Capped exponential backoff with full jitter, for ever: each delay is uniformly random below a bound that doubles.
-/// So sinks that failed together do not come back together.
+/// When a sink is tried again, for ever.
 #[derive(Debug)]
-pub struct Backoff {
-    attempt: u32,
-    random: Random,
-}
+pub struct RetryDelays(Backoff);
 
-impl Backoff {
+impl RetryDelays {
+    /// The first delay is at most `limits::RETRY_BACKOFF_MIN`.
     pub fn new(random: Random) -> Self {
-        Self { attempt: 0, random }
+        Self(Backoff::new(limits::RETRY_BACKOFF_MIN, limits::RETRY_BACKOFF_MAX, random))
     }
 
-    /// The next delay for a trouble that passes; not below `after`, which the store named, up to a bound.
+    /// The next delay for a fault that passes by itself; not below `after`, which the store named, up to a bound.
     pub fn retry(&mut self, after: Option<Duration>) -> Duration {
-        let bound = limits::RETRY_BACKOFF_MIN.saturating_mul(1u32.checked_shl(self.attempt).unwrap_or(u32::MAX));
-        self.attempt = self.attempt.saturating_add(1);
-        let delay = self.random.below(bound.min(limits::RETRY_BACKOFF_MAX));
-        delay.max(after.unwrap_or_default().min(limits::RETRY_AFTER_MAX))
+        self.0.next_delay().max(after.unwrap_or_default().min(limits::RETRY_AFTER_MAX))
     }
 
     /// The next delay while a person has to act: the upper half of the largest one.
     pub fn down(&mut self) -> Duration {
-        let half = limits::RETRY_BACKOFF_MAX / 2;
-        half + self.random.below(half)
+        self.0.long_delay()
     }
 
     /// It works again, or the rules changed: begin with short delays.
     pub fn reset(&mut self) {
-        self.attempt = 0;
+        self.0.reset();
     }
 }
 
@@ -72,7 +66,7 @@ mod tests {
     #[test]
     fn delays_stay_below_a_doubling_bound_and_the_cap() {
         for seed in 0..200 {
-            let mut backoff = Backoff::new(Random::seeded(seed));
+            let mut backoff = RetryDelays::new(Random::seeded(seed));
             let mut bound = limits::RETRY_BACKOFF_MIN;
             for _ in 0..64 {
                 assert!(backoff.retry(None) < bound, "seed {seed}");
@@ -82,38 +76,15 @@ mod tests {
     }
 
     #[test]
-    fn delays_use_the_whole_range() {
-        let mut backoff = Backoff::new(Random::seeded(7));
-        let first: Vec<_> = (0..1000)
-            .map(|_| {
-                backoff.reset();
-                backoff.retry(None)
-            })
-            .collect();
-        assert!(first.iter().any(|delay| *delay < limits::RETRY_BACKOFF_MIN / 10));
-        assert!(first.iter().any(|delay| *delay > limits::RETRY_BACKOFF_MIN * 9 / 10));
-    }
-
-    #[test]
-    fn the_same_seed_gives_the_same_delays() {
-        let delays = |seed| {
-            let mut backoff = Backoff::new(Random::seeded(seed));
-            (0..20).map(|_| backoff.retry(None)).collect::<Vec<_>>()
-        };
-        assert_eq!(delays(42), delays(42));
-        assert_ne!(delays(42), delays(43));
-    }
-
-    #[test]
     fn a_time_named_by_the_store_is_honoured_up_to_a_bound() {
-        let mut backoff = Backoff::new(Random::seeded(1));
+        let mut backoff = RetryDelays::new(Random::seeded(1));
         assert_eq!(backoff.retry(Some(Duration::from_secs(60))), Duration::from_secs(60));
         assert_eq!(backoff.retry(Some(Duration::MAX)), limits::RETRY_AFTER_MAX);
     }
 
     #[test]
     fn a_sink_that_is_down_is_tried_slowly() {
-        let mut backoff = Backoff::new(Random::seeded(1));
+        let mut backoff = RetryDelays::new(Random::seeded(1));
         for _ in 0..100 {
             let delay = backoff.down();
             assert!(delay >= limits::RETRY_BACKOFF_MAX / 2 && delay <= limits::RETRY_BACKOFF_MAX);

@@ -29,7 +29,7 @@ use super::dead::{DeadLetters, RefusedEvent};
 use super::gather::{Due, Gather};
 use super::positions::PositionFile;
 use super::progress::{SinkProgress, SinkStatus};
-use super::retry::{Backoff, Warnings};
+use super::retry::{RetryDelays, Warnings};
 use super::source::{Next, Source};
 use super::{Drain, Notify, Shared};
 use crate::limits::{REFUSED_IN_A_ROW_MAX, WAL_POSITION_LIMIT};
@@ -75,7 +75,7 @@ pub(super) struct Worker {
     dead: DeadLetters,
     /// Events that the store refused without naming them, since it last stored one.
     refused_in_a_row: u64,
-    backoff: Backoff,
+    backoff: RetryDelays,
     warnings: Warnings,
     refusal_warnings: Warnings,
     /// When the sink's next upkeep is due; `None`: never.
@@ -117,7 +117,7 @@ impl Worker {
             begins: false,
             dead: DeadLetters::new(shared.data_dir, &name, shared.metrics),
             refused_in_a_row: 0,
-            backoff: Backoff::new(Random::from_system()),
+            backoff: RetryDelays::new(Random::from_system()),
             warnings: Warnings::default(),
             refusal_warnings: Warnings::default(),
             upkeep_at: Some(Instant::now()),

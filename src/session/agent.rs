@@ -26,11 +26,12 @@ pub use self::backlog::{Progress, QueueError};
 pub use self::notice::{Lost, Notice, Refusal, ServerFault, Stopped};
 
 use self::backlog::{Backlog, Window};
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::limits::{
     AGENT_BACKOFF_MAX, AGENT_BACKOFF_MIN, BYE_TIMEOUT, EPOCH_LIMIT, FRAME_BYTES_DEFAULT,
     FRAME_RATE_MIN_BYTES_PER_SECOND, HEADER_BYTES, HELLO_BYTES_MAX, PROTOCOL_ERRORS_MAX, WELCOME_TIMEOUT,
 };
+use crate::random::Random;
 use crate::wire::header::VERSION;
 use crate::wire::hello::CODECS;
 use crate::wire::{
@@ -152,7 +153,7 @@ impl Agent {
     pub fn new(settings: Settings, now: Instant) -> Result<Self, SettingsError> {
         settings.check()?;
         Ok(Self {
-            backoff: Backoff::new(AGENT_BACKOFF_MIN, AGENT_BACKOFF_MAX, settings.seed),
+            backoff: Backoff::new(AGENT_BACKOFF_MIN, AGENT_BACKOFF_MAX, Random::seeded(settings.seed)),
             backlog: Backlog::new(settings.queue_bytes),
             settings,
             state: State::Disconnected { until: now },

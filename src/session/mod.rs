@@ -5,7 +5,6 @@ pub mod admission;
 pub mod agent;
 #[cfg(test)]
 mod agent_tests;
-pub mod backoff;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod fuzz;

@@ -11,7 +11,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
@@ -21,6 +21,7 @@ use crate::config::setting::{Form, Setting, Value};
 use crate::event::rfc3339;
 use crate::limits;
 use crate::pipeline::batch::Delivery;
+use crate::time::unix_nano;
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
@@ -203,8 +204,7 @@ impl Open {
 
 /// The name under which a file is put aside: no two of them within a nanosecond.
 fn rotated(path: &Path, now: SystemTime) -> PathBuf {
-    let nanos = now.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos() as u64);
-    let time = rfc3339::format(nanos);
+    let time = rfc3339::format(unix_nano(now));
     let mut name = path.as_os_str().to_owned();
     name.push(".");
     name.push(time.iter().filter(|byte| !b"-:".contains(byte)).map(|byte| char::from(*byte)).collect::<String>());

@@ -43,6 +43,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::config::setting::Setting;
+pub use crate::ids::uuid;
 use crate::pipeline::batch::Delivery;
 pub use upkeep::{Clocks, Upkeep};
 
@@ -432,28 +433,6 @@ pub const KINDS: &[Kind] = &[
     discard::KIND,
 ];
 
-/// A server id as stores show it: a UUID in lower-case text.
-pub fn uuid(id: &[u8; 16]) -> String {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(36);
-    for (index, byte) in id.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
-}
-
-/// The id that [`uuid`] wrote.
-pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
-    let digits = text.replace('-', "");
-    let is_hex = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
-    let id = u128::from_str_radix(&digits, 16).ok().filter(|_| is_hex)?;
-    Some(id.to_be_bytes())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -476,16 +455,6 @@ mod tests {
         for kind in ["file", "stdout", "discard"] {
             let error = parse(&format!("kind = '{kind}'\npaht = 'x'")).unwrap_err();
             assert!(error.to_string().contains("paht"), "{kind}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_uuid_is_written_as_stores_expect_it() {
-        let id = std::array::from_fn(|index| (index as u8) << 4 | index as u8);
-        assert_eq!(uuid(&id), "00112233-4455-6677-8899-aabbccddeeff");
-        assert_eq!(parse_uuid(&uuid(&id)), Some(id));
-        for text in ["", "+0112233-4455-6677-8899-aabbccddeeff", "00112233-4455-6677-8899-aabbccddeef"] {
-            assert_eq!(parse_uuid(text), None);
         }
     }
 

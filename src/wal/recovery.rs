@@ -30,9 +30,9 @@ use super::storage::{Storage, StorageFile, read_full_at, write_all_at};
 use super::writer::{Begin, Writer};
 use super::{Settings, segment_id};
 use crate::counted::Counted;
+use crate::ids::{new_uuid, uuid};
 use crate::limits::{WAL_DAMAGED_BYTES_MAX, WAL_POSITION_JUMP, WAL_READ_BYTES};
 use crate::random::Random;
-use crate::sink::uuid;
 
 /// Folder of what recovery cut off.
 const DAMAGED: &str = "damaged";
@@ -217,7 +217,7 @@ pub fn open(
         // Every event takes a byte at least.
         next_position += lost_bytes.max(WAL_POSITION_JUMP);
     }
-    let server_id = recovery.server_id(&old)?.unwrap_or_else(|| new_server_id(random));
+    let server_id = recovery.server_id(&old)?.unwrap_or_else(|| new_uuid(random));
 
     for old in &old {
         recovery.write_again(old)?;
@@ -452,12 +452,4 @@ impl Recovery<'_> {
         left.reverse();
         Ok(left)
     }
-}
-
-/// A random UUID, version 4 (RFC 9562).
-fn new_server_id(random: &mut Random) -> [u8; 16] {
-    let mut id = u128::from(random.next_u64()) << 64 | u128::from(random.next_u64());
-    id = id & !(0xF << 76) | 4 << 76;
-    id = id & !(0b11 << 62) | 0b10 << 62;
-    id.to_be_bytes()
 }

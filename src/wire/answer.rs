@@ -3,6 +3,7 @@
 use super::header::{FrameKind, Header};
 use super::{GoawayCode, NackCode};
 use crate::limits::REASON_BYTES_MAX;
+use crate::text::cut;
 
 /// Appends an ACK of every DATA with sequence number ≤ `seq`; `window_bytes` holds from now on.
 pub fn ack(seq: u64, window_bytes: u32, out: &mut Vec<u8>) {
@@ -64,13 +65,4 @@ impl<'a> Goaway<'a> {
         out.extend_from_slice(&Header::of_payload(FrameKind::Goaway, last_acked, 0, &payload).encode());
         out.extend_from_slice(&payload);
     }
-}
-
-/// The longest prefix of whole characters within `max_bytes`.
-pub fn cut(text: &str, max_bytes: usize) -> &str {
-    let mut end = max_bytes.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.get(..end).unwrap_or_default()
 }

@@ -1,12 +1,11 @@
 //! Which letters a command is about.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use clap::Args;
 
 use crate::config::setting::parse_duration;
 use crate::event::rfc3339;
 use crate::router::dead::{Content, ReadLetter};
+use crate::time::now_unix_nano;
 
 /// Of all sinks, or of one.
 #[derive(Debug, Default, Args)]
@@ -68,8 +67,8 @@ impl Selection {
 /// `2026-11-24T08:00:00Z`, `1h` or `1h ago`, in nanoseconds since 1970.
 fn moment(text: &str) -> Result<u64, String> {
     if let Some(ago) = parse_duration(text.trim_end_matches("ago").trim_end()) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        return Ok(u64::try_from(now.saturating_sub(ago).as_nanos()).unwrap_or(u64::MAX));
+        let ago = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);
+        return Ok(now_unix_nano().saturating_sub(ago));
     }
     rfc3339::parse(text).map_err(|error| format!("{error}; or write a time ago, such as 1h or 7d"))
 }

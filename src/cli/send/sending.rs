@@ -9,7 +9,6 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::elements::{Elements, begins_with_events};
 use super::input::{self, Text};
@@ -23,6 +22,7 @@ use crate::event::JsonDecoder;
 use crate::event::proto::attribute::Value;
 use crate::event::proto::{Attribute, Event};
 use crate::limits::{EVENT_BODY_BYTES_MAX, SEND_LINE_BYTES_MAX};
+use crate::time::now_unix_nano;
 use crate::wire::AckLevel;
 
 /// Attribute of an event whose body is the begin of a longer line.
@@ -219,8 +219,7 @@ impl<'a> Sending<'a> {
             let value = Some(Value::BoolValue(true));
             self.event.attributes.push(Attribute { key: TRUNCATED.to_owned(), value });
         }
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.event.time_unix_nano = since_epoch.as_nanos() as u64;
+        self.event.time_unix_nano = now_unix_nano();
         self.line.clear();
         self.line.push(&self.event);
         found

@@ -12,7 +12,7 @@ use super::positions::{Position, SinkPosition};
 use super::verify;
 use crate::escape::escape;
 use crate::event::rfc3339;
-use crate::sink::uuid;
+use crate::ids::{hex, uuid};
 use crate::wal::{AgentMark, Inspection};
 
 /// Hexadecimal digits of an agent's id that tell agents of the same name apart.
@@ -172,10 +172,6 @@ fn sink_json(sink: &SinkPosition) -> Value {
         "asked": asked,
         "error": error,
     })
-}
-
-fn hex(id: &[u8; 16]) -> String {
-    format!("{:032x}", u128::from_be_bytes(*id))
 }
 
 fn to_the_second(unix_nano: u64) -> String {

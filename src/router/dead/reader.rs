@@ -10,9 +10,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::event::{EventRef, Events, JsonDecoder, JsonError, JsonRecord, check_batch, rfc3339, write_json};
+use crate::ids::parse_uuid;
 use crate::limits::WAL_POSITION_LIMIT;
 use crate::pipeline::batch::{Batch, Origin, Payload, Run};
-use crate::sink::parse_uuid;
 
 /// One letter.
 #[derive(Debug)]

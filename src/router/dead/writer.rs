@@ -15,10 +15,12 @@ use super::file::{beside, create_anew, give_mode_and_owner, locked};
 use super::{folder as folder_of, path};
 use crate::event::json_out::write_base64;
 use crate::event::{AttributeValue, EventRef, JsonRecord, rfc3339, write_json};
+use crate::ids::write_hex;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::pipeline::batch::{Origin, Record};
 use crate::sink::Refusal;
+use crate::text::cut;
 use crate::{descriptors, folder};
 
 /// One line.
@@ -172,7 +174,7 @@ impl Letter for RefusedEvent<'_> {
         out.extend_from_slice(br#","code":"#);
         write_string(&refusal.code, out);
         out.extend_from_slice(br#","reason":"#);
-        write_string(cut(&refusal.reason), out);
+        write_string(cut(&refusal.reason, limits::REFUSAL_REASON_BYTES_MAX), out);
         out.extend_from_slice(br#","event":"#);
         // With the source and time that the stores have, so that they are not lost when it is sent again.
         let (source, time_unix_nano) = (record.source(), record.time_unix_nano());
@@ -215,12 +217,14 @@ impl Letter for RefusedFrame<'_> {
             out.push(b',');
         }
         if let Some(id) = self.origin.agent_id {
-            let _ = write!(out, r#""agent_id":"{:032x}","#, u128::from_be_bytes(id));
+            out.extend_from_slice(br#""agent_id":""#);
+            write_hex(&id, out);
+            out.extend_from_slice(br#"","#);
         }
         let _ = write!(out, r#""epoch":{},"seq":{},"code":"#, self.origin.epoch, self.seq);
         write_string(self.code, out);
         out.extend_from_slice(br#","reason":"#);
-        write_string(cut(self.reason), out);
+        write_string(cut(self.reason, limits::REFUSAL_REASON_BYTES_MAX), out);
         out.extend_from_slice(br#","received_at":""#);
         out.extend_from_slice(&rfc3339::format(self.received_unix_nano));
         out.extend_from_slice(br#"","payload":""#);
@@ -232,13 +236,4 @@ impl Letter for RefusedFrame<'_> {
 pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
     // Writing into memory cannot fail.
     let _ = serde_json::to_writer(out, text);
-}
-
-/// A store's words, no longer than they are worth.
-fn cut(reason: &str) -> &str {
-    let mut end = reason.len().min(limits::REFUSAL_REASON_BYTES_MAX);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    reason.split_at(end).0
 }

@@ -40,7 +40,7 @@ use crate::event::proto::DeliverResponse;
 use crate::limits;
 use crate::pipeline::batch::Delivery;
 use crate::resolve;
-use crate::wire::answer::cut;
+use crate::text::cut;
 
 const METHOD: &str = "/telemetryx.v1.Sink/Deliver";
 

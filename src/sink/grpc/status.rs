@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use super::super::tls::{self, Trouble};
 use super::super::{Failure, Unavailable, connection_advice, with_advice};
 use crate::limits;
-use crate::wire::answer::cut;
+use crate::text::cut;
 
 /// Why a call has no answer. `place`: the receiver, for the words. `hide` leaves the token out of a text, which the receiver
 /// may quote.

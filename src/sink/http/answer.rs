@@ -10,7 +10,7 @@ use super::super::{Failure, Unavailable, connection_advice, tls, with_advice};
 use super::settings::Settings;
 use crate::config::setting::Url;
 use crate::limits;
-use crate::wire::answer::cut;
+use crate::text::cut;
 
 /// An answer, as far as it is read.
 pub struct Answer {

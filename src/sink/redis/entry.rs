@@ -4,8 +4,8 @@
 use std::io::Write;
 
 use super::connection::Commands;
-use crate::event::json_out::write_hex;
 use crate::event::{rfc3339, write_attributes_json};
+use crate::ids::write_hex;
 use crate::pipeline::batch::Record;
 
 /// Fields while they are gathered: a command begins with their number.

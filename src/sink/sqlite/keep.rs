@@ -24,6 +24,7 @@ use super::hold;
 use crate::event::rfc3339;
 use crate::limits;
 use crate::sink::Clocks;
+use crate::time::unix_nano;
 
 const NEXT_LOG: &str = "SELECT server_id FROM events WHERE server_id > ?1 ORDER BY server_id LIMIT 1";
 
@@ -171,7 +172,7 @@ impl Keep {
 
     /// Whether rows may be deleted by this reading; warns where it begins to be doubted.
     fn trusts(&mut self, now: Clocks) -> bool {
-        let wall = || in_words(nanos(now.wall));
+        let wall = || in_words(unix_nano(now.wall));
         match self.guard.check(now) {
             Verdict::Trusted => return true,
             Verdict::Held => {}
@@ -211,7 +212,7 @@ impl Keep {
 
     /// What was received before is too old, in RFC 3339.
     fn cutoff(&self, wall: SystemTime) -> String {
-        in_words(wall.checked_sub(self.keep).map_or(0, nanos))
+        in_words(wall.checked_sub(self.keep).map_or(0, unix_nano))
     }
 
     fn delete_old(&mut self, connection: &Connection, now: Clocks) -> rusqlite::Result<Passed> {
@@ -288,7 +289,7 @@ fn row_of(connection: &Connection, statement: &str, log: &str, position: i64) ->
 /// halving the positions.
 fn before_jump(connection: &Connection, log: &str, wall: SystemTime) -> rusqlite::Result<Option<SystemTime>> {
     let day = limits::CLOCK_START_GAIN_MAX.as_nanos() as u64;
-    let now = nanos(wall);
+    let now = unix_nano(wall);
     let (mut low, mut high) = (0, i64::MAX);
     let mut after = now;
     while low < high {
@@ -307,10 +308,6 @@ fn before_jump(connection: &Connection, log: &str, wall: SystemTime) -> rusqlite
 
 fn in_words(unix_nano: u64) -> String {
     String::from_utf8_lossy(&rfc3339::format(unix_nano)).into_owned()
-}
-
-fn nanos(wall: SystemTime) -> u64 {
-    wall.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
 }
 
 /// `"forever"`, or a duration as the settings have it.

@@ -1,10 +1,10 @@
-//! Delays between attempts to reconnect: capped exponential with full jitter, from a seed.
+//! Delays between attempts: capped exponential with full jitter.
 
 use std::time::Duration;
 
 use crate::random::Random;
 
-/// The n-th delay is uniformly random below `min × 2^n`, and below `max`: agents that lost the same server do not
+/// The n-th delay is uniformly random below `min × 2^n`, and below `max`: what lost the same server or store does not
 /// come back together. Equal seeds give equal delays.
 #[derive(Debug, Clone)]
 pub struct Backoff {
@@ -15,8 +15,9 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    pub fn new(min: Duration, max: Duration, seed: u64) -> Self {
-        Self { min, max, attempt: 0, random: Random::seeded(seed) }
+    /// The first delay is below `min`, every delay below `max`.
+    pub fn new(min: Duration, max: Duration, random: Random) -> Self {
+        Self { min, max, attempt: 0, random }
     }
 
     /// The next delay; the one after it may be twice as long.
@@ -26,7 +27,13 @@ impl Backoff {
         self.random.below(ceiling)
     }
 
-    /// All went well: the next delay is a short one again.
+    /// A delay in the upper half of the longest one. Does not count as an attempt.
+    pub fn long_delay(&mut self) -> Duration {
+        let half = self.max / 2;
+        half + self.random.below(half)
+    }
+
+    /// It works again: the next delay is a short one.
     pub fn reset(&mut self) {
         self.attempt = 0;
     }
@@ -44,13 +51,17 @@ mod tests {
     const MIN: Duration = Duration::from_millis(50);
     const MAX: Duration = Duration::from_secs(30);
 
+    fn backoff(seed: u64) -> Backoff {
+        Backoff::new(MIN, MAX, Random::seeded(seed))
+    }
+
     #[test]
     fn delays_grow_up_to_the_cap_and_use_the_whole_range() {
         for attempt in 0..40u32 {
             let ceiling = MIN.saturating_mul(1 << attempt.min(20)).min(MAX);
             let (mut lowest, mut highest) = (MAX, Duration::ZERO);
             for seed in 0..200 {
-                let mut backoff = Backoff::new(MIN, MAX, seed);
+                let mut backoff = backoff(seed);
                 let delay = (0..=attempt).map(|_| backoff.next_delay()).last().unwrap();
                 assert!(delay < ceiling, "attempt {attempt}: {delay:?}");
                 (lowest, highest) = (lowest.min(delay), highest.max(delay));
@@ -61,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_reset_makes_delays_short_and_slowing_down_makes_them_long() {
-        let mut backoff = Backoff::new(MIN, MAX, 1);
+        let mut backoff = backoff(1);
         backoff.slow_down();
         assert!((0..50).map(|_| backoff.next_delay()).max().unwrap() > MAX / 2);
         backoff.reset();
@@ -69,9 +80,16 @@ mod tests {
     }
 
     #[test]
+    fn a_long_delay_is_in_the_upper_half() {
+        let mut backoff = backoff(1);
+        assert!((0..100).map(|_| backoff.long_delay()).all(|delay| delay >= MAX / 2 && delay <= MAX));
+        assert!(backoff.next_delay() < MIN);
+    }
+
+    #[test]
     fn equal_seeds_give_equal_delays() {
         let delays = |seed| {
-            let mut backoff = Backoff::new(MIN, MAX, seed);
+            let mut backoff = backoff(seed);
             std::array::from_fn::<_, 8, _>(|_| backoff.next_delay())
         };
         assert_eq!(delays(7), delays(7));
