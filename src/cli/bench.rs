@@ -14,6 +14,7 @@ mod load;
 mod process;
 mod progress;
 mod report;
+#[cfg(any(test, feature = "rivals"))]
 mod rivals;
 pub mod sample;
 mod talk;
@@ -25,7 +26,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use self::load::{Counted, Latencies, Line, LoadError, Window, drive};
 use self::process::Process;
@@ -86,11 +87,13 @@ pub struct BenchOptions {
     #[arg(long)]
     json: bool,
     /// For `make bench`: send the same events to another kind of server
+    #[cfg(any(test, feature = "rivals"))]
     #[arg(long, hide = true, value_enum, conflicts_with_all = ["http", "ack", "token_file"])]
     rival: Option<Rival>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[cfg(any(test, feature = "rivals"))]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Rival {
     /// A NATS server: an event a PUB
     Nats,
@@ -98,11 +101,22 @@ enum Rival {
     Mute,
 }
 
+impl BenchOptions {
+    fn protocol(&self) -> Protocol {
+        #[cfg(any(test, feature = "rivals"))]
+        if let Some(rival) = self.rival {
+            return Protocol::Rival(rival);
+        }
+        if self.http { Protocol::Http } else { Protocol::Frames }
+    }
+}
+
 /// What the messages are, and who says them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     Frames,
     Http,
+    #[cfg(any(test, feature = "rivals"))]
     Rival(Rival),
 }
 
@@ -111,7 +125,9 @@ impl Protocol {
         match self {
             Self::Frames => "frames",
             Self::Http => "http",
+            #[cfg(any(test, feature = "rivals"))]
             Self::Rival(Rival::Nats) => "nats",
+            #[cfg(any(test, feature = "rivals"))]
             Self::Rival(Rival::Mute) => "mute",
         }
     }
@@ -148,11 +164,7 @@ fn answering(addresses: &[SocketAddr]) -> SocketAddr {
 }
 
 fn measure(address: SocketAddr, token: &[u8], options: &BenchOptions) -> Result<Report, BenchError> {
-    let protocol = match options.rival {
-        Some(rival) => Protocol::Rival(rival),
-        None if options.http => Protocol::Http,
-        None => Protocol::Frames,
-    };
+    let protocol = options.protocol();
     let server = Process::listening_on(address).filter(|_| is_this_host(address));
     let resident_before = server.and_then(|server| server.resident_bytes());
     let mut groups = connect(address, protocol, token, options)?;
@@ -234,8 +246,11 @@ fn connect(
         .map(|_| {
             let batch = sample.batch(frame_events);
             match protocol {
-                Protocol::Frames | Protocol::Rival(Rival::Mute) => frames::Frames::message(&batch),
+                Protocol::Frames => frames::Frames::message(&batch),
                 Protocol::Http => http::Http::message(&batch, &host, token, options.ack),
+                #[cfg(any(test, feature = "rivals"))]
+                Protocol::Rival(Rival::Mute) => frames::Frames::message(&batch),
+                #[cfg(any(test, feature = "rivals"))]
                 Protocol::Rival(Rival::Nats) => rivals::Nats::message(&batch),
             }
         })
@@ -249,7 +264,9 @@ fn connect(
         let talk: Box<dyn Talk> = match protocol {
             Protocol::Frames => Box::new(frames::Frames::new(agent_id()?, token, options.ack)),
             Protocol::Http => Box::new(http::Http::default()),
+            #[cfg(any(test, feature = "rivals"))]
             Protocol::Rival(Rival::Nats) => Box::new(rivals::Nats::new()),
+            #[cfg(any(test, feature = "rivals"))]
             Protocol::Rival(Rival::Mute) => Box::new(rivals::Mute(frames::Frames::new(agent_id()?, &[], None))),
         };
         let interval = (options.rate > 0).then(|| interval(options));

@@ -13,6 +13,7 @@
 pub mod check;
 mod draft;
 mod foreign;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
 pub mod json;

@@ -42,6 +42,7 @@
 mod body;
 mod connection;
 mod date;
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
 mod head;

@@ -388,20 +388,6 @@ pub struct PoolSlice {
     len: u32,
 }
 
-impl PoolSlice {
-    /// A part of this slice. `None` if `range` is not within it.
-    pub fn part(&self, range: Range<usize>) -> Option<Self> {
-        if range.start > range.end || range.end > self.len as usize {
-            return None;
-        }
-        Some(Self {
-            run: self.run.clone(),
-            offset: self.offset + range.start as u32,
-            len: (range.end - range.start) as u32,
-        })
-    }
-}
-
 impl Deref for PoolSlice {
     type Target = [u8];
 

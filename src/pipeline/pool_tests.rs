@@ -16,12 +16,12 @@ fn a_run_is_free_again_when_buffer_and_slices_are_gone() {
     let mut buffer = pool.allocate(3 * PAGE).unwrap();
     assert!(buffer.extend(b"hello world"));
     let hello = buffer.share(0..5);
-    let ell = hello.part(1..4).unwrap();
+    let again = hello.clone();
     assert!(pool.allocate(2 * PAGE).is_none());
     drop(buffer);
     drop(hello);
-    assert_eq!((&*ell, pool.bytes_in_use()), (&b"ell"[..], 3 * PAGE));
-    drop(ell);
+    assert_eq!((&*again, pool.bytes_in_use()), (&b"hello"[..], 3 * PAGE));
+    drop(again);
     assert_eq!(pool.bytes_in_use(), 0);
     assert!(pool.allocate(4 * PAGE).is_some());
 }
@@ -42,7 +42,6 @@ fn shared_bytes_are_never_written_again() {
     assert_eq!((&*shared, buffer.filled()), (&b"shared"[..], &b"sharedOTher"[..]));
     buffer.advance(usize::MAX);
     assert_eq!(buffer.len(), PAGE);
-    assert!(shared.part(3..7).is_none());
 }
 
 #[test]

@@ -186,6 +186,7 @@ impl Agent {
     }
 
     /// Whether a payload of this size would be queued now.
+    #[cfg(test)]
     pub fn has_room(&self, payload_bytes: usize) -> bool {
         self.backlog.has_room(payload_bytes)
     }

@@ -5,7 +5,7 @@ pub mod admission;
 pub mod agent;
 #[cfg(test)]
 mod agent_tests;
-#[cfg(feature = "server")]
+#[cfg(all(any(test, feature = "fuzzing"), feature = "server"))]
 #[doc(hidden)]
 pub mod fuzz;
 #[cfg(feature = "server")]

@@ -164,6 +164,7 @@ impl Writer {
     }
 
     /// Agents that have a mark.
+    #[cfg(test)]
     pub fn agents(&self) -> usize {
         self.marks.len()
     }

@@ -31,8 +31,8 @@ class Bench:
         self.pairs, self.seconds = arguments.pairs, arguments.seconds
         self.target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
         folder = self.target / arguments.profile
-        subprocess.run(["cargo", "build", "--locked", "--profile", arguments.profile, "--bin", "telemetryx",
-                        "--example", baseline], cwd=ROOT, check=True)
+        subprocess.run(["cargo", "build", "--locked", "--profile", arguments.profile, "--features", "rivals",
+                        "--bin", "telemetryx", "--example", baseline], cwd=ROOT, check=True)
         self.telemetryx, self.baseline = folder / "telemetryx", folder / "examples" / baseline
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="telemetryx-bench-"))
         self.processes = []
