@@ -224,7 +224,8 @@ fn every_metric_stands_in_the_page_and_no_other() {
 
 fn pages() -> Vec<PathBuf> {
     let docs = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    let pages = docs.chain([root().join("README.md"), root().join("tools/python/README.md")]);
+    let pages = docs
+        .chain(["README.md", "CONTRIBUTING.md", "SECURITY.md", "tools/python/README.md"].map(|page| root().join(page)));
     pages.filter(|path| path.extension().is_some_and(|extension| extension == "md") && path.exists()).collect()
 }
 
