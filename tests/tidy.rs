@@ -50,6 +50,7 @@ const LAYERS: &[&str] = &[
     "random",
     "time",
     "text",
+    "counted",
     "escape",
     "limits",
 ];
