@@ -61,7 +61,8 @@ fn slow_and_deaf_peers_cost_agents_nothing_and_are_gone_within_their_timers() {
     let server = Server::start(directory.path(), &["sinks.discard.kind=discard", "server.http_idle_timeout=25s"]);
     let address = server.address();
     ack_p99(address, 0);
-    let alone = ack_p99(address, 1).max(ack_p99(address, 3));
+    // The better of two: other work on the machine shows in single windows.
+    let alone = ack_p99(address, 1).min(ack_p99(address, 3));
     let (descriptors, memory) = (open_descriptors(server.pid()), resident_bytes(server.pid()));
 
     let connect = |_| {
@@ -96,7 +97,6 @@ fn slow_and_deaf_peers_cost_agents_nothing_and_are_gone_within_their_timers() {
             trickling
         })
     };
-    // The better of two: other work on the machine shows in single windows.
     let beside = ack_p99(address, 2).min(ack_p99(address, 4));
     let most = resident_bytes(server.pid());
     println!("ack p99 {alone:?} alone, {beside:?} beside {TRICKLING} trickling and {DEAF} deaf peers");
@@ -108,7 +108,6 @@ fn slow_and_deaf_peers_cost_agents_nothing_and_are_gone_within_their_timers() {
     drop((deaf, trickle.join().unwrap()));
     let alone = alone.max(ack_p99(address, 5));
     assert!(gone, "{left} descriptors are still open, {descriptors} were before");
-    // On a busy machine a few of the scheduler's time slices more or less are chance.
-    assert!(beside <= (2 * alone).max(alone + Duration::from_millis(10)), "{alone:?} became {beside:?}");
+    assert!(beside <= (2 * alone).max(alone + Duration::from_millis(2)), "{alone:?} became {beside:?}");
     assert!(most <= memory + (64 << 20), "{most} bytes resident, {memory} before");
 }
