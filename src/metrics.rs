@@ -2,6 +2,7 @@
 //!
 //! Names are `telemetryx_<noun>_<unit>[_total]`; label values are closed sets.
 
+mod local;
 mod process;
 
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
 };
 use prometheus::{Registry, TextEncoder};
+
+pub use local::LocalMetrics;
 
 /// Bounds in seconds of the latency histograms: 100 µs to 30 s.
 const SECONDS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0];
@@ -58,9 +61,9 @@ pub struct Metrics {
     pub ring_depth: IntGauge,
     pub ring_capacity: IntGauge,
     pub buffer_bytes_in_use: IntGauge,
-    pub duplicates_dropped: IntCounter,
+    duplicates_dropped: IntCounter,
     pub frames_missing: IntCounter,
-    pub ack_seconds: Histogram,
+    ack_seconds: Histogram,
     pub wal_sync_seconds: Histogram,
     pub wal_bytes: IntGauge,
     pub accept_pauses: IntCounter,
@@ -74,6 +77,7 @@ pub struct Metrics {
     events_expired: IntCounterVec,
     sink_rows: IntCounterVec,
     sink_up: IntGaugeVec,
+    loop_busy_ratio: GaugeVec,
     sink_oldest_seconds: GaugeVec,
     pub buffer_bytes_capacity: IntGauge,
     pub wal_bytes_max: IntGauge,
@@ -113,6 +117,11 @@ impl Metrics {
             registry.register(Box::new(metric.clone())).map(|()| metric)
         };
         registry.register(Box::new(process::Process::new()?))?;
+        let loop_busy_ratio = GaugeVec::new(
+            Opts::new("telemetryx_loop_busy_ratio", "Part of the last second in which an event loop did not wait."),
+            &["loop"],
+        )?;
+        registry.register(Box::new(loop_busy_ratio.clone()))?;
         let build = gauges("telemetryx_build_info", "Always 1; its labels say what runs.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let sink_oldest_seconds = GaugeVec::new(
@@ -203,16 +212,13 @@ impl Metrics {
             )?,
             sink_up: gauges("telemetryx_sink_up", "Whether a sink delivers.", &["sink"])?,
             sink_oldest_seconds,
+            loop_busy_ratio,
             buffer_bytes_capacity: gauge("telemetryx_buffer_bytes_capacity", "Bytes of the buffer pool.")?,
             wal_bytes_max: gauge("telemetryx_wal_bytes_max", "Most bytes of all segments of the log.")?,
             sink_lag_events: lag,
             sink_delivery_seconds: delivery,
             registry,
         }))
-    }
-
-    pub fn events_received(&self, protocol: Protocol) -> &IntCounter {
-        &self.events_received[protocol as usize]
     }
 
     pub fn events_rejected(&self, reason: RejectReason) -> &IntCounter {
@@ -222,6 +228,11 @@ impl Metrics {
     /// `reason`: a name from a closed set of ours.
     pub fn connection_closed(&self, reason: &'static str) {
         self.connections_closed.with_label_values(&[reason]).inc();
+    }
+
+    /// `ratio`: 0 to 1.
+    pub fn show_loop(&self, event_loop: usize, ratio: f64) {
+        self.loop_busy_ratio.with_label_values(&[event_loop.to_string().as_str()]).set(ratio);
     }
 
     /// A half-closed connection was closed before the peer had ended or paused. `reason`: a name from a closed set of ours.

@@ -158,6 +158,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         health: Arc::default(),
         loops: Loops::new(vec![Mailbox::new(parts.wake())]),
         states: vec![LoopState::new(pool.gauge(), sender.gauge())],
+        log_lines: net::LogLines::default(),
         sinks: Box::new(Vec::new),
         delivered_position: Box::new(|| 0),
     });

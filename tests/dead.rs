@@ -137,7 +137,7 @@ fn without_a_data_directory_every_command_fails_and_says_so() {
     {
         let output = telemetryx(folder.path(), &[&["dead"], arguments].concat(), "");
         let reported = String::from_utf8_lossy(&output.stderr);
-        let expected = "telemetryx: there is no data directory telemetryx-data: set data_dir to the server's\n";
+        let expected = "telemetryx: there is no data directory telemetryx-data: set data_dir to that of the server\n";
         assert_eq!((output.status.code(), reported.as_ref()), (Some(1), expected), "{arguments:?}");
         assert_eq!(output.stdout, b"");
     }

@@ -148,7 +148,7 @@ fn no_log_is_said_so() {
         assert_eq!(output.status.code(), Some(1));
         assert_eq!(
             text(&output.stderr),
-            "telemetryx: there is no log in telemetryx-data/wal: set data_dir to the server's\n"
+            "telemetryx: there is no log in telemetryx-data/wal: set data_dir to that of the server\n"
         );
     }
     assert!(fs::read_dir(folder.path()).unwrap().next().is_none(), "nothing is made");

@@ -338,7 +338,7 @@ impl State {
         match (self.agent.is_connected(), self.agent.is_welcome()) {
             (false, _) => "not connected yet",
             (true, false) => {
-                "connected, but there is no answer: it is not telemetryx, it hangs, or its log takes no events (see its /ready)"
+                "connected, but there is no answer: it is not telemetryx, it hangs, or its log accepts no events (see its /ready)"
             }
             (true, true) if delivered => {
                 "connected, but nothing is acknowledged as delivered: see /ready of the server for the states of its sinks, and \

@@ -191,7 +191,7 @@ fn what_a_closing_connection_is_still_sent_costs_a_bounded_read_per_turn_and_no_
         false,
         bench.ingress.now,
     );
-    connection.close("http", &mut bench.ingress, &mut bench.scratch);
+    connection.close("http", &mut bench.ingress);
     assert!(!connection.finish_closing(bench.ingress.now) && connection.is_lingering());
     let before = bench.ingress.intake.pool().bytes_in_use();
     // As much as the socket takes is more than one turn's share.

@@ -14,7 +14,6 @@ use crate::limits::{HELLO_TIMEOUT, SILENT_AFTER};
 use crate::net::ingress::Ingress;
 use crate::net::linger::Linger;
 use crate::net::protocols::{Priority, Protocol};
-use crate::net::serve::Scratch;
 use crate::net::socket::Socket;
 use crate::net::transport::Transport;
 use crate::pipeline::batch::Origin;
@@ -109,10 +108,10 @@ impl Connection {
 
     /// Begins to close: the last answer is in the outbox or sent. Later calls change nothing. Returns the reason that
     /// stands.
-    pub fn close(&mut self, reason: &'static str, ingress: &mut Ingress, scratch: &mut Scratch) -> &'static str {
+    pub fn close(&mut self, reason: &'static str, ingress: &mut Ingress) -> &'static str {
         let reason = *self.close_reason.get_or_insert(reason);
         if let Phase::Open(protocol) = &mut self.phase {
-            protocol.closed(reason, &self.peer, ingress, scratch);
+            protocol.closed(reason, &self.peer, ingress);
         }
         if !self.is_closing() {
             self.phase = Phase::Closing;

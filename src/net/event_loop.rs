@@ -22,11 +22,11 @@ use signal_hook_mio::v1_0::Signals;
 
 use crate::ids::ConnectionId;
 use crate::limits::SILENT_SWEEP_INTERVAL;
+use crate::net::busy::BusyMeter;
 use crate::net::connection::{Connection, Phase};
 use crate::net::connections::Connections;
 use crate::net::ingress::Ingress;
 use crate::net::listener::Listener;
-use crate::net::log_limit::LogInterval;
 use crate::net::loops::Message;
 use crate::net::protocols::{Context, Protocol};
 use crate::net::roster::Roster;
@@ -119,7 +119,6 @@ pub struct EventLoop {
     signals: Signals,
     listener: Option<Listener>,
     connections: Connections,
-    accept_warnings: LogInterval,
     drain_timeout: Duration,
     drain_until: Option<Instant>,
     /// The log has failed: until then what peers still send is discarded, so that they hear of it.
@@ -145,12 +144,10 @@ pub struct EventLoop {
     unknown: Roster,
     /// When silent ones among them were last looked for.
     silent_swept: Instant,
-    silent_log: LogInterval,
-    /// For connections that are closed without an answer.
-    overflow_log: LogInterval,
     /// Half-closed, while the peer may still be sending.
     lingering: Roster,
     timers: Timers,
+    busy: BusyMeter,
     /// When the timers of partial frames were last shortened.
     pressure_swept: Instant,
     ingress: Ingress,
@@ -180,7 +177,6 @@ impl EventLoop {
             signals: parts.signals,
             listener,
             connections: Connections::new(ingress.event_loop),
-            accept_warnings: LogInterval::default(),
             drain_timeout,
             drain_until: None,
             failed_until: None,
@@ -194,10 +190,9 @@ impl EventLoop {
             awaiting: Vec::with_capacity(LISTS),
             unknown: Roster::default(),
             silent_swept: ingress.now,
-            silent_log: LogInterval::default(),
-            overflow_log: LogInterval::default(),
             lingering: Roster::default(),
             timers: Timers::with_capacity(LISTS),
+            busy: BusyMeter::new(ingress.now),
             pressure_swept: ingress.now,
             ingress,
             scratch: Scratch::new(),
@@ -225,6 +220,7 @@ impl EventLoop {
             other => other.map_err(failed("polling"))?,
         }
         self.ingress.begin_turn();
+        self.busy.turn_begins(self.ingress.now, &self.ingress.state().busy);
         if let Some(listener) = &mut self.listener {
             listener.begin_turn(self.ingress.now);
         }
@@ -251,6 +247,8 @@ impl EventLoop {
         }
         self.fire_timers();
         self.close_silent();
+        self.ingress.counts.flush();
+        self.busy.turn_ends(Instant::now(), &self.ingress.state().busy);
         Ok(self.ended())
     }
 
@@ -272,8 +270,7 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         let paused = self.listener.as_ref().and_then(Listener::deadline);
-        let sweep =
-            (self.unknown.len() > self.max_unauthenticated()).then(|| self.silent_swept + SILENT_SWEEP_INTERVAL);
+        let sweep = self.has_too_many_unknown().then(|| self.silent_swept + SILENT_SWEEP_INTERVAL);
         let ends = [self.drain_until, self.failed_until];
         let next =
             [self.timers.next(), paused, sweep, self.finish_retry_at()].into_iter().chain(ends).flatten().min()?;

@@ -11,9 +11,8 @@ use std::time::Instant;
 use crate::http;
 use crate::ids::{LoopId, Ticket};
 use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX};
-use crate::metrics::{Protocol, RejectReason};
+use crate::metrics::{LocalMetrics, Protocol, RejectReason};
 use crate::net::intake::Intake;
-use crate::net::refusal_log::RefusalLog;
 use crate::net::shared::{LoopState, Shared};
 use crate::pipeline::batch::Origin;
 use crate::pipeline::health::Pause;
@@ -37,6 +36,8 @@ pub struct Ingress {
     pub intake: Intake,
     pub ring: SlotSender,
     pub random: Random,
+    /// What this loop counts by itself until its turn ends.
+    pub counts: LocalMetrics,
     /// The clock of this turn.
     pub now: Instant,
     received_unix_nano: u64,
@@ -55,8 +56,6 @@ pub struct Ingress {
     refused: Vec<u8>,
     /// The page of metrics, once it was asked for in this turn.
     metrics_page: Option<Vec<u8>>,
-    /// Log lines about requests that were refused.
-    pub refusals: RefusalLog,
 }
 
 impl Ingress {
@@ -69,6 +68,7 @@ impl Ingress {
         random: Random,
         last_ticket: u64,
     ) -> Self {
+        let counts = LocalMetrics::new(&shared.metrics);
         let beginnings = http::Beginnings::new(shared.part_of(HTTP_BODY_BEGINNINGS_BYTES_MAX));
         Self {
             shared,
@@ -76,6 +76,7 @@ impl Ingress {
             intake,
             ring,
             random,
+            counts,
             now: Instant::now(),
             received_unix_nano: 0,
             http_date: http::HttpDate::default(),
@@ -87,7 +88,6 @@ impl Ingress {
             ranges: Vec::new(),
             refused: Vec::new(),
             metrics_page: None,
-            refusals: RefusalLog::default(),
         }
     }
 
@@ -101,6 +101,8 @@ impl Ingress {
     /// What was accepted in this turn is *received*, and the log thread hears of it.
     pub fn end_turn(&mut self) {
         self.ring.flush();
+        // Before anybody is answered: who has an answer finds its events counted.
+        self.counts.flush();
         self.own_watermarks().advance(AckLevel::Received, self.last_ticket);
     }
 
@@ -200,10 +202,15 @@ impl Ingress {
 
     /// Runs `call` with what a session works with.
     pub fn turn<R>(&mut self, loopback: bool, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
+        self.turn_counting(loopback, |turn, _| call(turn))
+    }
+
+    /// As [`Ingress::turn`], with what this loop counts.
+    pub fn turn_counting<R>(&mut self, loopback: bool, call: impl FnOnce(&mut Turn<'_>, &LocalMetrics) -> R) -> R {
         let Shared { settings, tokens, marks, .. } = &*self.shared;
         let gate = tokens.gate(loopback);
         let (now, random) = (self.now, self.random.next_u64());
-        call(&mut Turn { now, random, settings, marks, gate: &gate as &dyn Gate })
+        call(&mut Turn { now, random, settings, marks, gate: &gate as &dyn Gate }, &self.counts)
     }
 
     /// Ingress for one agent.
@@ -297,7 +304,7 @@ impl receive::Ingress for FrameIngress<'_> {
     }
 
     fn duplicate(&mut self) {
-        self.ingress.shared.metrics.duplicates_dropped.inc();
+        self.ingress.counts.duplicate_dropped();
     }
 
     fn bye(&mut self, last_seq: u64) {
@@ -308,7 +315,7 @@ impl receive::Ingress for FrameIngress<'_> {
 impl FrameIngress<'_> {
     fn accept(&mut self, payload: PoolSlice, events: u32, payload_crc: Option<u32>, data: &Data) -> Ticket {
         let content = Content::Events { payload, events, payload_crc };
-        self.ingress.shared.metrics.events_received(Protocol::Frames).inc_by(u64::from(events));
+        self.ingress.counts.received(Protocol::Frames, events);
         let Header { seq, payload_crc, .. } = data.header;
         self.ingress.push(content, seq, payload_crc, Some(data.level), self.origin)
     }
@@ -362,7 +369,8 @@ impl http::Ingress for HttpIngress<'_> {
                 if let Some(page) = &self.ingress.metrics_page {
                     return (200, TEXT, page.clone());
                 }
-                let page = self.ingress.shared.metrics_page();
+                self.ingress.counts.flush();
+                let page = self.ingress.shared.metrics_page(self.ingress.now);
                 self.ingress.metrics_page = Some(page.clone());
                 (200, TEXT, page)
             }
@@ -425,7 +433,7 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64 {
-        self.ingress.shared.metrics.events_received(Protocol::Http).inc_by(u64::from(events));
+        self.ingress.counts.received(Protocol::Http, events);
         self.ingress.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), self.origin).number
     }
 
@@ -439,7 +447,7 @@ impl http::Ingress for HttpIngress<'_> {
 
     fn refused(&mut self, refused: &http::Refused<'_>) {
         // Without a session an origin is named by the peer's IP address.
-        self.ingress.refusals.log(&self.origin.default_source, refused, self.ingress.now);
+        self.ingress.shared.log_lines.refusals.log(&self.origin.default_source, refused, self.ingress.now);
     }
 
     fn answered(&mut self, status: u16) {

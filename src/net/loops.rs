@@ -50,12 +50,19 @@ pub struct Loops {
     connections: AtomicUsize,
     /// Those of them that are half-closed and answered (R15).
     lingering: AtomicUsize,
+    /// Those of them that have shown neither a valid HELLO nor a whole HTTP head (R12).
+    unknown: AtomicUsize,
 }
 
 impl Loops {
     /// In the order of the loops.
     pub fn new(mailboxes: Vec<Mailbox>) -> Self {
-        Self { mailboxes, connections: AtomicUsize::new(0), lingering: AtomicUsize::new(0) }
+        Self {
+            mailboxes,
+            connections: AtomicUsize::new(0),
+            lingering: AtomicUsize::new(0),
+            unknown: AtomicUsize::new(0),
+        }
     }
 
     /// Connections of all loops.
@@ -76,6 +83,21 @@ impl Loops {
     /// A connection that lingered is gone.
     pub fn lingers_no_longer(&self) {
         self.lingering.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Connections of all loops that have shown neither a valid HELLO nor a whole HTTP head.
+    pub fn unknown(&self) -> usize {
+        self.unknown.load(Ordering::Relaxed)
+    }
+
+    /// There is a new one.
+    pub fn enters_unknown(&self) {
+        self.unknown.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of them has shown what it is, or is gone.
+    pub fn leaves_unknown(&self) {
+        self.unknown.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Gives the next connection to the loop that has the fewest, and counts it there: choosing and counting is one step,

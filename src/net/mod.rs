@@ -19,6 +19,7 @@
 //! | `ingress` | everything accepted goes through here: tickets, ring, counters; what one loop owns |
 //! | `shared` | what all loops share |
 //! | `loops` | what loops know of each other, and the messages between them |
+//! | `busy` | how busy a loop is |
 //! | `linger` | when a half-closed connection that is still sent to is closed |
 //! | `roster` | the connections in one state, the oldest first |
 //! | `refusal_log` | log lines about refused requests, by peer |
@@ -32,6 +33,7 @@
 
 #[cfg(test)]
 mod bad_frames_tests;
+mod busy;
 mod connection;
 mod connections;
 mod event_loop;
@@ -57,4 +59,4 @@ pub use ingress::Ingress;
 pub use intake::Intake;
 pub use listener::{bind, bind_problem};
 pub use loops::{Loops, Mailbox};
-pub use shared::{LoopState, Shared, SinkReport};
+pub use shared::{LogLines, LoopState, Shared, SinkReport};

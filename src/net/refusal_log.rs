@@ -1,6 +1,7 @@
 //! Log lines about requests that were refused: by peer and status, and so many a second in all.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::log_limit::LogLimit;
@@ -12,7 +13,7 @@ use crate::text::cut;
 /// per status and interval.
 #[derive(Debug, Default)]
 pub struct RefusalLog {
-    lines: HashMap<(Box<str>, u16), Line>,
+    lines: Mutex<HashMap<(Box<str>, u16), Line>>,
     limit: LogLimit,
 }
 
@@ -25,7 +26,7 @@ struct Line {
 
 impl RefusalLog {
     /// Logs a refused request of `peer` (an IP address), or counts it for the peer's next line.
-    pub fn log(&mut self, peer: &str, refused: &Refused<'_>, now: Instant) {
+    pub fn log(&self, peer: &str, refused: &Refused<'_>, now: Instant) {
         let Some(unlogged) = self.allows(peer, refused.status, now) else { return };
         let status = refused.status;
         let [method, path, reason] =
@@ -38,7 +39,7 @@ impl RefusalLog {
     }
 
     /// Logs a TLS handshake of `peer`, which is not offered.
-    pub fn log_tls(&mut self, peer: &str, now: Instant) {
+    pub fn log_tls(&self, peer: &str, now: Instant) {
         // No HTTP status is 0.
         if let Some(unlogged) = self.allows(peer, 0, now) {
             tracing::info!(peer, unlogged, "TLS handshake refused: this port has no TLS, connect without it");
@@ -46,26 +47,27 @@ impl RefusalLog {
     }
 
     /// Whether there may be a line now, and how many refusals of its kind had none since the last one.
-    fn allows(&mut self, peer: &str, status: u16, now: Instant) -> Option<u64> {
-        if let Some(line) = self.lines.get_mut(&(Box::from(peer), status))
+    fn allows(&self, peer: &str, status: u16, now: Instant) -> Option<u64> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = lines.get_mut(&(Box::from(peer), status))
             && now < line.logged + LOG_WARNING_INTERVAL
         {
             line.unlogged += 1;
             return None;
         }
         let allowed = self.limit.allows(now);
-        if self.lines.len() >= REFUSAL_LOG_PEERS_MAX {
-            self.lines.retain(|_, line| now < line.logged + LOG_WARNING_INTERVAL);
+        if lines.len() >= REFUSAL_LOG_PEERS_MAX {
+            lines.retain(|_, line| now < line.logged + LOG_WARNING_INTERVAL);
         }
         if !allowed {
             return None;
         }
         // Without room only the limit on all lines holds.
-        if self.lines.len() >= REFUSAL_LOG_PEERS_MAX {
+        if lines.len() >= REFUSAL_LOG_PEERS_MAX {
             return Some(0);
         }
         let line = Line { logged: now, unlogged: 0 };
-        Some(self.lines.insert((Box::from(peer), status), line).map_or(0, |old| old.unlogged))
+        Some(lines.insert((Box::from(peer), status), line).map_or(0, |old| old.unlogged))
     }
 }
 
@@ -76,7 +78,7 @@ mod tests {
 
     #[test]
     fn each_peer_has_one_line_per_status_and_interval() {
-        let (mut log, now) = (RefusalLog::default(), Instant::now());
+        let (log, now) = (RefusalLog::default(), Instant::now());
         assert_eq!(log.allows("10.0.0.1", 401, now), Some(0));
         for _ in 0..100_000 {
             assert_eq!(log.allows("10.0.0.1", 401, now), None);
@@ -88,13 +90,13 @@ mod tests {
 
     #[test]
     fn many_peers_are_limited_in_lines_and_memory() {
-        let (mut log, mut now) = (RefusalLog::default(), Instant::now());
+        let (log, mut now) = (RefusalLog::default(), Instant::now());
         let mut lines = 0;
         for peer in 0..100_000 {
             // 100 s in all.
             now += std::time::Duration::from_millis(1);
             lines += u32::from(log.allows(&format!("fe80::{peer:x}"), 400, now).is_some());
-            assert!(log.lines.len() <= REFUSAL_LOG_PEERS_MAX);
+            assert!(log.lines.lock().unwrap().len() <= REFUSAL_LOG_PEERS_MAX);
         }
         assert!(lines <= 101 * LOG_LINES_PER_SECOND, "{lines}");
     }

@@ -4,7 +4,6 @@ use crate::ids::ConnectionId;
 use crate::limits::{DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX};
 use crate::net::connection::{Connection, Phase};
 use crate::net::ingress::Ingress;
-use crate::net::log_limit::LogLimit;
 use crate::net::protocols::{self, Context};
 use crate::net::socket::{ReadEnd, Socket};
 
@@ -45,8 +44,6 @@ pub struct Scratch {
     pub replaced: Vec<ConnectionId>,
     /// Bytes kept in all [`Socket::unparsed`].
     pub unparsed_bytes: usize,
-    /// For lines that a peer can trigger.
-    pub log: LogLimit,
 }
 
 impl Scratch {
@@ -55,7 +52,6 @@ impl Scratch {
             read: vec![0; HTTP_BODY_BEGINNING_BYTES.max(HEAD_READ_BYTES)].into_boxed_slice(),
             replaced: Vec::new(),
             unparsed_bytes: 0,
-            log: LogLimit::default(),
         }
     }
 }
@@ -95,7 +91,7 @@ fn decide(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
     let first = room[0];
     cx.socket.unparsed.extend_from_slice(&room[..bytes]);
     if first == TLS_HANDSHAKE {
-        cx.ingress.refusals.log_tls(&cx.peer.origin.default_source, cx.ingress.now);
+        cx.ingress.shared.log_lines.refusals.log_tls(&cx.peer.origin.default_source, cx.ingress.now);
         cx.out.extend_from_slice(&TLS_ALERT);
         return Served::Close("tls");
     }

@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 use crate::http;
 use crate::ids::LoopId;
 use crate::metrics::Metrics;
+use crate::net::busy::Busy;
 use crate::net::event_loop::ConnectionLimits;
+use crate::net::log_limit::{LogInterval, LogLimit};
 use crate::net::loops::Loops;
+use crate::net::refusal_log::RefusalLog;
 use crate::pipeline::health::{LogHealth, Pause};
 use crate::pipeline::pool::PoolGauge;
 use crate::pipeline::ring::RingGauge;
@@ -50,10 +53,27 @@ pub struct Shared {
     pub loops: Loops,
     /// What each loop shows of itself, in their order.
     pub states: Vec<LoopState>,
+    /// How many log lines peers have caused.
+    pub log_lines: LogLines,
     /// How the sinks are doing at this moment.
     pub sinks: Box<dyn Fn() -> Vec<SinkReport> + Send + Sync>,
     /// The last position that every required sink has passed.
     pub delivered_position: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// What limits the log lines that peers can cause, over all loops.
+#[derive(Debug, Default)]
+pub struct LogLines {
+    /// About single connections.
+    pub connections: LogLimit,
+    /// About refused requests.
+    pub refusals: RefusalLog,
+    /// Silent connections that were closed because there are too many (R12).
+    pub silent: LogInterval,
+    /// Connections that were closed without an answer, because there are too many.
+    pub overflow: LogInterval,
+    /// Accepting was paused.
+    pub accept_pauses: LogInterval,
 }
 
 impl Shared {
@@ -91,13 +111,16 @@ impl Shared {
     }
 
     /// The page of metrics, with what is only known at this moment.
-    pub fn metrics_page(&self) -> Vec<u8> {
+    pub fn metrics_page(&self, now: Instant) -> Vec<u8> {
         let metrics = &self.metrics;
         let sum = |value: fn(&LoopState) -> usize| self.states.iter().map(value).sum::<usize>() as i64;
         metrics.ring_depth.set(sum(|state| state.ring.depth()));
         metrics.ring_capacity.set(sum(|state| state.ring.capacity()));
         metrics.buffer_bytes_in_use.set(sum(|state| state.pool.bytes_in_use()));
         metrics.buffer_bytes_capacity.set(sum(|state| state.pool.capacity_bytes()));
+        for (index, state) in self.states.iter().enumerate() {
+            metrics.show_loop(index, state.busy.ratio(now));
+        }
         for sink in (self.sinks)() {
             metrics.show_sink(&sink.name, sink.is_up, sink.oldest.as_secs_f64());
         }
@@ -114,7 +137,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { since: Instant::now(), nanos: AtomicU64::new(0) }
     }
 
@@ -123,7 +146,7 @@ impl Moment {
         self.nanos.store(nanos, Ordering::Relaxed);
     }
 
-    fn get(&self) -> Option<Instant> {
+    pub fn get(&self) -> Option<Instant> {
         let nanos = self.nanos.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.since + Duration::from_nanos(nanos))
     }
@@ -140,6 +163,7 @@ pub struct LoopState {
     ring: RingGauge,
     /// Connections wait for memory or ring since then.
     pub starved_since: Moment,
+    pub busy: Busy,
     /// When a POST was last refused for want of memory or ring.
     pub post_refused: Moment,
     /// When accepting was last paused for want of a file descriptor.
@@ -149,7 +173,7 @@ pub struct LoopState {
 impl LoopState {
     pub fn new(pool: PoolGauge, ring: RingGauge) -> Self {
         let [starved_since, post_refused, descriptors_exhausted] = std::array::from_fn(|_| Moment::new());
-        Self { pool, ring, starved_since, post_refused, descriptors_exhausted }
+        Self { pool, ring, busy: Busy::new(), starved_since, post_refused, descriptors_exhausted }
     }
 
     fn is_exhausted(&self, now: Instant) -> bool {

@@ -7,7 +7,7 @@ use crate::ids::LoopId;
 use crate::limits::{DEDUPE_RETENTION, HEADER_BYTES};
 use crate::metrics::Metrics;
 use crate::net::loops::{Loops, Mailbox};
-use crate::net::shared::{LoopState, Shared};
+use crate::net::shared::{LogLines, LoopState, Shared};
 use crate::net::{ConnectionLimits, Ingress, Intake};
 use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::SlotSender;
@@ -36,6 +36,7 @@ pub fn ingress(
         health: Arc::default(),
         loops: Loops::new(vec![Mailbox::new(|| {})]),
         states: vec![LoopState::new(pool.gauge(), ring.gauge())],
+        log_lines: LogLines::default(),
         sinks: Box::new(Vec::new),
         delivered_position: Box::new(|| 0),
     };

@@ -417,6 +417,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::ids::{LoopId, Ticket};
     use crate::pipeline::batch::Origin;
     use crate::pipeline::pool::Pool;
     use crate::pipeline::ring::ring;
@@ -584,7 +585,16 @@ mod tests {
             true => Content::Refused { payload, events: 1, code: NackCode::Malformed, reason: "x".into() },
             false => Content::Events { payload, events: 1, payload_crc: None },
         };
-        Slot { ticket, content, origin: origin(), seq: ticket, sent_crc: 0, received_unix_nano: 1, is_let_go: false }
+        let number = Ticket { event_loop: LoopId(0), number: ticket };
+        Slot {
+            ticket: number,
+            content,
+            origin: origin(),
+            seq: ticket,
+            sent_crc: 0,
+            received_unix_nano: 1,
+            is_let_go: false,
+        }
     }
 
     #[test]
@@ -602,7 +612,7 @@ mod tests {
                 }
                 if is_kept { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
             };
-            let unwritten = commit.run(receiver, keep, |_| {});
+            let unwritten = commit.run(Rings::new(vec![receiver]), keep, |_| {});
             assert_eq!((unwritten.rejected_payloads, unwritten.events), (lost, 1), "{is_kept}");
         }
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::{ServerError, end};
 use super::log_thread::LogThread;
 use super::loops::End;
+use super::{ServerError, end};
 use crate::net::{self, Ended};
 use crate::pipeline::group_commit::Unwritten;
 use crate::pipeline::health::LogHealth;

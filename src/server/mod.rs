@@ -159,6 +159,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
         health: health.clone(),
         loops: Loops::new(owned.iter().map(Owned::mailbox).collect()),
         states: owned.iter().map(Owned::state).collect(),
+        log_lines: net::LogLines::default(),
         sinks: loops::sink_reports(&routers),
         delivered_position: loops::delivered_position(&routers),
     });

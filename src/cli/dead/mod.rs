@@ -117,7 +117,7 @@ fn load(settings: &SettingsArgs) -> Result<Config, Failure> {
     let dir = config.data_dir.display();
     match config.data_dir.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(Failure::Failed(format!("there is no data directory {dir}: set data_dir to the server's")))
+            Err(Failure::Failed(format!("there is no data directory {dir}: set data_dir to that of the server")))
         }
         _ => Ok(config),
     }

@@ -281,7 +281,7 @@ fn what_accepts_connections_and_says_nothing_may_not_be_telemetryx() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let error = send(address, &options(&["--timeout", "1"])).unwrap_err().to_string();
-    let why = "; connected, but there is no answer: it is not telemetryx, it hangs, or its log takes no events (see its \
+    let why = "; connected, but there is no answer: it is not telemetryx, it hangs, or its log accepts no events (see its \
                /ready); no events were sent";
     assert!(error.ends_with(why), "{error}");
 }

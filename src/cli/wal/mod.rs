@@ -72,7 +72,7 @@ pub fn run(mut settings: SettingsArgs, command: WalCommand) -> Result<(), Failur
 fn look(dir: &Path, payloads: bool) -> Result<Inspection, Failure> {
     inspect(&DirStorage::existing(dir), payloads).map_err(|error| {
         Failure::Failed(match error.kind() {
-            ErrorKind::NotFound => format!("there is no log in {}: set data_dir to the server's", dir.display()),
+            ErrorKind::NotFound => format!("there is no log in {}: set data_dir to that of the server", dir.display()),
             _ => format!("the log in {} cannot be read: {error}", dir.display()),
         })
     })

@@ -34,7 +34,7 @@ impl EventLoop {
         if lacks_descriptors {
             self.ingress.state().descriptors_exhausted.set(Some(now));
         }
-        let Some(pauses) = self.accept_warnings.allows(1, now) else { return };
+        let Some(pauses) = self.ingress.shared.log_lines.accept_pauses.allows(1, now) else { return };
         if lacks_descriptors {
             tracing::warn!(
                 %error,
@@ -59,7 +59,7 @@ impl EventLoop {
         }
         let most = limits.max_connections + descriptors::overloaded_beside(limits.max_connections) + limits.lingering;
         if shared.loops.connections() >= most && !self.cut_oldest_lingering() {
-            if let Some(connections) = self.overflow_log.allows(1, self.ingress.now) {
+            if let Some(connections) = shared.log_lines.overflow.allows(1, self.ingress.now) {
                 let max_connections = limits.max_connections;
                 tracing::warn!(connections, %peer, max_connections, "too many connections, closed new ones without an answer");
             }
@@ -78,7 +78,7 @@ impl EventLoop {
         let mut transport = Transport::Plain(stream);
         let token = Token(self.connections.next_key());
         if let Err(error) = transport.register(self.poll.registry(), token) {
-            if self.scratch.log.allows(self.ingress.now) {
+            if self.ingress.shared.log_lines.connections.allows(self.ingress.now) {
                 tracing::warn!(%error, %peer, "a connection could not be registered and is closed");
             }
             self.ingress.shared.loops.left(self.ingress.event_loop);
@@ -90,6 +90,7 @@ impl EventLoop {
         tracing::debug!(connection = id.get(), %peer, "connected");
         let connections = &self.connections;
         self.unknown.enter(id, |id| is_unknown(connections, id));
+        self.ingress.shared.loops.enters_unknown();
         self.enqueue(id);
         self.schedule(id);
         if self.draining() {

@@ -27,7 +27,7 @@ impl EventLoop {
             }
             let mut left = false;
             if let Some(reason) = close {
-                connection.close(reason, &mut self.ingress, &mut self.scratch);
+                connection.close(reason, &mut self.ingress);
                 // It needs neither memory nor ring any more: what it still sends is read and discarded.
                 connection.waiting = false;
                 // Whatever it was, it is answered: it takes no place of those that are silent.
@@ -37,7 +37,7 @@ impl EventLoop {
             self.unsent_bytes += added;
             self.scratch.unparsed_bytes -= dropped;
             if left {
-                self.unknown.leave();
+                self.known();
             }
         }
         self.out = out;
@@ -62,7 +62,7 @@ impl EventLoop {
         let Some(mut connection) = self.connections.remove(id) else { return };
         connection.socket.transport().deregister(self.poll.registry());
         if !connection.peer.is_known {
-            self.unknown.leave();
+            self.known();
         }
         if let Phase::Lingering(linger) = &connection.phase {
             self.lingering.leave();
@@ -75,15 +75,27 @@ impl EventLoop {
         }
         self.scratch.unparsed_bytes = self.scratch.unparsed_bytes.saturating_sub(connection.socket.unparsed.len());
         self.unsent_bytes -= connection.socket.unsent();
-        let reason = connection.close(reason, &mut self.ingress, &mut self.scratch);
+        let reason = connection.close(reason, &mut self.ingress);
         tracing::debug!(connection = id.get(), peer = %connection.peer.address, reason, "disconnected");
         self.ingress.shared.loops.left(self.ingress.event_loop);
         self.ingress.shared.metrics.connections.dec();
         self.ingress.shared.metrics.connection_closed(reason);
     }
 
+    /// A connection has shown what it is, or is gone.
+    pub(super) fn known(&mut self) {
+        self.unknown.leave();
+        self.ingress.shared.loops.leaves_unknown();
+    }
+
+    /// More connections than allowed have shown nothing, and more of them than its part are of this loop.
+    pub(super) fn has_too_many_unknown(&self) -> bool {
+        let shared = &self.ingress.shared;
+        shared.loops.unknown() > shared.limits.max_unauthenticated && self.unknown.len() > self.max_unauthenticated()
+    }
+
     /// This loop's part of the silent connections that are allowed.
-    pub(super) fn max_unauthenticated(&self) -> usize {
+    fn max_unauthenticated(&self) -> usize {
         self.ingress.shared.part_of(self.ingress.shared.limits.max_unauthenticated)
     }
 
@@ -91,7 +103,7 @@ impl EventLoop {
     /// clients send their first bytes at once.
     pub(super) fn close_silent(&mut self) {
         let (now, max) = (self.ingress.now, self.max_unauthenticated());
-        if self.unknown.len() <= max || now < self.silent_swept + SILENT_SWEEP_INTERVAL {
+        if !self.has_too_many_unknown() || now < self.silent_swept + SILENT_SWEEP_INTERVAL {
             return;
         }
         self.silent_swept = now;
@@ -100,9 +112,10 @@ impl EventLoop {
         let silent: Vec<_> = self.unknown.iter().filter(is_silent).collect();
         let excess = silent.len().saturating_sub(max);
         let Some(oldest) = silent.first().and_then(|id| connections.get(*id)).filter(|_| excess > 0) else { return };
-        if let Some(connections) = self.silent_log.allows(excess as u64, now) {
-            let peer = oldest.peer.address;
-            tracing::info!(connections, %peer, max_unauthenticated = max, "too many silent connections, closed the oldest");
+        let shared = &self.ingress.shared;
+        if let Some(connections) = shared.log_lines.silent.allows(excess as u64, now) {
+            let (peer, max_unauthenticated) = (oldest.peer.address, shared.limits.max_unauthenticated);
+            tracing::info!(connections, %peer, max_unauthenticated, "too many silent connections, closed the oldest");
         }
         for id in silent.into_iter().take(excess) {
             self.remove(id, "unauthenticated_cap");

@@ -116,13 +116,14 @@ impl EventLoop {
             served = self.make_room(id);
         }
         let Some(connection) = self.connections.get_mut(id) else { return };
-        if !was_known && connection.peer.is_known {
-            self.unknown.leave();
-        }
+        let shows_what_it_is = !was_known && connection.peer.is_known;
         let waits = connection.protocol().is_some_and(Protocol::is_waiting);
         if waits && !connection.awaiting {
             connection.awaiting = true;
             self.awaiting.push(id);
+        }
+        if shows_what_it_is {
+            self.known();
         }
         let close = match served {
             Served::Close(reason) => Some(reason),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::EventLoop;
-use crate::ids::ConnectionId;
 use crate::http::Room;
+use crate::ids::ConnectionId;
 use crate::net::connection::Phase;
 use crate::net::protocols::Protocol;
 

@@ -8,7 +8,7 @@ use crate::ids::{Ticket, hex};
 use crate::limits::{HELLO_FRAME_BYTES, READ_BYTES_PER_TURN};
 use crate::net::connection::Peer;
 use crate::net::ingress::Ingress;
-use crate::net::serve::{Scratch, Served, after_read};
+use crate::net::serve::{Served, after_read};
 use crate::net::socket::{ReadEnd, Socket};
 use crate::pipeline::batch::Origin;
 use crate::pipeline::pool::Buffer;
@@ -52,7 +52,7 @@ impl Protocol for Frames {
         let served = self.serve_once(cx);
         if let Served::Close(reason) = served
             && reason != BYE
-            && cx.scratch.log.allows(cx.ingress.now)
+            && cx.ingress.shared.log_lines.connections.allows(cx.ingress.now)
         {
             let Peer { connection, address, origin, .. } = &*cx.peer;
             tracing::warn!(connection = connection.get(), peer = %address, agent = origin.agent, reason, "agent disconnected by the server");
@@ -71,10 +71,9 @@ impl Protocol for Frames {
     fn acknowledge(&mut self, cx: &mut Context<'_>) {
         let shared = cx.ingress.shared.clone();
         let reached = |ticket: Ticket, level| has_reached(&shared.watermarks, ticket, level);
-        cx.ingress.turn(cx.peer.is_private, |turn| {
+        cx.ingress.turn_counting(cx.peer.is_private, |turn, counts| {
             self.session.settled(reached, turn, cx.out);
-            self.session
-                .acknowledge(reached, turn, cx.out, |age| shared.metrics.ack_seconds.observe(age.as_secs_f64()));
+            self.session.acknowledge(reached, turn, cx.out, |age| counts.acknowledged(age.as_secs_f64()));
         });
     }
 
@@ -100,9 +99,9 @@ impl Protocol for Frames {
         Some(self.session.end(code, text, cx.ingress.random.next_u64(), cx.out).name())
     }
 
-    fn closed(&mut self, reason: &'static str, peer: &Peer, ingress: &mut Ingress, scratch: &mut Scratch) {
+    fn closed(&mut self, reason: &'static str, peer: &Peer, ingress: &mut Ingress) {
         self.session.leave(&mut ingress.shared.marks(), ingress.now);
-        if self.session.is_authenticated() && scratch.log.allows(ingress.now) {
+        if self.session.is_authenticated() && ingress.shared.log_lines.connections.allows(ingress.now) {
             let Peer { connection, origin, .. } = peer;
             tracing::info!(connection = connection.get(), agent = origin.agent, reason, "agent disconnected");
         }
@@ -204,7 +203,7 @@ impl Frames {
         if greeting.new_epoch {
             ingress.log_epoch(&mut self.session, greeting.last_seq, &peer.origin);
         }
-        if cx.scratch.log.allows(ingress.now) {
+        if ingress.shared.log_lines.connections.allows(ingress.now) {
             tracing::info!(
                 connection = peer.connection.get(),
                 agent = peer.origin.agent,
@@ -216,7 +215,7 @@ impl Frames {
             );
         }
         if greeting.missing > 0 {
-            if cx.scratch.log.allows(ingress.now) {
+            if ingress.shared.log_lines.connections.allows(ingress.now) {
                 tracing::warn!(
                     agent = peer.origin.agent,
                     frames = greeting.missing,

@@ -67,11 +67,7 @@ impl Protocol for Http {
         let Some((level, ticket)) = self.machine.waiting_for() else { return };
         if cx.ingress.watermark(level) >= ticket {
             let now = cx.ingress.now;
-            cx.ingress
-                .shared
-                .metrics
-                .ack_seconds
-                .observe(now.saturating_duration_since(cx.socket.heard()).as_secs_f64());
+            cx.ingress.counts.acknowledged(now.saturating_duration_since(cx.socket.heard()).as_secs_f64());
             let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
             self.machine.acknowledged(now, &mut ingress, cx.out);
         }

@@ -97,7 +97,7 @@ pub trait Protocol: Send {
     fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str>;
 
     /// The connection is open no longer, for `reason`.
-    fn closed(&mut self, _reason: &'static str, _peer: &Peer, _door: &mut Ingress, _scratch: &mut Scratch) {}
+    fn closed(&mut self, _reason: &'static str, _peer: &Peer, _ingress: &mut Ingress) {}
 
     /// Holds memory of the pool for what is partly received, and needs slots of the ring only.
     fn holds_partial(&self) -> bool {

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use serde_json::{Value, json};
@@ -332,8 +333,8 @@ fn no_letter_is_lost_while_others_are_taken_out() {
         let dir = tempfile::tempdir().unwrap();
         let server = letters(dir.path(), bytes_max);
         let path = path(dir.path(), "out");
-        let done = AtomicBool::new(false);
-        let (mut taken, mut rewrites) = (Vec::new(), 0);
+        let (done, rewrites) = (AtomicBool::new(false), AtomicU64::new(0));
+        let mut taken = Vec::new();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut random = Random::seeded(seed);
@@ -342,6 +343,12 @@ fn no_letter_is_lost_while_others_are_taken_out() {
                     let end = next + 1 + random.next_u64() % 20;
                     server.append((next..end).map(|number| Text(number.to_string()))).unwrap();
                     next = end;
+                    // In each quarter some are taken out, however the threads run.
+                    let due = 4 * next / letters_appended;
+                    let until = Instant::now() + Duration::from_secs(60);
+                    while rewrites.load(Ordering::SeqCst) < due && Instant::now() < until {
+                        std::thread::yield_now();
+                    }
                 }
                 server.append([Text("last".into())]).unwrap();
                 done.store(true, Ordering::SeqCst);
@@ -360,9 +367,10 @@ fn no_letter_is_lost_while_others_are_taken_out() {
                 let count = count.unwrap() as usize;
                 // What a first attempt saw, before the server put another file there, was not taken out by it.
                 taken.extend(now.split_off(now.len() - count));
-                rewrites += usize::from(count > 0);
+                rewrites.fetch_add(u64::from(count > 0), Ordering::SeqCst);
             }
         });
+        let rewrites = rewrites.into_inner();
         assert!(rewrites > 2, "{rewrites} rewrites");
         let left: Vec<String> = lines(dir.path()).iter().map(|line| line.as_str().unwrap().to_owned()).collect();
         let (left_count, appended) = (left.len() + taken.len() + server.dropped.get() as usize, {

@@ -534,7 +534,11 @@ impl Drop for Sqlite {
         if let (Some(keep), Some(connection), true) = (&mut self.keep, &self.connection, is_in_place)
             && let Err(error) = keep.save_rest(connection)
         {
-            tracing::warn!(sink = self.sink, %error, "cannot save for how long nothing is deleted; the next start waits longer");
+            tracing::warn!(
+                sink = self.sink,
+                error = error.to_string(),
+                "cannot save for how long nothing is deleted; the next start waits longer"
+            );
         }
     }
 }

@@ -9,8 +9,7 @@ use mio::Events;
 use super::*;
 use crate::http;
 use crate::limits::{
-    FRAME_BYTES_LOWEST, HTTP_ACK_TIMEOUT, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE,
-    POOL_PAGE_BYTES, RING_SLOTS,
+    FRAME_BYTES_LOWEST, HTTP_ACK_TIMEOUT, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE, POOL_PAGE_BYTES, RING_SLOTS,
 };
 use crate::net::connection::Phase;
 use crate::net::event_loop::{ConnectionLimits, LISTENER, Parts};
