@@ -42,18 +42,18 @@ torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores 
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test refusals -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=20 ./tools/power-loss
 
-# The module with `unsafe` (src/pipeline/pool.rs), its users in the pipeline, and a server under load, with every memory
+# The module with `unsafe` (src/batch/pool.rs), its users in the pipeline, and a server under load, with every memory
 # access checked. Needs a nightly toolchain. Proc macros and build scripts stay without: hence --target.
-asan:           ## AddressSanitizer over the pipeline (nightly)
+asan:           ## AddressSanitizer over pool and pipeline (nightly)
 	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
-		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --lib pipeline::
+		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --lib -- batch:: pipeline::
 	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
 		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --test frames
 
 loom:           ## every order in which threads can meet in the pool
-	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --locked --lib pipeline::pool::loom_tests
+	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --locked --lib batch::pool::loom_tests
 
-# Bytes from strangers against the parsers (nightly). What a run finds is kept in target/fuzz: the corpus grows from run to
+# Bytes of any peer against the parsers (nightly). What a run finds is kept in target/fuzz: the corpus grows from run to
 # run, an input that fails is in artifacts/. The small corpus that `make test` runs is fuzz/corpus.
 SECONDS ?= 60
 fuzz:           ## each fuzz target for SECONDS=60

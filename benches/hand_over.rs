@@ -3,8 +3,9 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::Arc;
-use telemetryx::pipeline::batch::Origin;
-use telemetryx::pipeline::pool::Pool;
+use telemetryx::batch::Origin;
+use telemetryx::batch::pool::Pool;
+use telemetryx::ids::{LoopId, Ticket};
 use telemetryx::pipeline::ring::{Content, Slot, ring};
 
 /// Slots that are pushed before they are taken, as in a turn of the loop.
@@ -35,13 +36,13 @@ fn hand_over(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(SLOTS));
     group.bench_function("share, push, take and drop a slot", |bench| {
         bench.iter(|| {
-            for ticket in 1..=SLOTS {
+            for number in 1..=SLOTS {
                 let content = Content::Events { payload: buffer.share(0..4096), events: 10, payload_crc: None };
                 let slot = Slot {
-                    ticket,
+                    ticket: Ticket { event_loop: LoopId(0), number },
                     content,
                     received_unix_nano: 0,
-                    seq: ticket,
+                    seq: number,
                     sent_crc: 0,
                     is_let_go: false,
                     origin: origin.clone(),

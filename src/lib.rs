@@ -25,8 +25,9 @@
 //! | [`resolve`] | host names to addresses; `localhost` needs no resolver |
 //! | `http` | request head, body, routes, responses |
 //! | `net` | mio: event loop, listener, connections, timers |
-//! | `pipeline` | buffer pool, slots, ring, batches, tickets and watermarks |
+//! | `pipeline` | slots, rings, tickets, watermarks, group commit |
 //! | `wal` | the write-ahead log: records, segments, one writer, a reader per sink, recovery |
+//! | `batch` | what stages hand to each other: buffer pool, batches, deliveries |
 //! | [`router`] | worker, retry, dead letters |
 //! | [`sink`] | trait, table of kinds, one file a sink |
 //! | `config`, `metrics`, `cli` | settings, registry, commands |
@@ -48,6 +49,8 @@ pub mod text;
 pub mod time;
 pub mod wire;
 
+#[cfg(feature = "server")]
+pub mod batch;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]

@@ -224,7 +224,7 @@ pub const BUFFER_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 pub const BUFFER_BYTES_LIMIT: usize = 64 * 1024 * 1024 * 1024;
 /// Unit of allocation in the pool: a torn frame costs at least this much, and the pool's map one bit for it.
 pub const POOL_PAGE_BYTES: usize = 4 * 1024;
-/// HTTP bodies leave one in this many bytes to agents, of what is not kept for whole bodies; see `pipeline/shares.rs`.
+/// HTTP bodies leave one in this many bytes to agents, of what is not kept for whole bodies; see `batch/shares.rs`.
 pub const POOL_AGENTS_SHARE: usize = 4;
 /// The same for bodies of at most [`HTTP_BODY_BEGINNING_BYTES`]: of what agents may use, half of what larger ones leave.
 pub const POOL_SMALL_BODIES_SHARE: usize = 8;

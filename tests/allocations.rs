@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
+use telemetryx::batch::pool::Pool;
 use telemetryx::http;
 use telemetryx::ids::LoopId;
 use telemetryx::metrics::Metrics;
 use telemetryx::net::{self, ConnectionLimits, EventLoop, Ingress, Intake, LoopState, Loops, Mailbox};
 use telemetryx::pipeline::commit;
 use telemetryx::pipeline::group_commit::{GroupCommit, Holder, LoopEnd};
-use telemetryx::pipeline::pool::Pool;
 use telemetryx::pipeline::ring::ring;
 use telemetryx::pipeline::rings::Rings;
 use telemetryx::pipeline::watermark::Watermarks;

@@ -9,8 +9,8 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use telemetryx::batch::{Batch, Origin, Payload, Run};
 use telemetryx::event::{Events, JsonDecoder, JsonRecord, check_batch, write_json};
-use telemetryx::pipeline::batch::{Batch, Origin, Payload, Run};
 use telemetryx::router::gather::{Due, Gather};
 use telemetryx::sink::BatchSettings;
 

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use telemetryx::pipeline::batch::Origin;
+use telemetryx::batch::Origin;
 use telemetryx::random::Random;
 use telemetryx::wal::{DirStorage, Entry, Kind, Settings, open};
 

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::batch::shares::Shares;
 use crate::limits::{self, EVENT_LOOP_BUFFER_BYTES_LOWEST, EVENT_LOOPS_DEFAULT_MAX};
-use crate::pipeline::shares::Shares;
 use crate::sink::{BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 

@@ -12,8 +12,8 @@ use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
 use super::setting::{Form, Raw, SECRET_ITSELF, Setting, Value};
 use super::url::{is_placeholder, not_a_url};
 use super::{Config, ConfigError, Log, LogFilter, Server, Wal, read_bounded, table};
+use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
-use crate::pipeline::shares::Shares;
 use crate::sink::{self, BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 

@@ -306,7 +306,7 @@ fn related_values_are_checked_against_each_other() {
 }
 
 /// The smallest pools that are accepted are those in which every admitted body can finish beside agents; see
-/// `pipeline/shares.rs`.
+/// `batch/shares.rs`.
 #[test]
 fn a_pool_that_is_too_small_for_the_largest_body_is_an_error() {
     for (buffer, body, frame, is_enough) in [

@@ -11,13 +11,13 @@ use super::date::DATE_BYTES;
 use super::head::is_token_byte;
 use super::kept::{Beginnings, Kept};
 use super::{Connection, Ingress, Needs, Page, Settings};
+use crate::batch::pool::{Buffer, Pool, PoolSlice};
 use crate::event::{Counts, Events, check_batch};
 use crate::limits::{
     EVENT_BYTES_MAX, HTTP_BODY_BEGINNING_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX, HTTP_IDLE_TIMEOUT_DEFAULT,
 };
 use crate::metrics::RejectReason;
 use crate::pipeline::health::Pause;
-use crate::pipeline::pool::{Buffer, Pool, PoolSlice};
 use crate::wire::AckLevel;
 
 /// Reads `bytes` as requests on one connection: whole, byte by byte with bodies read in place, and in two parts.

@@ -21,11 +21,11 @@ use super::connection::Settings;
 use super::hints;
 use super::response::{Refusal, push_json_string, result_body};
 use super::routes::{MediaType, Submission};
+use crate::batch::pool::{Buffer, PoolSlice};
+use crate::batch::shares::packed_bytes;
 use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, Rejection, Rejections, check_batch};
 use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
 use crate::metrics::RejectReason;
-use crate::pipeline::pool::{Buffer, PoolSlice};
-use crate::pipeline::shares::packed_bytes;
 use crate::text::cut;
 
 /// A body with more gaps than this between its accepted events is packed anew, so that it does not fill the ring.
@@ -138,7 +138,7 @@ pub struct Needs {
 }
 
 /// The largest needs of a body of `bytes`. A pool whose share for this is not in use has room for them; see
-/// [`Shares`](crate::pipeline::shares::Shares).
+/// [`Shares`](crate::batch::shares::Shares).
 pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs {
     let Settings { max_body_bytes, max_frame_bytes, .. } = settings;
     let unpacked_bytes = if submission.gzip { max_body_bytes } else { 0 };

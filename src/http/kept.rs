@@ -12,8 +12,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::batch::pool::Buffer;
 use crate::limits::{HTTP_BODY_BEGINNING_BYTES, HTTP_BODY_BEGINNING_BYTES_LOWEST};
-use crate::pipeline::pool::Buffer;
 
 /// The bytes that all beginnings of bodies may have together. Clones share one budget.
 #[derive(Debug, Clone)]

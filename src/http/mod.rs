@@ -33,7 +33,7 @@
 //!   whole (with its head, for most requests) goes straight into the pool. Where there is no room, the caller closes slower
 //!   bodies ([`Connection::lacks_room`]); without one, the newcomer gets 503.
 //! * **An admitted body finishes**: a whole body stays as it is until there is room for what it becomes
-//!   ([`Room::Finish`]); the pool keeps a share for that (`pipeline/shares.rs`).
+//!   ([`Room::Finish`]); the pool keeps a share for that (`batch/shares.rs`).
 //! * **While the log accepts nothing** ([`Ingress::log_pause`]), a POST gets 503 by its head, and again at the end of its
 //!   body: nothing is taken that would wait in memory and be sent again meanwhile.
 //! * **All or nothing**: events are handed on only once the whole document was sound and the ring has room for all.
@@ -62,9 +62,9 @@ pub use incoming::Room;
 pub use ingest::Needs;
 pub use kept::Beginnings;
 
+use crate::batch::pool::{Buffer, PoolSlice};
 use crate::metrics::RejectReason;
 use crate::pipeline::health::Pause;
-use crate::pipeline::pool::{Buffer, PoolSlice};
 use crate::wire::AckLevel;
 
 /// The pages that GET and HEAD can ask for.

@@ -13,6 +13,7 @@ use super::protocols::Context;
 use super::serve::{Scratch, Served, serve};
 use super::transport::Transport;
 use super::{Ingress, testing};
+use crate::batch::pool::Pool;
 use crate::event::Events;
 use crate::event::proto::{Event, EventBatch};
 use crate::http;
@@ -22,7 +23,6 @@ use crate::limits::{
     READ_BYTES_PER_TURN,
 };
 use crate::metrics::RejectReason;
-use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::{Content, SlotReceiver, ring};
 use crate::session::fuzz::{Heard, heard};
 use crate::session::marks::{Marks, Restored};

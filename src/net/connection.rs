@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::batch::Origin;
 use crate::ids::ConnectionId;
 use crate::limits::{HELLO_TIMEOUT, SILENT_AFTER};
 use crate::net::ingress::Ingress;
@@ -16,7 +17,6 @@ use crate::net::linger::Linger;
 use crate::net::protocols::{Priority, Protocol};
 use crate::net::socket::Socket;
 use crate::net::transport::Transport;
-use crate::pipeline::batch::Origin;
 
 /// Where a connection stands.
 pub enum Phase {

@@ -8,15 +8,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::batch::Origin;
+use crate::batch::pool::{Buffer, PoolSlice};
 use crate::http;
 use crate::ids::{LoopId, Ticket};
 use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX};
 use crate::metrics::{LocalMetrics, Protocol, RejectReason};
 use crate::net::intake::Intake;
 use crate::net::shared::{LoopState, Shared};
-use crate::pipeline::batch::Origin;
 use crate::pipeline::health::Pause;
-use crate::pipeline::pool::{Buffer, PoolSlice};
 use crate::pipeline::ring::{Content, Slot, SlotSender};
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;

@@ -9,9 +9,9 @@
 //! A socket is read only while both are there ([`Intake::prepare`]). So what is read can always be kept, and idle
 //! connections hold nothing. What HTTP bodies are received into, and what they become, is from other shares of the pool.
 
+use crate::batch::pool::{Buffer, Pool};
+use crate::batch::shares::Share;
 use crate::limits::{HTTP_BODY_BEGINNING_BYTES, READ_BYTES_PER_TURN};
-use crate::pipeline::pool::{Buffer, Pool};
-use crate::pipeline::shares::Share;
 
 /// Bytes of one current buffer: several reads, so that its last rest is small against it.
 const CURRENT_BYTES: usize = 4 * READ_BYTES_PER_TURN;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::batch::pool::PoolGauge;
 use crate::http;
 use crate::ids::LoopId;
 use crate::metrics::Metrics;
@@ -13,7 +14,6 @@ use crate::net::log_limit::{LogInterval, LogLimit};
 use crate::net::loops::Loops;
 use crate::net::refusal_log::RefusalLog;
 use crate::pipeline::health::{LogHealth, Pause};
-use crate::pipeline::pool::PoolGauge;
 use crate::pipeline::ring::RingGauge;
 use crate::pipeline::watermark::Watermarks;
 use crate::session::marks::Marks;

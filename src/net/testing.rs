@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::batch::pool::Pool;
 use crate::http;
 use crate::ids::LoopId;
 use crate::limits::{DEDUPE_RETENTION, HEADER_BYTES};
@@ -9,7 +10,6 @@ use crate::metrics::Metrics;
 use crate::net::loops::{Loops, Mailbox};
 use crate::net::shared::{LogLines, LoopState, Shared};
 use crate::net::{ConnectionLimits, Ingress, Intake};
-use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::SlotSender;
 use crate::random::Random;
 use crate::session::marks::Marks;

@@ -11,9 +11,9 @@
 
 use std::sync::Arc;
 
+use crate::batch::pool::PoolSlice;
+use crate::batch::{Batch, Origin, Payload, Run};
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX};
-use crate::pipeline::batch::{Batch, Origin, Payload, Run};
-use crate::pipeline::pool::PoolSlice;
 use crate::pipeline::ring::{Content, Slot};
 use crate::pipeline::rings::Rings;
 use crate::wire::NackCode;

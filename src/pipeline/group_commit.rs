@@ -14,10 +14,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::batch::{Batch, Payload, Run};
 use crate::descriptors;
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX, LOG_RETRY, LOG_UPKEEP, LOG_WARNING_INTERVAL};
 use crate::metrics::Metrics;
-use crate::pipeline::batch::{Batch, Payload, Run};
 use crate::pipeline::commit::RefusedPayload;
 use crate::pipeline::health::{LogHealth, Pause};
 use crate::pipeline::ring::{Content, Slot};
@@ -417,9 +417,9 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::batch::Origin;
+    use crate::batch::pool::Pool;
     use crate::ids::{LoopId, Ticket};
-    use crate::pipeline::batch::Origin;
-    use crate::pipeline::pool::Pool;
     use crate::pipeline::ring::ring;
     use crate::random::Random;
     use crate::wal::{self, DirStorage};

@@ -20,9 +20,9 @@ use ringbuf::HeapRb;
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use ringbuf::wrap::Wrap;
 
+use crate::batch::Origin;
+use crate::batch::pool::{PoolSlice, Wake};
 use crate::ids::Ticket;
-use crate::pipeline::batch::Origin;
-use crate::pipeline::pool::{PoolSlice, Wake};
 use crate::wire::NackCode;
 
 /// What one frame or request hands on. Refused payloads travel the same way, so that their dead letter is written in
@@ -224,8 +224,8 @@ impl SlotReceiver {
 #[cfg(test)]
 pub mod testing {
     use super::*;
+    use crate::batch::pool::Pool;
     use crate::ids::LoopId;
-    use crate::pipeline::pool::Pool;
 
     /// A slot without events.
     pub fn slot(pool: &mut Pool, event_loop: LoopId, number: u64) -> Slot {
@@ -241,8 +241,8 @@ pub mod testing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::pool::Pool;
     use crate::ids::LoopId;
-    use crate::pipeline::pool::Pool;
     use crate::pipeline::rings::Rings;
     use std::sync::atomic::AtomicUsize;
 

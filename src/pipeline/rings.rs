@@ -92,8 +92,8 @@ impl Rings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::pool::Pool;
     use crate::ids::LoopId;
-    use crate::pipeline::pool::Pool;
     use crate::pipeline::ring::{SlotSender, ring, testing::slot};
 
     fn rings(count: usize) -> (Vec<SlotSender>, Rings) {

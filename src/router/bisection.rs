@@ -9,7 +9,7 @@
 //! each one that is stored moves the store's position. A bad event among n costs at most 2 log₂ n + 1 deliveries. The
 //! router and `telemetryx dead replay` both work like this.
 
-use crate::pipeline::batch::Delivery;
+use crate::batch::Delivery;
 use crate::sink::{Failure, Refusal, Unavailable};
 
 /// What a sink's answer about [`Bisection::next`] means.

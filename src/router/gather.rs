@@ -15,8 +15,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::batch::{Batch, Delivery, PickBuffer};
 use crate::event::Events;
-use crate::pipeline::batch::{Batch, Delivery, PickBuffer};
 use crate::sink::BatchSettings;
 
 /// What to do now.
@@ -248,8 +248,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::batch::testing::pooled_batch;
     use crate::event::proto::Event;
-    use crate::pipeline::testing::pooled_batch;
     use crate::sink::testing::{batch, batch_of, named};
 
     const AGE: Duration = Duration::from_millis(50);

@@ -6,10 +6,10 @@ use tempfile::TempDir;
 
 use super::tests::{MemorySink, PATIENCE, counted, settings};
 use super::*;
+use crate::batch::pool::Pool;
+use crate::batch::{Origin, Payload, Run};
 use crate::limits::POOL_PAGE_BYTES;
 use crate::metrics::Metrics;
-use crate::pipeline::batch::{Origin, Payload, Run};
-use crate::pipeline::pool::Pool;
 use crate::random::Random;
 use crate::sink::testing::{batch_of, identity, named};
 use crate::sink::{Failure, Unavailable};

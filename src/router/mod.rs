@@ -49,8 +49,8 @@ use std::time::Instant;
 pub use drain::Drain;
 pub use progress::{SinkProgress, SinkState, SinkStatus};
 
+use crate::batch::Batch;
 use crate::metrics::Metrics;
-use crate::pipeline::batch::Batch;
 use crate::sink::{Identity, Sink, SinkSettings};
 use crate::wal::Log;
 use queue::Queue;

@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use crate::batch::Batch;
 use crate::limits::ROUTER_QUEUE_BATCHES;
-use crate::pipeline::batch::Batch;
 
 #[derive(Debug, Default)]
 struct State {
@@ -155,7 +155,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::testing::pooled_batch;
+    use crate::batch::testing::pooled_batch;
 
     fn first(taken: Taken) -> Option<u64> {
         match taken {

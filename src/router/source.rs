@@ -14,7 +14,7 @@ use std::time::Instant;
 use std::{io, mem};
 
 use super::queue::{Queue, Taken};
-use crate::pipeline::batch::Batch;
+use crate::batch::Batch;
 use crate::wal::{Log, MissingReason, Read, Reader};
 
 /// What comes next.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::*;
+use crate::batch::Delivery;
 use crate::limits::REFUSED_IN_A_ROW_MAX;
-use crate::pipeline::batch::Delivery;
 use crate::sink::testing::{batch, identity};
 use crate::sink::{self, BatchSettings, Clocks, Failure, Refusal, Settings, Unavailable, Upkeep, discard, file};
 

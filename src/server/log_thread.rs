@@ -6,9 +6,9 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::{ServerError, system};
+use crate::batch::Batch;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::pipeline::batch::Batch;
 use crate::pipeline::commit::{self, RefusedPayload};
 use crate::pipeline::group_commit::{GroupCommit, Holder, Unwritten};
 use crate::pipeline::rings::Rings;

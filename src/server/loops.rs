@@ -5,6 +5,8 @@ use std::thread;
 use std::time::{Instant, SystemTime};
 
 use super::{ServerError, system};
+use crate::batch::pool::Pool;
+use crate::batch::shares::Shares;
 use crate::config::Config;
 use crate::descriptors;
 use crate::http;
@@ -14,9 +16,7 @@ use crate::net::{
     ConnectionLimits, Ended, EventLoop, Ingress, Intake, LoopError, LoopState, Mailbox, Parts, Shared, SinkReport,
 };
 use crate::pipeline::group_commit::LoopEnd;
-use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::{LetGo, SlotReceiver, SlotSender, ring};
-use crate::pipeline::shares::Shares;
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
 use crate::router::{Router, SinkProgress};

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{Failure, Kind, Sink, Unavailable};
-use crate::pipeline::batch::Delivery;
+use crate::batch::Delivery;
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {

@@ -42,9 +42,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 
+use crate::batch::Delivery;
 use crate::config::setting::Setting;
 pub use crate::ids::uuid;
-use crate::pipeline::batch::Delivery;
 pub use upkeep::{Clocks, Upkeep};
 
 /// One store. Lives on its router's thread; may block there.

@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use super::Identity;
+use crate::batch::{Delivery, Record};
 use crate::event::{JsonRecord, write_json};
 use crate::limits;
-use crate::pipeline::batch::{Delivery, Record};
 
 /// Every line begins so.
 pub const LINE_START: &[u8] = b"{\"server_id\":\"";

@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::ndjson::Lines;
 use super::{Failure, Identity, Kind, Sink, Unavailable};
+use crate::batch::Delivery;
 use crate::escape::escape_lines;
-use crate::pipeline::batch::Delivery;
 
 /// What the settings know of it.
 pub const KIND: Kind =

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::record::{Kind, LoggedRun};
-use crate::pipeline::batch::Origin;
+use crate::batch::Origin;
 
 /// How far an agent has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,8 +17,8 @@ use super::record::{Content, Kind};
 use super::scan::{Found, Scan, Step, slices};
 use super::segment;
 use super::storage::Storage;
+use crate::batch::{Batch, Payload, Run};
 use crate::limits::WAL_POSITION_JUMP;
-use crate::pipeline::batch::{Batch, Payload, Run};
 
 /// One segment of the log.
 #[derive(Debug, Clone, Copy)]

@@ -16,8 +16,8 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::AgentMark;
+use crate::batch::Origin;
 use crate::limits::{WAL_PAYLOAD_BYTES_MAX, WAL_TABLES_BYTES_MAX};
-use crate::pipeline::batch::Origin;
 
 /// First bytes of a record. 0xF5 starts no UTF-8 text; together with the segment's id it starts nothing else.
 pub const MAGIC: [u8; 4] = [0xF5, b'R', b'E', b'C'];

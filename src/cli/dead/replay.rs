@@ -17,10 +17,10 @@ use std::sync::Arc;
 
 use super::selection::Selection;
 use super::{Failure, Found, alone, count, failed, no_such_sink, print, visit};
+use crate::batch::{Batch, Delivery};
 use crate::config::Config;
 use crate::escape::{Escaped, escape};
 use crate::limits;
-use crate::pipeline::batch::{Batch, Delivery};
 use crate::router::bisection::{Answer, Bisection};
 use crate::router::dead::{self, Content, INGEST, ReadLetter, Seen};
 use crate::sink::{self, Identity, NoReplay, Refusal, Sink, SinkSettings, Unavailable};

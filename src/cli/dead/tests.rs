@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::replay::store;
-use crate::pipeline::batch::Delivery;
+use crate::batch::Delivery;
 use crate::sink::testing::batch;
 use crate::sink::{Failure as SinkFailure, Refusal, Sink, Unavailable};
 

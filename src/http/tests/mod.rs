@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::fuzz::{FakeIngress, Outcome, Peer, SETTINGS, exchange_within, outcome_of};
 use super::{Connection, Settings};
+use crate::batch::pool::Pool;
 use crate::metrics::RejectReason;
-use crate::pipeline::pool::Pool;
 use crate::wire::AckLevel;
 
 impl Peer {

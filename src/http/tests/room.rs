@@ -160,7 +160,7 @@ fn take_room(peer: &mut Peer) -> bool {
 }
 
 /// Takes the whole pool: the buffers, and the largest number of bytes that there was room for.
-fn fill(pool: &mut Pool) -> Vec<crate::pipeline::pool::Buffer> {
+fn fill(pool: &mut Pool) -> Vec<crate::batch::pool::Buffer> {
     let mut taken = Vec::new();
     for pages in [1024, 64, 8, 1] {
         while let Some(buffer) = pool.allocate(pages * 4096) {

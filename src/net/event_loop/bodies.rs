@@ -4,13 +4,13 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::EventLoop;
+use crate::batch::pool::Pool;
+use crate::batch::shares::Share;
 use crate::http::Room;
 use crate::ids::ConnectionId;
 use crate::net::connection::Connection;
 use crate::net::intake::Intake;
 use crate::net::serve::Served;
-use crate::pipeline::pool::Pool;
-use crate::pipeline::shares::Share;
 
 impl EventLoop {
     /// Makes room for the body of `id`: slow bodies are closed, as many as it takes. Where that cannot help, the request is

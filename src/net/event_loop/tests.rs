@@ -12,6 +12,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::{ConnectionLimits, EVENTS, EventLoop, Parts};
+use crate::batch::pool::Pool;
 use crate::http;
 use crate::ids::{ConnectionId, Ticket};
 use crate::limits::{
@@ -20,7 +21,6 @@ use crate::limits::{
 use crate::net::connection::{Connection, Phase};
 use crate::net::linger::Linger;
 use crate::net::{bind, testing};
-use crate::pipeline::pool::Pool;
 use crate::pipeline::ring::{SlotReceiver, ring};
 use crate::session::marks::Restored;
 use crate::session::server::SessionSettings;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Context, Ending, Priority, Protocol};
+use crate::batch::Origin;
+use crate::batch::pool::Buffer;
 use crate::ids::{Ticket, hex};
 use crate::limits::{HELLO_FRAME_BYTES, READ_BYTES_PER_TURN};
 use crate::net::connection::Peer;
 use crate::net::ingress::Ingress;
 use crate::net::serve::{Served, after_read};
 use crate::net::socket::{ReadEnd, Socket};
-use crate::pipeline::batch::Origin;
-use crate::pipeline::pool::Buffer;
 use crate::pipeline::watermark::has_reached;
 use crate::session::marks::Greeting;
 use crate::session::receive::{Consumed, End};

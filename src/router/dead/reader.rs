@@ -9,10 +9,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::batch::{Batch, Origin, Payload, Run};
 use crate::event::{EventRef, Events, JsonDecoder, JsonError, JsonRecord, check_batch, rfc3339, write_json};
 use crate::ids::parse_uuid;
 use crate::limits::WAL_POSITION_LIMIT;
-use crate::pipeline::batch::{Batch, Origin, Payload, Run};
 
 /// One letter.
 #[derive(Debug)]

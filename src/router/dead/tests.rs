@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use super::writer::write_string;
 use super::*;
+use crate::batch::{Batch, Origin, Payload, Run};
 use crate::event::proto::{Attribute, Event, EventBatch, attribute};
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::pipeline::batch::{Batch, Origin, Payload, Run};
 use crate::random::Random;
 use crate::sink::testing::{RECEIVED_UNIX_NANO, SERVER_ID, batch_of, delivery_of, http_origin, named, origin};
 use crate::sink::{Refusal, uuid};

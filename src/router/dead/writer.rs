@@ -13,12 +13,12 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::file::{beside, create_anew, give_mode_and_owner, locked};
 use super::{folder as folder_of, path};
+use crate::batch::{Origin, Record};
 use crate::event::json_out::write_base64;
 use crate::event::{AttributeValue, EventRef, JsonRecord, rfc3339, write_json};
 use crate::ids::write_hex;
 use crate::limits;
 use crate::metrics::Metrics;
-use crate::pipeline::batch::{Origin, Record};
 use crate::sink::Refusal;
 use crate::text::cut;
 use crate::{descriptors, folder};

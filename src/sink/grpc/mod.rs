@@ -36,9 +36,9 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use self::request::{DeliverCodec, Head, Part};
 pub use self::settings::{KIND, Settings};
 use super::{Failure, Identity, Refusal, Sink, Unavailable, tls};
+use crate::batch::Delivery;
 use crate::event::proto::DeliverResponse;
 use crate::limits;
-use crate::pipeline::batch::Delivery;
 use crate::resolve;
 use crate::text::cut;
 

@@ -16,9 +16,9 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
+use crate::batch::{self, Delivery, Origin, Pick};
 use crate::event::proto::{DeliverResponse, Run};
 use crate::limits;
-use crate::pipeline::batch::{self, Delivery, Origin, Pick};
 
 /// What all requests of a sink have in common.
 #[derive(Debug)]

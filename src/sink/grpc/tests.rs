@@ -9,9 +9,9 @@ use std::time::Instant;
 use prost::Message;
 
 use super::*;
+use crate::batch::{Batch, Payload, Run};
 use crate::config::setting::{Secret, Url};
 use crate::event::proto::{DeliverRequest, Event, EventBatch, Verdict};
-use crate::pipeline::batch::{Batch, Payload, Run};
 use crate::sink::stores::{HttpService, Receiver};
 use crate::sink::testing::{
     self, RECEIVED_UNIX_NANO, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, http_origin, identity,
@@ -126,7 +126,7 @@ fn decoded(part: &Part) -> DeliverRequest {
     request
 }
 
-fn run(events: Vec<Event>, origin: crate::pipeline::batch::Origin) -> Run {
+fn run(events: Vec<Event>, origin: crate::batch::Origin) -> Run {
     let count = events.len() as u32;
     let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
     Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin: Arc::new(origin) }
@@ -179,7 +179,7 @@ fn deliveries_are_cut_by_events_and_by_bytes() {
     let positions: Vec<u64> = parts.iter().flat_map(|part| part.positions.clone()).collect();
     assert_eq!(positions, (1..=100).filter(|position| *position != 5).collect::<Vec<_>>());
     // The longest names of agents count, too.
-    let agent = crate::pipeline::batch::Origin {
+    let agent = crate::batch::Origin {
         agent: Some("a".repeat(limits::HELLO_BYTES_MAX)),
         default_source: "s".repeat(limits::HELLO_BYTES_MAX),
         ..origin()

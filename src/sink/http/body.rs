@@ -8,8 +8,8 @@ use flate2::write::GzEncoder;
 
 use super::super::ndjson::write_record;
 use super::settings::Format;
+use crate::batch::Delivery;
 use crate::limits;
-use crate::pipeline::batch::Delivery;
 
 /// `1-4,6-9`. The n-th event of the body has the n-th of these positions, whatever the format.
 pub fn header(positions: &[RangeInclusive<u64>]) -> String {

@@ -35,8 +35,8 @@ use self::answer::{Answer, unavailable};
 use self::early_answer::EarlyAnswers;
 pub use self::settings::{Format, KIND, Settings};
 use super::{Failure, Identity, Sink, Unavailable, connection_advice, tls, uuid, with_advice};
+use crate::batch::Delivery;
 use crate::limits;
-use crate::pipeline::batch::Delivery;
 use crate::resolve::{self, http::SystemResolver};
 
 const USER_AGENT: &str = concat!("telemetryx/", env!("CARGO_PKG_VERSION"));

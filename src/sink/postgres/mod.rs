@@ -54,7 +54,7 @@ use self::sqlstate::{Place, Verdict, advice, pooler_advice, verdict};
 use self::stream::{Connector, Deadline, Encryption, NoTlsOffered};
 use self::tables::Tables;
 use super::{Failure, Identity, Refusal, Sink, Unavailable, connection_advice, tls, uuid};
-use crate::pipeline::batch::{Delivery, Record};
+use crate::batch::{Delivery, Record};
 use crate::{descriptors, limits};
 
 pub struct Postgres {

@@ -8,8 +8,8 @@
 //! U+FFFD, which a database of another encoding than UTF8 or SQL_ASCII refuses as any other character that it lacks; in `attributes` NaN and infinities are texts and bytes are base64. Times are cut to microseconds, hence
 //! `time_unix_nano` beside them.
 
+use crate::batch::Record;
 use crate::event::write_attributes_json;
-use crate::pipeline::batch::Record;
 
 /// In the order in which [`Rows::push`] writes them.
 pub const COLUMNS: &[&str] = &[

@@ -4,9 +4,9 @@
 use std::io::Write;
 
 use super::connection::Commands;
+use crate::batch::Record;
 use crate::event::{rfc3339, write_attributes_json};
 use crate::ids::write_hex;
-use crate::pipeline::batch::Record;
 
 /// Fields while they are gathered: a command begins with their number.
 #[derive(Debug, Default)]

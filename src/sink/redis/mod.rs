@@ -55,7 +55,7 @@ use self::errors::{Verdict, verdict};
 pub use self::settings::{KIND, Settings};
 use self::settings::{Place, Server};
 use super::{Failure, Identity, Sink, Unavailable, tls, uuid};
-use crate::pipeline::batch::Delivery;
+use crate::batch::Delivery;
 
 pub struct Redis {
     settings: Settings,

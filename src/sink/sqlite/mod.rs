@@ -39,9 +39,9 @@ use serde::Deserialize;
 use self::files::Files;
 use self::row::{INSERT, Rows, writes};
 use super::{Clocks, Failure, Identity, Kind, Refusal, Sink, Unavailable, Upkeep, uuid};
+use crate::batch::Delivery;
 use crate::config::setting::{Form, Setting, Value};
 use crate::limits;
-use crate::pipeline::batch::Delivery;
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {

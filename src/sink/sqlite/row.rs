@@ -13,9 +13,9 @@
 use rusqlite::types::{ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{CachedStatement, Transaction};
 
+use crate::batch::Record;
 use crate::event::{rfc3339, write_attributes_json};
 use crate::ids::write_hex;
-use crate::pipeline::batch::Record;
 
 /// Only a row of the same position is "already there"; every other conflict is the user's constraint and is reported.
 pub const INSERT: &str = "

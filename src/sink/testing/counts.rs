@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Store, batch, identity};
+use crate::batch::Delivery;
 use crate::metrics::Metrics;
-use crate::pipeline::batch::Delivery;
 use crate::router::tests::counted;
 use crate::router::{Drain, Router, Shared};
 use crate::sink::{

@@ -3,10 +3,10 @@
 use serde_json::Value;
 
 use super::{RECEIVED_UNIX_NANO, Row, SERVER_ID, Store};
+use crate::batch::Origin;
 use crate::event::proto::{Attribute, Event, attribute};
 use crate::event::rfc3339;
 use crate::limits;
-use crate::pipeline::batch::Origin;
 use crate::sink::uuid;
 
 const TEXTS: &[&str] = &[

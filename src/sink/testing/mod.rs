@@ -14,8 +14,8 @@ use prost::Message;
 
 use super::proxy::{CutPlan, Proxy};
 use super::{Failure, Identity, Sink, Unavailable};
+use crate::batch::{Batch, Delivery, Origin, Payload, Run};
 use crate::event::proto::{Event, EventBatch};
-use crate::pipeline::batch::{Batch, Delivery, Origin, Payload, Run};
 
 pub const SERVER_ID: [u8; 16] = [0x5e; 16];
 /// 2026-01-02T03:04:05.000000006Z

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::pipeline::batch::Origin;
+use crate::batch::Origin;
 use crate::wal::record::{self, Content, Encoder, Entry, Kind, Place};
 use crate::wal::segment::{Header, Name, VERSION};
 

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::pipeline::batch::{Batch, Origin};
+use crate::batch::{Batch, Origin};
 use crate::random::Random;
 use crate::wal::{AppendError, Entry, Kind, Log, LogFailure, Opened, Read, Settings, Writer};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::memory::{Fault, Loss, MemoryStorage};
 use super::model::{bye, frame, origin, payload, settings};
+use crate::batch::Origin;
 use crate::limits::WAL_UNKNOWN_JUMP;
-use crate::pipeline::batch::Origin;
 use crate::random::Random;
 use crate::wal::segment::{Header, Name};
 use crate::wal::storage::Storage;

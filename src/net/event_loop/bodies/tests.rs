@@ -7,6 +7,8 @@ use std::time::Duration;
 use mio::Events;
 
 use super::*;
+use crate::batch::pool::Buffer;
+use crate::batch::shares::Shares;
 use crate::http;
 use crate::limits::{
     FRAME_BYTES_LOWEST, HTTP_ACK_TIMEOUT, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE, POOL_PAGE_BYTES, RING_SLOTS,
@@ -14,9 +16,7 @@ use crate::limits::{
 use crate::net::connection::Phase;
 use crate::net::event_loop::{ConnectionLimits, LISTENER, Parts};
 use crate::net::{Ingress, testing};
-use crate::pipeline::pool::Buffer;
 use crate::pipeline::ring::{SlotReceiver, ring};
-use crate::pipeline::shares::Shares;
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
 use crate::wire::AckLevel;
@@ -454,7 +454,7 @@ fn a_list_of_rejected_events_is_not_kept_in_the_memory_for_whole_bodies() {
     bench.until("it waits for the log", |bench| bench.machine(id).is_some_and(|http| http.waiting_for().is_some()));
     bench.take_slots();
     let pool = bench.event_loop.ingress.intake.pool();
-    assert!(pool.can_finish(BODY, crate::pipeline::shares::packed_bytes(BODY, FRAME), FRAME));
+    assert!(pool.can_finish(BODY, crate::batch::shares::packed_bytes(BODY, FRAME), FRAME));
     drop(received);
 }
 
@@ -465,7 +465,7 @@ fn a_hello_has_its_time_again_once_its_connection_was_in_line() {
     while bench.event_loop.ingress.has_slots() {
         bench.event_loop.ingress.log_bye(
             1,
-            &std::sync::Arc::new(crate::pipeline::batch::Origin {
+            &std::sync::Arc::new(crate::batch::Origin {
                 agent_id: None,
                 agent: None,
                 default_source: String::new(),

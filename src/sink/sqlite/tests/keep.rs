@@ -10,7 +10,7 @@ fn received(positions: std::ops::RangeInclusive<u64>, seconds: u64) -> Delivery 
     let mut runs =
         batch_of(1, vec![positions.clone().map(|position| named(format!("e{position}"))).collect()]).runs()[0].clone();
     runs.received_unix_nano = seconds * 1_000_000_000;
-    delivery_of(std::sync::Arc::new(crate::pipeline::batch::Batch::new(*positions.start(), vec![runs])))
+    delivery_of(std::sync::Arc::new(crate::batch::Batch::new(*positions.start(), vec![runs])))
 }
 
 /// A wall clock that nobody doubts, however it jumps: hours pass between two calls.

@@ -13,7 +13,7 @@
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
-use super::batch::{Batch, Record, Run};
+use super::{Batch, Record, Run};
 use crate::event::Events;
 use crate::limits::PICKS_KEPT_MAX;
 

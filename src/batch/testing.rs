@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use prost::Message as _;
 
+use crate::batch::pool::Pool;
+use crate::batch::{Batch, Origin, Payload, Run};
 use crate::event::proto::{Event, EventBatch};
-use crate::pipeline::batch::{Batch, Origin, Payload, Run};
-use crate::pipeline::pool::Pool;
 
 /// Events called `e<position>`, as one frame of an agent.
 pub fn pooled_batch(positions: RangeInclusive<u64>) -> Arc<Batch> {

@@ -108,11 +108,11 @@ fn reading_bytes(max_frame_bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::pool::{Buffer, Pool};
     use crate::limits::{
         BUFFER_BYTES_DEFAULT, FRAME_BYTES_DEFAULT, FRAME_BYTES_LIMIT, FRAME_BYTES_LOWEST, HTTP_BODY_BYTES_DEFAULT,
         HTTP_BODY_BYTES_LIMIT,
     };
-    use crate::pipeline::pool::{Buffer, Pool};
     use crate::random::Random;
 
     #[test]

@@ -1,4 +1,4 @@
-//! Batches: what the log thread hands to the routers, and what a router hands to its sink.
+//! What the stages hand to each other: memory of the pool, batches for the routers, deliveries for their sinks.
 //!
 //! ```text
 //!  Batch      first_position ─▶ ┌ Run (one frame or request) ┬ Run ┬ Run ┐   shared by all routers (Arc)
@@ -7,16 +7,30 @@
 //! ```
 //!
 //! Nothing here copies an event: a run is a slice of the pool or of what was read from the log, a record borrows from it.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `pool` | the memory that peers can fill; the only `unsafe` |
+//! | `shares` | what part of it is for agents, for HTTP bodies, and for what these become |
+//! | `free_runs` | runs of free pages in its map |
+//! | `delivery` | what a sink is asked to store in one go |
+
+pub mod delivery;
+mod free_runs;
+pub mod pool;
+pub mod shares;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub use self::delivery::{Delivery, Pick, PickBuffer};
+use self::pool::PoolSlice;
 use crate::event::EventRef;
 use crate::limits::POOL_PAGE_BYTES;
-pub use crate::pipeline::delivery::{Delivery, Pick, PickBuffer};
-use crate::pipeline::pool::PoolSlice;
 
 /// Where the events of a connection come from; shared by all its runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

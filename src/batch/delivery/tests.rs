@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
+use crate::batch::Payload;
 use crate::event::proto::{Event, EventBatch};
-use crate::pipeline::batch::Payload;
 use crate::sink::testing::{RECEIVED_UNIX_NANO, batch, batch_of, named, origin, without};
 
 fn positions(delivery: &Delivery) -> Vec<u64> {
