@@ -381,69 +381,112 @@ fn tree(entries: &[Entry]) -> toml::Table {
 
 /// What no single row can say.
 fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) {
-    let at = |key: &str| entries.iter().find(|entry| entry.key == key);
-    let said = |key: &str| at(key).map_or_else(String::new, |e| format!("{}: {key} = {}", e.origin, e.shown()));
-    let other = |key: &str| at(key).map_or_else(String::new, |e| format!("{key} ({}, {})", e.shown(), e.origin));
-    let server = &config.server;
-
-    if server.ack > AckLevel::Received && !config.wal.enabled {
-        let enabled = other("wal.enabled");
-        problems.push(format!("{}: without a log, {enabled}, only \"received\" can be promised", said("server.ack")));
+    let given = Written(entries);
+    check_acknowledgement(config, &given, problems);
+    check_memory(&config.server, &given, problems);
+    let both: Vec<_> = sinks.iter().zip(&config.sinks).collect();
+    for (sink, settings) in &both {
+        check_sink(sink, settings, &config.server, &given, problems);
     }
-    if server.ack == AckLevel::Delivered && config.sinks.iter().all(|sink| !sink.required) {
-        problems.push(format!("{}: no sink is required, so it would promise nothing", said("server.ack")));
+    check_outputs(&both, problems);
+}
+
+/// The settings as they were given, for messages.
+struct Written<'a>(&'a [Entry]);
+
+impl Written<'_> {
+    fn at(&self, key: &str) -> Option<&Entry> {
+        self.0.iter().find(|entry| entry.key == key)
+    }
+
+    /// The setting that a message is about: where it was given, and as what.
+    fn subject(&self, key: &str) -> String {
+        self.at(key).map_or_else(String::new, |entry| format!("{}: {key} = {}", entry.origin, entry.shown()))
+    }
+
+    /// Another one that it has to do with.
+    fn other(&self, key: &str) -> String {
+        self.at(key).map_or_else(String::new, |entry| format!("{key} ({}, {})", entry.shown(), entry.origin))
+    }
+
+    /// What limits apply to where there are several loops.
+    fn per_loop(&self, server: &Server) -> String {
+        match server.event_loops {
+            0 | 1 => String::new(),
+            _ => format!(" for each of {}", self.other("server.event_loops")),
+        }
+    }
+}
+
+fn check_acknowledgement(config: &Config, given: &Written<'_>, problems: &mut Vec<String>) {
+    let ack = given.subject("server.ack");
+    if config.server.ack > AckLevel::Received && !config.wal.enabled {
+        let enabled = given.other("wal.enabled");
+        problems.push(format!("{ack}: without a log, {enabled}, only \"received\" can be promised"));
+    }
+    if config.server.ack == AckLevel::Delivered && config.sinks.iter().all(|sink| !sink.required) {
+        problems.push(format!("{ack}: no sink is required, so it would promise nothing"));
     }
     if config.wal.max_bytes / 2 < config.wal.segment_bytes {
-        let segment = other("wal.segment_bytes");
-        problems.push(format!("{}: must be at least twice {segment}", said("wal.max_bytes")));
+        let segment = given.other("wal.segment_bytes");
+        problems.push(format!("{}: must be at least twice {segment}", given.subject("wal.max_bytes")));
     }
-    for (sink, settings) in sinks.iter().zip(&config.sinks) {
-        if settings.drops_oldest
-            && settings.required
-            && let Some(entry) = sink.entries.iter().find(|entry| entry.key == "on_full")
-        {
-            problems.push(format!(
-                "{}: sinks.{}.on_full = \"drop_oldest\": a required sink may not lose events; set its required = false",
-                entry.origin, sink.name
-            ));
-        }
-    }
-    let per_loop = match server.event_loops {
-        0 | 1 => String::new(),
-        _ => format!(" for each of {}", other("server.event_loops")),
-    };
+}
+
+fn check_memory(server: &Server, given: &Written<'_>, problems: &mut Vec<String>) {
+    let per_loop = given.per_loop(server);
     let lowest = Shares::lowest_buffer_bytes(server.max_body_bytes, server.max_frame_bytes);
+    let frame = given.other("server.max_frame_bytes");
     if server.part_bytes() / 8 < server.max_frame_bytes {
-        let frame = other("server.max_frame_bytes");
-        problems.push(format!("{}: must be at least 8 times {frame}{per_loop}", said("server.buffer_bytes")));
+        let buffer = given.subject("server.buffer_bytes");
+        problems.push(format!("{buffer}: must be at least 8 times {frame}{per_loop}"));
     } else if server.part_bytes() < lowest {
-        let (frame, buffer) = (other("server.max_frame_bytes"), other("server.buffer_bytes"));
-        let (body, lowest) = (said("server.max_body_bytes"), lowest.div_ceil(1024));
+        let (body, buffer) = (given.subject("server.max_body_bytes"), given.other("server.buffer_bytes"));
+        let lowest = lowest.div_ceil(1024);
         problems.push(format!("{body}: with {frame}, at least {lowest}KiB of {buffer} are needed{per_loop}"));
     }
+}
+
+fn check_sink(
+    sink: &ResolvedSink,
+    settings: &SinkSettings,
+    server: &Server,
+    given: &Written<'_>,
+    problems: &mut Vec<String>,
+) {
+    let at = |key: &str| sink.entries.iter().find(|entry| entry.key == key);
+    if settings.drops_oldest
+        && settings.required
+        && let Some(entry) = at("on_full")
+    {
+        problems.push(format!(
+            "{}: sinks.{}.on_full = \"drop_oldest\": a required sink may not lose events; set its required = false",
+            entry.origin, sink.name
+        ));
+    }
     // A batch pins the buffers that its events came in: one that cannot fill before the pool is empty never would.
-    for (sink, settings) in sinks.iter().zip(&config.sinks) {
-        if settings.batch.max_bytes > server.part_bytes() / 4
-            && let Some(entry) = sink.entries.iter().find(|entry| entry.key == "batch.max_bytes")
-        {
-            let (name, buffer) = (&sink.name, other("server.buffer_bytes"));
-            let problem = format!(
-                "{}: batch.max_bytes of sink {name} = {}: must be at most a quarter of {buffer}{per_loop}",
-                entry.origin,
-                entry.shown()
-            );
-            problems.push(problem);
-        }
+    if settings.batch.max_bytes > server.part_bytes() / 4
+        && let Some(entry) = at("batch.max_bytes")
+    {
+        let (name, buffer) = (&sink.name, given.other("server.buffer_bytes"));
+        problems.push(format!(
+            "{}: batch.max_bytes of sink {name} = {}: must be at most a quarter of {buffer}{}",
+            entry.origin,
+            entry.shown(),
+            given.per_loop(server)
+        ));
     }
-    for (sink, settings) in sinks.iter().zip(&config.sinks) {
-        if let Err((key, why)) = settings.kind.check()
-            && let Some(entry) = sink.entries.iter().find(|entry| entry.key == key)
-        {
-            problems.push(format!("{}: sinks.{}.{key} = {}: {why}", entry.origin, sink.name, entry.shown()));
-        }
+    if let Err((key, why)) = settings.kind.check()
+        && let Some(entry) = at(&key)
+    {
+        problems.push(format!("{}: sinks.{}.{key} = {}: {why}", entry.origin, sink.name, entry.shown()));
     }
+}
+
+/// No two sinks write to the same place.
+fn check_outputs(sinks: &[(&ResolvedSink, &SinkSettings)], problems: &mut Vec<String>) {
     let mut outputs: Vec<(&sink::Settings, &ResolvedSink)> = Vec::new();
-    for (sink, settings) in sinks.iter().zip(&config.sinks) {
+    for (sink, settings) in sinks {
         let Some(output) = settings.kind.output() else { continue };
         if let Some((_, first)) = outputs.iter().find(|(taken, _)| taken.shares_output_with(&settings.kind)) {
             problems.push(format!(
@@ -451,7 +494,7 @@ fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], p
                 sink.origin, sink.name, first.name, first.origin
             ));
         }
-        outputs.push((&settings.kind, sink));
+        outputs.push((&settings.kind, *sink));
     }
 }
 

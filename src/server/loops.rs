@@ -1,6 +1,6 @@
 //! The event loops: what each owns, what they share, and how they run and end together.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Instant, SystemTime};
 
@@ -10,17 +10,22 @@ use crate::batch::shares::Shares;
 use crate::config::Config;
 use crate::descriptors;
 use crate::http;
-use crate::ids::LoopId;
+use crate::ids::{LoopId, Ticket};
 use crate::limits::{HEADER_BYTES, KEEPALIVE, RING_SLOTS, WINDOW_BYTES, WINDOW_FRAMES};
+use crate::metrics::Metrics;
 use crate::net::{
-    ConnectionLimits, Ended, EventLoop, Ingress, Intake, LoopError, LoopState, Mailbox, Parts, Shared, SinkReport,
+    ConnectionLimits, Ended, EventLoop, Ingress, Intake, LogLines, LoopError, LoopState, Loops, Mailbox, Parts, Shared,
+    SinkReport,
 };
 use crate::pipeline::group_commit::LoopEnd;
+use crate::pipeline::health::LogHealth;
 use crate::pipeline::ring::{LetGo, SlotReceiver, SlotSender, ring};
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
 use crate::router::{Router, SinkProgress};
+use crate::session::marks::Marks;
 use crate::session::server::SessionSettings;
+use crate::session::tokens::Tokens;
 use crate::wire::AckLevel;
 
 /// What one loop owns before it runs.
@@ -79,8 +84,57 @@ impl Owned {
     }
 }
 
+/// What becomes part of [`Shared`] as it is.
+pub struct Sharing {
+    pub server_id: [u8; 16],
+    pub tokens: Tokens,
+    pub marks: Marks,
+    pub metrics: Arc<Metrics>,
+    pub health: Arc<LogHealth>,
+}
+
+impl Sharing {
+    pub fn share(self, config: &Config, owned: &[Owned], routers: &[Router]) -> Arc<Shared> {
+        let has_required_sinks = routers.iter().any(|router| router.progress().required());
+        Arc::new(Shared {
+            settings: session_settings(config, self.server_id, has_required_sinks),
+            http: http_settings(config),
+            limits: connection_limits(config),
+            tokens: self.tokens,
+            marks: Mutex::new(self.marks),
+            metrics: self.metrics,
+            watermarks: owned.iter().map(|own| own.watermarks.clone()).collect(),
+            health: self.health,
+            loops: Loops::new(owned.iter().map(Owned::mailbox).collect()),
+            states: owned.iter().map(Owned::state).collect(),
+            log_lines: LogLines::default(),
+            sinks: sink_reports(routers),
+            delivered_position: delivered_position(routers),
+        })
+    }
+}
+
+/// The loops, each on what it owns; the first one accepts. `restored`: the ticket that stands for what was in the log at start.
+pub fn start(
+    config: &Config,
+    owned: Vec<Owned>,
+    shared: &Arc<Shared>,
+    (listener, restored): (std::net::TcpListener, Ticket),
+    random: &mut Random,
+) -> Result<Vec<EventLoop>, LoopError> {
+    let mut listener = Some(listener);
+    let mut event_loops = Vec::with_capacity(owned.len());
+    for (index, own) in owned.into_iter().enumerate() {
+        let event_loop = LoopId(index as u8);
+        let last_ticket = if event_loop == restored.event_loop { restored.number } else { 0 };
+        let rest = (listener.take(), last_ticket, Random::seeded(random.next_u64()));
+        event_loops.push(own.event_loop(config, shared.clone(), event_loop, rest)?);
+    }
+    Ok(event_loops)
+}
+
 /// What sessions and requests are held to.
-pub fn session_settings(config: &Config, server_id: [u8; 16], has_required_sinks: bool) -> SessionSettings {
+fn session_settings(config: &Config, server_id: [u8; 16], has_required_sinks: bool) -> SessionSettings {
     SessionSettings {
         server_id,
         max_frame_bytes: config.server.max_frame_bytes as u32,
@@ -96,7 +150,7 @@ pub fn session_settings(config: &Config, server_id: [u8; 16], has_required_sinks
     }
 }
 
-pub fn http_settings(config: &Config) -> http::Settings {
+fn http_settings(config: &Config) -> http::Settings {
     http::Settings {
         max_body_bytes: config.server.max_body_bytes,
         max_frame_bytes: config.server.max_frame_bytes,
@@ -104,7 +158,7 @@ pub fn http_settings(config: &Config) -> http::Settings {
     }
 }
 
-pub fn connection_limits(config: &Config) -> ConnectionLimits {
+fn connection_limits(config: &Config) -> ConnectionLimits {
     let server = &config.server;
     ConnectionLimits {
         lingering: descriptors::lingering_beside(server.max_connections, config.sinks.len()),
@@ -114,13 +168,13 @@ pub fn connection_limits(config: &Config) -> ConnectionLimits {
 }
 
 /// How the sinks are doing, for `/ready` and `/metrics`.
-pub fn sink_reports(routers: &[Router]) -> Box<dyn Fn() -> Vec<SinkReport> + Send + Sync> {
+fn sink_reports(routers: &[Router]) -> Box<dyn Fn() -> Vec<SinkReport> + Send + Sync> {
     let progress: Vec<_> = routers.iter().map(|router| router.progress().clone()).collect();
     Box::new(move || progress.iter().map(|sink| sink_report(sink)).collect())
 }
 
 /// The last position that every required sink has passed.
-pub fn delivered_position(routers: &[Router]) -> Box<dyn Fn() -> u64 + Send + Sync> {
+fn delivered_position(routers: &[Router]) -> Box<dyn Fn() -> u64 + Send + Sync> {
     let required = routers.iter().map(Router::progress).filter(|progress| progress.required());
     let required: Vec<_> = required.cloned().collect();
     Box::new(move || required.iter().map(|sink| sink.position()).min().unwrap_or(u64::MAX))

@@ -24,7 +24,7 @@ mod loops;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::drain::Ending;
@@ -32,9 +32,9 @@ use self::identity::{Keeping, RESTORED};
 use self::log_thread::LogThread;
 use self::loops::Owned;
 use crate::config::{Config, ConfigError};
-use crate::ids::{LoopId, new_uuid};
+use crate::ids::{Ticket, new_uuid};
 use crate::metrics::Metrics;
-use crate::net::{self, LoopError, Loops, Parts};
+use crate::net::{self, LoopError, Parts};
 use crate::pipeline::group_commit::GroupCommit;
 use crate::pipeline::health::LogHealth;
 use crate::pipeline::rings::Rings;
@@ -147,30 +147,10 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
         tracing::warn!(%address, "{warning}");
     }
     metrics.wal_bytes_max.set(if has_log { config.wal.max_bytes.cast_signed() } else { 0 });
-    let has_required_sinks = routers.iter().any(|router| router.progress().required());
-    let shared = Arc::new(net::Shared {
-        settings: loops::session_settings(config, server_id, has_required_sinks),
-        http: loops::http_settings(config),
-        limits: loops::connection_limits(config),
-        tokens,
-        marks: Mutex::new(marks),
-        metrics,
-        watermarks: owned.iter().map(|own| own.watermarks.clone()).collect(),
-        health: health.clone(),
-        loops: Loops::new(owned.iter().map(Owned::mailbox).collect()),
-        states: owned.iter().map(Owned::state).collect(),
-        log_lines: net::LogLines::default(),
-        sinks: loops::sink_reports(&routers),
-        delivered_position: loops::delivered_position(&routers),
-    });
-    let mut listener = Some(listener);
-    let mut event_loops = Vec::new();
-    for (index, own) in owned.into_iter().enumerate() {
-        let event_loop = LoopId(index as u8);
-        let last_ticket = if has_log && event_loop == RESTORED.event_loop { RESTORED.number } else { 0 };
-        let rest = (listener.take(), last_ticket, Random::seeded(random.next_u64()));
-        event_loops.push(own.event_loop(config, shared.clone(), event_loop, rest)?);
-    }
+    let sharing = loops::Sharing { server_id, tokens, marks, metrics, health: health.clone() };
+    let shared = sharing.share(config, &owned, &routers);
+    let restored = if has_log { RESTORED } else { Ticket::default() };
+    let event_loops = loops::start(config, owned, &shared, (listener, restored), &mut random)?;
     drop(shared);
     started(address);
     let end = loops::run(event_loops)?;
