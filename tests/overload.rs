@@ -8,8 +8,8 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -74,25 +74,33 @@ fn write_all_while_reading(agent: &mut RawAgent, mut bytes: &[u8], acked: &mut u
     }
 }
 
-/// Reads events until there are as many as `expected`, and one more called "end". Returns what tells them apart, their
-/// number, and how many came more than once.
-fn read_until_end(fifo: &Path, expected: &AtomicU64) -> (HashSet<String>, u64, u64) {
-    let mut seen = HashSet::new();
-    let (mut lines, mut doubled) = (0, 0);
+/// What was read of the pipe.
+#[derive(Default)]
+struct Seen {
+    /// What tells events apart.
+    keys: HashSet<String>,
+    lines: u64,
+    doubled: u64,
+    /// Lines before the last event called "end".
+    lines_before_end: u64,
+}
+
+/// Reads events until the server has closed the pipe.
+fn read_all(fifo: &Path, seen: &Mutex<Seen>) {
     for line in BufReader::new(File::open(fifo).unwrap()).lines() {
         let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
         let key = match line["value"].as_f64() {
             Some(value) => format!("{value}"),
             None => line["name"].as_str().unwrap().to_owned(),
         };
-        if key != "end" {
-            lines += 1;
-            doubled += u64::from(!seen.insert(key));
-        } else if lines >= expected.load(Ordering::SeqCst) {
-            return (seen, lines, doubled);
+        let mut seen = seen.lock().unwrap();
+        if key == "end" {
+            seen.lines_before_end = seen.lines;
+        } else {
+            seen.lines += 1;
+            seen.doubled += u64::from(!seen.keys.insert(key));
         }
     }
-    panic!("the pipe was closed before the last event");
 }
 
 #[test]
@@ -149,25 +157,26 @@ fn a_sink_that_takes_nothing_stops_reading_and_loses_nothing() {
 
     // The sink returns. Between connections there is no order: the last event may be read before those of others.
     stop.store(true, Ordering::Relaxed);
-    let expected = Arc::new(AtomicU64::new(u64::MAX));
+    let seen = Arc::new(Mutex::new(Seen::default()));
     let reader = {
-        let expected = expected.clone();
-        thread::spawn(move || read_until_end(&fifo, &expected))
+        let seen = seen.clone();
+        thread::spawn(move || read_all(&fifo, &seen))
     };
     let sent: u64 = agents.into_iter().map(|agent| agent.join().expect("no agent was disconnected")).sum();
-    expected.store(sent + posted.len() as u64, Ordering::SeqCst);
-    let ended = wait_until(Duration::from_secs(60), || {
+    let expected = sent + posted.len() as u64;
+    let all_flows = wait_until(Duration::from_secs(60), || {
         post(address, "end");
-        reader.is_finished()
+        seen.lock().unwrap().lines_before_end >= expected
     });
-    assert!(ended, "fresh events flow again, until all are read");
-    let (seen, lines, doubled) = reader.join().unwrap();
     drop(held);
-    println!("{sent} events sent and acknowledged, {lines} lines read, {doubled} doubled");
-    assert_eq!((lines, doubled), (sent + posted.len() as u64, 0));
-    assert!(posted.iter().all(|name| seen.contains(name)), "every 200 was kept");
     server.terminate();
     assert!(server.wait(Duration::from_secs(30)).success(), "{}", server.log());
+    reader.join().unwrap();
+    let Seen { keys, lines, doubled, .. } = &*seen.lock().unwrap();
+    println!("{sent} events sent and acknowledged, {lines} lines read, {doubled} doubled");
+    assert_eq!((*lines, *doubled), (expected, 0));
+    assert!(posted.iter().all(|name| keys.contains(name)), "every 200 was kept");
+    assert!(all_flows, "a fresh event flows again behind all others");
 }
 
 /// Frames with one bad event each, 1 MiB, whose last byte comes when the whole pool is taken by them: none needs memory
