@@ -8,6 +8,8 @@ mod draining;
 mod messages;
 mod serving;
 #[cfg(test)]
+mod takeover_tests;
+#[cfg(test)]
 mod tests;
 mod timing;
 
@@ -219,12 +221,17 @@ impl EventLoop {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             other => other.map_err(failed("polling"))?,
         }
+        Ok(self.turn_with(events))
+    }
+
+    /// Does what is due, with what the poll has found.
+    fn turn_with(&mut self, events: &Events) -> Option<Ended> {
         self.ingress.begin_turn();
         self.busy.turn_begins(self.ingress.now, &self.ingress.state().busy);
         if let Some(listener) = &mut self.listener {
             listener.begin_turn(self.ingress.now);
         }
-        for event in &*events {
+        for event in events {
             match event.token() {
                 WAKER => {}
                 SIGNALS => self.take_signals(),
@@ -249,7 +256,7 @@ impl EventLoop {
         self.close_silent();
         self.ingress.counts.flush();
         self.busy.turn_ends(Instant::now(), &self.ingress.state().busy);
-        Ok(self.ended())
+        self.ended()
     }
 
     fn ended(&self) -> Option<Ended> {

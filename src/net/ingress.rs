@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crate::batch::Origin;
@@ -104,6 +105,9 @@ impl Ingress {
         // Before anybody is answered: who has an answer finds its events counted.
         self.counts.flush();
         self.own_watermarks().advance(AckLevel::Received, self.last_ticket);
+        if !self.shared.settings.has_log() {
+            self.shared.wake_waiting_for(self.event_loop);
+        }
     }
 
     /// Whether a frame can be handed on.
@@ -116,13 +120,13 @@ impl Ingress {
         self.ring.room() / SLOTS_PER_FRAME * HEADER_BYTES
     }
 
-    /// Puts an agent's new epoch on its way into the log, before its WELCOME. Ask for [`Ingress::has_slots`] first.
+    /// Puts an agent's new epoch on its way into the log, before its WELCOME; there is a log. Ask for [`Ingress::has_slots`]
+    /// first.
     /// `last_seq`: everything up to it counts as acknowledged in this epoch.
     pub fn log_epoch(&mut self, session: &mut ServerSession, last_seq: u64, origin: &Arc<Origin>) {
-        if self.shared.settings.has_log() {
-            let ticket = self.push(Content::Hello, last_seq, 0, None, origin);
-            session.epoch_logged(ticket);
-        }
+        let ticket = self.push(Content::Hello, last_seq, 0, None, origin);
+        session.epoch_logged(ticket);
+        self.ring.flush();
     }
 
     /// Puts on its way into the log that the agent is done and its mark deleted; `last_seq` is the last number that was
@@ -132,6 +136,11 @@ impl Ingress {
         if self.shared.settings.has_log() {
             self.push(Content::Bye, last_seq, 0, None, origin);
         }
+    }
+
+    /// An agent gives its mark back. What it sent is settled before the log hears of its next epoch from another loop.
+    pub fn an_agent_leaves(&self) {
+        self.state().left_ticket.fetch_max(self.last_ticket, Ordering::Release);
     }
 
     fn own_watermarks(&self) -> &Watermarks {

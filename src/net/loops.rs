@@ -126,6 +126,13 @@ impl Loops {
         }
     }
 
+    /// Has a loop look at the watermarks.
+    pub fn wake(&self, event_loop: LoopId) {
+        if let Some(mailbox) = self.mailboxes.get(event_loop.index()) {
+            (mailbox.wake)();
+        }
+    }
+
     /// To every loop but `from`.
     pub fn tell_others(&self, from: LoopId, message: impl Fn() -> Message) {
         for index in (0..self.mailboxes.len()).filter(|index| *index != from.index()) {

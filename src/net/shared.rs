@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::batch::pool::PoolGauge;
 use crate::http;
-use crate::ids::LoopId;
+use crate::ids::{LoopId, Ticket};
 use crate::metrics::Metrics;
 use crate::net::busy::Busy;
 use crate::net::event_loop::ConnectionLimits;
@@ -15,10 +15,11 @@ use crate::net::loops::Loops;
 use crate::net::refusal_log::RefusalLog;
 use crate::pipeline::health::{LogHealth, Pause};
 use crate::pipeline::ring::RingGauge;
-use crate::pipeline::watermark::Watermarks;
+use crate::pipeline::watermark::{Watermarks, has_reached};
 use crate::session::marks::Marks;
 use crate::session::server::{SessionSettings, lock};
 use crate::session::tokens::Tokens;
+use crate::wire::AckLevel;
 
 /// The line of waiting connections must have been there this long before `/ready` says so; a refused POST, and a lack of
 /// file descriptors, are remembered as long.
@@ -89,6 +90,39 @@ impl Shared {
     /// A loop's part of what is allowed in all; at least one.
     pub fn part_of(&self, all: usize) -> usize {
         (all / self.event_loops()).max(1)
+    }
+
+    /// Whether `ticket` has reached `level`. Where it is of another loop and has not, the loop `own` is woken once it may have.
+    pub fn has_reached(&self, own: LoopId, ticket: Ticket, level: AckLevel) -> bool {
+        let reached = || has_reached(&self.watermarks, ticket, level);
+        if reached() {
+            return true;
+        }
+        if ticket.event_loop == own {
+            return false;
+        }
+        self.watermarks[own.index()].want_others();
+        // It may have got there before the loop was going to be woken.
+        reached()
+    }
+
+    /// Whether everything that agents have sent through other loops which they have left is in the log (R5), or taken where
+    /// there is none.
+    pub fn others_settled(&self, own: LoopId) -> bool {
+        let level = self.settings.settled_level();
+        self.states.iter().enumerate().filter(|(index, _)| *index != own.index()).all(|(index, state)| {
+            let left = Ticket { event_loop: LoopId(index as u8), number: state.left_ticket.load(Ordering::Acquire) };
+            self.has_reached(own, left, level)
+        })
+    }
+
+    /// Wakes the loops that wait for a watermark of the loop `moved`.
+    pub fn wake_waiting_for(&self, moved: LoopId) {
+        for (index, watermarks) in self.watermarks.iter().enumerate().filter(|(index, _)| *index != moved.index()) {
+            if watermarks.take_others_wanted() {
+                self.loops.wake(LoopId(index as u8));
+            }
+        }
     }
 
     /// What one loop shows of itself.
@@ -164,6 +198,8 @@ pub struct LoopState {
     /// Connections wait for memory or ring since then.
     pub starved_since: Moment,
     pub busy: Busy,
+    /// The last ticket that it had given out when an agent last left it.
+    pub left_ticket: AtomicU64,
     /// When a POST was last refused for want of memory or ring.
     pub post_refused: Moment,
     /// When accepting was last paused for want of a file descriptor.
@@ -173,7 +209,15 @@ pub struct LoopState {
 impl LoopState {
     pub fn new(pool: PoolGauge, ring: RingGauge) -> Self {
         let [starved_since, post_refused, descriptors_exhausted] = std::array::from_fn(|_| Moment::new());
-        Self { pool, ring, busy: Busy::new(), starved_since, post_refused, descriptors_exhausted }
+        Self {
+            pool,
+            ring,
+            busy: Busy::new(),
+            left_ticket: AtomicU64::new(0),
+            starved_since,
+            post_refused,
+            descriptors_exhausted,
+        }
     }
 
     fn is_exhausted(&self, now: Instant) -> bool {

@@ -1,4 +1,4 @@
-//! One event loop's ingress for tests, with nothing behind it.
+//! The ingress of event loops for tests, with nothing behind it.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,26 +22,47 @@ pub fn ingress(
     http: http::Settings,
     limits: ConnectionLimits,
     tokens: Tokens,
-    (pool, ring): (Pool, SlotSender),
+    owned: (Pool, SlotSender),
 ) -> Ingress {
+    let mut ingresses = ingresses(settings, http, limits, tokens, vec![(owned.0, owned.1, Mailbox::new(|| {}))]);
+    ingresses.remove(0)
+}
+
+/// The ingresses of all loops of a server without sinks.
+pub fn ingresses(
+    settings: SessionSettings,
+    http: http::Settings,
+    limits: ConnectionLimits,
+    tokens: Tokens,
+    owned: Vec<(Pool, SlotSender, Mailbox)>,
+) -> Vec<Ingress> {
     let frame_bytes = HEADER_BYTES + http.max_frame_bytes;
-    let shared = Shared {
+    let (mut mailboxes, mut states, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    for (pool, ring, mailbox) in owned {
+        states.push(LoopState::new(pool.gauge(), ring.gauge()));
+        mailboxes.push(mailbox);
+        rest.push((pool, ring));
+    }
+    let shared = Arc::new(Shared {
         settings,
         http,
         limits,
         tokens,
         marks: Mutex::new(Marks::new(10, DEDUPE_RETENTION)),
         metrics: Metrics::new().unwrap(),
-        watermarks: vec![Arc::default()],
+        watermarks: rest.iter().map(|_| Arc::default()).collect(),
         health: Arc::default(),
-        loops: Loops::new(vec![Mailbox::new(|| {})]),
-        states: vec![LoopState::new(pool.gauge(), ring.gauge())],
+        loops: Loops::new(mailboxes),
+        states,
         log_lines: LogLines::default(),
         sinks: Box::new(Vec::new),
         delivered_position: Box::new(|| 0),
+    });
+    let ingress = |(index, (pool, ring))| {
+        let intake = Intake::new(pool, frame_bytes);
+        Ingress::new(shared.clone(), LoopId(index as u8), intake, ring, Random::seeded(1), 0)
     };
-    let intake = Intake::new(pool, frame_bytes);
-    Ingress::new(Arc::new(shared), LoopId(0), intake, ring, Random::seeded(1), 0)
+    rest.into_iter().enumerate().map(ingress).collect()
 }
 
 pub const NO_LIMITS: ConnectionLimits =

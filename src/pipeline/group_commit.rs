@@ -219,7 +219,11 @@ impl GroupCommit {
         self.metrics.wal_sync_seconds.observe(started.elapsed().as_secs_f64());
         for (event_loop, ticket) in self.reached(&tickets) {
             event_loop.watermarks.synced(ticket, self.writer.next_position());
-            (event_loop.wake)();
+        }
+        for (event_loop, ticket) in self.loops.iter().zip(&tickets) {
+            if *ticket > 0 || event_loop.watermarks.take_others_wanted() {
+                (event_loop.wake)();
+            }
         }
         let mut runs = Vec::with_capacity(slots.len());
         for Slot { content, received_unix_nano, origin, .. } in slots.drain(..) {

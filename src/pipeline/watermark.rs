@@ -10,7 +10,7 @@
 //! The event loop numbers what it accepts 1, 2, 3 …; stages work in order, so that "reached" is one number a level.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::ids::Ticket;
@@ -23,6 +23,8 @@ pub struct Watermarks {
     levels: [AtomicU64; AckLevel::ALL.len()],
     /// Somebody was promised *written*: the loop wants to hear of a write before its sync.
     written_wanted: AtomicBool,
+    /// The loop waits for a watermark of another one.
+    others_wanted: AtomicBool,
     undelivered: Mutex<Undelivered>,
 }
 
@@ -100,6 +102,18 @@ impl Watermarks {
         if let Some(ticket) = ticket {
             self.advance(AckLevel::Delivered, ticket);
         }
+    }
+
+    /// This loop is to be woken when a watermark of another one has moved. Look at that one after this call.
+    pub fn want_others(&self) {
+        self.others_wanted.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Whether this loop is to be woken now: a watermark of another one has moved.
+    pub fn take_others_wanted(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.others_wanted.load(Ordering::SeqCst) && self.others_wanted.swap(false, Ordering::SeqCst)
     }
 
     /// From now on somebody waits for *written*.

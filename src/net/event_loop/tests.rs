@@ -28,7 +28,7 @@ use crate::session::tokens::Tokens;
 use crate::wire::{AckLevel, Header, Hello};
 
 /// Longest wait for what the kernel passes from one socket of this process to another.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 /// Agents with an epoch that needs no place in the log.
 const KNOWN: [[u8; 16]; 2] = [[1; 16], [2; 16]];
 const SLOTS: usize = 8;
@@ -43,33 +43,11 @@ struct Bench {
 impl Bench {
     fn new(max_connections: usize, lingering: usize) -> Self {
         let parts = Parts::with_signals(&[]).unwrap();
-        // A test that waits for what never comes fails: without this, the poll could wait for ever.
-        let wake = parts.wake();
-        thread::spawn(move || {
-            for _ in 0..TIMEOUT.as_secs() + 1 {
-                thread::sleep(Duration::from_secs(1));
-                wake();
-            }
-        });
+        wake_each_second(&parts);
         let (ring, log_thread) = ring(SLOTS, Box::new(parts.wake()));
-        let pool =
-            Pool::new(4 * READ_BYTES_PER_TURN + 16 * (HEADER_BYTES + FRAME_BYTES_LOWEST), Box::new(parts.wake()));
-        let settings = SessionSettings {
-            server_id: [1; 16],
-            max_frame_bytes: FRAME_BYTES_LOWEST as u32,
-            window_bytes: 4 * FRAME_BYTES_LOWEST as u32,
-            window_frames: 64,
-            keepalive: KEEPALIVE,
-            default_ack: AckLevel::Synced,
-            highest_ack: AckLevel::Synced,
-        };
-        let http = http::Settings {
-            max_body_bytes: FRAME_BYTES_LOWEST,
-            max_frame_bytes: FRAME_BYTES_LOWEST,
-            idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
-        };
+        let pool = Pool::new(POOL_BYTES, Box::new(parts.wake()));
         let limits = ConnectionLimits { lingering, max_connections, max_unauthenticated: 100 };
-        let ingress = testing::ingress(settings, http, limits, Tokens::default(), (pool, ring));
+        let ingress = testing::ingress(session_settings(), http_settings(), limits, Tokens::default(), (pool, ring));
         for agent_id in KNOWN {
             let age = Duration::ZERO;
             let mark = Restored { agent_id, epoch: 5, last_seq: 0, last_crc: None, has_frames: true, age };
@@ -136,14 +114,52 @@ impl Bench {
     }
 }
 
+/// A test that waits for what never comes fails: without this, the poll could wait for ever.
+pub(super) fn wake_each_second(parts: &Parts) {
+    let wake = parts.wake();
+    thread::spawn(move || {
+        for _ in 0..TIMEOUT.as_secs() + 1 {
+            thread::sleep(Duration::from_secs(1));
+            wake();
+        }
+    });
+}
+
+pub(super) fn session_settings() -> SessionSettings {
+    SessionSettings {
+        server_id: [1; 16],
+        max_frame_bytes: FRAME_BYTES_LOWEST as u32,
+        window_bytes: 4 * FRAME_BYTES_LOWEST as u32,
+        window_frames: 64,
+        keepalive: KEEPALIVE,
+        default_ack: AckLevel::Synced,
+        highest_ack: AckLevel::Synced,
+    }
+}
+
+pub(super) fn http_settings() -> http::Settings {
+    http::Settings {
+        max_body_bytes: FRAME_BYTES_LOWEST,
+        max_frame_bytes: FRAME_BYTES_LOWEST,
+        idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
+    }
+}
+
+/// Bytes of a pool that has room for what the tests send.
+pub(super) const POOL_BYTES: usize = 4 * READ_BYTES_PER_TURN + 16 * (HEADER_BYTES + FRAME_BYTES_LOWEST);
+
 fn hello(agent_id: [u8; 16]) -> Vec<u8> {
+    hello_of_epoch(agent_id, 5)
+}
+
+pub(super) fn hello_of_epoch(agent_id: [u8; 16], epoch: u64) -> Vec<u8> {
     let hello = Hello {
         min_version: 1,
         max_version: 1,
         codecs: 1,
         ack: Ok(None),
         agent_id,
-        epoch: 5,
+        epoch,
         oldest_seq: 1,
         token: b"",
         name: "",
@@ -154,7 +170,7 @@ fn hello(agent_id: [u8; 16]) -> Vec<u8> {
 }
 
 /// DATA frames without events: 32 bytes and one slot each.
-fn empty_frames(count: u64) -> Vec<u8> {
+pub(super) fn empty_frames(count: u64) -> Vec<u8> {
     (1..=count).flat_map(|seq| Header::data(seq, b"").encode()).collect()
 }
 

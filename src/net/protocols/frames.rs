@@ -12,7 +12,6 @@ use crate::net::connection::Peer;
 use crate::net::ingress::Ingress;
 use crate::net::serve::{Served, after_read};
 use crate::net::socket::{ReadEnd, Socket};
-use crate::pipeline::watermark::has_reached;
 use crate::session::marks::Greeting;
 use crate::session::receive::{Consumed, End};
 use crate::session::server::ServerSession;
@@ -31,6 +30,7 @@ pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
         session: ServerSession::new(peer.connection, &ingress.shared.settings, peer.opened),
         partial: None,
         waits_for_mark: false,
+        unlogged_epoch: None,
     })
 }
 
@@ -45,6 +45,8 @@ struct Frames {
     partial: Option<PartialFrame>,
     /// An older connection of the agent holds its mark, and was asked to close.
     waits_for_mark: bool,
+    /// The agent's epoch is new and not on its way into the log yet; everything up to this number counts as acknowledged.
+    unlogged_epoch: Option<u64>,
 }
 
 impl Protocol for Frames {
@@ -70,7 +72,11 @@ impl Protocol for Frames {
 
     fn acknowledge(&mut self, cx: &mut Context<'_>) {
         let shared = cx.ingress.shared.clone();
-        let reached = |ticket: Ticket, level| has_reached(&shared.watermarks, ticket, level);
+        if !self.log_epoch(&cx.peer.origin, cx.ingress) {
+            return;
+        }
+        let own = cx.ingress.event_loop;
+        let reached = |ticket: Ticket, level| shared.has_reached(own, ticket, level);
         cx.ingress.turn_counting(cx.peer.is_private, |turn, counts| {
             self.session.settled(reached, turn, cx.out);
             self.session.acknowledge(reached, turn, cx.out, |age| counts.acknowledged(age.as_secs_f64()));
@@ -100,6 +106,8 @@ impl Protocol for Frames {
     }
 
     fn closed(&mut self, reason: &'static str, peer: &Peer, ingress: &mut Ingress) {
+        // Before another loop can have the mark.
+        ingress.an_agent_leaves();
         self.session.leave(&mut ingress.shared.marks(), ingress.now);
         if self.session.is_authenticated() && ingress.shared.log_lines.connections.allows(ingress.now) {
             let Peer { connection, origin, .. } = peer;
@@ -200,8 +208,9 @@ impl Frames {
             epoch: greeting.epoch,
         });
         ingress.note_level(self.session.level());
-        if greeting.new_epoch {
-            ingress.log_epoch(&mut self.session, greeting.last_seq, &peer.origin);
+        if greeting.new_epoch && ingress.shared.settings.has_log() {
+            self.unlogged_epoch = Some(greeting.last_seq);
+            self.log_epoch(&peer.origin, ingress);
         }
         if ingress.shared.log_lines.connections.allows(ingress.now) {
             tracing::info!(
@@ -225,6 +234,18 @@ impl Frames {
             // The number is the peer's word: it must not overflow the counter.
             ingress.shared.metrics.frames_missing.inc_by(greeting.missing.min(u64::from(u32::MAX)));
         }
+    }
+
+    /// Puts a new epoch on its way into the log, once what the agent sent before through another loop is in there: the log
+    /// tells of epochs in the order in which they were given out. `true`: there is none left to be logged.
+    fn log_epoch(&mut self, origin: &Arc<Origin>, ingress: &mut Ingress) -> bool {
+        let Some(last_seq) = self.unlogged_epoch else { return true };
+        let is_due = ingress.has_slots() && ingress.shared.others_settled(ingress.event_loop);
+        if is_due {
+            ingress.log_epoch(&mut self.session, last_seq, origin);
+            self.unlogged_epoch = None;
+        }
+        is_due
     }
 
     /// The rest of a frame whose beginning has a buffer of its own.
