@@ -134,6 +134,35 @@ fn connections_cut_at_any_byte_lose_and_double_nothing() {
     assert!(outcome.acknowledged >= 200 * rounds && proxy.cuts() >= 5 * rounds);
 }
 
+/// An agent that comes again while the server still has its connection is let in on whichever loop has room: what it sent before
+/// goes into the log first.
+#[test]
+fn agents_that_take_over_their_own_connections_across_loops_lose_and_double_nothing() {
+    let (seed, rounds) = (seed(), rounds());
+    let directory = tempfile::tempdir().unwrap();
+    let address = own_address();
+    let at = format!("server.address={address}");
+    let settings = [&[&at as &str, "server.event_loops=2"], &TINY_SEGMENTS[..]].concat();
+    let mut server = Server::start(directory.path(), &settings);
+    let replaced = || http::metric(address, r#"telemetryx_connections_closed_total{reason="replaced"}"#).unwrap_or(0.0);
+    let load = Load::start(address, &Plan { takeover_one_in: 10, ..Plan::mixed(seed) });
+    let mut takeovers = 0.0;
+    for round in 0..rounds {
+        let before = replaced();
+        load.wait_for_acknowledged(200, ROUND_TIMEOUT);
+        assert!(wait_until(ROUND_TIMEOUT, || replaced() >= before + 5.0), "no agent takes over");
+        if round % 8 == 7 {
+            takeovers += replaced();
+            server.kill();
+            server = Server::start(directory.path(), &settings);
+        }
+    }
+    takeovers += replaced();
+    let outcome = settle(server, load, directory.path());
+    println!("{takeovers} takeovers, {} kills", rounds / 8);
+    assert!(outcome.acknowledged >= 200 * rounds && takeovers >= 5.0 * rounds as f64);
+}
+
 /// The machine stops between two instructions, and with it the server: an `fdatasync` that runs while the kernel shuts an
 /// ext4 down may return success for what is not there afterwards (about once in 60 times on Linux 6.18), which no cut of
 /// power can make a process see.

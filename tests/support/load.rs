@@ -39,6 +39,8 @@ pub struct Plan {
     pub frames_in_flight: usize,
     /// Longest pause before a frame; each draws its own.
     pub pause_max: Duration,
+    /// After one frame in so many, an agent connects anew and leaves its connection open (R5); 0: never.
+    pub takeover_one_in: u64,
 }
 
 impl Plan {
@@ -53,6 +55,7 @@ impl Plan {
             frame_events_max: 12,
             frames_in_flight: 16,
             pause_max: Duration::from_millis(4),
+            takeover_one_in: 0,
         }
     }
 }
@@ -138,6 +141,8 @@ struct Agent {
     last_seq: u64,
     events: u64,
     interruptions: u64,
+    /// The connection before this one, if the agent has left it open.
+    left_open: Option<RawAgent>,
 }
 
 impl Agent {
@@ -157,6 +162,7 @@ impl Agent {
             last_seq: 0,
             events: 0,
             interruptions: 0,
+            left_open: None,
         }
     }
 
@@ -192,9 +198,18 @@ impl Agent {
             }
             if !stop && self.unacknowledged.len() < self.plan.frames_in_flight {
                 self.send_frame(&mut connection)?;
+                if self.takes_over() {
+                    self.left_open = Some(connection);
+                    return Err(ErrorKind::ConnectionAborted.into());
+                }
             }
             self.hear(&mut connection)?;
         }
+    }
+
+    fn takes_over(&mut self) -> bool {
+        let one_in = self.plan.takeover_one_in;
+        one_in > 0 && self.random.next_u64().is_multiple_of(one_in)
     }
 
     fn welcome(&mut self, connection: &mut RawAgent) -> io::Result<()> {
