@@ -14,14 +14,21 @@ use std::io;
 use rustix::process::{Resource, getrlimit};
 
 use crate::limits::{
-    DESCRIPTORS_OF_SERVER, DESCRIPTORS_PER_SINK, LINGERING_MAX, OVERLOADED_CONNECTIONS_LOWEST,
+    DESCRIPTORS_OF_SERVER, DESCRIPTORS_PER_LOOP, DESCRIPTORS_PER_SINK, LINGERING_MAX, OVERLOADED_CONNECTIONS_LOWEST,
     OVERLOADED_CONNECTIONS_MAX,
 };
 
+/// Who needs descriptors beside connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Users {
+    pub sinks: usize,
+    pub event_loops: usize,
+}
+
 /// Connections that can be open at a time under a limit of `limit` open files, of which `open` are open before the server
 /// starts. At least 1, also where the limit is below the reserve.
-pub fn connections_within(limit: usize, open: usize, sinks: usize) -> usize {
-    let room = limit.saturating_sub(reserve(open, sinks));
+pub fn connections_within(limit: usize, open: usize, users: Users) -> usize {
+    let room = limit.saturating_sub(reserve(open, users));
     let beside = room.div_ceil(2).clamp(OVERLOADED_CONNECTIONS_LOWEST, OVERLOADED_CONNECTIONS_MAX);
     room.saturating_sub(beside).max(1)
 }
@@ -32,20 +39,22 @@ pub fn overloaded_beside(connections: usize) -> usize {
 }
 
 /// The limit of open files that `connections` need.
-pub fn needed(connections: usize, open: usize, sinks: usize) -> usize {
-    reserve(open, sinks) + connections + overloaded_beside(connections)
+pub fn needed(connections: usize, open: usize, users: Users) -> usize {
+    reserve(open, users) + connections + overloaded_beside(connections)
 }
 
 /// Connections that may linger (R15) beside `connections` and those that are refused: what the limit of open files leaves, at
 /// most [`LINGERING_MAX`].
-pub fn lingering_beside(connections: usize, sinks: usize) -> usize {
+pub fn lingering_beside(connections: usize, users: Users) -> usize {
     let limit =
         getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
-    limit.saturating_sub(needed(connections, open_now(), sinks)).min(LINGERING_MAX)
+    limit.saturating_sub(needed(connections, open_now(), users)).min(LINGERING_MAX)
 }
 
-fn reserve(open: usize, sinks: usize) -> usize {
-    open + DESCRIPTORS_OF_SERVER + sinks * DESCRIPTORS_PER_SINK
+fn reserve(open: usize, users: Users) -> usize {
+    open + DESCRIPTORS_OF_SERVER
+        + users.sinks * DESCRIPTORS_PER_SINK
+        + users.event_loops.saturating_sub(1) * DESCRIPTORS_PER_LOOP
 }
 
 /// Descriptors that this process has open; the three standard streams where the system does not show them.
@@ -102,19 +111,21 @@ struct Contextual {
 mod tests {
     use super::*;
 
+    const ONE: Users = Users { sinks: 1, event_loops: 1 };
+
     #[test]
     fn connections_and_refused_ones_leave_the_reserve_alone() {
-        for sinks in [0, 1, 20] {
+        for users in [Users { sinks: 0, event_loops: 1 }, ONE, Users { sinks: 20, event_loops: 64 }] {
             for limit in 0..5_000 {
-                let connections = connections_within(limit, 3, sinks);
+                let connections = connections_within(limit, 3, users);
                 let beside = overloaded_beside(connections);
-                let fits = reserve(3, sinks) + connections + beside <= limit;
-                assert!(fits || connections == 1, "{limit}: {connections} connections, {sinks} sinks");
-                assert!(!fits || connections_within(needed(connections, 3, sinks), 3, sinks) >= connections);
+                let fits = reserve(3, users) + connections + beside <= limit;
+                assert!(fits || connections == 1, "{limit}: {connections} connections, {users:?}");
+                assert!(!fits || connections_within(needed(connections, 3, users), 3, users) >= connections);
             }
         }
-        assert_eq!(connections_within(needed(16_384, 3, 1), 3, 1), 16_384);
-        assert!(connections_within(needed(16_384, 3, 1) - 1, 3, 1) < 16_384);
+        assert_eq!(connections_within(needed(16_384, 3, ONE), 3, ONE), 16_384);
+        assert!(connections_within(needed(16_384, 3, ONE) - 1, 3, ONE) < 16_384);
     }
 
     #[test]

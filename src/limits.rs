@@ -88,6 +88,8 @@ pub const OVERLOADED_CONNECTIONS_LOWEST: usize = 8;
 /// Descriptors that the server needs beside those of its connections, its sinks and whatever was open before: lock, poll,
 /// waker, signals, listener, two segments of two descriptors, directories, dead letters; 12 at rest.
 pub const DESCRIPTORS_OF_SERVER: usize = 32;
+/// Descriptors of each event loop beside the first: poll and waker.
+pub const DESCRIPTORS_PER_LOOP: usize = 2;
 /// Descriptors of one sink: a database of three files, its log reader, position file and dead letters with their
 /// directories, or a connection to each node of a small cluster.
 pub const DESCRIPTORS_PER_SINK: usize = 16;

@@ -19,7 +19,8 @@ pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
         None => info!("no settings file"),
     }
     let mut config = settings.config;
-    config.server.max_connections = connections_within_descriptors(config.server.max_connections, config.sinks.len());
+    let users = descriptors::Users { sinks: config.sinks.len(), event_loops: config.event_loops(server::cores()) };
+    config.server.max_connections = connections_within_descriptors(config.server.max_connections, users);
     #[cfg(feature = "profiling")]
     let profile = super::profile::Profile::start()?;
     let ended = server::run(&config, |address| {
@@ -36,7 +37,7 @@ pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
 
 /// Raises the soft limit of open files to the hard one. Returns how many of the `wanted` connections it leaves room for
 /// beside the reserve of log and sinks, with a warning where those are fewer.
-fn connections_within_descriptors(wanted: usize, sinks: usize) -> usize {
+fn connections_within_descriptors(wanted: usize, users: descriptors::Users) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     if let Err(error) = &raised {
@@ -45,11 +46,11 @@ fn connections_within_descriptors(wanted: usize, sinks: usize) -> usize {
     let limit = if raised.is_ok() { maximum } else { current };
     let Some(limit) = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX)) else { return wanted };
     let open = descriptors::open_now();
-    let allowed = descriptors::connections_within(limit, open, sinks);
+    let allowed = descriptors::connections_within(limit, open, users);
     if allowed < wanted {
         warn!(
             open_files_limit = limit,
-            open_files_needed = descriptors::needed(wanted, open, sinks),
+            open_files_needed = descriptors::needed(wanted, open, users),
             configured = wanted,
             allowed,
             "lowered server.max_connections: too few open files are allowed; raise the hard limit (LimitNOFILE=, ulimit -Hn), \

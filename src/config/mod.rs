@@ -76,7 +76,7 @@ pub struct Server {
     /// At most a quarter of `buffer_bytes`.
     pub max_body_bytes: usize,
     pub buffer_bytes: usize,
-    /// 0: see [`Server::loops`].
+    /// 0: see [`Config::event_loops`].
     pub event_loops: usize,
     pub max_connections: usize,
     /// Silent connections that have shown neither a valid HELLO nor a whole HTTP head.
@@ -91,18 +91,22 @@ pub struct Server {
     pub allow_plaintext_tokens: bool,
 }
 
-impl Server {
+impl Config {
     /// How many event loops there are on `cores` cores: what is set, or one per core, at most [`EVENT_LOOPS_DEFAULT_MAX`],
-    /// and fewer where their parts of the pool would be too small.
-    pub fn loops(&self, cores: usize) -> usize {
-        let lowest = Shares::lowest_buffer_bytes(self.max_body_bytes, self.max_frame_bytes);
-        let part = lowest.max(EVENT_LOOP_BUFFER_BYTES_LOWEST).max(8 * self.max_frame_bytes);
-        match self.event_loops {
-            0 => cores.min(EVENT_LOOPS_DEFAULT_MAX).min(self.buffer_bytes / part).max(1),
+    /// and fewer where their parts of the pool would be too small for a body, a frame, or a sink's batch.
+    pub fn event_loops(&self, cores: usize) -> usize {
+        let server = &self.server;
+        let lowest = Shares::lowest_buffer_bytes(server.max_body_bytes, server.max_frame_bytes);
+        let batch = self.sinks.iter().map(|sink| sink.batch.max_bytes).max().unwrap_or(0);
+        let part = lowest.max(EVENT_LOOP_BUFFER_BYTES_LOWEST).max(8 * server.max_frame_bytes).max(4 * batch);
+        match server.event_loops {
+            0 => cores.min(EVENT_LOOPS_DEFAULT_MAX).min(server.buffer_bytes / part).max(1),
             loops => loops,
         }
     }
+}
 
+impl Server {
     /// The part of `buffer_bytes` that each loop has, as far as it is set; of one loop it is all.
     pub fn part_bytes(&self) -> usize {
         self.buffer_bytes / self.event_loops.max(1)

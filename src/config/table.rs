@@ -75,7 +75,8 @@ const SERVER: Section = Section {
             default: Value::Count(0),
             form: Form::Count { min: 0, max: limits::EVENT_LOOPS_LIMIT as u64 },
             doc: "Threads that serve connections; each has an equal part of buffer_bytes, to which the limits on frames and \
-                  bodies apply. 0: one per core, at most 4, and fewer where a part would be below 16 MiB.",
+                  bodies apply. 0: one per core, at most 4, and fewer where a part would be below 16 MiB or too small for a \
+                  body, a frame or a sink's batch.",
         },
         Setting {
             key: "max_connections",

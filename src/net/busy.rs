@@ -5,7 +5,7 @@
 //!        busy      idle     busy    idle  … a second is over: what was busy of it is shown
 //! ```
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::net::shared::Moment;
@@ -20,12 +20,13 @@ pub struct Busy {
     ratio: AtomicU64,
     /// When the ratio was shown.
     shown: Moment,
-    in_turn: AtomicBool,
+    /// When the turn that it is in began.
+    turn: Moment,
 }
 
 impl Busy {
     pub fn new() -> Self {
-        Self { ratio: AtomicU64::new(0), shown: Moment::new(), in_turn: AtomicBool::new(false) }
+        Self { ratio: AtomicU64::new(0), shown: Moment::new(), turn: Moment::new() }
     }
 
     /// 0 to 1, of the last second or two.
@@ -33,7 +34,7 @@ impl Busy {
         match self.shown.get() {
             Some(shown) if now < shown + 2 * WINDOW => f64::from_bits(self.ratio.load(Ordering::Relaxed)),
             // For longer than a window it has been in one turn, or has waited.
-            _ => f64::from(u8::from(self.in_turn.load(Ordering::Relaxed))),
+            _ => f64::from(u8::from(self.turn.get().is_some_and(|began| now >= began + WINDOW))),
         }
     }
 }
@@ -54,13 +55,13 @@ impl BusyMeter {
     /// The loop has waited, and goes on.
     pub fn turn_begins(&mut self, now: Instant, shown: &Busy) {
         self.turn_began = now;
-        shown.in_turn.store(true, Ordering::Relaxed);
+        shown.turn.set(Some(now));
     }
 
     /// The loop is about to wait.
     pub fn turn_ends(&mut self, now: Instant, shown: &Busy) {
         self.busy += now.saturating_duration_since(self.turn_began);
-        shown.in_turn.store(false, Ordering::Relaxed);
+        shown.turn.set(None);
         let window = now.saturating_duration_since(self.window_began);
         if window >= WINDOW {
             let ratio = self.busy.as_secs_f64() / window.as_secs_f64();
@@ -88,6 +89,7 @@ mod tests {
         // It waits.
         assert_eq!(shown.ratio(at(10_000)), 0.0);
         meter.turn_begins(at(10_000), &shown);
+        assert_eq!(shown.ratio(at(10_001)), 0.0, "in the turn that shows it");
         assert_eq!(shown.ratio(at(20_000)), 1.0, "in a turn of ten seconds");
     }
 }

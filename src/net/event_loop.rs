@@ -63,25 +63,28 @@ pub struct Parts {
     poll: Poll,
     waker: Arc<Waker>,
     /// From here on a signal waits for the loop.
-    signals: Signals,
+    signals: Option<Signals>,
 }
 
 impl Parts {
     pub fn new() -> Result<Self, LoopError> {
-        Self::with_signals(&DRAIN_SIGNALS)
+        let mut parts = Self::without_signals()?;
+        let mut signals = Signals::new(DRAIN_SIGNALS).map_err(failed("listening for signals"))?;
+        let registered = parts.poll.registry().register(&mut signals, SIGNALS, Interest::READABLE);
+        registered.map_err(failed("registering signals"))?;
+        parts.signals = Some(signals);
+        Ok(parts)
     }
 
     /// One for each of `count` loops; the first one listens for signals.
     pub fn of_loops(count: usize) -> Result<Vec<Self>, LoopError> {
-        (0..count.max(1)).map(|index| if index == 0 { Self::new() } else { Self::with_signals(&[]) }).collect()
+        (0..count.max(1)).map(|index| if index == 0 { Self::new() } else { Self::without_signals() }).collect()
     }
 
-    fn with_signals(signals: &[i32]) -> Result<Self, LoopError> {
+    fn without_signals() -> Result<Self, LoopError> {
         let poll = Poll::new().map_err(failed("creating the poll"))?;
         let waker = Waker::new(poll.registry(), WAKER).map_err(failed("creating the waker"))?;
-        let mut signals = Signals::new(signals).map_err(failed("listening for signals"))?;
-        poll.registry().register(&mut signals, SIGNALS, Interest::READABLE).map_err(failed("registering signals"))?;
-        Ok(Self { poll, waker: Arc::new(waker), signals })
+        Ok(Self { poll, waker: Arc::new(waker), signals: None })
     }
 
     /// Wakes the loop from any thread.
@@ -118,7 +121,8 @@ pub struct ConnectionLimits {
 
 pub struct EventLoop {
     poll: Poll,
-    signals: Signals,
+    /// Of the first loop only.
+    signals: Option<Signals>,
     listener: Option<Listener>,
     connections: Connections,
     drain_timeout: Duration,

@@ -179,7 +179,9 @@ impl Ingress {
     /// Looks how far the required sinks are, before anybody is acknowledged.
     pub fn look_at_sinks(&self) {
         if self.shared.settings.has_log() {
-            self.own_watermarks().delivered((self.shared.delivered_position)());
+            let position = (self.shared.delivered_position)();
+            // Those of the other loops too: an agent that has come from one waits for its tickets.
+            self.shared.watermarks.iter().for_each(|watermarks| watermarks.delivered(position));
         }
     }
 
@@ -318,6 +320,7 @@ impl receive::Ingress for FrameIngress<'_> {
 
     fn bye(&mut self, last_seq: u64) {
         self.ingress.log_bye(last_seq, self.origin);
+        self.ingress.an_agent_leaves();
     }
 }
 

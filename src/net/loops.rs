@@ -24,6 +24,8 @@ pub enum Message {
     Replace { older: ConnectionId, newer: ConnectionId },
     /// The mark for which your connection waits has been given back.
     Free(ConnectionId),
+    /// Close the connection of yours that has lingered for the longest time: there is no room for a new one.
+    MakeRoom,
     /// The server shuts down.
     Drain,
 }
@@ -72,7 +74,12 @@ impl Loops {
 
     /// Connections of all loops that are not answered and half-closed.
     pub fn serving(&self) -> usize {
-        self.connections().saturating_sub(self.lingering.load(Ordering::Relaxed))
+        self.connections().saturating_sub(self.lingering())
+    }
+
+    /// Connections of all loops that are answered and half-closed.
+    pub fn lingering(&self) -> usize {
+        self.lingering.load(Ordering::Relaxed)
     }
 
     /// A connection has begun to linger.

@@ -106,14 +106,15 @@ impl Shared {
         reached()
     }
 
-    /// Whether everything that agents have sent through other loops which they have left is in the log (R5), or taken where
-    /// there is none.
-    pub fn others_settled(&self, own: LoopId) -> bool {
-        let level = self.settings.settled_level();
-        self.states.iter().enumerate().filter(|(index, _)| *index != own.index()).all(|(index, state)| {
-            let left = Ticket { event_loop: LoopId(index as u8), number: state.left_ticket.load(Ordering::Acquire) };
-            self.has_reached(own, left, level)
-        })
+    /// The last tickets of what agents have sent through the loops other than `own` and left: what an agent whose mark is
+    /// free has sent through these is at or below them.
+    pub fn left_tickets(&self, own: LoopId) -> Vec<Ticket> {
+        let others = self.states.iter().enumerate().filter(|(index, _)| *index != own.index());
+        let left = |(index, state): (usize, &LoopState)| Ticket {
+            event_loop: LoopId(index as u8),
+            number: state.left_ticket.load(Ordering::Acquire),
+        };
+        others.map(left).collect()
     }
 
     /// Wakes the loops that wait for a watermark of the loop `moved`.
@@ -198,7 +199,7 @@ pub struct LoopState {
     /// Connections wait for memory or ring since then.
     pub starved_since: Moment,
     pub busy: Busy,
-    /// The last ticket that it had given out when an agent last left it.
+    /// The last ticket that it had given out when an agent last left it (R5).
     pub left_ticket: AtomicU64,
     /// When a POST was last refused for want of memory or ring.
     pub post_refused: Moment,

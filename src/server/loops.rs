@@ -99,7 +99,7 @@ impl Sharing {
         Arc::new(Shared {
             settings: session_settings(config, self.server_id, has_required_sinks),
             http: http_settings(config),
-            limits: connection_limits(config),
+            limits: connection_limits(config, owned.len()),
             tokens: self.tokens,
             marks: Mutex::new(self.marks),
             metrics: self.metrics,
@@ -158,10 +158,11 @@ fn http_settings(config: &Config) -> http::Settings {
     }
 }
 
-fn connection_limits(config: &Config) -> ConnectionLimits {
+fn connection_limits(config: &Config, event_loops: usize) -> ConnectionLimits {
     let server = &config.server;
+    let users = descriptors::Users { sinks: config.sinks.len(), event_loops };
     ConnectionLimits {
-        lingering: descriptors::lingering_beside(server.max_connections, config.sinks.len()),
+        lingering: descriptors::lingering_beside(server.max_connections, users),
         max_connections: server.max_connections,
         max_unauthenticated: server.max_unauthenticated,
     }
@@ -206,7 +207,14 @@ pub fn run(event_loops: Vec<EventLoop>) -> Result<End, ServerError> {
     let mut others = Vec::new();
     for (index, mut event_loop) in event_loops.enumerate() {
         let name = format!("loop {}", index + 1);
-        let run = move || event_loop.run();
+        let run = move || {
+            let ended = event_loop.run();
+            if let Err(error) = &ended {
+                tracing::error!(%error, event_loop = index + 1, "an event loop failed, the server ends");
+                event_loop.tell_others_to_drain();
+            }
+            ended
+        };
         others.push(thread::Builder::new().name(name).spawn(run).map_err(system("thread for an event loop"))?);
     }
     let mut ended = first.run();

@@ -112,9 +112,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let mut random = Random::from_system();
     let metrics = Metrics::new().map_err(io::Error::other).map_err(system("metrics"))?;
     let Keeping { server_id, log, marks } = identity::open_log(config, &mut random)?;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let event_loops = server.loops(cores);
-    let parts = Parts::of_loops(event_loops)?;
+    let parts = Parts::of_loops(config.event_loops(cores()))?;
     drain::exit_on_second_signal().map_err(system("signal slot"))?;
     let drain = Arc::new(Drain::default());
 
@@ -155,6 +153,11 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     started(address);
     let end = loops::run(event_loops)?;
     Ending { log_thread, routers, drain, health, promises, has_log }.finish(end)
+}
+
+/// How many threads this machine runs at the same time.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Starts a router for each sink, and gives their stores a moment to answer.

@@ -63,6 +63,22 @@ struct Entry {
     last_seen: Instant,
     /// Whose session holds the mark.
     lent_to: Option<ConnectionId>,
+    /// The newest connection that waits for it.
+    waiting: Option<ConnectionId>,
+}
+
+/// Who sends a HELLO.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking {
+    pub connection: ConnectionId,
+    /// The same HELLO was shown before, and had to wait for the mark.
+    pub again: bool,
+}
+
+impl From<ConnectionId> for Asking {
+    fn from(connection: ConnectionId) -> Self {
+        Self { connection, again: false }
+    }
 }
 
 /// A mark as the log keeps it.
@@ -84,6 +100,8 @@ pub enum Greeted {
     Accepted(Greeting, Mark),
     /// An older connection holds the mark: close it, then ask again (R5).
     LentTo(ConnectionId),
+    /// While the HELLO waited, a newer connection of the agent came: this one is to be closed.
+    Superseded,
 }
 
 /// What the agent is told, and what WELCOME waits for.
@@ -149,7 +167,7 @@ impl Marks {
         let Restored { agent_id, epoch, last_seq, last_crc, has_frames, age } = restored;
         let last_seen = now.checked_sub(age).unwrap_or(now);
         let mark = Mark { epoch, last_seq, last_crc, last_ticket: ticket, has_frames };
-        self.entries.insert(agent_id, Entry { mark, last_seen, lent_to: None });
+        self.entries.insert(agent_id, Entry { mark, last_seen, lent_to: None, waiting: None });
     }
 
     pub fn len(&self) -> usize {
@@ -169,10 +187,11 @@ impl Marks {
         agent_id: AgentId,
         epoch: u64,
         oldest_seq: u64,
-        connection: ConnectionId,
+        asking: impl Into<Asking>,
         now: Instant,
         random: u64,
     ) -> Result<Greeted, GreetingError> {
+        let Asking { connection, again } = asking.into();
         let before_oldest = oldest_seq.saturating_sub(1);
         let Some(entry) = self.entries.get_mut(&agent_id) else {
             self.make_room(now)?;
@@ -185,14 +204,18 @@ impl Marks {
                 last_ticket: Ticket::default(),
                 has_frames: false,
             };
-            self.entries.insert(agent_id, Entry { mark, last_seen: now, lent_to: Some(connection) });
+            self.entries.insert(agent_id, Entry { mark, last_seen: now, lent_to: Some(connection), waiting: None });
             return Ok(Greeted::Accepted(Greeting::new(&mark, oldest_seq, false, 0), mark));
         };
         let current = entry.mark.epoch;
         if epoch != 0 && epoch < current {
             return Err(GreetingError::Fenced { epoch, current });
         }
+        if again && entry.waiting != Some(connection) {
+            return Ok(Greeted::Superseded);
+        }
         if let Some(older) = entry.lent_to {
+            entry.waiting = Some(connection);
             return Ok(Greeted::LentTo(older));
         }
         let mark = &mut entry.mark;
@@ -210,17 +233,24 @@ impl Marks {
             }
             (mark.epoch, mark.last_seq, mark.last_crc) = (epoch, before_oldest, None);
         }
-        (entry.last_seen, entry.lent_to) = (now, Some(connection));
+        (entry.last_seen, entry.lent_to, entry.waiting) = (now, Some(connection), None);
         Ok(Greeted::Accepted(Greeting::new(mark, oldest_seq, resumed, missing), *mark))
     }
 
-    /// `connection` is gone and gives the mark of its agent back.
-    pub fn give_back(&mut self, agent_id: &AgentId, mark: Mark, connection: ConnectionId, now: Instant) {
+    /// `connection` is gone and gives the mark of its agent back. `is_replaced`: to a newer connection of the agent.
+    pub fn give_back(
+        &mut self,
+        agent_id: &AgentId,
+        mark: Mark,
+        connection: ConnectionId,
+        is_replaced: bool,
+        now: Instant,
+    ) {
         let Some(entry) = self.entries.get_mut(agent_id).filter(|entry| entry.lent_to == Some(connection)) else {
             return;
         };
-        *entry = Entry { mark, last_seen: now, lent_to: None };
-        if !mark.has_frames {
+        (entry.mark, entry.last_seen, entry.lent_to) = (mark, now, None);
+        if !mark.has_frames && !is_replaced {
             // It never sent a frame, so there is nothing to tell apart: HELLOs alone cannot fill the table.
             self.entries.remove(agent_id);
         }
@@ -303,7 +333,7 @@ mod tests {
     fn send(marks: &mut Marks, agent: AgentId, mut mark: Mark, seqs: std::ops::RangeInclusive<u64>, now: Instant) {
         seqs.for_each(|seq| mark.advance(seq, seq as u32 * 11, ticket(seq + 4)));
         let connection = marks.entries[&agent].lent_to.unwrap();
-        marks.give_back(&agent, mark, connection, now);
+        marks.give_back(&agent, mark, connection, false, now);
     }
 
     #[test]
@@ -320,19 +350,52 @@ mod tests {
         assert_eq!((second.epoch, second.last_seq, second.resumed), (first.epoch + 1, 0, false));
     }
 
+    /// Whichever of two that wait is shown again first.
+    #[test]
+    fn of_two_connections_that_wait_the_newer_one_gets_the_mark() {
+        for newer_first in [false, true] {
+            let (mut marks, now) = marks();
+            let (greeting, mark) = accepted(&mut marks, A, (0, 1), id(1), (now, 7));
+            let greet = |marks: &mut Marks, connection, again| {
+                marks.greet(A, greeting.epoch, 1, Asking { connection, again }, now, 0).unwrap()
+            };
+            assert_eq!(greet(&mut marks, id(2), false), Greeted::LentTo(id(1)));
+            assert_eq!(greet(&mut marks, id(3), false), Greeted::LentTo(id(1)));
+            marks.give_back(&A, mark, id(1), true, now);
+            let order = if newer_first { [3, 2] } else { [2, 3] };
+            for number in order {
+                let greeted = greet(&mut marks, id(number), true);
+                assert_eq!(matches!(greeted, Greeted::Accepted(..)), number == 3, "{greeted:?}");
+                assert_eq!(matches!(greeted, Greeted::Superseded), number == 2, "{greeted:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_agent_without_frames_that_comes_again_is_resumed() {
+        let (mut marks, now) = marks();
+        let (greeting, mark) = accepted(&mut marks, A, (0, 1), id(1), (now, 7));
+        assert_eq!(marks.greet(A, greeting.epoch, 1, id(2), now, 0), Ok(Greeted::LentTo(id(1))));
+        marks.give_back(&A, mark, id(1), true, now);
+        let (greeting, mark) = accepted(&mut marks, A, (greeting.epoch, 1), id(2), (now, 8));
+        assert!(greeting.resumed);
+        marks.give_back(&A, mark, id(2), false, now);
+        assert!(marks.is_empty(), "HELLOs alone are not remembered");
+    }
+
     #[test]
     fn a_mark_is_lent_to_one_connection_and_a_newer_one_waits_for_it() {
         let (mut marks, now) = marks();
         let (greeting, mut mark) = accepted(&mut marks, A, (0, 1), id(1), (now, 7));
         mark.advance(1, 11, ticket(5));
         assert_eq!(marks.greet(A, greeting.epoch, 1, id(2), now, 0), Ok(Greeted::LentTo(id(1))));
-        marks.give_back(&A, mark, id(9), now);
+        marks.give_back(&A, mark, id(9), false, now);
         assert_eq!(
             marks.greet(A, greeting.epoch, 1, id(2), now, 0),
             Ok(Greeted::LentTo(id(1))),
             "connection 9 holds nothing"
         );
-        marks.give_back(&A, mark, id(1), now);
+        marks.give_back(&A, mark, id(1), false, now);
         let (again, lent) = accepted(&mut marks, A, (greeting.epoch, 1), id(2), (now, 0));
         assert_eq!((again.last_seq, again.after_ticket, lent), (1, ticket(5), mark));
         let older = GreetingError::Fenced { epoch: greeting.epoch - 1, current: greeting.epoch };
@@ -395,7 +458,7 @@ mod tests {
         for connection in 0..100 {
             let agent = [connection as u8 + 1; 16];
             let (_, mark) = accepted(&mut marks, agent, (0, 1), id(connection), (now, 7));
-            marks.give_back(&agent, mark, id(connection), now);
+            marks.give_back(&agent, mark, id(connection), false, now);
         }
         assert!(marks.is_empty());
     }
@@ -454,13 +517,13 @@ mod tests {
         });
         let full = Err(GreetingError::TooManyAgents { max: 2 });
         assert_eq!(marks.greet([3; 16], 0, 1, id(3), now + 48 * HOUR, 7), full, "both are connected");
-        marks.give_back(&A, a, id(1), now + HOUR);
-        marks.give_back(&B, b, id(99), now);
+        marks.give_back(&A, a, id(1), false, now + HOUR);
+        marks.give_back(&B, b, id(99), false, now);
         assert_eq!(marks.greet([3; 16], 0, 1, id(3), now + 24 * HOUR, 7), full, "A was seen an hour later");
         // The sweep at 48 h found nothing disconnected and is due again 24 h later.
         let late = now + 73 * HOUR;
         accepted(&mut marks, [3; 16], (0, 1), id(3), (late, 7));
-        marks.give_back(&B, b, id(2), late);
+        marks.give_back(&B, b, id(2), false, late);
         assert!(!accepted(&mut marks, B, (0, 1), id(4), (late, 7)).0.resumed && marks.len() == 2);
     }
 }

@@ -82,6 +82,8 @@ pub enum End {
     Greeted(Greeting),
     /// Before a HELLO: an older connection of the agent holds its mark. Close that one, then offer the HELLO again (R5).
     LentTo(ConnectionId),
+    /// Before a HELLO that has waited: a newer connection of the agent has come. Close without a word (R5).
+    Superseded,
     /// Behind a BYE: flush and close without a word.
     Bye,
     /// A GOAWAY is written: flush and close.
@@ -112,6 +114,7 @@ impl ServerSession {
             match self.frame(&header, payload, turn, out) {
                 Step::Greeted(greeting) => return Consumed { bytes: at + length, end: End::Greeted(greeting) },
                 Step::LentTo(older) => break End::LentTo(older),
+                Step::Superseded => break End::Superseded,
                 Step::Close(code) => break End::Closed(code),
                 // Of an unknown kind that may be skipped; there is nothing else before a HELLO.
                 Step::Continue | Step::Data | Step::Refuse(..) | Step::Bye { .. } => at += length,
@@ -193,10 +196,12 @@ impl ServerSession {
             }
             Step::Bye { last_seq } => {
                 ingress.bye(last_seq);
+                ingress.turn(|turn| self.forget(turn));
                 return Some(End::Bye);
             }
             Step::Greeted(greeting) => return Some(End::Greeted(greeting)),
             Step::LentTo(older) => return Some(End::LentTo(older)),
+            Step::Superseded => return Some(End::Superseded),
             Step::Close(code) => return Some(End::Closed(code)),
         };
         // Where answers pile up, a NACK says its code only: what a turn adds for one peer stays bounded.

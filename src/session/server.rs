@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::marks::{AgentId, Greeted, Greeting, GreetingError, Mark, Marks, Place};
+use super::marks::{AgentId, Asking, Greeted, Greeting, GreetingError, Mark, Marks, Place};
 use crate::ids::{ConnectionId, Ticket};
 use crate::limits::{
     ACK_REPEAT, FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, RETRY_HINT_MS, STALLED_FRAME_TIMEOUT,
@@ -99,12 +99,14 @@ pub(super) enum Step {
     Greeted(Greeting),
     /// An older connection of the agent holds its mark: close that one, then show the HELLO again (R5).
     LentTo(ConnectionId),
+    /// While the HELLO waited, a newer connection of the agent came: close without a word (R5).
+    Superseded,
     /// The next DATA of the sequence: check and store its payload, then call [`ServerSession::taken`].
     Data,
     /// A DATA that can never be stored; keep it in the dead letters, then call [`ServerSession::taken`] with the code.
     Refuse(NackCode, &'static str),
-    /// BYE: the agent is done, and its mark is deleted. If there is a log, put that in there too, with the last number
-    /// that was acknowledged; then flush and close, without a GOAWAY.
+    /// BYE: the agent is done. If there is a log, put that in there, with the last number that was acknowledged; then call
+    /// [`ServerSession::forget`], flush and close, without a GOAWAY.
     Bye { last_seq: u64 },
     /// GOAWAY is written: flush, linger, close. The name is for logs and counters.
     Close(GoawayCode),
@@ -177,6 +179,8 @@ pub struct ServerSession {
     acked_at: Instant,
     /// A duplicate came: say again what is acknowledged.
     ack_due: bool,
+    /// Its HELLO was shown to the marks, and may have had to wait.
+    has_asked: bool,
     /// The caller does not read this connection: its peer must not be blamed, and hears the last ACK every second.
     paused: bool,
     keepalive: Duration,
@@ -199,6 +203,7 @@ impl ServerSession {
             acked_seq: 0,
             acked_at: now,
             ack_due: false,
+            has_asked: false,
             paused: false,
             keepalive: settings.keepalive,
         }
@@ -262,7 +267,7 @@ impl ServerSession {
                 Step::Continue
             }
             (State::Streaming, FrameKind::Pong) => Step::Continue,
-            (State::Streaming, FrameKind::Bye) => self.bye(turn),
+            (State::Streaming, FrameKind::Bye) => self.bye(),
             (State::Streaming, FrameKind::Hello) => {
                 Step::Close(self.close(GoawayCode::Protocol, "a second HELLO", random, out))
             }
@@ -289,8 +294,10 @@ impl ServerSession {
         if wanted > settings.highest_ack {
             return Err((GoawayCode::AckLevel, settings.not_offered(wanted as u32)));
         }
+        let asking = Asking { connection: self.connection, again: self.has_asked };
+        self.has_asked = true;
         let greeted = lock(turn.marks)
-            .greet(hello.agent_id, hello.epoch, hello.oldest_seq, self.connection, turn.now, turn.random)
+            .greet(hello.agent_id, hello.epoch, hello.oldest_seq, asking, turn.now, turn.random)
             .map_err(|error| match error {
                 GreetingError::Fenced { .. } => (GoawayCode::Fenced, error.into()),
                 GreetingError::TooManyAgents { .. } => (GoawayCode::Overloaded, error.into()),
@@ -299,6 +306,7 @@ impl ServerSession {
         let (greeting, mark) = match greeted {
             Greeted::Accepted(greeting, mark) => (greeting, mark),
             Greeted::LentTo(older) => return Ok(Step::LentTo(older)),
+            Greeted::Superseded => return Ok(Step::Superseded),
         };
         (self.agent_id, self.mark) = (hello.agent_id, Some(mark));
         self.name = hello.name.to_owned();
@@ -346,16 +354,20 @@ impl ServerSession {
         welcome.encode(out);
     }
 
-    /// BYE: deletes the agent's mark (R3). While a frame is not acknowledged nothing changes, for the agent may come back
-    /// and send the frame again.
-    fn bye(&mut self, turn: &mut Turn<'_>) -> Step {
+    /// BYE: the agent's mark is to be deleted (R3). While a frame is not acknowledged nothing changes, for the agent may
+    /// come back and send the frame again.
+    fn bye(&mut self) -> Step {
         if self.ack_due || self.mark.is_none_or(|mark| mark.last_seq != self.acked_seq) {
             return Step::Continue;
         }
-        lock(turn.marks).forget(&self.agent_id, self.connection);
-        self.mark = None;
         self.state = State::Left;
         Step::Bye { last_seq: self.acked_seq }
+    }
+
+    /// Deletes the agent's mark, once its BYE is on its way into the log.
+    pub(super) fn forget(&mut self, turn: &Turn<'_>) {
+        self.mark = None;
+        lock(turn.marks).forget(&self.agent_id, self.connection);
     }
 
     fn data(&mut self, header: &Header, turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Step {
@@ -546,10 +558,10 @@ impl ServerSession {
     }
 
     /// The connection is gone, or replaced by a newer one: gives the agent's mark back. Nothing more is taken.
-    pub fn leave(&mut self, marks: &mut Marks, now: Instant) {
+    pub fn leave(&mut self, is_replaced: bool, marks: &mut Marks, now: Instant) {
         self.state = State::Left;
         if let Some(mark) = self.mark.take() {
-            marks.give_back(&self.agent_id, mark, self.connection, now);
+            marks.give_back(&self.agent_id, mark, self.connection, is_replaced, now);
         }
     }
 

@@ -99,7 +99,7 @@ impl Server {
 
     /// What the event loop does with a connection that is gone or replaced.
     fn leave(&mut self, session: &mut ServerSession) {
-        session.leave(&mut self.marks.lock().unwrap(), self.now);
+        session.leave(false, &mut self.marks.lock().unwrap(), self.now);
     }
 
     /// What the event loop does with bytes, without sockets. `input` keeps what is not parsed.

@@ -28,7 +28,7 @@ impl EventLoop {
 
     /// Out of descriptors or kernel memory: one line at once, then one per 10 s, however often the pause is renewed.
     fn accept_paused(&mut self, error: &io::Error) {
-        let (now, connections) = (self.ingress.now, self.connections.len());
+        let (now, connections) = (self.ingress.now, self.ingress.shared.loops.connections());
         self.ingress.shared.metrics.accept_pauses.inc();
         let lacks_descriptors = descriptors::are_exhausted_by(error);
         if lacks_descriptors {
@@ -59,6 +59,8 @@ impl EventLoop {
         }
         let most = limits.max_connections + descriptors::overloaded_beside(limits.max_connections) + limits.lingering;
         if shared.loops.connections() >= most && !self.cut_oldest_lingering() {
+            // Of another loop that takes a moment: the next ones find room.
+            shared.loops.tell_others(self.ingress.event_loop, || Message::MakeRoom);
             if let Some(connections) = shared.log_lines.overflow.allows(1, self.ingress.now) {
                 let max_connections = limits.max_connections;
                 tracing::warn!(connections, %peer, max_connections, "too many connections, closed new ones without an answer");

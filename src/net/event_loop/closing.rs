@@ -110,9 +110,10 @@ impl EventLoop {
         let connections = &self.connections;
         let is_silent = |id: &ConnectionId| connections.get(*id).is_some_and(|connection| connection.is_silent(now));
         let silent: Vec<_> = self.unknown.iter().filter(is_silent).collect();
-        let excess = silent.len().saturating_sub(max);
+        let shared = self.ingress.shared.clone();
+        let most = shared.loops.unknown().saturating_sub(shared.limits.max_unauthenticated);
+        let excess = silent.len().saturating_sub(max).min(most);
         let Some(oldest) = silent.first().and_then(|id| connections.get(*id)).filter(|_| excess > 0) else { return };
-        let shared = &self.ingress.shared;
         if let Some(connections) = shared.log_lines.silent.allows(excess as u64, now) {
             let (peer, max_unauthenticated) = (oldest.peer.address, shared.limits.max_unauthenticated);
             tracing::info!(connections, %peer, max_unauthenticated, "too many silent connections, closed the oldest");
@@ -151,7 +152,8 @@ impl EventLoop {
             let connections = &self.connections;
             self.lingering.enter(id, |id| is_lingering(connections, id));
             self.ingress.shared.loops.lingers();
-            if self.lingering.len() > self.ingress.shared.part_of(LINGERING_MAX) {
+            let shared = &self.ingress.shared;
+            if shared.loops.lingering() > LINGERING_MAX && self.lingering.len() > shared.part_of(LINGERING_MAX) {
                 self.cut_oldest_lingering();
             }
         }

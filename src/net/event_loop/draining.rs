@@ -11,8 +11,10 @@ use crate::wire::GoawayCode;
 
 impl EventLoop {
     pub(super) fn take_signals(&mut self) {
-        let signals: Vec<_> = self.signals.pending().collect();
+        let signals: Vec<_> = self.signals.iter_mut().flat_map(|signals| signals.pending()).collect();
         if !signals.is_empty() && self.drain_until.is_none() {
+            let connections = self.ingress.shared.loops.connections();
+            tracing::info!(connections, "shutting down: draining connections");
             self.begin_drain();
             self.tell_others_to_drain();
         }
@@ -42,7 +44,6 @@ impl EventLoop {
 
     /// R15: no more connections, no more reading; what was taken is acknowledged, then everybody is told.
     pub(super) fn begin_drain(&mut self) {
-        tracing::info!(connections = self.connections.len(), "shutting down: draining connections");
         self.drain_until = Some(self.ingress.now + self.drain_timeout);
         self.ingress.draining = true;
         self.stop_listening();

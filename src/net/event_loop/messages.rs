@@ -3,6 +3,7 @@
 use super::EventLoop;
 use crate::ids::ConnectionId;
 use crate::net::loops::Message;
+use crate::net::protocols::REPLACED;
 
 impl EventLoop {
     /// Does what the other loops have asked for.
@@ -13,10 +14,13 @@ impl EventLoop {
             match message {
                 Message::Connection { stream, peer, overloaded } => self.open(stream, peer, overloaded),
                 Message::Replace { older, newer } => {
-                    self.remove(older, "replaced");
+                    self.remove(older, REPLACED);
                     self.ingress.shared.loops.send(newer.event_loop(), Message::Free(newer));
                 }
                 Message::Free(newer) => self.greet_again(newer),
+                Message::MakeRoom => {
+                    self.cut_oldest_lingering();
+                }
                 Message::Drain => {
                     if !self.draining() {
                         self.begin_drain();
@@ -32,7 +36,7 @@ impl EventLoop {
         while let Some(older) = self.scratch.replaced.pop() {
             if older.event_loop() == self.ingress.event_loop {
                 // It gets no word: an agent that is alive on both would only come back and push the newer one out.
-                self.remove(older, "replaced");
+                self.remove(older, REPLACED);
                 self.greet_again(newer);
             } else {
                 self.ingress.shared.loops.send(older.event_loop(), Message::Replace { older, newer });

@@ -34,7 +34,7 @@ struct Two {
 
 impl Two {
     fn new() -> Self {
-        let parts = [(); 2].map(|()| Parts::with_signals(&[]).unwrap());
+        let parts = [(); 2].map(|()| Parts::without_signals().unwrap());
         parts.iter().for_each(wake_each_second);
         let woken = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
         let (mut owned, mut log_ends) = (Vec::new(), Vec::new());

@@ -42,7 +42,7 @@ struct Bench {
 
 impl Bench {
     fn new(max_connections: usize, lingering: usize) -> Self {
-        let parts = Parts::with_signals(&[]).unwrap();
+        let parts = Parts::without_signals().unwrap();
         wake_each_second(&parts);
         let (ring, log_thread) = ring(SLOTS, Box::new(parts.wake()));
         let pool = Pool::new(POOL_BYTES, Box::new(parts.wake()));

@@ -20,6 +20,8 @@ use crate::wire::header::MAGIC;
 
 /// Why a connection is closed whose agent sent BYE.
 pub const BYE: &str = "bye";
+/// Why a connection is closed whose agent has a newer one.
+pub const REPLACED: &str = "replaced";
 
 pub fn begins_with(first: u8) -> bool {
     first == MAGIC[0]
@@ -45,8 +47,15 @@ struct Frames {
     partial: Option<PartialFrame>,
     /// An older connection of the agent holds its mark, and was asked to close.
     waits_for_mark: bool,
-    /// The agent's epoch is new and not on its way into the log yet; everything up to this number counts as acknowledged.
-    unlogged_epoch: Option<u64>,
+    unlogged_epoch: Option<UnloggedEpoch>,
+}
+
+/// The agent's epoch is new, and not on its way into the log yet.
+struct UnloggedEpoch {
+    /// Everything up to this number counts as acknowledged.
+    last_seq: u64,
+    /// What has to be in the log before: what the agent may have sent through other loops.
+    after: Vec<Ticket>,
 }
 
 impl Protocol for Frames {
@@ -106,9 +115,11 @@ impl Protocol for Frames {
     }
 
     fn closed(&mut self, reason: &'static str, peer: &Peer, ingress: &mut Ingress) {
-        // Before another loop can have the mark.
-        ingress.an_agent_leaves();
-        self.session.leave(&mut ingress.shared.marks(), ingress.now);
+        if self.session.is_authenticated() {
+            // Before another loop can have the mark.
+            ingress.an_agent_leaves();
+        }
+        self.session.leave(reason == REPLACED, &mut ingress.shared.marks(), ingress.now);
         if self.session.is_authenticated() && ingress.shared.log_lines.connections.allows(ingress.now) {
             let Peer { connection, origin, .. } = peer;
             tracing::info!(connection = connection.get(), agent = origin.agent, reason, "agent disconnected");
@@ -187,6 +198,8 @@ impl Frames {
                 cx.scratch.replaced.push(older);
                 Served::Idle
             }
+            // It gets no word, as every connection that is replaced.
+            End::Superseded => Served::Gone(REPLACED),
             End::Closed(code) => Served::Close(code.name()),
             End::All | End::Partial { .. } | End::NoRoom | End::Bye => after_read(cx.socket, end),
         }
@@ -209,7 +222,9 @@ impl Frames {
         });
         ingress.note_level(self.session.level());
         if greeting.new_epoch && ingress.shared.settings.has_log() {
-            self.unlogged_epoch = Some(greeting.last_seq);
+            // After the mark was given back, so that what its agent sent before is at or below these.
+            let after = ingress.shared.left_tickets(ingress.event_loop);
+            self.unlogged_epoch = Some(UnloggedEpoch { last_seq: greeting.last_seq, after });
             self.log_epoch(&peer.origin, ingress);
         }
         if ingress.shared.log_lines.connections.allows(ingress.now) {
@@ -239,10 +254,11 @@ impl Frames {
     /// Puts a new epoch on its way into the log, once what the agent sent before through another loop is in there: the log
     /// tells of epochs in the order in which they were given out. `true`: there is none left to be logged.
     fn log_epoch(&mut self, origin: &Arc<Origin>, ingress: &mut Ingress) -> bool {
-        let Some(last_seq) = self.unlogged_epoch else { return true };
-        let is_due = ingress.has_slots() && ingress.shared.others_settled(ingress.event_loop);
+        let Some(UnloggedEpoch { last_seq, after }) = &self.unlogged_epoch else { return true };
+        let (own, level) = (ingress.event_loop, ingress.shared.settings.settled_level());
+        let is_due = ingress.has_slots() && after.iter().all(|ticket| ingress.shared.has_reached(own, *ticket, level));
         if is_due {
-            ingress.log_epoch(&mut self.session, last_seq, origin);
+            ingress.log_epoch(&mut self.session, *last_seq, origin);
             self.unlogged_epoch = None;
         }
         is_due
@@ -324,7 +340,7 @@ impl Frames {
             End::Bye => return Served::Close(BYE),
             End::Closed(code) => return Served::Close(code.name()),
             // Ours to keep: a HELLO is accepted once, and every frame that was read has its slots.
-            End::Greeted(_) | End::LentTo(_) | End::NoRoom => {
+            End::Greeted(_) | End::LentTo(_) | End::Superseded | End::NoRoom => {
                 unreachable!("parsing stops at the end of what was read, or closes")
             }
             End::Partial { total: None } => cx.socket.unparsed.extend_from_slice(rest),

@@ -9,6 +9,7 @@
 mod frames;
 mod http;
 
+pub use self::frames::REPLACED;
 use std::ops::Range;
 use std::time::Instant;
 
