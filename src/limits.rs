@@ -84,6 +84,7 @@ pub const CONNECTIONS_DEFAULT: usize = 16_384;
 /// Connections above `max_connections` that are accepted all the same, to be refused in their own protocol. At most as many
 /// as `max_connections`, where that is more than the lowest number.
 pub const OVERLOADED_CONNECTIONS_MAX: usize = 64;
+/// Lower bound of [`OVERLOADED_CONNECTIONS_MAX`] when `max_connections` is small.
 pub const OVERLOADED_CONNECTIONS_LOWEST: usize = 8;
 /// Descriptors that the server needs beside those of its connections, its sinks and whatever was open before: lock, poll,
 /// waker, signals, listener, two segments of two descriptors, directories, dead letters; 12 at rest.
@@ -111,6 +112,7 @@ pub const RETRY_HINT_MS: u32 = 2_000;
 
 /// First and largest delay before an agent reconnects; it is uniformly random below that (R16).
 pub const AGENT_BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Largest delay before an agent reconnects; see [`AGENT_BACKOFF_MIN`].
 pub const AGENT_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// From an agent's HELLO to its WELCOME. A server lets it wait while what an older connection sent is settled (R5).
 pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
@@ -293,6 +295,7 @@ pub const REDIS_ANSWER_BYTES_MAX: usize = 64 << 20;
 pub const BATCH_EVENTS_LIMIT: u64 = 1_000_000;
 /// First and largest delay between delivery attempts; the delay is uniformly random below it (full jitter).
 pub const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Largest delay between delivery attempts; see [`RETRY_BACKOFF_MIN`].
 pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A store's own "retry after" is honoured up to this: a mistaken date must not stop a sink for a year.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);

@@ -86,8 +86,10 @@ impl Options {
     }
 }
 
+/// Why a call of [`Client`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    /// The options do not make a HELLO that a server accepts.
     #[error(transparent)]
     Settings(#[from] SettingsError),
     /// The server will not have this agent, or it was closed. Nothing is sent any more.
@@ -98,12 +100,28 @@ pub enum ClientError {
     Frame(#[from] QueueError),
     /// The events before `index` are taken, the others are not.
     #[error("event {index} takes {bytes} bytes; the server takes frames of {max}")]
-    EventTooLarge { index: usize, bytes: usize, max: usize },
+    EventTooLarge {
+        /// Index of the event in the slice that was passed to the call.
+        index: usize,
+        /// Bytes that the event takes in a frame.
+        bytes: usize,
+        /// Largest payload that the server accepts, bytes.
+        max: usize,
+    },
     /// The call has given up waiting; what was taken before stays queued and is still being sent.
     #[error("{address}: no progress for {} s; {reason}", waited.as_secs())]
-    TimedOut { address: String, waited: Duration, reason: String },
+    TimedOut {
+        /// The server's address, as in [`Options`].
+        address: String,
+        /// How long nothing was acknowledged.
+        waited: Duration,
+        /// Why there is no progress, for example the last connection error.
+        reason: String,
+    },
+    /// The operating system provides no random bytes for an `agent_id`.
     #[error("the system gives no random bytes for an agent_id: {0}")]
     Random(getrandom::Error),
+    /// The thread that drives the connection cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
 }
@@ -114,7 +132,14 @@ pub enum Report {
     /// Events refused for good. The server keeps them in its dead letters.
     Refused(Refusal),
     /// A frame that the server took for a protocol error again and again. Nobody else has it now.
-    SetAside { seq: u64, payload: Bytes, events: u32 },
+    SetAside {
+        /// Sequence number of the frame.
+        seq: u64,
+        /// The frame's encoded `EventBatch`.
+        payload: Bytes,
+        /// Number of events in the payload.
+        events: u32,
+    },
 }
 
 /// A connected agent. Dropping it forgets what is not acknowledged; see [`Client::close`].
@@ -247,6 +272,7 @@ impl Client {
         self.progress().acknowledged_events
     }
 
+    /// Sequence numbers and event counts so far.
     pub fn progress(&self) -> Progress {
         self.shared.lock().agent.progress()
     }

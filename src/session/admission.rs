@@ -11,11 +11,28 @@ use crate::wire::NackCode;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
     /// Every event is sound: the payload is stored as it stands.
-    All { events: u32 },
+    All {
+        /// Number of events in the payload.
+        events: u32,
+    },
     /// Some are: their byte ranges are in the scratch list; `reason` is PARTIAL's JSON.
-    Some { events: u32, refused: u32, reason: String },
+    Some {
+        /// Number of accepted events.
+        events: u32,
+        /// Number of refused events.
+        refused: u32,
+        /// JSON that names refused events by their index, for the NACK.
+        reason: String,
+    },
     /// None is, or the payload is no batch.
-    None { code: NackCode, refused: u32, reason: String },
+    None {
+        /// Code of the NACK.
+        code: NackCode,
+        /// Number of refused events; 0 if the payload is not an `EventBatch`.
+        refused: u32,
+        /// Text of the NACK.
+        reason: String,
+    },
 }
 
 /// Checks `payload`, an `EventBatch`. `ranges` is scratch of the caller's: afterwards it holds the accepted ranges,

@@ -48,6 +48,7 @@ pub struct Settings {
     pub agent_id: [u8; 16],
     /// Display name, and the default `source` of the events.
     pub name: String,
+    /// Sent in HELLO; empty if the server requires none.
     pub token: Vec<u8>,
     /// `None`: the server's default.
     pub ack: Option<AckLevel>,
@@ -73,10 +74,15 @@ impl Settings {
 /// Settings that no server would accept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
+    /// `agent_id` is all zero.
     #[error("agent_id is all zero: make 16 random bytes")]
     AgentId,
+    /// Token and name are too long for one HELLO.
     #[error("token and name make a HELLO of {found} bytes; the most is {HELLO_BYTES_MAX}: shorten them")]
-    Hello { found: usize },
+    Hello {
+        /// Bytes of the HELLO's payload.
+        found: usize,
+    },
 }
 
 /// What the driver of the connection does next.
@@ -202,6 +208,7 @@ impl Agent {
         if let State::Stopped(reason) = &self.state { Some(reason) } else { None }
     }
 
+    /// Sequence numbers and event counts so far.
     pub fn progress(&self) -> Progress {
         self.backlog.progress
     }

@@ -56,10 +56,15 @@ pub fn mended(bytes: &[u8]) -> Vec<u8> {
 /// What an agent heard. Texts are for people: some of them quote what has come so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
+    /// WELCOME.
     Welcome,
+    /// ACK of this sequence number.
     Ack(u64),
+    /// NACK of this sequence number.
     Nack(u64, NackCode),
+    /// PONG with this echo.
     Pong(u64),
+    /// GOAWAY, with the last acknowledged sequence number.
     Goaway(GoawayCode, u64),
 }
 

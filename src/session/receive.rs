@@ -19,6 +19,7 @@ use crate::wire::{AckLevel, Decoded, FrameKind, GoawayCode, Header, NackCode, de
 /// One DATA frame in a source.
 #[derive(Debug, Clone)]
 pub struct Data {
+    /// The frame's header.
     pub header: Header,
     /// Where its payload is in the source.
     pub payload: Range<usize>,
@@ -40,6 +41,7 @@ pub trait Ingress {
     /// What holds the bytes.
     type Source;
 
+    /// The bytes that `source` holds.
     fn bytes(source: &Self::Source) -> &[u8];
 
     /// Runs `call` with the clock and what all sessions share.
@@ -66,6 +68,7 @@ pub trait Ingress {
 pub struct Consumed {
     /// Of the bytes that were offered.
     pub bytes: usize,
+    /// Why parsing stopped there.
     pub end: End,
 }
 
@@ -75,7 +78,10 @@ pub enum End {
     /// At the end of the bytes, and of a frame.
     All,
     /// Within a frame; of `total` bytes, if its header is complete.
-    Partial { total: Option<usize> },
+    Partial {
+        /// Bytes of the whole frame; `None` while its header is incomplete.
+        total: Option<usize>,
+    },
     /// Before a frame for which the ingress has no room.
     NoRoom,
     /// Behind an accepted HELLO: see [`ServerSession::epoch_logged`] and [`ServerSession::settled`].

@@ -27,12 +27,17 @@ use crate::wire::{AckLevel, FrameError, FrameKind, Goaway, GoawayCode, Header, H
 /// What all sessions of a server share.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
+    /// Sent in WELCOME; an agent that sees another one resends what may be missing.
     pub server_id: [u8; 16],
     /// Largest DATA payload, bytes; raw and framed are the same while there is no codec.
     pub max_frame_bytes: u32,
+    /// Payload bytes that an agent may have unacknowledged.
     pub window_bytes: u32,
+    /// Frames that an agent may have unacknowledged.
     pub window_frames: u16,
+    /// The interval sent in WELCOME. A connection that is silent for 1.5 times as long is closed (R13).
     pub keepalive: Duration,
+    /// The level of agents whose HELLO asks for none.
     pub default_ack: AckLevel,
     /// The highest level that can be kept: *received* without a log.
     pub highest_ack: AckLevel,
@@ -63,6 +68,7 @@ impl SessionSettings {
         if self.has_log() { AckLevel::Synced } else { AckLevel::Received }
     }
 
+    /// Largest payloads, for the decoder.
     pub fn payload_caps(&self) -> PayloadCaps {
         PayloadCaps { data: self.max_frame_bytes }
     }
@@ -81,11 +87,15 @@ pub trait Gate {
 
 /// What every call gets: the clock, fresh randomness, and what all sessions of the server share.
 pub struct Turn<'a> {
+    /// Time of the call.
     pub now: Instant,
     /// Seeds a first epoch and the jitter of retry hints.
     pub random: u64,
+    /// Settings of the server.
     pub settings: &'a SessionSettings,
+    /// Marks of all agents.
     pub marks: &'a Mutex<Marks>,
+    /// Decides on the token of a HELLO.
     pub gate: &'a dyn Gate,
 }
 
@@ -183,6 +193,7 @@ pub struct ServerSession {
 }
 
 impl ServerSession {
+    /// A session that waits for HELLO until `now` and its timeout.
     pub fn new(connection: ConnectionId, settings: &SessionSettings, now: Instant) -> Self {
         Self {
             state: State::Opening,
@@ -204,6 +215,7 @@ impl ServerSession {
         }
     }
 
+    /// The level at which DATA is acknowledged; the default until HELLO is accepted.
     pub fn level(&self) -> AckLevel {
         self.level
     }

@@ -19,6 +19,7 @@ impl Tokens {
         Self { tokens: tokens.map(|token| token.as_bytes().to_vec()).collect(), allow_plaintext }
     }
 
+    /// Whether no token is configured.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
