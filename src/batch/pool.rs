@@ -258,14 +258,17 @@ impl Pool {
         fence(Ordering::SeqCst);
     }
 
+    /// Bytes of allocated pages.
     pub fn bytes_in_use(&self) -> usize {
         self.gauge().bytes_in_use()
     }
 
+    /// Bytes of all pages.
     pub fn capacity_bytes(&self) -> usize {
         self.gauge().capacity_bytes()
     }
 
+    /// A view of the pool's use that other threads may keep.
     pub fn gauge(&self) -> PoolGauge {
         PoolGauge(self.region.clone())
     }
@@ -276,10 +279,12 @@ impl Pool {
 pub struct PoolGauge(Arc<Region>);
 
 impl PoolGauge {
+    /// Bytes of allocated pages.
     pub fn bytes_in_use(&self) -> usize {
         self.0.pages_in_use.load(Ordering::Relaxed) * POOL_PAGE_BYTES
     }
 
+    /// Bytes of all pages.
     pub fn capacity_bytes(&self) -> usize {
         self.0.pages * POOL_PAGE_BYTES
     }
@@ -306,10 +311,12 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts(self.run.at(0), self.filled) }
     }
 
+    /// Number of bytes written so far.
     pub fn len(&self) -> usize {
         self.filled
     }
 
+    /// Whether nothing was written yet.
     pub fn is_empty(&self) -> bool {
         self.filled == 0
     }

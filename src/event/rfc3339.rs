@@ -11,10 +11,13 @@ pub const FORMATTED_BYTES: usize = 30;
 /// Why a text is no time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
+    /// The text does not have the form of an RFC 3339 time.
     #[error("not an RFC 3339 time: write it like 2026-11-23T20:15:48.123Z or 2026-11-23T21:15:48+01:00")]
     Syntax,
+    /// A date or time of day that does not exist, such as 30 February.
     #[error("no such date or time of day")]
     NoSuchTime,
+    /// Outside of `[0, 2^63)` nanoseconds.
     #[error("before 1970 or after 2262-04-11T23:47:16.854775807Z")]
     OutOfRange,
 }

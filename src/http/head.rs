@@ -83,23 +83,28 @@ fn target_too_long() -> Refusal {
 pub enum BodyLength {
     /// Content-Length; 0 where neither field is there.
     Known(u64),
+    /// `Transfer-Encoding: chunked`.
     Chunked,
 }
 
 /// A whole head that was found sound. Borrows from the bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Head<'a> {
+    /// As sent; case matters.
     pub method: &'a str,
     /// The path of the target, before `?`. Begins with `/`; `*` for `OPTIONS *`.
     pub path: &'a str,
     /// Of the target: what stands behind `?`.
     pub query: Option<&'a str>,
+    /// How the end of the body is found.
     pub length: BodyLength,
     /// The peer wants the connection to end, or speaks HTTP/1.0.
     pub close: bool,
     /// The peer waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
+    /// Value of `Content-Type`; `None`: absent.
     pub content_type: Option<&'a str>,
+    /// Value of `Content-Encoding`; `None`: absent.
     pub content_encoding: Option<&'a str>,
     /// The token of `Authorization: Bearer`.
     pub bearer: Option<&'a str>,

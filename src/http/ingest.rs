@@ -69,6 +69,7 @@ impl Settled {
         settled
     }
 
+    /// Whether the body had events and every one was refused.
     pub fn nothing_but_refused(&self) -> bool {
         self.accepted == 0 && self.rejected > 0
     }
@@ -83,6 +84,7 @@ impl Settled {
 /// Why nothing of a body was taken.
 #[derive(Debug)]
 pub enum Failed {
+    /// The body breaks a rule; sending it again does not help.
     Refused(Refusal),
     /// Pool or ring have no room for what the body becomes. The body is as it was: try again.
     NoRoom,
@@ -132,6 +134,7 @@ pub struct Needs {
     pub unpacked_bytes: usize,
     /// Bytes of the pool, in pieces of `piece_bytes` that are trimmed once they are full.
     pub packed_bytes: usize,
+    /// Bytes of each of these pieces, at most.
     pub piece_bytes: usize,
     /// Slots of the ring.
     pub slots: usize,
@@ -153,6 +156,7 @@ pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs 
     }
 }
 
+/// The refusal of a body for which the pool has no memory: 503.
 pub fn no_memory() -> Refusal {
     Refusal::new(503, "the server is out of buffers: nothing of this request was taken, send it again")
 }

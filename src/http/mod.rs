@@ -70,14 +70,18 @@ use crate::wire::AckLevel;
 /// The pages that GET and HEAD can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
+    /// `/health`: whether the process is alive.
     Health,
+    /// `/ready`: whether the server accepts events.
     Ready,
+    /// `/metrics`: the metrics as Prometheus text.
     Metrics,
 }
 
 /// A request that was refused or that failed, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused<'a> {
+    /// HTTP status of the answer.
     pub status: u16,
     /// As the peer sent it; empty where the head could not be read.
     pub method: &'a str,
