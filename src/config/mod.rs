@@ -55,12 +55,15 @@ const FILE_DEFAULT: &str = "telemetryx.toml";
 pub struct Config {
     /// Folder of everything that the server keeps.
     pub data_dir: PathBuf,
+    /// `[server]`.
     pub server: Server,
+    /// `[wal]`.
     pub wal: Wal,
     /// What a sink's own batch settings default to.
     pub batch: BatchSettings,
     /// At least one; names differ, and so do the files they write.
     pub sinks: Vec<SinkSettings>,
+    /// `[log]`.
     pub log: Log,
 }
 
@@ -68,6 +71,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
+    /// Where to listen, for frames and HTTP alike; port 0 is any free port.
     pub address: SocketAddr,
     /// Promised to agents and requests that ask for no level; *received* without a log.
     pub ack: AckLevel,
@@ -75,19 +79,25 @@ pub struct Server {
     pub max_frame_bytes: usize,
     /// At most a quarter of `buffer_bytes`.
     pub max_body_bytes: usize,
+    /// Memory for events that no sink has stored yet, bytes; reserved at start.
     pub buffer_bytes: usize,
     /// 0: see [`Server::loops`].
     pub event_loops: usize,
+    /// Open connections; those beyond it are refused.
     pub max_connections: usize,
     /// Silent connections that have shown neither a valid HELLO nor a whole HTTP head.
     pub max_unauthenticated: usize,
     /// Between two requests of one connection.
     pub http_idle_timeout: Duration,
+    /// Agents whose last sequence number is remembered.
     pub max_agents: usize,
+    /// How long a disconnected agent is remembered at least.
     pub dedupe_retention: Duration,
+    /// After SIGTERM, the time that sinks have for what was accepted.
     pub drain_timeout: Duration,
     /// `None`: no token is needed.
     pub tokens_file: Option<PathBuf>,
+    /// Whether tokens are accepted on unencrypted connections from other machines.
     pub allow_plaintext_tokens: bool,
 }
 
@@ -113,10 +123,13 @@ impl Server {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wal {
+    /// `false`: events are in memory only, and *received* is the only ack level.
     pub enabled: bool,
+    /// Bytes of one segment file.
     pub segment_bytes: u64,
     /// At least twice `segment_bytes`.
     pub max_bytes: u64,
+    /// How long events stay in the log after every sink has stored them.
     pub keep: Duration,
 }
 
@@ -124,13 +137,17 @@ pub struct Wal {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
+    /// Form of the log lines.
     pub format: LogFormat,
 }
 
+/// Form of the server's log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
+    /// One line of text per event, for people.
     Text,
+    /// One JSON object per line.
     Json,
 }
 
@@ -138,6 +155,7 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .problems.join("\n"))]
 pub struct ConfigError {
+    /// One line for each problem; at least one.
     pub problems: Vec<String>,
 }
 

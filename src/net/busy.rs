@@ -24,6 +24,7 @@ pub struct Busy {
 }
 
 impl Busy {
+    /// A ratio of 0, before the loop has run.
     pub fn new() -> Self {
         Self { ratio: AtomicU64::new(0), shown: Moment::new(), in_turn: AtomicBool::new(false) }
     }
@@ -47,6 +48,7 @@ pub struct BusyMeter {
 }
 
 impl BusyMeter {
+    /// A meter whose first second begins at `now`.
     pub fn new(now: Instant) -> Self {
         Self { window_began: now, busy: Duration::ZERO, turn_began: now }
     }

@@ -32,12 +32,15 @@ pub enum Phase {
 
 /// Who is at the other end.
 pub struct Peer {
+    /// Number of the connection.
     pub connection: ConnectionId,
+    /// The peer's address, as accepted.
     pub address: SocketAddr,
     /// Nobody can listen in: tokens may be sent.
     pub is_private: bool,
     /// Over `max_connections`: is told so, in its own protocol, and closed.
     pub overloaded: bool,
+    /// When the connection was accepted.
     pub opened: Instant,
     /// It has shown a valid HELLO or a whole HTTP head; others count towards a cap of their own (R12).
     pub is_known: bool,
@@ -45,10 +48,15 @@ pub struct Peer {
     pub origin: Arc<Origin>,
 }
 
+/// A connection of an event loop.
 pub struct Connection {
+    /// Its number; not used again.
     pub id: ConnectionId,
+    /// Its socket, with what is not parsed and not sent yet.
     pub socket: Socket,
+    /// Who is at the other end.
     pub peer: Peer,
+    /// Where the connection is in its life.
     pub phase: Phase,
     /// Is in one of the lists of those to be served.
     pub queued: bool,
@@ -65,6 +73,7 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// An accepted connection, of which nothing was read yet.
     pub fn new(id: ConnectionId, transport: Transport, address: SocketAddr, overloaded: bool, now: Instant) -> Self {
         let ip = address.ip().to_canonical();
         let origin = Origin { agent_id: None, agent: None, default_source: ip.to_string(), epoch: 0 };

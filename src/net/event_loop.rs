@@ -67,6 +67,10 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// Poll, waker and signals for a single loop.
+    ///
+    /// # Errors
+    /// The system has no descriptors left, or refuses the signal handlers.
     pub fn new() -> Result<Self, LoopError> {
         Self::with_signals(&DRAIN_SIGNALS)
     }
@@ -100,7 +104,10 @@ pub enum Ended {
     /// Every connection was told and closed.
     Drained,
     /// The drain timeout was over first; the number of connections cut.
-    TimedOut { connections: usize },
+    TimedOut {
+        /// Connections that were open at that moment.
+        connections: usize,
+    },
     /// The log failed; everybody was told.
     LogFailed,
 }
@@ -116,6 +123,7 @@ pub struct ConnectionLimits {
     pub max_unauthenticated: usize,
 }
 
+/// One event loop with its connections.
 pub struct EventLoop {
     poll: Poll,
     signals: Signals,
@@ -162,6 +170,10 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
+    /// A loop that serves what `listener` accepts, and the connections that other loops hand over.
+    ///
+    /// # Errors
+    /// The listener cannot be added to the poll.
     pub fn new(
         parts: Parts,
         listener: Option<std::net::TcpListener>,

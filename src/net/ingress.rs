@@ -32,10 +32,15 @@ use crate::wire::{AckLevel, Header, NackCode};
 pub const SLOTS_PER_FRAME: usize = 2;
 /// What one loop owns of ingress, and what it shares with the others.
 pub struct Ingress {
+    /// What all loops share.
     pub shared: Arc<Shared>,
+    /// The loop that this belongs to.
     pub event_loop: LoopId,
+    /// Memory that sockets are read into.
     pub intake: Intake,
+    /// The loop's end of its ring to the log thread.
     pub ring: SlotSender,
+    /// For first epochs and the jitter of retry hints.
     pub random: Random,
     /// What this loop counts by itself until its turn ends.
     pub counts: LocalMetrics,
@@ -45,6 +50,7 @@ pub struct Ingress {
     /// That time as HTTP answers show it.
     http_date: http::HttpDate,
     last_ticket: u64,
+    /// Whether the server shuts down: new requests are refused.
     pub draining: bool,
     /// Connections wait for memory or ring since then.
     starved_since: Option<Instant>,
@@ -157,6 +163,8 @@ impl Ingress {
         self.starved_since
     }
 
+    /// Sets the moment since which connections wait for memory or room in the ring; `None`: none waits. `/ready` shows
+    /// it.
     pub fn set_starved_since(&mut self, since: Option<Instant>) {
         if self.starved_since != since {
             self.starved_since = since;

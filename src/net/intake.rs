@@ -19,6 +19,7 @@ const CURRENT_BYTES: usize = 4 * READ_BYTES_PER_TURN;
 /// torn is copied. Its rest goes back to the pool.
 const READ_BYTES_MIN: usize = READ_BYTES_PER_TURN;
 
+/// The buffers that one loop reads into.
 pub struct Intake {
     pool: Pool,
     current: Option<Buffer>,
@@ -28,10 +29,12 @@ pub struct Intake {
 }
 
 impl Intake {
+    /// No buffers yet. `frame_bytes`: of the largest frame, its header included.
     pub fn new(pool: Pool, frame_bytes: usize) -> Self {
         Self { pool, current: None, spare: None, frame_bytes }
     }
 
+    /// The pool that buffers come from.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
@@ -66,6 +69,7 @@ impl Intake {
         self.current.take()
     }
 
+    /// Gives the buffer of [`Intake::take_current`] back.
     pub fn put_back(&mut self, current: Buffer) {
         self.current = Some(current);
     }

@@ -59,6 +59,7 @@ pub fn bind_problem(error: &io::Error) -> String {
 
 /// What one turn of accepting came to.
 pub enum Accepted {
+    /// A new connection and its peer's address.
     Connection(TcpStream, SocketAddr),
     /// No more for now.
     Nothing,
@@ -66,6 +67,7 @@ pub enum Accepted {
     Paused(io::Error),
 }
 
+/// The listening socket and its state.
 pub struct Listener {
     listener: TcpListener,
     /// Connections may wait in the backlog.
@@ -75,14 +77,17 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// A listener that has connections to accept.
     pub fn new(listener: std::net::TcpListener) -> Self {
         Self { listener: TcpListener::from_std(listener), ready: true, paused_until: None, accepts_left: 0 }
     }
 
+    /// The socket, to be added to or removed from a poll.
     pub fn source(&mut self) -> &mut TcpListener {
         &mut self.listener
     }
 
+    /// Notes that the poll reported the socket as ready.
     pub fn set_ready(&mut self) {
         self.ready = true;
     }
@@ -100,10 +105,12 @@ impl Listener {
         self.ready && self.paused_until.is_none()
     }
 
+    /// When accepting continues after a pause; `None`: it is not paused.
     pub fn deadline(&self) -> Option<Instant> {
         self.paused_until
     }
 
+    /// Accepts one connection, unless this turn's number is reached. Skips connections that the peer gave up.
     pub fn accept(&mut self, now: Instant) -> Accepted {
         while self.is_ready() && self.accepts_left > 0 {
             self.accepts_left -= 1;

@@ -119,6 +119,7 @@ impl Loops {
         }
     }
 
+    /// Puts a message into the mailbox of a loop and wakes the loop.
     pub fn send(&self, to: LoopId, message: Message) {
         if let Some(mailbox) = self.mailboxes.get(to.index()) {
             mailbox.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);

@@ -47,6 +47,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Allocates the read buffer.
     pub fn new() -> Self {
         Self {
             read: vec![0; HTTP_BODY_BEGINNING_BYTES.max(HEAD_READ_BYTES)].into_boxed_slice(),

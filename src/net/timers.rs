@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::ids::ConnectionId;
 
+/// The deadlines of a loop's connections.
 #[derive(Debug)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(Instant, ConnectionId)>>,

@@ -33,11 +33,13 @@ pub trait Holder: Send {
     fn position(&self) -> u64;
     /// Whether the oldest events may be dropped under it when `wal.max_bytes` is reached; else everybody waits for it.
     fn drops_oldest(&self) -> bool;
+    /// Name of the sink, for log lines.
     fn name(&self) -> &str;
 }
 
 /// What the log thread has of an event loop.
 pub struct LoopEnd {
+    /// How far the events of that loop are.
     pub watermarks: Arc<Watermarks>,
     /// Wakes it, so that it acknowledges.
     pub wake: Box<dyn Fn() + Send>,
@@ -45,11 +47,15 @@ pub struct LoopEnd {
 
 /// What the log thread works with.
 pub struct GroupCommit {
+    /// The end of the log that is written.
     pub writer: Writer,
+    /// Every sink that the log keeps events for.
     pub holders: Vec<Box<dyn Holder>>,
     /// One for each event loop, in their order.
     pub loops: Vec<LoopEnd>,
+    /// State of the log, shown to the event loops and by `/ready`.
     pub health: Arc<LogHealth>,
+    /// The metrics of the server.
     pub metrics: Arc<Metrics>,
     /// Sleeps; `false`: the server ends and waits for nothing any more.
     pub sleep: Box<dyn Fn(Duration) -> bool + Send>,
@@ -58,6 +64,7 @@ pub struct GroupCommit {
 /// What is not in the log when the log thread has ended.
 #[derive(Debug, Default)]
 pub struct Unwritten {
+    /// Accepted events, at any ack level.
     pub events: u64,
     /// Those of them that were acknowledged as *received*: nobody else has them.
     pub let_go_events: u64,

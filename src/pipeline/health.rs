@@ -56,6 +56,7 @@ impl LogHealth {
         let _ = self.failure.set(reason);
     }
 
+    /// Why the log failed; `None`: it did not.
     pub fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
     }

@@ -121,6 +121,7 @@ impl Watermarks {
         self.written_wanted.store(true, Ordering::Relaxed);
     }
 
+    /// Whether something waits for *written*.
     pub fn is_written_wanted(&self) -> bool {
         self.written_wanted.load(Ordering::Relaxed)
     }

@@ -21,9 +21,11 @@ pub const RESTORED: Ticket = Ticket { event_loop: LoopId(0), number: 1 };
 
 /// Where the server stands with its log.
 pub struct Keeping {
+    /// Id of the log; without a log, of this start of the server.
     pub server_id: [u8; 16],
     /// `None`: there is none.
     pub log: Option<(Writer, Arc<Log>)>,
+    /// What the log knows of agents; without a log, nothing.
     pub marks: Marks,
 }
 

@@ -59,6 +59,7 @@ impl LogThread {
         Ok(Self { handle, ended })
     }
 
+    /// The thread, to be woken by the rings.
     pub fn thread(&self) -> &Thread {
         self.handle.thread()
     }
@@ -68,6 +69,7 @@ impl LogThread {
         self.ended.recv_timeout(time).ok()
     }
 
+    /// Whether the thread has ended.
     pub fn is_finished(&self) -> bool {
         self.handle.is_finished()
     }

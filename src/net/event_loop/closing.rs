@@ -159,6 +159,7 @@ impl EventLoop {
     }
 }
 
+/// Whether the peer has not yet shown a valid HELLO or a whole HTTP head. A closed connection is not unknown.
 pub(super) fn is_unknown(connections: &Connections, id: ConnectionId) -> bool {
     connections.get(id).is_some_and(|connection| !connection.peer.is_known)
 }

@@ -10,6 +10,7 @@ use crate::net::protocols::Ending;
 use crate::wire::GoawayCode;
 
 impl EventLoop {
+    /// Begins to drain if a signal was received, in the other loops as well.
     pub(super) fn take_signals(&mut self) {
         let signals: Vec<_> = self.signals.pending().collect();
         if !signals.is_empty() && self.drain_until.is_none() {
@@ -23,6 +24,7 @@ impl EventLoop {
         self.drain_until
     }
 
+    /// Whether the drain has begun.
     pub(super) fn draining(&self) -> bool {
         self.drain_until.is_some()
     }

@@ -35,6 +35,7 @@ impl EventLoop {
         }
     }
 
+    /// Serves the connections that have something to read: agents first, others within their share of the turn.
     pub(super) fn serve_ready(&mut self) {
         self.serve_at_once = false;
         for _ in 0..self.ready.len() {
@@ -107,6 +108,7 @@ impl EventLoop {
         self.ingress.ring.flush();
     }
 
+    /// Serves one connection, queues it again or closes it; does nothing if it is closed.
     pub(super) fn serve_one(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.queued = false;

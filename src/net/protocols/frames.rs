@@ -21,10 +21,12 @@ use crate::wire::header::MAGIC;
 /// Why a connection is closed whose agent sent BYE.
 pub const BYE: &str = "bye";
 
+/// Whether a connection's first byte is that of a frame.
 pub fn begins_with(first: u8) -> bool {
     first == MAGIC[0]
 }
 
+/// A session that waits for HELLO.
 pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
     Box::new(Frames {
         session: ServerSession::new(peer.connection, &ingress.shared.settings, peer.opened),

@@ -18,6 +18,7 @@ pub fn begins_with(_first: u8) -> bool {
     true
 }
 
+/// A connection that waits for a request.
 pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
     Box::new(Http { machine: Connection::new(ingress.shared.http, peer.opened) })
 }

@@ -31,9 +31,13 @@ pub fn open(first: u8, peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
 
 /// What a protocol works with besides its own state.
 pub struct Context<'a> {
+    /// The connection's socket.
     pub socket: &'a mut Socket,
+    /// Who is at the other end.
     pub peer: &'a mut Peer,
+    /// What accepts events.
     pub ingress: &'a mut Ingress,
+    /// Memory that all connections share for the length of a call.
     pub scratch: &'a mut Scratch,
     /// Answers are appended here.
     pub out: &'a mut Vec<u8>,
@@ -47,6 +51,7 @@ pub enum Priority {
     /// Those that have not shown yet who they are. A first read is cheap, and an agent that connects must not wait until
     /// the pages of all others are written.
     New,
+    /// HTTP; served within its share of the turn.
     Others,
 }
 
@@ -61,6 +66,7 @@ pub enum Ending {
 
 /// A body that comes too slowly.
 pub struct SlowBody {
+    /// Average rate since the body could begin.
     pub bytes_per_second: u64,
     /// What it holds of the budget for beginnings.
     pub beginning_bytes: usize,
@@ -74,6 +80,7 @@ pub trait Protocol: Send {
     /// Reads and parses a share of one turn.
     fn serve(&mut self, cx: &mut Context<'_>) -> Served;
 
+    /// In which order the connection is served.
     fn priority(&self) -> Priority;
 
     /// Whether something waits for a watermark.
@@ -133,6 +140,7 @@ pub trait Protocol: Send {
         None
     }
 
+    /// The HTTP machine, if this is one.
     #[cfg(test)]
     fn http(&self) -> Option<&crate::http::Connection> {
         None
