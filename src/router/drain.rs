@@ -17,10 +17,12 @@ impl Drain {
         self.changed.notify_all();
     }
 
+    /// Whether the drain has begun.
     pub fn begun(&self) -> bool {
         self.lock().is_some()
     }
 
+    /// Whether the drain has begun and its deadline has passed.
     pub fn passed(&self, now: Instant) -> bool {
         self.lock().is_some_and(|deadline| deadline <= now)
     }

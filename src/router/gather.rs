@@ -26,9 +26,11 @@ pub enum Due {
     Nothing,
     /// Wait for more, until then.
     At(Instant),
+    /// Deliver this.
     Now(Delivery),
 }
 
+/// The batches that a router holds, cut into deliveries.
 #[derive(Debug)]
 pub struct Gather {
     settings: BatchSettings,
@@ -82,6 +84,7 @@ impl Gather {
         self.pinned_bytes
     }
 
+    /// Whether no batch is held.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
@@ -123,6 +126,7 @@ impl Gather {
         self.closed = true;
     }
 
+    /// Whether no more batches will come.
     pub fn is_closed(&self) -> bool {
         self.closed
     }

@@ -61,14 +61,19 @@ pub type Notify = Arc<dyn Fn() + Send + Sync>;
 
 /// What all routers of a server share.
 pub struct Shared<'a> {
+    /// The log's id, and this process as the owner of positions.
     pub identity: &'a Identity,
+    /// The directory of position files and dead letters.
     pub data_dir: &'a Path,
     /// What a router missed is read from here; `None`: whoever offers waits for routers instead.
     pub log: Option<Arc<Log>>,
     /// With a log, bytes of the buffer pool that one router may hold.
     pub share_bytes: usize,
+    /// The metrics of the server.
     pub metrics: &'a Arc<Metrics>,
+    /// The deadline of all routers, once the server drains.
     pub drain: Arc<Drain>,
+    /// Wakes whatever waits for positions, such as acknowledgements of level *delivered*.
     pub notify: Notify,
 }
 
@@ -127,6 +132,7 @@ impl Router {
         Ok((RouterQueue { queue, progress: progress.clone() }, Self { progress, ended }))
     }
 
+    /// What the router shows while it runs.
     pub fn progress(&self) -> &Arc<SinkProgress> {
         &self.progress
     }

@@ -18,11 +18,13 @@ const BEGINS: &str = " begins";
 /// What the file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saved {
+    /// Every event up to here is stored; 0: none.
     pub position: u64,
     /// The sink has nothing yet, and begins behind the position.
     pub begins: bool,
 }
 
+/// The file that keeps the position of one sink.
 #[derive(Debug)]
 pub struct PositionFile {
     path: PathBuf,
@@ -33,6 +35,7 @@ pub struct PositionFile {
 }
 
 impl PositionFile {
+    /// The file of this sink and log; nothing is read or written yet.
     pub fn new(data_dir: &Path, sink: &str, server_id: &[u8; 16]) -> Self {
         let folder = data_dir.join("positions");
         Self {

@@ -17,6 +17,7 @@ use crate::wal::Log;
 pub enum SinkStatus {
     /// The first attempt to connect has not ended.
     Connecting,
+    /// Connected, and nothing failed since.
     Ok,
     /// It passes by itself.
     Retrying(String),
@@ -29,6 +30,7 @@ pub enum SinkStatus {
 pub enum SinkState {
     /// The first attempt to connect has not ended.
     Connecting,
+    /// It delivers, and is not behind.
     Ok,
     /// It delivers, but its oldest event waits for longer than [`SINK_WAIT_MAX`] and the sink's `batch.max_age`.
     Behind,
@@ -98,6 +100,8 @@ pub struct SinkProgress {
 }
 
 impl SinkProgress {
+    /// The progress of a sink that is connecting for the first time. With a log, positions without events do not count
+    /// as events.
     pub fn new(settings: &SinkSettings, lag_events: IntGauge, log: Option<Arc<Log>>) -> Self {
         Self {
             name: settings.name.clone(),
@@ -117,6 +121,7 @@ impl SinkProgress {
         }
     }
 
+    /// The sink's name in the settings.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -136,6 +141,7 @@ impl SinkProgress {
         self.ahead.load(Ordering::Acquire)
     }
 
+    /// Notes the position that the store holds beyond the end of the log.
     pub(super) fn set_ahead(&self, position: u64) {
         self.ahead.store(position, Ordering::Release);
         self.is_placed.store(true, Ordering::Release);
@@ -155,6 +161,7 @@ impl SinkProgress {
         offered.saturating_sub(position).saturating_sub(left_out)
     }
 
+    /// How the sink is doing, with the reason if it does not deliver.
     pub fn status(&self) -> SinkStatus {
         self.lock().clone()
     }

@@ -30,6 +30,7 @@ struct State {
     closed: bool,
 }
 
+/// The queue of one router.
 #[derive(Debug)]
 pub struct Queue {
     state: Mutex<State>,
@@ -41,12 +42,10 @@ pub struct Queue {
 /// What the router finds.
 #[derive(Debug)]
 pub enum Taken {
+    /// The batch that follows.
     Batch(Arc<Batch>),
     /// Nothing here. Positions below `behind` were offered.
-    Empty {
-        behind: u64,
-        closed: bool,
-    },
+    Empty { behind: u64, closed: bool },
 }
 
 impl Queue {

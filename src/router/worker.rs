@@ -49,6 +49,7 @@ struct DeadlinePassed;
 
 type Done<T = ()> = Result<T, DeadlinePassed>;
 
+/// What the thread of a router works with.
 pub(super) struct Worker {
     name: String,
     server_id: String,
@@ -93,6 +94,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// A worker that has not connected its sink yet.
     pub fn new(
         settings: &SinkSettings,
         sink: Box<dyn Sink>,

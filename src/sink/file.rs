@@ -64,6 +64,7 @@ pub struct Settings {
 /// Bytes in which the start of a torn line is looked for: an event as JSON with every byte escaped, and more.
 const TORN_LINE_BYTES_MAX: u64 = 8 * limits::EVENT_BYTES_MAX as u64;
 
+/// The sink, with the file that it writes.
 pub struct File {
     settings: Settings,
     lines: Lines,
@@ -85,6 +86,7 @@ struct Regular {
 }
 
 impl File {
+    /// A sink that has not opened its file.
     pub fn new(settings: &Settings, identity: &Identity) -> Self {
         Self { settings: settings.clone(), lines: Lines::new(identity), open: None }
     }

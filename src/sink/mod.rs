@@ -140,9 +140,12 @@ pub enum Failure {
     Refused(Vec<Refusal>),
     /// The store refuses the delivery and names no event; the router finds it by bisection.
     BatchRefused {
+        /// The store's own code (SQLSTATE, HTTP status …).
         code: String,
+        /// The store's message.
         reason: String,
     },
+    /// Nothing can be stored now: deliver the same again.
     Unavailable(Unavailable),
 }
 
@@ -157,23 +160,34 @@ impl From<Unavailable> for Failure {
 pub enum Unavailable {
     /// It passes: deliver the same again, not before `after` if the store named a time.
     #[error("{reason}")]
-    Retry { reason: String, after: Option<Duration> },
+    Retry {
+        /// What failed, for the log.
+        reason: String,
+        /// Not to be tried again before this time has passed; `None`: the store named none.
+        after: Option<Duration>,
+    },
     /// Nothing can be stored before a person acts (authentication, wrong schema, fenced): keep the data, try slowly.
     #[error("{reason}")]
-    Down { reason: String },
+    Down {
+        /// What failed and what to do, for the log.
+        reason: String,
+    },
 }
 
 impl Unavailable {
+    /// A failure that passes by itself; the store named no time.
     pub fn retry(reason: impl Into<String>) -> Self {
         Self::Retry { reason: reason.into(), after: None }
     }
 
+    /// A failure that a person must fix.
     pub fn down(reason: impl Into<String>) -> Self {
         Self::Down { reason: reason.into() }
     }
 }
 
 /// The answer of a sink that delivers in order only.
+/// The sink's kind supports no `telemetryx dead replay`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
     "a sink of this kind takes events in order only, and none beside the server: `telemetryx dead show --json` prints them, \
@@ -184,9 +198,11 @@ pub struct NoReplay;
 /// One event that a store will never take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
+    /// Position of the event.
     pub position: u64,
     /// The store's own code (SQLSTATE, verdict …).
     pub code: String,
+    /// The store's message.
     pub reason: String,
 }
 
@@ -211,7 +227,9 @@ pub struct SinkSettings {
     pub required: bool,
     /// When the log is full of what this sink has not taken, its oldest events are dropped; else everybody waits.
     pub drops_oldest: bool,
+    /// How its events are gathered into deliveries.
     pub batch: BatchSettings,
+    /// The sink's kind, with the settings of that kind.
     pub kind: Settings,
 }
 
@@ -231,18 +249,26 @@ pub struct BatchSettings {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Settings {
+    /// `sqlite`: an SQLite database.
     #[cfg(feature = "sqlite")]
     Sqlite(sqlite::Settings),
+    /// `postgres`: a table in PostgreSQL.
     #[cfg(feature = "postgres")]
     Postgres(postgres::Settings),
+    /// `redis`: streams in Redis.
     #[cfg(feature = "redis")]
     Redis(redis::Settings),
+    /// `grpc`: a gRPC service of the user's.
     #[cfg(feature = "grpc")]
     Grpc(grpc::Settings),
+    /// `http`: an HTTP service of the user's.
     #[cfg(feature = "http-sink")]
     Http(http::Settings),
+    /// `file`: NDJSON in a file or FIFO.
     File(file::Settings),
+    /// `stdout`: NDJSON on standard output.
     Stdout(stdout::Settings),
+    /// `discard`: nothing is stored.
     Discard(discard::Settings),
 }
 
@@ -410,6 +436,7 @@ fn file_output(path: &Path) -> String {
 pub struct Kind {
     /// As in `kind = "…"`.
     pub name: &'static str,
+    /// What it is for and what it guarantees, in full sentences; printed into the documented settings.
     pub doc: &'static str,
     /// Its own keys, beside those that every sink has.
     pub settings: &'static [Setting],

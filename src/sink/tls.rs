@@ -115,6 +115,7 @@ fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier
         .map_err(|error| error.to_string())
 }
 
+/// The cryptography of all TLS connections: ring.
 #[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())

@@ -14,6 +14,7 @@ pub struct Clocks {
 }
 
 impl Clocks {
+    /// Reads both clocks.
     pub fn now() -> Self {
         // Not std's Instant: it stands still while the host is suspended, so that each resume would look like a wall
         // clock that was set.

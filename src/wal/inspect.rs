@@ -38,16 +38,22 @@ pub struct Inspection {
     pub refused: Option<String>,
 }
 
+/// What was found in one segment.
 #[derive(Debug)]
 pub struct InspectedSegment {
+    /// Its name, without the directory.
     pub file: String,
+    /// Bytes of the file.
     pub bytes: u64,
+    /// Position of its first event, by its name.
     pub first_position: u64,
     /// Behind its last event.
     pub end_position: u64,
     /// Events of sound records.
     pub events: u64,
+    /// Valid records, tables of marks included.
     pub records: u64,
+    /// Corrupt places, in order.
     pub damaged: Vec<Damage>,
     /// A start reads every byte of it.
     pub read_at_start: bool,
@@ -59,9 +65,11 @@ pub struct InspectedSegment {
 /// Bytes that are not as they were written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
+    /// Which bytes of the segment.
     pub bytes: Range<u64>,
     /// Positions that are lost with them, where the records around tell; else empty.
     pub positions: Range<u64>,
+    /// Where in the segment they are.
     pub place: Place,
 }
 
@@ -77,6 +85,7 @@ pub enum Place {
 }
 
 impl Inspection {
+    /// Lowest position that the log has, or the next one if there are no events; 1 without segments.
     pub fn oldest_position(&self) -> u64 {
         self.segments.first().map_or(1, |segment| segment.first_position)
     }

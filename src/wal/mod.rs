@@ -52,7 +52,9 @@ pub struct Settings {
     pub max_bytes: u64,
     /// A segment that no sink needs is kept this long after it was closed.
     pub keep: Duration,
+    /// Marks that are kept, at most.
     pub max_agents: usize,
+    /// How long the mark of a silent agent is kept at least.
     pub dedupe_retention: Duration,
 }
 

@@ -23,6 +23,7 @@ use crate::limits::WAL_POSITION_JUMP;
 /// One segment of the log.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment {
+    /// Its name, with its first position.
     pub name: segment::Name,
     /// By the clock of receipts; the segment before it was closed then.
     pub created_unix_nano: u64,
@@ -33,6 +34,7 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// The positions right before its first one that no event has.
     pub(super) fn left_out(&self) -> Range<u64> {
         self.name.first_position.saturating_sub(self.left_out)..self.name.first_position
     }
@@ -46,6 +48,7 @@ pub struct Shape {
     pub gone: Vec<Range<u64>>,
     /// Of the last segment: readers look at nothing behind.
     pub synced_bytes: u64,
+    /// The first position that is not synced yet.
     pub end: u64,
 }
 
@@ -73,6 +76,7 @@ pub struct Log {
 }
 
 impl Log {
+    /// The log of these files.
     pub(super) fn new(storage: Arc<dyn Storage>, shape: Shape) -> Self {
         let log = Self { storage, shape: Mutex::new(shape), end: AtomicU64::new(0), oldest: AtomicU64::new(0) };
         log.change(|_| ());
@@ -101,10 +105,12 @@ impl Log {
         Reader { log: self.clone(), position: from, open: None }
     }
 
+    /// The shape, locked.
     pub(super) fn shape(&self) -> MutexGuard<'_, Shape> {
         self.shape.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the shape, and what can be read without its lock.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Shape) -> T) -> T {
         let mut shape = self.shape();
         let changed = change(&mut shape);
@@ -121,7 +127,12 @@ pub enum Read {
     /// One record. It may begin before the position that was asked for.
     Batch(Arc<Batch>),
     /// Positions that cannot be read, and never will be. Go on behind them.
-    Missing { positions: Range<u64>, reason: MissingReason },
+    Missing {
+        /// Which positions.
+        positions: Range<u64>,
+        /// Why they cannot be read.
+        reason: MissingReason,
+    },
 }
 
 /// Why positions are missing.
@@ -130,7 +141,12 @@ pub enum MissingReason {
     /// The segment was dropped (`on_full = "drop_oldest"`), or the log began later.
     Dropped,
     /// Events were there and are lost: a record of this segment is not as it was written.
-    Damaged { file: String, offset: u64 },
+    Damaged {
+        /// Name of the segment.
+        file: String,
+        /// Where in the segment its corrupt bytes begin.
+        offset: u64,
+    },
     /// No events were there: positions left out after a recovery, so that none is used twice.
     Skipped,
 }

@@ -43,28 +43,59 @@ const REPORTED_MAX: usize = 16;
 pub struct Opened {
     /// Names this log; made with it.
     pub server_id: [u8; 16],
+    /// Appends to the log.
     pub writer: Writer,
+    /// What readers share with the writer.
     pub log: Arc<Log>,
     /// Every agent's mark, in no order.
     pub marks: Vec<AgentMark>,
+    /// What was found, and what was changed.
     pub report: Report,
 }
 
 /// Why there is no log to work with. Nothing was changed, except by [`OpenError::Storage`].
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// A call of the file system failed.
     #[error("cannot {action} in the log {}: {error}", dir.display())]
-    Storage { action: &'static str, dir: PathBuf, error: io::Error },
+    Storage {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// Directory of the log.
+        dir: PathBuf,
+        /// Why it failed.
+        error: io::Error,
+    },
+    /// A segment of another format.
     #[error(
         "{} has format {version}, this telemetryx writes format {}: start the version that wrote it", file.display(), segment::VERSION
     )]
-    Version { file: PathBuf, version: u16 },
+    Version {
+        /// The segment.
+        file: PathBuf,
+        /// The version in its header.
+        version: u16,
+    },
+    /// A segment of another log.
     #[error(
         "{} is of the log of server {found}, the others are of {}: two logs were mixed; take one out of the folder", file.display(), expected
     )]
-    OtherServer { file: PathBuf, found: String, expected: String },
+    OtherServer {
+        /// The segment.
+        file: PathBuf,
+        /// Id of the log that it belongs to.
+        found: String,
+        /// Id of the log that the other segments belong to.
+        expected: String,
+    },
+    /// A segment whose name and header differ.
     #[error("{} was renamed: its header says that it is {expected}; give it its name back", file.display())]
-    Renamed { file: PathBuf, expected: String },
+    Renamed {
+        /// The segment, with its present name.
+        file: PathBuf,
+        /// The name that it had.
+        expected: String,
+    },
 }
 
 /// What recovery found; `Display` is for a log line.
@@ -72,30 +103,41 @@ pub enum OpenError {
 pub struct Report {
     /// Segments kept, the new one included.
     pub segments: usize,
+    /// Position of the next event.
     pub next_position: u64,
+    /// Agents whose marks are known.
     pub agents: usize,
     /// Tails that were no records. Their events were not acknowledged as synced, or their disk is damaged.
     pub cuts: Vec<Cut>,
     /// Damaged places with sound records behind them; the first few, all of them counted in `skipped`.
     pub skips: Vec<Skip>,
+    /// Number of corrupt places with valid records after them.
     pub skipped: usize,
     /// No table of marks is sound: agents whose frames are no longer in the log may have resends stored twice.
     pub marks_lost: bool,
 }
 
+/// Bytes that were cut off the end of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
+    /// Name of the segment.
     pub file: String,
+    /// Where in the segment they began.
     pub offset: u64,
+    /// How many there were.
     pub bytes: u64,
     /// Where the bytes are now, or why they are gone.
     pub kept: Result<String, String>,
 }
 
+/// Corrupt bytes that stay in the log and are skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skip {
+    /// Name of the segment.
     pub file: String,
+    /// Where in the segment they begin.
     pub offset: u64,
+    /// How many there are.
     pub bytes: u64,
 }
 

@@ -33,11 +33,14 @@ pub enum Step {
     End { torn: Option<Range<u64>> },
 }
 
+/// A valid record.
 #[derive(Debug)]
 pub struct Found {
     /// Where the record begins in the segment.
     pub offset: u64,
+    /// The record's header.
     pub header: record::Header,
+    /// The record's tables.
     pub content: Content,
 }
 
@@ -48,6 +51,7 @@ impl Found {
     }
 }
 
+/// A walk that goes from one record to the next.
 pub struct Scan {
     window: Window,
     segment_id: SegmentId,
@@ -58,6 +62,7 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// A walk that begins after the header of the segment.
     pub fn new(file: Arc<dyn StorageFile>, name: &segment::Name) -> Self {
         Self {
             window: Window { file, buffer: Vec::new(), start: 0 },
@@ -67,10 +72,12 @@ impl Scan {
         }
     }
 
+    /// Where the next record is expected.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
+    /// The position that the next record is expected to begin with.
     pub fn position(&self) -> u64 {
         self.position
     }

@@ -22,7 +22,9 @@ pub trait Storage: Send + Sync {
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>>;
     /// Makes a file of `bytes` zeros, with their space reserved where the file system can; an old one is replaced.
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn StorageFile>>;
+    /// Opens a file for reading, and for writing if the storage is not read-only.
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>>;
+    /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Afterwards the names of the log's own folder survive power loss.
     fn sync_dir(&self) -> io::Result<()>;
@@ -39,6 +41,7 @@ pub trait StorageFile: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// Cuts the file to `bytes`.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
+    /// Size of the file, bytes.
     fn bytes(&self) -> io::Result<u64>;
 }
 

@@ -20,6 +20,7 @@ use super::{AppendError, LogFailure, Settings};
 use crate::limits::WAL_POSITION_LIMIT;
 use crate::random::Random;
 
+/// Appends to the log; there is one.
 pub struct Writer {
     settings: Settings,
     storage: Arc<dyn Storage>,
@@ -49,9 +50,13 @@ struct Current {
 
 /// Everything that a segment is made of.
 pub(super) struct Begin<'a> {
+    /// Where the segment is created.
     pub storage: &'a dyn Storage,
+    /// The log that it belongs to.
     pub server_id: [u8; 16],
+    /// Its name.
     pub name: Name,
+    /// When it begins, by the clock of receipts: nanoseconds since 1970-01-01T00:00:00Z.
     pub created_unix_nano: u64,
     /// Positions right before the first one that no event has.
     pub left_out: u64,

@@ -73,7 +73,9 @@ pub struct Piece<'l> {
     pub number: u64,
     /// With the end of the line, where it has one.
     pub bytes: &'l [u8],
+    /// Whether the piece is the start of its line.
     pub begins: bool,
+    /// Whether the piece has the end of its line.
     pub ends: bool,
 }
 
@@ -85,6 +87,7 @@ impl Piece<'_> {
 }
 
 impl Lines<'_> {
+    /// The next piece; `None`: the end of the file.
     pub fn next(&mut self) -> io::Result<Option<Piece<'_>>> {
         self.line.clear();
         let begins = self.ended;

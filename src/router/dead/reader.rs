@@ -17,19 +17,26 @@ use crate::limits::WAL_POSITION_LIMIT;
 /// One letter.
 #[derive(Debug)]
 pub struct ReadLetter<'l> {
+    /// The store's code of the error, or the name of the NACK code.
     pub code: String,
+    /// The error's message, as the sender or the log saw it.
     pub reason: String,
     /// When it was received, else when it says that it happened.
     pub time_unix_nano: Option<u64>,
+    /// The agent that sent it; `None`: it came over HTTP, or an older version wrote the letter.
     pub agent: Option<String>,
+    /// What was refused.
     pub content: Content<'l>,
 }
 
+/// What a letter keeps.
 #[derive(Debug)]
 pub enum Content<'l> {
     /// What a sink refused.
     Event {
+        /// The server that received the event.
         server_id: [u8; 16],
+        /// The event's position.
         position: u64,
         /// As JSON in takes it.
         event: &'l RawValue,
@@ -38,8 +45,11 @@ pub enum Content<'l> {
     },
     /// What was rejected on receipt.
     Frame {
+        /// The agent's id, hexadecimal; `None`: it came over HTTP.
         agent_id: Option<String>,
+        /// The agent's epoch; 0 over HTTP.
         epoch: u64,
+        /// Sequence number of the frame; 0 over HTTP.
         seq: u64,
         /// As it was sent; base64.
         payload: String,
@@ -179,10 +189,12 @@ impl Seen {
         }
     }
 
+    /// Adds an event by its position.
     pub fn insert(&mut self, server_id: [u8; 16], position: u64) {
         self.positions.entry(server_id).or_default().insert(position);
     }
 
+    /// Whether the letter's event was added before. Never for what was rejected on receipt, which has no position.
     pub fn has(&self, letter: &ReadLetter<'_>) -> bool {
         match letter.content {
             Content::Event { server_id, position, .. } => {

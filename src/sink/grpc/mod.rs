@@ -44,6 +44,7 @@ use crate::text::cut;
 
 const METHOD: &str = "/telemetryx.v1.Sink/Deliver";
 
+/// The sink, with its connection.
 pub struct Grpc {
     settings: Settings,
     /// The receiver, for words.
@@ -115,6 +116,7 @@ fn endpoint(uri: Uri) -> Endpoint {
 }
 
 impl Grpc {
+    /// A sink that is not connected. `sink`: its name, sent with each request.
     pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
         let head = Head { server_id: identity.server_id, sink: sink.to_owned() };
         Self {

@@ -39,6 +39,7 @@ impl<In: Transport> Connector<In> for EarlyAnswers {
     }
 }
 
+/// A transport that reads the peer's answer after a write has failed.
 #[derive(Debug)]
 pub struct EarlyAnswer<T> {
     inner: T,

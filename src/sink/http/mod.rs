@@ -43,6 +43,7 @@ const USER_AGENT: &str = concat!("telemetryx/", env!("CARGO_PKG_VERSION"));
 const SERVER_ID: &str = "telemetryx-server-id";
 const POSITIONS: &str = "telemetryx-positions";
 
+/// The sink, with its HTTP client.
 pub struct Http {
     settings: Settings,
     server_id: [u8; 16],
@@ -58,6 +59,7 @@ struct Client {
 }
 
 impl Http {
+    /// A sink that has sent nothing yet.
     pub fn new(settings: &Settings, identity: &Identity) -> Self {
         Self { settings: settings.clone(), server_id: identity.server_id, client: None }
     }

@@ -57,6 +57,7 @@ use super::{Failure, Identity, Refusal, Sink, Unavailable, connection_advice, tl
 use crate::batch::{Delivery, Record};
 use crate::{descriptors, limits};
 
+/// The sink, with its connection.
 pub struct Postgres {
     sink: String,
     settings: Settings,
@@ -87,6 +88,7 @@ struct Found {
 }
 
 impl Postgres {
+    /// A sink that is not connected. `sink`: its name, under which the position is stored.
     pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
         Self {
             sink: sink.to_owned(),

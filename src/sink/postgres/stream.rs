@@ -46,6 +46,7 @@ impl Deadline {
 /// Whether and how a connection is encrypted.
 #[derive(Clone)]
 pub enum Encryption {
+    /// Never.
     Off,
     /// Where the server offers it; its certificate is not looked at.
     Offered(Arc<ClientConfig>),
@@ -61,8 +62,11 @@ pub struct NoTlsOffered;
 /// Makes a [`Wire`] of each new socket.
 #[derive(Clone)]
 pub struct Connector {
+    /// Whether and how connections are encrypted.
     pub encryption: Encryption,
+    /// The deadline of every read and write, shared with the session.
     pub deadline: Deadline,
+    /// Where errors that the server sends are kept.
     pub last_error: LastError,
     /// From the connected socket to the end of the login.
     pub login_timeout: Duration,
@@ -81,6 +85,7 @@ impl MakeTlsConnect<Socket> for Connector {
     }
 }
 
+/// The connection that is being opened.
 pub struct ConnectOnce {
     connector: Connector,
     host: String,

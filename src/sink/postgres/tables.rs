@@ -5,7 +5,9 @@ use super::rows;
 /// A table's name, `events` or `schema.events`, quoted for SQL; the table of positions is in the same schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tables {
+    /// The table of events.
     pub events: String,
+    /// The table of positions.
     pub positions: String,
 }
 
@@ -52,10 +54,13 @@ impl Tables {
     }
 }
 
+/// A column that a table must have.
 pub struct Column {
+    /// Its name, not quoted.
     pub name: &'static str,
     /// As `format_type` shows it.
     pub sql_type: &'static str,
+    /// Whether it is NOT NULL.
     pub required: bool,
 }
 
@@ -103,7 +108,9 @@ const POSITIONS: &[Column] = &[
 
 /// A column as the server describes it.
 pub struct Found {
+    /// Its name.
     pub name: String,
+    /// Its type, as `format_type` shows it.
     pub sql_type: String,
     /// NOT NULL, and nothing fills it when a row does not.
     pub must_be_given: bool,

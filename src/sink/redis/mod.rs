@@ -57,6 +57,7 @@ use self::settings::{Place, Server};
 use super::{Failure, Identity, Sink, Unavailable, tls, uuid};
 use crate::batch::Delivery;
 
+/// The sink, with its connections.
 pub struct Redis {
     settings: Settings,
     server_id: String,
@@ -127,6 +128,7 @@ impl<T: Into<Trouble>> From<T> for Stop {
 }
 
 impl Redis {
+    /// A sink that is not connected. `sink`: its name, under which positions are stored.
     pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
         let server_id = uuid(&identity.server_id);
         let shard = |shard| {

@@ -40,10 +40,12 @@ impl Files {
         fs::metadata(log).is_ok_and(|log| log.len() > 0)
     }
 
+    /// Whether the database file is the one that was opened.
     pub fn database_is_in_place(&self) -> bool {
         is_in_place(&self.database)
     }
 
+    /// Whether the database and its write-ahead log are the files that were opened.
     pub fn are_in_place(&self) -> bool {
         self.database_is_in_place() && self.log.iter().all(is_in_place)
     }

@@ -130,6 +130,7 @@ const LAST_WITHOUT_POSITION: &str = "
     WHERE server_id = ?1 AND NOT EXISTS (SELECT 1 FROM telemetryx_positions WHERE server_id = ?1)
     ORDER BY position DESC LIMIT 1";
 
+/// The sink, with its database.
 pub struct Sqlite {
     sink: String,
     path: PathBuf,
@@ -148,6 +149,7 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
+    /// A sink that has not opened its database. `sink`: its name, under which the position is stored.
     pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
         Self {
             sink: sink.to_owned(),
