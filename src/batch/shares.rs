@@ -137,7 +137,7 @@ mod tests {
         }
     }
 
-    /// Sizes that are no whole pages: what is rounded up in three places has room all the same.
+    /// Sizes that are not whole pages: what is rounded up in three places has room all the same.
     #[test]
     fn in_the_smallest_pool_the_largest_body_finishes_whatever_is_being_received() {
         for (body, frame) in
@@ -190,7 +190,7 @@ mod tests {
         drop(rest);
     }
 
-    /// Whatever is in use: where the pool says that a body can finish, everything it needs is there.
+    /// Whatever is in use: where the pool reports that a body can finish, everything it needs is there.
     #[test]
     fn where_a_body_can_finish_there_is_all_that_it_needs() {
         let (mut random, mut can, mut cannot) = (Random::seeded(9), 0, 0);

@@ -92,7 +92,7 @@ pub enum ClientError {
     /// The options do not make a HELLO that a server accepts.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The server will not have this agent, or it was closed. Nothing is sent any more.
+    /// The server refuses this agent, or the client was closed. Nothing is sent any more.
     #[error(transparent)]
     Stopped(#[from] Stopped),
     /// The caller's frame is too large; nothing of it was taken.
@@ -131,7 +131,7 @@ pub enum ClientError {
 pub enum Report {
     /// Events refused for good. The server keeps them in its dead letters.
     Refused(Refusal),
-    /// A frame that the server took for a protocol error again and again. Nobody else has it now.
+    /// A frame that the server treated as a protocol error again and again. No other copy of it exists.
     SetAside {
         /// Sequence number of the frame.
         seq: u64,
@@ -160,7 +160,7 @@ struct Shared {
 
 struct State {
     agent: Agent,
-    /// Number of the current connection: a reader of an older one must not speak.
+    /// Number of the current connection: a reader of an older one is ignored.
     connection: u64,
     welcome: Option<Welcome>,
     /// Why there is no connection.
@@ -171,7 +171,7 @@ struct State {
 }
 
 impl Client {
-    /// Connects, and returns once the server has said welcome.
+    /// Connects, and returns once the server has sent WELCOME.
     pub fn connect(options: Options) -> Result<Self, ClientError> {
         let (mut agent_id, mut seed) = ([0; 16], [0; 8]);
         getrandom::fill(&mut agent_id).and_then(|()| getrandom::fill(&mut seed)).map_err(ClientError::Random)?;
@@ -282,7 +282,7 @@ impl Client {
         self.shared.lock().agent.max_frame()
     }
 
-    /// What the server's last WELCOME said: ack level, server_id, limits.
+    /// The server's last WELCOME: ack level, server_id, limits.
     pub fn welcome(&self) -> Option<Welcome> {
         self.shared.lock().welcome
     }
@@ -340,7 +340,7 @@ impl Drop for Client {
 }
 
 impl Shared {
-    /// A thread that panicked leaves an agent that is as sound as any: it has no half-done steps to hide.
+    /// A thread that panicked leaves an agent in a valid state: it has no half-done steps to hide.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

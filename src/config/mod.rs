@@ -53,7 +53,7 @@ const FILE_DEFAULT: &str = "telemetryx.toml";
 /// Every setting of a server, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Folder of everything that the server keeps.
+    /// Directory of everything that the server keeps.
     pub data_dir: PathBuf,
     /// `[server]`.
     pub server: Server,
@@ -67,7 +67,7 @@ pub struct Config {
     pub log: Log,
 }
 
-/// `[server]`; `table.rs` says what each means.
+/// `[server]`; `table.rs` documents each setting.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
@@ -133,7 +133,7 @@ pub struct Wal {
     pub keep: Duration,
 }
 
-/// `[log]`: what the server says about itself.
+/// `[log]`: the server's log lines.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
@@ -151,7 +151,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Wrong settings: one line a problem, each with the key, where it was said, and what was expected. Exit code 78.
+/// Wrong settings: one line per problem, each with the key, where it was set, and what was expected. Exit code 78.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .problems.join("\n"))]
 pub struct ConfigError {

@@ -61,7 +61,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The value as it may be shown. A default is no secret.
+    /// The value as it may be shown. A default is not a secret.
     pub fn shown(&self) -> String {
         match self.origin {
             Origin::Default => self.value.to_string(),
@@ -391,7 +391,7 @@ fn tree(entries: &[Entry]) -> toml::Table {
     tree
 }
 
-/// What no single row can say.
+/// Checks that involve more than one row.
 fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) {
     let given = Written(entries);
     check_acknowledgement(config, &given, problems);

@@ -71,14 +71,14 @@ pub enum Form {
     Address,
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// A file or folder. Empty where the default is empty: none. [`DATA_DIR`] in a default follows `data_dir`.
+    /// A file or directory. Empty where the default is empty: none. [`DATA_DIR`] in a default follows `data_dir`.
     Path,
     /// Text that is never shown. It may also come from the file that `<key>_file` names.
     Secret,
     /// A table of texts that are never shown; whoever sets it chooses their names. In the environment, which has no
     /// dashes, `_` in a name stands for one.
     Secrets,
-    /// Text; what it must be is said by the kind of sink.
+    /// Text; the kind of sink checks it.
     Text,
     /// Where a store is. Shown without what may be secret in it; it may also come from the file that `<key>_file` names.
     Url,

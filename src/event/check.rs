@@ -1,9 +1,9 @@
 //! The check on receipt: what makes bytes an event, and a payload a batch.
 //!
-//! Two kinds of fault, answered differently. *Malformed*: the bytes are no protobuf of the schema; nothing in the
-//! payload can be trusted and none of it is taken. *Invalid*: a sound message breaks a rule of the event contract (see
-//! `limits`); it is refused by its index and its neighbours are taken. A payload is read to its end before anything
-//! counts, so a malformed event behind an invalid one is found.
+//! Two kinds of fault, answered differently. *Malformed*: the bytes are not protobuf of the schema; nothing in the
+//! payload can be trusted and none of it is taken. *Invalid*: a well-formed message breaks a rule of the event contract
+//! (see `limits`); it is refused by its index and its neighbours are taken. A payload is read to its end before
+//! anything counts, so a malformed event after an invalid one is found.
 //!
 //! Where a field occurs twice the last one counts, also for the rules, as in every protobuf reader. Nothing allocates.
 
@@ -17,7 +17,7 @@ use crate::limits::{
     HTTP_REJECTED_MAX, SEVERITY_MAX, TIME_UNIX_NANO_MAX,
 };
 
-/// The bytes are no message of the schema: the sender's encoder is at fault.
+/// The bytes are not a message of the schema: the sender's encoder is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed protobuf in `{field}`: {fault}; encode with proto/events.proto")]
 pub struct Malformed {
@@ -27,7 +27,7 @@ pub struct Malformed {
     pub fault: Fault,
 }
 
-/// A sound message that breaks a rule of the contract. The sender can fix and resend it.
+/// A well-formed message that breaks a rule of the contract. The sender can fix and resend it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEvent {
     /// The encoded event is too long.
@@ -122,7 +122,7 @@ pub enum BatchError {
     },
 }
 
-/// What a sound batch held.
+/// How many events of a well-formed batch are valid.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Number of valid events.
@@ -237,7 +237,7 @@ fn id_of_length(field: &'static str, id: &[u8], expected: usize) -> Result<(), I
 /// of the batch are skipped and belong to no range.
 ///
 /// # Errors
-/// The payload is refused as a whole, and what `each` was told is void.
+/// The payload is refused as a whole, and the calls of `each` do not count.
 pub fn check_batch<'a>(
     payload: &'a [u8],
     max_events: usize,

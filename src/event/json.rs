@@ -23,7 +23,7 @@
 //! | object in `attributes` | its members, with the names joined by dots; an empty one leaves nothing |
 //! | array in `attributes` | a string: its JSON text without spaces |
 //!
-//! Numbers beyond a double (`1e999`) and halves of surrogate pairs are no well-formed JSON here. Nesting is capped for
+//! Numbers beyond a double (`1e999`) and halves of surrogate pairs are not well-formed JSON here. Nesting is capped for
 //! each event, the event object being level 1; deeper events are refused. In steady state nothing allocates but
 //! refusals, and a buffer of serde_json for texts with escapes.
 
@@ -84,8 +84,8 @@ impl JsonDecoder {
     /// gets, joined, is the batch.
     ///
     /// # Errors
-    /// The body is no well-formed document of events, holds more than [`FRAME_EVENTS_MAX`], or `emit` failed. What was
-    /// emitted is void.
+    /// The body is not a well-formed document of events, holds more than [`FRAME_EVENTS_MAX`], or `emit` failed. What
+    /// was emitted is void.
     pub fn document<E>(
         &mut self,
         body: &[u8],

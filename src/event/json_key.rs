@@ -101,7 +101,7 @@ pub enum Key {
     Field(Field),
     /// The key of an envelope; an event has none of this name.
     Events,
-    /// Not known: the draft says so.
+    /// Not known: the event is refused.
     Unknown,
 }
 

@@ -13,7 +13,7 @@ use super::view::{AttributeValue, EventKind, EventRef};
 use crate::ids::{write_hex, write_uuid};
 use crate::limits::EVENT_ATTRIBUTES_MAX;
 
-/// What one line says: an event and, where they are known, its place and origin.
+/// The content of one line: an event and, where they are known, its position and origin.
 #[derive(Debug, Clone, Copy)]
 pub struct JsonRecord<'a> {
     /// The server that received the event; `None`: left out.

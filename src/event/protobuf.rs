@@ -24,7 +24,7 @@ const GROUP_START: u32 = 3;
 const GROUP_END: u32 = 4;
 const FIXED32: u32 = 5;
 
-/// What is wrong with bytes that are no protobuf. Always the sender's encoder, or damage that a checksum did not see.
+/// What is wrong with bytes that are not protobuf. Always the sender's encoder, or corruption that a checksum missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The bytes end before the value does.

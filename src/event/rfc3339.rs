@@ -8,7 +8,7 @@ const SECONDS_PER_DAY: i64 = 86_400;
 /// Bytes of what [`format()`] writes.
 pub const FORMATTED_BYTES: usize = 30;
 
-/// Why a text is no time.
+/// Why a text is not a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
     /// The text does not have the form of an RFC 3339 time.
@@ -28,7 +28,7 @@ pub enum TimeError {
 /// (23:59:60 UTC) is the second after it, as in POSIX time.
 ///
 /// # Errors
-/// The text is no such time, or is outside of `[0, 2^63)` nanoseconds.
+/// The text is not such a time, or is outside of `[0, 2^63)` nanoseconds.
 pub fn parse(text: &str) -> Result<u64, TimeError> {
     let mut rest = text.as_bytes();
     let year = number(&mut rest, 4)?;

@@ -491,7 +491,7 @@ pub struct Events<'a> {
 }
 
 impl<'a> Events<'a> {
-    /// `payload` has been accepted: every event in it is sound.
+    /// `payload` has been accepted: every event in it is valid.
     pub fn accepted(payload: &'a [u8]) -> Self {
         Self { fields: Fields { rest: payload, key: EVENTS } }
     }

@@ -15,7 +15,7 @@ use super::response::Refusal;
 use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::metrics::RejectReason;
 
-/// Where a body's bytes are told apart from its framing.
+/// The state of receiving a body: separates its bytes from the framing.
 #[derive(Debug)]
 pub enum Framing {
     /// Bytes still to come.

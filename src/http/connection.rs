@@ -69,7 +69,7 @@ impl Connection {
     /// Takes bytes from the peer and returns how many were consumed.
     ///
     /// The caller keeps the rest and offers it again, with more behind it, or once the reason is gone:
-    /// * a torn head: at most `HTTP_HEAD_BYTES_MAX` bytes stay (the machine answers 431 above that);
+    /// * a partial head: at most `HTTP_HEAD_BYTES_MAX` bytes stay (the machine answers 431 above that);
     /// * [`Connection::waiting_for`] an acknowledgement: requests are answered in order, nothing is consumed;
     /// * `out` holds `OUTBOX_BYTES_MAX` or more: call again when it has been written;
     /// * [`Connection::lacks_room`]: nothing is consumed before that is settled;
@@ -318,7 +318,7 @@ impl Connection {
         }
     }
 
-    /// The log has failed, and the process ends: a request that waits hears of it.
+    /// The log has failed, and the process ends: a request that waits is answered.
     pub fn log_failed(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         if let State::Waiting(waiting) = &self.state {
             let error = "this server cannot write its log any more: whether the events are kept is not known, sending them \

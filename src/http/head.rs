@@ -4,8 +4,9 @@
 //!  bytes ─▶ HeadScan: line ends, control bytes, bounds ─▶ (whole head) ─▶ Head::parse: grammar, framing
 //! ```
 //!
-//! [`HeadScan`] looks at every byte once, however the head was torn, and refuses what two readers could read
-//! differently: LF without CR, CR without LF, control bytes. `httparse`, which takes some of that, sees sound lines only.
+//! [`HeadScan`] looks at every byte once, however the head was split, and refuses what two readers could read
+//! differently: LF without CR, CR without LF, control bytes. `httparse`, which takes some of that, sees valid lines
+//! only.
 
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX, HTTP_TARGET_BYTES_MAX};
 
@@ -87,18 +88,18 @@ pub enum BodyLength {
     Chunked,
 }
 
-/// A whole head that was found sound. Borrows from the bytes.
+/// A whole head that was found valid. Borrows from the bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Head<'a> {
     /// As sent; case matters.
     pub method: &'a str,
     /// The path of the target, before `?`. Begins with `/`; `*` for `OPTIONS *`.
     pub path: &'a str,
-    /// Of the target: what stands behind `?`.
+    /// Of the target: what follows `?`.
     pub query: Option<&'a str>,
     /// How the end of the body is found.
     pub length: BodyLength,
-    /// The peer wants the connection to end, or speaks HTTP/1.0.
+    /// The peer wants the connection to end, or uses HTTP/1.0.
     pub close: bool,
     /// The peer waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,

@@ -16,7 +16,7 @@ use crate::limits::{
 
 /// The body of a POST /v1/events that is not answered yet.
 pub struct Body {
-    /// What the head said about the body.
+    /// The head's fields about the body.
     pub submission: Submission,
     /// How far the body was received.
     pub framing: Framing,

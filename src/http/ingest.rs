@@ -37,8 +37,8 @@ struct Piece {
     events: u32,
 }
 
-/// How a request's events fared; the words of its answer, kept in the pool while the answer waits, where bodies are received:
-/// the memory for whole bodies must not wait for the answer.
+/// What became of a request's events; the text of its answer, kept in the pool while the answer waits, where bodies are
+/// received: the memory for whole bodies must not wait for the answer.
 pub struct Settled {
     accepted: u64,
     rejected: u64,

@@ -46,7 +46,7 @@ impl Refusal {
         Self { reason: Some(reason), ..Self::new(status, error) }
     }
 
-    /// A request that is no sound HTTP, or asks for what is not there to be asked.
+    /// A request that is not valid HTTP, or asks for something that the server does not have.
     pub fn malformed(error: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, error)
     }
@@ -65,7 +65,7 @@ pub struct Answer<'a> {
     pub allow: Option<&'a str>,
     /// Value of `Accept-Encoding`; `None`: left out.
     pub accept_encoding: Option<&'a str>,
-    /// The request was a HEAD: the length is told, the body is not sent.
+    /// The request was a HEAD: the length is sent, the body is not.
     pub head_only: bool,
     /// The connection ends after this answer.
     pub close: bool,

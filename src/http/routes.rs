@@ -1,4 +1,4 @@
-//! What can be asked for, and what a POST must say before its body is read.
+//! The resources of the server, and what the head of a POST must have before its body is read.
 
 use super::head::Head;
 use super::response::Refusal;
@@ -70,7 +70,7 @@ pub enum MediaType {
     Protobuf,
 }
 
-/// What the head of a POST /v1/events said about its body and its answer.
+/// The fields of the head of a POST /v1/events about its body and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Submission {
     /// How the events are encoded.

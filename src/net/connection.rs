@@ -22,7 +22,7 @@ use crate::net::transport::Transport;
 pub enum Phase {
     /// Nothing was read yet.
     Undecided,
-    /// Its first byte has decided what it speaks.
+    /// Its first byte has decided its protocol.
     Open(Box<dyn Protocol>),
     /// The last answer is being sent.
     Closing,
@@ -38,7 +38,7 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Nobody can listen in: tokens may be sent.
     pub is_private: bool,
-    /// Over `max_connections`: is told so, in its own protocol, and closed.
+    /// Over `max_connections`: refused in its own protocol, and closed.
     pub overloaded: bool,
     /// When the connection was accepted.
     pub opened: Instant,
@@ -161,7 +161,7 @@ impl Connection {
         if is_agent { self.socket.unparsed.len() } else { 0 }
     }
 
-    /// Neither known nor heard of for a while, and nothing of it waits to be read (R12).
+    /// Neither known nor received from for a while, and nothing of it waits to be read (R12).
     pub fn is_silent(&self, now: Instant) -> bool {
         !self.peer.is_known && !self.queued && !self.waiting && now >= self.socket.heard() + SILENT_AFTER
     }

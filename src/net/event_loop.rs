@@ -101,14 +101,14 @@ impl Parts {
 /// How the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Every connection was told and closed.
+    /// Every connection was notified and closed.
     Drained,
     /// The drain timeout was over first; the number of connections cut.
     TimedOut {
         /// Connections that were open at that moment.
         connections: usize,
     },
-    /// The log failed; everybody was told.
+    /// The log failed; every peer was notified.
     LogFailed,
 }
 
@@ -131,11 +131,11 @@ pub struct EventLoop {
     connections: Connections,
     drain_timeout: Duration,
     drain_until: Option<Instant>,
-    /// The log has failed: until then what peers still send is discarded, so that they hear of it.
+    /// The log has failed: until then what peers still send is discarded, so that they receive the notice.
     failed_until: Option<Instant>,
     /// Agents to be served in this or the next turn.
     ready: VecDeque<ConnectionId>,
-    /// Those that have not shown yet what they speak, or whose HELLO is not accepted yet; some in each turn. A first read
+    /// Those whose protocol is not known yet, or whose HELLO is not accepted yet; some in each turn. A first read
     /// is cheap, and an agent that connects must not wait until the pages of all others are written.
     ready_new: VecDeque<ConnectionId>,
     /// All others to be served, some in each turn.

@@ -105,7 +105,7 @@ impl Ingress {
         self.received_unix_nano = now_unix_nano();
     }
 
-    /// What was accepted in this turn is *received*, and the log thread hears of it.
+    /// What was accepted in this turn is *received*, and the log thread is woken.
     pub fn end_turn(&mut self) {
         self.ring.flush();
         // Before anybody is answered: who has an answer finds its events counted.

@@ -100,7 +100,7 @@ impl Listener {
         }
     }
 
-    /// Whether the next turn has connections to accept without being told by the poll.
+    /// Whether the next turn has connections to accept without an event of the poll.
     pub fn is_ready(&self) -> bool {
         self.ready && self.paused_until.is_none()
     }

@@ -80,7 +80,7 @@ pub fn serve(connection: &mut Connection, ingress: &mut Ingress, scratch: &mut S
     served
 }
 
-/// The first read: its first byte tells what the peer speaks.
+/// The first read: its first byte decides the protocol.
 fn decide(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
     let room = &mut cx.scratch.read[..HELLO_FRAME_BYTES];
     let bytes = match cx.socket.read(room, cx.ingress.now) {

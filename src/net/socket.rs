@@ -22,7 +22,7 @@ pub enum ReadEnd {
 /// A socket with its buffers and state.
 pub struct Socket {
     transport: Transport,
-    /// There may be bytes: no read has come back empty since the poll said so.
+    /// There may be bytes: no read has come back empty since the poll reported the socket.
     readable: bool,
     end_of_stream: bool,
     /// When bytes last came.
@@ -53,7 +53,7 @@ impl Socket {
         &mut self.transport
     }
 
-    /// The poll says that there may be something to read.
+    /// The poll reported that there may be something to read.
     pub fn set_readable(&mut self) {
         self.readable = true;
     }

@@ -75,7 +75,7 @@ pub struct Unwritten {
 /// The server ends, or the log failed.
 struct Over;
 
-/// What people were told of pauses: at most one line in a while, however often the log pauses and goes on.
+/// Log lines about pauses: at most one in a while, however often the log pauses and continues.
 #[derive(Default)]
 struct Said {
     next: Option<Instant>,
@@ -350,7 +350,7 @@ impl GroupCommit {
         self.holders.iter().map(Box::as_ref).filter(move |holder| holder.position() + 1 < needed)
     }
 
-    /// Deletes what nobody needs, whatever `wal.keep` says. `true`: something was.
+    /// Deletes the segments that no sink needs, regardless of `wal.keep`. `true`: there were some.
     fn trim_at_once(&mut self) -> Result<bool, Over> {
         let before = self.writer.oldest_position();
         let keep_from = self.keep_from();

@@ -1,4 +1,5 @@
-//! What a router owes its sink: takes batches in order of position, says when a delivery is due and what is in it.
+//! What a router has yet to deliver: takes batches in order of position, decides when a delivery is due and what is in
+//! it.
 //!
 //! ```text
 //!             ▼ next
@@ -131,7 +132,7 @@ impl Gather {
         self.closed
     }
 
-    /// The next delivery, if it is time for it. The same one again until [`Gather::stored`] says that it is done.
+    /// The next delivery, if it is time for it. The same one again until [`Gather::stored`] is called.
     pub fn due(&mut self, now: Instant) -> Due {
         let Some(first) = self.held.front() else { return Due::Nothing };
         let full = !self.has_room();

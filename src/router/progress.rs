@@ -78,7 +78,7 @@ pub struct SinkProgress {
     required: bool,
     /// Knows which positions no event has.
     log: Option<Arc<Log>>,
-    /// The store has said where it is.
+    /// The store has reported its position.
     is_placed: AtomicBool,
     /// Last position handed to the router.
     offered: AtomicU64,
@@ -147,7 +147,7 @@ impl SinkProgress {
         self.is_placed.store(true, Ordering::Release);
     }
 
-    /// Whether the store has said, in this process, which position it holds.
+    /// Whether the store has reported its position to this process.
     pub fn is_placed(&self) -> bool {
         self.is_placed.load(Ordering::Acquire)
     }
@@ -254,7 +254,7 @@ impl SinkProgress {
         let _ = oldest.compare_exchange(0, received_unix_nano, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// The store says that it has everything up to `position`, even if that is less than before.
+    /// The store reports that it has everything up to `position`, even if that is less than before.
     pub(super) fn restarted(&self, position: u64) {
         self.position.store(position, Ordering::Release);
         self.is_placed.store(true, Ordering::Release);

@@ -1,7 +1,7 @@
 //! The short queue between log thread and router.
 //!
 //! ```text
-//!  with a log     offer ─▶ [ batch batch ] ─▶ router     no room: the queue is emptied, `behind` says how far to read the log
+//!  with a log     offer ─▶ [ batch batch ] ─▶ router     no room: the queue is emptied; read the log up to `behind`
 //!  without one    offer ─▶ [ batch batch ] ─▶ router     no room: the log thread waits, and so do the agents
 //! ```
 //!
@@ -86,7 +86,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// There is nothing between what was offered and `end`; the log says so, too.
+    /// There is nothing between what was offered and `end`, in the log either.
     pub fn skipped_to(&self, end: u64) {
         let mut state = self.lock();
         state.behind = state.behind.max(end);

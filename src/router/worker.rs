@@ -5,7 +5,7 @@
 //!             ▼                                                           │
 //!  start ─▶ connect ─▶ next_delivery ─▶ deliver ── stored ─▶ next …       │
 //!                          │               ├────── unavailable ───────────┘
-//!                          │               └────── refused ─▶ bury, deliver the rest
+//!                          │               └────── refused ─▶ dead letters, deliver the rest
 //!                          ▼ queue closed and nothing held, or the deadline passed
 //!                         end
 //! ```
@@ -71,7 +71,7 @@ pub(super) struct Worker {
     position_file: PositionFile,
     /// The store keeps no positions: the file does. Not without a log, whose positions mean nothing to the next start.
     saves_position: bool,
-    /// The file says where the sink began; its store has nothing of this log yet.
+    /// The position file has where the sink began; its store has nothing of this log yet.
     begins: bool,
     dead: DeadLetters,
     /// Events that the store refused without naming them, since it last stored one.

@@ -40,7 +40,7 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// Lets the rest be delivered, and says what is missing.
+    /// Lets the rest be delivered, and reports what is missing.
     pub fn finish(self, end: End) -> Result<(), ServerError> {
         if self.health.failure().is_some() {
             let unwritten = self.log_thread.wait(LOG_END_TIMEOUT).unwrap_or_default();

@@ -101,7 +101,7 @@ pub fn holders(config: &Config, routers: &[Router]) -> Vec<Box<dyn Holder>> {
     config.sinks.iter().zip(routers).map(holder).collect()
 }
 
-/// Sleeps, and says whether the server goes on.
+/// Sleeps, and returns whether the server continues.
 pub fn sleep_until_drained(drain: &Arc<Drain>) -> Box<dyn Fn(Duration) -> bool + Send> {
     let drain = drain.clone();
     Box::new(move |duration| {

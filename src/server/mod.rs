@@ -1,4 +1,4 @@
-//! The server, put together: threads, queues and the order in which they start and end.
+//! The server as a whole: threads, queues and the order in which they start and end.
 //!
 //! ```text
 //!  start  bind ─▶ lock ─▶ log recovers ─▶ routers connect ─▶ log thread ─▶ listen ─▶ event loops

@@ -10,12 +10,12 @@ use crate::wire::NackCode;
 /// The verdict on a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// Every event is sound: the payload is stored as it stands.
+    /// Every event is valid: the payload is stored unchanged.
     All {
         /// Number of events in the payload.
         events: u32,
     },
-    /// Some are: their byte ranges are in the scratch list; `reason` is PARTIAL's JSON.
+    /// Some are valid: their byte ranges are in the scratch list; `reason` is PARTIAL's JSON.
     Some {
         /// Number of accepted events.
         events: u32,
@@ -24,7 +24,7 @@ pub enum Admission {
         /// JSON that names refused events by their index, for the NACK.
         reason: String,
     },
-    /// None is, or the payload is no batch.
+    /// No event is valid, or the payload is not an `EventBatch`.
     None {
         /// Code of the NACK.
         code: NackCode,
@@ -36,7 +36,7 @@ pub enum Admission {
 }
 
 /// Checks `payload`, an `EventBatch`. `ranges` is scratch of the caller's: afterwards it holds the accepted ranges,
-/// neighbours joined. Nothing is allocated where every event is sound.
+/// neighbours joined. Nothing is allocated where every event is valid.
 pub fn admit(payload: &[u8], ranges: &mut Vec<Range<usize>>) -> Admission {
     ranges.clear();
     let (mut events, mut refused) = (0u32, 0u32);

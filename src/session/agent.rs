@@ -12,7 +12,7 @@
 //! - What outlives a connection is the backlog: frames not acknowledged, numbered once, sent again byte by byte as
 //!   they were (R6, R7). Neither does the epoch change after the first WELCOME. The exception is R16's empty frame.
 //! - Bytes in flight stay within the server's window (R10), bytes retained within `queue_bytes`; one frame always goes.
-//! - Whatever the server says, this side does not panic: nonsense ends the connection, and the frames stay.
+//! - Whatever the server sends, this side does not panic: invalid bytes end the connection, and the frames stay.
 
 mod backlog;
 mod notice;
@@ -54,7 +54,7 @@ pub struct Settings {
     pub ack: Option<AckLevel>,
     /// Bytes of all frames that are not acknowledged yet, sent or not. One frame is always allowed.
     pub queue_bytes: usize,
-    /// Of the backoff's jitter.
+    /// Seed of the backoff's jitter.
     pub seed: u64,
 }
 
@@ -365,7 +365,7 @@ impl Agent {
         }
     }
 
-    /// How long a living server may say nothing: what it grants this side (R13), and the time that the oldest frame
+    /// How long a running server may be silent: what it grants this side (R13), and the time that the oldest frame
     /// may take to get there (R11), for nothing is acknowledged before.
     fn silence_max(&self) -> Duration {
         let oldest_bytes = self.backlog.oldest_bytes() as u64;

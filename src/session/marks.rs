@@ -7,11 +7,11 @@
 //!    └────── given back ─────┘
 //! ```
 //!
-//! One mark an agent: epoch, last sequence number and that frame's checksum. The session of a connected agent holds its
-//! mark, so that no frame looks into the table; a newer connection waits until the older one has given it back. With a log
-//! the marks are rebuilt from it at start ([`Marks::restore`]); without one a new start of the server knows nobody, and no
-//! WELCOME says *resumed*. An agent that sends BYE is forgotten at once ([`Marks::forget`]); all others are kept for the
-//! retention time.
+//! One mark per agent: epoch, last sequence number and that frame's checksum. The session of a connected agent holds
+//! its mark, so that no frame looks into the table; a newer connection waits until the older one has given it back.
+//! With a log the marks are rebuilt from it at start ([`Marks::restore`]); without one a new start of the server knows
+//! nobody, and no WELCOME has *resumed* set. An agent that sends BYE is forgotten at once ([`Marks::forget`]); all
+//! others are kept for the retention time.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -80,7 +80,7 @@ pub struct Restored {
     pub last_crc: Option<u32>,
     /// Whether a frame of the agent was accepted, in any epoch.
     pub has_frames: bool,
-    /// How long ago the agent was last heard, by the log's times of receipt.
+    /// How long ago the agent last sent something, by the log's times of receipt.
     pub age: Duration,
 }
 
@@ -93,7 +93,7 @@ pub enum Greeted {
     LentTo(ConnectionId),
 }
 
-/// What the agent is told, and what WELCOME waits for.
+/// What WELCOME contains, and what it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Greeting {
     /// The epoch for WELCOME: the agent's own, or a new one.

@@ -27,7 +27,7 @@ pub struct Data {
     pub level: AckLevel,
 }
 
-/// How a payload fared.
+/// The result of handing on a payload.
 #[derive(Debug)]
 pub struct Taken {
     /// The ticket of its last slot.
@@ -56,7 +56,7 @@ pub trait Ingress {
     /// Hands on a DATA that is refused without a look at its payload. Returns its ticket.
     fn refuse(&mut self, source: &mut Self::Source, data: &Data, code: NackCode, reason: &str) -> Ticket;
 
-    /// A DATA came that was taken before.
+    /// Counts a DATA that was received again.
     fn duplicate(&mut self);
 
     /// The agent is done, and its mark is deleted; `last_seq` is the last number that was acknowledged.
@@ -84,18 +84,18 @@ pub enum End {
     },
     /// Before a frame for which the ingress has no room.
     NoRoom,
-    /// Behind an accepted HELLO: see [`ServerSession::epoch_logged`] and [`ServerSession::settled`].
+    /// After an accepted HELLO: see [`ServerSession::epoch_logged`] and [`ServerSession::settled`].
     Greeted(Greeting),
     /// Before a HELLO: an older connection of the agent holds its mark. Close that one, then offer the HELLO again (R5).
     LentTo(ConnectionId),
-    /// Behind a BYE: flush and close without a word.
+    /// After a BYE: flush and close without a GOAWAY.
     Bye,
     /// A GOAWAY is written: flush and close.
     Closed(GoawayCode),
 }
 
 impl ServerSession {
-    /// Bytes of an agent whose HELLO is not accepted yet. Nothing behind the HELLO is parsed.
+    /// Bytes of an agent whose HELLO is not accepted yet. Nothing after the HELLO is parsed.
     pub fn greet(&mut self, bytes: &[u8], turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Consumed {
         let mut at = 0;
         let end = loop {
@@ -174,7 +174,7 @@ impl ServerSession {
         }
     }
 
-    /// Does what a frame asks for. `Some`: nothing behind it is parsed.
+    /// Does what a frame asks for. `Some`: nothing after it is parsed.
     fn hand_on<I: Ingress>(
         &mut self,
         step: Step,

@@ -120,7 +120,7 @@ pub(super) enum Step {
     Close(GoawayCode),
 }
 
-/// Why the server hangs up, in words for the agent's operator.
+/// Why the server ends the connection, as text for the agent's operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Reason {
     #[error("{0}")]
@@ -185,9 +185,9 @@ pub struct ServerSession {
     pending_bytes: u64,
     acked_seq: u64,
     acked_at: Instant,
-    /// A duplicate came: say again what is acknowledged.
+    /// A duplicate was received: repeat the last ACK.
     ack_due: bool,
-    /// The caller does not read this connection: its peer must not be blamed, and hears the last ACK every second.
+    /// The caller does not read this connection: its peer must not be blamed, and is sent the last ACK every second.
     paused: bool,
     keepalive: Duration,
 }
@@ -235,7 +235,7 @@ impl ServerSession {
         self.agent_id().is_some()
     }
 
-    /// The last words are said; nothing more is taken.
+    /// Whether a GOAWAY is written; nothing more is accepted.
     pub fn is_closed(&self) -> bool {
         self.state == State::Closed
     }
@@ -326,8 +326,8 @@ impl ServerSession {
         }
     }
 
-    /// Says WELCOME if what it waited for is in the log for good (without one: in memory). `reached`: whether a ticket has
-    /// reached a level.
+    /// Writes WELCOME if what it waited for is in the log for good (without one: in memory). `reached`: whether a
+    /// ticket has reached a level.
     pub fn settled(&mut self, reached: impl Fn(Ticket, AckLevel) -> bool, turn: &Turn<'_>, out: &mut Vec<u8>) {
         let (now, settings) = (turn.now, turn.settings);
         let State::Settling(greeting) = self.state else { return };
@@ -406,7 +406,7 @@ impl ServerSession {
         }
     }
 
-    /// The DATA `header` was handed on under `ticket`, whole or without what `nack` says; its sequence number is
+    /// The DATA `header` was handed on under `ticket`, whole or without what `nack` names; its sequence number is
     /// used up. A NACK is written now, before the first ACK that covers it (R8).
     pub(super) fn taken(
         &mut self,
@@ -545,7 +545,7 @@ impl ServerSession {
         }
     }
 
-    /// Bytes that are no frames.
+    /// Bytes that are not frames.
     pub(super) fn broken(&mut self, error: FrameError, random: u64, out: &mut Vec<u8>) -> GoawayCode {
         // A sound header of another version is another protocol; all else may be damage on the way, and is retried.
         let code = if matches!(error, FrameError::Version(_)) { GoawayCode::Version } else { GoawayCode::Protocol };

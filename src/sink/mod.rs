@@ -1,6 +1,6 @@
 //! Sinks: the trait, the table of kinds, one file a sink.
 //!
-//! A sink only speaks its store's language. Retry, backoff, deadlines, bisection, dead letters, metrics and the
+//! A sink only implements its store's protocol. Retry, backoff, deadlines, bisection, dead letters, metrics and the
 //! positions of stores that keep none are the router's.
 //!
 //! Adding a sink is one file with its [`Kind`], its `Settings` and its `Sink`, one variant of [`Settings`], and its
@@ -63,14 +63,14 @@ pub trait Sink: Send {
         Ok(())
     }
 
-    /// Whether that file is worth its syncs. Not where nothing is stored: a second delivery doubles nothing.
+    /// Whether that file is worth its syncs. Not where nothing is stored: a second delivery stores nothing twice.
     fn needs_position(&self) -> bool {
         true
     }
 
     /// Whether deliveries would get through, without changing anything where they go or taking anything from a server
-    /// that runs: for `telemetryx check --connect`. What [`Sink::connect`] would make may be missing. Where there is no
-    /// store, nothing can be wrong.
+    /// that runs: for `telemetryx check --connect`. What [`Sink::connect`] would create may be missing. Where there is
+    /// no store, nothing can be wrong.
     fn probe(&mut self) -> Result<(), Unavailable> {
         Ok(())
     }
@@ -97,7 +97,8 @@ pub trait Sink: Send {
     /// Their positions leave gaps. The server's own sink goes on meanwhile in another process: neither the store's
     /// position nor its owner is touched. Called without [`Sink::connect`]; connects itself, and makes no tables.
     ///
-    /// The answer is that of [`Sink::deliver`]: what was stored by an earlier replay is stored, where the store can tell.
+    /// The answer is that of [`Sink::deliver`]: what was stored by an earlier replay counts as stored, where the store
+    /// can recognise it.
     fn replay(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         let _ = delivery;
         Err(Unavailable::down(NoReplay.to_string()).into())
@@ -338,7 +339,7 @@ impl Settings {
         }
     }
 
-    /// What no row of the table of settings can say about a value: the key, and what is wrong with it.
+    /// What no row of the table of settings can check of a value: the key, and what is wrong with it.
     pub fn check(&self) -> Result<(), (Cow<'static, str>, String)> {
         #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc"))]
         let of_row = |(key, why): (&'static str, String)| (Cow::Borrowed(key), why);
@@ -393,7 +394,7 @@ pub fn check_ca_file(path: &Path) -> Result<(), String> {
     Err(format!("ca_file {}: no sink of this build has TLS", path.display()))
 }
 
-/// What a person looks at when a store cannot be reached; empty where the error itself says enough.
+/// What a person looks at when a store cannot be reached; empty where the error itself is enough.
 #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 fn connection_advice(error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind;

@@ -7,7 +7,7 @@
 //! ```text
 //!              ┌ block ──┬ block ──┬ block ──┐
 //!  on disk     │▓▓▓▓▓▓▓▓▓│▓▓▓▓00000│000000000│      ▓ written before, 0 reserved
-//!  staging               │▓▓▓▓new n│ew new000│      one write: the torn block again, what is new, zeros
+//!  staging               │▓▓▓▓new n│ew new000│      one write: the partial block again, what is new, zeros
 //!                             ▲ end      ▲ new end
 //! ```
 //!
@@ -47,7 +47,7 @@ impl DirectFile {
     /// `file` is the one at `path`, which is opened a second time, for `O_DIRECT`.
     ///
     /// # Errors
-    /// There is no file descriptor left. That passes, whereas a segment without `O_DIRECT` would stay so to its end.
+    /// No file descriptor is left. That passes, whereas a segment without `O_DIRECT` would stay so to its end.
     pub fn new(file: File, path: &Path) -> io::Result<Self> {
         let direct = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
         Self::with(file, direct)

@@ -9,8 +9,8 @@
 //!
 //! - A **record** is one commit; it stands for itself and every bit of it is under a checksum (`record`).
 //! - A **segment** is a file of records that begins with all agents' marks (`segment`, `marks`).
-//! - Every start **recovers** and begins a new segment (`recovery`): a torn tail is cut and kept aside, damage is
-//!   passed over and reported, no position is used twice, no sound record is lost.
+//! - Every start **recovers** and begins a new segment (`recovery`): a partial tail is cut and kept aside, corruption
+//!   is skipped and reported, no position is used twice, no valid record is lost.
 //! - A full disk changes nothing; any other failed write or sync is final (`writer`).
 //!
 //! Files are behind a trait (`storage`), so that tests can fail and crash at every call. `docs/log.md` has the format.
@@ -41,7 +41,7 @@ pub use writer::Writer;
 
 use writer::segment_id;
 
-/// What the log is told.
+/// Settings of the log.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `data_dir/wal`, for messages.

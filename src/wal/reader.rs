@@ -46,14 +46,15 @@ pub struct Shape {
     pub segments: Vec<Segment>,
     /// What was left out before segments that are deleted by now; as many ranges as there were starts with such a jump.
     pub gone: Vec<Range<u64>>,
-    /// Of the last segment: readers look at nothing behind.
+    /// Of the last segment: readers look at nothing after it.
     pub synced_bytes: u64,
     /// The first position that is not synced yet.
     pub end: u64,
 }
 
 impl Shape {
-    /// Positions that no event has, in order and each once: a segment tells again what one without events before it told.
+    /// Positions that no event has, in order and each once: a segment repeats what the one before it left out, if that
+    /// has no events.
     fn left_out(&self) -> impl Iterator<Item = Range<u64>> {
         let mut told = 0;
         let new = move |range: Range<u64>| {
@@ -126,7 +127,7 @@ impl Log {
 pub enum Read {
     /// One record. It may begin before the position that was asked for.
     Batch(Arc<Batch>),
-    /// Positions that cannot be read, and never will be. Go on behind them.
+    /// Positions that cannot be read, and never will be. Continue after them.
     Missing {
         /// Which positions.
         positions: Range<u64>,
@@ -253,7 +254,7 @@ impl Reader {
         }
     }
 
-    /// The segment with the reader's position. `Err`: there is none, and this is what to say.
+    /// The segment with the reader's position. `Err`: there is none, and this is the reader's answer.
     fn view(&mut self) -> Result<View, Option<Read>> {
         let log = self.log.clone();
         let shape = log.shape();

@@ -164,7 +164,7 @@ pub struct LoggedRun {
     pub payload_crc: u32,
 }
 
-/// What a record's tables say.
+/// The content of a record's tables.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// The runs of a commit, in order of position.

@@ -1,7 +1,7 @@
 //! What a start does with the log that it finds.
 //!
 //! ```text
-//!  older segments: headers only        the newest segment, and back to the newest sound marks: every byte
+//!  older segments: headers only        the newest segment, and back to the newest valid marks: every byte
 //!  ┌──────────┐ ┌──────────┐ ┌─ marks ─┬─ records ─┬▒ skipped ▒┬─ records ─┬▒ tail ▒┬ 0 0 0 ┐
 //!  └──────────┘ └──────────┘ └─────────┴───────────┴───────────┴───────────┴────────┴───────┘
 //!                                      next position = end (+ 2^24 and more, if anything was cut or skipped)
@@ -107,13 +107,13 @@ pub struct Report {
     pub next_position: u64,
     /// Agents whose marks are known.
     pub agents: usize,
-    /// Tails that were no records. Their events were not acknowledged as synced, or their disk is damaged.
+    /// Tails that were not records. Their events were not acknowledged as synced, or their disk is faulty.
     pub cuts: Vec<Cut>,
-    /// Damaged places with sound records behind them; the first few, all of them counted in `skipped`.
+    /// Corrupt places with valid records after them; the first few, all of them counted in `skipped`.
     pub skips: Vec<Skip>,
     /// Number of corrupt places with valid records after them.
     pub skipped: usize,
-    /// No table of marks is sound: agents whose frames are no longer in the log may have resends stored twice.
+    /// No table of marks is valid: agents whose frames are no longer in the log may have resends stored twice.
     pub marks_lost: bool,
 }
 
@@ -188,13 +188,13 @@ struct Old {
 /// What a segment holds, every byte looked at.
 #[derive(Default)]
 struct Survey {
-    /// End of the last sound record.
+    /// End of the last valid record.
     end: u64,
-    /// Behind the last sound record's last position.
+    /// The position after the last valid record.
     sound_position: u64,
     /// Behind the last position that the segment can have used.
     end_position: u64,
-    /// Up to here it was synced when its last sound record was appended.
+    /// Up to here it was synced when its last valid record was appended.
     synced_bytes: u64,
     server_id: Option<[u8; 16]>,
     events: u64,
@@ -336,7 +336,7 @@ impl Recovery<'_> {
         Ok(old)
     }
 
-    /// Whose log it is: any sound header says so, of a segment or of a record.
+    /// Whose log it is, by any valid header of a segment or a record.
     fn server_id(&self, old: &[Old]) -> Result<Option<[u8; 16]>, OpenError> {
         if let Some(header) = old.iter().find_map(|old| old.header) {
             return Ok(Some(header.server_id));
@@ -354,7 +354,7 @@ impl Recovery<'_> {
         Ok(None)
     }
 
-    /// Index of the newest segment whose marks are sound; they are in `marks` then. Also those of a segment without a
+    /// Index of the newest segment whose marks are valid; they are in `marks` then. Also those of a segment without a
     /// header: the one before it never goes on once marks are in it.
     fn newest_marks(&self, old: &[Old], marks: &mut MarkTable) -> Result<Option<usize>, OpenError> {
         for (index, old) in old.iter().enumerate().rev() {
@@ -369,7 +369,7 @@ impl Recovery<'_> {
         Ok(None)
     }
 
-    /// Looks at every byte of a segment and counts its sound records in `marks`.
+    /// Looks at every byte of a segment and counts its valid records in `marks`.
     fn survey(&self, old: &Old, marks: &mut MarkTable) -> Result<Survey, OpenError> {
         let failed = self.failed("read a segment");
         let mut scan = Scan::new(self.open(old)?, &old.name);

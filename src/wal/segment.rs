@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The header is written after the marks, so that a segment that has one was begun completely. All that a reader needs
-//! is in the name too: a damaged header costs no record.
+//! is in the name too: a corrupt header loses no record.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -53,12 +53,12 @@ pub struct Header {
     pub first_position: u64,
     /// When it was begun, by the clock of receipts: nanoseconds since 1970-01-01T00:00:00Z.
     pub created_unix_nano: u64,
-    /// Positions right before the first one that no event has (at most 2^48 - 1 are told).
+    /// Positions right before the first one that no event has (at most 2^48 - 1 are recorded).
     pub left_out: u64,
 }
 
 impl Header {
-    /// `None`: damaged, or never written.
+    /// `None`: corrupt, or never written.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (layout, _) = Layout::ref_from_prefix(bytes).ok()?;
         let sound = layout.magic == MAGIC && crc32fast::hash(bytes.get(..CRC_OFFSET)?) == layout.crc.get();
@@ -91,7 +91,7 @@ impl Header {
     }
 }
 
-/// What a segment's file name says. Ordered as the segments were made.
+/// The fields of a segment's file name. Ordered as the segments were created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
     /// Position of its first event.

@@ -1,8 +1,8 @@
-//! The one who writes: append, sync, rotate, delete.
+//! The writer: append, sync, rotate, delete.
 //!
 //! ```text
 //!  append: │ … │ record ▓▓▓▓▓▓▓│ 0 0 0 │      sync: everything appended is durable, readers see it
-//!  rotate:  sync ─▶ new file: marks, header ─▶ sync, sync folder ─▶ cut the old one to its end
+//!  rotate:  sync ─▶ new file: marks, header ─▶ sync, sync directory ─▶ cut the old one to its end
 //! ```
 //!
 //! So unsynced bytes are only ever in the newest segment. A full disk changes nothing and can be tried again; any other
@@ -366,7 +366,7 @@ impl Writer {
         Ok(Some(self.log.oldest()))
     }
 
-    /// Readers hear of it first, then the file goes.
+    /// Readers are notified first, then the file is removed.
     fn remove_oldest(&mut self) -> Result<(), LogFailure> {
         let oldest = self.log.change(|shape| {
             let oldest = shape.segments.remove(0);

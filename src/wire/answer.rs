@@ -38,7 +38,7 @@ pub fn bye(out: &mut Vec<u8>) {
 pub struct Goaway<'a> {
     /// An unknown number is kept: agents treat it as one to retry.
     pub code: Result<GoawayCode, u32>,
-    /// Do not come back before.
+    /// Milliseconds before which the agent must not reconnect.
     pub retry_ms: u32,
     /// The reason, for people.
     pub text: &'a str,

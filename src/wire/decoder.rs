@@ -15,7 +15,7 @@ use crate::limits::{HEADER_BYTES, HELLO_BYTES_MAX, REASON_BYTES_MAX};
 pub enum Decoded<'a> {
     /// Not a whole header yet.
     NeedHeader,
-    /// A sound header whose frame takes `total` bytes, header included; not all of them are here.
+    /// A valid header whose frame takes `total` bytes, header included; not all of them are here.
     Partial {
         /// The header, checked.
         header: Header,

@@ -98,7 +98,7 @@ impl FrameKind {
     }
 }
 
-/// Bytes that are no frame of this protocol. The connection cannot go on: where the next frame begins is unknown.
+/// Bytes that are not a frame of this protocol. The connection cannot continue: where the next frame begins is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The first four bytes are not [`MAGIC`]; bytes that are not received yet are 0.

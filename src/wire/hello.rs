@@ -1,4 +1,4 @@
-//! HELLO and WELCOME: what the two sides tell each other first.
+//! HELLO and WELCOME: the first frame of each side.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -7,7 +7,7 @@ use super::AckLevel;
 use super::header::{FrameKind, Header, VERSION};
 use crate::limits::HELLO_BYTES_MAX;
 
-/// Bit of codec 0, which everybody understands.
+/// Bit of codec 0, which every peer supports.
 pub const CODECS: u16 = 1;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -40,7 +40,7 @@ pub struct Hello<'a> {
     pub ack: Result<Option<AckLevel>, u32>,
     /// Random, made once, kept by the agent.
     pub agent_id: [u8; 16],
-    /// 0: give me a new one.
+    /// 0: the server assigns a new one.
     pub epoch: u64,
     /// The lowest sequence number that the agent still holds.
     pub oldest_seq: u64,
@@ -50,7 +50,7 @@ pub struct Hello<'a> {
     pub name: &'a str,
 }
 
-/// A HELLO that cannot be understood: GOAWAY(PROTOCOL).
+/// A HELLO that cannot be decoded: GOAWAY(PROTOCOL).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
     /// The payload has this many bytes, fewer than the fixed part.
@@ -163,7 +163,7 @@ impl<'a> Hello<'a> {
     }
 }
 
-/// The one version both sides speak: the lower of the two highest, where it is not below either lowest (R14).
+/// The one version that both sides support: the lower of the two highest, where it is not below either lowest (R14).
 pub fn common_version(min: u8, max: u8) -> Option<u8> {
     let version = max.min(VERSION);
     (version >= min.max(VERSION)).then_some(version)
@@ -219,7 +219,7 @@ pub struct Welcome {
     pub server_id: [u8; 16],
 }
 
-/// A WELCOME that cannot be understood: the server speaks something else.
+/// A WELCOME that cannot be decoded: the server uses another protocol.
 /// Names the first field that is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -1,6 +1,6 @@
 //! Protocol version 1 as bytes: frame header, decoder, encoder, checksums. See `docs/protocol.md`.
 //!
-//! Everything here takes slices and returns values; who may say what when is `session`'s.
+//! Everything here takes slices and returns values; which side may send what and when is decided in `session`.
 
 pub mod answer;
 pub mod decoder;
@@ -68,7 +68,7 @@ pub struct UnknownAckLevel(String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum NackCode {
-    /// The payload is no `EventBatch`.
+    /// The payload is not an `EventBatch`.
     Malformed = 1,
     /// Reserved for codecs: decompression failed, or the length differs.
     Decompress = 2,

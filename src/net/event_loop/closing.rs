@@ -99,8 +99,8 @@ impl EventLoop {
         self.ingress.shared.part_of(self.ingress.shared.limits.max_unauthenticated)
     }
 
-    /// R12: of the connections that say nothing, the oldest are closed while there are more than allowed. Real agents and
-    /// clients send their first bytes at once.
+    /// R12: of the connections that are silent, the oldest are closed while there are more than allowed. Real agents
+    /// and clients send their first bytes at once.
     pub(super) fn close_silent(&mut self) {
         let (now, max) = (self.ingress.now, self.max_unauthenticated());
         if !self.has_too_many_unknown() || now < self.silent_swept + SILENT_SWEEP_INTERVAL {

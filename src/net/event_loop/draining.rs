@@ -42,7 +42,7 @@ impl EventLoop {
         }
     }
 
-    /// R15: no more connections, no more reading; what was taken is acknowledged, then everybody is told.
+    /// R15: no more connections, no more reading; what was accepted is acknowledged, then every peer is notified.
     pub(super) fn begin_drain(&mut self) {
         tracing::info!(connections = self.connections.len(), "shutting down: draining connections");
         self.drain_until = Some(self.ingress.now + self.drain_timeout);

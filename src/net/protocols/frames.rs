@@ -343,7 +343,7 @@ impl Frames {
         Served::Again
     }
 
-    /// Not read for now, through no fault of the peer's: its timers stand, and it hears the last ACK every second.
+    /// Not read for now, through no fault of the peer's: its timers stand, and it is sent the last ACK every second.
     fn hold(&mut self, now: Instant) -> Served {
         self.session.set_paused(true, now);
         Served::Hold

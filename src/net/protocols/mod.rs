@@ -1,4 +1,4 @@
-//! What connections speak: one adapter for each protocol, between a socket and a machine without sockets.
+//! The protocols of connections: one adapter for each, between a socket and a machine without sockets.
 //!
 //! ```text
 //!  first byte ─▶ PROTOCOLS ─▶ Box<dyn Protocol> ── serve ─▶ acknowledge ─▶ … ─▶ handle_timeout, end
@@ -18,7 +18,7 @@ use crate::net::ingress::Ingress;
 use crate::net::serve::{Scratch, Served};
 use crate::net::socket::Socket;
 
-/// Tells by the first byte who speaks, and begins. The first line that accepts the byte is taken.
+/// Opens the protocol that the first byte belongs to: the first line of the table that accepts the byte.
 const PROTOCOLS: [(fn(u8) -> bool, Open); 2] = [(frames::begins_with, frames::open), (http::begins_with, http::open)];
 
 type Open = fn(&Peer, &Ingress) -> Box<dyn Protocol>;

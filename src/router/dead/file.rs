@@ -80,7 +80,7 @@ pub struct Piece<'l> {
 }
 
 impl Piece<'_> {
-    /// A whole line, without its end; `None`: torn, or longer than any letter.
+    /// A whole line, without its end; `None`: partial, or longer than any letter.
     pub fn line(&self) -> Option<&[u8]> {
         if self.begins && self.ends { self.bytes.strip_suffix(b"\n") } else { None }
     }
@@ -100,8 +100,8 @@ impl Lines<'_> {
     }
 }
 
-/// Takes the lines out of the file that `removes` says yes to, and returns how many. Lines that were appended meanwhile
-/// stay, and so does what is no whole line. When it returns, the change survives power loss; after an error the file is
+/// Removes the lines for which `removes` returns true, and returns how many. Lines that were appended meanwhile
+/// stay, and so does a partial line. When it returns, the change survives power loss; after an error the file is
 /// as it was.
 pub fn rewrite(path: &Path, mut removes: impl FnMut(&[u8]) -> bool) -> io::Result<u64> {
     let new_path = beside(path, "rewritten");
@@ -177,7 +177,7 @@ pub(super) fn give_mode_and_owner(old: &File, new: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Another file in the same folder.
+/// Another file in the same directory.
 pub(super) fn beside(path: &Path, extension: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");

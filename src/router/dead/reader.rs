@@ -21,7 +21,7 @@ pub struct ReadLetter<'l> {
     pub code: String,
     /// The error's message, as the sender or the log saw it.
     pub reason: String,
-    /// When it was received, else when it says that it happened.
+    /// When it was received, else the event's own time.
     pub time_unix_nano: Option<u64>,
     /// The agent that sent it; `None`: it came over HTTP, or an older version wrote the letter.
     pub agent: Option<String>,
@@ -40,7 +40,7 @@ pub enum Content<'l> {
         position: u64,
         /// As JSON in takes it.
         event: &'l RawValue,
-        /// An `EventBatch` of the same event, where JSON cannot say all of it; base64.
+        /// An `EventBatch` of the same event, where JSON cannot express all of it; base64.
         encoded: Option<String>,
     },
     /// What was rejected on receipt.
@@ -84,7 +84,7 @@ struct Own {
 }
 
 impl<'l> ReadLetter<'l> {
-    /// `None`: the line is no dead letter.
+    /// `None`: the line is not a dead letter.
     pub fn read(line: &'l [u8]) -> Option<Self> {
         let line: Line<'l> = serde_json::from_slice(line).ok()?;
         let content = match (line.event, line.payload) {

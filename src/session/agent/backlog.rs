@@ -46,7 +46,7 @@ pub enum QueueError {
     Closing,
 }
 
-/// Numbers since the agent was made.
+/// Counts since the agent was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The highest number given to a frame.
@@ -70,7 +70,7 @@ pub struct Progress {
 struct Frame {
     bytes: Bytes,
     events: u32,
-    /// Number of refused events, once a NACK has told.
+    /// Number of refused events, once a NACK was received.
     refused: Option<u32>,
 }
 
@@ -261,7 +261,7 @@ impl Backlog {
     }
 }
 
-/// What a PARTIAL says; 0 where it cannot be read, so that no loss goes unseen.
+/// The number in a PARTIAL; 0 where it cannot be read, so that no loss goes unseen.
 fn accepted_events(payload: &[u8]) -> u32 {
     #[derive(Deserialize)]
     struct Partial {

@@ -1,4 +1,4 @@
-//! What an agent has to say about its server: news, refusals, and why connections end.
+//! What an agent reports about its server: connections, refusals, and why connections end.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ pub struct Refusal {
     pub seq: u64,
     /// An unknown number is kept; it is as permanent as the known ones.
     pub code: Result<NackCode, u32>,
-    /// The server's words. PARTIAL: JSON that names the refused events by their index in the frame.
+    /// The server's message. PARTIAL: JSON that names the refused events by their index in the frame.
     pub reason: String,
     /// Events of the frame, and how many of them are refused.
     pub events: u32,
@@ -61,7 +61,7 @@ pub struct Refusal {
 /// Why a connection ended, or could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
-    /// Said by the driver.
+    /// Reported by the driver.
     #[error("{0}")]
     Connection(String),
     /// The server did not answer HELLO with WELCOME in time.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  head, body … ──▶ ✗ connection reset       the rest is written to nobody
-//!       ◀── HTTP/1.1 413 … ── closed         and the answer is read; without one, the first error is told
+//!       ◀── HTTP/1.1 413 … ── closed         and the answer is read; without one, the first error is reported
 //! ```
 //!
 //! Stands between the socket and TLS, which would give up on the connection. Such an answer may say why nothing is

@@ -1,4 +1,4 @@
-//! POST to a service over HTTP/1.1: at least once, told apart by positions.
+//! POST to a service over HTTP/1.1: at least once, deduplicated by positions.
 //!
 //! ```text
 //!  delivery ─▶ body (JSON array, NDJSON, EventBatch; perhaps gzip) ─▶ POST url, Telemetryx-Positions: 1-4,6-9
@@ -50,7 +50,7 @@ pub struct Http {
     client: Option<Client>,
 }
 
-/// What [`Sink::connect`] prepares: it talks to nobody yet.
+/// What [`Sink::connect`] prepares: nothing is sent yet.
 struct Client {
     agent: Agent,
     early_answers: EarlyAnswers,
@@ -102,7 +102,7 @@ impl Http {
 }
 
 impl Sink for Http {
-    /// Whether somebody listens there; what they would say to a request is not asked.
+    /// Whether a server listens there; no request is sent.
     fn probe(&mut self) -> Result<(), Unavailable> {
         let Client { uri, .. } = self.client()?;
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });

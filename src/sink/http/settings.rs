@@ -1,4 +1,4 @@
-//! What a user sets, and what of it is wrong.
+//! The settings and their checks.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -115,7 +115,7 @@ impl Format {
     }
 }
 
-/// What a request says by itself: two of one would contradict each other.
+/// Header fields that the sink sets: a second one would contradict it.
 const OWN_HEADERS: &[&str] = &[
     "connection",
     "content-encoding",
@@ -234,7 +234,7 @@ impl Settings {
     }
 }
 
-/// What of a header's value may be repeated without the rest: its words, a value that a `=` gives a name, and what
+/// What of a header's value may be repeated without the rest: its parts, a value that a `=` gives a name, and what
 /// Base64 of Basic holds.
 fn pieces(value: &str) -> Vec<String> {
     const SCHEMES: [&str; 4] = ["basic", "bearer", "digest", "token"];

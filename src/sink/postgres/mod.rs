@@ -8,14 +8,14 @@
 //!     │
 //!     ├─ a row is refused ─▶ ROLLBACK, the delivery again in pieces, each under a savepoint: all refused rows at once
 //!     ├─ (server_id, position) is there ─▶ the same, without what is there
-//!     └─ no answer ─▶ connect again: the position says whether it was committed
+//!     └─ no answer ─▶ connect again: the position shows whether it was committed
 //! ```
 //!
-//! **Sorting.** SQLSTATE decides who has to act (`sqlstate`). The row that COPY names only says where to cut: a row is
+//! **Sorting.** SQLSTATE decides who has to act (`sqlstate`). The row that COPY names only shows where to cut: a row is
 //! refused because it was refused alone. Not where it is the table that is wrong: a column that wants a value which no row
 //! brings, or a partition that no row of many finds.
 //!
-//! **Waiting.** The server ends a statement after `timeout`. A server that says nothing is given up a little later
+//! **Waiting.** The server ends a statement after `timeout`. A server that is silent is given up a little later
 //! (`stream`), the connection is thrown away, and the router connects again, for ever. (Not on a Unix socket, which the
 //! client library does not hand out.)
 //!

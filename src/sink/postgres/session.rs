@@ -1,4 +1,4 @@
-//! A connection while it lasts, and what its errors say.
+//! A connection while it lasts, and what its errors mean.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl Session {
 /// Any error of a session.
 pub type Trouble = dyn std::error::Error + 'static;
 
-/// A column; "" where it is NULL, or what answers is no PostgreSQL.
+/// A column; "" where it is NULL, or the peer is not PostgreSQL.
 pub fn text(row: &SimpleQueryRow, index: usize) -> &str {
     row.try_get(index).ok().flatten().unwrap_or_default()
 }
@@ -83,7 +83,7 @@ pub fn chain(error: &Trouble) -> impl Iterator<Item = &Trouble> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
-/// What the server said, if it is the server that said it.
+/// The error that the server sent; `None`: the error is not the server's.
 pub fn db_error(error: &Trouble) -> Option<&DbError> {
     chain(error).find_map(|error| error.downcast_ref())
 }
@@ -98,7 +98,7 @@ pub fn named_line(error: &Trouble) -> Option<usize> {
     copy_line(db_error(error)?.where_()?)
 }
 
-/// The rows are refused, not the delivery put off.
+/// Whether the error refuses rows, rather than postponing the delivery.
 pub fn refuses(error: &Trouble) -> bool {
     let place = |error: &DbError| error.where_().map_or(Place::Elsewhere, copy_place);
     db_error(error).is_some_and(|error| verdict(error.code().code(), place(error)) == Verdict::Refused)

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The `postgres` crate has no timeout of its own for an answer: a server that is stopped, or whose disk hangs, would
-//! hold the router's thread for ever. So the crate is told to start TLS at once ("direct"), which hands the raw socket
-//! to [`Connector`]; it asks the server for TLS itself, and wraps the socket in any case.
+//! hold the router's thread for ever. So the crate is configured to start TLS at once ("direct"), which hands the raw
+//! socket to [`Connector`]; it asks the server for TLS itself, and wraps the socket in any case.
 
 use std::future::Future;
 use std::io;
@@ -50,7 +50,7 @@ pub enum Encryption {
     Off,
     /// Where the server offers it; its certificate is not looked at.
     Offered(Arc<ClientConfig>),
-    /// Nothing is said without.
+    /// Nothing is sent without it.
     Required(Arc<ClientConfig>),
 }
 

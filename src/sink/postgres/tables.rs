@@ -1,4 +1,4 @@
-//! The two tables: how they are made, and whether what is there will do (design, section 6).
+//! The two tables: how they are created, and whether existing ones are suitable (design, section 6).
 
 use super::rows;
 
@@ -15,7 +15,7 @@ pub struct Tables {
 const IDENTIFIER_BYTES_MAX: usize = 63;
 
 impl Tables {
-    /// `None`: no such name. Only names that need no quotes are taken, so that queries by hand need none either.
+    /// `None`: not such a name. Only names that need no quotes are accepted, so that queries by hand need none either.
     pub fn named(table: &str) -> Option<Self> {
         let (schema, name) = match table.split_once('.') {
             Some((schema, name)) => (Some(schema), name),
@@ -139,7 +139,7 @@ pub fn may_create_query(table: &str) -> String {
     }
 }
 
-/// What keeps a table from taking our rows, in words; empty: nothing.
+/// Why a table cannot store our rows, as text; empty: it can.
 pub fn problems(wanted: &[Column], found: &[Found]) -> Vec<String> {
     let mut problems = Vec::new();
     for column in wanted {

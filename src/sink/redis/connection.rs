@@ -26,7 +26,7 @@ pub enum Trouble {
     /// The connection cannot be opened, failed, or was silent for too long.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Redis said no.
+    /// Redis answered with an error.
     #[error("{} {}", .0.code(), without_arguments(.0.details().unwrap_or_default()))]
     Server(ServerError),
     /// A reply of another type than the command has, shortened.
@@ -201,7 +201,7 @@ impl Connection {
         self.ask_each(commands)?.into_iter().map(|reply| reply.map_err(Trouble::Server)).collect()
     }
 
-    /// Sends the commands and returns what Redis says to each.
+    /// Sends the commands and returns the reply to each.
     pub fn ask_each(&mut self, commands: &Commands) -> Result<Vec<Result<Value, ServerError>>, Trouble> {
         self.send(commands)?;
         let mut replies = Vec::with_capacity(commands.count());
@@ -290,8 +290,8 @@ impl<R: Read> Read for Bounded<'_, R> {
     }
 }
 
-/// Does the whole handshake. A server of Redis without TLS waits for the end of a line, and says nothing: after a short
-/// silence it is asked whether it is one.
+/// Does the whole handshake. A server of Redis without TLS waits for the end of a line, and sends nothing: after a
+/// short silence it is asked whether it is one.
 fn handshake(
     stream: &mut StreamOwned<ClientConnection, TcpStream>,
     timeout: Duration,

@@ -1,4 +1,4 @@
-//! What a user sets, and what of it is wrong.
+//! The settings and their checks.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -69,7 +69,7 @@ pub const KIND: Kind = Kind {
     ],
 };
 
-/// Shards on a Cluster where the settings say none: enough for as many nodes.
+/// Shards on a Cluster where the settings name no number: enough for as many nodes.
 const SHARDS_ON_A_CLUSTER: u64 = 16;
 
 /// `kind = "redis"`.

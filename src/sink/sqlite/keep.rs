@@ -58,7 +58,7 @@ pub(super) struct Keep {
     done: String,
     /// Rows of the largest delivery since the last deletion.
     stored: u64,
-    /// What the database says is left of a hold; zero: nothing.
+    /// What is left of a hold, as in the database; zero: nothing.
     saved_hold: Duration,
     line: DeletedLine,
 }

@@ -73,7 +73,7 @@ pub const KIND: Kind = Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The database file; it and its folder are made where they are missing.
+    /// The database file; it and its directory are created if they are missing.
     pub path: PathBuf,
     /// Events received longer ago are deleted; `None`: none are.
     #[serde(deserialize_with = "keep::deserialize")]
@@ -383,7 +383,7 @@ impl Sqlite {
         Unavailable::down(format!("{}: {reason}", self.path.display()))
     }
 
-    /// SQLite's words name the table and what it lacks.
+    /// SQLite's message names the table and what it lacks.
     fn wrong_table(&self, error: &rusqlite::Error) -> Unavailable {
         match self.unavailable(error) {
             Unavailable::Down { reason } => Unavailable::down(format!(
