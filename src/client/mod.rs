@@ -113,7 +113,7 @@ pub enum ClientError {
     TimedOut {
         /// The server's address, as in [`Options`].
         address: String,
-        /// How long nothing was acknowledged.
+        /// How long there was neither an acknowledgement nor a new connection.
         waited: Duration,
         /// Why there is no progress, for example the last connection error.
         reason: String,

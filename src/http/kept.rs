@@ -85,7 +85,7 @@ impl Drop for Beginning {
 /// The bytes of a body so far.
 #[derive(Debug)]
 pub enum Kept {
-    /// Outside of the pool; less than 64 KiB.
+    /// Outside of the pool; at most 64 KiB.
     Beginning(Beginning),
     /// The buffer has room for all that may come.
     Pool(Buffer),

@@ -71,9 +71,9 @@ use crate::wire::AckLevel;
 /// The pages that GET and HEAD can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
-    /// `/health`: whether the process is alive.
+    /// `/health`: 200, or 503 once the log has failed.
     Health,
-    /// `/ready`: whether the server accepts events.
+    /// `/ready`: whether the server accepts events, and how log and sinks are doing.
     Ready,
     /// `/metrics`: the metrics as Prometheus text.
     Metrics,

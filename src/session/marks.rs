@@ -74,9 +74,9 @@ pub struct Restored {
     pub agent_id: AgentId,
     /// The agent's current epoch.
     pub epoch: u64,
-    /// Number of the last frame in the log.
+    /// Highest number that counts as received; see [`Mark::last_seq`].
     pub last_seq: u64,
-    /// CRC-32 of that frame's payload; `None` if the log does not have the frame any more.
+    /// CRC-32 of that frame's payload; `None` if that frame is not in the log.
     pub last_crc: Option<u32>,
     /// Whether a frame of the agent was accepted, in any epoch.
     pub has_frames: bool,

@@ -13,7 +13,7 @@ pub struct AgentMark {
     pub agent_id: [u8; 16],
     /// The agent's current epoch.
     pub epoch: u64,
-    /// Number of the agent's last frame in the log.
+    /// Highest number that counts as received: of the last frame in the log, or that of WELCOME when the epoch began.
     pub last_seq: u64,
     /// CRC-32 of the payload of `last_seq` as it was sent; `None`: that frame is not in the log.
     pub last_crc: Option<u32>,
@@ -35,7 +35,7 @@ pub struct MarkTable {
 }
 
 impl MarkTable {
-    /// An empty table. At most `max_agents` marks are kept; beyond that, those older than `retention` are dropped.
+    /// An empty table. [`MarkTable::sweep`] drops marks beyond `max_agents`, if they are older than `retention`.
     pub fn new(max_agents: usize, retention: Duration) -> Self {
         Self { marks: HashMap::new(), max_agents, retention, newest_unix_nano: 0 }
     }

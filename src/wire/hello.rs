@@ -206,7 +206,8 @@ pub struct Welcome {
     pub window_bytes: u32,
     /// Unacknowledged frames the server will take.
     pub window_frames: u16,
-    /// After half of it without traffic, an agent sends PING; after 1.5 times of it, either side closes.
+    /// An agent that has sent nothing for half of this time sends PING; a side that has received nothing for 1.5 times of
+    /// it closes.
     pub keepalive_seconds: u16,
     /// Whether the server knows what the agent sent before. If not, the agent resends it.
     pub resumed: bool,

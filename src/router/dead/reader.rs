@@ -19,7 +19,7 @@ use crate::limits::WAL_POSITION_LIMIT;
 pub struct ReadLetter<'l> {
     /// The store's code of the error, or the name of the NACK code.
     pub code: String,
-    /// The error's message, as the sender or the log saw it.
+    /// The store's message, or the text of the NACK.
     pub reason: String,
     /// When it was received, else the event's own time.
     pub time_unix_nano: Option<u64>,
