@@ -51,7 +51,7 @@ pub struct InspectedSegment {
     pub end_position: u64,
     /// Events of valid records.
     pub events: u64,
-    /// Valid records, tables of marks included.
+    /// Valid commits; tables of marks are not counted.
     pub records: u64,
     /// Corrupt places, in order.
     pub damaged: Vec<Damage>,
