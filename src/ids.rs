@@ -1,4 +1,4 @@
-//! Ids: numbers that must not be mistaken for each other, and how ids of 16 bytes are made and written.
+//! Ids: numbers that must not be mistaken for each other, and how ids of 16 bytes are created and written.
 
 use std::fmt;
 

@@ -189,7 +189,8 @@ pub const OTHERS_TIME_PER_TURN: Duration = Duration::from_micros(500);
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Bytes of answers that may wait for a peer that does not read; above it the peer is not read either.
 pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of answers that wait for all peers together; beyond it whoever adds to them is closed. They lie outside the pool.
+/// Bytes of answers that wait for all peers together; beyond it a connection that adds to them is closed. They lie
+/// outside the pool.
 pub const OUTBOXES_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a peer may leave answers unread while it is still being asked to take them.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -251,7 +252,7 @@ pub const LOG_BYTES_DEFAULT: u64 = 10 * 1024 * 1024 * 1024;
 pub const LOG_BYTES_LIMIT: u64 = 1 << 50;
 /// Pause before the log is asked again for what it had no space for.
 pub const LOG_RETRY: Duration = Duration::from_millis(100);
-/// The log thread looks this often which segments nobody needs any more.
+/// The log thread looks this often which segments no sink needs any more.
 pub const LOG_UPKEEP: Duration = Duration::from_secs(1);
 /// Commits that wait for the required sinks, for acknowledgements of level *delivered*; neighbours become one beyond it.
 pub const UNDELIVERED_COMMITS_MAX: usize = 4_096;

@@ -128,7 +128,7 @@ impl Batch {
         self.payload_bytes
     }
 
-    /// Bytes of the pool that nobody else gets while this batch is held.
+    /// Bytes of the pool that cannot be allocated while this batch is held.
     pub fn pinned_bytes(&self) -> usize {
         self.pinned_bytes
     }

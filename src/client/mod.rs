@@ -23,7 +23,7 @@
 //!
 //! What must hold:
 //! - Memory is bounded by [`Options::queue_bytes`]: `send` waits while so many bytes are unacknowledged.
-//! - A lost connection is made again for ever, by the writer thread, whether the caller calls or not. Only
+//! - A lost connection is opened again for ever, by the writer thread, whether the caller calls or not. Only
 //!   [`Options::patience`] ends a *call*, and then the events that it had taken are still on their way.
 //! - Events live in memory only: what is not acknowledged when the client is dropped is lost.
 //! - Within one client no event is stored twice, as long as the server keeps its state (`server_id`); otherwise
@@ -154,7 +154,7 @@ pub struct Client {
 struct Shared {
     address: String,
     state: Mutex<State>,
-    /// Notified after every change that somebody may wait for.
+    /// Notified after every change that a caller may wait for.
     changed: Condvar,
 }
 

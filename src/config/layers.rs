@@ -35,7 +35,7 @@ pub struct Layers {
 /// Where a value came from. A later variant overrides an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The table of settings; nobody set it.
+    /// The table of settings; no layer set it.
     Default,
     /// This line of the settings file, from 1 on.
     File { name: String, line: usize },
@@ -68,7 +68,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value nobody has checked yet.
+/// A value that is not checked yet.
 #[derive(Clone)]
 pub struct Given {
     /// The value, not checked.

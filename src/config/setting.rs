@@ -75,7 +75,7 @@ pub enum Form {
     Path,
     /// Text that is never shown. It may also come from the file that `<key>_file` names.
     Secret,
-    /// A table of texts that are never shown; whoever sets it chooses their names. In the environment, which has no
+    /// A table of texts that are never shown; their names are free. In the environment, which has no
     /// dashes, `_` in a name stands for one.
     Secrets,
     /// Text; the kind of sink checks it.

@@ -1,4 +1,4 @@
-//! The check on receipt: what makes bytes an event, and a payload a batch.
+//! The check on receipt: whether bytes are an event, and a payload a batch.
 //!
 //! Two kinds of fault, answered differently. *Malformed*: the bytes are not protobuf of the schema; nothing in the
 //! payload can be trusted and none of it is taken. *Invalid*: a well-formed message breaks a rule of the event contract

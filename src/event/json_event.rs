@@ -62,7 +62,7 @@ pub trait Place<'de>: Sized {
     fn object<A: MapAccess<'de>>(self, object: A) -> Result<(), A::Error>;
 }
 
-/// A place, as serde wants it.
+/// A place, as serde requires it.
 pub struct At<P>(pub P);
 
 impl<'de, P: Place<'de>> DeserializeSeed<'de> for At<P> {

@@ -68,7 +68,7 @@ impl Connection {
 
     /// Takes bytes from the peer and returns how many were consumed.
     ///
-    /// The caller keeps the rest and offers it again, with more behind it, or once the reason is gone:
+    /// The caller keeps the rest and offers it again, with more after it, or once the reason is gone:
     /// * a partial head: at most `HTTP_HEAD_BYTES_MAX` bytes stay (the machine answers 431 above that);
     /// * [`Connection::waiting_for`] an acknowledgement: requests are answered in order, nothing is consumed;
     /// * `out` holds `OUTBOX_BYTES_MAX` or more: call again when it has been written;
@@ -362,7 +362,7 @@ impl Connection {
         consumed
     }
 
-    /// A whole head: answers at once, or goes on with the body.
+    /// A whole head: answers at once, or continues with the body.
     fn request(&mut self, head: &Head<'_>, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         // An answer that is given now leaves the body unread, and what follows must not be read as a request.
         let empty = head.length == BodyLength::Known(0);

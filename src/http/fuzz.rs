@@ -200,7 +200,7 @@ pub struct FakeIngress {
     pub(super) rejected: Vec<(RejectReason, u64)>,
     /// Statuses of the answers so far.
     pub(super) statuses: Vec<u16>,
-    /// Bodies that were refused for want of room.
+    /// Bodies that were refused for lack of room.
     pub(super) no_room: usize,
 }
 

@@ -15,7 +15,7 @@ use super::response::Refusal;
 /// A request line beside its target: the method, two spaces, the version. Generous for any registered method.
 const REQUEST_LINE_EXTRA_BYTES: usize = 64;
 
-/// Finds the end of a head in bytes that come in pieces; the caller offers the same bytes again with more behind them.
+/// Finds the end of a head in bytes that come in pieces; the caller offers the same bytes again with more after them.
 #[derive(Debug, Default)]
 pub struct HeadScan {
     /// Bytes that were looked at.

@@ -28,7 +28,7 @@ use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MA
 use crate::metrics::RejectReason;
 use crate::text::cut;
 
-/// A body with more gaps than this between its accepted events is packed anew, so that it does not fill the ring.
+/// A body with more gaps than this between its accepted events is packed again, so that it does not fill the ring.
 const GAPS_SHARED_MAX: usize = 16;
 
 /// One slot to be: events and their `EventBatch` bytes.
@@ -162,7 +162,7 @@ pub fn no_memory() -> Refusal {
 }
 
 /// Unpacks gzip (RFC 1952). Several members are one text, as the RFC has it (log shippers append them); anything
-/// behind the last one is refused, padding too.
+/// after the last one is refused, padding too.
 fn unpack(packed: &Buffer, max_bytes: usize, ingress: &mut impl Ingress) -> Result<Buffer, Failed> {
     let mut unpacked = ingress.reserve_to_finish(max_bytes).ok_or(Failed::NoRoom)?;
     let mut decoder = GzDecoder::new(packed.filled());

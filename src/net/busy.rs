@@ -53,7 +53,7 @@ impl BusyMeter {
         Self { window_began: now, busy: Duration::ZERO, turn_began: now }
     }
 
-    /// The loop has waited, and goes on.
+    /// The loop has waited, and continues.
     pub fn turn_begins(&mut self, now: Instant, shown: &Busy) {
         self.turn_began = now;
         shown.in_turn.store(true, Ordering::Relaxed);

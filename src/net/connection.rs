@@ -36,7 +36,7 @@ pub struct Peer {
     pub connection: ConnectionId,
     /// The peer's address, as accepted.
     pub address: SocketAddr,
-    /// Nobody can listen in: tokens may be sent.
+    /// The connection cannot be intercepted: tokens may be sent.
     pub is_private: bool,
     /// Over `max_connections`: refused in its own protocol, and closed.
     pub overloaded: bool,

@@ -1,6 +1,6 @@
 //! The open connections of a loop, by the number that names each for as long as the process lives.
 //!
-//! A place is used again, a number is not: whoever holds the number of a connection that is gone finds nothing.
+//! A place is used again, a number is not: the number of a closed connection finds nothing.
 
 use slab::Slab;
 

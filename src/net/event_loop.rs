@@ -58,7 +58,7 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> LoopError {
     move |error| LoopError { doing, error }
 }
 
-/// The poll and what wakes it; made first, because pool and ring need to wake the loop.
+/// The poll and what wakes it; created first, because pool and ring need to wake the loop.
 pub struct Parts {
     poll: Poll,
     waker: Arc<Waker>,
@@ -146,7 +146,7 @@ pub struct EventLoop {
     waiting_for_ring: VecDeque<ConnectionId>,
     /// HTTP bodies that are whole, in line for memory or ring to become events.
     finishing: VecDeque<ConnectionId>,
-    /// Somebody in line can be served now.
+    /// A connection in line can be served now.
     serve_at_once: bool,
     /// Wait for a watermark.
     awaiting: Vec<ConnectionId>,

@@ -177,7 +177,7 @@ impl Ingress {
         self.own_watermarks().get(level)
     }
 
-    /// Somebody will wait for `level`.
+    /// A sender will wait for `level`.
     pub fn note_level(&self, level: AckLevel) {
         if level == AckLevel::Written {
             self.own_watermarks().want_written();
@@ -191,7 +191,7 @@ impl Ingress {
         }
     }
 
-    /// `level`: at which its sender is answered; `None`: nobody waits for it.
+    /// `level`: at which its sender is answered; `None`: no sender waits for it.
     fn push(
         &mut self,
         content: Content,
@@ -251,7 +251,7 @@ impl Ingress {
     }
 }
 
-/// Moves the bytes of `good` (ascending ranges) to the front of `payload` and all others behind them, each side in its
+/// Moves the bytes of `good` (ascending ranges) to the front of `payload` and all others after them, each side in its
 /// order; returns where the others begin. Both sides are an `EventBatch`.
 fn good_first(payload: &mut [u8], good: &[Range<usize>], others: &mut Vec<u8>) -> usize {
     others.clear();
@@ -269,7 +269,8 @@ fn good_first(payload: &mut [u8], good: &[Range<usize>], others: &mut Vec<u8>) -
     end
 }
 
-/// Ingress as the session of one agent sees it. Whoever reads has made sure that every frame of the read finds its slots.
+/// Ingress as the session of one agent sees it. The reader has ensured that there are slots for every frame of the
+/// read.
 pub struct FrameIngress<'a> {
     ingress: &'a mut Ingress,
     origin: &'a Arc<Origin>,

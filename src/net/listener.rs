@@ -12,7 +12,7 @@ use crate::limits::{ACCEPT_PAUSE, ACCEPTS_PER_TURN};
 /// Connections that the kernel completes before they are accepted; it caps this at its own `somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// An address that nobody else listens on. Until [`Bound::listen`], connections are refused.
+/// An address on which no other socket listens. Until [`Bound::listen`], connections are refused.
 pub struct Bound(Socket);
 
 /// Takes the address.
@@ -63,7 +63,7 @@ pub enum Accepted {
     Connection(TcpStream, SocketAddr),
     /// No more for now.
     Nothing,
-    /// Descriptors or kernel memory ran out; accepting goes on after the pause.
+    /// Descriptors or kernel memory ran out; accepting continues after the pause.
     Paused(io::Error),
 }
 

@@ -6,7 +6,7 @@
 //!  loop 1 shows the HELLO again ◀── Message::Free ────────────────────────────── loop 0
 //! ```
 //!
-//! Messages are few: one a connection, and two a takeover. No frame and no event passes here.
+//! Messages are few: one per connection, and two per takeover. No frame and no event passes here.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -32,7 +32,7 @@ pub enum Served {
     End,
     /// The last answer is in `out`.
     Close(&'static str),
-    /// The socket is broken: nobody listens.
+    /// The socket is broken: nothing can be sent.
     Gone(&'static str),
 }
 

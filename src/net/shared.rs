@@ -30,7 +30,7 @@ const EXHAUSTED_TIME: Duration = Duration::from_secs(1);
 pub struct SinkReport {
     /// The sink's name in the settings.
     pub name: String,
-    /// One word: everybody may read it.
+    /// One word, without details, since every peer may read it.
     pub state: &'static str,
     /// Whether it delivers.
     pub is_up: bool,
@@ -211,9 +211,9 @@ pub struct LoopState {
     pub busy: Busy,
     /// The last ticket that it had given out when an agent last left it.
     pub left_ticket: AtomicU64,
-    /// When a POST was last refused for want of memory or ring.
+    /// When a POST was last refused for lack of memory or room in the ring.
     pub post_refused: Moment,
-    /// When accepting was last paused for want of a file descriptor.
+    /// When accepting was last paused for lack of a file descriptor.
     pub descriptors_exhausted: Moment,
 }
 

@@ -5,9 +5,9 @@
 //!  rings ─▶ take all (up to 4 MiB) ─▶ keep refused payloads ─▶ positions ─▶ one Batch, shared ─▶ each router's queue
 //! ```
 //!
-//! It never waits to fill a batch: an event alone goes on at once, and while the routers are busy the next batch grows
-//! in the ring. A router's full queue makes it wait: the ring fills, the loop stops reading, TCP does the rest. What is
-//! in here when the process is killed is lost, which is why the only ack level offered is *received*.
+//! It never waits to fill a batch: an event alone is handed on at once, and while the routers are busy the next batch
+//! grows in the ring. A router's full queue makes it wait: the ring fills, the loop stops reading, TCP does the rest.
+//! What is in here when the process is killed is lost, which is why the only ack level offered is *received*.
 
 use std::sync::Arc;
 

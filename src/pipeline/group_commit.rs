@@ -8,7 +8,7 @@
 //!
 //! * It never waits to fill a commit: an event alone is synced at once, and what comes during a sync is the next commit.
 //! * A batch is offered, not owed: a router without room reads it from the log.
-//! * Once a second it looks which segments nobody needs any more.
+//! * Once a second it looks which segments no sink needs any more.
 
 use std::io;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::wire::{AckLevel, NackCode};
 pub trait Holder: Send {
     /// The last position that it has passed.
     fn position(&self) -> u64;
-    /// Whether the oldest events may be dropped under it when `wal.max_bytes` is reached; else everybody waits for it.
+    /// Whether the oldest events may be dropped under it when `wal.max_bytes` is reached; else the log waits for it.
     fn drops_oldest(&self) -> bool;
     /// Name of the sink, for log lines.
     fn name(&self) -> &str;
@@ -66,7 +66,7 @@ pub struct GroupCommit {
 pub struct Unwritten {
     /// Accepted events, at any ack level.
     pub events: u64,
-    /// Those of them that were acknowledged as *received*: nobody else has them.
+    /// Those of them that were acknowledged as *received*: no other copy of them exists.
     pub let_go_events: u64,
     /// Rejected frames and requests that are not in dead letters either.
     pub rejected_payloads: u64,
@@ -359,7 +359,7 @@ impl GroupCommit {
         Ok(self.writer.oldest_position() > before)
     }
 
-    /// `wal.max_bytes` is reached: what nobody needs goes first, then the oldest events of sinks that allow it.
+    /// `wal.max_bytes` is reached: what no sink needs is dropped first, then the oldest events of sinks that allow it.
     fn make_room(&mut self) -> Result<bool, Over> {
         if self.trim_at_once()? {
             return Ok(true);

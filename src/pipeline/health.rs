@@ -34,7 +34,7 @@ pub struct LogHealth {
 }
 
 impl LogHealth {
-    /// The log takes nothing, or again (`None`).
+    /// Sets why the log accepts nothing; `None`: it accepts again.
     pub fn set_pause(&self, pause: Option<Pause>) {
         self.pause.store(pause.map_or(0, |pause| pause as u8), Ordering::Relaxed);
     }

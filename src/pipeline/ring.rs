@@ -141,7 +141,7 @@ pub struct SlotReceiver {
     shared: Arc<Shared>,
 }
 
-/// A ring of `slots`. `wake` is called by the log thread when it made room that the loop waits for.
+/// A ring of `slots`. `wake` is called by the log thread when there is room that the loop waits for.
 pub fn ring(slots: usize, wake: Wake) -> (SlotSender, SlotReceiver) {
     let (producer, consumer) = HeapRb::new(slots).split();
     let shared = Arc::new(Shared { waiting: AtomicBool::new(false), wake });
@@ -166,7 +166,7 @@ impl SlotSender {
         RingGauge(self.ring.rb_ref().clone())
     }
 
-    /// What senders have let go of, for whoever looks once the loop has ended.
+    /// What senders have let go of, to be read once the loop has ended.
     pub fn let_go(&self) -> LetGo {
         self.let_go.clone()
     }

@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Shared by all routers and by whoever stops them.
+/// Shared by all routers and by the code that stops them.
 #[derive(Debug, Default)]
 pub struct Drain {
     deadline: Mutex<Option<Instant>>,

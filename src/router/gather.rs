@@ -117,7 +117,7 @@ impl Gather {
         self.pinned_bytes = 0;
     }
 
-    /// Begins again behind `position`: what was held will come again.
+    /// Begins again after `position`: what was held will be offered again.
     pub fn restart(&mut self, position: u64) {
         *self = Self { next: position + 1, last_delivery: self.last_delivery, ..Self::new(self.settings) };
     }

@@ -1,4 +1,4 @@
-//! Routers: one thread a sink. Each takes batches from a short queue, gathers them into deliveries, and does not rest
+//! Routers: one thread per sink. Each takes batches from a short queue, gathers them into deliveries, and does not rest
 //! before its sink has them.
 //!
 //! ```text
@@ -65,7 +65,7 @@ pub struct Shared<'a> {
     pub identity: &'a Identity,
     /// The directory of position files and dead letters.
     pub data_dir: &'a Path,
-    /// What a router missed is read from here; `None`: whoever offers waits for routers instead.
+    /// What a router missed is read from here; `None`: an offer waits for the router instead.
     pub log: Option<Arc<Log>>,
     /// With a log, bytes of the buffer pool that one router may hold.
     pub share_bytes: usize,
@@ -91,7 +91,7 @@ impl RouterQueue {
         self.queue.offer(batch);
     }
 
-    /// No event has a position between what was offered and `end`: the log goes on there.
+    /// No event has a position between what was offered and `end`: the log continues there.
     pub fn skipped_to(&self, end: u64) {
         self.progress.offered(end.saturating_sub(1), None);
         self.queue.skipped_to(end);

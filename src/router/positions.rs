@@ -78,7 +78,7 @@ impl PositionFile {
         self.replace(position, "").map_err(|error| self.named(error))
     }
 
-    /// Saves that the sink begins behind `position`.
+    /// Saves that the sink begins after `position`.
     pub fn save_begin(&self, position: u64) -> io::Result<()> {
         self.replace(position, BEGINS).map_err(|error| self.named(error))
     }

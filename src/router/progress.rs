@@ -25,7 +25,7 @@ pub enum SinkStatus {
     Down(String),
 }
 
-/// How a sink is doing, in one word, as `/ready` shows it to everybody.
+/// How a sink is doing, in one word, as `/ready` shows it to every peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SinkState {
     /// The first attempt to connect has not ended.
@@ -242,7 +242,7 @@ impl SinkProgress {
         self.update_lag();
     }
 
-    /// The sink works: what waits is expected to go on from now.
+    /// The sink works: what waits is expected to be delivered from now on.
     pub(super) fn progressed(&self) {
         let nanos = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.progressed_nano.store(nanos, Ordering::Release);

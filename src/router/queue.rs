@@ -140,7 +140,7 @@ impl Queue {
         }
     }
 
-    /// No more batches will come, or nobody takes them any more.
+    /// No more batches will come, or the router has ended.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();

@@ -129,7 +129,7 @@ impl Source {
 }
 
 impl Drop for Source {
-    /// Whoever offers without a log must not wait for a router that has ended.
+    /// Without a log, an offer must not wait for a router that has ended.
     fn drop(&mut self) {
         self.queue.close();
     }

@@ -123,7 +123,8 @@ fn letter(refused: &RefusedPayload) -> RefusedFrame<'_> {
 }
 
 /// Without a log, has refused payloads kept, however long it takes. (Only an ACK of a level above *received* could
-/// wait for this, and needs a log.) A disk that takes nothing until the drain is over loses them, and says so.
+/// wait for this, and needs a log.) If the disk takes no writes until the drain has ended, they are lost, and that is
+/// logged.
 fn keep(refused: &[RefusedPayload], append: impl Fn(&[RefusedPayload]) -> io::Result<()>, drain: &Drain) {
     while let Err(error) = append(refused) {
         let now = Instant::now();

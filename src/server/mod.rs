@@ -7,7 +7,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `access` | tokens, and the warning where nobody needs one |
+//! | `access` | tokens, and the warning where none is required |
 //! | `identity` | the lock on the data directory; what the log knows of agents and positions |
 //! | `log_thread` | what the log thread works with |
 //! | `loops` | what each event loop owns, and how they run together |
@@ -49,7 +49,7 @@ const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// All routers together may hold one part in this many of one loop's buffer pool.
 const ROUTERS_SHARE: usize = 4;
 
-/// Why the server did not start, or could not go on. Exit code 1; 78 for [`ServerError::Settings`].
+/// Why the server did not start, or could not continue. Exit code 1; 78 for [`ServerError::Settings`].
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The data directory cannot be created, opened or locked.
@@ -222,7 +222,8 @@ fn start_routers(
     Ok((queues, routers))
 }
 
-/// The log goes on behind what the sinks hold; what was in it at start has reached every level but *delivered*.
+/// The log continues after the positions that the sinks hold; what was in it at start has reached every level but
+/// *delivered*.
 fn behind_sinks(
     mut writer: Writer,
     routers: &[Router],

@@ -44,7 +44,7 @@ const HELLO_FIXED_BYTES: usize = 48;
 /// Who the agent is and what it may hold.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Random, made once, not all zero; kept by an agent that wants to be known again.
+    /// Random, created once, not all zero; kept by an agent that is to be recognised later.
     pub agent_id: [u8; 16],
     /// Display name, and the default `source` of the events.
     pub name: String,
@@ -92,7 +92,7 @@ pub enum Action {
     Connect,
     /// Write all of it, then poll again.
     Write(Bytes),
-    /// Shut down the writing side and go on reading.
+    /// Shut down the writing side and continue reading.
     HalfClose,
     /// Close the connection; [`Agent::disconnected`] is not called for it.
     Close,
@@ -203,7 +203,7 @@ impl Agent {
         self.finish_if_done();
     }
 
-    /// `Some`: no connection will be made again.
+    /// `Some`: no connection will be opened again.
     pub fn stopped(&self) -> Option<&Stopped> {
         if let State::Stopped(reason) = &self.state { Some(reason) } else { None }
     }
@@ -256,7 +256,7 @@ impl Agent {
         hello.encode(&mut self.outbox);
     }
 
-    /// The connection could not be made, has ended or failed.
+    /// The connection could not be opened, has ended or failed.
     pub fn disconnected(&mut self, reason: String, now: Instant) {
         if self.is_connected() || self.state == State::Connecting {
             self.back_off(Lost::Connection(reason), Duration::ZERO, now);

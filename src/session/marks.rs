@@ -10,7 +10,7 @@
 //! One mark per agent: epoch, last sequence number and that frame's checksum. The session of a connected agent holds
 //! its mark, so that no frame looks into the table; a newer connection waits until the older one has given it back.
 //! With a log the marks are rebuilt from it at start ([`Marks::restore`]); without one a new start of the server knows
-//! nobody, and no WELCOME has *resumed* set. An agent that sends BYE is forgotten at once ([`Marks::forget`]); all
+//! no agent, and no WELCOME has *resumed* set. An agent that sends BYE is forgotten at once ([`Marks::forget`]); all
 //! others are kept for the retention time.
 
 use std::collections::HashMap;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::ids::{ConnectionId, Ticket};
 use crate::limits::{EPOCH_FIRST_MAX, EPOCH_LIMIT};
 
-/// Made once by an agent, at random, and kept by it.
+/// Created once by an agent, at random, and kept by it.
 pub type AgentId = [u8; 16];
 
 /// Where an agent stands in its sequence.
@@ -31,7 +31,7 @@ pub struct Mark {
     pub last_seq: u64,
     /// CRC-32 of the payload of `last_seq`; `None` where that frame was never seen by this process.
     pub last_crc: Option<u32>,
-    /// Ticket of the last accepted frame, or of the HELLO that made the epoch: what a takeover waits for.
+    /// Ticket of the last accepted frame, or of the HELLO that began the epoch: what a takeover waits for.
     pub last_ticket: Ticket,
     /// A frame of the agent was taken, in any epoch. One that never sent a frame need not be remembered.
     pub has_frames: bool,

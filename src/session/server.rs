@@ -105,7 +105,7 @@ pub(super) enum Step {
     /// Nothing.
     Continue,
     /// An agent was accepted: if the epoch is new and there is a log, put it in there and call
-    /// [`ServerSession::epoch_logged`]; then [`ServerSession::settled`] as the log goes on.
+    /// [`ServerSession::epoch_logged`]; then [`ServerSession::settled`] as the log advances.
     Greeted(Greeting),
     /// An older connection of the agent holds its mark: close that one, then show the HELLO again (R5).
     LentTo(ConnectionId),

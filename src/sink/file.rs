@@ -204,7 +204,7 @@ impl Open {
     }
 }
 
-/// The name under which a file is put aside: no two of them within a nanosecond.
+/// The name that a file is rotated to: no two of them within a nanosecond.
 fn rotated(path: &Path, now: SystemTime) -> PathBuf {
     let time = rfc3339::format(unix_nano(now));
     let mut name = path.as_os_str().to_owned();

@@ -1,4 +1,4 @@
-//! Sinks: the trait, the table of kinds, one file a sink.
+//! Sinks: the trait, the table of kinds, one file per sink.
 //!
 //! A sink only implements its store's protocol. Retry, backoff, deadlines, bisection, dead letters, metrics and the
 //! positions of stores that keep none are the router's.
@@ -57,8 +57,8 @@ pub trait Sink: Send {
     /// [`Identity::log_end`] on only returns it: the store stays its owner's, and nothing can be delivered.
     fn connect(&mut self) -> Result<Option<u64>, Unavailable>;
 
-    /// Whether somebody answers where deliveries go. Called after the first [`Sink::connect`], until it succeeds once: the
-    /// sink does not count as working before. For sinks whose connect asks nobody.
+    /// Whether a server answers where deliveries go. Called after the first [`Sink::connect`], until it succeeds once:
+    /// the sink does not count as working before. For sinks whose connect contacts no server.
     fn reach(&mut self) -> Result<(), Unavailable> {
         Ok(())
     }
@@ -94,8 +94,8 @@ pub trait Sink: Send {
     fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure>;
 
     /// Stores events that the store refused before (`telemetryx dead replay`), each under its server_id and position.
-    /// Their positions leave gaps. The server's own sink goes on meanwhile in another process: neither the store's
-    /// position nor its owner is touched. Called without [`Sink::connect`]; connects itself, and makes no tables.
+    /// Their positions leave gaps. The server's own sink continues meanwhile in another process: neither the store's
+    /// position nor its owner is touched. Called without [`Sink::connect`]; connects itself, and creates no tables.
     ///
     /// The answer is that of [`Sink::deliver`]: what was stored by an earlier replay counts as stored, where the store
     /// can recognise it.
@@ -156,7 +156,7 @@ impl From<Unavailable> for Failure {
     }
 }
 
-/// Why a store takes nothing now. The reason names the store's error and, where a person must act, what to do.
+/// Why a store accepts nothing now. The reason names the store's error and, where a person must act, what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unavailable {
     /// It passes: deliver the same again, not before `after` if the store named a time.
@@ -215,7 +215,7 @@ pub struct Identity {
     /// Random per process start: the newest owner of a position wins, an older one is fenced.
     pub owner: [u8; 16],
     /// Where the log ended when this process opened it; `u64::MAX`: there is none. A store that holds a position from
-    /// there on has seen a newer log than this one, and is left to whoever has it.
+    /// there on has seen a newer log than this one, and is left to the process that has it.
     pub log_end: u64,
 }
 
@@ -226,7 +226,7 @@ pub struct SinkSettings {
     pub name: String,
     /// Acknowledgements of level `delivered` wait for this sink.
     pub required: bool,
-    /// When the log is full of what this sink has not taken, its oldest events are dropped; else everybody waits.
+    /// When the log is full of what this sink has not taken, its oldest events are dropped; else the log waits for it.
     pub drops_oldest: bool,
     /// How its events are gathered into deliveries.
     pub batch: BatchSettings,
@@ -371,7 +371,7 @@ impl Settings {
         }
     }
 
-    /// The statements that make its tables; `None`: it has none.
+    /// The statements that create its tables; `None`: it has none.
     pub fn ddl(&self) -> Option<String> {
         match self {
             #[cfg(feature = "sqlite")]

@@ -2,7 +2,7 @@
 //!
 //! A log is written once and, while its sinks keep up, never read. Through the page cache each of its bytes would cost
 //! a fresh page, a copy and a write-back: on the machines that were measured up to twenty times what the device's own
-//! transfer costs in CPU time (`docs/performance.md`). `O_DIRECT` wants whole blocks, in memory and on the disk:
+//! transfer costs in CPU time (`docs/performance.md`). `O_DIRECT` requires whole blocks, in memory and on the disk:
 //!
 //! ```text
 //!              ┌ block ──┬ block ──┬ block ──┐

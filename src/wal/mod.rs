@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                         ┌──────────── data_dir/wal ─────────────┐
-//!  log thread ─▶ Writer ─▶│ segment │ segment │ segment ▓▓▓░░░░░░ │─▶ Reader, one a sink ─▶ router
+//!  log thread ─▶ Writer ─▶│ segment │ segment │ segment ▓▓▓░░░░░░ │─▶ Reader, one per sink ─▶ router
 //!                append   └───────────────────────────▲───────────┘
 //!                sync                        Log::end ┘ readers see what is synced
 //! ```

@@ -188,9 +188,9 @@ struct Open {
 /// A segment, as a reader may see it now.
 struct View {
     name: segment::Name,
-    /// Nothing behind is looked at.
+    /// Nothing after it is looked at.
     limit: u64,
-    /// Where the next segment begins, or the end of the log: behind this one's last record nothing lies below.
+    /// Where the next segment begins, or the end of the log: no position after this one's last record is below.
     until: u64,
 }
 
@@ -210,7 +210,8 @@ impl Reader {
         self.position = position;
     }
 
-    /// The next record that has an event at or behind the reader's position, or what is missing there; `None` at the end.
+    /// The next record that has an event at or after the reader's position, or what is missing there; `None` at the
+    /// end.
     ///
     /// # Errors
     /// The file system's own. The reader stands where it stood.
@@ -278,7 +279,8 @@ impl Reader {
         })
     }
 
-    /// The scan that was held if it can go on to the reader's position, else a new one from the segment's begin.
+    /// The scan that was held if it can continue to the reader's position, else a new one from the start of the
+    /// segment.
     fn open_at(&mut self, view: &View) -> io::Result<Open> {
         match self.open.take() {
             Some(open) if open.name == view.name && open.scan.position() <= self.position => Ok(open),

@@ -41,7 +41,7 @@ const REPORTED_MAX: usize = 16;
 
 /// An open log.
 pub struct Opened {
-    /// Names this log; made with it.
+    /// Names this log; created with it.
     pub server_id: [u8; 16],
     /// Appends to the log.
     pub writer: Writer,
@@ -223,7 +223,7 @@ pub(super) fn check_headers(dir: &Path, segments: impl Iterator<Item = (Name, He
     Ok(())
 }
 
-/// Opens or makes the log. `now_unix_nano` is when a new segment is made.
+/// Opens or creates the log. `now_unix_nano` is when a new segment is created.
 pub fn open(
     settings: &Settings,
     storage: Arc<dyn Storage>,
@@ -355,7 +355,7 @@ impl Recovery<'_> {
     }
 
     /// Index of the newest segment whose marks are valid; they are in `marks` then. Also those of a segment without a
-    /// header: the one before it never goes on once marks are in it.
+    /// header: the one before it is not written any more once marks are in it.
     fn newest_marks(&self, old: &[Old], marks: &mut MarkTable) -> Result<Option<usize>, OpenError> {
         for (index, old) in old.iter().enumerate().rev() {
             let mut scan = Scan::new(self.open(old)?, &old.name);

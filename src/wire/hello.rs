@@ -38,7 +38,7 @@ pub struct Hello<'a> {
     pub codecs: u16,
     /// `None`: the server's default. An unknown number is kept for the GOAWAY that it causes.
     pub ack: Result<Option<AckLevel>, u32>,
-    /// Random, made once, kept by the agent.
+    /// Random, created once, kept by the agent.
     pub agent_id: [u8; 16],
     /// 0: the server assigns a new one.
     pub epoch: u64,

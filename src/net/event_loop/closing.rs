@@ -8,7 +8,7 @@ use crate::net::connection::{Connection, Phase};
 use crate::net::connections::Connections;
 
 impl EventLoop {
-    /// Sends what is in `out`, begins or goes on to close where that is due, and sets the timer.
+    /// Sends what is in `out`, begins or continues to close where that is due, and sets the timer.
     pub(super) fn settle(&mut self, id: ConnectionId, close: Option<&'static str>) {
         let now = self.ingress.now;
         let out = std::mem::take(&mut self.out);

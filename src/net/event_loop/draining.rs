@@ -70,7 +70,7 @@ impl EventLoop {
         self.settle(id, close);
     }
 
-    /// Whoever lingers has less time now.
+    /// Lingering connections have less time now.
     fn hurry(&mut self, id: ConnectionId) {
         if let Some(Phase::Lingering(linger)) = self.connections.get_mut(id).map(|connection| &mut connection.phase) {
             linger.drain(self.ingress.now);

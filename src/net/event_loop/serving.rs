@@ -59,7 +59,7 @@ impl EventLoop {
     }
 
     /// Those in line, in order: those whose memory is reserved while there is ring, the others while there is memory too.
-    /// Where there is not, whoever frees some wakes the loop.
+    /// Where there is not, the next free wakes the loop.
     pub(super) fn serve_waiting(&mut self) {
         let more_bodies = self.finish_bodies(Instant::now() + OTHERS_TIME_PER_TURN);
         // Each at most once: one that lines up again has to wait for what others free.

@@ -356,7 +356,7 @@ impl Frames {
     }
 }
 
-/// Reads behind what is not parsed yet.
+/// Reads after the bytes that are not parsed yet.
 fn read_unparsed(socket: &mut Socket, room: &mut [u8], now: Instant) -> ReadEnd {
     let end = socket.read(room, now);
     if let ReadEnd::Bytes(bytes) = end {

@@ -1,7 +1,7 @@
 //! A file of lines that several processes change: one appends, others take lines out.
 //!
 //! The lock is on the file, not beside it: no other file whose owner could keep the server out. A rewrite puts another
-//! file under the name, so whoever got the lock looks whether it is the lock of what is there now.
+//! file under the name, so after locking it is checked that the lock is on the file that is there now.
 //!
 //! What is below the end that a [`Snapshot`] saw never changes: an append that fails cuts off its own lines only, and
 //! holds the lock meanwhile.
@@ -157,8 +157,8 @@ fn replace(
     Ok(Some(removed))
 }
 
-/// For nobody else's eyes until it has the mode of the file that it replaces. What lies there already may be a link that
-/// leads elsewhere.
+/// Readable by its owner only, until it has the mode of the file that it replaces. What lies there already may be a
+/// link that leads elsewhere.
 pub(super) fn create_anew(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -167,7 +167,7 @@ pub(super) fn create_anew(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Whoever runs this, the server must be able to write it.
+/// Whichever user runs this, the server must be able to write it.
 pub(super) fn give_mode_and_owner(old: &File, new: &File) -> io::Result<()> {
     let (old, ours) = (old.metadata()?, new.metadata()?);
     new.set_permissions(old.permissions())?;

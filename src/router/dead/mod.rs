@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Server and commands share the files by an advisory lock on the file itself (`file`). A letter is in the file until
-//! somebody drops it, or until the store has it.
+//! a person drops it, or until the store has it.
 
 mod file;
 mod reader;

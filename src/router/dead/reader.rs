@@ -108,7 +108,7 @@ impl<'l> ReadLetter<'l> {
     /// A sink's letter as a batch of its one event.
     ///
     /// # Errors
-    /// What is wrong with the event; somebody changed it.
+    /// What is wrong with the event: the file was edited.
     pub fn batch(&self) -> Result<Batch, String> {
         let Content::Event { position, event, encoded, .. } = &self.content else {
             return Err("a frame that was rejected on receipt belongs to no sink".to_owned());
@@ -173,7 +173,7 @@ fn from_json(event: &RawValue) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Which letters of sinks were seen: one is there twice where the server was killed before it could go on.
+/// Which letters of sinks were seen: one is there twice where the server was killed before it could continue.
 #[derive(Default)]
 pub struct Seen {
     /// There are few logs, and many letters of each.

@@ -110,7 +110,7 @@ impl DeadLetters {
         written
     }
 
-    /// Nobody else changes the file before it is dropped.
+    /// No other process changes the file before it is dropped.
     fn open(&self) -> io::Result<File> {
         let open = |create| OpenOptions::new().read(true).append(true).create_new(create).open(&self.path);
         let mut file = locked(&self.path, || match open(false) {

@@ -9,7 +9,7 @@ use crate::limits::WELCOME_TIMEOUT;
 use crate::wire::hello::WelcomeError;
 use crate::wire::{AckLevel, FrameError, FrameKind, GoawayCode, NackCode, Welcome};
 
-/// Something that whoever uses the agent may want to know.
+/// Something that the agent's user may need to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     /// The server accepted the agent and sent WELCOME.
@@ -58,7 +58,7 @@ pub struct Refusal {
     pub refused: u32,
 }
 
-/// Why a connection ended, or could not be made.
+/// Why a connection ended, or could not be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// Reported by the driver.

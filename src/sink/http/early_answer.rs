@@ -4,7 +4,7 @@
 //! that failure would be all that is known; but the answer that explains it has already arrived:
 //!
 //! ```text
-//!  head, body … ──▶ ✗ connection reset       the rest is written to nobody
+//!  head, body … ──▶ ✗ connection reset       the rest cannot be written
 //!       ◀── HTTP/1.1 413 … ── closed         and the answer is read; without one, the first error is reported
 //! ```
 //!
@@ -43,7 +43,7 @@ impl<In: Transport> Connector<In> for EarlyAnswers {
 #[derive(Debug)]
 pub struct EarlyAnswer<T> {
     inner: T,
-    /// The peer takes nothing any more: why.
+    /// Why the peer accepts no more bytes; `None`: it does.
     broken: Option<io::Error>,
     cut_short: Arc<AtomicBool>,
 }

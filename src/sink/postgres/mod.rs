@@ -12,8 +12,8 @@
 //! ```
 //!
 //! **Sorting.** SQLSTATE decides who has to act (`sqlstate`). The row that COPY names only shows where to cut: a row is
-//! refused because it was refused alone. Not where it is the table that is wrong: a column that wants a value which no row
-//! brings, or a partition that no row of many finds.
+//! refused because it was refused alone. Not where it is the table that is wrong: a column that requires a value which
+//! no row brings, or a partition that no row of many finds.
 //!
 //! **Waiting.** The server ends a statement after `timeout`. A server that is silent is given up a little later
 //! (`stream`), the connection is thrown away, and the router connects again, for ever. (Not on a Unix socket, which the
@@ -153,8 +153,8 @@ impl Postgres {
         })
     }
 
-    /// Makes or checks the tables and takes the position, or looks whether it is still ours. Returns it: one that this
-    /// log does not reach is left alone.
+    /// Creates or checks the tables and takes the position, or looks whether it is still ours. Returns it: one that
+    /// this log does not reach is left alone.
     fn prepare(&mut self, session: &mut Session) -> Result<u64, Unavailable> {
         let Some(tables) = self.tables.clone() else { return Err(self.down("no such name for a table")) };
         let sql = |error| self.unavailable(&error);

@@ -164,7 +164,7 @@ impl Settings {
         table(self).is_some_and(|one| Some(one) == table(other))
     }
 
-    /// The statements that make the tables.
+    /// The statements that create the tables.
     pub fn ddl(&self) -> Option<String> {
         Tables::named(&self.table).map(|tables| tables.ddl())
     }

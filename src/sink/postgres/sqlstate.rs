@@ -23,7 +23,7 @@ pub enum Place {
 /// Who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nobody: it passes.
+    /// Nobody: it passes by itself.
     Retry,
     /// The row will never be taken.
     Refused,

@@ -130,7 +130,7 @@ pub fn may_query(table: &str, rights: &[&str]) -> String {
     format!("SELECT {}", may.collect::<Vec<_>>().join(" AND "))
 }
 
-/// Whether the user may make the table.
+/// Whether the user may create the table.
 pub fn may_create_query(table: &str) -> String {
     match table.split_once('.') {
         // A name, not an identifier: without quotes.

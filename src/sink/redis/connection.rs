@@ -1,4 +1,4 @@
-//! A connection to one Redis: bytes out, replies in, nothing tried again behind the caller's back.
+//! A connection to one Redis: bytes out, replies in, nothing is tried again without the caller.
 //!
 //! The `redis` crate gives URLs, replies and their errors. The socket is ours: WATCH needs the node's own connection,
 //! which the crate's Cluster client keeps to itself, and the crate's TLS looks for the system's certificates at every
@@ -20,7 +20,7 @@ use super::settings::{Place, Server};
 use crate::limits;
 use crate::resolve;
 
-/// Why a command has no answer to go on with.
+/// Why a command has no usable answer.
 #[derive(Debug, Error)]
 pub enum Trouble {
     /// The connection cannot be opened, failed, or was silent for too long.
@@ -143,7 +143,7 @@ pub struct Connection {
     parser: Parser,
     /// Where it leads, until the first reply has come.
     unanswered: Option<Place>,
-    /// MULTI has been answered once. Where it is refused, the commands behind it would be executed one by one.
+    /// MULTI has been answered once. Where it is refused, the commands after it would be executed one by one.
     pub takes_multi: bool,
 }
 

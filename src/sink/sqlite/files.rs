@@ -1,7 +1,7 @@
 //! The files of an open database: whether they are still where SQLite would look for them.
 //!
 //! SQLite opens its files once and does not notice when one is removed or replaced. What it commits to a removed
-//! `-wal` file nobody else ever sees, and it is gone with the process.
+//! `-wal` file is invisible to all others, and is lost with the process.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
