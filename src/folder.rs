@@ -1,10 +1,10 @@
-//! Folders whose names survive power loss.
+//! Directories whose names survive power loss.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// Makes the folder where it is missing. When it returns, its name is on the disk, and that of the folder that it is in:
+/// Creates the directory if it is missing. When it returns, its name is on the disk, and that of its parent directory:
 /// both may be new.
 pub fn make(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)?;

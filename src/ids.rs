@@ -1,4 +1,4 @@
-//! Ids: numbers that must not be mistaken for each other, and how ids of 16 bytes are made and written.
+//! Ids: numbers that must not be mistaken for each other, and how ids of 16 bytes are created and written.
 
 use std::fmt;
 
@@ -92,6 +92,7 @@ impl ConnectionId {
         LoopId((self.0 >> Self::KEY_BITS) as u8)
     }
 
+    /// The connection's key in its event loop's table.
     pub fn key(self) -> usize {
         self.0 as usize & (Self::KEYS - 1)
     }
@@ -105,7 +106,9 @@ impl ConnectionId {
 /// What a loop gives each accepted frame or request: it numbers them 1, 2, 3 …; 0 is reached from the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Ticket {
+    /// The event loop that assigned the ticket.
     pub event_loop: LoopId,
+    /// Position in the order of that loop's tickets.
     pub number: u64,
 }
 

@@ -1,5 +1,5 @@
 //! telemetryx: takes telemetry events from many agents and puts them into the stores a team already runs, without
-//! losing or doubling one.
+//! losing or duplicating one.
 //!
 //! The modules in the order in which data flows; each imports only from those below it in this list's first half
 //! (contract and protocol: bytes and `now` in, values out, no socket, file, thread or clock) and from the stages

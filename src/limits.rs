@@ -84,6 +84,7 @@ pub const CONNECTIONS_DEFAULT: usize = 16_384;
 /// Connections above `max_connections` that are accepted all the same, to be refused in their own protocol. At most as many
 /// as `max_connections`, where that is more than the lowest number.
 pub const OVERLOADED_CONNECTIONS_MAX: usize = 64;
+/// Lower bound of [`OVERLOADED_CONNECTIONS_MAX`] when `max_connections` is small.
 pub const OVERLOADED_CONNECTIONS_LOWEST: usize = 8;
 /// Descriptors that the server needs beside those of its connections, its sinks and whatever was open before: lock, poll,
 /// waker, signals, listener, two segments of two descriptors, directories, dead letters; 12 at rest.
@@ -113,6 +114,7 @@ pub const RETRY_HINT_MS: u32 = 2_000;
 
 /// First and largest delay before an agent reconnects; it is uniformly random below that (R16).
 pub const AGENT_BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Largest delay before an agent reconnects; see [`AGENT_BACKOFF_MIN`].
 pub const AGENT_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// From an agent's HELLO to its WELCOME. A server lets it wait while what an older connection sent is settled (R5).
 pub const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
@@ -156,7 +158,7 @@ pub const HTTP_BODY_BYTES_LIMIT: usize = 1024 * 1024 * 1024;
 pub const HTTP_FINISH_RETRY: Duration = Duration::from_secs(1);
 /// Entries of a `rejected` list; the number of all is in `rejected_total` then.
 pub const HTTP_REJECTED_MAX: usize = 1_000;
-/// Bytes of one error in that list: some quote the peer's own words.
+/// Bytes of one error in that list: some quote text of the peer.
 pub const HTTP_ERROR_BYTES_MAX: usize = 256;
 /// Bytes of a body that are kept as they arrive; then all that may still come is reserved. Most bodies are smaller, and a
 /// peer that sends less has not shown that it sends at all.
@@ -175,7 +177,7 @@ pub const HTTP_IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(75);
 /// A connection is closed this much later than announced: a client that keeps to the announced time may send its last
 /// request at the very end of it.
 pub const HTTP_IDLE_GRACE: Duration = Duration::from_secs(1);
-/// Bytes of torn request heads over all connections: they are kept outside the pool, so that GETs work without it.
+/// Bytes of partial request heads over all connections: they are kept outside the pool, so that GETs work without it.
 pub const HTTP_TORN_HEADS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 // ---- event loop ----
@@ -189,7 +191,8 @@ pub const OTHERS_TIME_PER_TURN: Duration = Duration::from_micros(500);
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Bytes of answers that may wait for a peer that does not read; above it the peer is not read either.
 pub const OUTBOX_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of answers that wait for all peers together; beyond it whoever adds to them is closed. They lie outside the pool.
+/// Bytes of answers that wait for all peers together; beyond it a connection that adds to them is closed. They lie
+/// outside the pool.
 pub const OUTBOXES_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long a peer may leave answers unread while it is still being asked to take them.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -224,7 +227,7 @@ pub const REFUSAL_LOG_TEXT_BYTES_MAX: usize = 256;
 pub const BUFFER_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 /// Largest settable `buffer_bytes`: a typing error must not ask for all memory of any host.
 pub const BUFFER_BYTES_LIMIT: usize = 64 * 1024 * 1024 * 1024;
-/// Unit of allocation in the pool: a torn frame costs at least this much, and the pool's map one bit for it.
+/// Unit of allocation in the pool: a partial frame costs at least this much, and the pool's map one bit for it.
 pub const POOL_PAGE_BYTES: usize = 4 * 1024;
 /// HTTP bodies leave one in this many bytes to agents, of what is not kept for whole bodies; see `batch/shares.rs`.
 pub const POOL_AGENTS_SHARE: usize = 4;
@@ -251,7 +254,7 @@ pub const LOG_BYTES_DEFAULT: u64 = 10 * 1024 * 1024 * 1024;
 pub const LOG_BYTES_LIMIT: u64 = 1 << 50;
 /// Pause before the log is asked again for what it had no space for.
 pub const LOG_RETRY: Duration = Duration::from_millis(100);
-/// The log thread looks this often which segments nobody needs any more.
+/// The log thread looks this often which segments no sink needs any more.
 pub const LOG_UPKEEP: Duration = Duration::from_secs(1);
 /// Commits that wait for the required sinks, for acknowledgements of level *delivered*; neighbours become one beyond it.
 pub const UNDELIVERED_COMMITS_MAX: usize = 4_096;
@@ -271,8 +274,8 @@ pub const WAL_PAYLOAD_BYTES_MAX: usize = COMMIT_BYTES_MAX + FRAME_BYTES_LIMIT;
 pub const WAL_TABLES_BYTES_MAX: usize = COMMIT_SLOTS_MAX * (128 + 2 * HELLO_BYTES_MAX);
 /// No position is given out beyond this: stores keep positions in 63 bits, and a record's events must fit below.
 pub const WAL_POSITION_LIMIT: u64 = 1 << 62;
-/// Positions left out at a start where a store has not said what it holds, and may hold more than the log, which then is
-/// an older copy: five days' worth at 10,000 events a second.
+/// Positions left out at a start where a store has not reported what it holds, and may hold more than the log, which
+/// then is an older copy: five days' worth at 10,000 events a second.
 pub const WAL_UNKNOWN_JUMP: u64 = u32::MAX as u64;
 /// Positions left out after a cut or a skip, so that none is used twice: more than a lost commit can have had.
 pub const WAL_POSITION_JUMP: u64 = 1 << 24;
@@ -284,7 +287,7 @@ pub const WAL_BLOCK_BYTES: usize = 4 * 1024;
 pub const WAL_STAGING_BYTES: usize = 1024 * 1024;
 /// Slices in one vectored write: Linux's IOV_MAX.
 pub const WAL_SLICES_MAX: usize = 1_024;
-/// Bytes of damaged tails kept aside; the oldest go first.
+/// Bytes of corrupt tails kept aside; the oldest are deleted first.
 pub const WAL_DAMAGED_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 // ---- sinks ----
@@ -295,6 +298,7 @@ pub const REDIS_ANSWER_BYTES_MAX: usize = 64 << 20;
 pub const BATCH_EVENTS_LIMIT: u64 = 1_000_000;
 /// First and largest delay between delivery attempts; the delay is uniformly random below it (full jitter).
 pub const RETRY_BACKOFF_MIN: Duration = Duration::from_millis(100);
+/// Largest delay between delivery attempts; see [`RETRY_BACKOFF_MIN`].
 pub const RETRY_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// A store's own "retry after" is honoured up to this: a mistaken date must not stop a sink for a year.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
@@ -370,7 +374,8 @@ pub const REDIS_STREAM_BYTES_MAX: usize = 200;
 pub const REDIS_LOOK_BACK_ENTRIES: usize = 1_024;
 /// Entries of one such reply: a few MiB where each is as large as an event may be.
 pub const REDIS_LOOK_BACK_PAGE: usize = 16;
-/// Bytes of one request of the grpc sink; an event is at most an eighth of it. Receivers take 4 MiB unless told otherwise.
+/// Bytes of one request of the grpc sink; an event is at most an eighth of it. Receivers take 4 MiB unless configured
+/// otherwise.
 pub const GRPC_REQUEST_BYTES_MAX: usize = 1024 * 1024;
 /// Events of one request of the grpc sink, so that a verdict on each fits into the answer.
 pub const GRPC_REQUEST_EVENTS_MAX: usize = 10_000;
@@ -390,12 +395,13 @@ pub const HTTP_POSITION_RANGES_MAX: usize = 100;
 pub const DEAD_LETTER_REASON_BYTES_MAX: usize = 512;
 /// Bytes of one dead-letter file; beyond it the oldest half is dropped and counted.
 pub const DEAD_LETTERS_BYTES_MAX: u64 = 256 * 1024 * 1024;
-/// Bytes of one dead letter that are read: the largest frame in base64, and its words. A longer line is none of ours.
+/// Bytes of one dead letter that are read: the largest frame in base64, and its reason. A longer line is not a dead
+/// letter.
 pub const DEAD_LETTER_BYTES_MAX: u64 = 2 * FRAME_BYTES_LIMIT as u64;
 /// Bytes of letters that are replayed before what is stored is taken out of the file: what a kill may make twice where
 /// a store cannot tell, and how rarely a large file is rewritten.
 pub const DEAD_REPLAY_BYTES: u64 = 32 * 1024 * 1024;
-/// Line numbers of what is no dead letter that a command names.
+/// Line numbers of what is not a dead letter that a command names.
 pub const DEAD_BAD_LINES_NAMED: usize = 20;
 
 // ---- settings ----

@@ -39,7 +39,9 @@ impl RejectReason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Protocol {
+    /// In a DATA frame.
     Frames,
+    /// In a POST.
     Http,
 }
 
@@ -56,17 +58,27 @@ pub struct Metrics {
     connections_cut: IntCounterVec,
     http_responses: IntCounterVec,
     http_responses_ok: IntCounter,
+    /// `telemetryx_connections`: open connections.
     pub connections: IntGauge,
+    /// `telemetryx_connections_refused_total`: connections above a limit.
     pub connections_refused: IntCounter,
+    /// `telemetryx_ring_depth`: slots that wait in the ring.
     pub ring_depth: IntGauge,
+    /// `telemetryx_ring_capacity`: slots that the ring holds.
     pub ring_capacity: IntGauge,
+    /// `telemetryx_buffers_in_use`: bytes of the buffer pool in use.
     pub buffer_bytes_in_use: IntGauge,
     duplicates_dropped: IntCounter,
+    /// `telemetryx_frames_missing_total`: frames that were acknowledged at a low level and then lost.
     pub frames_missing: IntCounter,
     ack_seconds: Histogram,
+    /// `telemetryx_wal_sync_seconds`: duration of each fdatasync of the log.
     pub wal_sync_seconds: Histogram,
+    /// `telemetryx_wal_bytes`: bytes of all segments of the log.
     pub wal_bytes: IntGauge,
+    /// `telemetryx_accept_pauses_total`: how often accepting paused for lack of file descriptors.
     pub accept_pauses: IntCounter,
+    /// `telemetryx_read_pauses_total`: how often reading paused for lack of memory or room in the ring.
     pub read_pauses: IntCounter,
     events_delivered: IntCounterVec,
     events_dead: IntCounterVec,
@@ -79,20 +91,28 @@ pub struct Metrics {
     sink_up: IntGaugeVec,
     loop_busy_ratio: GaugeVec,
     sink_oldest_seconds: GaugeVec,
+    /// `telemetryx_buffer_bytes_capacity`: bytes of the buffer pool.
     pub buffer_bytes_capacity: IntGauge,
+    /// `telemetryx_wal_bytes_max`: most bytes of all segments of the log.
     pub wal_bytes_max: IntGauge,
 }
 
 /// The metrics of one sink.
 #[derive(Clone)]
 pub struct SinkMetrics {
+    /// `telemetryx_events_delivered_total`: events that the sink stored.
     pub events_delivered: IntCounter,
     /// Rows that the store has of deliveries that are stored.
     pub rows: IntCounter,
+    /// `telemetryx_events_dead_total`: events kept in the sink's dead letters.
     pub events_dead: IntCounter,
+    /// `telemetryx_sink_lag_events`: events that the sink has yet to store.
     pub lag_events: IntGauge,
+    /// `telemetryx_sink_delivery_seconds`: duration of each delivery.
     pub delivery_seconds: Histogram,
+    /// `telemetryx_sink_retries_total`: deliveries tried again.
     pub retries: IntCounter,
+    /// `telemetryx_events_expired_total`: events that the sink deleted because of their age.
     pub events_expired: IntCounter,
 }
 
@@ -221,6 +241,7 @@ impl Metrics {
         }))
     }
 
+    /// `telemetryx_events_rejected_total` for this reason.
     pub fn events_rejected(&self, reason: RejectReason) -> &IntCounter {
         &self.events_rejected[reason as usize]
     }
@@ -240,6 +261,7 @@ impl Metrics {
         self.connections_cut.with_label_values(&[reason]).inc();
     }
 
+    /// Counts an HTTP answer of this status.
     pub fn http_response(&self, status: u16) {
         match status {
             200 => self.http_responses_ok.inc(),

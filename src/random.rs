@@ -19,6 +19,7 @@ impl Random {
         Self(getrandom::u64().unwrap_or_else(|_| now_unix_nano()))
     }
 
+    /// The next number of the sequence, uniform over all `u64`.
     pub fn next_u64(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;

@@ -251,10 +251,12 @@ impl Stretch {
 }
 
 impl<'a> Pick<'a> {
+    /// The run whose events it covers.
     pub fn run(&self) -> &'a Run {
         self.run
     }
 
+    /// Position of the first event.
     pub fn first_position(&self) -> u64 {
         self.stretch.first_position
     }

@@ -70,8 +70,11 @@ impl Deref for Payload {
 pub struct Run {
     /// Bytes of an `EventBatch`, every event in it accepted.
     pub payload: Payload,
+    /// Number of events in the payload.
     pub events: u32,
+    /// When the server received the frame or request: nanoseconds since 1970-01-01T00:00:00Z.
     pub received_unix_nano: u64,
+    /// Where the events came from; shared by the runs of one connection.
     pub origin: Arc<Origin>,
 }
 
@@ -105,6 +108,7 @@ impl Batch {
         Self { first_position, events, payload_bytes, pinned_bytes, runs }
     }
 
+    /// Position of the first event.
     pub fn first_position(&self) -> u64 {
         self.first_position
     }
@@ -114,19 +118,22 @@ impl Batch {
         self.first_position + self.events
     }
 
+    /// Number of events in all runs.
     pub fn events(&self) -> u64 {
         self.events
     }
 
+    /// Encoded bytes of all runs.
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes
     }
 
-    /// Bytes of the pool that nobody else gets while this batch is held.
+    /// Bytes of the pool that cannot be allocated while this batch is held.
     pub fn pinned_bytes(&self) -> usize {
         self.pinned_bytes
     }
 
+    /// The runs, in order of position.
     pub fn runs(&self) -> &[Run] {
         &self.runs
     }
@@ -151,9 +158,13 @@ impl Batch {
 /// One event on its way into a sink.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
+    /// The event's place in the order of the log, from 1 on; unique within one `server_id`.
     pub position: u64,
+    /// When the server received the event: nanoseconds since 1970-01-01T00:00:00Z.
     pub received_unix_nano: u64,
+    /// Where the event came from.
     pub origin: &'a Origin,
+    /// The event itself.
     pub event: EventRef<'a>,
 }
 

@@ -46,11 +46,11 @@ struct Region {
     base: NonNull<u8>,
     layout: Layout,
     pages: usize,
-    /// Bit set: the page is free. Cleared by the allocating thread only, set by whoever drops the last reference.
+    /// Bit set: the page is free. Cleared by the allocating thread only, set by the drop of the last reference.
     free: Box<[AtomicU64]>,
     /// By a run's first page: how many handles refer to the run.
     refs: Box<[AtomicU32]>,
-    /// By a run's first page: its pages. Written by the run's only writer, read by whoever frees the run.
+    /// By a run's first page: its pages. Written by the run's only writer, read when the run is freed.
     lens: Box<[AtomicU32]>,
     pages_in_use: AtomicUsize,
     /// The loop waits for memory.
@@ -258,14 +258,17 @@ impl Pool {
         fence(Ordering::SeqCst);
     }
 
+    /// Bytes of allocated pages.
     pub fn bytes_in_use(&self) -> usize {
         self.gauge().bytes_in_use()
     }
 
+    /// Bytes of all pages.
     pub fn capacity_bytes(&self) -> usize {
         self.gauge().capacity_bytes()
     }
 
+    /// A view of the pool's use that other threads may keep.
     pub fn gauge(&self) -> PoolGauge {
         PoolGauge(self.region.clone())
     }
@@ -276,10 +279,12 @@ impl Pool {
 pub struct PoolGauge(Arc<Region>);
 
 impl PoolGauge {
+    /// Bytes of allocated pages.
     pub fn bytes_in_use(&self) -> usize {
         self.0.pages_in_use.load(Ordering::Relaxed) * POOL_PAGE_BYTES
     }
 
+    /// Bytes of all pages.
     pub fn capacity_bytes(&self) -> usize {
         self.0.pages * POOL_PAGE_BYTES
     }
@@ -306,10 +311,12 @@ impl Buffer {
         unsafe { std::slice::from_raw_parts(self.run.at(0), self.filled) }
     }
 
+    /// Number of bytes written so far.
     pub fn len(&self) -> usize {
         self.filled
     }
 
+    /// Whether nothing was written yet.
     pub fn is_empty(&self) -> bool {
         self.filled == 0
     }
@@ -353,7 +360,7 @@ impl Buffer {
         self.filled = filled.clamp(self.shared_end, self.filled);
     }
 
-    /// Written bytes that nobody shares, to be changed in place. `None`: part of `range` is shared or not filled.
+    /// Written bytes that are not shared, to be changed in place. `None`: part of `range` is shared or not filled.
     pub fn unshared_mut(&mut self, range: Range<usize>) -> Option<&mut [u8]> {
         if range.start < self.shared_end || range.start > range.end || range.end > self.filled {
             return None;

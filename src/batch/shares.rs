@@ -9,11 +9,12 @@
 //!                └────────────────────── Share::Finishing ──────────────────────┘
 //! ```
 //!
-//! * What is received (frames, bodies) never lies in the last part. Events that were made of bodies leave the pool once the
-//!   log and the sinks have them, or once the log has them and the sink is unavailable: its router then lets go of the pool
-//!   (`router/worker.rs`). So the last part becomes free, in one piece, as long as the log accepts events, and it holds all
-//!   that the largest body needs: every admitted body finishes. A sink that hangs within one call keeps its router's share
-//!   of the pool until the deadline of that call. Without a log, the last part becomes free once the sinks have the events.
+//! * What is received (frames, bodies) never lies in the last part. Events that were decoded from bodies leave the pool
+//!   once the log and the sinks have them, or once the log has them and the sink is unavailable: its router then lets
+//!   go of the pool (`router/worker.rs`). So the last part becomes free, in one piece, as long as the log accepts
+//!   events, and it holds all that the largest body needs: every admitted body finishes. A sink that hangs within one
+//!   call keeps its router's share of the pool until the deadline of that call. Without a log, the last part becomes
+//!   free once the sinks have the events.
 //! * HTTP bodies never lie in the first half of the first part, and large ones nowhere in it, so agents can be read however
 //!   many bodies are being received.
 //! * The middle part holds at least one largest body.
@@ -49,7 +50,7 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// A pool of `buffer_bytes` that everybody may use all of.
+    /// A pool of `buffer_bytes` without parts: every use may take all of it.
     pub fn undivided(buffer_bytes: usize) -> Self {
         Self { buffer_bytes, small_bodies_start: 0, agents_bytes: 0, finishing_start: buffer_bytes }
     }
@@ -137,7 +138,7 @@ mod tests {
         }
     }
 
-    /// Sizes that are no whole pages: what is rounded up in three places has room all the same.
+    /// Sizes that are not whole pages: what is rounded up in three places has room all the same.
     #[test]
     fn in_the_smallest_pool_the_largest_body_finishes_whatever_is_being_received() {
         for (body, frame) in
@@ -190,7 +191,7 @@ mod tests {
         drop(rest);
     }
 
-    /// Whatever is in use: where the pool says that a body can finish, everything it needs is there.
+    /// Whatever is in use: where the pool reports that a body can finish, everything it needs is there.
     #[test]
     fn where_a_body_can_finish_there_is_all_that_it_needs() {
         let (mut random, mut can, mut cannot) = (Random::seeded(9), 0, 0);

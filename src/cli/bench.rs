@@ -46,6 +46,7 @@ const EVENTS: usize = 4_000;
 /// The server's memory is looked at this often.
 const SAMPLING: Duration = Duration::from_millis(50);
 
+/// Arguments of `telemetryx bench`.
 #[derive(Args)]
 pub struct BenchArgs {
     #[command(flatten)]
@@ -54,6 +55,7 @@ pub struct BenchArgs {
     pub(super) settings: SettingsArgs,
 }
 
+/// What is measured, and how.
 #[derive(Debug, Clone, Args)]
 pub struct BenchOptions {
     /// Server to send to, HOST or HOST:PORT [default: server.address]

@@ -17,6 +17,7 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch without events.
     pub fn new() -> Self {
         Self::default()
     }
@@ -31,6 +32,7 @@ impl Batch {
         self.events
     }
 
+    /// Whether the batch has no events.
     pub fn is_empty(&self) -> bool {
         self.events == 0
     }

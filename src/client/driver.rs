@@ -1,4 +1,4 @@
-//! The client's threads: one connects and writes, one a connection reads. Both only carry out what the agent says.
+//! The client's threads: one connects and writes, one a connection reads. Both only carry out the agent's actions.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,7 +11,7 @@ use crate::limits::{CLIENT_CONNECT_TIMEOUT, CLIENT_READ_BYTES, CLIENT_WRITE_TIME
 use crate::resolve;
 use crate::session::agent::Action;
 
-/// After a failed write, how long the reader may take to find the server's last words.
+/// After a failed write, how long the reader may take to find the server's last frames.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Starts the writer thread; it ends when the agent stops or the client is dropped.
@@ -126,7 +126,7 @@ fn write(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Resul
     Ok(())
 }
 
-/// Shows the agent what the server says, until either has enough.
+/// Passes what the server sends to the agent, until the connection ends.
 fn read(mut stream: &TcpStream, shared: &Shared, connection: u64) {
     let mut buffer = vec![0; CLIENT_READ_BYTES];
     loop {

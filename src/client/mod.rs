@@ -23,7 +23,7 @@
 //!
 //! What must hold:
 //! - Memory is bounded by [`Options::queue_bytes`]: `send` waits while so many bytes are unacknowledged.
-//! - A lost connection is made again for ever, by the writer thread, whether the caller calls or not. Only
+//! - A lost connection is opened again for ever, by the writer thread, whether the caller calls or not. Only
 //!   [`Options::patience`] ends a *call*, and then the events that it had taken are still on their way.
 //! - Events live in memory only: what is not acknowledged when the client is dropped is lost.
 //! - Within one client no event is stored twice, as long as the server keeps its state (`server_id`); otherwise
@@ -86,11 +86,13 @@ impl Options {
     }
 }
 
+/// Why a call of [`Client`] failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    /// The options do not make a HELLO that a server accepts.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The server will not have this agent, or it was closed. Nothing is sent any more.
+    /// The server refuses this agent, or the client was closed. Nothing is sent any more.
     #[error(transparent)]
     Stopped(#[from] Stopped),
     /// The caller's frame is too large; nothing of it was taken.
@@ -98,12 +100,28 @@ pub enum ClientError {
     Frame(#[from] QueueError),
     /// The events before `index` are taken, the others are not.
     #[error("event {index} takes {bytes} bytes; the server takes frames of {max}")]
-    EventTooLarge { index: usize, bytes: usize, max: usize },
+    EventTooLarge {
+        /// Index of the event in the slice that was passed to the call.
+        index: usize,
+        /// Bytes that the event takes in a frame.
+        bytes: usize,
+        /// Largest payload that the server accepts, bytes.
+        max: usize,
+    },
     /// The call has given up waiting; what was taken before stays queued and is still being sent.
     #[error("{address}: no progress for {} s; {reason}", waited.as_secs())]
-    TimedOut { address: String, waited: Duration, reason: String },
+    TimedOut {
+        /// The server's address, as in [`Options`].
+        address: String,
+        /// How long there was neither an acknowledgement nor a new connection.
+        waited: Duration,
+        /// Why there is no progress, for example the last connection error.
+        reason: String,
+    },
+    /// The operating system provides no random bytes for an `agent_id`.
     #[error("the system gives no random bytes for an agent_id: {0}")]
     Random(getrandom::Error),
+    /// The thread that drives the connection cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
 }
@@ -113,8 +131,15 @@ pub enum ClientError {
 pub enum Report {
     /// Events refused for good. The server keeps them in its dead letters.
     Refused(Refusal),
-    /// A frame that the server took for a protocol error again and again. Nobody else has it now.
-    SetAside { seq: u64, payload: Bytes, events: u32 },
+    /// A frame that the server treated as a protocol error again and again. No other copy of it exists.
+    SetAside {
+        /// Sequence number of the frame.
+        seq: u64,
+        /// The frame's encoded `EventBatch`.
+        payload: Bytes,
+        /// Number of events in the payload.
+        events: u32,
+    },
 }
 
 /// A connected agent. Dropping it forgets what is not acknowledged; see [`Client::close`].
@@ -129,13 +154,13 @@ pub struct Client {
 struct Shared {
     address: String,
     state: Mutex<State>,
-    /// Notified after every change that somebody may wait for.
+    /// Notified after every change that a caller may wait for.
     changed: Condvar,
 }
 
 struct State {
     agent: Agent,
-    /// Number of the current connection: a reader of an older one must not speak.
+    /// Number of the current connection: a reader of an older one is ignored.
     connection: u64,
     welcome: Option<Welcome>,
     /// Why there is no connection.
@@ -146,7 +171,7 @@ struct State {
 }
 
 impl Client {
-    /// Connects, and returns once the server has said welcome.
+    /// Connects, and returns once the server has sent WELCOME.
     pub fn connect(options: Options) -> Result<Self, ClientError> {
         let (mut agent_id, mut seed) = ([0; 16], [0; 8]);
         getrandom::fill(&mut agent_id).and_then(|()| getrandom::fill(&mut seed)).map_err(ClientError::Random)?;
@@ -247,6 +272,7 @@ impl Client {
         self.progress().acknowledged_events
     }
 
+    /// Sequence numbers and event counts so far.
     pub fn progress(&self) -> Progress {
         self.shared.lock().agent.progress()
     }
@@ -256,7 +282,7 @@ impl Client {
         self.shared.lock().agent.max_frame()
     }
 
-    /// What the server's last WELCOME said: ack level, server_id, limits.
+    /// The server's last WELCOME: ack level, server_id, limits.
     pub fn welcome(&self) -> Option<Welcome> {
         self.shared.lock().welcome
     }
@@ -314,7 +340,7 @@ impl Drop for Client {
 }
 
 impl Shared {
-    /// A thread that panicked leaves an agent that is as sound as any: it has no half-done steps to hide.
+    /// A thread that panicked leaves an agent in a valid state: it has no half-done steps to hide.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,6 +8,7 @@ use prost::Message;
 use crate::event::proto::{Event, EventBatch};
 use crate::wire::{AckLevel, Decoded, FrameKind, Header, Hello, PayloadCaps, Welcome, answer, decode};
 
+/// A WELCOME with fixed limits and ack level *received*.
 pub fn welcome(last_seq: u64, resumed: bool) -> Welcome {
     Welcome {
         version: 1,
@@ -27,6 +28,7 @@ pub fn welcome(last_seq: u64, resumed: bool) -> Welcome {
 
 /// The server's end of one connection.
 pub struct Peer {
+    /// The accepted connection.
     pub stream: TcpStream,
     inbox: Vec<u8>,
 }
@@ -48,6 +50,8 @@ impl Peer {
         }
     }
 
+    /// The sequence number and the events of the next DATA, skipping other frames; `None` once the agent has closed its
+    /// side.
     pub fn data(&mut self) -> Option<(u64, Vec<Event>)> {
         loop {
             let (header, payload) = self.frame()?;
@@ -65,6 +69,7 @@ impl Peer {
         hello.oldest_seq
     }
 
+    /// Sends what `write` appends. Errors are ignored.
     pub fn say(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut bytes = Vec::new();
         write(&mut bytes);
@@ -72,11 +77,13 @@ impl Peer {
         let _ = self.stream.write_all(&bytes);
     }
 
+    /// Reads HELLO and sends WELCOME, which acknowledges everything below `oldest_seq`.
     pub fn greet(&mut self) {
         let last_seq = self.hello() - 1;
         self.say(|out| welcome(last_seq, last_seq > 0).encode(out));
     }
 
+    /// Sends an ACK of every frame up to `seq`, with a window of 4 MiB.
     pub fn ack(&mut self, seq: u64) {
         self.say(|out| answer::ack(seq, 4 << 20, out));
     }

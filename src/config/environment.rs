@@ -18,7 +18,7 @@ pub const VARIABLE_PREFIX: &str = "TELEMETRYX__";
 const PROGRAM: &str = "TELEMETRYX";
 /// A name of other programs, too: it must have the double underscore.
 const PROGRAM_OF_OTHERS: &str = "TELEMETRY";
-/// Variables that are no settings; the last three are read by builds for profiles and by tests.
+/// Variables that are not settings; the last three are read by builds for profiles and by tests.
 const OWN: &[&str] =
     &[FILE_VARIABLE, FILTER_VARIABLE, "TELEMETRYX_PROFILE", "TELEMETRYX_TEST_SEED", "TELEMETRYX_TORTURE_ROUNDS"];
 /// What else they are taken for, without the program's name.

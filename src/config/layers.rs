@@ -35,9 +35,13 @@ pub struct Layers {
 /// Where a value came from. A later variant overrides an earlier one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
+    /// The table of settings; no layer set it.
     Default,
+    /// This line of the settings file, from 1 on.
     File { name: String, line: usize },
+    /// This environment variable.
     Environment(String),
+    /// `--set` on the command line.
     Set,
 }
 
@@ -64,26 +68,34 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A value nobody has checked yet.
+/// A value that is not checked yet.
 #[derive(Clone)]
 pub struct Given {
+    /// The value, not checked.
     pub raw: Raw,
+    /// Where it came from, for error messages.
     pub origin: Origin,
 }
 
 /// The given keys of one section or sink.
 pub type Keys = BTreeMap<String, Given>;
 
+/// A sink that a layer named.
 pub struct GivenSink {
+    /// Name in `[sinks.NAME]`.
     pub name: String,
     /// Where it was named first.
     pub origin: Origin,
+    /// Its keys, relative to the sink.
     pub keys: Keys,
 }
 
+/// The values of all layers, for each key the one that overrides the others.
 #[derive(Default)]
 pub struct Merged {
+    /// By full key, `section.key`; without those of sinks.
     pub keys: Keys,
+    /// In the order in which they were first named.
     pub sinks: Vec<GivenSink>,
 }
 

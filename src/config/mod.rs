@@ -53,21 +53,25 @@ const FILE_DEFAULT: &str = "telemetryx.toml";
 /// Every setting of a server, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Folder of everything that the server keeps.
+    /// Directory of everything that the server keeps.
     pub data_dir: PathBuf,
+    /// `[server]`.
     pub server: Server,
+    /// `[wal]`.
     pub wal: Wal,
     /// What a sink's own batch settings default to.
     pub batch: BatchSettings,
     /// At least one; names differ, and so do the files they write.
     pub sinks: Vec<SinkSettings>,
+    /// `[log]`.
     pub log: Log,
 }
 
-/// `[server]`; `table.rs` says what each means.
+/// `[server]`; `table.rs` documents each setting.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
+    /// Where to listen, for frames and HTTP alike; port 0 is any free port.
     pub address: SocketAddr,
     /// Promised to agents and requests that ask for no level; *received* without a log.
     pub ack: AckLevel,
@@ -75,19 +79,25 @@ pub struct Server {
     pub max_frame_bytes: usize,
     /// At most a quarter of `buffer_bytes`.
     pub max_body_bytes: usize,
+    /// Memory for events that no sink has stored yet, bytes; reserved at start.
     pub buffer_bytes: usize,
     /// 0: see [`Config::event_loops`].
     pub event_loops: usize,
+    /// Open connections; those beyond it are refused.
     pub max_connections: usize,
     /// Silent connections that have shown neither a valid HELLO nor a whole HTTP head.
     pub max_unauthenticated: usize,
     /// Between two requests of one connection.
     pub http_idle_timeout: Duration,
+    /// Agents whose last sequence number is remembered.
     pub max_agents: usize,
+    /// How long a disconnected agent is remembered at least.
     pub dedupe_retention: Duration,
+    /// After SIGTERM, the time that sinks have for what was accepted.
     pub drain_timeout: Duration,
     /// `None`: no token is needed.
     pub tokens_file: Option<PathBuf>,
+    /// Whether tokens are accepted on unencrypted connections from other machines.
     pub allow_plaintext_tokens: bool,
 }
 
@@ -117,31 +127,39 @@ impl Server {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wal {
+    /// `false`: events are in memory only, and *received* is the only ack level.
     pub enabled: bool,
+    /// Bytes of one segment file.
     pub segment_bytes: u64,
     /// At least twice `segment_bytes`.
     pub max_bytes: u64,
+    /// How long events stay in the log after every sink has stored them.
     pub keep: Duration,
 }
 
-/// `[log]`: what the server says about itself.
+/// `[log]`: the server's log lines.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
+    /// Form of the log lines.
     pub format: LogFormat,
 }
 
+/// Form of the server's log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
+    /// One line of text per event, for people.
     Text,
+    /// One JSON object per line.
     Json,
 }
 
-/// Wrong settings: one line a problem, each with the key, where it was said, and what was expected. Exit code 78.
+/// Wrong settings: one line per problem, each with the key, where it was set, and what was expected. Exit code 78.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .problems.join("\n"))]
 pub struct ConfigError {
+    /// One line for each problem; at least one.
     pub problems: Vec<String>,
 }
 

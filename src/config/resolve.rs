@@ -23,6 +23,7 @@ const SINKS: &str = "sinks";
 /// Checked settings, and where each value came from.
 #[derive(Debug)]
 pub struct Resolved {
+    /// The settings.
     pub config: Config,
     /// The settings file that was read.
     pub file: Option<String>,
@@ -30,27 +31,37 @@ pub struct Resolved {
     pub log_filter: LogFilter,
     /// In the order of the table.
     pub(super) entries: Vec<Entry>,
+    /// In the order in which they were first named.
     pub(super) sinks: Vec<ResolvedSink>,
 }
 
+/// A checked sink, and where each of its values came from.
 #[derive(Debug)]
 pub(super) struct ResolvedSink {
+    /// Name in `[sinks.NAME]`.
     pub name: String,
+    /// The name of its kind, as in `kind = "…"`.
     pub kind: &'static str,
+    /// Where the sink was first named.
     pub origin: Origin,
+    /// Its values, in the order of the tables of settings.
     pub entries: Vec<Entry>,
 }
 
 /// One value in force. `key` is relative to the sink for a sink's entries.
 pub(super) struct Entry {
+    /// Full key; relative to the sink for a sink's entries.
     pub key: String,
+    /// The value in force.
     pub value: Value,
+    /// Where it came from.
     pub origin: Origin,
+    /// How it is written and whether it may be shown.
     pub form: Form,
 }
 
 impl Entry {
-    /// The value as it may be shown. A default is no secret.
+    /// The value as it may be shown. A default is not a secret.
     pub fn shown(&self) -> String {
         match self.origin {
             Origin::Default => self.value.to_string(),
@@ -74,6 +85,7 @@ pub(super) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
+    /// A row whose default is that of the table.
     pub(super) fn new(key: String, setting: &'a Setting) -> Self {
         Self { key, setting, default: (setting.default.clone(), Origin::Default) }
     }
@@ -379,7 +391,7 @@ fn tree(entries: &[Entry]) -> toml::Table {
     tree
 }
 
-/// What no single row can say.
+/// Checks that involve more than one row.
 fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) {
     let given = Written(entries);
     check_acknowledgement(config, &given, problems);

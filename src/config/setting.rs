@@ -20,8 +20,11 @@ pub const SECRET_ITSELF: &str =
 /// A row of the table of settings. Its key is relative to its section.
 #[derive(Debug, Clone)]
 pub struct Setting {
+    /// Relative to its section or sink.
     pub key: &'static str,
+    /// The value if no layer sets one.
     pub default: Value,
+    /// What a value must look like.
     pub form: Form,
     /// What it does, in full sentences; printed into the documented file and `docs/configuration.md`.
     pub doc: &'static str,
@@ -30,40 +33,52 @@ pub struct Setting {
 /// What a value must look like. Bounds are inclusive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
+    /// `true` or `false`.
     Flag,
+    /// A plain integer.
     Count {
+        /// Lowest value.
         min: u64,
+        /// Highest value.
         max: u64,
     },
     /// A number of bytes, `"4MiB"` or a plain integer.
     Bytes {
+        /// Fewest bytes.
         min: u64,
+        /// Most bytes.
         max: u64,
     },
     /// A time with its unit, `"10s"`.
     Duration {
+        /// Shortest time.
         min: Duration,
+        /// Longest time.
         max: Duration,
     },
     /// A time, or a word in its place.
     DurationOr {
+        /// The word, such as `off`.
         word: &'static str,
+        /// Shortest time.
         min: Duration,
+        /// Longest time.
         max: Duration,
         /// A time, where the default is the word.
         example: &'static str,
     },
     /// IP address and port.
     Address,
+    /// One of these words.
     Choice(&'static [&'static str]),
-    /// A file or folder. Empty where the default is empty: none. [`DATA_DIR`] in a default follows `data_dir`.
+    /// A file or directory. Empty where the default is empty: none. [`DATA_DIR`] in a default follows `data_dir`.
     Path,
     /// Text that is never shown. It may also come from the file that `<key>_file` names.
     Secret,
-    /// A table of texts that are never shown; whoever sets it chooses their names. In the environment, which has no
+    /// A table of texts that are never shown; their names are free. In the environment, which has no
     /// dashes, `_` in a name stands for one.
     Secrets,
-    /// Text; what it must be is said by the kind of sink.
+    /// Text; the kind of sink checks it.
     Text,
     /// Where a store is. Shown without what may be secret in it; it may also come from the file that `<key>_file` names.
     Url,
@@ -97,6 +112,7 @@ impl Form {
 pub struct Secret(String);
 
 impl Secret {
+    /// A secret with this text.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
     }
@@ -119,10 +135,15 @@ pub const DATA_DIR: &str = "{data_dir}";
 /// A checked value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
+    /// Of [`Form::Flag`].
     Flag(bool),
+    /// Of [`Form::Count`].
     Count(u64),
+    /// Of [`Form::Bytes`].
     Bytes(u64),
+    /// Of [`Form::Duration`].
     Duration(Duration),
+    /// Of all forms that are text.
     Text(Cow<'static, str>),
     /// A table without entries. Each entry is a value of its own.
     Empty,
@@ -131,8 +152,11 @@ pub enum Value {
 /// A value as a layer gave it, `${VAR}` already replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Raw {
+    /// A TOML string, or the text of an environment variable or of `--set`.
     Text(String),
+    /// A TOML integer.
     Integer(i64),
+    /// A TOML boolean.
     Flag(bool),
     /// Several texts.
     List(Vec<String>),

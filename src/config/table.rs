@@ -8,8 +8,11 @@ use crate::limits;
 
 /// A part of the file. Its rows' keys are relative to `name`; the first section has none.
 pub struct Section {
+    /// Name of the TOML table; empty for the keys before the first table.
     pub name: &'static str,
+    /// What its settings are for, in full sentences; may be empty.
     pub doc: &'static str,
+    /// The rows, in the order in which they are documented.
     pub settings: &'static [Setting],
 }
 
@@ -20,6 +23,7 @@ impl Section {
     }
 }
 
+/// Every section, in the order of the documented settings file.
 pub const SECTIONS: &[Section] = &[TOP, SERVER, WAL, BATCH, LOG];
 
 const TOP: Section = Section {

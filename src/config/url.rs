@@ -73,6 +73,7 @@ pub struct Parts {
 pub struct Host {
     /// Decoded, without the brackets of an IPv6 address. Never empty.
     pub name: String,
+    /// `None`: the scheme's default.
     pub port: Option<u16>,
     /// As written.
     text: String,
@@ -81,28 +82,39 @@ pub struct Host {
 /// Why a text is not a URL. Quotes nothing of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
+    /// There is no `://` with a scheme before it.
     #[error("has no scheme, the part before ://")]
     NoScheme,
+    /// A scheme that no sink supports.
     #[error("has a scheme that is not supported")]
     Scheme,
+    /// A `%` without two hexadecimal digits.
     #[error("holds a % that two hexadecimal digits do not follow (write %25 for a %)")]
     Percent,
+    /// An `@` after the host: probably an unescaped character in the password.
     #[error(
         "holds an @ after the host (in user and password write %2F for a /, %3F for a ?, %23 for a #; elsewhere %40 for an @)"
     )]
     At,
+    /// A fragment, which the URL of a store cannot have.
     #[error("holds a # (write %23)")]
     Fragment,
+    /// A space or control character after the host.
     #[error("holds a space or a control character after the host (write it as %XX)")]
     Space,
+    /// The decoded user is not UTF-8.
     #[error("holds a user that is not UTF-8")]
     User,
+    /// A character that no host name has.
     #[error("holds a host with a character that no host name has (IPv6 addresses are written in [ ])")]
     Host,
+    /// Several hosts, where the scheme allows one.
     #[error("names several hosts")]
     Several,
+    /// A port, but no host.
     #[error("holds a port without a host")]
     NoHost,
+    /// A port that is not a number from 1 to 65535.
     #[error("holds a port that is not a number from 1 to 65535")]
     Port,
 }
@@ -124,6 +136,7 @@ impl Url {
         self.parts.as_ref().map_err(|error| *error)
     }
 
+    /// Whether the text is empty.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
     }
@@ -186,10 +199,12 @@ impl Urls {
         Self(urls)
     }
 
+    /// The URLs, in the order of the text.
     pub fn each(&self) -> &[Url] {
         &self.0
     }
 
+    /// Whether there is no URL.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -1,9 +1,9 @@
-//! The check on receipt: what makes bytes an event, and a payload a batch.
+//! The check on receipt: whether bytes are an event, and a payload a batch.
 //!
-//! Two kinds of fault, answered differently. *Malformed*: the bytes are no protobuf of the schema; nothing in the
-//! payload can be trusted and none of it is taken. *Invalid*: a sound message breaks a rule of the event contract (see
-//! `limits`); it is refused by its index and its neighbours are taken. A payload is read to its end before anything
-//! counts, so a malformed event behind an invalid one is found.
+//! Two kinds of fault, answered differently. *Malformed*: the bytes are not protobuf of the schema; nothing in the
+//! payload can be trusted and none of it is taken. *Invalid*: a well-formed message breaks a rule of the event contract
+//! (see `limits`); it is refused by its index and its neighbours are taken. A payload is read to its end before
+//! anything counts, so a malformed event after an invalid one is found.
 //!
 //! Where a field occurs twice the last one counts, also for the rules, as in every protobuf reader. Nothing allocates.
 
@@ -17,45 +17,88 @@ use crate::limits::{
     HTTP_REJECTED_MAX, SEVERITY_MAX, TIME_UNIX_NANO_MAX,
 };
 
-/// The bytes are no message of the schema: the sender's encoder is at fault.
+/// The bytes are not a message of the schema: the sender's encoder is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed protobuf in `{field}`: {fault}; encode with proto/events.proto")]
 pub struct Malformed {
     /// The field of the schema, or the message where the field is not known.
     pub field: &'static str,
+    /// What is wrong with the bytes of that field.
     pub fault: Fault,
 }
 
-/// A sound message that breaks a rule of the contract. The sender can fix and resend it.
+/// A well-formed message that breaks a rule of the contract. The sender can fix and resend it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidEvent {
+    /// The encoded event is too long.
     #[error("event has {bytes} bytes: send at most {EVENT_BYTES_MAX}")]
-    EventTooLong { bytes: usize },
+    EventTooLong {
+        /// Bytes of the encoded event.
+        bytes: usize,
+    },
+    /// Neither `name` nor `body` is set.
     #[error("event has neither `name` nor `body`: set one of them")]
     Empty,
+    /// A text is too long.
     #[error("`{field}` has {bytes} bytes: send at most {max}")]
-    TextTooLong { field: &'static str, bytes: usize, max: usize },
+    TextTooLong {
+        /// Name of the field.
+        field: &'static str,
+        /// Bytes of the text.
+        bytes: usize,
+        /// Most bytes that the field may have.
+        max: usize,
+    },
+    /// A time or duration is 2^63 or more.
     #[error("`{field}` is {nanoseconds}: send nanoseconds below 2^63")]
-    TimeTooLarge { field: &'static str, nanoseconds: u64 },
+    TimeTooLarge {
+        /// Name of the field.
+        field: &'static str,
+        /// The field's value.
+        nanoseconds: u64,
+    },
+    /// This number is not an event kind.
     #[error("`kind` is {0}: use 1 log, 2 gauge, 3 counter or 4 span")]
     UnknownKind(i32),
+    /// This number is not a severity.
     #[error("`severity` is {0}: use 1 to {SEVERITY_MAX}, or 0 for none")]
     UnknownSeverity(i32),
+    /// An id of a trace or span has the wrong length.
     #[error("`{field}` has {bytes} bytes: send {expected}, or none")]
-    IdLength { field: &'static str, bytes: usize, expected: usize },
+    IdLength {
+        /// Name of the field.
+        field: &'static str,
+        /// Bytes of the id.
+        bytes: usize,
+        /// Bytes that the id must have, unless it is empty.
+        expected: usize,
+    },
+    /// The event has this many attributes, more than [`EVENT_ATTRIBUTES_MAX`].
     #[error("`attributes` has {0} entries: send at most {EVENT_ATTRIBUTES_MAX}")]
     TooManyAttributes(usize),
+    /// An attribute has an empty key.
     #[error("`attributes` entry {index} has no key: give it 1 to {ATTRIBUTE_KEY_BYTES_MAX} bytes")]
-    NoAttributeKey { index: usize },
+    NoAttributeKey {
+        /// Index of the attribute, from 0 on.
+        index: usize,
+    },
+    /// An attribute's key is too long.
     #[error("`attributes` entry {index} has a key of {bytes} bytes: send at most {ATTRIBUTE_KEY_BYTES_MAX}")]
-    AttributeKeyTooLong { index: usize, bytes: usize },
+    AttributeKeyTooLong {
+        /// Index of the attribute, from 0 on.
+        index: usize,
+        /// Bytes of the key.
+        bytes: usize,
+    },
 }
 
 /// Why an event is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
+    /// The bytes are not an event.
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    /// The event breaks a rule of the contract.
     #[error(transparent)]
     Invalid(#[from] InvalidEvent),
 }
@@ -65,15 +108,26 @@ pub enum EventError {
 pub enum BatchError {
     /// `index` is that of the event, or where the next one was expected.
     #[error("event {index}: {malformed}")]
-    Malformed { index: usize, malformed: Malformed },
+    Malformed {
+        /// Index of the event, from 0 on.
+        index: usize,
+        /// What is wrong with its bytes.
+        malformed: Malformed,
+    },
+    /// The batch has more events than the caller allows.
     #[error("more than {max} events in one batch: split it")]
-    TooManyEvents { max: usize },
+    TooManyEvents {
+        /// Most events that a batch may have.
+        max: usize,
+    },
 }
 
-/// What a sound batch held.
+/// How many events of a well-formed batch are valid.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Number of valid events.
     pub accepted: usize,
+    /// Number of events that break a rule.
     pub rejected: usize,
 }
 
@@ -82,6 +136,7 @@ pub struct Counts {
 pub struct Rejection {
     /// 0-based among the events of the request; for NDJSON the 0-based line.
     pub index: usize,
+    /// Why it was rejected, and what to send instead.
     pub error: String,
 }
 
@@ -90,10 +145,12 @@ pub struct Rejection {
 pub struct Rejections {
     /// At most [`HTTP_REJECTED_MAX`].
     pub named: Vec<Rejection>,
+    /// Number of all rejected events.
     pub total: usize,
 }
 
 impl Rejections {
+    /// Counts a rejected event, and keeps its error if there is room.
     pub fn add(&mut self, index: usize, error: impl std::fmt::Display) {
         self.total += 1;
         if self.named.len() < HTTP_REJECTED_MAX {
@@ -180,7 +237,7 @@ fn id_of_length(field: &'static str, id: &[u8], expected: usize) -> Result<(), I
 /// of the batch are skipped and belong to no range.
 ///
 /// # Errors
-/// The payload is refused as a whole, and what `each` was told is void.
+/// The payload is refused as a whole, and the calls of `each` do not count.
 pub fn check_batch<'a>(
     payload: &'a [u8],
     max_events: usize,

@@ -21,6 +21,7 @@ const HEADER_BYTES: usize = 1 + varint_bytes(EVENT_BYTES_MAX as u64);
 /// Most events are shorter: for one event a request the buffer is allocated once.
 const USUAL_BYTES: usize = 512;
 
+/// The encoded event and the first reason to refuse it; reused from event to event.
 #[derive(Debug)]
 pub struct Draft {
     field: Vec<u8>,
@@ -49,10 +50,12 @@ impl Draft {
         }
     }
 
+    /// Whether the event has a reason to be refused.
     pub fn is_refused(&self) -> bool {
         self.refusal.is_some()
     }
 
+    /// The first reason to refuse the event, which is removed; `None`: there is none.
     pub fn take_refusal(&mut self) -> Option<String> {
         self.refusal.take()
     }
@@ -86,6 +89,7 @@ impl Draft {
         !self.is_refused()
     }
 
+    /// Appends a varint field. Refuses the event instead if it becomes too long.
     pub fn put_varint(&mut self, key: u32, value: u64) {
         if self.has_room(varint_bytes(value) + 1) {
             self.field.push(key as u8);
@@ -93,6 +97,7 @@ impl Draft {
         }
     }
 
+    /// Appends a field of eight little-endian bytes. Refuses the event instead if it becomes too long.
     pub fn put_fixed64(&mut self, key: u32, value: u64) {
         if self.has_room(9) {
             self.field.push(key as u8);
@@ -100,6 +105,7 @@ impl Draft {
         }
     }
 
+    /// Appends a field with a length: text, bytes or a message. Refuses the event instead if it becomes too long.
     pub fn put_bytes(&mut self, key: u32, bytes: &[u8]) {
         if self.has_room(delimited_bytes(bytes)) {
             self.field.push(key as u8);
@@ -108,6 +114,7 @@ impl Draft {
         }
     }
 
+    /// Appends an attribute. Refuses the event instead if it becomes too long.
     pub fn put_attribute(&mut self, key: &str, value: AttributeValue<'_>) {
         let value_bytes = match value {
             AttributeValue::Null => 0,

@@ -76,7 +76,7 @@ fn compare_batch(bytes: &[u8]) {
     }
 }
 
-/// Encoded lengths of the events of a sound batch, read with prost's primitives.
+/// Encoded lengths of the events of a valid batch, read with prost's primitives.
 fn event_lengths(mut bytes: &[u8]) -> Vec<usize> {
     use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
     let mut lengths = Vec::new();
@@ -143,7 +143,7 @@ pub fn compare_event(view: &EventRef<'_>, event: &proto::Event) {
     }
 }
 
-/// Reads `body` as a JSON document and as NDJSON. What is accepted is a sound batch, and is the same events again after
+/// Reads `body` as a JSON document and as NDJSON. What is accepted is a valid batch, and is the same events again after
 /// it was written as JSON and read back.
 ///
 /// # Panics

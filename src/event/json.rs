@@ -23,7 +23,7 @@
 //! | object in `attributes` | its members, with the names joined by dots; an empty one leaves nothing |
 //! | array in `attributes` | a string: its JSON text without spaces |
 //!
-//! Numbers beyond a double (`1e999`) and halves of surrogate pairs are no well-formed JSON here. Nesting is capped for
+//! Numbers beyond a double (`1e999`) and halves of surrogate pairs are not well-formed JSON here. Nesting is capped for
 //! each event, the event object being level 1; deeper events are refused. In steady state nothing allocates but
 //! refusals, and a buffer of serde_json for texts with escapes.
 
@@ -42,12 +42,18 @@ use crate::limits::FRAME_EVENTS_MAX;
 /// Why a body is refused as a whole. Nothing that was emitted for it may be kept.
 #[derive(Debug, thiserror::Error)]
 pub enum JsonError<E> {
+    /// Not well-formed JSON; the text says what is wrong and where.
     #[error("malformed JSON: {0}")]
     Malformed(String),
+    /// There is nothing but white space.
     #[error("the body is empty: send an event, an array of events or {{\"events\":[…]}}")]
     Empty,
+    /// The body has more events than one batch may have.
     #[error("more than {max} events in one body: split it")]
-    TooManyEvents { max: usize },
+    TooManyEvents {
+        /// Most events of one body.
+        max: usize,
+    },
     /// What `emit` returned.
     #[error("an event was not taken")]
     Emit(E),
@@ -56,7 +62,9 @@ pub enum JsonError<E> {
 /// What a body held.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decoded {
+    /// Number of events that were emitted.
     pub accepted: usize,
+    /// The events that break a rule.
     pub rejected: Rejections,
 }
 
@@ -67,6 +75,7 @@ pub struct JsonDecoder {
 }
 
 impl JsonDecoder {
+    /// A decoder with empty buffers.
     pub fn new() -> Self {
         Self::default()
     }
@@ -75,8 +84,8 @@ impl JsonDecoder {
     /// gets, joined, is the batch.
     ///
     /// # Errors
-    /// The body is no well-formed document of events, holds more than [`FRAME_EVENTS_MAX`], or `emit` failed. What was
-    /// emitted is void.
+    /// The body is not a well-formed document of events, holds more than [`FRAME_EVENTS_MAX`], or `emit` failed. What
+    /// was emitted is void.
     pub fn document<E>(
         &mut self,
         body: &[u8],

@@ -11,7 +11,9 @@ pub fn is_utf16(bytes: &[u8]) -> bool {
     matches!(bytes, [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] | [0, 1..=0x7F, ..] | [1..=0x7F, 0, ..])
 }
 
+/// The message for text that is UTF-16.
 pub const UTF16: &str = "the text is UTF-16: encode it as UTF-8";
+/// The message for text that begins with a UTF-8 byte order mark.
 pub const BYTE_ORDER_MARK: &str = "it begins with a byte order mark: leave it out";
 
 /// The message for a byte that is not UTF-8, within the event of this index if there are several.

@@ -21,6 +21,7 @@ use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, JSON_DEPTH_MAX, JSON_TIME_UNIX_NANO
 /// Buffers that are reused from event to event.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    /// The event that is being read.
     pub draft: Draft,
     /// Names of the objects around an attribute, joined by dots.
     path: String,
@@ -31,23 +32,37 @@ pub struct Scratch {
 /// A value that is neither array nor object.
 #[derive(Debug, Clone, Copy)]
 pub enum Scalar<'a> {
+    /// `null`.
     Null,
+    /// `true` or `false`.
     Bool(bool),
+    /// An integer within i64.
     Int(i64),
     /// An integer beyond i64.
     Unsigned(u64),
+    /// Any other number.
     Double(f64),
+    /// A string.
     Text(&'a str),
 }
 
 /// Where a value stands, and so what it means.
 pub trait Place<'de>: Sized {
+    /// Takes a value that is neither array nor object.
     fn scalar(self, value: Scalar<'_>);
+    /// Reads an array to its end.
+    ///
+    /// # Errors
+    /// The JSON is not well-formed.
     fn array<A: SeqAccess<'de>>(self, array: A) -> Result<(), A::Error>;
+    /// Reads an object to its end.
+    ///
+    /// # Errors
+    /// The JSON is not well-formed.
     fn object<A: MapAccess<'de>>(self, object: A) -> Result<(), A::Error>;
 }
 
-/// A place, as serde wants it.
+/// A place, as serde requires it.
 pub struct At<P>(pub P);
 
 impl<'de, P: Place<'de>> DeserializeSeed<'de> for At<P> {

@@ -8,19 +8,32 @@ use super::draft::Draft;
 use super::foreign;
 use super::nearest::nearest;
 
+/// A field of an event, by its key in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
+    /// `time`.
     Time,
+    /// `kind`.
     Kind,
+    /// `severity`.
     Severity,
+    /// `source`.
     Source,
+    /// `name`.
     Name,
+    /// `body`.
     Body,
+    /// `attributes`.
     Attributes,
+    /// `value`.
     Value,
+    /// `duration_nano`.
     DurationNano,
+    /// `trace_id`.
     TraceId,
+    /// `span_id`.
     SpanId,
+    /// `parent_span_id`.
     ParentSpanId,
 }
 
@@ -84,13 +97,15 @@ impl Field {
 /// A key of an event or a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
+    /// The key of a field of an event.
     Field(Field),
     /// The key of an envelope; an event has none of this name.
     Events,
-    /// Not known: the draft says so.
+    /// Not known: the event is refused.
     Unknown,
 }
 
+/// Reads a key of an object; an unknown one refuses the event of the draft.
 pub struct KeySeed<'s>(pub &'s mut Draft);
 
 impl<'de> DeserializeSeed<'de> for KeySeed<'_> {

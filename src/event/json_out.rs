@@ -13,17 +13,22 @@ use super::view::{AttributeValue, EventKind, EventRef};
 use crate::ids::{write_hex, write_uuid};
 use crate::limits::EVENT_ATTRIBUTES_MAX;
 
-/// What one line says: an event and, where they are known, its place and origin.
+/// The content of one line: an event and, where they are known, its position and origin.
 #[derive(Debug, Clone, Copy)]
 pub struct JsonRecord<'a> {
+    /// The server that received the event; `None`: left out.
     pub server_id: Option<[u8; 16]>,
+    /// The event's position; `None`: left out.
     pub position: Option<u64>,
+    /// When the server received the event, nanoseconds since 1970-01-01T00:00:00Z; `None`: left out.
     pub received_unix_nano: Option<u64>,
+    /// The agent's id as text; `None`: left out.
     pub agent: Option<&'a str>,
     /// The event's own source, or what stands in for it; empty: left out.
     pub source: &'a str,
     /// The event's own time, or what stands in for it; 0: left out.
     pub time_unix_nano: u64,
+    /// The event itself.
     pub event: EventRef<'a>,
 }
 

@@ -8,36 +8,49 @@ use crate::limits::PROTOBUF_DEPTH_MAX;
 
 /// How many levels may still be entered; counted down, as prost counts.
 pub const DEPTH_BATCH: usize = PROTOBUF_DEPTH_MAX;
+/// Levels that may still be entered within an `Event`.
 pub const DEPTH_EVENT: usize = DEPTH_BATCH - 1;
+/// Levels that may still be entered within an `Attribute`.
 pub const DEPTH_ATTRIBUTE: usize = DEPTH_EVENT - 1;
 
 // The key of a field is its number and its wire type; the numbers are those of proto/events.proto.
+/// Wire type of varints.
 pub const VARINT: u32 = 0;
+/// Wire type of eight little-endian bytes.
 pub const FIXED64: u32 = 1;
+/// Wire type of texts, bytes and messages: a length as a varint, then so many bytes.
 pub const DELIMITED: u32 = 2;
 const GROUP_START: u32 = 3;
 const GROUP_END: u32 = 4;
 const FIXED32: u32 = 5;
 
-/// What is wrong with bytes that are no protobuf. Always the sender's encoder, or damage that a checksum did not see.
+/// What is wrong with bytes that are not protobuf. Always the sender's encoder, or corruption that a checksum missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
+    /// The bytes end before the value does.
     #[error("the bytes end within it")]
     Truncated,
+    /// A varint is longer than 64 bits.
     #[error("a varint exceeds 64 bits")]
     Varint,
+    /// The key of a field is 0 or longer than 32 bits.
     #[error("a field key is 0 or exceeds 32 bits")]
     Key,
+    /// A known field with another wire type than in the schema, or a wire type that protobuf does not have.
     #[error("its wire type is not the one of the schema")]
     WireType,
+    /// The end of a group that did not begin.
     #[error("a group ends that did not begin")]
     GroupEnd,
+    /// Groups are nested too deep.
     #[error("groups are nested deeper than {PROTOBUF_DEPTH_MAX}")]
     Depth,
+    /// A text is not UTF-8.
     #[error("its text is not UTF-8")]
     Utf8,
 }
 
+/// The value that was read and the bytes after it, or what is wrong.
 pub type Read<'a, T> = Result<(T, &'a [u8]), Fault>;
 
 /// The key of a field: number and wire type.
@@ -45,6 +58,7 @@ pub const fn key(number: u32, wire_type: u32) -> u32 {
     number << 3 | wire_type
 }
 
+/// Reads a varint.
 #[inline(always)]
 pub fn varint(bytes: &[u8]) -> Read<'_, u64> {
     match bytes {
@@ -77,12 +91,14 @@ pub fn field_key(bytes: &[u8]) -> Read<'_, u32> {
     Ok((u32::try_from(key).map_err(|_| Fault::Key)?, rest))
 }
 
+/// Reads eight little-endian bytes.
 #[inline(always)]
 pub fn fixed64(bytes: &[u8]) -> Read<'_, u64> {
     let (value, rest) = bytes.split_first_chunk().ok_or(Fault::Truncated)?;
     Ok((u64::from_le_bytes(*value), rest))
 }
 
+/// Reads a length and so many bytes.
 #[inline(always)]
 pub fn delimited(bytes: &[u8]) -> Read<'_, &[u8]> {
     let (len, rest) = varint(bytes)?;
@@ -121,6 +137,7 @@ pub fn skip(key: u32, bytes: &[u8], known: u32, depth: usize) -> Result<&[u8], F
     }
 }
 
+/// Appends a varint.
 pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -129,6 +146,7 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+/// Number of bytes that [`put_varint`] appends.
 pub const fn varint_bytes(value: u64) -> usize {
     (64 - (value | 1).leading_zeros()).div_ceil(7) as usize
 }

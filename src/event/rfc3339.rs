@@ -8,13 +8,16 @@ const SECONDS_PER_DAY: i64 = 86_400;
 /// Bytes of what [`format()`] writes.
 pub const FORMATTED_BYTES: usize = 30;
 
-/// Why a text is no time.
+/// Why a text is not a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
+    /// The text does not have the form of an RFC 3339 time.
     #[error("not an RFC 3339 time: write it like 2026-11-23T20:15:48.123Z or 2026-11-23T21:15:48+01:00")]
     Syntax,
+    /// A date or time of day that does not exist, such as 30 February.
     #[error("no such date or time of day")]
     NoSuchTime,
+    /// Outside of `[0, 2^63)` nanoseconds.
     #[error("before 1970 or after 2262-04-11T23:47:16.854775807Z")]
     OutOfRange,
 }
@@ -25,7 +28,7 @@ pub enum TimeError {
 /// (23:59:60 UTC) is the second after it, as in POSIX time.
 ///
 /// # Errors
-/// The text is no such time, or is outside of `[0, 2^63)` nanoseconds.
+/// The text is not such a time, or is outside of `[0, 2^63)` nanoseconds.
 pub fn parse(text: &str) -> Result<u64, TimeError> {
     let mut rest = text.as_bytes();
     let year = number(&mut rest, 4)?;

@@ -22,28 +22,48 @@ use super::protobuf::{
 use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, SEVERITY_MAX, TIME_UNIX_NANO_MAX};
 
 // Keys of `EventBatch`, `Event` and `Attribute`, all of one byte.
+/// Key of `EventBatch.events`.
 pub(super) const EVENTS: u32 = key(1, DELIMITED);
+/// Highest field number of `EventBatch`.
 pub(super) const BATCH_FIELD_LAST: u32 = 1;
 
+/// Key of `Event.time_unix_nano`.
 pub(super) const TIME_UNIX_NANO: u32 = key(1, FIXED64);
+/// Key of `Event.kind`.
 pub(super) const KIND: u32 = key(2, VARINT);
+/// Key of `Event.severity`.
 pub(super) const SEVERITY: u32 = key(3, VARINT);
+/// Key of `Event.source`.
 pub(super) const SOURCE: u32 = key(4, DELIMITED);
+/// Key of `Event.name`.
 pub(super) const NAME: u32 = key(5, DELIMITED);
+/// Key of `Event.body`.
 pub(super) const BODY: u32 = key(6, DELIMITED);
+/// Key of `Event.attributes`.
 pub(super) const ATTRIBUTES: u32 = key(7, DELIMITED);
+/// Key of `Event.value`.
 pub(super) const VALUE: u32 = key(8, FIXED64);
+/// Key of `Event.duration_nano`.
 pub(super) const DURATION_NANO: u32 = key(9, FIXED64);
+/// Key of `Event.trace_id`.
 pub(super) const TRACE_ID: u32 = key(10, DELIMITED);
+/// Key of `Event.span_id`.
 pub(super) const SPAN_ID: u32 = key(11, DELIMITED);
+/// Key of `Event.parent_span_id`.
 pub(super) const PARENT_SPAN_ID: u32 = key(12, DELIMITED);
 const EVENT_FIELD_LAST: u32 = 12;
 
+/// Key of `Attribute.key`.
 pub(super) const ATTRIBUTE_KEY: u32 = key(1, DELIMITED);
+/// Key of `Attribute.string_value`.
 pub(super) const STRING_VALUE: u32 = key(2, DELIMITED);
+/// Key of `Attribute.int_value`.
 pub(super) const INT_VALUE: u32 = key(3, VARINT);
+/// Key of `Attribute.double_value`.
 pub(super) const DOUBLE_VALUE: u32 = key(4, FIXED64);
+/// Key of `Attribute.bool_value`.
 pub(super) const BOOL_VALUE: u32 = key(5, VARINT);
+/// Key of `Attribute.bytes_value`.
 pub(super) const BYTES_VALUE: u32 = key(6, DELIMITED);
 const ATTRIBUTE_FIELD_LAST: u32 = 6;
 
@@ -52,34 +72,53 @@ const ATTRIBUTE_FIELD_LAST: u32 = 6;
 pub enum AttributeValue<'a> {
     /// The oneof is not set.
     Null,
+    /// `string_value`.
     String(&'a str),
+    /// `int_value`.
     Int(i64),
+    /// `double_value`; may be NaN or infinite.
     Double(f64),
+    /// `bool_value`.
     Bool(bool),
+    /// `bytes_value`.
     Bytes(&'a [u8]),
 }
 
 /// An event, borrowed from its encoded bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct EventRef<'a> {
+    /// The encoded event.
     pub(super) bytes: &'a [u8],
+    /// 0: unset.
     pub(super) time_unix_nano: u64,
+    /// 0: unset.
     pub(super) duration_nano: u64,
+    /// `None`: unset.
     pub(super) value: Option<f64>,
+    /// Empty: unset.
     pub(super) source: &'a [u8],
+    /// Empty: unset.
     pub(super) name: &'a [u8],
+    /// Empty: unset.
     pub(super) body: &'a [u8],
+    /// From the first attribute on; may have other fields in between. Empty: no attributes.
     pub(super) attributes: &'a [u8],
+    /// Empty: unset.
     pub(super) trace_id: &'a [u8],
+    /// Empty: unset.
     pub(super) span_id: &'a [u8],
+    /// Empty: unset.
     pub(super) parent_span_id: &'a [u8],
+    /// As encoded; may be an unknown number.
     pub(super) kind: i32,
+    /// As encoded; may be an unknown number.
     pub(super) severity: i32,
 }
 
 /// What the rules need to know about the attributes, found while reading them.
 #[derive(Default)]
 pub(super) struct Findings {
+    /// Number of attributes.
     pub(super) attributes: usize,
     /// Where the first one begins.
     first_attribute: usize,
@@ -135,6 +174,7 @@ impl<'a> EventRef<'a> {
         text(self.body)
     }
 
+    /// The measured value; `None`: unset. May be NaN or infinite.
     pub fn value(&self) -> Option<f64> {
         self.value
     }
@@ -144,14 +184,17 @@ impl<'a> EventRef<'a> {
         below_2_63(self.duration_nano)
     }
 
+    /// The id of the trace; `None`: unset.
     pub fn trace_id(&self) -> Option<&'a [u8; 16]> {
         self.trace_id.try_into().ok()
     }
 
+    /// The id of the span; `None`: unset.
     pub fn span_id(&self) -> Option<&'a [u8; 8]> {
         self.span_id.try_into().ok()
     }
 
+    /// The id of the span around this one; `None`: unset.
     pub fn parent_span_id(&self) -> Option<&'a [u8; 8]> {
         self.parent_span_id.try_into().ok()
     }
@@ -161,6 +204,7 @@ impl<'a> EventRef<'a> {
         Fields { rest: self.attributes, key: ATTRIBUTES }.map(read_attribute)
     }
 
+    /// An event of these bytes, of which no field was read yet.
     #[inline(always)]
     pub(super) fn unset(bytes: &'a [u8]) -> Self {
         Self {
@@ -447,7 +491,7 @@ pub struct Events<'a> {
 }
 
 impl<'a> Events<'a> {
-    /// `payload` has been accepted: every event in it is sound.
+    /// `payload` has been accepted: every event in it is valid.
     pub fn accepted(payload: &'a [u8]) -> Self {
         Self { fields: Fields { rest: payload, key: EVENTS } }
     }

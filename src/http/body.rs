@@ -15,11 +15,12 @@ use super::response::Refusal;
 use crate::limits::HTTP_HEAD_BYTES_MAX;
 use crate::metrics::RejectReason;
 
-/// Where a body's bytes are told apart from its framing.
+/// The state of receiving a body: separates its bytes from the framing.
 #[derive(Debug)]
 pub enum Framing {
     /// Bytes still to come.
     Length(usize),
+    /// In chunks, each with its length before it.
     Chunked(Chunked),
 }
 
@@ -141,6 +142,7 @@ impl Extension {
 }
 
 impl Chunked {
+    /// A body whose first chunk is to come.
     pub fn new() -> Self {
         Self { state: ChunkState::Size { size: 0, digits: 0 }, extra: HTTP_HEAD_BYTES_MAX }
     }
@@ -245,6 +247,7 @@ fn is_field_byte(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
+/// The refusal of a body of more than `max_bytes`: 413.
 pub fn too_large(max_bytes: usize) -> Refusal {
     Refusal::body(
         RejectReason::TooLarge,

@@ -68,8 +68,8 @@ impl Connection {
 
     /// Takes bytes from the peer and returns how many were consumed.
     ///
-    /// The caller keeps the rest and offers it again, with more behind it, or once the reason is gone:
-    /// * a torn head: at most `HTTP_HEAD_BYTES_MAX` bytes stay (the machine answers 431 above that);
+    /// The caller keeps the rest and offers it again, with more after it, or once the reason is gone:
+    /// * a partial head: at most `HTTP_HEAD_BYTES_MAX` bytes stay (the machine answers 431 above that);
     /// * [`Connection::waiting_for`] an acknowledgement: requests are answered in order, nothing is consumed;
     /// * `out` holds `OUTBOX_BYTES_MAX` or more: call again when it has been written;
     /// * [`Connection::lacks_room`]: nothing is consumed before that is settled;
@@ -318,7 +318,7 @@ impl Connection {
         }
     }
 
-    /// The log has failed, and the process ends: a request that waits hears of it.
+    /// The log has failed, and the process ends: a request that waits is answered.
     pub fn log_failed(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         if let State::Waiting(waiting) = &self.state {
             let error = "this server cannot write its log any more: whether the events are kept is not known, sending them \
@@ -362,7 +362,7 @@ impl Connection {
         consumed
     }
 
-    /// A whole head: answers at once, or goes on with the body.
+    /// A whole head: answers at once, or continues with the body.
     fn request(&mut self, head: &Head<'_>, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         // An answer that is given now leaves the body unread, and what follows must not be read as a request.
         let empty = head.length == BodyLength::Known(0);

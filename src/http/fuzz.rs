@@ -173,8 +173,11 @@ pub(super) const SETTINGS: Settings = Settings {
 
 /// Takes everything and keeps it.
 pub struct FakeIngress {
+    /// Memory for bodies.
     pub(super) pool: Pool,
+    /// Memory for the beginnings of bodies.
     pub(super) beginnings: Beginnings,
+    /// Slots of the ring that are free.
     pub(super) ring_slots: usize,
     /// There is memory for what admitted bodies become. Even so the answer is no each first time it is asked: every admitted
     /// body waits once.
@@ -185,19 +188,24 @@ pub struct FakeIngress {
     pub(super) asked: Cell<usize>,
     /// The only token; `None`: none is needed.
     pub(super) token: Option<&'static [u8]>,
+    /// Whether the server shuts down.
     pub(super) draining: bool,
     /// Why the log accepts nothing.
     pub(super) log_pause: Option<Pause>,
     /// The log has taken what waits.
     pub(super) written: bool,
+    /// Payloads that were handed on, each with its number of events.
     pub(super) accepted: Vec<(PoolSlice, u32)>,
+    /// Rejected events, by reason.
     pub(super) rejected: Vec<(RejectReason, u64)>,
+    /// Statuses of the answers so far.
     pub(super) statuses: Vec<u16>,
-    /// Bodies that were refused for want of room.
+    /// Bodies that were refused for lack of room.
     pub(super) no_room: usize,
 }
 
 impl FakeIngress {
+    /// An ingress that has room for every body.
     pub(super) fn new() -> Self {
         Self {
             pool: Pool::new(6 * SETTINGS.max_body_bytes, Box::new(|| {})),
@@ -313,11 +321,15 @@ impl Ingress for FakeIngress {
 
 /// One connection with a peer at the other end.
 pub(super) struct Peer {
+    /// The connection under test.
     pub(super) connection: Connection,
+    /// What it hands events to.
     pub(super) ingress: FakeIngress,
+    /// The time passed to it.
     pub(super) now: Instant,
     /// Sent and not consumed yet.
     pub(super) kept: Vec<u8>,
+    /// Answers that are not written yet.
     pub(super) out: Vec<u8>,
     /// Written to the peer.
     pub(super) written: Vec<u8>,
@@ -328,6 +340,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// A fresh connection, with nothing sent.
     pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
@@ -342,6 +355,7 @@ impl Peer {
         }
     }
 
+    /// Sends these bytes, then calls [`Peer::turn`].
     pub(super) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.kept.extend_from_slice(bytes.as_ref());
         self.turn();
@@ -389,11 +403,17 @@ impl Peer {
 /// What came of an exchange.
 #[derive(Debug, PartialEq)]
 pub struct Outcome {
+    /// Everything that the peer received.
     pub answers: String,
+    /// Statuses of the answers, in order.
     pub statuses: Vec<u16>,
+    /// Names of the accepted events, in order.
     pub names: Vec<String>,
+    /// Payloads that were handed on, in order.
     pub payloads: Vec<Vec<u8>>,
+    /// Rejected events, by reason.
     pub rejected: Vec<(RejectReason, u64)>,
+    /// Whether the connection ends after the last answer.
     pub closing: bool,
 }
 

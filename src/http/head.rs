@@ -4,8 +4,9 @@
 //!  bytes ─▶ HeadScan: line ends, control bytes, bounds ─▶ (whole head) ─▶ Head::parse: grammar, framing
 //! ```
 //!
-//! [`HeadScan`] looks at every byte once, however the head was torn, and refuses what two readers could read
-//! differently: LF without CR, CR without LF, control bytes. `httparse`, which takes some of that, sees sound lines only.
+//! [`HeadScan`] looks at every byte once, however the head was split, and refuses what two readers could read
+//! differently: LF without CR, CR without LF, control bytes. `httparse`, which takes some of that, sees valid lines
+//! only.
 
 use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX, HTTP_TARGET_BYTES_MAX};
 
@@ -14,7 +15,7 @@ use super::response::Refusal;
 /// A request line beside its target: the method, two spaces, the version. Generous for any registered method.
 const REQUEST_LINE_EXTRA_BYTES: usize = 64;
 
-/// Finds the end of a head in bytes that come in pieces; the caller offers the same bytes again with more behind them.
+/// Finds the end of a head in bytes that come in pieces; the caller offers the same bytes again with more after them.
 #[derive(Debug, Default)]
 pub struct HeadScan {
     /// Bytes that were looked at.
@@ -83,23 +84,28 @@ fn target_too_long() -> Refusal {
 pub enum BodyLength {
     /// Content-Length; 0 where neither field is there.
     Known(u64),
+    /// `Transfer-Encoding: chunked`.
     Chunked,
 }
 
-/// A whole head that was found sound. Borrows from the bytes.
+/// A whole head that was found valid. Borrows from the bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Head<'a> {
+    /// As sent; case matters.
     pub method: &'a str,
     /// The path of the target, before `?`. Begins with `/`; `*` for `OPTIONS *`.
     pub path: &'a str,
-    /// Of the target: what stands behind `?`.
+    /// Of the target: what follows `?`.
     pub query: Option<&'a str>,
+    /// How the end of the body is found.
     pub length: BodyLength,
-    /// The peer wants the connection to end, or speaks HTTP/1.0.
+    /// The peer wants the connection to end, or uses HTTP/1.0.
     pub close: bool,
     /// The peer waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
+    /// Value of `Content-Type`; `None`: absent.
     pub content_type: Option<&'a str>,
+    /// Value of `Content-Encoding`; `None`: absent.
     pub content_encoding: Option<&'a str>,
     /// The token of `Authorization: Bearer`.
     pub bearer: Option<&'a str>,

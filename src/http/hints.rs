@@ -8,7 +8,7 @@ use crate::event::{JsonDecoder, check_batch};
 use crate::limits::FRAME_EVENTS_MAX;
 use crate::metrics::RejectReason;
 
-/// A better message for a body of which nothing could be read, if it is something else than what its head says.
+/// A better message for a body of which nothing could be read, if it is something else than its head declares.
 pub fn instead(body: &[u8], submission: Submission) -> Option<Refusal> {
     if let Some(name) = compression(body) {
         let error = match (submission.gzip, name) {

@@ -14,9 +14,13 @@ use crate::limits::{
     STALLED_FRAME_TIMEOUT,
 };
 
+/// The body of a POST /v1/events that is not answered yet.
 pub struct Body {
+    /// The head's fields about the body.
     pub submission: Submission,
+    /// How far the body was received.
     pub framing: Framing,
+    /// The bytes received so far, without framing.
     pub kept: Kept,
     /// What it cannot continue without.
     pub lacks: Option<Room>,

@@ -28,7 +28,7 @@ use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MA
 use crate::metrics::RejectReason;
 use crate::text::cut;
 
-/// A body with more gaps than this between its accepted events is packed anew, so that it does not fill the ring.
+/// A body with more gaps than this between its accepted events is packed again, so that it does not fill the ring.
 const GAPS_SHARED_MAX: usize = 16;
 
 /// One slot to be: events and their `EventBatch` bytes.
@@ -37,8 +37,8 @@ struct Piece {
     events: u32,
 }
 
-/// How a request's events fared; the words of its answer, kept in the pool while the answer waits, where bodies are received:
-/// the memory for whole bodies must not wait for the answer.
+/// What became of a request's events; the text of its answer, kept in the pool while the answer waits, where bodies are
+/// received: the memory for whole bodies must not wait for the answer.
 pub struct Settled {
     accepted: u64,
     rejected: u64,
@@ -69,6 +69,7 @@ impl Settled {
         settled
     }
 
+    /// Whether the body had events and every one was refused.
     pub fn nothing_but_refused(&self) -> bool {
         self.accepted == 0 && self.rejected > 0
     }
@@ -83,6 +84,7 @@ impl Settled {
 /// Why nothing of a body was taken.
 #[derive(Debug)]
 pub enum Failed {
+    /// The body breaks a rule; sending it again does not help.
     Refused(Refusal),
     /// Pool or ring have no room for what the body becomes. The body is as it was: try again.
     NoRoom,
@@ -132,6 +134,7 @@ pub struct Needs {
     pub unpacked_bytes: usize,
     /// Bytes of the pool, in pieces of `piece_bytes` that are trimmed once they are full.
     pub packed_bytes: usize,
+    /// Bytes of each of these pieces, at most.
     pub piece_bytes: usize,
     /// Slots of the ring.
     pub slots: usize,
@@ -153,12 +156,13 @@ pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs 
     }
 }
 
+/// The refusal of a body for which the pool has no memory: 503.
 pub fn no_memory() -> Refusal {
     Refusal::new(503, "the server is out of buffers: nothing of this request was taken, send it again")
 }
 
 /// Unpacks gzip (RFC 1952). Several members are one text, as the RFC has it (log shippers append them); anything
-/// behind the last one is refused, padding too.
+/// after the last one is refused, padding too.
 fn unpack(packed: &Buffer, max_bytes: usize, ingress: &mut impl Ingress) -> Result<Buffer, Failed> {
     let mut unpacked = ingress.reserve_to_finish(max_bytes).ok_or(Failed::NoRoom)?;
     let mut decoder = GzDecoder::new(packed.filled());

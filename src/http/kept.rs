@@ -85,16 +85,19 @@ impl Drop for Beginning {
 /// The bytes of a body so far.
 #[derive(Debug)]
 pub enum Kept {
+    /// Outside of the pool; at most 64 KiB.
     Beginning(Beginning),
     /// The buffer has room for all that may come.
     Pool(Buffer),
 }
 
 impl Kept {
+    /// No bytes, which take no memory.
     pub fn new() -> Self {
         Self::Beginning(Beginning::default())
     }
 
+    /// Number of bytes so far.
     pub fn len(&self) -> usize {
         match self {
             Self::Beginning(beginning) => beginning.bytes.len(),

@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌───────────── answered, keep-alive ────────────────┐
 //!            ▼                                                   │
-//!  bytes ─▶ Head ─ POST /v1/events ─▶ Body ─ whole, sound ─▶ Waiting ─ watermark ─▶ 200
+//!  bytes ─▶ Head ─ POST /v1/events ─▶ Body ─ whole, valid ─▶ Waiting ─ watermark ─▶ 200
 //!            │ GET: page, answered       │ bad: 4xx, 503         │ 30 s ─▶ 504, the events stay kept
 //!            └────────────┬──────────────┴───────────────────────┘ no keep-alive
 //!                         ▼
@@ -14,13 +14,13 @@
 //! |---|---|
 //! | `connection` | the states above, timers, pipelining, 100-continue |
 //! | `head` | request line and header fields, read strictly |
-//! | `routes` | what can be asked for, and what a POST must say before its body is read |
+//! | `routes` | resources, and what the head of a POST must have before its body is read |
 //! | `body` | Content-Length and chunked, incremental |
 //! | `kept` | where a body's bytes are: the first 64 KiB outside the pool, or all of it in one pool buffer |
 //! | `incoming` | a body on its way in: its room, its rate, its time |
 //! | `proxy_header` | recognises the header of the PROXY protocol, to name it in the 400 |
 //! | `ingest` | a whole body becomes `EventBatch` bytes in the pool and a list of what was refused |
-//! | `hints` | what a body is that is not what its head says: for the message of its 400 |
+//! | `hints` | what a body is that is not what its head declares: for the message of its 400 |
 //! | `response` | status line, header fields, JSON bodies |
 //! | `date` | the `Date` field, formatted once per second |
 //! | `fuzz` | bodies of the fuzz targets; a peer and an ingress for them and the tests |
@@ -36,8 +36,9 @@
 //!   ([`Room::Finish`]); the pool keeps a share for that (`batch/shares.rs`).
 //! * **While the log accepts nothing** ([`Ingress::log_pause`]), a POST gets 503 by its head, and again at the end of its
 //!   body: nothing is taken that would wait in memory and be sent again meanwhile.
-//! * **All or nothing**: events are handed on only once the whole document was sound and the ring has room for all.
-//! * HTTP/1.0 is answered and closed: nginx and old health checks still speak it. Everything else gets 505.
+//! * **All or nothing**: events are handed on only once the whole document was found valid and the ring has room for
+//!   all.
+//! * HTTP/1.0 is answered and closed: nginx and old health checks still use it. Everything else gets 505.
 
 mod body;
 mod connection;
@@ -70,14 +71,18 @@ use crate::wire::AckLevel;
 /// The pages that GET and HEAD can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Page {
+    /// `/health`: 200, or 503 once the log has failed.
     Health,
+    /// `/ready`: whether the server accepts events, and how log and sinks are doing.
     Ready,
+    /// `/metrics`: the metrics as Prometheus text.
     Metrics,
 }
 
 /// A request that was refused or that failed, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refused<'a> {
+    /// HTTP status of the answer.
     pub status: u16,
     /// As the peer sent it; empty where the head could not be read.
     pub method: &'a str,
@@ -130,7 +135,7 @@ pub trait Ingress {
     fn ring_room(&mut self, slots: usize) -> bool;
 
     /// Takes accepted events: `payload` is `EventBatch` bytes, at most [`Settings::max_frame_bytes`] of them. Called
-    /// only after [`Ingress::ring_room`] has said yes to all slots of the request, which is answered at `level`. Returns
+    /// only after [`Ingress::ring_room`] has confirmed all slots of the request, which is answered at `level`. Returns
     /// the ticket.
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64;
 

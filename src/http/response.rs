@@ -18,6 +18,7 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {error}")]
 pub struct Refusal {
+    /// HTTP status of the answer, 4xx or 5xx.
     pub status: u16,
     /// What is wrong and what to do instead; becomes `{"error":"…"}`.
     pub error: Cow<'static, str>,
@@ -30,6 +31,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// A refusal without further header fields, which rejects no events.
     pub fn new(status: u16, error: impl Into<Cow<'static, str>>) -> Self {
         Self { status, error: error.into(), allow: None, accept_encoding: None, reason: None }
     }
@@ -44,7 +46,7 @@ impl Refusal {
         Self { reason: Some(reason), ..Self::new(status, error) }
     }
 
-    /// A request that is no sound HTTP, or asks for what is not there to be asked.
+    /// A request that is not valid HTTP, or asks for something that the server does not have.
     pub fn malformed(error: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, error)
     }
@@ -53,12 +55,17 @@ impl Refusal {
 /// One answer, to be written by [`Answer::write`].
 #[derive(Debug)]
 pub struct Answer<'a> {
+    /// HTTP status.
     pub status: u16,
+    /// Value of `Content-Type`.
     pub content_type: &'a str,
+    /// The body; sent unless `head_only` is set.
     pub body: &'a [u8],
+    /// Value of `Allow`; `None`: left out.
     pub allow: Option<&'a str>,
+    /// Value of `Accept-Encoding`; `None`: left out.
     pub accept_encoding: Option<&'a str>,
-    /// The request was a HEAD: the length is told, the body is not sent.
+    /// The request was a HEAD: the length is sent, the body is not.
     pub head_only: bool,
     /// The connection ends after this answer.
     pub close: bool,

@@ -1,4 +1,4 @@
-//! What can be asked for, and what a POST must say before its body is read.
+//! The resources of the server, and what the head of a POST must have before its body is read.
 
 use super::head::Head;
 use super::response::Refusal;
@@ -15,7 +15,9 @@ const SERVER_METHODS: &str = "GET, HEAD, POST";
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
+    /// A page, for GET and HEAD.
     Page(Page),
+    /// `/v1/events`, for POST.
     Events,
 }
 
@@ -60,16 +62,22 @@ fn wrong_method(method: &str, allow: &'static str) -> Refusal {
 /// What the body of a POST is (protocol, "HTTP on the same port").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MediaType {
+    /// `application/json`: one document of events.
     Json,
+    /// `application/x-ndjson`: one event per line.
     Ndjson,
+    /// `application/x-protobuf`: an `EventBatch`.
     Protobuf,
 }
 
-/// What the head of a POST /v1/events said about its body and its answer.
+/// The fields of the head of a POST /v1/events about its body and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Submission {
+    /// How the events are encoded.
     pub media_type: MediaType,
+    /// Whether the body is compressed with gzip.
     pub gzip: bool,
+    /// The level at which the answer is sent: `?ack=`, or the server's default.
     pub level: AckLevel,
 }
 

@@ -13,6 +13,7 @@ pub struct LocalMetrics {
 }
 
 impl LocalMetrics {
+    /// Counters at zero that [`LocalMetrics::flush`] adds to `metrics`.
     pub fn new(metrics: &Metrics) -> Self {
         Self {
             events_received: metrics.events_received.iter().map(prometheus::IntCounter::local).collect(),

@@ -120,7 +120,7 @@ fn open_fds() -> Option<u64> {
     }
 }
 
-/// When the system started, in seconds since 1970; 0: it does not tell.
+/// When the system started, in seconds since 1970; 0: unknown.
 fn boot_unix_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let boot = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());

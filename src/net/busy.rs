@@ -25,6 +25,7 @@ pub struct Busy {
 }
 
 impl Busy {
+    /// A ratio of 0, before the loop has run.
     pub fn new() -> Self {
         Self { ratio: AtomicU64::new(0), shown: Moment::new(), turn: Moment::new() }
     }
@@ -48,11 +49,12 @@ pub struct BusyMeter {
 }
 
 impl BusyMeter {
+    /// A meter whose first second begins at `now`.
     pub fn new(now: Instant) -> Self {
         Self { window_began: now, busy: Duration::ZERO, turn_began: now }
     }
 
-    /// The loop has waited, and goes on.
+    /// The loop has waited, and continues.
     pub fn turn_begins(&mut self, now: Instant, shown: &Busy) {
         self.turn_began = now;
         shown.turn.set(Some(now));

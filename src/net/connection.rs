@@ -22,7 +22,7 @@ use crate::net::transport::Transport;
 pub enum Phase {
     /// Nothing was read yet.
     Undecided,
-    /// Its first byte has decided what it speaks.
+    /// Its first byte has decided its protocol.
     Open(Box<dyn Protocol>),
     /// The last answer is being sent.
     Closing,
@@ -32,12 +32,15 @@ pub enum Phase {
 
 /// Who is at the other end.
 pub struct Peer {
+    /// Number of the connection.
     pub connection: ConnectionId,
+    /// The peer's address, as accepted.
     pub address: SocketAddr,
-    /// Nobody can listen in: tokens may be sent.
+    /// The connection cannot be intercepted: tokens may be sent.
     pub is_private: bool,
-    /// Over `max_connections`: is told so, in its own protocol, and closed.
+    /// Over `max_connections`: refused in its own protocol, and closed.
     pub overloaded: bool,
+    /// When the connection was accepted.
     pub opened: Instant,
     /// It has shown a valid HELLO or a whole HTTP head; others count towards a cap of their own (R12).
     pub is_known: bool,
@@ -45,10 +48,15 @@ pub struct Peer {
     pub origin: Arc<Origin>,
 }
 
+/// A connection of an event loop.
 pub struct Connection {
+    /// Its number; not used again.
     pub id: ConnectionId,
+    /// Its socket, with what is not parsed and not sent yet.
     pub socket: Socket,
+    /// Who is at the other end.
     pub peer: Peer,
+    /// Where the connection is in its life.
     pub phase: Phase,
     /// Is in one of the lists of those to be served.
     pub queued: bool,
@@ -65,6 +73,7 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// An accepted connection, of which nothing was read yet.
     pub fn new(id: ConnectionId, transport: Transport, address: SocketAddr, overloaded: bool, now: Instant) -> Self {
         let ip = address.ip().to_canonical();
         let origin = Origin { agent_id: None, agent: None, default_source: ip.to_string(), epoch: 0 };
@@ -152,7 +161,7 @@ impl Connection {
         if is_agent { self.socket.unparsed.len() } else { 0 }
     }
 
-    /// Neither known nor heard of for a while, and nothing of it waits to be read (R12).
+    /// Neither known nor received from for a while, and nothing of it waits to be read (R12).
     pub fn is_silent(&self, now: Instant) -> bool {
         !self.peer.is_known && !self.queued && !self.waiting && now >= self.socket.heard() + SILENT_AFTER
     }

@@ -1,12 +1,13 @@
 //! The open connections of a loop, by the number that names each for as long as the process lives.
 //!
-//! A place is used again, a number is not: whoever holds the number of a connection that is gone finds nothing.
+//! A place is used again, a number is not: the number of a closed connection finds nothing.
 
 use slab::Slab;
 
 use crate::ids::{ConnectionId, LoopId};
 use crate::net::connection::Connection;
 
+/// The connections of one loop.
 pub struct Connections {
     event_loop: LoopId,
     slab: Slab<Connection>,
@@ -14,6 +15,7 @@ pub struct Connections {
 }
 
 impl Connections {
+    /// No connections.
     pub fn new(event_loop: LoopId) -> Self {
         Self { event_loop, slab: Slab::new(), generation: 0 }
     }
@@ -23,6 +25,7 @@ impl Connections {
         self.slab.len()
     }
 
+    /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
@@ -47,10 +50,12 @@ impl Connections {
         self.generation
     }
 
+    /// The connection; `None`: it is closed.
     pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
         self.slab.get(id.key()).filter(|connection| connection.id == id)
     }
 
+    /// The connection; `None`: it is closed.
     pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         self.slab.get_mut(id.key()).filter(|connection| connection.id == id)
     }
@@ -60,19 +65,23 @@ impl Connections {
         self.slab.get_mut(key)
     }
 
+    /// Takes the connection out; `None`: it is closed already.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         self.get(id)?;
         self.slab.try_remove(id.key())
     }
 
+    /// Every connection, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &Connection> {
         self.slab.iter().map(|(_, connection)| connection)
     }
 
+    /// Every connection, in no particular order.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
         self.slab.iter_mut().map(|(_, connection)| connection)
     }
 
+    /// The numbers of all connections.
     pub fn ids(&self) -> Vec<ConnectionId> {
         self.iter().map(|connection| connection.id).collect()
     }

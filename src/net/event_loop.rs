@@ -58,7 +58,7 @@ fn failed(doing: &'static str) -> impl FnOnce(io::Error) -> LoopError {
     move |error| LoopError { doing, error }
 }
 
-/// The poll and what wakes it; made first, because pool and ring need to wake the loop.
+/// The poll and what wakes it; created first, because pool and ring need to wake the loop.
 pub struct Parts {
     poll: Poll,
     waker: Arc<Waker>,
@@ -67,6 +67,10 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// Poll, waker and signals for a single loop.
+    ///
+    /// # Errors
+    /// The system has no descriptors left, or refuses the signal handlers.
     pub fn new() -> Result<Self, LoopError> {
         let mut parts = Self::without_signals()?;
         let mut signals = Signals::new(DRAIN_SIGNALS).map_err(failed("listening for signals"))?;
@@ -100,11 +104,14 @@ impl Parts {
 /// How the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Every connection was told and closed.
+    /// Every connection was notified and closed.
     Drained,
     /// The drain timeout was over first; the number of connections cut.
-    TimedOut { connections: usize },
-    /// The log failed; everybody was told.
+    TimedOut {
+        /// Connections that were open at that moment.
+        connections: usize,
+    },
+    /// The log failed; every peer was notified.
     LogFailed,
 }
 
@@ -119,6 +126,7 @@ pub struct ConnectionLimits {
     pub max_unauthenticated: usize,
 }
 
+/// One event loop with its connections.
 pub struct EventLoop {
     poll: Poll,
     /// Of the first loop only.
@@ -127,11 +135,11 @@ pub struct EventLoop {
     connections: Connections,
     drain_timeout: Duration,
     drain_until: Option<Instant>,
-    /// The log has failed: until then what peers still send is discarded, so that they hear of it.
+    /// The log has failed: until then what peers still send is discarded, so that they receive the notice.
     failed_until: Option<Instant>,
     /// Agents to be served in this or the next turn.
     ready: VecDeque<ConnectionId>,
-    /// Those that have not shown yet what they speak, or whose HELLO is not accepted yet; some in each turn. A first read
+    /// Those whose protocol is not known yet, or whose HELLO is not accepted yet; some in each turn. A first read
     /// is cheap, and an agent that connects must not wait until the pages of all others are written.
     ready_new: VecDeque<ConnectionId>,
     /// All others to be served, some in each turn.
@@ -142,7 +150,7 @@ pub struct EventLoop {
     waiting_for_ring: VecDeque<ConnectionId>,
     /// HTTP bodies that are whole, in line for memory or ring to become events.
     finishing: VecDeque<ConnectionId>,
-    /// Somebody in line can be served now.
+    /// A connection in line can be served now.
     serve_at_once: bool,
     /// Wait for a watermark.
     awaiting: Vec<ConnectionId>,
@@ -166,6 +174,10 @@ pub struct EventLoop {
 }
 
 impl EventLoop {
+    /// A loop that serves what `listener` accepts, and the connections that other loops hand over.
+    ///
+    /// # Errors
+    /// The listener cannot be added to the poll.
     pub fn new(
         parts: Parts,
         listener: Option<std::net::TcpListener>,

@@ -32,10 +32,15 @@ use crate::wire::{AckLevel, Header, NackCode};
 pub const SLOTS_PER_FRAME: usize = 2;
 /// What one loop owns of ingress, and what it shares with the others.
 pub struct Ingress {
+    /// What all loops share.
     pub shared: Arc<Shared>,
+    /// The loop that this belongs to.
     pub event_loop: LoopId,
+    /// Memory that sockets are read into.
     pub intake: Intake,
+    /// The loop's end of its ring to the log thread.
     pub ring: SlotSender,
+    /// For first epochs and the jitter of retry hints.
     pub random: Random,
     /// What this loop counts by itself until its turn ends.
     pub counts: LocalMetrics,
@@ -45,6 +50,7 @@ pub struct Ingress {
     /// That time as HTTP answers show it.
     http_date: http::HttpDate,
     last_ticket: u64,
+    /// Whether the server shuts down: new requests are refused.
     pub draining: bool,
     /// Connections wait for memory or ring since then.
     starved_since: Option<Instant>,
@@ -99,7 +105,7 @@ impl Ingress {
         self.received_unix_nano = now_unix_nano();
     }
 
-    /// What was accepted in this turn is *received*, and the log thread hears of it.
+    /// What was accepted in this turn is *received*, and the log thread is woken.
     pub fn end_turn(&mut self) {
         self.ring.flush();
         // Before anybody is answered: who has an answer finds its events counted.
@@ -157,6 +163,8 @@ impl Ingress {
         self.starved_since
     }
 
+    /// Sets the moment since which connections wait for memory or room in the ring; `None`: none waits. `/ready` shows
+    /// it.
     pub fn set_starved_since(&mut self, since: Option<Instant>) {
         if self.starved_since != since {
             self.starved_since = since;
@@ -169,7 +177,7 @@ impl Ingress {
         self.own_watermarks().get(level)
     }
 
-    /// Somebody will wait for `level`.
+    /// A sender will wait for `level`.
     pub fn note_level(&self, level: AckLevel) {
         if level == AckLevel::Written {
             self.own_watermarks().want_written();
@@ -185,7 +193,7 @@ impl Ingress {
         }
     }
 
-    /// `level`: at which its sender is answered; `None`: nobody waits for it.
+    /// `level`: at which its sender is answered; `None`: no sender waits for it.
     fn push(
         &mut self,
         content: Content,
@@ -245,7 +253,7 @@ impl Ingress {
     }
 }
 
-/// Moves the bytes of `good` (ascending ranges) to the front of `payload` and all others behind them, each side in its
+/// Moves the bytes of `good` (ascending ranges) to the front of `payload` and all others after them, each side in its
 /// order; returns where the others begin. Both sides are an `EventBatch`.
 fn good_first(payload: &mut [u8], good: &[Range<usize>], others: &mut Vec<u8>) -> usize {
     others.clear();
@@ -263,7 +271,8 @@ fn good_first(payload: &mut [u8], good: &[Range<usize>], others: &mut Vec<u8>) -
     end
 }
 
-/// Ingress as the session of one agent sees it. Whoever reads has made sure that every frame of the read finds its slots.
+/// Ingress as the session of one agent sees it. The reader has ensured that there are slots for every frame of the
+/// read.
 pub struct FrameIngress<'a> {
     ingress: &'a mut Ingress,
     origin: &'a Arc<Origin>,

@@ -1,9 +1,9 @@
 //! Memory for what is read: the current buffer that all connections share, and one reserve.
 //!
 //! ```text
-//!  current  │ frame │ frame │ frame │ tail of a torn frame │            room
-//!           └── slots share these ──┘└ copied out, rewound ┘ ◀ next read, of any connection
-//!  spare    a whole largest frame, so that a torn tail always finds a place of its own
+//!  current  │ frame │ frame │ frame │ start of a partial frame │       room
+//!           └── slots share these ──┘└── copied out, rewound ───┘ ◀ next read, of any connection
+//!  spare    a whole largest frame, so that a partial frame always has memory to be copied to
 //! ```
 //!
 //! A socket is read only while both are there ([`Intake::prepare`]). So what is read can always be kept, and idle
@@ -15,10 +15,11 @@ use crate::limits::{HTTP_BODY_BEGINNING_BYTES, READ_BYTES_PER_TURN};
 
 /// Bytes of one current buffer: several reads, so that its last rest is small against it.
 const CURRENT_BYTES: usize = 4 * READ_BYTES_PER_TURN;
-/// A current buffer with less room is given up: a short read would tear a frame that a whole one need not, and what is
-/// torn is copied. Its rest goes back to the pool.
+/// A current buffer with less room is given up: a short read splits more frames, and a partial frame is copied. Its rest
+/// goes back to the pool.
 const READ_BYTES_MIN: usize = READ_BYTES_PER_TURN;
 
+/// The buffers that one loop reads into.
 pub struct Intake {
     pool: Pool,
     current: Option<Buffer>,
@@ -28,15 +29,17 @@ pub struct Intake {
 }
 
 impl Intake {
+    /// No buffers yet. `frame_bytes`: of the largest frame, its header included.
     pub fn new(pool: Pool, frame_bytes: usize) -> Self {
         Self { pool, current: None, spare: None, frame_bytes }
     }
 
+    /// The pool that buffers come from.
     pub fn pool(&self) -> &Pool {
         &self.pool
     }
 
-    /// Whether a socket may be read: there is a current buffer with room, and a spare for a torn frame.
+    /// Whether a socket may be read: there is a current buffer with room, and a spare for a partial frame.
     pub fn prepare(&mut self) -> bool {
         if self.spare.is_none() {
             self.spare = self.pool.allocate(self.frame_bytes);
@@ -66,11 +69,12 @@ impl Intake {
         self.current.take()
     }
 
+    /// Gives the buffer of [`Intake::take_current`] back.
     pub fn put_back(&mut self, current: Buffer) {
         self.current = Some(current);
     }
 
-    /// A buffer of its own for a torn frame; from the spare if the pool is empty. At most a largest frame.
+    /// A buffer of its own for a partial frame; from the spare if the pool is empty. At most a largest frame.
     pub fn take(&mut self, bytes: usize) -> Option<Buffer> {
         self.pool.allocate(bytes).or_else(|| {
             let mut spare = self.spare.take()?;

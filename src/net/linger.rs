@@ -26,6 +26,7 @@ pub struct Linger {
 }
 
 impl Linger {
+    /// A connection that was half-closed at `now`.
     pub fn new(now: Instant) -> Self {
         Self { since: now, heard: now, discarded: 0, last: now + LINGER_TIMEOUT, draining: false, makes_room: false }
     }

@@ -12,7 +12,7 @@ use crate::limits::{ACCEPT_PAUSE, ACCEPTS_PER_TURN};
 /// Connections that the kernel completes before they are accepted; it caps this at its own `somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// An address that nobody else listens on. Until [`Bound::listen`], connections are refused.
+/// An address on which no other socket listens. Until [`Bound::listen`], connections are refused.
 pub struct Bound(Socket);
 
 /// Takes the address.
@@ -59,13 +59,15 @@ pub fn bind_problem(error: &io::Error) -> String {
 
 /// What one turn of accepting came to.
 pub enum Accepted {
+    /// A new connection and its peer's address.
     Connection(TcpStream, SocketAddr),
     /// No more for now.
     Nothing,
-    /// Descriptors or kernel memory ran out; accepting goes on after the pause.
+    /// Descriptors or kernel memory ran out; accepting continues after the pause.
     Paused(io::Error),
 }
 
+/// The listening socket and its state.
 pub struct Listener {
     listener: TcpListener,
     /// Connections may wait in the backlog.
@@ -75,14 +77,17 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// A listener that has connections to accept.
     pub fn new(listener: std::net::TcpListener) -> Self {
         Self { listener: TcpListener::from_std(listener), ready: true, paused_until: None, accepts_left: 0 }
     }
 
+    /// The socket, to be added to or removed from a poll.
     pub fn source(&mut self) -> &mut TcpListener {
         &mut self.listener
     }
 
+    /// Notes that the poll reported the socket as ready.
     pub fn set_ready(&mut self) {
         self.ready = true;
     }
@@ -95,15 +100,17 @@ impl Listener {
         }
     }
 
-    /// Whether the next turn has connections to accept without being told by the poll.
+    /// Whether the next turn has connections to accept without an event of the poll.
     pub fn is_ready(&self) -> bool {
         self.ready && self.paused_until.is_none()
     }
 
+    /// When accepting continues after a pause; `None`: it is not paused.
     pub fn deadline(&self) -> Option<Instant> {
         self.paused_until
     }
 
+    /// Accepts one connection, unless this turn's number is reached. Skips connections that the peer gave up.
     pub fn accept(&mut self, now: Instant) -> Accepted {
         while self.is_ready() && self.accepts_left > 0 {
             self.accepts_left -= 1;

@@ -6,7 +6,7 @@
 //!  loop 1 shows the HELLO again ◀── Message::Free ────────────────────────────── loop 0
 //! ```
 //!
-//! Messages are few: one a connection, and two a takeover. No frame and no event passes here.
+//! Messages are few: one per connection, and two per takeover. No frame and no event passes here.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -126,6 +126,7 @@ impl Loops {
         }
     }
 
+    /// Puts a message into the mailbox of a loop and wakes the loop.
     pub fn send(&self, to: LoopId, message: Message) {
         if let Some(mailbox) = self.mailboxes.get(to.index()) {
             mailbox.messages.lock().unwrap_or_else(PoisonError::into_inner).push(message);

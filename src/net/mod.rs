@@ -12,10 +12,10 @@
 //! |---|---|
 //! | `event_loop` | the turn: who is served, acknowledged, timed out, closed |
 //! | `event_loop/bodies` | room for HTTP bodies: whose is closed where there is none, and who waits |
-//! | `connection` | one socket: what was read and not yet parsed, what was said and not yet written |
+//! | `connection` | one socket: what was read and not yet parsed, what is to be sent and not yet written |
 //! | `connections` | the open connections of a loop, by number |
 //! | `serve` | reads and parses for one connection, by protocol |
-//! | `intake` | the current buffer, and the reserve that a torn frame may need |
+//! | `intake` | the current buffer, and the reserve that a partial frame may need |
 //! | `ingress` | everything accepted goes through here: tickets, ring, counters; what one loop owns |
 //! | `shared` | what all loops share |
 //! | `loops` | what loops know of each other, and the messages between them |

@@ -20,7 +20,7 @@ impl Roster {
         self.members
     }
 
-    /// A connection enters the state. `is_member` says whether one is still in it.
+    /// A connection enters the state. `is_member` returns whether one is still in it.
     pub fn enter(&mut self, id: ConnectionId, is_member: impl Fn(ConnectionId) -> bool) {
         if self.order.len() > 2 * self.members + STALE {
             self.order.retain(|id| is_member(*id));

@@ -32,7 +32,7 @@ pub enum Served {
     End,
     /// The last answer is in `out`.
     Close(&'static str),
-    /// The socket is broken: nobody listens.
+    /// The socket is broken: nothing can be sent.
     Gone(&'static str),
 }
 
@@ -47,6 +47,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// Allocates the read buffer.
     pub fn new() -> Self {
         Self {
             read: vec![0; HTTP_BODY_BEGINNING_BYTES.max(HEAD_READ_BYTES)].into_boxed_slice(),
@@ -79,7 +80,7 @@ pub fn serve(connection: &mut Connection, ingress: &mut Ingress, scratch: &mut S
     served
 }
 
-/// The first read: its first byte tells what the peer speaks.
+/// The first read: its first byte decides the protocol.
 fn decide(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
     let room = &mut cx.scratch.read[..HELLO_FRAME_BYTES];
     let bytes = match cx.socket.read(room, cx.ingress.now) {

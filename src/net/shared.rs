@@ -28,8 +28,9 @@ const EXHAUSTED_TIME: Duration = Duration::from_secs(1);
 /// What `/ready` and `/metrics` show of a sink.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SinkReport {
+    /// The sink's name in the settings.
     pub name: String,
-    /// One word: everybody may read it.
+    /// One word, without details, since every peer may read it.
     pub state: &'static str,
     /// Whether it delivers.
     pub is_up: bool,
@@ -39,18 +40,23 @@ pub struct SinkReport {
 
 /// What all event loops share.
 pub struct Shared {
+    /// Settings of agent sessions.
     pub settings: SessionSettings,
+    /// Settings of HTTP connections.
     pub http: http::Settings,
+    /// How many connections may be open.
     pub limits: ConnectionLimits,
     /// Whose frames and requests are accepted.
     pub tokens: Tokens,
     /// Looked into at HELLO, at BYE, and when an agent is gone.
     pub marks: Mutex<Marks>,
+    /// The metrics of the server.
     pub metrics: Arc<Metrics>,
     /// One for each loop, in their order.
     pub watermarks: Vec<Arc<Watermarks>>,
     /// How the log is doing.
     pub health: Arc<LogHealth>,
+    /// Mailboxes and connection counts of the loops.
     pub loops: Loops,
     /// What each loop shows of itself, in their order.
     pub states: Vec<LoopState>,
@@ -78,6 +84,7 @@ pub struct LogLines {
 }
 
 impl Shared {
+    /// The marks of all agents, locked.
     pub fn marks(&self) -> MutexGuard<'_, Marks> {
         lock(&self.marks)
     }
@@ -172,15 +179,18 @@ pub struct Moment {
 }
 
 impl Moment {
+    /// Not set.
     pub fn new() -> Self {
         Self { since: Instant::now(), nanos: AtomicU64::new(0) }
     }
 
+    /// Sets the moment, or with `None` clears it.
     pub fn set(&self, at: Option<Instant>) {
         let nanos = at.map_or(0, |at| at.saturating_duration_since(self.since).as_nanos() as u64 + 1);
         self.nanos.store(nanos, Ordering::Relaxed);
     }
 
+    /// The moment; `None`: not set.
     pub fn get(&self) -> Option<Instant> {
         let nanos = self.nanos.load(Ordering::Relaxed).checked_sub(1)?;
         Some(self.since + Duration::from_nanos(nanos))
@@ -198,16 +208,18 @@ pub struct LoopState {
     ring: RingGauge,
     /// Connections wait for memory or ring since then.
     pub starved_since: Moment,
+    /// How busy the loop is.
     pub busy: Busy,
     /// The last ticket that it had given out when an agent last left it (R5).
     pub left_ticket: AtomicU64,
-    /// When a POST was last refused for want of memory or ring.
+    /// When a POST was last refused for lack of memory or room in the ring.
     pub post_refused: Moment,
-    /// When accepting was last paused for want of a file descriptor.
+    /// When accepting was last paused for lack of a file descriptor.
     pub descriptors_exhausted: Moment,
 }
 
 impl LoopState {
+    /// Nothing has run out yet.
     pub fn new(pool: PoolGauge, ring: RingGauge) -> Self {
         let [starved_since, post_refused, descriptors_exhausted] = std::array::from_fn(|_| Moment::new());
         Self {

@@ -9,6 +9,7 @@ use crate::net::transport::Transport;
 /// What a read came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadEnd {
+    /// So many bytes were read; at least one.
     Bytes(usize),
     /// Nothing for now.
     Empty,
@@ -18,9 +19,10 @@ pub enum ReadEnd {
     Broken,
 }
 
+/// A socket with its buffers and state.
 pub struct Socket {
     transport: Transport,
-    /// There may be bytes: no read has come back empty since the poll said so.
+    /// There may be bytes: no read has come back empty since the poll reported the socket.
     readable: bool,
     end_of_stream: bool,
     /// When bytes last came.
@@ -33,6 +35,7 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// A socket that may have bytes to read.
     pub fn new(transport: Transport, now: Instant) -> Self {
         Self {
             transport,
@@ -45,15 +48,17 @@ impl Socket {
         }
     }
 
+    /// The connection below, to register it with a poll or end sending.
     pub fn transport(&mut self) -> &mut Transport {
         &mut self.transport
     }
 
-    /// The poll says that there may be something to read.
+    /// The poll reported that there may be something to read.
     pub fn set_readable(&mut self) {
         self.readable = true;
     }
 
+    /// Whether a read may return bytes.
     pub fn is_readable(&self) -> bool {
         self.readable
     }
@@ -68,6 +73,7 @@ impl Socket {
         self.end_of_stream
     }
 
+    /// When bytes were last received; at first, when the connection was accepted.
     pub fn heard(&self) -> Instant {
         self.heard
     }
@@ -126,6 +132,7 @@ impl Socket {
         self.outbox.len()
     }
 
+    /// Whether everything is sent.
     pub fn is_flushed(&self) -> bool {
         self.outbox.is_empty()
     }

@@ -65,5 +65,6 @@ pub fn ingresses(
     rest.into_iter().enumerate().map(ingress).collect()
 }
 
+/// Limits that tests do not reach; no connection may linger.
 pub const NO_LIMITS: ConnectionLimits =
     ConnectionLimits { lingering: 0, max_connections: 1_000, max_unauthenticated: 100 };

@@ -1,8 +1,8 @@
 //! Deadlines of connections: a heap with at most a few entries a connection.
 //!
-//! A deadline mostly moves later (every frame moves the idle timer), and the heap is not told. An entry that comes up
-//! is compared with the connection's deadline of that moment, and put back if that is later. Only a deadline that moves
-//! before the entry in the heap adds one; the older one is then recognised as stale.
+//! A deadline mostly moves later (every frame moves the idle timer), and the heap is not updated. An entry that comes
+//! up is compared with the connection's deadline of that moment, and put back if that is later. Only a deadline that
+//! moves before the entry in the heap adds one; the older one is then recognised as stale.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use crate::ids::ConnectionId;
 
+/// The deadlines of a loop's connections.
 #[derive(Debug)]
 pub struct Timers {
     heap: BinaryHeap<Reverse<(Instant, ConnectionId)>>,

@@ -11,6 +11,7 @@ use mio::{Interest, Registry, Token};
 
 /// A connected socket, not blocking.
 pub enum Transport {
+    /// TCP without encryption.
     Plain(TcpStream),
 }
 
@@ -21,6 +22,7 @@ impl Transport {
         registry.register(stream, token, Interest::READABLE | Interest::WRITABLE)
     }
 
+    /// Removes the socket from the poll.
     pub fn deregister(&mut self, registry: &Registry) {
         let Self::Plain(stream) = self;
         // Closing the descriptor takes it out of the poll as well.

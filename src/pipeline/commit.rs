@@ -5,9 +5,9 @@
 //!  rings ─▶ take all (up to 4 MiB) ─▶ keep refused payloads ─▶ positions ─▶ one Batch, shared ─▶ each router's queue
 //! ```
 //!
-//! It never waits to fill a batch: an event alone goes on at once, and while the routers are busy the next batch grows
-//! in the ring. A router's full queue makes it wait: the ring fills, the loop stops reading, TCP does the rest. What is
-//! in here when the process is killed is lost, which is why the only ack level offered is *received*.
+//! It never waits to fill a batch: an event alone is handed on at once, and while the routers are busy the next batch
+//! grows in the ring. A router's full queue makes it wait: the ring fills, the loop stops reading, TCP does the rest.
+//! What is in here when the process is killed is lost, which is why the only ack level offered is *received*.
 
 use std::sync::Arc;
 
@@ -20,13 +20,19 @@ use crate::wire::NackCode;
 
 /// A payload that was rejected on receipt, all or part of it: for the dead letters (R8).
 pub struct RefusedPayload {
+    /// The payload as sent.
     pub payload: PoolSlice,
     /// Refused events in it.
     pub events: u32,
+    /// Code of the NACK that the sender received.
     pub code: NackCode,
+    /// Text of the NACK.
     pub reason: Box<str>,
+    /// Sequence number of the frame; 0 over HTTP.
     pub seq: u64,
+    /// When it was received: nanoseconds since 1970-01-01T00:00:00Z.
     pub received_unix_nano: u64,
+    /// Where it came from.
     pub origin: Arc<Origin>,
 }
 

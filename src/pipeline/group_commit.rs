@@ -8,7 +8,7 @@
 //!
 //! * It never waits to fill a commit: an event alone is synced at once, and what comes during a sync is the next commit.
 //! * A batch is offered, not owed: a router without room reads it from the log.
-//! * Once a second it looks which segments nobody needs any more.
+//! * Once a second it looks which segments no sink needs any more.
 
 use std::io;
 use std::sync::Arc;
@@ -31,13 +31,15 @@ use crate::wire::{AckLevel, NackCode};
 pub trait Holder: Send {
     /// The last position that it has passed.
     fn position(&self) -> u64;
-    /// Whether the oldest events may be dropped under it when `wal.max_bytes` is reached; else everybody waits for it.
+    /// Whether the oldest events may be dropped under it when `wal.max_bytes` is reached; else the log waits for it.
     fn drops_oldest(&self) -> bool;
+    /// Name of the sink, for log lines.
     fn name(&self) -> &str;
 }
 
 /// What the log thread has of an event loop.
 pub struct LoopEnd {
+    /// How far the events of that loop are.
     pub watermarks: Arc<Watermarks>,
     /// Wakes it, so that it acknowledges.
     pub wake: Box<dyn Fn() + Send>,
@@ -45,11 +47,15 @@ pub struct LoopEnd {
 
 /// What the log thread works with.
 pub struct GroupCommit {
+    /// The end of the log that is written.
     pub writer: Writer,
+    /// Every sink that the log keeps events for.
     pub holders: Vec<Box<dyn Holder>>,
     /// One for each event loop, in their order.
     pub loops: Vec<LoopEnd>,
+    /// State of the log, shown to the event loops and by `/ready`.
     pub health: Arc<LogHealth>,
+    /// The metrics of the server.
     pub metrics: Arc<Metrics>,
     /// Sleeps; `false`: the server ends and waits for nothing any more.
     pub sleep: Box<dyn Fn(Duration) -> bool + Send>,
@@ -58,8 +64,9 @@ pub struct GroupCommit {
 /// What is not in the log when the log thread has ended.
 #[derive(Debug, Default)]
 pub struct Unwritten {
+    /// Accepted events, at any ack level.
     pub events: u64,
-    /// Those of them that were acknowledged as *received*: nobody else has them.
+    /// Those of them that were acknowledged as *received*: no other copy of them exists.
     pub let_go_events: u64,
     /// Rejected frames and requests that are not in dead letters either.
     pub rejected_payloads: u64,
@@ -68,7 +75,7 @@ pub struct Unwritten {
 /// The server ends, or the log failed.
 struct Over;
 
-/// What people were told of pauses: at most one line in a while, however often the log pauses and goes on.
+/// Log lines about pauses: at most one in a while, however often the log pauses and continues.
 #[derive(Default)]
 struct Said {
     next: Option<Instant>,
@@ -343,7 +350,7 @@ impl GroupCommit {
         self.holders.iter().map(Box::as_ref).filter(move |holder| holder.position() + 1 < needed)
     }
 
-    /// Deletes what nobody needs, whatever `wal.keep` says. `true`: something was.
+    /// Deletes the segments that no sink needs, regardless of `wal.keep`. `true`: there were some.
     fn trim_at_once(&mut self) -> Result<bool, Over> {
         let before = self.writer.oldest_position();
         let keep_from = self.keep_from();
@@ -352,7 +359,7 @@ impl GroupCommit {
         Ok(self.writer.oldest_position() > before)
     }
 
-    /// `wal.max_bytes` is reached: what nobody needs goes first, then the oldest events of sinks that allow it.
+    /// `wal.max_bytes` is reached: what no sink needs is dropped first, then the oldest events of sinks that allow it.
     fn make_room(&mut self) -> Result<bool, Over> {
         if self.trim_at_once()? {
             return Ok(true);

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Why the log takes nothing for the moment. It passes by itself.
+/// Why the log accepts nothing for the moment. It passes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Pause {
@@ -34,7 +34,7 @@ pub struct LogHealth {
 }
 
 impl LogHealth {
-    /// The log takes nothing, or again (`None`).
+    /// Sets why the log accepts nothing; `None`: it accepts again.
     pub fn set_pause(&self, pause: Option<Pause>) {
         self.pause.store(pause.map_or(0, |pause| pause as u8), Ordering::Relaxed);
     }
@@ -56,6 +56,7 @@ impl LogHealth {
         let _ = self.failure.set(reason);
     }
 
+    /// Why the log failed; `None`: it did not.
     pub fn failure(&self) -> Option<&str> {
         self.failure.get().map(String::as_str)
     }

@@ -31,7 +31,9 @@ use crate::wire::NackCode;
 pub struct Slot {
     /// Its number is one more than that of the slot before.
     pub ticket: Ticket,
+    /// What is handed on.
     pub content: Content,
+    /// When it was received: nanoseconds since 1970-01-01T00:00:00Z.
     pub received_unix_nano: u64,
     /// The frame's sequence number; that before the first one for a new epoch; the last one of an agent that is done; 0
     /// over HTTP.
@@ -40,16 +42,34 @@ pub struct Slot {
     pub sent_crc: u32,
     /// Its sender holds nothing of it any more once the turn is over: it asked for level *received*.
     pub is_let_go: bool,
+    /// Where it came from.
     pub origin: Arc<Origin>,
 }
 
+/// What a slot hands on.
 #[derive(Debug)]
 pub enum Content {
     /// `EventBatch` bytes of accepted events only. May be empty: a frame without events. `payload_crc`: their CRC-32,
     /// where it is known because they are what was sent.
-    Events { payload: PoolSlice, events: u32, payload_crc: Option<u32> },
+    Events {
+        /// The encoded batch, in the pool.
+        payload: PoolSlice,
+        /// Number of events in it.
+        events: u32,
+        /// CRC-32 of the encoded batch; `None`: not known yet.
+        payload_crc: Option<u32>,
+    },
     /// A payload as it was sent, `events` of it refused.
-    Refused { payload: PoolSlice, events: u32, code: NackCode, reason: Box<str> },
+    Refused {
+        /// The payload as sent, in the pool.
+        payload: PoolSlice,
+        /// Number of refused events in it.
+        events: u32,
+        /// Code of the NACK.
+        code: NackCode,
+        /// Text of the NACK.
+        reason: Box<str>,
+    },
     /// An agent came in with a new epoch, which must be in the log before its WELCOME (R4).
     Hello,
     /// An agent is done: its mark is deleted, in the log's table too (R3, BYE).
@@ -77,6 +97,7 @@ pub struct SlotSender {
 pub struct LetGo(Arc<AtomicU64>);
 
 impl LetGo {
+    /// Number of the ticket within its loop.
     pub fn ticket(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -92,6 +113,7 @@ impl RingGauge {
         self.0.occupied_len()
     }
 
+    /// Slots that the ring holds.
     pub fn capacity(&self) -> usize {
         self.0.capacity().get()
     }
@@ -119,7 +141,7 @@ pub struct SlotReceiver {
     shared: Arc<Shared>,
 }
 
-/// A ring of `slots`. `wake` is called by the log thread when it made room that the loop waits for.
+/// A ring of `slots`. `wake` is called by the log thread when there is room that the loop waits for.
 pub fn ring(slots: usize, wake: Wake) -> (SlotSender, SlotReceiver) {
     let (producer, consumer) = HeapRb::new(slots).split();
     let shared = Arc::new(Shared { waiting: AtomicBool::new(false), wake });
@@ -144,7 +166,7 @@ impl SlotSender {
         RingGauge(self.ring.rb_ref().clone())
     }
 
-    /// What senders have let go of, for whoever looks once the loop has ended.
+    /// What senders have let go of, to be read once the loop has ended.
     pub fn let_go(&self) -> LetGo {
         self.let_go.clone()
     }
@@ -159,6 +181,7 @@ impl SlotSender {
         self.ring.occupied_len()
     }
 
+    /// Slots that the ring holds.
     pub fn capacity(&self) -> usize {
         self.ring.capacity().get()
     }
@@ -216,11 +239,13 @@ impl SlotReceiver {
         !self.ring.write_is_held()
     }
 
+    /// Whether no slot waits.
     pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
     }
 }
 
+/// Slots for tests.
 #[cfg(test)]
 pub mod testing {
     use super::*;

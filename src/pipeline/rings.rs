@@ -15,7 +15,9 @@ use crate::pipeline::ring::{Slot, SlotReceiver};
 /// What ended a wait for slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited {
+    /// At least one slot waits.
     Slots,
+    /// The time was over, and no slot waits.
     TimedOut,
     /// The loops are gone, and their rings are empty.
     Gone,

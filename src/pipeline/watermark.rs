@@ -21,7 +21,7 @@ use crate::wire::AckLevel;
 #[derive(Debug, Default)]
 pub struct Watermarks {
     levels: [AtomicU64; AckLevel::ALL.len()],
-    /// Somebody was promised *written*: the loop wants to hear of a write before its sync.
+    /// An acknowledgement waits for *written*: the loop is woken after the write, before the sync.
     written_wanted: AtomicBool,
     /// The loop waits for a watermark of another one.
     others_wanted: AtomicBool,
@@ -116,11 +116,12 @@ impl Watermarks {
         self.others_wanted.load(Ordering::SeqCst) && self.others_wanted.swap(false, Ordering::SeqCst)
     }
 
-    /// From now on somebody waits for *written*.
+    /// From now on the loop is woken after each write, for acknowledgements of level *written*.
     pub fn want_written(&self) {
         self.written_wanted.store(true, Ordering::Relaxed);
     }
 
+    /// Whether something waits for *written*.
     pub fn is_written_wanted(&self) -> bool {
         self.written_wanted.load(Ordering::Relaxed)
     }

@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Shared by all routers and by whoever stops them.
+/// Shared by all routers and by the code that stops them.
 #[derive(Debug, Default)]
 pub struct Drain {
     deadline: Mutex<Option<Instant>>,
@@ -17,10 +17,12 @@ impl Drain {
         self.changed.notify_all();
     }
 
+    /// Whether the drain has begun.
     pub fn begun(&self) -> bool {
         self.lock().is_some()
     }
 
+    /// Whether the drain has begun and its deadline has passed.
     pub fn passed(&self, now: Instant) -> bool {
         self.lock().is_some_and(|deadline| deadline <= now)
     }

@@ -1,4 +1,5 @@
-//! What a router owes its sink: takes batches in order of position, says when a delivery is due and what is in it.
+//! What a router has yet to deliver: takes batches in order of position, decides when a delivery is due and what is in
+//! it.
 //!
 //! ```text
 //!             ▼ next
@@ -26,9 +27,11 @@ pub enum Due {
     Nothing,
     /// Wait for more, until then.
     At(Instant),
+    /// Deliver this.
     Now(Delivery),
 }
 
+/// The batches that a router holds, cut into deliveries.
 #[derive(Debug)]
 pub struct Gather {
     settings: BatchSettings,
@@ -82,6 +85,7 @@ impl Gather {
         self.pinned_bytes
     }
 
+    /// Whether no batch is held.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
@@ -113,7 +117,7 @@ impl Gather {
         self.pinned_bytes = 0;
     }
 
-    /// Begins again behind `position`: what was held will come again.
+    /// Begins again after `position`: what was held will be offered again.
     pub fn restart(&mut self, position: u64) {
         *self = Self { next: position + 1, last_delivery: self.last_delivery, ..Self::new(self.settings) };
     }
@@ -123,11 +127,12 @@ impl Gather {
         self.closed = true;
     }
 
+    /// Whether no more batches will come.
     pub fn is_closed(&self) -> bool {
         self.closed
     }
 
-    /// The next delivery, if it is time for it. The same one again until [`Gather::stored`] says that it is done.
+    /// The next delivery, if it is time for it. The same one again until [`Gather::stored`] is called.
     pub fn due(&mut self, now: Instant) -> Due {
         let Some(first) = self.held.front() else { return Due::Nothing };
         let full = !self.has_room();

@@ -1,4 +1,4 @@
-//! Routers: one thread a sink. Each takes batches from a short queue, gathers them into deliveries, and does not rest
+//! Routers: one thread per sink. Each takes batches from a short queue, gathers them into deliveries, and does not rest
 //! before its sink has them.
 //!
 //! ```text
@@ -61,14 +61,19 @@ pub type Notify = Arc<dyn Fn() + Send + Sync>;
 
 /// What all routers of a server share.
 pub struct Shared<'a> {
+    /// The log's id, and this process as the owner of positions.
     pub identity: &'a Identity,
+    /// The directory of position files and dead letters.
     pub data_dir: &'a Path,
-    /// What a router missed is read from here; `None`: whoever offers waits for routers instead.
+    /// What a router missed is read from here; `None`: an offer waits for the router instead.
     pub log: Option<Arc<Log>>,
     /// With a log, bytes of the buffer pool that one router may hold.
     pub share_bytes: usize,
+    /// The metrics of the server.
     pub metrics: &'a Arc<Metrics>,
+    /// The deadline of all routers, once the server drains.
     pub drain: Arc<Drain>,
+    /// Wakes whatever waits for positions, such as acknowledgements of level *delivered*.
     pub notify: Notify,
 }
 
@@ -86,7 +91,7 @@ impl RouterQueue {
         self.queue.offer(batch);
     }
 
-    /// No event has a position between what was offered and `end`: the log goes on there.
+    /// No event has a position between what was offered and `end`: the log continues there.
     pub fn skipped_to(&self, end: u64) {
         self.progress.offered(end.saturating_sub(1), None);
         self.queue.skipped_to(end);
@@ -127,6 +132,7 @@ impl Router {
         Ok((RouterQueue { queue, progress: progress.clone() }, Self { progress, ended }))
     }
 
+    /// What the router shows while it runs.
     pub fn progress(&self) -> &Arc<SinkProgress> {
         &self.progress
     }

@@ -1,8 +1,8 @@
 //! The position of a sink whose store keeps none: `data_dir/positions/<sink>`, one line `server_id position`. Of a sink
-//! that has nothing yet: where it began, with the word `begins` behind; where the store keeps its own position, until it
-//! has one.
+//! that has nothing yet: where it began, followed by the word `begins`; where the store keeps its own position, until
+//! it has one.
 //!
-//! Replaced as a whole (write, sync, rename, sync the folder), so that a crash leaves the old one or the new one.
+//! Replaced as a whole (write, sync, rename, sync the directory), so that a crash leaves the old one or the new one.
 
 use std::cell::Cell;
 use std::fs::{self, File};
@@ -12,27 +12,30 @@ use std::path::{Path, PathBuf};
 use crate::sink::uuid;
 use crate::{descriptors, folder};
 
-/// Behind the position of a sink that has nothing yet.
+/// Follows the position of a sink that has nothing yet.
 const BEGINS: &str = " begins";
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saved {
+    /// Every event up to here is stored; 0: none.
     pub position: u64,
-    /// The sink has nothing yet, and begins behind the position.
+    /// The sink has nothing yet, and begins after the position.
     pub begins: bool,
 }
 
+/// The file that keeps the position of one sink.
 #[derive(Debug)]
 pub struct PositionFile {
     path: PathBuf,
     new_path: PathBuf,
     server_id: String,
-    /// The folder's name has been made durable by this process.
+    /// This process has synced the directory's name.
     folder_is_made: Cell<bool>,
 }
 
 impl PositionFile {
+    /// The file of this sink and log; nothing is read or written yet.
     pub fn new(data_dir: &Path, sink: &str, server_id: &[u8; 16]) -> Self {
         let folder = data_dir.join("positions");
         Self {
@@ -75,7 +78,7 @@ impl PositionFile {
         self.replace(position, "").map_err(|error| self.named(error))
     }
 
-    /// Saves that the sink begins behind `position`.
+    /// Saves that the sink begins after `position`.
     pub fn save_begin(&self, position: u64) -> io::Result<()> {
         self.replace(position, BEGINS).map_err(|error| self.named(error))
     }

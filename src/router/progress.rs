@@ -17,6 +17,7 @@ use crate::wal::Log;
 pub enum SinkStatus {
     /// The first attempt to connect has not ended.
     Connecting,
+    /// Connected, and nothing failed since.
     Ok,
     /// It passes by itself.
     Retrying(String),
@@ -24,11 +25,12 @@ pub enum SinkStatus {
     Down(String),
 }
 
-/// How a sink is doing, in one word, as `/ready` shows it to everybody.
+/// How a sink is doing, in one word, as `/ready` shows it to every peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SinkState {
     /// The first attempt to connect has not ended.
     Connecting,
+    /// It delivers, and is not behind.
     Ok,
     /// It delivers, but its oldest event waits for longer than [`SINK_WAIT_MAX`] and the sink's `batch.max_age`.
     Behind,
@@ -76,7 +78,7 @@ pub struct SinkProgress {
     required: bool,
     /// Knows which positions no event has.
     log: Option<Arc<Log>>,
-    /// The store has said where it is.
+    /// The store has reported its position.
     is_placed: AtomicBool,
     /// Last position handed to the router.
     offered: AtomicU64,
@@ -98,6 +100,8 @@ pub struct SinkProgress {
 }
 
 impl SinkProgress {
+    /// The progress of a sink that is connecting for the first time. With a log, positions without events do not count
+    /// as events.
     pub fn new(settings: &SinkSettings, lag_events: IntGauge, log: Option<Arc<Log>>) -> Self {
         Self {
             name: settings.name.clone(),
@@ -117,6 +121,7 @@ impl SinkProgress {
         }
     }
 
+    /// The sink's name in the settings.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -136,12 +141,13 @@ impl SinkProgress {
         self.ahead.load(Ordering::Acquire)
     }
 
+    /// Notes the position that the store holds beyond the end of the log.
     pub(super) fn set_ahead(&self, position: u64) {
         self.ahead.store(position, Ordering::Release);
         self.is_placed.store(true, Ordering::Release);
     }
 
-    /// Whether the store has said, in this process, which position it holds.
+    /// Whether the store has reported its position to this process.
     pub fn is_placed(&self) -> bool {
         self.is_placed.load(Ordering::Acquire)
     }
@@ -155,6 +161,7 @@ impl SinkProgress {
         offered.saturating_sub(position).saturating_sub(left_out)
     }
 
+    /// How the sink is doing, with the reason if it does not deliver.
     pub fn status(&self) -> SinkStatus {
         self.lock().clone()
     }
@@ -235,7 +242,7 @@ impl SinkProgress {
         self.update_lag();
     }
 
-    /// The sink works: what waits is expected to go on from now.
+    /// The sink works: what waits is expected to be delivered from now on.
     pub(super) fn progressed(&self) {
         let nanos = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.progressed_nano.store(nanos, Ordering::Release);
@@ -247,7 +254,7 @@ impl SinkProgress {
         let _ = oldest.compare_exchange(0, received_unix_nano, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// The store says that it has everything up to `position`, even if that is less than before.
+    /// The store reports that it has everything up to `position`, even if that is less than before.
     pub(super) fn restarted(&self, position: u64) {
         self.position.store(position, Ordering::Release);
         self.is_placed.store(true, Ordering::Release);

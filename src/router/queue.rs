@@ -1,7 +1,7 @@
 //! The short queue between log thread and router.
 //!
 //! ```text
-//!  with a log     offer ─▶ [ batch batch ] ─▶ router     no room: the queue is emptied, `behind` says how far to read the log
+//!  with a log     offer ─▶ [ batch batch ] ─▶ router     no room: the queue is emptied; read the log up to `behind`
 //!  without one    offer ─▶ [ batch batch ] ─▶ router     no room: the log thread waits, and so do the agents
 //! ```
 //!
@@ -30,6 +30,7 @@ struct State {
     closed: bool,
 }
 
+/// The queue of one router.
 #[derive(Debug)]
 pub struct Queue {
     state: Mutex<State>,
@@ -41,12 +42,10 @@ pub struct Queue {
 /// What the router finds.
 #[derive(Debug)]
 pub enum Taken {
+    /// The batch that follows.
     Batch(Arc<Batch>),
     /// Nothing here. Positions below `behind` were offered.
-    Empty {
-        behind: u64,
-        closed: bool,
-    },
+    Empty { behind: u64, closed: bool },
 }
 
 impl Queue {
@@ -87,7 +86,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// There is nothing between what was offered and `end`; the log says so, too.
+    /// There is nothing between what was offered and `end`, in the log either.
     pub fn skipped_to(&self, end: u64) {
         let mut state = self.lock();
         state.behind = state.behind.max(end);
@@ -141,7 +140,7 @@ impl Queue {
         }
     }
 
-    /// No more batches will come, or nobody takes them any more.
+    /// No more batches will come, or the router has ended.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();

@@ -9,6 +9,7 @@ use crate::limits;
 /// A sink that had not taken all when it was removed from the settings.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Removed {
+    /// The sink's former name in the settings.
     pub name: String,
     /// Events that the log still has and the sink has not taken.
     pub events: u64,

@@ -1,4 +1,4 @@
-//! When to try again, and how often to say so. No clock and no sleep here: `now` comes in, durations go out.
+//! When to try again, and how often to log it. No clock and no sleep here: `now` comes in, durations go out.
 //!
 //! With one delivery of a sink on its way at a time this is its circuit breaker, too: after a failure nothing goes to the
 //! store until the delay is over, then one connect and one delivery as a trial, and the rest only once that was stored.
@@ -43,7 +43,7 @@ pub struct Warnings {
 }
 
 impl Warnings {
-    /// `Some(n)`: say it now; `n` were swallowed since the last one.
+    /// `Some(n)`: log it now; `n` lines were suppressed since the last one.
     pub fn due(&mut self, now: Instant) -> Option<u64> {
         if self.last.is_some_and(|last| now < last + limits::SINK_WARNING_INTERVAL) {
             self.suppressed += 1;

@@ -20,6 +20,7 @@ use crate::wal::{Log, MissingReason, Read, Reader};
 /// What comes next.
 #[derive(Debug)]
 pub enum Next {
+    /// The batch that contains the next position; it may begin before that.
     Batch(Arc<Batch>),
     /// Positions that no longer are, or never were, in the log.
     Missing(Range<u64>, MissingReason),
@@ -29,6 +30,7 @@ pub enum Next {
     End,
 }
 
+/// The batches of one router.
 pub struct Source {
     queue: Arc<Queue>,
     /// `None`: there is no log, so the queue leaves nothing out.
@@ -42,6 +44,7 @@ pub struct Source {
 }
 
 impl Source {
+    /// A source that begins at position 1. `log`: where missed batches are read; `None`: there is none.
     pub fn new(queue: Arc<Queue>, log: Option<&Arc<Log>>) -> Self {
         Self { queue, log: log.map(|log| (log.clone(), log.reader(1))), next: 1, known: 0, ahead: None }
     }
@@ -126,7 +129,7 @@ impl Source {
 }
 
 impl Drop for Source {
-    /// Whoever offers without a log must not wait for a router that has ended.
+    /// Without a log, an offer must not wait for a router that has ended.
     fn drop(&mut self) {
         self.queue.close();
     }

@@ -5,14 +5,14 @@
 //!             ▼                                                           │
 //!  start ─▶ connect ─▶ next_delivery ─▶ deliver ── stored ─▶ next …       │
 //!                          │               ├────── unavailable ───────────┘
-//!                          │               └────── refused ─▶ bury, deliver the rest
+//!                          │               └────── refused ─▶ dead letters, deliver the rest
 //!                          ▼ queue closed and nothing held, or the deadline passed
 //!                         end
 //! ```
 //!
-//! With a log, the store's position decides where to go on, also after a reconnect and also if it is lower than before
-//! (a store restored from a copy): what follows it is read from the log again. Where a sink that has nothing yet began
-//! is kept in its position file, so that what the log drops before the first delivery is missed and counted, also
+//! With a log, the store's position decides where to continue, also after a reconnect and also if it is lower than
+//! before (a store restored from a copy): what follows it is read from the log again. Where a sink that has nothing yet
+//! began is kept in its position file, so that what the log drops before the first delivery is missed and counted, also
 //! after a restart.
 //!
 //! While it waits for its sink, a router holds nothing of the buffer pool: see [`Gather::unpin`] and [`Source::let_go`].
@@ -49,6 +49,7 @@ struct DeadlinePassed;
 
 type Done<T = ()> = Result<T, DeadlinePassed>;
 
+/// What the thread of a router works with.
 pub(super) struct Worker {
     name: String,
     server_id: String,
@@ -61,7 +62,7 @@ pub(super) struct Worker {
     parts: Bisection,
     /// The store has answered, and its position is one of this log.
     connected: bool,
-    /// Positions that no batch will have, behind what is gathered.
+    /// Positions that no batch will have, after what is gathered.
     gap: Option<Range<u64>>,
     /// What is missing below this position was counted.
     counted: u64,
@@ -70,7 +71,7 @@ pub(super) struct Worker {
     position_file: PositionFile,
     /// The store keeps no positions: the file does. Not without a log, whose positions mean nothing to the next start.
     saves_position: bool,
-    /// The file says where the sink began; its store has nothing of this log yet.
+    /// The position file has where the sink began; its store has nothing of this log yet.
     begins: bool,
     dead: DeadLetters,
     /// Events that the store refused without naming them, since it last stored one.
@@ -93,6 +94,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    /// A worker that has not connected its sink yet.
     pub fn new(
         settings: &SinkSettings,
         sink: Box<dyn Sink>,
@@ -338,7 +340,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits and connects anew. Whether the store then has less than before: what lies between comes first, from the log.
+    /// Waits and connects again. Whether the store then has less than before: what lies between comes first, from the
+    /// log.
     fn goes_back(&mut self, unavailable: &Unavailable) -> Done<bool> {
         self.wait(unavailable)?;
         let before = self.position;
@@ -399,7 +402,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks whether what was delivered is in place, if it is time to, and connects anew where it is not. Not while
+    /// Looks whether what was delivered is in place, if it is time to, and connects again where it is not. Not while
     /// draining: that has a deadline.
     fn check_in_place(&mut self) -> Done {
         let now = Instant::now();
@@ -433,7 +436,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Does `what` until it works: the disk has to take it before the delivery may go on.
+    /// Does `what` until it works: the disk has to take it before the delivery may continue.
     fn persist(&mut self, what: impl Fn(&Self) -> io::Result<()>) -> Done {
         while let Err(error) = what(self) {
             self.wait(&Unavailable::retry(error.to_string()))?;

@@ -9,7 +9,7 @@ use crate::session::tokens::Tokens;
 /// Reads the file that `server.tokens_file` names; no tokens where none is named.
 ///
 /// # Errors
-/// The file cannot be read, is no text, or contains no token.
+/// The file cannot be read, is not text, or contains no token.
 pub fn read_tokens(server: &config::Server) -> Result<Tokens, ConfigError> {
     let Some(path) = &server.tokens_file else { return Ok(Tokens::default()) };
     let problem = |why: String| ConfigError { problems: vec![format!("server.tokens_file: {} {why}", path.display())] };

@@ -25,17 +25,22 @@ const ROUTERS_MIN: Duration = Duration::from_millis(200);
 
 /// What has to end, and in which order.
 pub struct Ending {
+    /// Ends when the rings have ended.
     pub log_thread: LogThread,
+    /// End when their queues have ended.
     pub routers: Vec<Router>,
+    /// The deadline of the routers.
     pub drain: Arc<Drain>,
+    /// State of the log.
     pub health: Arc<LogHealth>,
     /// Of each loop: what its senders have let go of, and how far the log is.
     pub promises: Vec<(LetGo, Arc<Watermarks>)>,
+    /// Whether what the sinks have not stored is kept for the next start.
     pub has_log: bool,
 }
 
 impl Ending {
-    /// Lets the rest be delivered, and says what is missing.
+    /// Lets the rest be delivered, and reports what is missing.
     pub fn finish(self, end: End) -> Result<(), ServerError> {
         if self.health.failure().is_some() {
             let unwritten = self.log_thread.wait(LOG_END_TIMEOUT).unwrap_or_default();

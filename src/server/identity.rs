@@ -21,9 +21,11 @@ pub const RESTORED: Ticket = Ticket { event_loop: LoopId(0), number: 1 };
 
 /// Where the server stands with its log.
 pub struct Keeping {
+    /// Id of the log; without a log, of this start of the server.
     pub server_id: [u8; 16],
     /// `None`: there is none.
     pub log: Option<(Writer, Arc<Log>)>,
+    /// What the log knows of agents; without a log, nothing.
     pub marks: Marks,
 }
 
@@ -84,7 +86,7 @@ fn warn_of_removed_sinks(config: &Config, server_id: &[u8; 16], oldest: u64, nex
 }
 
 /// A log that ends before what a sink holds of it is an older copy: no position may be given out a second time. A sink
-/// that has not said what it holds may hold more; a log that never had an event is not known to any.
+/// that has not reported what it holds may hold more; a log that never had an event is not known to any.
 pub fn go_on_behind_sinks(writer: &mut Writer, routers: &[Router]) -> Result<(), ServerError> {
     let next = writer.next_position();
     // In this order: who is placed by now has also said how far ahead it is.

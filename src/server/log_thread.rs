@@ -59,6 +59,7 @@ impl LogThread {
         Ok(Self { handle, ended })
     }
 
+    /// The thread, to be woken by the rings.
     pub fn thread(&self) -> &Thread {
         self.handle.thread()
     }
@@ -68,6 +69,7 @@ impl LogThread {
         self.ended.recv_timeout(time).ok()
     }
 
+    /// Whether the thread has ended.
     pub fn is_finished(&self) -> bool {
         self.handle.is_finished()
     }
@@ -99,7 +101,7 @@ pub fn holders(config: &Config, routers: &[Router]) -> Vec<Box<dyn Holder>> {
     config.sinks.iter().zip(routers).map(holder).collect()
 }
 
-/// Sleeps, and says whether the server goes on.
+/// Sleeps, and returns whether the server continues.
 pub fn sleep_until_drained(drain: &Arc<Drain>) -> Box<dyn Fn(Duration) -> bool + Send> {
     let drain = drain.clone();
     Box::new(move |duration| {
@@ -121,7 +123,8 @@ fn letter(refused: &RefusedPayload) -> RefusedFrame<'_> {
 }
 
 /// Without a log, has refused payloads kept, however long it takes. (Only an ACK of a level above *received* could
-/// wait for this, and needs a log.) A disk that takes nothing until the drain is over loses them, and says so.
+/// wait for this, and needs a log.) If the disk takes no writes until the drain has ended, they are lost, and that is
+/// logged.
 fn keep(refused: &[RefusedPayload], append: impl Fn(&[RefusedPayload]) -> io::Result<()>, drain: &Drain) {
     while let Err(error) = append(refused) {
         let now = Instant::now();

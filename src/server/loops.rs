@@ -33,7 +33,9 @@ pub struct Owned {
     parts: Parts,
     pool: Pool,
     ring: SlotSender,
+    /// How far the events of this loop are.
     pub watermarks: Arc<Watermarks>,
+    /// The last ticket of this loop whose sender keeps no copy.
     pub let_go: LetGo,
 }
 
@@ -57,6 +59,7 @@ impl Owned {
         LoopEnd { watermarks: self.watermarks.clone(), wake: Box::new(self.parts.wake()) }
     }
 
+    /// Sets the thread that slots of this loop wake.
     pub fn set_log_thread(&mut self, thread: &thread::Thread) {
         self.ring.set_log_thread(thread.clone());
     }
@@ -66,6 +69,7 @@ impl Owned {
         Mailbox::new(self.parts.wake())
     }
 
+    /// What the loop will show of itself.
     pub fn state(&self) -> LoopState {
         LoopState::new(self.pool.gauge(), self.ring.gauge())
     }
@@ -86,14 +90,20 @@ impl Owned {
 
 /// What becomes part of [`Shared`] as it is.
 pub struct Sharing {
+    /// Sent in WELCOME.
     pub server_id: [u8; 16],
+    /// Who may send events.
     pub tokens: Tokens,
+    /// The marks of all agents.
     pub marks: Marks,
+    /// The metrics of the server.
     pub metrics: Arc<Metrics>,
+    /// State of the log.
     pub health: Arc<LogHealth>,
 }
 
 impl Sharing {
+    /// What the loops share. `owned` and `routers` are those of this server.
     pub fn share(self, config: &Config, owned: &[Owned], routers: &[Router]) -> Arc<Shared> {
         let has_required_sinks = routers.iter().any(|router| router.progress().required());
         Arc::new(Shared {
@@ -195,6 +205,7 @@ fn sink_report(progress: &SinkProgress) -> SinkReport {
 
 /// How the loops ended.
 pub struct End {
+    /// The worst end of any loop.
     pub ended: Ended,
     /// When the drain must be over; `None`: it never began.
     pub deadline: Option<Instant>,

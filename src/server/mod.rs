@@ -1,4 +1,4 @@
-//! The server, put together: threads, queues and the order in which they start and end.
+//! The server as a whole: threads, queues and the order in which they start and end.
 //!
 //! ```text
 //!  start  bind ─▶ lock ─▶ log recovers ─▶ routers connect ─▶ log thread ─▶ listen ─▶ event loops
@@ -7,7 +7,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `access` | tokens, and the warning where nobody needs one |
+//! | `access` | tokens, and the warning where none is required |
 //! | `identity` | the lock on the data directory; what the log knows of agents and positions |
 //! | `log_thread` | what the log thread works with |
 //! | `loops` | what each event loop owns, and how they run together |
@@ -49,35 +49,66 @@ const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// All routers together may hold one part in this many of one loop's buffer pool.
 const ROUTERS_SHARE: usize = 4;
 
-/// Why the server did not start, or could not go on. Exit code 1; 78 for [`ServerError::Settings`].
+/// Why the server did not start, or could not continue. Exit code 1; 78 for [`ServerError::Settings`].
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
+    /// The data directory cannot be created, opened or locked.
     #[error("data directory {path}: {error}; set data_dir to a folder that this user may write")]
-    DataDir { path: PathBuf, error: io::Error },
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// Another process holds the lock on this data directory.
     #[error("data directory {0} is in use by another telemetryx: stop it, or set another data_dir")]
     Locked(PathBuf),
     /// A file that the settings name.
     #[error(transparent)]
     Settings(#[from] ConfigError),
+    /// The listening socket cannot be opened.
     #[error("cannot listen on {address}: {}", net::bind_problem(error))]
-    Listen { address: SocketAddr, error: io::Error },
+    Listen {
+        /// `server.address`.
+        address: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The operating system refuses something that the server needs.
     #[error("the system gives no {what}: {error}")]
-    System { what: &'static str, error: io::Error },
+    System {
+        /// What it refuses, for the message.
+        what: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+    /// An event loop failed.
     #[error(transparent)]
     Loop(#[from] LoopError),
+    /// The log cannot be opened.
     #[error(transparent)]
     OpenLog(#[from] wal::OpenError),
+    /// A write or sync of the log failed; the text says why.
     #[error("the log failed: {0}")]
     Log(String),
+    /// Without a log: sinks did not store everything before the drain timeout.
     #[error(
         "shut down after server.drain_timeout with at least {events} events undelivered; without a log these are lost"
     )]
-    DrainTimeout { events: u64 },
+    DrainTimeout {
+        /// Events that are lost, at least.
+        events: u64,
+    },
+    /// The log was paused until the end, for example by a full disk.
     #[error(
         "shut down while the log took nothing: {events} events that were acknowledged as `received` were in memory only \
          and are lost; make space (disk, wal.max_bytes, or the sink that holds the log) before the next stop"
     )]
-    NotKept { events: u64 },
+    NotKept {
+        /// Events acknowledged as *received* that are lost.
+        events: u64,
+    },
+    /// The log thread did not end in time; what it holds may be lost.
     #[error(
         "shut down while the log did not answer: events acknowledged as `received` may be lost; see the disk of data_dir"
     )]
@@ -194,7 +225,8 @@ fn start_routers(
     Ok((queues, routers))
 }
 
-/// The log goes on behind what the sinks hold; what was in it at start has reached every level but *delivered*.
+/// The log continues after the positions that the sinks hold; what was in it at start has reached every level but
+/// *delivered*.
 fn behind_sinks(
     mut writer: Writer,
     routers: &[Router],

@@ -10,16 +10,33 @@ use crate::wire::NackCode;
 /// The verdict on a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Admission {
-    /// Every event is sound: the payload is stored as it stands.
-    All { events: u32 },
-    /// Some are: their byte ranges are in the scratch list; `reason` is PARTIAL's JSON.
-    Some { events: u32, refused: u32, reason: String },
-    /// None is, or the payload is no batch.
-    None { code: NackCode, refused: u32, reason: String },
+    /// Every event is valid: the payload is stored unchanged.
+    All {
+        /// Number of events in the payload.
+        events: u32,
+    },
+    /// Some are valid: their byte ranges are in the scratch list; `reason` is PARTIAL's JSON.
+    Some {
+        /// Number of accepted events.
+        events: u32,
+        /// Number of refused events.
+        refused: u32,
+        /// JSON that names refused events by their index, for the NACK.
+        reason: String,
+    },
+    /// No event is valid, or the payload is not an `EventBatch`.
+    None {
+        /// Code of the NACK.
+        code: NackCode,
+        /// Number of refused events; 0 if the payload is not an `EventBatch`.
+        refused: u32,
+        /// Text of the NACK.
+        reason: String,
+    },
 }
 
 /// Checks `payload`, an `EventBatch`. `ranges` is scratch of the caller's: afterwards it holds the accepted ranges,
-/// neighbours joined. Nothing is allocated where every event is sound.
+/// neighbours joined. Nothing is allocated where every event is valid.
 pub fn admit(payload: &[u8], ranges: &mut Vec<Range<usize>>) -> Admission {
     ranges.clear();
     let (mut events, mut refused) = (0u32, 0u32);

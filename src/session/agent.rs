@@ -12,7 +12,7 @@
 //! - What outlives a connection is the backlog: frames not acknowledged, numbered once, sent again byte by byte as
 //!   they were (R6, R7). Neither does the epoch change after the first WELCOME. The exception is R16's empty frame.
 //! - Bytes in flight stay within the server's window (R10), bytes retained within `queue_bytes`; one frame always goes.
-//! - Whatever the server says, this side does not panic: nonsense ends the connection, and the frames stay.
+//! - Whatever the server sends, this side does not panic: invalid bytes end the connection, and the frames stay.
 
 mod backlog;
 mod notice;
@@ -44,16 +44,17 @@ const HELLO_FIXED_BYTES: usize = 48;
 /// Who the agent is and what it may hold.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Random, made once, not all zero; kept by an agent that wants to be known again.
+    /// Random, created once, not all zero; kept by an agent that is to be recognised later.
     pub agent_id: [u8; 16],
     /// Display name, and the default `source` of the events.
     pub name: String,
+    /// Sent in HELLO; empty if the server requires none.
     pub token: Vec<u8>,
     /// `None`: the server's default.
     pub ack: Option<AckLevel>,
     /// Bytes of all frames that are not acknowledged yet, sent or not. One frame is always allowed.
     pub queue_bytes: usize,
-    /// Of the backoff's jitter.
+    /// Seed of the backoff's jitter.
     pub seed: u64,
 }
 
@@ -73,10 +74,15 @@ impl Settings {
 /// Settings that no server would accept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
+    /// `agent_id` is all zero.
     #[error("agent_id is all zero: make 16 random bytes")]
     AgentId,
+    /// Token and name are too long for one HELLO.
     #[error("token and name make a HELLO of {found} bytes; the most is {HELLO_BYTES_MAX}: shorten them")]
-    Hello { found: usize },
+    Hello {
+        /// Bytes of the HELLO's payload.
+        found: usize,
+    },
 }
 
 /// What the driver of the connection does next.
@@ -86,7 +92,7 @@ pub enum Action {
     Connect,
     /// Write all of it, then poll again.
     Write(Bytes),
-    /// Shut down the writing side and go on reading.
+    /// Shut down the writing side and continue reading.
     HalfClose,
     /// Close the connection; [`Agent::disconnected`] is not called for it.
     Close,
@@ -197,11 +203,12 @@ impl Agent {
         self.finish_if_done();
     }
 
-    /// `Some`: no connection will be made again.
+    /// `Some`: no connection will be opened again.
     pub fn stopped(&self) -> Option<&Stopped> {
         if let State::Stopped(reason) = &self.state { Some(reason) } else { None }
     }
 
+    /// Sequence numbers and event counts so far.
     pub fn progress(&self) -> Progress {
         self.backlog.progress
     }
@@ -249,7 +256,7 @@ impl Agent {
         hello.encode(&mut self.outbox);
     }
 
-    /// The connection could not be made, has ended or failed.
+    /// The connection could not be opened, has ended or failed.
     pub fn disconnected(&mut self, reason: String, now: Instant) {
         if self.is_connected() || self.state == State::Connecting {
             self.back_off(Lost::Connection(reason), Duration::ZERO, now);
@@ -358,7 +365,7 @@ impl Agent {
         }
     }
 
-    /// How long a living server may say nothing: what it grants this side (R13), and the time that the oldest frame
+    /// How long a running server may be silent: what it grants this side (R13), and the time that the oldest frame
     /// may take to get there (R11), for nothing is acknowledged before.
     fn silence_max(&self) -> Duration {
         let oldest_bytes = self.backlog.oldest_bytes() as u64;

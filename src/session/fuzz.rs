@@ -17,7 +17,8 @@ use crate::wire::{AckLevel, Decoded, FrameKind, Goaway, GoawayCode, Header, Nack
 /// right, so the same is done with all of them mended.
 ///
 /// # Panics
-/// If what the agent hears or what is stored depends on how the bytes come, or if a rule of the protocol is broken.
+/// If what the agent receives or what is stored depends on how the bytes are split, or if a rule of the protocol is
+/// broken.
 pub fn frames(bytes: &[u8]) {
     compare(bytes);
     compare(&mended(bytes));
@@ -53,13 +54,18 @@ pub fn mended(bytes: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What an agent heard. Texts are for people: some of them quote what has come so far.
+/// What an agent received. Texts are for people: some of them quote what has come so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
+    /// WELCOME.
     Welcome,
+    /// ACK of this sequence number.
     Ack(u64),
+    /// NACK of this sequence number.
     Nack(u64, NackCode),
+    /// PONG with this echo.
     Pong(u64),
+    /// GOAWAY, with the last acknowledged sequence number.
     Goaway(GoawayCode, u64),
 }
 

@@ -7,11 +7,11 @@
 //!    └────── given back ─────┘
 //! ```
 //!
-//! One mark an agent: epoch, last sequence number and that frame's checksum. The session of a connected agent holds its
-//! mark, so that no frame looks into the table; a newer connection waits until the older one has given it back. With a log
-//! the marks are rebuilt from it at start ([`Marks::restore`]); without one a new start of the server knows nobody, and no
-//! WELCOME says *resumed*. An agent that sends BYE is forgotten at once ([`Marks::forget`]); all others are kept for the
-//! retention time.
+//! One mark per agent: epoch, last sequence number and that frame's checksum. The session of a connected agent holds
+//! its mark, so that no frame looks into the table; a newer connection waits until the older one has given it back.
+//! With a log the marks are rebuilt from it at start ([`Marks::restore`]); without one a new start of the server knows
+//! no agent, and no WELCOME has *resumed* set. An agent that sends BYE is forgotten at once ([`Marks::forget`]); all
+//! others are kept for the retention time.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -19,17 +19,19 @@ use std::time::{Duration, Instant};
 use crate::ids::{ConnectionId, Ticket};
 use crate::limits::{EPOCH_FIRST_MAX, EPOCH_LIMIT};
 
-/// Made once by an agent, at random, and kept by it.
+/// Created once by an agent, at random, and kept by it.
 pub type AgentId = [u8; 16];
 
 /// Where an agent stands in its sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
+    /// Assigned by the server in WELCOME; a newer one fences agents that use an older one.
     pub epoch: u64,
+    /// Number of the last accepted frame; before the first one, the number below the agent's oldest frame.
     pub last_seq: u64,
     /// CRC-32 of the payload of `last_seq`; `None` where that frame was never seen by this process.
     pub last_crc: Option<u32>,
-    /// Ticket of the last accepted frame, or of the HELLO that made the epoch: what a takeover waits for.
+    /// Ticket of the last accepted frame, or of the HELLO that began the epoch: what a takeover waits for.
     pub last_ticket: Ticket,
     /// A frame of the agent was taken, in any epoch. One that never sent a frame need not be remembered.
     pub has_frames: bool,
@@ -84,12 +86,17 @@ impl From<ConnectionId> for Asking {
 /// A mark as the log keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Restored {
+    /// Whose mark it is.
     pub agent_id: AgentId,
+    /// The agent's current epoch.
     pub epoch: u64,
+    /// Highest number that counts as received; see [`Mark::last_seq`].
     pub last_seq: u64,
+    /// CRC-32 of that frame's payload; `None` if that frame is not in the log.
     pub last_crc: Option<u32>,
+    /// Whether a frame of the agent was accepted, in any epoch.
     pub has_frames: bool,
-    /// How long ago the agent was last heard, by the log's times of receipt.
+    /// How long ago the agent last sent something, by the log's times of receipt.
     pub age: Duration,
 }
 
@@ -104,14 +111,16 @@ pub enum Greeted {
     Superseded,
 }
 
-/// What the agent is told, and what WELCOME waits for.
+/// What WELCOME contains, and what it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Greeting {
+    /// The epoch for WELCOME: the agent's own, or a new one.
     pub epoch: u64,
     /// The last one stored, or on its way into the log.
     pub last_seq: u64,
     /// The lowest that the agent still holds.
     pub oldest_seq: u64,
+    /// Whether the server knows what the agent sent before.
     pub resumed: bool,
     /// The epoch was never given out before: with a log, WELCOME waits until it is in there (R4).
     pub new_epoch: bool,
@@ -124,14 +133,25 @@ pub struct Greeting {
 /// Why an agent is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum GreetingError {
+    /// The agent's epoch is older than the current one.
     #[error(
         "epoch {epoch} is over; a newer one, {current}, was given out: two agents use one agent_id, or an old copy of an agent's state was restored"
     )]
-    Fenced { epoch: u64, current: u64 },
+    Fenced {
+        /// The epoch in HELLO.
+        epoch: u64,
+        /// The agent's current epoch.
+        current: u64,
+    },
+    /// The table of agents is full.
     #[error(
         "{max} agents are known and none may be forgotten yet: raise server.max_agents, or point agents at another server"
     )]
-    TooManyAgents { max: usize },
+    TooManyAgents {
+        /// `server.max_agents`.
+        max: usize,
+    },
+    /// A new epoch would reach 2^62.
     #[error("this agent_id has used up its epochs: give the agent a new agent_id")]
     EpochsUsedUp,
 }
@@ -139,11 +159,15 @@ pub enum GreetingError {
 /// A frame's place in its agent's sequence (R2, R7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
+    /// The number that follows the last accepted frame.
     Next,
+    /// Already accepted: acknowledge it, do not store it.
     Duplicate,
     /// The last frame again, with other bytes.
     Altered,
+    /// At least one frame before it is missing.
     Gap {
+        /// The number that would have been next.
         expected: u64,
     },
 }
@@ -158,6 +182,7 @@ pub struct Marks {
 }
 
 impl Marks {
+    /// An empty table of at most `max_agents` marks; disconnected agents are kept for `retention`.
     pub fn new(max_agents: usize, retention: Duration) -> Self {
         Self { entries: HashMap::new(), max_agents, retention, next_sweep: None }
     }
@@ -170,10 +195,12 @@ impl Marks {
         self.entries.insert(agent_id, Entry { mark, last_seen, lent_to: None, waiting: None });
     }
 
+    /// Number of known agents.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
+    /// Whether no agent is known.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

@@ -19,6 +19,7 @@ use crate::wire::{AckLevel, Decoded, FrameKind, GoawayCode, Header, NackCode, de
 /// One DATA frame in a source.
 #[derive(Debug, Clone)]
 pub struct Data {
+    /// The frame's header.
     pub header: Header,
     /// Where its payload is in the source.
     pub payload: Range<usize>,
@@ -26,7 +27,7 @@ pub struct Data {
     pub level: AckLevel,
 }
 
-/// How a payload fared.
+/// The result of handing on a payload.
 #[derive(Debug)]
 pub struct Taken {
     /// The ticket of its last slot.
@@ -40,6 +41,7 @@ pub trait Ingress {
     /// What holds the bytes.
     type Source;
 
+    /// The bytes that `source` holds.
     fn bytes(source: &Self::Source) -> &[u8];
 
     /// Runs `call` with the clock and what all sessions share.
@@ -54,7 +56,7 @@ pub trait Ingress {
     /// Hands on a DATA that is refused without a look at its payload. Returns its ticket.
     fn refuse(&mut self, source: &mut Self::Source, data: &Data, code: NackCode, reason: &str) -> Ticket;
 
-    /// A DATA came that was taken before.
+    /// Counts a DATA that was received again.
     fn duplicate(&mut self);
 
     /// The agent is done, and its mark is deleted; `last_seq` is the last number that was acknowledged.
@@ -66,6 +68,7 @@ pub trait Ingress {
 pub struct Consumed {
     /// Of the bytes that were offered.
     pub bytes: usize,
+    /// Why parsing stopped there.
     pub end: End,
 }
 
@@ -75,23 +78,26 @@ pub enum End {
     /// At the end of the bytes, and of a frame.
     All,
     /// Within a frame; of `total` bytes, if its header is complete.
-    Partial { total: Option<usize> },
+    Partial {
+        /// Bytes of the whole frame; `None` while its header is incomplete.
+        total: Option<usize>,
+    },
     /// Before a frame for which the ingress has no room.
     NoRoom,
-    /// Behind an accepted HELLO: see [`ServerSession::epoch_logged`] and [`ServerSession::settled`].
+    /// After an accepted HELLO: see [`ServerSession::epoch_logged`] and [`ServerSession::settled`].
     Greeted(Greeting),
     /// Before a HELLO: an older connection of the agent holds its mark. Close that one, then offer the HELLO again (R5).
     LentTo(ConnectionId),
-    /// Before a HELLO that has waited: a newer connection of the agent has come. Close without a word (R5).
+    /// Before a HELLO that has waited: a newer connection of the agent has come. Close without a GOAWAY (R5).
     Superseded,
-    /// Behind a BYE: flush and close without a word.
+    /// After a BYE: flush and close without a GOAWAY.
     Bye,
     /// A GOAWAY is written: flush and close.
     Closed(GoawayCode),
 }
 
 impl ServerSession {
-    /// Bytes of an agent whose HELLO is not accepted yet. Nothing behind the HELLO is parsed.
+    /// Bytes of an agent whose HELLO is not accepted yet. Nothing after the HELLO is parsed.
     pub fn greet(&mut self, bytes: &[u8], turn: &mut Turn<'_>, out: &mut Vec<u8>) -> Consumed {
         let mut at = 0;
         let end = loop {
@@ -171,7 +177,7 @@ impl ServerSession {
         }
     }
 
-    /// Does what a frame asks for. `Some`: nothing behind it is parsed.
+    /// Does what a frame asks for. `Some`: nothing after it is parsed.
     fn hand_on<I: Ingress>(
         &mut self,
         step: Step,

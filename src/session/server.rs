@@ -27,12 +27,17 @@ use crate::wire::{AckLevel, FrameError, FrameKind, Goaway, GoawayCode, Header, H
 /// What all sessions of a server share.
 #[derive(Debug, Clone)]
 pub struct SessionSettings {
+    /// Sent in WELCOME; an agent that sees another one resends what may be missing.
     pub server_id: [u8; 16],
     /// Largest DATA payload, bytes; raw and framed are the same while there is no codec.
     pub max_frame_bytes: u32,
+    /// Payload bytes that an agent may have unacknowledged.
     pub window_bytes: u32,
+    /// Frames that an agent may have unacknowledged.
     pub window_frames: u16,
+    /// The interval sent in WELCOME. A connection that is silent for 1.5 times as long is closed (R13).
     pub keepalive: Duration,
+    /// The level of agents whose HELLO asks for none.
     pub default_ack: AckLevel,
     /// The highest level that can be kept: *received* without a log.
     pub highest_ack: AckLevel,
@@ -63,6 +68,7 @@ impl SessionSettings {
         if self.has_log() { AckLevel::Synced } else { AckLevel::Received }
     }
 
+    /// Largest payloads, for the decoder.
     pub fn payload_caps(&self) -> PayloadCaps {
         PayloadCaps { data: self.max_frame_bytes }
     }
@@ -81,11 +87,15 @@ pub trait Gate {
 
 /// What every call gets: the clock, fresh randomness, and what all sessions of the server share.
 pub struct Turn<'a> {
+    /// Time of the call.
     pub now: Instant,
     /// Seeds a first epoch and the jitter of retry hints.
     pub random: u64,
+    /// Settings of the server.
     pub settings: &'a SessionSettings,
+    /// Marks of all agents.
     pub marks: &'a Mutex<Marks>,
+    /// Decides on the token of a HELLO.
     pub gate: &'a dyn Gate,
 }
 
@@ -95,7 +105,7 @@ pub(super) enum Step {
     /// Nothing.
     Continue,
     /// An agent was accepted: if the epoch is new and there is a log, put it in there and call
-    /// [`ServerSession::epoch_logged`]; then [`ServerSession::settled`] as the log goes on.
+    /// [`ServerSession::epoch_logged`]; then [`ServerSession::settled`] as the log advances.
     Greeted(Greeting),
     /// An older connection of the agent holds its mark: close that one, then show the HELLO again (R5).
     LentTo(ConnectionId),
@@ -112,7 +122,7 @@ pub(super) enum Step {
     Close(GoawayCode),
 }
 
-/// Why the server hangs up, in words for the agent's operator.
+/// Why the server ends the connection, as text for the agent's operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Reason {
     #[error("{0}")]
@@ -177,16 +187,17 @@ pub struct ServerSession {
     pending_bytes: u64,
     acked_seq: u64,
     acked_at: Instant,
-    /// A duplicate came: say again what is acknowledged.
+    /// A duplicate was received: repeat the last ACK.
     ack_due: bool,
     /// Its HELLO was shown to the marks, and may have had to wait.
     has_asked: bool,
-    /// The caller does not read this connection: its peer must not be blamed, and hears the last ACK every second.
+    /// The caller does not read this connection: its peer must not be blamed, and is sent the last ACK every second.
     paused: bool,
     keepalive: Duration,
 }
 
 impl ServerSession {
+    /// A session that waits for HELLO until `now` and its timeout.
     pub fn new(connection: ConnectionId, settings: &SessionSettings, now: Instant) -> Self {
         Self {
             state: State::Opening,
@@ -209,6 +220,7 @@ impl ServerSession {
         }
     }
 
+    /// The level at which DATA is acknowledged; the default until HELLO is accepted.
     pub fn level(&self) -> AckLevel {
         self.level
     }
@@ -228,7 +240,7 @@ impl ServerSession {
         self.agent_id().is_some()
     }
 
-    /// The last words are said; nothing more is taken.
+    /// Whether a GOAWAY is written; nothing more is accepted.
     pub fn is_closed(&self) -> bool {
         self.state == State::Closed
     }
@@ -322,8 +334,8 @@ impl ServerSession {
         }
     }
 
-    /// Says WELCOME if what it waited for is in the log for good (without one: in memory). `reached`: whether a ticket has
-    /// reached a level.
+    /// Writes WELCOME if what it waited for is in the log for good (without one: in memory). `reached`: whether a
+    /// ticket has reached a level.
     pub fn settled(&mut self, reached: impl Fn(Ticket, AckLevel) -> bool, turn: &Turn<'_>, out: &mut Vec<u8>) {
         let (now, settings) = (turn.now, turn.settings);
         let State::Settling(greeting) = self.state else { return };
@@ -406,7 +418,7 @@ impl ServerSession {
         }
     }
 
-    /// The DATA `header` was handed on under `ticket`, whole or without what `nack` says; its sequence number is
+    /// The DATA `header` was handed on under `ticket`, whole or without what `nack` names; its sequence number is
     /// used up. A NACK is written now, before the first ACK that covers it (R8).
     pub(super) fn taken(
         &mut self,
@@ -545,7 +557,7 @@ impl ServerSession {
         }
     }
 
-    /// Bytes that are no frames.
+    /// Bytes that are not frames.
     pub(super) fn broken(&mut self, error: FrameError, random: u64, out: &mut Vec<u8>) -> GoawayCode {
         // A sound header of another version is another protocol; all else may be damage on the way, and is retried.
         let code = if matches!(error, FrameError::Version(_)) { GoawayCode::Version } else { GoawayCode::Protocol };

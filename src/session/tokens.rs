@@ -4,7 +4,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use super::server::Gate;
 
-/// The tokens of the settings. None configured: everybody may come in.
+/// The tokens of the settings. Without tokens every agent is accepted.
 #[derive(Default, Clone)]
 pub struct Tokens {
     tokens: Vec<Vec<u8>>,
@@ -19,11 +19,12 @@ impl Tokens {
         Self { tokens: tokens.map(|token| token.as_bytes().to_vec()).collect(), allow_plaintext }
     }
 
+    /// Whether no token is configured.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// Compares with every token, each in constant time: how long it takes says nothing about where they differ.
+    /// Compares with every token, each in constant time: the time does not depend on where they differ.
     pub fn knows(&self, token: &[u8]) -> bool {
         self.tokens.iter().fold(Choice::from(0), |known, one| known | one.ct_eq(token)).into()
     }

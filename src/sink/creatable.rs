@@ -1,4 +1,4 @@
-//! Whether files and directories can be created. Nothing is left behind: what is asked for is a file without a name, and
+//! Whether files and directories can be created. Nothing is left over: what is asked for is a file without a name, and
 //! where the file system has none of these, one that is removed at once.
 
 use std::fs::{self, OpenOptions};

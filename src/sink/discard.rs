@@ -17,6 +17,7 @@ pub const KIND: Kind = Kind {
 #[serde(deny_unknown_fields)]
 pub struct Settings {}
 
+/// The sink.
 pub struct Discard;
 
 impl Sink for Discard {

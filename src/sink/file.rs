@@ -1,7 +1,7 @@
 //! NDJSON into a file or a FIFO; at least once.
 //!
 //! A file is rotated before a delivery that finds it large or old: it is renamed to `<path>.<UTC time>`, and a new one
-//! begins. A file that somebody else moved away is noticed and made anew. Each delivery is synced before the router
+//! begins. A file that was moved away is noticed and created again. Each delivery is synced before the router
 //! saves its position. A delivery that fails is cut off the file again.
 //!
 //! A FIFO is opened by the first delivery, because that waits for its reader; a write waits for room. Neither spins
@@ -53,7 +53,7 @@ pub const KIND: Kind = Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// File or FIFO to append to; a file and its folder are made where they are missing.
+    /// File or FIFO to append to; a file and its directory are created if they are missing.
     pub path: PathBuf,
     /// A file of this size is rotated before the next delivery; 0: never.
     pub rotate_bytes: u64,
@@ -61,9 +61,10 @@ pub struct Settings {
     pub rotate_age: Duration,
 }
 
-/// Bytes in which the start of a torn line is looked for: an event as JSON with every byte escaped, and more.
+/// Bytes in which the start of a partial line is looked for: an event as JSON with every byte escaped, and more.
 const TORN_LINE_BYTES_MAX: u64 = 8 * limits::EVENT_BYTES_MAX as u64;
 
+/// The sink, with the file that it writes.
 pub struct File {
     settings: Settings,
     lines: Lines,
@@ -85,6 +86,7 @@ struct Regular {
 }
 
 impl File {
+    /// A sink that has not opened its file.
     pub fn new(settings: &Settings, identity: &Identity) -> Self {
         Self { settings: settings.clone(), lines: Lines::new(identity), open: None }
     }
@@ -202,7 +204,7 @@ impl Open {
     }
 }
 
-/// The name under which a file is put aside: no two of them within a nanosecond.
+/// The name that a file is rotated to: no two of them within a nanosecond.
 fn rotated(path: &Path, now: SystemTime) -> PathBuf {
     let time = rfc3339::format(unix_nano(now));
     let mut name = path.as_os_str().to_owned();

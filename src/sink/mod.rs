@@ -1,6 +1,6 @@
-//! Sinks: the trait, the table of kinds, one file a sink.
+//! Sinks: the trait, the table of kinds, one file per sink.
 //!
-//! A sink only speaks its store's language. Retry, backoff, deadlines, bisection, dead letters, metrics and the
+//! A sink only implements its store's protocol. Retry, backoff, deadlines, bisection, dead letters, metrics and the
 //! positions of stores that keep none are the router's.
 //!
 //! Adding a sink is one file with its [`Kind`], its `Settings` and its `Sink`, one variant of [`Settings`], and its
@@ -57,20 +57,20 @@ pub trait Sink: Send {
     /// [`Identity::log_end`] on only returns it: the store stays its owner's, and nothing can be delivered.
     fn connect(&mut self) -> Result<Option<u64>, Unavailable>;
 
-    /// Whether somebody answers where deliveries go. Called after the first [`Sink::connect`], until it succeeds once: the
-    /// sink does not count as working before. For sinks whose connect asks nobody.
+    /// Whether a server answers where deliveries go. Called after the first [`Sink::connect`], until it succeeds once:
+    /// the sink does not count as working before. For sinks whose connect contacts no server.
     fn reach(&mut self) -> Result<(), Unavailable> {
         Ok(())
     }
 
-    /// Whether that file is worth its syncs. Not where nothing is stored: a second delivery doubles nothing.
+    /// Whether that file is worth its syncs. Not where nothing is stored: a second delivery stores nothing twice.
     fn needs_position(&self) -> bool {
         true
     }
 
     /// Whether deliveries would get through, without changing anything where they go or taking anything from a server
-    /// that runs: for `telemetryx check --connect`. What [`Sink::connect`] would make may be missing. Where there is no
-    /// store, nothing can be wrong.
+    /// that runs: for `telemetryx check --connect`. What [`Sink::connect`] would create may be missing. Where there is
+    /// no store, nothing can be wrong.
     fn probe(&mut self) -> Result<(), Unavailable> {
         Ok(())
     }
@@ -94,10 +94,11 @@ pub trait Sink: Send {
     fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure>;
 
     /// Stores events that the store refused before (`telemetryx dead replay`), each under its server_id and position.
-    /// Their positions leave gaps. The server's own sink goes on meanwhile in another process: neither the store's
-    /// position nor its owner is touched. Called without [`Sink::connect`]; connects itself, and makes no tables.
+    /// Their positions leave gaps. The server's own sink continues meanwhile in another process: neither the store's
+    /// position nor its owner is touched. Called without [`Sink::connect`]; connects itself, and creates no tables.
     ///
-    /// The answer is that of [`Sink::deliver`]: what was stored by an earlier replay is stored, where the store can tell.
+    /// The answer is that of [`Sink::deliver`]: what was stored by an earlier replay counts as stored, where the store
+    /// can recognise it.
     fn replay(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         let _ = delivery;
         Err(Unavailable::down(NoReplay.to_string()).into())
@@ -140,9 +141,12 @@ pub enum Failure {
     Refused(Vec<Refusal>),
     /// The store refuses the delivery and names no event; the router finds it by bisection.
     BatchRefused {
+        /// The store's own code (SQLSTATE, HTTP status …).
         code: String,
+        /// The store's message.
         reason: String,
     },
+    /// Nothing can be stored now: deliver the same again.
     Unavailable(Unavailable),
 }
 
@@ -152,28 +156,39 @@ impl From<Unavailable> for Failure {
     }
 }
 
-/// Why a store takes nothing now. The reason names the store's error and, where a person must act, what to do.
+/// Why a store accepts nothing now. The reason names the store's error and, where a person must act, what to do.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Unavailable {
     /// It passes: deliver the same again, not before `after` if the store named a time.
     #[error("{reason}")]
-    Retry { reason: String, after: Option<Duration> },
+    Retry {
+        /// What failed, for the log.
+        reason: String,
+        /// Not to be tried again before this time has passed; `None`: the store named none.
+        after: Option<Duration>,
+    },
     /// Nothing can be stored before a person acts (authentication, wrong schema, fenced): keep the data, try slowly.
     #[error("{reason}")]
-    Down { reason: String },
+    Down {
+        /// What failed and what to do, for the log.
+        reason: String,
+    },
 }
 
 impl Unavailable {
+    /// A failure that passes by itself; the store named no time.
     pub fn retry(reason: impl Into<String>) -> Self {
         Self::Retry { reason: reason.into(), after: None }
     }
 
+    /// A failure that a person must fix.
     pub fn down(reason: impl Into<String>) -> Self {
         Self::Down { reason: reason.into() }
     }
 }
 
 /// The answer of a sink that delivers in order only.
+/// The sink's kind supports no `telemetryx dead replay`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
     "a sink of this kind takes events in order only, and none beside the server: `telemetryx dead show --json` prints them, \
@@ -184,9 +199,11 @@ pub struct NoReplay;
 /// One event that a store will never take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
+    /// Position of the event.
     pub position: u64,
     /// The store's own code (SQLSTATE, verdict …).
     pub code: String,
+    /// The store's message.
     pub reason: String,
 }
 
@@ -198,7 +215,7 @@ pub struct Identity {
     /// Random per process start: the newest owner of a position wins, an older one is fenced.
     pub owner: [u8; 16],
     /// Where the log ended when this process opened it; `u64::MAX`: there is none. A store that holds a position from
-    /// there on has seen a newer log than this one, and is left to whoever has it.
+    /// there on has seen a newer log than this one, and is left to the process that has it.
     pub log_end: u64,
 }
 
@@ -209,9 +226,11 @@ pub struct SinkSettings {
     pub name: String,
     /// Acknowledgements of level `delivered` wait for this sink.
     pub required: bool,
-    /// When the log is full of what this sink has not taken, its oldest events are dropped; else everybody waits.
+    /// When the log is full of what this sink has not taken, its oldest events are dropped; else the log waits for it.
     pub drops_oldest: bool,
+    /// How its events are gathered into deliveries.
     pub batch: BatchSettings,
+    /// The sink's kind, with the settings of that kind.
     pub kind: Settings,
 }
 
@@ -231,18 +250,26 @@ pub struct BatchSettings {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Settings {
+    /// `sqlite`: an SQLite database.
     #[cfg(feature = "sqlite")]
     Sqlite(sqlite::Settings),
+    /// `postgres`: a table in PostgreSQL.
     #[cfg(feature = "postgres")]
     Postgres(postgres::Settings),
+    /// `redis`: streams in Redis.
     #[cfg(feature = "redis")]
     Redis(redis::Settings),
+    /// `grpc`: a gRPC service of the user's.
     #[cfg(feature = "grpc")]
     Grpc(grpc::Settings),
+    /// `http`: an HTTP service of the user's.
     #[cfg(feature = "http-sink")]
     Http(http::Settings),
+    /// `file`: NDJSON in a file or FIFO.
     File(file::Settings),
+    /// `stdout`: NDJSON on standard output.
     Stdout(stdout::Settings),
+    /// `discard`: nothing is stored.
     Discard(discard::Settings),
 }
 
@@ -312,7 +339,7 @@ impl Settings {
         }
     }
 
-    /// What no row of the table of settings can say about a value: the key, and what is wrong with it.
+    /// What no row of the table of settings can check of a value: the key, and what is wrong with it.
     pub fn check(&self) -> Result<(), (Cow<'static, str>, String)> {
         #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc"))]
         let of_row = |(key, why): (&'static str, String)| (Cow::Borrowed(key), why);
@@ -344,7 +371,7 @@ impl Settings {
         }
     }
 
-    /// The statements that make its tables; `None`: it has none.
+    /// The statements that create its tables; `None`: it has none.
     pub fn ddl(&self) -> Option<String> {
         match self {
             #[cfg(feature = "sqlite")]
@@ -367,7 +394,7 @@ pub fn check_ca_file(path: &Path) -> Result<(), String> {
     Err(format!("ca_file {}: no sink of this build has TLS", path.display()))
 }
 
-/// What a person looks at when a store cannot be reached; empty where the error itself says enough.
+/// What a person looks at when a store cannot be reached; empty where the error itself is enough.
 #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 fn connection_advice(error: &std::io::Error) -> &'static str {
     use std::io::ErrorKind;
@@ -410,6 +437,7 @@ fn file_output(path: &Path) -> String {
 pub struct Kind {
     /// As in `kind = "…"`.
     pub name: &'static str,
+    /// What it is for and what it guarantees, in full sentences; printed into the documented settings.
     pub doc: &'static str,
     /// Its own keys, beside those that every sink has.
     pub settings: &'static [Setting],

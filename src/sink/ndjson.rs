@@ -31,6 +31,7 @@ pub struct Lines {
 }
 
 impl Lines {
+    /// A writer of lines that name this server.
     pub fn new(identity: &Identity) -> Self {
         Self { server_id: identity.server_id, chunk: Vec::new() }
     }

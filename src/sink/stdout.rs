@@ -20,6 +20,7 @@ pub const KIND: Kind =
 #[serde(deny_unknown_fields)]
 pub struct Settings {}
 
+/// The sink.
 pub struct Stdout {
     lines: Lines,
     /// Not `std::io::Stdout`: its buffer would keep what a failed delivery left, and write it in front of the next.
@@ -54,6 +55,7 @@ impl Write for Output {
 }
 
 impl Stdout {
+    /// A sink that has written nothing.
     pub fn new(identity: &Identity) -> Self {
         Self { lines: Lines::new(identity), out: None }
     }

@@ -1,4 +1,4 @@
-//! TLS towards a store: rustls with ring, and which certificates are believed.
+//! TLS towards a store: rustls with ring, and which certificates are trusted.
 //!
 //! The public roots are compiled in: a static binary in an empty container finds no store of the system's.
 
@@ -19,7 +19,7 @@ use rustls::pki_types::pem::PemObject;
 /// connected to.
 ///
 /// # Errors
-/// The file cannot be read or holds no certificate; in words for a person.
+/// The file cannot be read or has no certificate; the text is for people.
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub fn verifying(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let config = builder()?.with_root_certificates(roots(ca_file)?).with_no_client_auth();
@@ -31,7 +31,7 @@ pub fn verifying(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
 pub enum Trouble {
     /// The certificate is not trusted, or is another name's.
     Certificate,
-    /// What answers does not speak TLS.
+    /// What answers does not use TLS.
     NotTls,
     /// The server requires a certificate of its client, and sinks have none.
     ClientCertificate,
@@ -88,7 +88,7 @@ pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// The certificates in the file; at least one, and each can be believed.
+/// The certificates in the file; at least one, and each can be trusted.
 ///
 /// # Errors
 /// As those of [`verifying`].
@@ -115,6 +115,7 @@ fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier
         .map_err(|error| error.to_string())
 }
 
+/// The cryptography of all TLS connections: ring.
 #[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
@@ -132,7 +133,7 @@ mod any_certificate {
 
     use super::{Arc, CertificateDer, ClientConfig, builder, ring};
 
-    /// Encrypts and believes any certificate: safe from listeners, not from somebody in the middle.
+    /// Encrypts and trusts any certificate: protects from eavesdropping, not from a man in the middle.
     pub fn unverified() -> Result<Arc<ClientConfig>, String> {
         let config = builder()?
             .dangerous()

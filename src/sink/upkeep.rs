@@ -7,13 +7,14 @@ use rustix::time::{ClockId, clock_gettime};
 /// Two clocks, read at the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Clocks {
-    /// The host's time of day. Somebody may set it.
+    /// The host's time of day. It may be set.
     pub wall: SystemTime,
-    /// Since the host's start, including the time that it was suspended. Nobody can set it.
+    /// Since the host's start, including the time that it was suspended. It cannot be set.
     pub monotonic: Duration,
 }
 
 impl Clocks {
+    /// Reads both clocks.
     pub fn now() -> Self {
         // Not std's Instant: it stands still while the host is suspended, so that each resume would look like a wall
         // clock that was set.

@@ -2,12 +2,12 @@
 //!
 //! A log is written once and, while its sinks keep up, never read. Through the page cache each of its bytes would cost
 //! a fresh page, a copy and a write-back: on the machines that were measured up to twenty times what the device's own
-//! transfer costs in CPU time (`docs/performance.md`). `O_DIRECT` wants whole blocks, in memory and on the disk:
+//! transfer costs in CPU time (`docs/performance.md`). `O_DIRECT` requires whole blocks, in memory and on the disk:
 //!
 //! ```text
 //!              ┌ block ──┬ block ──┬ block ──┐
 //!  on disk     │▓▓▓▓▓▓▓▓▓│▓▓▓▓00000│000000000│      ▓ written before, 0 reserved
-//!  staging               │▓▓▓▓new n│ew new000│      one write: the torn block again, what is new, zeros
+//!  staging               │▓▓▓▓new n│ew new000│      one write: the partial block again, what is new, zeros
 //!                             ▲ end      ▲ new end
 //! ```
 //!
@@ -47,7 +47,7 @@ impl DirectFile {
     /// `file` is the one at `path`, which is opened a second time, for `O_DIRECT`.
     ///
     /// # Errors
-    /// There is no file descriptor left. That passes, whereas a segment without `O_DIRECT` would stay so to its end.
+    /// No file descriptor is left. That passes, whereas a segment without `O_DIRECT` would stay so to its end.
     pub fn new(file: File, path: &Path) -> io::Result<Self> {
         let direct = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
         Self::with(file, direct)

@@ -1,7 +1,7 @@
 //! A look at a log from outside: nothing is written, and a server may be at work on it.
 //!
-//! What is damaged is believed only after a second look: what looked like it may have been a record on its way into the
-//! file.
+//! Corruption is reported only after a second look: what looked like it may have been a record that was being written
+//! to the file.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
@@ -24,7 +24,7 @@ const SECOND_LOOK: Duration = Duration::from_millis(300);
 /// What is in a log.
 #[derive(Debug)]
 pub struct Inspection {
-    /// `None`: nothing in the folder says whose log it is.
+    /// `None`: nothing in the directory shows whose log it is.
     pub server_id: Option<[u8; 16]>,
     /// In order; the last one is being written, or was.
     pub segments: Vec<InspectedSegment>,
@@ -38,16 +38,22 @@ pub struct Inspection {
     pub refused: Option<String>,
 }
 
+/// What was found in one segment.
 #[derive(Debug)]
 pub struct InspectedSegment {
+    /// Its name, without the directory.
     pub file: String,
+    /// Bytes of the file.
     pub bytes: u64,
+    /// Position of its first event, by its name.
     pub first_position: u64,
-    /// Behind its last event.
+    /// The position after its last event.
     pub end_position: u64,
-    /// Events of sound records.
+    /// Events of valid records.
     pub events: u64,
+    /// Valid commits; tables of marks are not counted.
     pub records: u64,
+    /// Corrupt places, in order.
     pub damaged: Vec<Damage>,
     /// A start reads every byte of it.
     pub read_at_start: bool,
@@ -59,16 +65,18 @@ pub struct InspectedSegment {
 /// Bytes that are not as they were written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
+    /// Which bytes of the segment.
     pub bytes: Range<u64>,
-    /// Positions that are lost with them, where the records around tell; else empty.
+    /// Positions that are lost with them, if the records around them show which; else empty.
     pub positions: Range<u64>,
+    /// Where in the segment they are.
     pub place: Place,
 }
 
 /// Where in a segment corrupt bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// The segment's header. Its name and records say the same.
+    /// The segment's header. Its name and records have the same information.
     Header,
     /// A valid record follows.
     Record,
@@ -77,6 +85,7 @@ pub enum Place {
 }
 
 impl Inspection {
+    /// Lowest position that the log has, or the next one if there are no events; 1 without segments.
     pub fn oldest_position(&self) -> u64 {
         self.segments.first().map_or(1, |segment| segment.first_position)
     }
@@ -90,7 +99,7 @@ impl Inspection {
 /// Looks through the log. With `payloads`, every byte is read; without, headers and tables only.
 ///
 /// # Errors
-/// The folder or a file in it cannot be read.
+/// The directory or a file in it cannot be read.
 pub fn inspect(storage: &dyn Storage, payloads: bool) -> io::Result<Inspection> {
     let mut first = look(storage, payloads)?;
     if first.segments.iter().all(|segment| segment.damaged.is_empty()) {

@@ -9,8 +9,11 @@ use crate::batch::Origin;
 /// How far an agent has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AgentMark {
+    /// Whose mark it is.
     pub agent_id: [u8; 16],
+    /// The agent's current epoch.
     pub epoch: u64,
+    /// Highest number that counts as received: of the last frame in the log, or that of WELCOME when the epoch began.
     pub last_seq: u64,
     /// CRC-32 of the payload of `last_seq` as it was sent; `None`: that frame is not in the log.
     pub last_crc: Option<u32>,
@@ -22,6 +25,7 @@ pub struct AgentMark {
     pub has_frames: bool,
 }
 
+/// The marks of all agents, as of the end of the log.
 pub struct MarkTable {
     marks: HashMap<[u8; 16], AgentMark>,
     max_agents: usize,
@@ -31,19 +35,23 @@ pub struct MarkTable {
 }
 
 impl MarkTable {
+    /// An empty table. [`MarkTable::sweep`] drops marks beyond `max_agents`, if they are older than `retention`.
     pub fn new(max_agents: usize, retention: Duration) -> Self {
         Self { marks: HashMap::new(), max_agents, retention, newest_unix_nano: 0 }
     }
 
+    /// Replaces the table with the marks that a segment begins with.
     pub fn replace(&mut self, marks: Vec<AgentMark>) {
         self.newest_unix_nano = marks.iter().map(|mark| mark.last_seen_unix_nano).max().unwrap_or(0);
         self.marks = marks.into_iter().map(|mark| (mark.agent_id, mark)).collect();
     }
 
+    /// All marks, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &AgentMark> {
         self.marks.values()
     }
 
+    /// Number of marks.
     pub fn len(&self) -> usize {
         self.marks.len()
     }

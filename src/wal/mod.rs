@@ -2,15 +2,15 @@
 //!
 //! ```text
 //!                         ┌──────────── data_dir/wal ─────────────┐
-//!  log thread ─▶ Writer ─▶│ segment │ segment │ segment ▓▓▓░░░░░░ │─▶ Reader, one a sink ─▶ router
+//!  log thread ─▶ Writer ─▶│ segment │ segment │ segment ▓▓▓░░░░░░ │─▶ Reader, one per sink ─▶ router
 //!                append   └───────────────────────────▲───────────┘
 //!                sync                        Log::end ┘ readers see what is synced
 //! ```
 //!
 //! - A **record** is one commit; it stands for itself and every bit of it is under a checksum (`record`).
 //! - A **segment** is a file of records that begins with all agents' marks (`segment`, `marks`).
-//! - Every start **recovers** and begins a new segment (`recovery`): a torn tail is cut and kept aside, damage is
-//!   passed over and reported, no position is used twice, no sound record is lost.
+//! - Every start **recovers** and begins a new segment (`recovery`): a partial tail is cut and kept aside, corruption
+//!   is skipped and reported, no position is used twice, no valid record is lost.
 //! - A full disk changes nothing; any other failed write or sync is final (`writer`).
 //!
 //! Files are behind a trait (`storage`), so that tests can fail and crash at every call. `docs/log.md` has the format.
@@ -41,7 +41,7 @@ pub use writer::Writer;
 
 use writer::segment_id;
 
-/// What the log is told.
+/// Settings of the log.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `data_dir/wal`, for messages.
@@ -52,7 +52,9 @@ pub struct Settings {
     pub max_bytes: u64,
     /// A segment that no sink needs is kept this long after it was closed.
     pub keep: Duration,
+    /// Marks that are kept, at most.
     pub max_agents: usize,
+    /// How long the mark of a silent agent is kept at least.
     pub dedupe_retention: Duration,
 }
 

@@ -23,6 +23,7 @@ use crate::limits::WAL_POSITION_JUMP;
 /// One segment of the log.
 #[derive(Debug, Clone, Copy)]
 pub struct Segment {
+    /// Its name, with its first position.
     pub name: segment::Name,
     /// By the clock of receipts; the segment before it was closed then.
     pub created_unix_nano: u64,
@@ -33,6 +34,7 @@ pub struct Segment {
 }
 
 impl Segment {
+    /// The positions right before its first one that no event has.
     pub(super) fn left_out(&self) -> Range<u64> {
         self.name.first_position.saturating_sub(self.left_out)..self.name.first_position
     }
@@ -44,13 +46,15 @@ pub struct Shape {
     pub segments: Vec<Segment>,
     /// What was left out before segments that are deleted by now; as many ranges as there were starts with such a jump.
     pub gone: Vec<Range<u64>>,
-    /// Of the last segment: readers look at nothing behind.
+    /// Of the last segment: readers look at nothing after it.
     pub synced_bytes: u64,
+    /// The first position that is not synced yet.
     pub end: u64,
 }
 
 impl Shape {
-    /// Positions that no event has, in order and each once: a segment tells again what one without events before it told.
+    /// Positions that no event has, in order and each once: a segment repeats what the one before it left out, if that
+    /// has no events.
     fn left_out(&self) -> impl Iterator<Item = Range<u64>> {
         let mut told = 0;
         let new = move |range: Range<u64>| {
@@ -73,6 +77,7 @@ pub struct Log {
 }
 
 impl Log {
+    /// The log of these files.
     pub(super) fn new(storage: Arc<dyn Storage>, shape: Shape) -> Self {
         let log = Self { storage, shape: Mutex::new(shape), end: AtomicU64::new(0), oldest: AtomicU64::new(0) };
         log.change(|_| ());
@@ -101,10 +106,12 @@ impl Log {
         Reader { log: self.clone(), position: from, open: None }
     }
 
+    /// The shape, locked.
     pub(super) fn shape(&self) -> MutexGuard<'_, Shape> {
         self.shape.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the shape, and what can be read without its lock.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut Shape) -> T) -> T {
         let mut shape = self.shape();
         let changed = change(&mut shape);
@@ -120,8 +127,13 @@ impl Log {
 pub enum Read {
     /// One record. It may begin before the position that was asked for.
     Batch(Arc<Batch>),
-    /// Positions that cannot be read, and never will be. Go on behind them.
-    Missing { positions: Range<u64>, reason: MissingReason },
+    /// Positions that cannot be read, and never will be. Continue after them.
+    Missing {
+        /// Which positions.
+        positions: Range<u64>,
+        /// Why they cannot be read.
+        reason: MissingReason,
+    },
 }
 
 /// Why positions are missing.
@@ -130,7 +142,12 @@ pub enum MissingReason {
     /// The segment was dropped (`on_full = "drop_oldest"`), or the log began later.
     Dropped,
     /// Events were there and are lost: a record of this segment is not as it was written.
-    Damaged { file: String, offset: u64 },
+    Damaged {
+        /// Name of the segment.
+        file: String,
+        /// Where in the segment its corrupt bytes begin.
+        offset: u64,
+    },
     /// No events were there: positions left out after a recovery, so that none is used twice.
     Skipped,
 }
@@ -171,9 +188,9 @@ struct Open {
 /// A segment, as a reader may see it now.
 struct View {
     name: segment::Name,
-    /// Nothing behind is looked at.
+    /// Nothing after it is looked at.
     limit: u64,
-    /// Where the next segment begins, or the end of the log: behind this one's last record nothing lies below.
+    /// Where the next segment begins, or the end of the log: no position after this one's last record is below.
     until: u64,
 }
 
@@ -193,7 +210,8 @@ impl Reader {
         self.position = position;
     }
 
-    /// The next record that has an event at or behind the reader's position, or what is missing there; `None` at the end.
+    /// The next record that has an event at or after the reader's position, or what is missing there; `None` at the
+    /// end.
     ///
     /// # Errors
     /// The file system's own. The reader stands where it stood.
@@ -237,7 +255,7 @@ impl Reader {
         }
     }
 
-    /// The segment with the reader's position. `Err`: there is none, and this is what to say.
+    /// The segment with the reader's position. `Err`: there is none, and this is the reader's answer.
     fn view(&mut self) -> Result<View, Option<Read>> {
         let log = self.log.clone();
         let shape = log.shape();
@@ -261,7 +279,8 @@ impl Reader {
         })
     }
 
-    /// The scan that was held if it can go on to the reader's position, else a new one from the segment's begin.
+    /// The scan that was held if it can continue to the reader's position, else a new one from the start of the
+    /// segment.
     fn open_at(&mut self, view: &View) -> io::Result<Open> {
         match self.open.take() {
             Some(open) if open.name == view.name && open.scan.position() <= self.position => Ok(open),

@@ -21,7 +21,9 @@ use crate::limits::{WAL_PAYLOAD_BYTES_MAX, WAL_TABLES_BYTES_MAX};
 
 /// First bytes of a record. 0xF5 starts no UTF-8 text; together with the segment's id it starts nothing else.
 pub const MAGIC: [u8; 4] = [0xF5, b'R', b'E', b'C'];
+/// Bytes of a [`SegmentId`].
 pub const SEGMENT_ID_BYTES: usize = 8;
+/// Bytes of a record's header.
 pub const HEADER_BYTES: usize = size_of::<Header>();
 /// Bytes of the header that its checksum covers.
 const CHECKED_BYTES: usize = HEADER_BYTES - 4;
@@ -39,6 +41,7 @@ pub struct Header {
     magic: [u8; 4],
     segment_id: SegmentId,
     kind: U32,
+    /// The log that the record belongs to.
     pub server_id: [u8; 16],
     /// Position of the first event; of the next event where there is none in it.
     first_position: U64,
@@ -107,21 +110,36 @@ const MARK_HAS_FRAMES: u32 = 2;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A frame of an agent; it may have no events. `sent_crc` is of the payload as it was sent (R7).
-    Frame { seq: u64, sent_crc: u32 },
+    Frame {
+        /// The frame's sequence number.
+        seq: u64,
+        /// CRC-32 of the payload as sent.
+        sent_crc: u32,
+    },
     /// Over HTTP, from no agent.
     Request,
     /// An agent was given or keeps its epoch, and is welcomed with `last_seq` (R4). No events.
-    Hello { last_seq: u64 },
+    Hello {
+        /// The number in WELCOME.
+        last_seq: u64,
+    },
     /// An agent is done: its mark is deleted (R3). `last_seq` is the last number that was acknowledged. No events.
-    Bye { last_seq: u64 },
+    Bye {
+        /// The last acknowledged number.
+        last_seq: u64,
+    },
 }
 
 /// One run on its way into the log.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
+    /// What the run is.
     pub kind: Kind,
+    /// Where it came from.
     pub origin: &'a Arc<Origin>,
+    /// Number of events in `payload`.
     pub events: u32,
+    /// When it was received: nanoseconds since 1970-01-01T00:00:00Z.
     pub received_unix_nano: u64,
     /// Bytes of an `EventBatch`: the accepted events.
     pub payload: &'a [u8],
@@ -132,18 +150,26 @@ pub struct Entry<'a> {
 /// One run as the log has it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoggedRun {
+    /// What the run is.
     pub kind: Kind,
+    /// Where it came from.
     pub origin: Arc<Origin>,
+    /// Number of events in its payload.
     pub events: u32,
+    /// When it was received: nanoseconds since 1970-01-01T00:00:00Z.
     pub received_unix_nano: u64,
+    /// Bytes of its payload.
     pub payload_bytes: u32,
+    /// CRC-32 of its payload, as it is in the log.
     pub payload_crc: u32,
 }
 
-/// What a record's tables say.
+/// The content of a record's tables.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
+    /// The runs of a commit, in order of position.
     Commit(Vec<LoggedRun>),
+    /// The marks of all agents.
     Marks(Vec<AgentMark>),
 }
 
@@ -151,7 +177,9 @@ pub enum Content {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a commit of {payload_bytes} payload bytes and {tables_bytes} bytes of tables is larger than a record may be")]
 pub struct TooLarge {
+    /// Bytes of its tables.
     pub tables_bytes: usize,
+    /// Bytes of its payloads.
     pub payload_bytes: usize,
 }
 
@@ -184,26 +212,32 @@ impl Header {
         crc.finalize()
     }
 
+    /// Position of the first event; of the next event if it has none.
     pub fn first_position(&self) -> u64 {
         self.first_position.get()
     }
 
+    /// Number of events.
     pub fn events(&self) -> u64 {
         self.events.get()
     }
 
+    /// The position after the last event.
     pub fn end_position(&self) -> u64 {
         self.first_position() + self.events()
     }
 
+    /// Bytes of the segment that were synced when the record was appended.
     pub fn synced_bytes(&self) -> u64 {
         self.synced_bytes.get()
     }
 
+    /// Bytes of the tables.
     pub fn tables_bytes(&self) -> usize {
         self.tables_bytes.get() as usize
     }
 
+    /// Bytes of all payloads.
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes.get() as usize
     }
@@ -291,9 +325,13 @@ fn marks(tables: &[u8]) -> Option<Vec<AgentMark>> {
 /// Where a record stands.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
+    /// The segment that it is written to.
     pub segment_id: SegmentId,
+    /// The log that the segment belongs to.
     pub server_id: [u8; 16],
+    /// Position of its first event.
     pub first_position: u64,
+    /// Bytes of the segment that are synced by then.
     pub synced_bytes: u64,
 }
 

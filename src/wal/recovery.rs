@@ -1,7 +1,7 @@
 //! What a start does with the log that it finds.
 //!
 //! ```text
-//!  older segments: headers only        the newest segment, and back to the newest sound marks: every byte
+//!  older segments: headers only        the newest segment, and back to the newest valid marks: every byte
 //!  ┌──────────┐ ┌──────────┐ ┌─ marks ─┬─ records ─┬▒ skipped ▒┬─ records ─┬▒ tail ▒┬ 0 0 0 ┐
 //!  └──────────┘ └──────────┘ └─────────┴───────────┴───────────┴───────────┴────────┴───────┘
 //!                                      next position = end (+ 2^24 and more, if anything was cut or skipped)
@@ -41,30 +41,61 @@ const REPORTED_MAX: usize = 16;
 
 /// An open log.
 pub struct Opened {
-    /// Names this log; made with it.
+    /// Names this log; created with it.
     pub server_id: [u8; 16],
+    /// Appends to the log.
     pub writer: Writer,
+    /// What readers share with the writer.
     pub log: Arc<Log>,
     /// Every agent's mark, in no order.
     pub marks: Vec<AgentMark>,
+    /// What was found, and what was changed.
     pub report: Report,
 }
 
 /// Why there is no log to work with. Nothing was changed, except by [`OpenError::Storage`].
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// A call of the file system failed.
     #[error("cannot {action} in the log {}: {error}", dir.display())]
-    Storage { action: &'static str, dir: PathBuf, error: io::Error },
+    Storage {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// Directory of the log.
+        dir: PathBuf,
+        /// Why it failed.
+        error: io::Error,
+    },
+    /// A segment of another format.
     #[error(
         "{} has format {version}, this telemetryx writes format {}: start the version that wrote it", file.display(), segment::VERSION
     )]
-    Version { file: PathBuf, version: u16 },
+    Version {
+        /// The segment.
+        file: PathBuf,
+        /// The version in its header.
+        version: u16,
+    },
+    /// A segment of another log.
     #[error(
         "{} is of the log of server {found}, the others are of {}: two logs were mixed; take one out of the folder", file.display(), expected
     )]
-    OtherServer { file: PathBuf, found: String, expected: String },
+    OtherServer {
+        /// The segment.
+        file: PathBuf,
+        /// Id of the log that it belongs to.
+        found: String,
+        /// Id of the log that the other segments belong to.
+        expected: String,
+    },
+    /// A segment whose name and header differ.
     #[error("{} was renamed: its header says that it is {expected}; give it its name back", file.display())]
-    Renamed { file: PathBuf, expected: String },
+    Renamed {
+        /// The segment, with its present name.
+        file: PathBuf,
+        /// The name that it had.
+        expected: String,
+    },
 }
 
 /// What recovery found; `Display` is for a log line.
@@ -72,30 +103,41 @@ pub enum OpenError {
 pub struct Report {
     /// Segments kept, the new one included.
     pub segments: usize,
+    /// Position of the next event.
     pub next_position: u64,
+    /// Agents whose marks are known.
     pub agents: usize,
-    /// Tails that were no records. Their events were not acknowledged as synced, or their disk is damaged.
+    /// Tails that were not records. Their events were not acknowledged as synced, or their disk is faulty.
     pub cuts: Vec<Cut>,
-    /// Damaged places with sound records behind them; the first few, all of them counted in `skipped`.
+    /// Corrupt places with valid records after them; the first few, all of them counted in `skipped`.
     pub skips: Vec<Skip>,
+    /// Number of corrupt places with valid records after them.
     pub skipped: usize,
-    /// No table of marks is sound: agents whose frames are no longer in the log may have resends stored twice.
+    /// No table of marks is valid: agents whose frames are no longer in the log may have resends stored twice.
     pub marks_lost: bool,
 }
 
+/// Bytes that were cut off the end of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
+    /// Name of the segment.
     pub file: String,
+    /// Where in the segment they began.
     pub offset: u64,
+    /// How many there were.
     pub bytes: u64,
     /// Where the bytes are now, or why they are gone.
     pub kept: Result<String, String>,
 }
 
+/// Corrupt bytes that stay in the log and are skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skip {
+    /// Name of the segment.
     pub file: String,
+    /// Where in the segment they begin.
     pub offset: u64,
+    /// How many there are.
     pub bytes: u64,
 }
 
@@ -146,13 +188,13 @@ struct Old {
 /// What a segment holds, every byte looked at.
 #[derive(Default)]
 struct Survey {
-    /// End of the last sound record.
+    /// End of the last valid record.
     end: u64,
-    /// Behind the last sound record's last position.
+    /// The position after the last valid record.
     sound_position: u64,
     /// Behind the last position that the segment can have used.
     end_position: u64,
-    /// Up to here it was synced when its last sound record was appended.
+    /// Up to here it was synced when its last valid record was appended.
     synced_bytes: u64,
     server_id: Option<[u8; 16]>,
     events: u64,
@@ -181,7 +223,7 @@ pub(super) fn check_headers(dir: &Path, segments: impl Iterator<Item = (Name, He
     Ok(())
 }
 
-/// Opens or makes the log. `now_unix_nano` is when a new segment is made.
+/// Opens or creates the log. `now_unix_nano` is when a new segment is created.
 pub fn open(
     settings: &Settings,
     storage: Arc<dyn Storage>,
@@ -294,7 +336,7 @@ impl Recovery<'_> {
         Ok(old)
     }
 
-    /// Whose log it is: any sound header says so, of a segment or of a record.
+    /// Whose log it is, by any valid header of a segment or a record.
     fn server_id(&self, old: &[Old]) -> Result<Option<[u8; 16]>, OpenError> {
         if let Some(header) = old.iter().find_map(|old| old.header) {
             return Ok(Some(header.server_id));
@@ -312,8 +354,8 @@ impl Recovery<'_> {
         Ok(None)
     }
 
-    /// Index of the newest segment whose marks are sound; they are in `marks` then. Also those of a segment without a
-    /// header: the one before it never goes on once marks are in it.
+    /// Index of the newest segment whose marks are valid; they are in `marks` then. Also those of a segment without a
+    /// header: the one before it is not written any more once marks are in it.
     fn newest_marks(&self, old: &[Old], marks: &mut MarkTable) -> Result<Option<usize>, OpenError> {
         for (index, old) in old.iter().enumerate().rev() {
             let mut scan = Scan::new(self.open(old)?, &old.name);
@@ -327,7 +369,7 @@ impl Recovery<'_> {
         Ok(None)
     }
 
-    /// Looks at every byte of a segment and counts its sound records in `marks`.
+    /// Looks at every byte of a segment and counts its valid records in `marks`.
     fn survey(&self, old: &Old, marks: &mut MarkTable) -> Result<Survey, OpenError> {
         let failed = self.failed("read a segment");
         let mut scan = Scan::new(self.open(old)?, &old.name);

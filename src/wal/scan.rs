@@ -1,12 +1,12 @@
 //! A walk through the records of one segment; recovery, readers and `telemetryx wal` take the same one.
 //!
 //! ```text
-//!  │ record │ record │▒▒ damaged ▒▒│ record │ 0 0 0 0 0 0 0 0 │
+//!  │ record │ record │▒▒ corrupt ▒▒│ record │ 0 0 0 0 0 0 0 0 │
 //!  ──── Record ──────▶──── Gap ────▶─Record─▶────── End ───────▶ limit
 //! ```
 //!
-//! Behind damage it looks for the next sound header of this segment whose position is possible there. Bytes of events are
-//! never searched while the header before them is sound.
+//! After corrupt bytes it looks for the next valid header of this segment whose position is possible there. Bytes of
+//! events are never searched while the header before them is valid.
 
 use std::io;
 use std::ops::Range;
@@ -25,19 +25,22 @@ const START_BYTES: usize = MAGIC.len() + SEGMENT_ID_BYTES;
 /// One step of the walk.
 #[derive(Debug)]
 pub enum Step {
-    /// A record with sound header and tables. Its payloads were not looked at; [`Scan::payload`] does.
+    /// A record with valid header and tables. Its payloads were not looked at; [`Scan::payload`] does.
     Record(Box<Found>),
-    /// Bytes that are no record, with a sound one behind them. `positions` are those that were in them.
+    /// Bytes that are not a record, with a valid one after them. `positions` are those that were in them.
     Gap { bytes: Range<u64>, positions: Range<u64> },
     /// No more records. `Some`: these bytes are not zero, and no record.
     End { torn: Option<Range<u64>> },
 }
 
+/// A valid record.
 #[derive(Debug)]
 pub struct Found {
     /// Where the record begins in the segment.
     pub offset: u64,
+    /// The record's header.
     pub header: record::Header,
+    /// The record's tables.
     pub content: Content,
 }
 
@@ -48,6 +51,7 @@ impl Found {
     }
 }
 
+/// A walk that goes from one record to the next.
 pub struct Scan {
     window: Window,
     segment_id: SegmentId,
@@ -58,6 +62,7 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// A walk that begins after the header of the segment.
     pub fn new(file: Arc<dyn StorageFile>, name: &segment::Name) -> Self {
         Self {
             window: Window { file, buffer: Vec::new(), start: 0 },
@@ -67,10 +72,12 @@ impl Scan {
         }
     }
 
+    /// Where the next record is expected.
     pub fn offset(&self) -> u64 {
         self.offset
     }
 
+    /// The position that the next record is expected to begin with.
     pub fn position(&self) -> u64 {
         self.position
     }
@@ -106,7 +113,7 @@ impl Scan {
         Ok(sound.then_some(payload))
     }
 
-    /// The sound header and tables of a record that begins at `offset` and ends before `limit`.
+    /// The valid header and tables of a record that begins at `offset` and ends before `limit`.
     fn record_at(&mut self, offset: u64, limit: u64) -> io::Result<Option<Found>> {
         let Some(bytes) = self.window.bytes(offset, record::HEADER_BYTES, limit)? else { return Ok(None) };
         let Some(header) = record::Header::read(bytes, &self.segment_id) else { return Ok(None) };
@@ -122,7 +129,7 @@ impl Scan {
         Ok(header.content(tables).map(|content| Found { offset, header, content }))
     }
 
-    /// Offset and position of the next sound record behind the present offset.
+    /// Offset and position of the next valid record after the present offset.
     fn search(&mut self, limit: u64) -> io::Result<Option<(u64, u64)>> {
         let mut start = [0; START_BYTES];
         start[..MAGIC.len()].copy_from_slice(&MAGIC);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The header is written after the marks, so that a segment that has one was begun completely. All that a reader needs
-//! is in the name too: a damaged header costs no record.
+//! is in the name too: a corrupt header loses no record.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -18,6 +18,7 @@ use super::record::SegmentId;
 const MAGIC: [u8; 4] = [0xF5, b'S', b'E', b'G'];
 /// Version of the format of segments and records. Every version keeps the layout of this header.
 pub const VERSION: u16 = 1;
+/// Bytes of a segment's header.
 pub const HEADER_BYTES: usize = size_of::<Layout>();
 const _: () = assert!(HEADER_BYTES == 56);
 /// What the header has room for: 65,536 starts in a row without an event and with a store that does not answer.
@@ -42,17 +43,22 @@ struct Layout {
 /// A segment's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
+    /// Format of the segment, [`VERSION`] for those that this program writes.
     pub version: u16,
+    /// The log that it belongs to.
     pub server_id: [u8; 16],
+    /// In each of its records.
     pub segment_id: SegmentId,
+    /// Position of its first event.
     pub first_position: u64,
+    /// When it was begun, by the clock of receipts: nanoseconds since 1970-01-01T00:00:00Z.
     pub created_unix_nano: u64,
-    /// Positions right before the first one that no event has (at most 2^48 - 1 are told).
+    /// Positions right before the first one that no event has (at most 2^48 - 1 are recorded).
     pub left_out: u64,
 }
 
 impl Header {
-    /// `None`: damaged, or never written.
+    /// `None`: corrupt, or never written.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (layout, _) = Layout::ref_from_prefix(bytes).ok()?;
         let sound = layout.magic == MAGIC && crc32fast::hash(bytes.get(..CRC_OFFSET)?) == layout.crc.get();
@@ -66,6 +72,7 @@ impl Header {
         })
     }
 
+    /// The header as written, with its checksum.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let left_out = self.left_out.min(LEFT_OUT_MAX);
         let mut layout = Layout {
@@ -84,12 +91,14 @@ impl Header {
     }
 }
 
-/// What a segment's file name says. Ordered as the segments were made.
+/// The fields of a segment's file name. Ordered as the segments were created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
+    /// Position of its first event.
     pub first_position: u64,
     /// Counts the segments; tells those apart that begin at one position because nothing was stored in the older.
     pub number: u64,
+    /// In each of its records.
     pub id: SegmentId,
 }
 

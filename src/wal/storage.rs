@@ -1,7 +1,7 @@
 //! Where the log's files are. The only place between the event loop and the routers that touches `std::fs`.
 //!
-//! The log needs few things of a file system: named files in one folder, writes at an offset, `fdatasync`, and that
-//! a name is durable once its folder is synced. Tests run the same code over files in memory that lose what was not
+//! The log needs few things of a file system: named files in one directory, writes at an offset, `fdatasync`, and that
+//! a name is durable once its directory is synced. Tests run the same code over files in memory that lose what was not
 //! synced.
 
 use std::fs::{self, File, OpenOptions};
@@ -16,15 +16,17 @@ use rustix::io::Errno;
 use super::direct::DirectFile;
 use crate::{descriptors, folder};
 
-/// One folder of files. A name may have a folder before it, as in `damaged/x`, which is made when needed.
+/// One directory of files. A name may have a directory before it, as in `damaged/x`, which is created when needed.
 pub trait Storage: Send + Sync {
-    /// Names and sizes in bytes of the files in `folder` ("" is the log's own), without what lies in folders below.
+    /// Names and sizes in bytes of the files in `folder` ("" is the log's own), without what is in directories below.
     fn list(&self, folder: &str) -> io::Result<Vec<(String, u64)>>;
-    /// Makes a file of `bytes` zeros, with their space reserved where the file system can; an old one is replaced.
+    /// Creates a file of `bytes` zeros, with their space reserved where the file system can; an old one is replaced.
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn StorageFile>>;
+    /// Opens a file for reading, and for writing if the storage is not read-only.
     fn open(&self, name: &str) -> io::Result<Arc<dyn StorageFile>>;
+    /// Removes a file.
     fn remove(&self, name: &str) -> io::Result<()>;
-    /// Afterwards the names of the log's own folder survive power loss.
+    /// Afterwards the names in the log's own directory survive power loss.
     fn sync_dir(&self) -> io::Result<()>;
 }
 
@@ -39,6 +41,7 @@ pub trait StorageFile: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// Cuts the file to `bytes`.
     fn truncate(&self, bytes: u64) -> io::Result<()>;
+    /// Size of the file, bytes.
     fn bytes(&self) -> io::Result<u64>;
 }
 
@@ -92,7 +95,7 @@ pub fn write_all_at(file: &dyn StorageFile, mut slices: &mut [IoSlice<'_>], offs
     (written, Ok(()))
 }
 
-/// A folder of the real file system.
+/// A directory of the real file system.
 pub struct DirStorage {
     dir: PathBuf,
     /// The directory itself, held open so that syncing it never lacks a descriptor. `None`: it is only read.
@@ -100,13 +103,13 @@ pub struct DirStorage {
 }
 
 impl DirStorage {
-    /// Makes the folder where it is missing; its own name is durable then.
+    /// Creates the directory if it is missing; its own name is durable then.
     pub fn create(dir: &Path) -> io::Result<Self> {
         folder::make(dir)?;
         Ok(Self { dir: dir.to_owned(), synced: Some(File::open(dir)?) })
     }
 
-    /// A folder to look into only.
+    /// A directory that is only read.
     pub fn existing(dir: &Path) -> Self {
         Self { dir: dir.to_owned(), synced: None }
     }

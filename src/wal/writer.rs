@@ -1,8 +1,8 @@
-//! The one who writes: append, sync, rotate, delete.
+//! The writer: append, sync, rotate, delete.
 //!
 //! ```text
 //!  append: │ … │ record ▓▓▓▓▓▓▓│ 0 0 0 │      sync: everything appended is durable, readers see it
-//!  rotate:  sync ─▶ new file: marks, header ─▶ sync, sync folder ─▶ cut the old one to its end
+//!  rotate:  sync ─▶ new file: marks, header ─▶ sync, sync directory ─▶ cut the old one to its end
 //! ```
 //!
 //! So unsynced bytes are only ever in the newest segment. A full disk changes nothing and can be tried again; any other
@@ -20,6 +20,7 @@ use super::{AppendError, LogFailure, Settings};
 use crate::limits::WAL_POSITION_LIMIT;
 use crate::random::Random;
 
+/// Appends to the log; there is one.
 pub struct Writer {
     settings: Settings,
     storage: Arc<dyn Storage>,
@@ -47,11 +48,15 @@ struct Current {
     has_commits: bool,
 }
 
-/// Everything that a segment is made of.
+/// The parameters of a new segment.
 pub(super) struct Begin<'a> {
+    /// Where the segment is created.
     pub storage: &'a dyn Storage,
+    /// The log that it belongs to.
     pub server_id: [u8; 16],
+    /// Its name.
     pub name: Name,
+    /// When it begins, by the clock of receipts: nanoseconds since 1970-01-01T00:00:00Z.
     pub created_unix_nano: u64,
     /// Positions right before the first one that no event has.
     pub left_out: u64,
@@ -68,7 +73,7 @@ pub(super) struct Begun {
 }
 
 impl Begin<'_> {
-    /// Makes the file. `encoder` holds the marks.
+    /// Creates the file. `encoder` holds the marks.
     pub fn write(&self, encoder: &mut Encoder) -> io::Result<Begun> {
         let file_name = self.name.to_string();
         let offset = segment::HEADER_BYTES as u64 + encoder.record_bytes();
@@ -152,7 +157,7 @@ impl Writer {
         self.log.oldest()
     }
 
-    /// Behind the last position of the oldest segment: whoever is before it needs that segment.
+    /// The position after the oldest segment's last one: a sink that is before it needs that segment.
     pub fn oldest_segment_end(&self) -> u64 {
         let shape = self.log.shape();
         shape.segments.get(1).map_or(shape.end, |next| next.name.first_position)
@@ -247,7 +252,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Begins a new segment with room for a record of `record_bytes`, behind `left_out` positions that no event has.
+    /// Begins a new segment with room for a record of `record_bytes`, after `left_out` positions that no event has.
     fn rotate(&mut self, record_bytes: u64, left_out: u64) -> Result<(), AppendError> {
         self.marks.sweep();
         self.encoder.marks(self.marks.iter());
@@ -301,7 +306,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives out no position below `position`, because somebody else may have: goes on there in a new segment.
+    /// Gives out no position below `position`, because another process may have: continues there in a new segment.
     ///
     /// # Errors
     /// As for [`Writer::append`].
@@ -346,8 +351,8 @@ impl Writer {
         if dropped { self.sync_dir() } else { Ok(()) }
     }
 
-    /// Deletes the oldest segment, whoever needs it. Returns the new oldest position, or `None` if only the current
-    /// segment is left.
+    /// Deletes the oldest segment, even if a sink needs it. Returns the new oldest position, or `None` if only the
+    /// current segment is left.
     ///
     /// # Errors
     /// Final, as for [`Writer::sync`].
@@ -361,7 +366,7 @@ impl Writer {
         Ok(Some(self.log.oldest()))
     }
 
-    /// Readers hear of it first, then the file goes.
+    /// Readers are notified first, then the file is removed.
     fn remove_oldest(&mut self) -> Result<(), LogFailure> {
         let oldest = self.log.change(|shape| {
             let oldest = shape.segments.remove(0);

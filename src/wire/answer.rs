@@ -18,10 +18,12 @@ pub fn nack(seq: u64, code: NackCode, reason: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(reason.as_bytes());
 }
 
+/// Appends a PING; the peer returns `echo` in a PONG.
 pub fn ping(echo: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&Header::empty(FrameKind::Ping, echo, 0).encode());
 }
 
+/// Appends a PONG, the answer to a PING with `echo`.
 pub fn pong(echo: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(&Header::empty(FrameKind::Pong, echo, 0).encode());
 }
@@ -36,8 +38,9 @@ pub fn bye(out: &mut Vec<u8>) {
 pub struct Goaway<'a> {
     /// An unknown number is kept: agents treat it as one to retry.
     pub code: Result<GoawayCode, u32>,
-    /// Do not come back before.
+    /// Milliseconds before which the agent must not reconnect.
     pub retry_ms: u32,
+    /// The reason, for people.
     pub text: &'a str,
 }
 

@@ -15,10 +15,20 @@ use crate::limits::{HEADER_BYTES, HELLO_BYTES_MAX, REASON_BYTES_MAX};
 pub enum Decoded<'a> {
     /// Not a whole header yet.
     NeedHeader,
-    /// A sound header whose frame takes `total` bytes, header included; not all of them are here.
-    Partial { header: Header, total: usize },
+    /// A valid header whose frame takes `total` bytes, header included; not all of them are here.
+    Partial {
+        /// The header, checked.
+        header: Header,
+        /// Bytes of the whole frame, header included.
+        total: usize,
+    },
     /// A whole frame, checksums verified; it takes `32 + payload.len()` bytes.
-    Frame { header: Header, payload: &'a [u8] },
+    Frame {
+        /// The header, checked.
+        header: Header,
+        /// The payload; it may be empty.
+        payload: &'a [u8],
+    },
 }
 
 /// Largest payload of each kind of frame. Checked as soon as the header is there, before anything is reserved.

@@ -43,13 +43,21 @@ const CRC_OFFSET: usize = 28;
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameKind {
+    /// An agent's first frame.
     Hello,
+    /// The server's answer to HELLO.
     Welcome,
+    /// An `EventBatch` from an agent.
     Data,
+    /// The server acknowledges every DATA up to a sequence number.
     Ack,
+    /// The server refuses a DATA, or some of its events.
     Nack,
+    /// Asks for a PONG; either side sends it.
     Ping,
+    /// The answer to a PING.
     Pong,
+    /// The server ends the connection, with a reason.
     Goaway,
     /// The agent is done and holds nothing unacknowledged: the server deletes its mark (R3).
     Bye,
@@ -90,32 +98,63 @@ impl FrameKind {
     }
 }
 
-/// Bytes that are no frame of this protocol. The connection cannot go on: where the next frame begins is unknown.
+/// Bytes that are not a frame of this protocol. The connection cannot continue: where the next frame begins is unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
+    /// The first four bytes are not [`MAGIC`]; bytes that are not received yet are 0.
     #[error(
         "a frame begins with {0:02x?}, not with f5 54 4c 58: the peer does not speak this protocol, or lost its place"
     )]
     Magic([u8; 4]),
+    /// The header's checksum does not match.
     #[error("header checksum is {found:08x}, computed {computed:08x}: bytes were damaged on the way")]
-    HeaderCrc { found: u32, computed: u32 },
+    HeaderCrc {
+        /// The checksum in the header.
+        found: u32,
+        /// The checksum of the bytes received.
+        computed: u32,
+    },
+    /// The header's version is not [`VERSION`].
     #[error("header version {0}; this side speaks version 1")]
     Version(u8),
+    /// An unknown type without bit 7, which would allow to skip it.
     #[error("unknown frame type {0}")]
     Type(u8),
+    /// Reserved bits, or a codec on a frame that has none. The value is all flags.
     #[error("reserved flag bits are set: {0:04x}")]
     Flags(u16),
+    /// A non-zero `arg` on a frame that has none.
     #[error("a {kind:?} frame carries arg {arg}, which has no meaning there")]
-    Arg { kind: FrameKind, arg: u32 },
+    Arg {
+        /// The frame's type.
+        kind: FrameKind,
+        /// The value in the header.
+        arg: u32,
+    },
+    /// The payload is longer than allowed for its type.
     #[error("a {kind:?} payload of {length} bytes; the largest allowed is {max}")]
-    TooLong { kind: FrameKind, length: u32, max: u32 },
+    TooLong {
+        /// The frame's type.
+        kind: FrameKind,
+        /// Bytes of the payload.
+        length: u32,
+        /// Largest payload of this type, bytes.
+        max: u32,
+    },
+    /// The payload's checksum does not match.
     #[error("payload checksum is {found:08x}, computed {computed:08x}: bytes were damaged on the way")]
-    PayloadCrc { found: u32, computed: u32 },
+    PayloadCrc {
+        /// The checksum in the header.
+        found: u32,
+        /// The checksum of the payload received.
+        computed: u32,
+    },
 }
 
 /// A frame's header, checked: magic, version, checksum, type, flags. The length is checked by who knows the cap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
+    /// The frame's type.
     pub kind: FrameKind,
     /// 0: none. The only one this version offers.
     pub codec: u8,
@@ -187,6 +226,7 @@ impl Header {
         }))
     }
 
+    /// The header as sent, with its checksum.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut layout = Layout {
             magic: MAGIC,

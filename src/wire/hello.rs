@@ -1,4 +1,4 @@
-//! HELLO and WELCOME: what the two sides tell each other first.
+//! HELLO and WELCOME: the first frame of each side.
 
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -7,7 +7,7 @@ use super::AckLevel;
 use super::header::{FrameKind, Header, VERSION};
 use crate::limits::HELLO_BYTES_MAX;
 
-/// Bit of codec 0, which everybody understands.
+/// Bit of codec 0, which every peer supports.
 pub const CODECS: u16 = 1;
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -30,47 +30,68 @@ const _: () = assert!(size_of::<HelloLayout>() == 48);
 /// The first frame of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello<'a> {
+    /// Lowest protocol version that the agent supports.
     pub min_version: u8,
+    /// Highest protocol version that the agent supports.
     pub max_version: u8,
     /// Bit i set: codec i is understood.
     pub codecs: u16,
     /// `None`: the server's default. An unknown number is kept for the GOAWAY that it causes.
     pub ack: Result<Option<AckLevel>, u32>,
-    /// Random, made once, kept by the agent.
+    /// Random, created once, kept by the agent.
     pub agent_id: [u8; 16],
-    /// 0: give me a new one.
+    /// 0: the server assigns a new one.
     pub epoch: u64,
     /// The lowest sequence number that the agent still holds.
     pub oldest_seq: u64,
+    /// Secret that identifies an authorised agent; empty: none.
     pub token: &'a [u8],
     /// The agent's display name, the default `source` of its events.
     pub name: &'a str,
 }
 
-/// A HELLO that cannot be understood: GOAWAY(PROTOCOL).
+/// A HELLO that cannot be decoded: GOAWAY(PROTOCOL).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
+    /// The payload has this many bytes, fewer than the fixed part.
     #[error("a HELLO has at least 48 bytes, this one has {0}")]
     Short(usize),
+    /// The payload has this many bytes, more than a HELLO may have.
     #[error("a HELLO has at most 1024 bytes, this one has {0}")]
     Long(usize),
+    /// The lengths of token and name do not add up to the rest of the payload.
     #[error("token_len and name_len say {said} bytes, {found} follow the 48 fixed ones")]
-    Lengths { said: usize, found: usize },
+    Lengths {
+        /// Sum of `token_len` and `name_len`, bytes.
+        said: usize,
+        /// Bytes after the fixed part.
+        found: usize,
+    },
+    /// The name is not UTF-8.
     #[error("the name is not UTF-8")]
     Name,
+    /// Reserved bytes are not 0.
     #[error("bytes 44 to 47 are reserved and must be 0")]
     Reserved,
+    /// `agent_id` is all zero.
     #[error("agent_id is all zero: make 16 random bytes once and keep them")]
     AgentId,
+    /// Bit 0 of `codecs` is not set.
     #[error("bit 0 of codecs must be set: payloads without a codec are always allowed")]
     Codecs,
+    /// `oldest_seq` is 0.
     #[error("oldest_seq is 0; sequence numbers begin at 1")]
     OldestSeq,
+    /// This epoch is 2^62 or more.
     #[error("epoch {0} is 2^62 or more")]
     Epoch(u64),
 }
 
 impl<'a> Hello<'a> {
+    /// Decodes the payload of a HELLO, without copying.
+    ///
+    /// # Errors
+    /// The first rule of the layout that the payload breaks.
     pub fn decode(payload: &'a [u8]) -> Result<Self, HelloError> {
         if payload.len() > HELLO_BYTES_MAX {
             return Err(HelloError::Long(payload.len()));
@@ -142,7 +163,7 @@ impl<'a> Hello<'a> {
     }
 }
 
-/// The one version both sides speak: the lower of the two highest, where it is not below either lowest (R14).
+/// The one version that both sides support: the lower of the two highest, where it is not below either lowest (R14).
 pub fn common_version(min: u8, max: u8) -> Option<u8> {
     let version = max.min(VERSION);
     (version >= min.max(VERSION)).then_some(version)
@@ -171,8 +192,11 @@ const RESUMED: u32 = 1;
 /// The server's answer to a HELLO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Welcome {
+    /// Protocol version of the connection.
     pub version: u8,
+    /// The level at which DATA is acknowledged: the one that HELLO asked for, or the server's default.
     pub ack: AckLevel,
+    /// Bit i set: the server accepts codec i.
     pub codecs: u16,
     /// Largest payload, bytes.
     pub max_frame: u32,
@@ -182,15 +206,22 @@ pub struct Welcome {
     pub window_bytes: u32,
     /// Unacknowledged frames the server will take.
     pub window_frames: u16,
+    /// An agent that has sent nothing for half of this time sends PING; a side that has received nothing for 1.5 times of
+    /// it closes.
     pub keepalive_seconds: u16,
+    /// Whether the server knows what the agent sent before. If not, the agent resends it.
     pub resumed: bool,
+    /// The agent's epoch, for its next HELLO; never 0.
     pub epoch: u64,
     /// Everything up to here is acknowledged.
     pub last_seq: u64,
+    /// Id of the server's log, or without a log of this start of the server. Another one means that what the server
+    /// received before may be unknown to it.
     pub server_id: [u8; 16],
 }
 
-/// A WELCOME that cannot be understood: the server speaks something else.
+/// A WELCOME that cannot be decoded: the server uses another protocol.
+/// Names the first field that is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the server's WELCOME cannot be read ({0}): check that the address is a telemetryx server of protocol version 1"
@@ -198,6 +229,10 @@ pub struct Welcome {
 pub struct WelcomeError(&'static str);
 
 impl Welcome {
+    /// Decodes the payload of a WELCOME.
+    ///
+    /// # Errors
+    /// Not 56 bytes, another version, an unknown ack level, or epoch 0.
     pub fn decode(payload: &[u8]) -> Result<Self, WelcomeError> {
         let Ok(layout) = WelcomeLayout::ref_from_bytes(payload) else { return Err(WelcomeError("not 56 bytes")) };
         let Some(ack) = AckLevel::from_wire(u32::from(layout.ack)) else {

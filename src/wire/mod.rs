@@ -1,6 +1,6 @@
 //! Protocol version 1 as bytes: frame header, decoder, encoder, checksums. See `docs/protocol.md`.
 //!
-//! Everything here takes slices and returns values; who may say what when is `session`'s.
+//! Everything here takes slices and returns values; which side may send what and when is decided in `session`.
 
 pub mod answer;
 pub mod decoder;
@@ -32,12 +32,15 @@ pub enum AckLevel {
 }
 
 impl AckLevel {
+    /// Every level, the lowest first.
     pub const ALL: [Self; 4] = [Self::Received, Self::Written, Self::Synced, Self::Delivered];
 
+    /// The level of a number in a frame; `None` if it is unknown, or 0.
     pub fn from_wire(level: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|known| *known as u32 == level)
     }
 
+    /// The name in settings, flags and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Received => "received",
@@ -56,6 +59,7 @@ impl std::str::FromStr for AckLevel {
     }
 }
 
+/// A name that is not an ack level.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown ack level `{0}`: use received, written, synced or delivered")]
 pub struct UnknownAckLevel(String);
@@ -64,7 +68,7 @@ pub struct UnknownAckLevel(String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum NackCode {
-    /// The payload is no `EventBatch`.
+    /// The payload is not an `EventBatch`.
     Malformed = 1,
     /// Reserved for codecs: decompression failed, or the length differs.
     Decompress = 2,
@@ -79,13 +83,16 @@ pub enum NackCode {
 }
 
 impl NackCode {
+    /// Every code, in the order of the numbers.
     pub const ALL: [Self; 6] =
         [Self::Malformed, Self::Decompress, Self::TooLarge, Self::Invalid, Self::Partial, Self::Codec];
 
+    /// The code of a number in a frame; `None` if it is unknown.
     pub fn from_wire(code: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|known| *known as u32 == code)
     }
 
+    /// The name in the protocol's documentation, for messages and log lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Malformed => "MALFORMED",
@@ -102,20 +109,32 @@ impl NackCode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum GoawayCode {
+    /// The server shuts down.
     Shutdown = 1,
+    /// Too many connections, or too many agents.
     Overloaded = 2,
+    /// A write or sync of the log failed.
     Storage = 3,
+    /// The token is missing, unknown, or sent in clear from another machine.
     Auth = 4,
+    /// No common protocol version.
     Version = 5,
+    /// The agent's epoch is older than the current one.
     Fenced = 6,
+    /// The agent broke the protocol.
     Protocol = 7,
+    /// A sequence number was skipped.
     SeqGap = 8,
+    /// Nothing was received for too long, or no HELLO in time.
     Idle = 9,
+    /// A frame was not completed in time.
     FrameTimeout = 10,
+    /// The ack level is not offered.
     AckLevel = 11,
 }
 
 impl GoawayCode {
+    /// Every code, in the order of the numbers.
     pub const ALL: [Self; 11] = [
         Self::Shutdown,
         Self::Overloaded,
@@ -130,10 +149,12 @@ impl GoawayCode {
         Self::AckLevel,
     ];
 
+    /// The code of a number in a frame; `None` if it is unknown.
     pub fn from_wire(code: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|known| *known as u32 == code)
     }
 
+    /// The name in the protocol's documentation, for messages and log lines.
     pub fn name(self) -> &'static str {
         match self {
             Self::Shutdown => "SHUTDOWN",

@@ -34,6 +34,7 @@ impl Sample {
         self.random.next_u64() % below
     }
 
+    /// The next event of the sequence, of about the requested size.
     pub fn event(&mut self) -> Event {
         self.time_unix_nano += self.number(1_000_000);
         let (order, user) = (self.number(10_000_000), self.number(100_000_000));

@@ -15,6 +15,7 @@ use crate::net::loops::Message;
 use crate::net::transport::Transport;
 
 impl EventLoop {
+    /// Accepts what waits, up to the limit of a turn.
     pub(super) fn accept(&mut self) {
         let now = self.ingress.now;
         while let Some(listener) = &mut self.listener {

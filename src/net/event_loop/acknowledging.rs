@@ -4,6 +4,7 @@ use super::EventLoop;
 use crate::ids::ConnectionId;
 
 impl EventLoop {
+    /// Answers everything that the watermarks cover by now.
     pub(super) fn acknowledge(&mut self) {
         self.ingress.look_at_sinks();
         let mut awaiting = std::mem::take(&mut self.awaiting);

@@ -36,6 +36,7 @@ impl EventLoop {
         Served::Again
     }
 
+    /// What the connection's HTTP body lacks; `None`: nothing, or there is no body.
     pub(super) fn lacks_room(&self, id: ConnectionId) -> Option<Room> {
         self.connections.get(id)?.protocol()?.lacks_room()
     }

@@ -8,7 +8,7 @@ use crate::net::connection::{Connection, Phase};
 use crate::net::connections::Connections;
 
 impl EventLoop {
-    /// Sends what is in `out`, begins or goes on to close where that is due, and sets the timer.
+    /// Sends what is in `out`, begins or continues to close where that is due, and sets the timer.
     pub(super) fn settle(&mut self, id: ConnectionId, close: Option<&'static str>) {
         let now = self.ingress.now;
         let out = std::mem::take(&mut self.out);
@@ -99,8 +99,8 @@ impl EventLoop {
         self.ingress.shared.part_of(self.ingress.shared.limits.max_unauthenticated)
     }
 
-    /// R12: of the connections that say nothing, the oldest are closed while there are more than allowed. Real agents and
-    /// clients send their first bytes at once.
+    /// R12: of the connections that are silent, the oldest are closed while there are more than allowed. Real agents
+    /// and clients send their first bytes at once.
     pub(super) fn close_silent(&mut self) {
         let (now, max) = (self.ingress.now, self.max_unauthenticated());
         if !self.has_too_many_unknown() || now < self.silent_swept + SILENT_SWEEP_INTERVAL {
@@ -161,6 +161,7 @@ impl EventLoop {
     }
 }
 
+/// Whether the peer has not yet shown a valid HELLO or a whole HTTP head. A closed connection is not unknown.
 pub(super) fn is_unknown(connections: &Connections, id: ConnectionId) -> bool {
     connections.get(id).is_some_and(|connection| !connection.peer.is_known)
 }

@@ -10,6 +10,7 @@ use crate::net::protocols::Ending;
 use crate::wire::GoawayCode;
 
 impl EventLoop {
+    /// Begins to drain if a signal was received, in the other loops as well.
     pub(super) fn take_signals(&mut self) {
         let signals: Vec<_> = self.signals.iter_mut().flat_map(|signals| signals.pending()).collect();
         if !signals.is_empty() && self.drain_until.is_none() {
@@ -25,6 +26,7 @@ impl EventLoop {
         self.drain_until
     }
 
+    /// Whether the drain has begun.
     pub(super) fn draining(&self) -> bool {
         self.drain_until.is_some()
     }
@@ -42,7 +44,7 @@ impl EventLoop {
         }
     }
 
-    /// R15: no more connections, no more reading; what was taken is acknowledged, then everybody is told.
+    /// R15: no more connections, no more reading; what was accepted is acknowledged, then every peer is notified.
     pub(super) fn begin_drain(&mut self) {
         self.drain_until = Some(self.ingress.now + self.drain_timeout);
         self.ingress.draining = true;
@@ -69,7 +71,7 @@ impl EventLoop {
         self.settle(id, close);
     }
 
-    /// Whoever lingers has less time now.
+    /// Lingering connections have less time now.
     fn hurry(&mut self, id: ConnectionId) {
         if let Some(Phase::Lingering(linger)) = self.connections.get_mut(id).map(|connection| &mut connection.phase) {
             linger.drain(self.ingress.now);

@@ -35,6 +35,7 @@ impl EventLoop {
         }
     }
 
+    /// Serves the connections that have something to read: agents first, others within their share of the turn.
     pub(super) fn serve_ready(&mut self) {
         self.serve_at_once = false;
         for _ in 0..self.ready.len() {
@@ -58,7 +59,7 @@ impl EventLoop {
     }
 
     /// Those in line, in order: those whose memory is reserved while there is ring, the others while there is memory too.
-    /// Where there is not, whoever frees some wakes the loop.
+    /// Where there is not, the next free wakes the loop.
     pub(super) fn serve_waiting(&mut self) {
         let more_bodies = self.finish_bodies(Instant::now() + OTHERS_TIME_PER_TURN);
         // Each at most once: one that lines up again has to wait for what others free.
@@ -107,6 +108,7 @@ impl EventLoop {
         self.ingress.ring.flush();
     }
 
+    /// Serves one connection, queues it again or closes it; does nothing if it is closed.
     pub(super) fn serve_one(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.queued = false;

@@ -24,6 +24,7 @@ impl EventLoop {
         }
     }
 
+    /// Runs the timers of all connections whose deadline has passed.
     pub(super) fn fire_timers(&mut self) {
         let now = self.ingress.now;
         while let Some((at, id)) = self.timers.due(now) {

@@ -23,10 +23,12 @@ pub const BYE: &str = "bye";
 /// Why a connection is closed whose agent has a newer one.
 pub const REPLACED: &str = "replaced";
 
+/// Whether a connection's first byte is that of a frame.
 pub fn begins_with(first: u8) -> bool {
     first == MAGIC[0]
 }
 
+/// A session that waits for HELLO.
 pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
     Box::new(Frames {
         session: ServerSession::new(peer.connection, &ingress.shared.settings, peer.opened),
@@ -357,7 +359,7 @@ impl Frames {
         Served::Again
     }
 
-    /// Not read for now, through no fault of the peer's: its timers stand, and it hears the last ACK every second.
+    /// Not read for now, through no fault of the peer's: its timers stand, and it is sent the last ACK every second.
     fn hold(&mut self, now: Instant) -> Served {
         self.session.set_paused(true, now);
         Served::Hold
@@ -370,7 +372,7 @@ impl Frames {
     }
 }
 
-/// Reads behind what is not parsed yet.
+/// Reads after the bytes that are not parsed yet.
 fn read_unparsed(socket: &mut Socket, room: &mut [u8], now: Instant) -> ReadEnd {
     let end = socket.read(room, now);
     if let ReadEnd::Bytes(bytes) = end {

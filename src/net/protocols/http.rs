@@ -13,11 +13,12 @@ use crate::net::socket::ReadEnd;
 /// Requests and body pieces of one connection in one turn.
 const STEPS_PER_TURN: usize = 16;
 
-/// Whatever nobody else speaks: HTTP says what is wrong with it.
+/// Accepts every byte: what is not of another protocol gets an HTTP error.
 pub fn begins_with(_first: u8) -> bool {
     true
 }
 
+/// A connection that waits for a request.
 pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
     Box::new(Http { machine: Connection::new(ingress.shared.http, peer.opened) })
 }

@@ -1,4 +1,4 @@
-//! What connections speak: one adapter for each protocol, between a socket and a machine without sockets.
+//! The protocols of connections: one adapter for each, between a socket and a machine without sockets.
 //!
 //! ```text
 //!  first byte ─▶ PROTOCOLS ─▶ Box<dyn Protocol> ── serve ─▶ acknowledge ─▶ … ─▶ handle_timeout, end
@@ -19,7 +19,7 @@ use crate::net::ingress::Ingress;
 use crate::net::serve::{Scratch, Served};
 use crate::net::socket::Socket;
 
-/// Tells by the first byte who speaks, and begins. The first line that accepts the byte is taken.
+/// Opens the protocol that the first byte belongs to: the first line of the table that accepts the byte.
 const PROTOCOLS: [(fn(u8) -> bool, Open); 2] = [(frames::begins_with, frames::open), (http::begins_with, http::open)];
 
 type Open = fn(&Peer, &Ingress) -> Box<dyn Protocol>;
@@ -32,9 +32,13 @@ pub fn open(first: u8, peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
 
 /// What a protocol works with besides its own state.
 pub struct Context<'a> {
+    /// The connection's socket.
     pub socket: &'a mut Socket,
+    /// Who is at the other end.
     pub peer: &'a mut Peer,
+    /// What accepts events.
     pub ingress: &'a mut Ingress,
+    /// Memory that all connections share for the length of a call.
     pub scratch: &'a mut Scratch,
     /// Answers are appended here.
     pub out: &'a mut Vec<u8>,
@@ -48,6 +52,7 @@ pub enum Priority {
     /// Those that have not shown yet who they are. A first read is cheap, and an agent that connects must not wait until
     /// the pages of all others are written.
     New,
+    /// HTTP; served within its share of the turn.
     Others,
 }
 
@@ -62,6 +67,7 @@ pub enum Ending {
 
 /// A body that comes too slowly.
 pub struct SlowBody {
+    /// Average rate since the body could begin.
     pub bytes_per_second: u64,
     /// What it holds of the budget for beginnings.
     pub beginning_bytes: usize,
@@ -75,6 +81,7 @@ pub trait Protocol: Send {
     /// Reads and parses a share of one turn.
     fn serve(&mut self, cx: &mut Context<'_>) -> Served;
 
+    /// In which order the connection is served.
     fn priority(&self) -> Priority;
 
     /// Whether something waits for a watermark.
@@ -134,6 +141,7 @@ pub trait Protocol: Send {
         None
     }
 
+    /// The HTTP machine, if this is one.
     #[cfg(test)]
     fn http(&self) -> Option<&crate::http::Connection> {
         None

@@ -1,7 +1,7 @@
 //! A file of lines that several processes change: one appends, others take lines out.
 //!
 //! The lock is on the file, not beside it: no other file whose owner could keep the server out. A rewrite puts another
-//! file under the name, so whoever got the lock looks whether it is the lock of what is there now.
+//! file under the name, so after locking it is checked that the lock is on the file that is there now.
 //!
 //! What is below the end that a [`Snapshot`] saw never changes: an append that fails cuts off its own lines only, and
 //! holds the lock meanwhile.
@@ -73,18 +73,21 @@ pub struct Piece<'l> {
     pub number: u64,
     /// With the end of the line, where it has one.
     pub bytes: &'l [u8],
+    /// Whether the piece is the start of its line.
     pub begins: bool,
+    /// Whether the piece has the end of its line.
     pub ends: bool,
 }
 
 impl Piece<'_> {
-    /// A whole line, without its end; `None`: torn, or longer than any letter.
+    /// A whole line, without its end; `None`: partial, or longer than any letter.
     pub fn line(&self) -> Option<&[u8]> {
         if self.begins && self.ends { self.bytes.strip_suffix(b"\n") } else { None }
     }
 }
 
 impl Lines<'_> {
+    /// The next piece; `None`: the end of the file.
     pub fn next(&mut self) -> io::Result<Option<Piece<'_>>> {
         self.line.clear();
         let begins = self.ended;
@@ -97,8 +100,8 @@ impl Lines<'_> {
     }
 }
 
-/// Takes the lines out of the file that `removes` says yes to, and returns how many. Lines that were appended meanwhile
-/// stay, and so does what is no whole line. When it returns, the change survives power loss; after an error the file is
+/// Removes the lines for which `removes` returns true, and returns how many. Lines that were appended meanwhile
+/// stay, and so does a partial line. When it returns, the change survives power loss; after an error the file is
 /// as it was.
 pub fn rewrite(path: &Path, mut removes: impl FnMut(&[u8]) -> bool) -> io::Result<u64> {
     let new_path = beside(path, "rewritten");
@@ -154,8 +157,8 @@ fn replace(
     Ok(Some(removed))
 }
 
-/// For nobody else's eyes until it has the mode of the file that it replaces. What lies there already may be a link that
-/// leads elsewhere.
+/// Readable by its owner only, until it has the mode of the file that it replaces. What lies there already may be a
+/// link that leads elsewhere.
 pub(super) fn create_anew(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
@@ -164,7 +167,7 @@ pub(super) fn create_anew(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Whoever runs this, the server must be able to write it.
+/// Whichever user runs this, the server must be able to write it.
 pub(super) fn give_mode_and_owner(old: &File, new: &File) -> io::Result<()> {
     let (old, ours) = (old.metadata()?, new.metadata()?);
     new.set_permissions(old.permissions())?;
@@ -174,7 +177,7 @@ pub(super) fn give_mode_and_owner(old: &File, new: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Another file in the same folder.
+/// Another file in the same directory.
 pub(super) fn beside(path: &Path, extension: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".");

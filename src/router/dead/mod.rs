@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Server and commands share the files by an advisory lock on the file itself (`file`). A letter is in the file until
-//! somebody drops it, or until the store has it.
+//! a person drops it, or until the store has it.
 
 mod file;
 mod reader;
@@ -47,7 +47,7 @@ pub fn files(data_dir: &Path, name: &str) -> Vec<PathBuf> {
     before.into_iter().chain([path(data_dir, name)]).collect()
 }
 
-/// Names of all that has a file, sorted. None where there is no folder.
+/// Names of all that have a file, sorted. Empty if there is no directory.
 pub fn names(data_dir: &Path) -> io::Result<Vec<String>> {
     let entries = match folder(data_dir).read_dir() {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),

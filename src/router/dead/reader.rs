@@ -17,29 +17,39 @@ use crate::limits::WAL_POSITION_LIMIT;
 /// One letter.
 #[derive(Debug)]
 pub struct ReadLetter<'l> {
+    /// The store's code of the error, or the name of the NACK code.
     pub code: String,
+    /// The store's message, or the text of the NACK.
     pub reason: String,
-    /// When it was received, else when it says that it happened.
+    /// When it was received, else the event's own time.
     pub time_unix_nano: Option<u64>,
+    /// The agent that sent it; `None`: it came over HTTP, or an older version wrote the letter.
     pub agent: Option<String>,
+    /// What was refused.
     pub content: Content<'l>,
 }
 
+/// What a letter keeps.
 #[derive(Debug)]
 pub enum Content<'l> {
     /// What a sink refused.
     Event {
+        /// The server that received the event.
         server_id: [u8; 16],
+        /// The event's position.
         position: u64,
         /// As JSON in takes it.
         event: &'l RawValue,
-        /// An `EventBatch` of the same event, where JSON cannot say all of it; base64.
+        /// An `EventBatch` of the same event, where JSON cannot express all of it; base64.
         encoded: Option<String>,
     },
     /// What was rejected on receipt.
     Frame {
+        /// The agent's id, hexadecimal; `None`: it came over HTTP.
         agent_id: Option<String>,
+        /// The agent's epoch; 0 over HTTP.
         epoch: u64,
+        /// Sequence number of the frame; 0 over HTTP.
         seq: u64,
         /// As it was sent; base64.
         payload: String,
@@ -74,7 +84,7 @@ struct Own {
 }
 
 impl<'l> ReadLetter<'l> {
-    /// `None`: the line is no dead letter.
+    /// `None`: the line is not a dead letter.
     pub fn read(line: &'l [u8]) -> Option<Self> {
         let line: Line<'l> = serde_json::from_slice(line).ok()?;
         let content = match (line.event, line.payload) {
@@ -98,7 +108,7 @@ impl<'l> ReadLetter<'l> {
     /// A sink's letter as a batch of its one event.
     ///
     /// # Errors
-    /// What is wrong with the event; somebody changed it.
+    /// What is wrong with the event: the file was edited.
     pub fn batch(&self) -> Result<Batch, String> {
         let Content::Event { position, event, encoded, .. } = &self.content else {
             return Err("a frame that was rejected on receipt belongs to no sink".to_owned());
@@ -163,7 +173,7 @@ fn from_json(event: &RawValue) -> Result<Vec<u8>, String> {
     }
 }
 
-/// Which letters of sinks were seen: one is there twice where the server was killed before it could go on.
+/// Which letters of sinks were seen: one is there twice where the server was killed before it could continue.
 #[derive(Default)]
 pub struct Seen {
     /// There are few logs, and many letters of each.
@@ -179,10 +189,12 @@ impl Seen {
         }
     }
 
+    /// Adds an event by its position.
     pub fn insert(&mut self, server_id: [u8; 16], position: u64) {
         self.positions.entry(server_id).or_default().insert(position);
     }
 
+    /// Whether the letter's event was added before. Never for what was rejected on receipt, which has no position.
     pub fn has(&self, letter: &ReadLetter<'_>) -> bool {
         match letter.content {
             Content::Event { server_id, position, .. } => {

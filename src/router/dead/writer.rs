@@ -32,30 +32,42 @@ pub trait Letter {
 /// An event that a sink refused: what the stores' row of it would have, code and reason. The event is the JSON that
 /// `POST /v1/events` accepts; where JSON cannot express all of it, its encoded bytes are added.
 pub struct RefusedEvent<'a> {
+    /// The server that received the event, as a UUID.
     pub server_id: &'a str,
+    /// The event, its position and its origin.
     pub record: Record<'a>,
+    /// The store's code and message.
     pub refusal: &'a Refusal,
 }
 
 /// A frame that was rejected on receipt, as a whole or some of its events (NACK).
 pub struct RefusedFrame<'a> {
+    /// Where the frame came from.
     pub origin: &'a Origin,
+    /// Sequence number of the frame; 0 over HTTP.
     pub seq: u64,
     /// Name of the NACK code.
     pub code: &'a str,
+    /// Text of the NACK.
     pub reason: &'a str,
     /// As it was sent.
     pub payload: &'a [u8],
+    /// When it was received: nanoseconds since 1970-01-01T00:00:00Z.
     pub received_unix_nano: u64,
 }
 
 /// Appends to one file.
 #[derive(Debug)]
 pub struct DeadLetters {
+    /// The directory of all dead letters.
     pub(super) folder: PathBuf,
+    /// The file that letters are appended to.
     pub(super) path: PathBuf,
+    /// The name under which a shorter file is written before it replaces the other.
     pub(super) new_path: PathBuf,
+    /// Bytes beyond which the next append first drops the older half.
     pub(super) bytes_max: u64,
+    /// Counts the letters that were dropped.
     pub(super) dropped: IntCounter,
 }
 
@@ -98,7 +110,7 @@ impl DeadLetters {
         written
     }
 
-    /// Nobody else changes the file before it is dropped.
+    /// No other process changes the file before it is dropped.
     fn open(&self) -> io::Result<File> {
         let open = |create| OpenOptions::new().read(true).append(true).create_new(create).open(&self.path);
         let mut file = locked(&self.path, || match open(false) {
@@ -233,6 +245,7 @@ impl Letter for RefusedFrame<'_> {
     }
 }
 
+/// Appends a JSON string, with its quotes.
 pub(super) fn write_string(text: &str, out: &mut Vec<u8>) {
     // Writing into memory cannot fail.
     let _ = serde_json::to_writer(out, text);

@@ -22,17 +22,31 @@ use crate::wire::{Header, NackCode};
 /// Why a frame was not queued. Nothing of it was taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueueError {
+    /// The frame does not fit into the queue.
     #[error("the queue holds {queued} of {max} bytes: wait for acknowledgements")]
-    Full { queued: usize, max: usize },
+    Full {
+        /// Bytes queued now.
+        queued: usize,
+        /// `Settings::queue_bytes`.
+        max: usize,
+    },
+    /// The payload is larger than the server accepts.
     #[error("a payload of {bytes} bytes; the server takes {max}")]
-    TooLarge { bytes: usize, max: usize },
+    TooLarge {
+        /// Bytes of the payload.
+        bytes: usize,
+        /// Largest payload that the server accepts, bytes.
+        max: usize,
+    },
+    /// The frame has this many events, more than [`FRAME_EVENTS_MAX`].
     #[error("a frame of {0} events; the most is 65,536")]
     TooManyEvents(u32),
+    /// [`Agent::close`](super::Agent::close) was called.
     #[error("the agent is closing")]
     Closing,
 }
 
-/// Numbers since the agent was made.
+/// Counts since the agent was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The highest number given to a frame.
@@ -45,6 +59,7 @@ pub struct Progress {
     pub refused_events: u64,
     /// In frames that were set aside.
     pub set_aside_events: u64,
+    /// In frames that may be stored twice; see `Notice::PossiblyDoubled`.
     pub possibly_doubled_events: u64,
     /// Successful greetings.
     pub connections: u64,
@@ -55,7 +70,7 @@ pub struct Progress {
 struct Frame {
     bytes: Bytes,
     events: u32,
-    /// Number of refused events, once a NACK has told.
+    /// Number of refused events, once a NACK was received.
     refused: Option<u32>,
 }
 
@@ -82,6 +97,7 @@ impl Frame {
 pub(super) struct Window {
     /// 0: nothing at all.
     pub bytes: u32,
+    /// Frames that may be unacknowledged at a time.
     pub frames: u16,
 }
 
@@ -99,10 +115,12 @@ pub(super) struct Backlog {
     written_seq: u64,
     /// The same for the current server alone.
     written_here_seq: u64,
+    /// Sequence numbers and event counts so far.
     pub progress: Progress,
 }
 
 impl Backlog {
+    /// An empty backlog of at most `queued_bytes_max` bytes.
     pub fn new(queued_bytes_max: usize) -> Self {
         Self {
             frames: VecDeque::new(),
@@ -116,6 +134,7 @@ impl Backlog {
         }
     }
 
+    /// Whether every frame is acknowledged.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
@@ -130,10 +149,12 @@ impl Backlog {
         self.sent_seq - self.progress.acked_seq
     }
 
+    /// Highest number ever handed out for writing.
     pub fn written_seq(&self) -> u64 {
         self.written_seq
     }
 
+    /// Whether a payload of this size may be queued now. The first frame always may.
     pub fn has_room(&self, payload_bytes: usize) -> bool {
         let bytes = HEADER_BYTES + payload_bytes + size_of::<Frame>();
         self.frames.is_empty() || self.queued_bytes + bytes <= self.queued_bytes_max
@@ -240,7 +261,7 @@ impl Backlog {
     }
 }
 
-/// What a PARTIAL says; 0 where it cannot be read, so that no loss goes unseen.
+/// The number in a PARTIAL; 0 where it cannot be read, so that no loss goes unseen.
 fn accepted_events(payload: &[u8]) -> u32 {
     #[derive(Deserialize)]
     struct Partial {

@@ -3,11 +3,12 @@
 //! ```text
 //!  delivery ─▶ parts (≤ 1 MiB, ≤ 10,000 events) ─▶ Deliver ─▶ verdicts: refused here, all others taken ─▶ next part
 //!                                                 in_flight   retry_after_ms: nothing taken
-//!                                                 at a time   a status: nothing taken (`status` says what it means)
+//!                                                 at a time   a status: nothing taken (see `status`)
 //! ```
 //!
-//! **At least once.** The receiver keeps no position for the router; (server_id, position) of every event tells it what it
-//! has already. What was taken of a delivery that failed elsewhere is remembered, and left out when the rest comes again.
+//! **At least once.** The receiver keeps no position for the router; (server_id, position) of every event lets it
+//! recognise what it has already. What was taken of a delivery that failed elsewhere is remembered, and left out when
+//! the rest comes again.
 //!
 //! **HTTP/2.** The library takes a connection for established before the receiver has sent anything. So a connection
 //! without TLS is preceded by one that only asks for the receiver's first frame (`preface`).
@@ -44,9 +45,10 @@ use crate::text::cut;
 
 const METHOD: &str = "/telemetryx.v1.Sink/Deliver";
 
+/// The sink, with its connection.
 pub struct Grpc {
     settings: Settings,
-    /// The receiver, for words.
+    /// The receiver, for messages.
     place: String,
     head: Arc<Head>,
     connection: Option<Connection>,
@@ -115,6 +117,7 @@ fn endpoint(uri: Uri) -> Endpoint {
 }
 
 impl Grpc {
+    /// A sink that is not connected. `sink`: its name, sent with each request.
     pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
         let head = Head { server_id: identity.server_id, sink: sink.to_owned() };
         Self {

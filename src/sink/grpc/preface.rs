@@ -23,16 +23,22 @@ const SETTING_BYTES: u32 = 6;
 /// Why no HTTP/2 was answered.
 #[derive(Debug, Error)]
 pub enum NoHttp2 {
+    /// The connection cannot be opened, or failed.
     #[error("{}", with_advice(&.0.to_string(), connection_advice(.0)))]
     Connection(#[from] io::Error),
+    /// Nothing was received within this time.
     #[error("no answer within {} ms: is this a gRPC service?", .0.as_millis())]
     Silent(Duration),
+    /// The connection was closed before anything was received.
     #[error("the receiver closed the connection: is this a gRPC service, and without TLS? (else https:// in url)")]
     Closed,
+    /// The answer is HTTP/1.1.
     #[error("an HTTP/1.1 service answers, and gRPC requires HTTP/2: check host and port in url")]
     Http1,
+    /// The answer is a TLS alert.
     #[error("the receiver speaks TLS: name it with https:// in url")]
     Tls,
+    /// The answer is none of these.
     #[error("what answers does not speak HTTP/2, which gRPC requires: check host and port in url")]
     Other,
 }

@@ -23,7 +23,9 @@ use crate::limits;
 /// What all requests of a sink have in common.
 #[derive(Debug)]
 pub struct Head {
+    /// The server that received the events.
     pub server_id: [u8; 16],
+    /// The sink's name in the settings.
     pub sink: String,
 }
 
@@ -112,6 +114,7 @@ impl Part {
         self.delivery.first_position()..=self.delivery.last_position()
     }
 
+    /// Number of events, at least 1.
     pub fn events(&self) -> usize {
         usize::try_from(self.delivery.events()).unwrap_or(usize::MAX)
     }
@@ -198,6 +201,7 @@ impl<'a> Runs<'a> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DeliverCodec;
 
+/// A receiver's answer to one request, or why it cannot be decoded.
 pub type Answer = Result<DeliverResponse, prost::DecodeError>;
 
 impl Codec for DeliverCodec {

@@ -1,4 +1,4 @@
-//! What a user sets, and what of it is wrong.
+//! The settings and their checks.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,11 +57,15 @@ pub const KIND: Kind = Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// The receiver: host, port, and whether TLS is used.
     pub url: Url,
+    /// Certificates (PEM) to trust, for https only; `None`: the public authorities.
     pub ca_file: Option<PathBuf>,
     /// Empty: none.
     pub token: Secret,
+    /// Longest time for one request.
     pub deadline: Duration,
+    /// Requests of one delivery that are sent at a time; at least 1.
     pub in_flight: usize,
 }
 
@@ -120,6 +124,7 @@ impl Settings {
     }
 }
 
+/// Whether TLS is used.
 pub fn is_encrypted(uri: &Uri) -> bool {
     uri.scheme_str() == Some("https")
 }

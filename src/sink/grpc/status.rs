@@ -10,8 +10,8 @@ use super::super::{Failure, Unavailable, connection_advice, with_advice};
 use crate::limits;
 use crate::text::cut;
 
-/// Why a call has no answer. `place`: the receiver, for the words. `hide` leaves the token out of a text, which the receiver
-/// may quote.
+/// Why a call has no answer. `place`: the receiver, for the message. `hide` leaves the token out of a text, which the
+/// receiver may quote.
 pub fn failure(place: &str, status: &Status, hide: impl Fn(&str) -> String) -> Failure {
     let code = name(status.code());
     let mut reason = format!("{place}: {code}");

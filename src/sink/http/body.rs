@@ -1,4 +1,4 @@
-//! The body of a request, and the header that says which events are in it.
+//! The body of a request, and the header that names the events in it.
 
 use std::io::{self, Write};
 use std::ops::RangeInclusive;

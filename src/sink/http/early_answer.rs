@@ -4,8 +4,8 @@
 //! that failure would be all that is known; but the answer that explains it has already arrived:
 //!
 //! ```text
-//!  head, body … ──▶ ✗ connection reset       the rest is written to nobody
-//!       ◀── HTTP/1.1 413 … ── closed         and the answer is read; without one, the first error is told
+//!  head, body … ──▶ ✗ connection reset       the rest cannot be written
+//!       ◀── HTTP/1.1 413 … ── closed         and the answer is read; without one, the first error is reported
 //! ```
 //!
 //! Stands between the socket and TLS, which would give up on the connection. Such an answer may say why nothing is
@@ -39,10 +39,11 @@ impl<In: Transport> Connector<In> for EarlyAnswers {
     }
 }
 
+/// A transport that reads the peer's answer after a write has failed.
 #[derive(Debug)]
 pub struct EarlyAnswer<T> {
     inner: T,
-    /// The peer takes nothing any more: why.
+    /// Why the peer accepts no more bytes; `None`: it does.
     broken: Option<io::Error>,
     cut_short: Arc<AtomicBool>,
 }

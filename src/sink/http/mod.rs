@@ -1,4 +1,4 @@
-//! POST to a service over HTTP/1.1: at least once, told apart by positions.
+//! POST to a service over HTTP/1.1: at least once, deduplicated by positions.
 //!
 //! ```text
 //!  delivery ─▶ body (JSON array, NDJSON, EventBatch; perhaps gzip) ─▶ POST url, Telemetryx-Positions: 1-4,6-9
@@ -43,13 +43,14 @@ const USER_AGENT: &str = concat!("telemetryx/", env!("CARGO_PKG_VERSION"));
 const SERVER_ID: &str = "telemetryx-server-id";
 const POSITIONS: &str = "telemetryx-positions";
 
+/// The sink, with its HTTP client.
 pub struct Http {
     settings: Settings,
     server_id: [u8; 16],
     client: Option<Client>,
 }
 
-/// What [`Sink::connect`] prepares: it talks to nobody yet.
+/// What [`Sink::connect`] prepares: nothing is sent yet.
 struct Client {
     agent: Agent,
     early_answers: EarlyAnswers,
@@ -58,6 +59,7 @@ struct Client {
 }
 
 impl Http {
+    /// A sink that has sent nothing yet.
     pub fn new(settings: &Settings, identity: &Identity) -> Self {
         Self { settings: settings.clone(), server_id: identity.server_id, client: None }
     }
@@ -100,7 +102,7 @@ impl Http {
 }
 
 impl Sink for Http {
-    /// Whether somebody listens there; what they would say to a request is not asked.
+    /// Whether a server listens there; no request is sent.
     fn probe(&mut self) -> Result<(), Unavailable> {
         let Client { uri, .. } = self.client()?;
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });

@@ -1,4 +1,4 @@
-//! What a user sets, and what of it is wrong.
+//! The settings and their checks.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -76,26 +76,36 @@ pub const KIND: Kind = Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// Where requests go; user and password become `Authorization: Basic`.
     pub url: Url,
+    /// Encoding of the body.
     pub format: Format,
+    /// Whether the body is compressed.
     pub gzip: bool,
+    /// Further header fields of each request, by name.
     pub headers: BTreeMap<String, Secret>,
     /// Empty: none.
     pub token: Secret,
     /// For https only.
     pub ca_file: Option<PathBuf>,
+    /// Longest time for one request, name resolution and answer included.
     pub timeout: Duration,
 }
 
+/// Encoding of a request's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
+    /// An array of events.
     Json,
+    /// One event per line.
     Ndjson,
+    /// An `EventBatch`.
     Protobuf,
 }
 
 impl Format {
+    /// Value of `Content-Type`.
     pub fn media_type(self) -> &'static str {
         match self {
             Self::Json => "application/json",
@@ -105,7 +115,7 @@ impl Format {
     }
 }
 
-/// What a request says by itself: two of one would contradict each other.
+/// Header fields that the sink sets: a second one would contradict it.
 const OWN_HEADERS: &[&str] = &[
     "connection",
     "content-encoding",
@@ -224,7 +234,7 @@ impl Settings {
     }
 }
 
-/// What of a header's value may be repeated without the rest: its words, a value that a `=` gives a name, and what
+/// What of a header's value may be repeated without the rest: its parts, a value that a `=` gives a name, and what
 /// Base64 of Basic holds.
 fn pieces(value: &str) -> Vec<String> {
     const SCHEMES: [&str; 4] = ["basic", "bearer", "digest", "token"];

@@ -17,6 +17,7 @@ pub struct LastError(Arc<Mutex<Reader>>);
 pub struct ServerError {
     /// SQLSTATE.
     pub code: String,
+    /// The primary message.
     pub message: String,
 }
 

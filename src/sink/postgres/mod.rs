@@ -8,14 +8,14 @@
 //!     │
 //!     ├─ a row is refused ─▶ ROLLBACK, the delivery again in pieces, each under a savepoint: all refused rows at once
 //!     ├─ (server_id, position) is there ─▶ the same, without what is there
-//!     └─ no answer ─▶ connect again: the position says whether it was committed
+//!     └─ no answer ─▶ connect again: the position shows whether it was committed
 //! ```
 //!
-//! **Sorting.** SQLSTATE decides who has to act (`sqlstate`). The row that COPY names only says where to cut: a row is
-//! refused because it was refused alone. Not where it is the table that is wrong: a column that wants a value which no row
-//! brings, or a partition that no row of many finds.
+//! **Sorting.** SQLSTATE decides who has to act (`sqlstate`). The row that COPY names only shows where to cut: a row is
+//! refused because it was refused alone. Not where it is the table that is wrong: a column that requires a value which
+//! no row brings, or a partition that no row of many finds.
 //!
-//! **Waiting.** The server ends a statement after `timeout`. A server that says nothing is given up a little later
+//! **Waiting.** The server ends a statement after `timeout`. A server that is silent is given up a little later
 //! (`stream`), the connection is thrown away, and the router connects again, for ever. (Not on a Unix socket, which the
 //! client library does not hand out.)
 //!
@@ -57,6 +57,7 @@ use super::{Failure, Identity, Refusal, Sink, Unavailable, connection_advice, tl
 use crate::batch::{Delivery, Record};
 use crate::{descriptors, limits};
 
+/// The sink, with its connection.
 pub struct Postgres {
     sink: String,
     settings: Settings,
@@ -87,6 +88,7 @@ struct Found {
 }
 
 impl Postgres {
+    /// A sink that is not connected. `sink`: its name, under which the position is stored.
     pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
         Self {
             sink: sink.to_owned(),
@@ -151,8 +153,8 @@ impl Postgres {
         })
     }
 
-    /// Makes or checks the tables and takes the position, or looks whether it is still ours. Returns it: one that this
-    /// log does not reach is left alone.
+    /// Creates or checks the tables and takes the position, or looks whether it is still ours. Returns it: one that
+    /// this log does not reach is left alone.
     fn prepare(&mut self, session: &mut Session) -> Result<u64, Unavailable> {
         let Some(tables) = self.tables.clone() else { return Err(self.down("no such name for a table")) };
         let sql = |error| self.unavailable(&error);

@@ -5,9 +5,9 @@
 //!  ├─ 1..3 stored ─┤ 4 refused │ 5..10 (twice 3) stored │ 11..22 refused: line 2 ─ …
 //! ```
 //!
-//! A piece that is refused is cut where the answer says, or else in the middle, down to a row that is refused alone. Pieces
-//! are no longer than twice what was sound before the last such row, and grow as they are stored: where refused rows are
-//! many, little is sent in vain.
+//! A piece that is refused is cut where the answer indicates, or else in the middle, down to a row that is refused
+//! alone. Pieces are no longer than twice what was accepted before the last such row, and grow as they are stored: where
+//! refused rows are many, little is sent in vain.
 
 use std::iter;
 use std::ops::Range;

@@ -91,6 +91,7 @@ impl Rows {
         self.attributes = attributes;
     }
 
+    /// Ends the COPY.
     pub fn end(&mut self) {
         self.bytes.extend_from_slice(TRAILER);
     }
@@ -100,6 +101,7 @@ impl Rows {
         &self.bytes
     }
 
+    /// Drops the bytes that were sent.
     pub fn taken(&mut self) {
         self.bytes.clear();
     }

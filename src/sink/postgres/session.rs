@@ -1,4 +1,4 @@
-//! A connection while it lasts, and what its errors say.
+//! A connection while it lasts, and what its errors mean.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -13,8 +13,11 @@ use crate::limits;
 
 /// A connection, thrown away after whatever leaves its state unknown.
 pub struct Session {
+    /// The connection.
     pub client: Client,
+    /// The deadline of every read and write of the connection.
     pub deadline: Deadline,
+    /// `timeout` of the settings.
     pub timeout: Duration,
 }
 
@@ -37,6 +40,7 @@ impl Session {
         Ok(changed.unwrap_or(0))
     }
 
+    /// Runs one query; returns its rows.
     pub fn select(&mut self, sql: &str) -> Result<Vec<SimpleQueryRow>, Error> {
         self.wait_from_now();
         let messages = self.client.simple_query(sql)?;
@@ -47,6 +51,7 @@ impl Session {
         Ok(messages.into_iter().filter_map(row).collect())
     }
 
+    /// Gives the next answer the configured time, from now on.
     pub fn wait_from_now(&self) {
         self.deadline.set(self.timeout + limits::STORE_ANSWER_GRACE);
     }
@@ -55,11 +60,12 @@ impl Session {
 /// Any error of a session.
 pub type Trouble = dyn std::error::Error + 'static;
 
-/// A column; "" where it is NULL, or what answers is no PostgreSQL.
+/// A column; "" where it is NULL, or the peer is not PostgreSQL.
 pub fn text(row: &SimpleQueryRow, index: usize) -> &str {
     row.try_get(index).ok().flatten().unwrap_or_default()
 }
 
+/// The columns of a table; empty if there is no such table.
 pub fn columns(session: &mut Session, table: &str) -> Result<Vec<Found>, Error> {
     let rows = session.select(&tables::columns_query(table))?;
     Ok(rows
@@ -77,20 +83,22 @@ pub fn chain(error: &Trouble) -> impl Iterator<Item = &Trouble> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
-/// What the server said, if it is the server that said it.
+/// The error that the server sent; `None`: the error is not the server's.
 pub fn db_error(error: &Trouble) -> Option<&DbError> {
     chain(error).find_map(|error| error.downcast_ref())
 }
 
+/// The SQLSTATE of the error; empty if the server did not send it.
 pub fn code(error: &Trouble) -> &str {
     db_error(error).map_or("", |error| error.code().code())
 }
 
+/// The row of a COPY that the error names, from 1 on.
 pub fn named_line(error: &Trouble) -> Option<usize> {
     copy_line(db_error(error)?.where_()?)
 }
 
-/// The rows are refused, not the delivery put off.
+/// Whether the error refuses rows, rather than postponing the delivery.
 pub fn refuses(error: &Trouble) -> bool {
     let place = |error: &DbError| error.where_().map_or(Place::Elsewhere, copy_place);
     db_error(error).is_some_and(|error| verdict(error.code().code(), place(error)) == Verdict::Refused)

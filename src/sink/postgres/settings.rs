@@ -1,4 +1,4 @@
-//! What a user sets, and what of it is wrong.
+//! The settings and their checks.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -71,22 +71,31 @@ pub const KIND: Kind = Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// Hosts, database and login.
     pub url: Url,
     /// As [`Tables::named`] takes it.
     pub table: String,
+    /// Whether missing tables are created.
     pub create: bool,
+    /// Whether the connection is encrypted.
     pub tls: Tls,
     /// For [`Tls::Verify`] only.
     pub ca_file: Option<PathBuf>,
+    /// Longest time for the answer to one statement.
     pub timeout: Duration,
 }
 
+/// Whether and how strictly a connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tls {
+    /// Never encrypted.
     Off,
+    /// Encrypted if the server offers it; the certificate is not checked.
     Prefer,
+    /// Always encrypted; the certificate is not checked.
     Require,
+    /// Always encrypted, with a trusted certificate for the host's name.
     Verify,
 }
 
@@ -155,7 +164,7 @@ impl Settings {
         table(self).is_some_and(|one| Some(one) == table(other))
     }
 
-    /// The statements that make the tables.
+    /// The statements that create the tables.
     pub fn ddl(&self) -> Option<String> {
         Tables::named(&self.table).map(|tables| tables.ddl())
     }

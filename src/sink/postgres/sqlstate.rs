@@ -23,7 +23,7 @@ pub enum Place {
 /// Who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nobody: it passes.
+    /// Nobody: it passes by itself.
     Retry,
     /// The row will never be taken.
     Refused,
@@ -56,7 +56,7 @@ pub fn verdict(code: &str, place: Place) -> Verdict {
     }
 }
 
-/// What a person does about a message of PgBouncer, whose codes say little.
+/// What a person does about a message of PgBouncer, whose codes are not specific.
 pub fn pooler_advice(message: &str) -> Option<&'static str> {
     if message.contains("statement pooling mode") {
         Some("this pooler has no transactions: set its pool_mode to transaction or session")
@@ -69,7 +69,7 @@ pub fn pooler_advice(message: &str) -> Option<&'static str> {
     }
 }
 
-/// What a person does about an error of the server; empty where its own message says enough. `routine`: the function of
+/// What a person does about an error of the server; empty where its own message is enough. `routine`: the function of
 /// the server that reports it.
 pub fn advice(code: &str, routine: Option<&str>) -> &'static str {
     match code {

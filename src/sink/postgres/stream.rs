@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The `postgres` crate has no timeout of its own for an answer: a server that is stopped, or whose disk hangs, would
-//! hold the router's thread for ever. So the crate is told to start TLS at once ("direct"), which hands the raw socket
-//! to [`Connector`]; it asks the server for TLS itself, and wraps the socket in any case.
+//! hold the router's thread for ever. So the crate is configured to start TLS at once ("direct"), which hands the raw
+//! socket to [`Connector`]; it asks the server for TLS itself, and wraps the socket in any case.
 
 use std::future::Future;
 use std::io;
@@ -46,10 +46,11 @@ impl Deadline {
 /// Whether and how a connection is encrypted.
 #[derive(Clone)]
 pub enum Encryption {
+    /// Never.
     Off,
     /// Where the server offers it; its certificate is not looked at.
     Offered(Arc<ClientConfig>),
-    /// Nothing is said without.
+    /// Nothing is sent without it.
     Required(Arc<ClientConfig>),
 }
 
@@ -61,8 +62,11 @@ pub struct NoTlsOffered;
 /// Makes a [`Wire`] of each new socket.
 #[derive(Clone)]
 pub struct Connector {
+    /// Whether and how connections are encrypted.
     pub encryption: Encryption,
+    /// The deadline of every read and write, shared with the session.
     pub deadline: Deadline,
+    /// Where errors that the server sends are kept.
     pub last_error: LastError,
     /// From the connected socket to the end of the login.
     pub login_timeout: Duration,
@@ -81,6 +85,7 @@ impl MakeTlsConnect<Socket> for Connector {
     }
 }
 
+/// The connection that is being opened.
 pub struct ConnectOnce {
     connector: Connector,
     host: String,

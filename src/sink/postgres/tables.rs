@@ -1,11 +1,13 @@
-//! The two tables: how they are made, and whether what is there will do (design, section 6).
+//! The two tables: how they are created, and whether existing ones are suitable (design, section 6).
 
 use super::rows;
 
 /// A table's name, `events` or `schema.events`, quoted for SQL; the table of positions is in the same schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tables {
+    /// The table of events.
     pub events: String,
+    /// The table of positions.
     pub positions: String,
 }
 
@@ -13,7 +15,7 @@ pub struct Tables {
 const IDENTIFIER_BYTES_MAX: usize = 63;
 
 impl Tables {
-    /// `None`: no such name. Only names that need no quotes are taken, so that queries by hand need none either.
+    /// `None`: not such a name. Only names that need no quotes are accepted, so that queries by hand need none either.
     pub fn named(table: &str) -> Option<Self> {
         let (schema, name) = match table.split_once('.') {
             Some((schema, name)) => (Some(schema), name),
@@ -52,10 +54,13 @@ impl Tables {
     }
 }
 
+/// A column that a table must have.
 pub struct Column {
+    /// Its name, not quoted.
     pub name: &'static str,
     /// As `format_type` shows it.
     pub sql_type: &'static str,
+    /// Whether it is NOT NULL.
     pub required: bool,
 }
 
@@ -103,7 +108,9 @@ const POSITIONS: &[Column] = &[
 
 /// A column as the server describes it.
 pub struct Found {
+    /// Its name.
     pub name: String,
+    /// Its type, as `format_type` shows it.
     pub sql_type: String,
     /// NOT NULL, and nothing fills it when a row does not.
     pub must_be_given: bool,
@@ -123,7 +130,7 @@ pub fn may_query(table: &str, rights: &[&str]) -> String {
     format!("SELECT {}", may.collect::<Vec<_>>().join(" AND "))
 }
 
-/// Whether the user may make the table.
+/// Whether the user may create the table.
 pub fn may_create_query(table: &str) -> String {
     match table.split_once('.') {
         // A name, not an identifier: without quotes.
@@ -132,7 +139,7 @@ pub fn may_create_query(table: &str) -> String {
     }
 }
 
-/// What keeps a table from taking our rows, in words; empty: nothing.
+/// Why a table cannot store our rows, as text; empty: it can.
 pub fn problems(wanted: &[Column], found: &[Found]) -> Vec<String> {
     let mut problems = Vec::new();
     for column in wanted {

@@ -1,4 +1,4 @@
-//! A connection to one Redis: bytes out, replies in, nothing tried again behind the caller's back.
+//! A connection to one Redis: bytes out, replies in, nothing is tried again without the caller.
 //!
 //! The `redis` crate gives URLs, replies and their errors. The socket is ours: WATCH needs the node's own connection,
 //! which the crate's Cluster client keeps to itself, and the crate's TLS looks for the system's certificates at every
@@ -20,14 +20,16 @@ use super::settings::{Place, Server};
 use crate::limits;
 use crate::resolve;
 
-/// Why a command has no answer to go on with.
+/// Why a command has no usable answer.
 #[derive(Debug, Error)]
 pub enum Trouble {
+    /// The connection cannot be opened, failed, or was silent for too long.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Redis said no.
+    /// Redis answered with an error.
     #[error("{} {}", .0.code(), without_arguments(.0.details().unwrap_or_default()))]
     Server(ServerError),
+    /// A reply of another type than the command has, shortened.
     #[error("unexpected answer: {0}")]
     Unexpected(String),
     /// TLS on one side only.
@@ -38,13 +40,16 @@ pub enum Trouble {
 /// Client and server do not agree whether the connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TlsMismatch {
+    /// This side uses TLS, the server does not.
     #[error("the server does not speak TLS")]
     Plain,
+    /// The server uses TLS, this side does not.
     #[error("the server speaks TLS only")]
     Encrypted,
 }
 
 impl Trouble {
+    /// An unexpected reply, shortened for messages.
     pub fn unexpected(answer: &Value) -> Self {
         Self::Unexpected(format!("{answer:?}").chars().take(limits::REFUSAL_REASON_BYTES_MAX).collect())
     }
@@ -78,6 +83,7 @@ pub struct Commands {
 }
 
 impl Commands {
+    /// Appends a command: its name, then its arguments.
     pub fn command(&mut self, arguments: &[&[u8]]) {
         self.begin(arguments.len());
         for argument in arguments {
@@ -91,6 +97,7 @@ impl Commands {
         self.number(b'*', arguments);
     }
 
+    /// Appends the next argument of the command that was begun.
     pub fn argument(&mut self, argument: &[u8]) {
         self.number(b'$', argument.len());
         self.bytes.extend_from_slice(argument);
@@ -102,6 +109,7 @@ impl Commands {
         self.count
     }
 
+    /// Removes all commands; keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.count = 0;
@@ -129,12 +137,13 @@ enum Stream {
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
+/// A connection to one server.
 pub struct Connection {
     stream: Stream,
     parser: Parser,
     /// Where it leads, until the first reply has come.
     unanswered: Option<Place>,
-    /// MULTI has been answered once. Where it is refused, the commands behind it would be executed one by one.
+    /// MULTI has been answered once. Where it is refused, the commands after it would be executed one by one.
     pub takes_multi: bool,
 }
 
@@ -192,7 +201,7 @@ impl Connection {
         self.ask_each(commands)?.into_iter().map(|reply| reply.map_err(Trouble::Server)).collect()
     }
 
-    /// Sends the commands and returns what Redis says to each.
+    /// Sends the commands and returns the reply to each.
     pub fn ask_each(&mut self, commands: &Commands) -> Result<Vec<Result<Value, ServerError>>, Trouble> {
         self.send(commands)?;
         let mut replies = Vec::with_capacity(commands.count());
@@ -206,6 +215,7 @@ impl Connection {
         Ok(replies)
     }
 
+    /// Sends all commands.
     pub fn send(&mut self, commands: &Commands) -> io::Result<()> {
         match &mut self.stream {
             Stream::Tcp(stream) => stream.write_all(&commands.bytes),
@@ -214,6 +224,10 @@ impl Connection {
         }
     }
 
+    /// Reads one reply.
+    ///
+    /// # Errors
+    /// The reply is an error, is not RESP, is too large, or did not come in time.
     pub fn reply(&mut self) -> Result<Value, Trouble> {
         let mut failure = None;
         let reply = match &mut self.stream {
@@ -276,8 +290,8 @@ impl<R: Read> Read for Bounded<'_, R> {
     }
 }
 
-/// Does the whole handshake. A server of Redis without TLS waits for the end of a line, and says nothing: after a short
-/// silence it is asked whether it is one.
+/// Does the whole handshake. A server of Redis without TLS waits for the end of a line, and sends nothing: after a
+/// short silence it is asked whether it is one.
 fn handshake(
     stream: &mut StreamOwned<ClientConnection, TcpStream>,
     timeout: Duration,

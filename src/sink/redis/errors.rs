@@ -21,6 +21,7 @@ pub enum Verdict {
 const RIGHTS: &str = "allow this user WATCH, GET, TYPE, XREVRANGE, MULTI, XADD, SET and EXEC on ~<stream>:* (on a Cluster also \
                       CLUSTER and ASKING; for a database other than 0 also SELECT)";
 
+/// What the error means for the delivery.
 pub fn verdict(trouble: &Trouble) -> Verdict {
     let error = match trouble {
         Trouble::Io(error) => return of_connection(error),

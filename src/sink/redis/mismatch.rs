@@ -1,5 +1,5 @@
-//! Whether a server that does not answer as expected speaks TLS, or does not: asked over a connection of its own, to which
-//! no secret is sent. Bounded by [`limits::STORE_TLS_SILENCE`] for each step.
+//! Whether a server that does not answer as expected uses TLS, or does not: asked over a connection of its own, to
+//! which no secret is sent. Bounded by [`limits::STORE_TLS_SILENCE`] for each step.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

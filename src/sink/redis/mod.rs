@@ -5,7 +5,7 @@
 //!    WATCH, GET position, TYPE stream           <stream>:{k}:position:<log>:<sink>    "position owner shards"
 //!    MULTI                                      {k} is the hash tag: both lie in one slot, on one node of a Cluster
 //!      XADD … XADD
-//!      SET position                             EXEC says nil: somebody moved the position meanwhile, look again
+//!      SET position                             EXEC returns nil: the position was moved meanwhile, look again
 //!    EXEC
 //! ```
 //!
@@ -14,7 +14,7 @@
 //! **Positions.** Every shard has its own; each delivery moves them all. A sink goes on from the lowest, and a shard that is
 //! ahead skips what it has: nothing is doubled where a delivery reached some of the shards only.
 //!
-//! A key that is missing beside entries of this log is no new beginning (`missing`).
+//! A key that is missing beside entries of this log is not a new beginning (`missing`).
 //!
 //! **Fencing.** Each position names its owner; who holds shard 0 is the owner of all. As in `sqlite`, the first connect of
 //! a process takes it, a later one only looks.
@@ -27,8 +27,8 @@
 //! with the position that counts them; so the streams stay whole up to some point, and the position read on connect
 //! says up to which. What came after it is delivered again only where the router still has it.
 //!
-//! **Replay** adds entries and leaves the positions alone. A stream has no key by which Redis could tell that an entry is
-//! there already, so a replay whose answer is lost, and that is done again, doubles them.
+//! **Replay** adds entries and leaves the positions alone. A stream has no key by which Redis could recognise that an
+//! entry is there already, so a replay whose answer is lost, and that is done again, stores them twice.
 
 mod cluster;
 mod connection;
@@ -57,6 +57,7 @@ use self::settings::{Place, Server};
 use super::{Failure, Identity, Sink, Unavailable, tls, uuid};
 use crate::batch::Delivery;
 
+/// The sink, with its connections.
 pub struct Redis {
     settings: Settings,
     server_id: String,
@@ -127,6 +128,7 @@ impl<T: Into<Trouble>> From<T> for Stop {
 }
 
 impl Redis {
+    /// A sink that is not connected. `sink`: its name, under which positions are stored.
     pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
         let server_id = uuid(&identity.server_id);
         let shard = |shard| {
@@ -243,7 +245,7 @@ impl Redis {
 
     // ---- transactions ----
 
-    /// Runs `step` with the connection of the shard's node; once more with another node where Redis says ASK.
+    /// Runs `step` with the connection of the shard's node; once more with another node where Redis answers ASK.
     fn at_its_node(
         &mut self,
         index: usize,

@@ -1,4 +1,4 @@
-//! What a user sets, and what of it is wrong.
+//! The settings and their checks.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -69,22 +69,26 @@ pub const KIND: Kind = Kind {
     ],
 };
 
-/// Shards on a Cluster where the settings say none: enough for as many nodes.
+/// Shards on a Cluster where the settings name no number: enough for as many nodes.
 const SHARDS_ON_A_CLUSTER: u64 = 16;
 
 /// `kind = "redis"`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
+    /// The server, its database and the login; not used if `urls` is set.
     pub url: Url,
     /// Empty: no Cluster.
     pub urls: Urls,
+    /// Certificates (PEM) to trust; `None`: the public authorities.
     pub ca_file: Option<PathBuf>,
+    /// Name of the streams, before `:{shard}`.
     pub stream: String,
     /// 0: no bound.
     pub maxlen: u64,
     /// 0: by the kind of server.
     pub shards: u64,
+    /// Longest silence while an answer is awaited.
     pub timeout: Duration,
 }
 
@@ -111,10 +115,12 @@ impl Settings {
         Ok(())
     }
 
+    /// Whether the settings name a Cluster.
     pub fn is_cluster(&self) -> bool {
         !self.urls.is_empty()
     }
 
+    /// Number of streams.
     pub fn shards(&self) -> u64 {
         match self.shards {
             0 if self.is_cluster() => SHARDS_ON_A_CLUSTER,
@@ -155,16 +161,23 @@ impl Settings {
 /// One server, and how to log in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
+    /// Where it listens.
     pub place: Place,
+    /// Whether the connection is encrypted with TLS.
     pub tls: bool,
     pub user: Option<String>,
+    /// `None`: no AUTH is sent.
     pub password: Option<Password>,
+    /// Number of the database; 0 on a Cluster.
     pub database: i64,
 }
 
+/// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
+    /// Host and port.
     Tcp(String, u16),
+    /// A Unix domain socket.
     Unix(PathBuf),
 }
 
@@ -178,6 +191,7 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// A password, never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(pub Vec<u8>);
 

@@ -34,6 +34,7 @@ pub(super) struct ClockGuard {
 /// Whether events may be deleted by age now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
+    /// Yes.
     Trusted,
     /// Not yet.
     Held,

@@ -1,7 +1,7 @@
 //! The files of an open database: whether they are still where SQLite would look for them.
 //!
 //! SQLite opens its files once and does not notice when one is removed or replaced. What it commits to a removed
-//! `-wal` file nobody else ever sees, and it is gone with the process.
+//! `-wal` file is invisible to all others, and is lost with the process.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -40,10 +40,12 @@ impl Files {
         fs::metadata(log).is_ok_and(|log| log.len() > 0)
     }
 
+    /// Whether the database file is the one that was opened.
     pub fn database_is_in_place(&self) -> bool {
         is_in_place(&self.database)
     }
 
+    /// Whether the database and its write-ahead log are the files that were opened.
     pub fn are_in_place(&self) -> bool {
         self.database_is_in_place() && self.log.iter().all(is_in_place)
     }

@@ -28,6 +28,7 @@ use crate::time::unix_nano;
 
 const NEXT_LOG: &str = "SELECT server_id FROM events WHERE server_id > ?1 ORDER BY server_id LIMIT 1";
 
+/// Deletes the rows of one log that are too old, among its lowest positions.
 pub(super) const DELETE: &str = "
     DELETE FROM events WHERE server_id = ?1 AND position IN (
         SELECT position FROM (
@@ -40,6 +41,7 @@ const AT_OR_AFTER: &str =
 const BEFORE: &str =
     "SELECT position, received_at FROM events WHERE server_id = ?1 AND position < ?2 ORDER BY position DESC LIMIT 1";
 
+/// Deletes old rows of one database, in small passes.
 pub(super) struct Keep {
     sink: String,
     /// The log whose rows this process stores.
@@ -56,7 +58,7 @@ pub(super) struct Keep {
     done: String,
     /// Rows of the largest delivery since the last deletion.
     stored: u64,
-    /// What the database says is left of a hold; zero: nothing.
+    /// What is left of a hold, as in the database; zero: nothing.
     saved_hold: Duration,
     line: DeletedLine,
 }
@@ -71,11 +73,14 @@ struct DeletedLine {
 
 /// What a pass has done.
 pub(super) struct Passed {
+    /// When to call again, from now on.
     pub again: Duration,
+    /// Rows that were deleted.
     pub deleted: u64,
 }
 
 impl Keep {
+    /// Nothing was looked at yet. `keep`: how long rows stay after receipt.
     pub fn new(sink: &str, server_id: &str, keep: Duration) -> Self {
         Self {
             sink: sink.to_owned(),

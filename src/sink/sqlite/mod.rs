@@ -14,9 +14,9 @@
 //! looks, so that two servers do not take it from each other for ever. A position that this process's log does not reach
 //! is not taken: a server with the newer log may be at work, and this one could not deliver.
 //!
-//! **Files** that somebody removes or replaces are noticed before a delivery is reported as stored, and within a second
+//! **Files** that are removed or replaced are noticed before a delivery is reported as stored, and within a second
 //! where none comes. What is only in a removed write-ahead log is moved into the database through the connection that
-//! still has it open; then the database is opened anew.
+//! still has it open; then the database is opened again.
 //!
 //! **Replay** inserts the same rows and leaves the position alone. **Old rows** are deleted between deliveries (`keep`).
 
@@ -73,7 +73,7 @@ pub const KIND: Kind = Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The database file; it and its folder are made where they are missing.
+    /// The database file; it and its directory are created if they are missing.
     pub path: PathBuf,
     /// Events received longer ago are deleted; `None`: none are.
     #[serde(deserialize_with = "keep::deserialize")]
@@ -108,7 +108,7 @@ const CREATE: &str = "
         PRIMARY KEY (server_id, sink)
     ) WITHOUT ROWID;";
 
-/// The statements that make the tables, as `telemetryx config --ddl` prints them.
+/// The statements that create the tables, as `telemetryx config --ddl` prints them.
 pub fn ddl() -> String {
     let lines = CREATE.lines().filter(|line| !line.is_empty());
     lines.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
@@ -130,6 +130,7 @@ const LAST_WITHOUT_POSITION: &str = "
     WHERE server_id = ?1 AND NOT EXISTS (SELECT 1 FROM telemetryx_positions WHERE server_id = ?1)
     ORDER BY position DESC LIMIT 1";
 
+/// The sink, with its database.
 pub struct Sqlite {
     sink: String,
     path: PathBuf,
@@ -148,6 +149,7 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
+    /// A sink that has not opened its database. `sink`: its name, under which the position is stored.
     pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
         Self {
             sink: sink.to_owned(),
@@ -220,7 +222,7 @@ impl Sqlite {
         Some(self.retry(&format!("the file was moved or removed: {file}")))
     }
 
-    /// Whether what was committed is where everybody finds it.
+    /// Whether what was committed is where readers find it.
     fn confirm(&self) -> Result<(), Failure> {
         self.removed().map_or(Ok(()), |removed| Err(removed.into()))
     }
@@ -255,8 +257,8 @@ impl Sqlite {
         Ok(())
     }
 
-    /// Makes the tables and takes the position, or looks whether it is still ours. Returns it: one that this log does not
-    /// reach is left alone.
+    /// Creates the tables and takes the position, or looks whether it is still ours. Returns it: one that this log does
+    /// not reach is left alone.
     fn prepare(&mut self, connection: &mut Connection) -> Result<u64, Unavailable> {
         let sql = |error| self.unavailable(&error);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
@@ -381,7 +383,7 @@ impl Sqlite {
         Unavailable::down(format!("{}: {reason}", self.path.display()))
     }
 
-    /// SQLite's words name the table and what it lacks.
+    /// SQLite's message names the table and what it lacks.
     fn wrong_table(&self, error: &rusqlite::Error) -> Unavailable {
         match self.unavailable(error) {
             Unavailable::Down { reason } => Unavailable::down(format!(

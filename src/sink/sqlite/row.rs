@@ -64,6 +64,7 @@ pub struct Rows<'t> {
 }
 
 impl<'t> Rows<'t> {
+    /// Inserts into `transaction` for events that this server received.
     pub fn new(transaction: &'t Transaction<'_>, server_id: &str) -> rusqlite::Result<Self> {
         let statement = transaction.prepare_cached(INSERT)?;
         let mut rows =

@@ -45,6 +45,7 @@ const INTEGERS: &[i64] = &[0, 1, -1, i64::MAX, i64::MIN, (1 << 53) + 1, -(1 << 5
 
 const TIMES: &[u64] = &[1, 999, 1_000, 946_684_800_000_000_000, 1_767_323_045_123_456_789, limits::TIME_UNIX_NANO_MAX];
 
+/// One event for each extreme of each field.
 pub fn every_field() -> Vec<Event> {
     let base = || Event { name: "e".into(), ..Event::default() };
     let mut events = vec![base(), Event { body: "no name".into(), ..Event::default() }];

@@ -17,6 +17,7 @@ use super::{Failure, Identity, Sink, Unavailable};
 use crate::batch::{Batch, Delivery, Origin, Payload, Run};
 use crate::event::proto::{Event, EventBatch};
 
+/// The server of all test events.
 pub const SERVER_ID: [u8; 16] = [0x5e; 16];
 /// 2026-01-02T03:04:05.000000006Z
 pub const RECEIVED_UNIX_NANO: u64 = 1_767_323_045_000_000_006;
@@ -24,11 +25,13 @@ pub const RECEIVED_UNIX_NANO: u64 = 1_767_323_045_000_000_006;
 /// The owner whose log is a copy from before the first event.
 pub const OLDER_COPY: u8 = 0;
 
+/// This process as `owner`, with [`SERVER_ID`].
 pub fn identity(owner: u8) -> Identity {
     let log_end = if owner == OLDER_COPY { 1 } else { u64::MAX };
     Identity { server_id: SERVER_ID, owner: [owner; 16], log_end }
 }
 
+/// An agent's origin.
 pub fn origin() -> Origin {
     Origin { agent_id: Some([0xa9; 16]), agent: Some("api".to_owned()), default_source: "api".to_owned(), epoch: 7 }
 }
@@ -38,6 +41,7 @@ pub fn http_origin() -> Origin {
     Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 }
 }
 
+/// An event with nothing but a name.
 pub fn named(name: impl Into<String>) -> Event {
     Event { name: name.into(), ..Event::default() }
 }
@@ -64,6 +68,7 @@ pub fn delivery_of(batch: Arc<Batch>) -> Delivery {
     Delivery::new(vec![batch], positions)
 }
 
+/// One batch with an event at each position, as a delivery.
 pub fn delivery(positions: std::ops::RangeInclusive<u64>) -> Delivery {
     delivery_of(batch(positions))
 }
