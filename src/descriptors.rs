@@ -21,7 +21,9 @@ use crate::limits::{
 /// Who needs descriptors beside connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Users {
+    /// Configured sinks.
     pub sinks: usize,
+    /// Event loops that run; at least 1.
     pub event_loops: usize,
 }
 

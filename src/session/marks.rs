@@ -72,6 +72,7 @@ struct Entry {
 /// Who sends a HELLO.
 #[derive(Debug, Clone, Copy)]
 pub struct Asking {
+    /// On which it is sent.
     pub connection: ConnectionId,
     /// The same HELLO was shown before, and had to wait for the mark.
     pub again: bool,
