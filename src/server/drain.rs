@@ -50,7 +50,8 @@ impl Ending {
         let deadline = end.deadline.unwrap_or_else(Instant::now).max(Instant::now() + ROUTERS_MIN);
         self.drain.begin(deadline);
         // All of them are waited for, also behind one that has not ended.
-        let delivered = self.routers.iter().fold(true, |delivered, router| router.wait(deadline) && delivered);
+        let late = self.routers.iter().filter(|router| !router.wait(deadline)).count();
+        let delivered = late == 0;
         let undelivered: u64 = self.routers.iter().map(|router| router.progress().owed_events()).sum();
         if let Ended::TimedOut { connections } = end.ended {
             tracing::warn!(connections, "cut after server.drain_timeout");

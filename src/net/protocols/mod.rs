@@ -20,7 +20,10 @@ use crate::net::serve::{Scratch, Served};
 use crate::net::socket::Socket;
 
 /// Opens the protocol that the first byte belongs to: the first line of the table that accepts the byte.
-const PROTOCOLS: [(fn(u8) -> bool, Open); 2] = [(frames::begins_with, frames::open), (http::begins_with, http::open)];
+const PROTOCOLS: [Row; 2] = [(frames::begins_with, frames::open), (http::begins_with, http::open)];
+
+/// Whether a connection that begins with this byte speaks the protocol; and its beginning.
+type Row = (fn(u8) -> bool, Open);
 
 type Open = fn(&Peer, &Ingress) -> Box<dyn Protocol>;
 
