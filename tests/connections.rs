@@ -95,7 +95,7 @@ fn of_silent_connections_the_oldest_are_closed_counted_and_logged() {
         assert_eq!(&answer, b"HTTP/1.1 200");
     }
     assert_eq!(closed("unauthenticated_cap"), Some(20.0));
-    let log = server.log();
+    let log = server.log_with("too many silent connections");
     let line = log.lines().find(|line| line.contains("too many silent connections")).expect("a line in the log");
     assert!(line.contains("max_unauthenticated=10") && line.contains("peer=127.0.0.1:"), "{line}");
 }
@@ -133,7 +133,7 @@ fn a_tls_client_gets_an_alert_and_the_log_a_line() {
     let output = Command::new(python()).args(["-c", script, &ip, &port]).output().unwrap();
     let error = String::from_utf8_lossy(&output.stdout).to_lowercase();
     assert!(error.contains("handshake") && error.contains("failure"), "{error}");
-    let log = server.log();
+    let log = server.log_with("TLS handshake refused");
     let lines = log.lines().filter(|line| line.contains("TLS handshake refused")).collect::<Vec<_>>();
     assert!(lines.len() == 1 && lines[0].contains("peer=\"127.0.0.1\""), "{log}");
 }

@@ -185,7 +185,8 @@ fn without_descriptors_log_and_sinks_pause_and_continue_by_themselves() {
     };
     assert!(wait_until(TIMEOUT, || pauses() >= 12), "{}", server.log());
     // One line at once, then one per 10 s, however often accepting pauses.
-    let lines = count(&server.log(), "paused accepting: out of file descriptors");
+    let line = "paused accepting: out of file descriptors";
+    let lines = count(&server.log_with(line), line);
     let most = 1 + limited.elapsed().as_secs() as usize / 10;
     assert!((1..=most).contains(&lines), "{lines} lines, {most} expected at most\n{}", server.log());
 

@@ -4,6 +4,7 @@ mod support;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::ops::RangeFrom;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -16,11 +17,20 @@ use support::server::{Server, resident_bytes, wait_until};
 const TRICKLING: usize = 5_000;
 const DEAF: usize = 5_000;
 const AGENTS: u8 = 8;
-const MEASURE: Duration = Duration::from_secs(4);
+/// Of how many windows the best counts, alone and beside the peers: other work on the machine shows in single windows.
+const WINDOWS: u8 = 5;
+const WINDOW: Duration = Duration::from_secs(2);
+/// How often a trickling peer sends a byte.
+const TRICKLE: Duration = Duration::from_secs(5);
 /// From the last byte of a slow peer to its end: 5 s for a head, 30 s for unread answers, and what a busy machine adds.
 const GONE: Duration = Duration::from_secs(50);
 
-/// Eight agents, one frame in flight each; the 99th percentile of the time to an ACK.
+/// Eight agents, one frame in flight each; the 99th percentile of the time to an ACK in the best of the windows.
+fn best_ack_p99(address: SocketAddr, rounds: &mut RangeFrom<u8>) -> Duration {
+    rounds.take(usize::from(WINDOWS)).map(|round| ack_p99(address, round)).min().unwrap()
+}
+
+/// The same in one window.
 fn ack_p99(address: SocketAddr, round: u8) -> Duration {
     let payload = Arc::new(batch((0..20).map(log_line).collect()));
     let threads: Vec<_> = (0..AGENTS)
@@ -30,7 +40,7 @@ fn ack_p99(address: SocketAddr, round: u8) -> Duration {
                 let (mut agent, _) = RawAgent::greeted(address, hello([round * AGENTS + index + 1; 16], 0));
                 let (mut times, mut seq) = (Vec::new(), 0);
                 let started = Instant::now();
-                while started.elapsed() < MEASURE {
+                while started.elapsed() < WINDOW {
                     seq += 1;
                     let sent = Instant::now();
                     agent.send(&data(seq, &payload));
@@ -60,9 +70,8 @@ fn slow_and_deaf_peers_cost_agents_nothing_and_are_gone_within_their_timers() {
     // What a deaf peer's socket takes whole leaves its connection idle.
     let server = Server::start(directory.path(), &["sinks.discard.kind=discard", "server.http_idle_timeout=25s"]);
     let address = server.address();
-    ack_p99(address, 0);
-    // The better of two: other work on the machine shows in single windows.
-    let alone = ack_p99(address, 1).min(ack_p99(address, 3));
+    let mut rounds = 0..;
+    let alone = best_ack_p99(address, &mut rounds);
     let (descriptors, memory) = (open_descriptors(server.pid()), resident_bytes(server.pid()));
 
     let connect = |_| {
@@ -76,28 +85,27 @@ fn slow_and_deaf_peers_cost_agents_nothing_and_are_gone_within_their_timers() {
     for mut stream in &deaf {
         let _ = stream.write(&question);
     }
-    // They send one byte of a HELLO or of a request every 5 s.
+    // They send one byte of a HELLO or of a request every 5 s, each at its own moment.
     let trickling: Vec<TcpStream> = (0..TRICKLING).map(connect).collect();
     let stop = Arc::new(AtomicBool::new(false));
     let trickle = {
-        let (stop, hello) = (stop.clone(), hello_bytes(hello([9; 16], 0)));
+        let (stop, hello) = (stop.clone(), hello_bytes(hello([255; 16], 0)));
         thread::spawn(move || {
             let request = b"POST /v1/events HTTP/1.1\r\n";
-            for at in 0.. {
-                for (index, mut stream) in trickling.iter().enumerate() {
-                    let bytes = if index % 2 == 0 { &hello[..] } else { request };
-                    let _ = stream.write(&bytes[at..=at]);
-                }
-                let next = Instant::now() + Duration::from_secs(5);
-                wait_until(next - Instant::now(), || stop.load(Ordering::Relaxed));
+            let started = Instant::now();
+            for (sent, index) in (0..TRICKLING).cycle().enumerate() {
+                let bytes = if index % 2 == 0 { &hello[..] } else { request };
+                let _ = (&trickling[index]).write(&bytes[sent / TRICKLING..][..1]);
+                let due = started + TRICKLE * sent as u32 / TRICKLING as u32;
+                thread::sleep(due.saturating_duration_since(Instant::now()));
                 if stop.load(Ordering::Relaxed) {
-                    return trickling;
+                    break;
                 }
             }
             trickling
         })
     };
-    let beside = ack_p99(address, 2).min(ack_p99(address, 4));
+    let beside = best_ack_p99(address, &mut rounds);
     let most = resident_bytes(server.pid());
     println!("ack p99 {alone:?} alone, {beside:?} beside {TRICKLING} trickling and {DEAF} deaf peers");
     println!("{} descriptors, {} bytes more resident", open_descriptors(server.pid()), most.saturating_sub(memory));
@@ -106,7 +114,7 @@ fn slow_and_deaf_peers_cost_agents_nothing_and_are_gone_within_their_timers() {
     let left = open_descriptors(server.pid());
     stop.store(true, Ordering::Relaxed);
     drop((deaf, trickle.join().unwrap()));
-    let alone = alone.max(ack_p99(address, 5));
+    let alone = alone.max(best_ack_p99(address, &mut rounds));
     assert!(gone, "{left} descriptors are still open, {descriptors} were before");
     assert!(beside <= (2 * alone).max(alone + Duration::from_millis(2)), "{alone:?} became {beside:?}");
     assert!(most <= memory + (64 << 20), "{most} bytes resident, {memory} before");

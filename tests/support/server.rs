@@ -104,6 +104,12 @@ impl Server {
         self.process.log.text()
     }
 
+    /// The same once it contains `text`: what a server writes is there a moment after what it does.
+    pub fn log_with(&self, text: &str) -> String {
+        wait_until(START_TIMEOUT, || self.log().contains(text));
+        self.log()
+    }
+
     /// Asks for an orderly end (SIGTERM).
     pub fn terminate(&self) {
         self.signal("TERM");

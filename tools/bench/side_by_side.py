@@ -83,7 +83,7 @@ class Bench:
 
     def check_pair(self):
         """One run of criterion: events a second that EventRef checks, and that prost decodes."""
-        subprocess.run(["cargo", "bench", "--locked", "--bench", "event_check", "--", "--quiet", "--noplot",
+        subprocess.run(["cargo", "bench", "--locked", "--features", "rivals", "--bench", "event_check", "--", "--quiet", "--noplot",
                         "--warm-up-time", "1", "--measurement-time", str(self.seconds / 2), "(EventRef|prost)$"],
                        cwd=ROOT, check=True, capture_output=True, preexec_fn=on(self.server_cpu))
         folder = self.target / "criterion" / "event_check"

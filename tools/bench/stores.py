@@ -23,7 +23,8 @@ class Postgres:
     """A cluster with fsync and synchronous_commit on. A database for each run."""
 
     def __init__(self, bench):
-        self.port, folder = free_port(), bench.folder / "postgres"
+        self.port = free_port()
+        folder = bench.folder / f"postgres-{self.port}"
         folder.mkdir()
         # PostgreSQL does not run as root.
         unprivileged = []
