@@ -138,7 +138,7 @@ impl Metrics {
         };
         registry.register(Box::new(process::Process::new()?))?;
         let loop_busy_ratio = GaugeVec::new(
-            Opts::new("telemetryx_loop_busy_ratio", "Part of the last second in which an event loop did not wait."),
+            Opts::new("telemetryx_loop_busy_ratio", "Share of the last second in which an event loop did not wait."),
             &["loop"],
         )?;
         registry.register(Box::new(loop_busy_ratio.clone()))?;
@@ -199,15 +199,15 @@ impl Metrics {
             duplicates_dropped: counter("telemetryx_duplicates_dropped_total", "Frames sent again and dropped.")?,
             frames_missing: counter(
                 "telemetryx_frames_missing_total",
-                "Frames acknowledged at a weak level and lost.",
+                "Frames that were acknowledged and are missing from the log.",
             )?,
             accept_pauses: counter(
                 "telemetryx_accept_pauses_total",
-                "Times that accepting paused for want of descriptors.",
+                "Times that accepting paused because no descriptor was free.",
             )?,
             read_pauses: counter(
                 "telemetryx_read_pauses_total",
-                "Times that reading paused for want of memory or ring.",
+                "Times that reading paused because no memory or ring slot was free.",
             )?,
             ack_seconds,
             wal_sync_seconds,

@@ -151,7 +151,7 @@ fn without_a_data_directory_every_command_fails_and_says_so() {
 fn drop_takes_what_is_asked_for_and_nothing_else() {
     let folder = files();
     assert_eq!(dead(folder.path(), &["drop"]).0, 2, "everything must be asked for");
-    assert_eq!(fine(folder.path(), &["drop", "--code", "none"]), "nothing fits: nothing was dropped\n");
+    assert_eq!(fine(folder.path(), &["drop", "--code", "none"]), "no dead letters match: nothing was dropped\n");
     assert_eq!(fine(folder.path(), &["drop", "--position", "2"]), "old: 2 lines dropped\n");
     let until = ["drop", "--sink", "old", "--until", "2026-01-02T03:00:00Z"];
     assert_eq!(fine(folder.path(), &until), "old: 1 line dropped\n");
@@ -359,7 +359,7 @@ fn replays_and_drops_beside_a_server_that_refuses_more_all_the_time_lose_nothing
         while !done.load(Ordering::SeqCst) {
             let (code, out, err) = dead(dir, &["replay", "--sink", "sqlite"]);
             assert!(code == 0 || err.contains("SQLITE_CONSTRAINT_TRIGGER"), "{out}{err}");
-            assert_eq!(fine(dir, &["drop", "--code", "other"]), "nothing fits: nothing was dropped\n");
+            assert_eq!(fine(dir, &["drop", "--code", "other"]), "no dead letters match: nothing was dropped\n");
         }
     });
     let all = || {

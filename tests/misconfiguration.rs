@@ -169,7 +169,8 @@ fn check_reads_the_tokens_file_as_a_start_does() {
 fn check_reads_the_certificates_that_a_sink_names() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("empty.pem"), "").unwrap();
-    for (file, problem) in [("none.pem", "No such file or directory"), ("empty.pem", "holds no certificate in PEM")] {
+    for (file, problem) in [("none.pem", "No such file or directory"), ("empty.pem", "contains no certificate in PEM")]
+    {
         for (kind, more) in [
             ("postgres", "sinks.s.tls=verify"),
             ("redis", "sinks.s.url=rediss://127.0.0.1:6379"),

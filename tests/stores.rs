@@ -317,7 +317,7 @@ fn wrong_settings_of_a_store_are_named_without_their_password() {
     for (set, said) in [
         (
             "sinks.postgres.url=postgres://u:secret@h:x/d",
-            "sinks.postgres.url = \"postgres://***\": holds a port that is not a number from 1 to 65535: expected \
+            "sinks.postgres.url = \"postgres://***\": contains a port that is not a number from 1 to 65535: expected \
              postgres://user:password@host:5432/database",
         ),
         (
@@ -333,7 +333,7 @@ fn wrong_settings_of_a_store_are_named_without_their_password() {
         ("sinks.redis.ca_file=x", "sinks.redis.ca_file = \"x\": is for rediss:// only"),
         (
             "sinks.grpc.url=http://u:secret@h",
-            "sinks.grpc.url = \"http://***@h\": holds a user or password: give the receiver a token instead (token, \
+            "sinks.grpc.url = \"http://***@h\": contains a user or password: give the receiver a token instead (token, \
              token_file)",
         ),
         ("sinks.grpc.ca_file=x", "sinks.grpc.ca_file = \"x\": is for https:// only"),

@@ -144,7 +144,8 @@ enum BenchError {
     #[error("the system gives no random bytes for an agent_id: {0}")]
     Random(getrandom::Error),
     #[error(
-        "nothing was acknowledged in time: --rate may be less than one message of --frame-events a second; else /ready of the server says why"
+        "nothing was acknowledged in time: --rate may be less than one message of --frame-events per second; else \
+         /ready of the server says why"
     )]
     Nothing,
 }

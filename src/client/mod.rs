@@ -400,11 +400,11 @@ impl State {
                     log::error!("{address}: frame {seq} of {events} events is set aside: it ends every connection");
                     self.report(Report::SetAside { seq, payload, events });
                 }
-                Notice::Paused => log::info!("{address}: the server asks for a pause"),
-                Notice::Resumed => log::info!("{address}: the server takes events again"),
+                Notice::Paused => log::info!("{address}: the server asks to pause"),
+                Notice::Resumed => log::info!("{address}: the server accepts events again"),
                 Notice::PossiblyDoubled { events } => {
                     log::warn!(
-                        "{address}: a server that lost its state, or another one: {events} events may be doubled"
+                        "{address}: the server lost its state, or is another one: {events} events may be stored twice"
                     );
                 }
             }

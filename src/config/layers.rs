@@ -161,7 +161,7 @@ impl Merged {
                 problems.push(format!("{}: {why}", sink.origin));
             }
             if let Some(first) = self.sinks.iter().take(index).find(|first| same_name(&first.name, &sink.name)) {
-                let why = if first.name == sink.name { "" } else { ": case, - and _ do not tell names apart" };
+                let why = if first.name == sink.name { "" } else { ": names must differ in more than case, - and _" };
                 problems.push(format!(
                     "{}: sink `{}` has the name of sink `{}` ({}){why}",
                     sink.origin, sink.name, first.name, first.origin
@@ -182,11 +182,13 @@ fn check_sink_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > SINK_NAME_BYTES_MAX || !letters || name.contains("__") {
         let name = not_a_url(name);
         return Err(format!(
-            "`{name}` is no name for a sink: use 1 to {SINK_NAME_BYTES_MAX} letters, digits, - and _, but not __"
+            "`{name}` is not a name for a sink: use 1 to {SINK_NAME_BYTES_MAX} letters, digits, - and _, but not __"
         ));
     }
     if SINK_NAMES_TAKEN.iter().any(|taken| same_name(name, taken)) {
-        return Err(format!("no sink may be named `{name}`: what is rejected on receipt is kept under that name"));
+        return Err(format!(
+            "`{name}` is reserved, events rejected on receipt are kept under this name: choose another one"
+        ));
     }
     Ok(())
 }

@@ -173,7 +173,7 @@ pub fn load(file: Option<&Path>, set: Vec<(String, String)>) -> Result<Resolved,
                 environment.insert(variable, value);
             }
             (Ok(variable), Err(_)) if variable.starts_with("TELEMETRYX_") => {
-                return Err(problem(format!("{variable}: its value is no UTF-8")));
+                return Err(problem(format!("{variable}: its value is not UTF-8")));
             }
             // A variable that no setting can name.
             _ => {}

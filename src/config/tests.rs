@@ -341,7 +341,7 @@ fn two_sinks_may_not_share_a_name_or_a_file() {
     file_refused(&twice("a", "a"), "t.toml:5: sink `a` has the name of sink `a` (t.toml:2)");
     file_refused(
         &twice("a-b", "A_b"),
-        "t.toml:5: sink `A_b` has the name of sink `a-b` (t.toml:2): case, - and _ do not tell names apart",
+        "t.toml:5: sink `A_b` has the name of sink `a-b` (t.toml:2): names must differ in more than case, - and _",
     );
     let x = std::path::absolute("x").unwrap();
     file_refused(
@@ -370,14 +370,14 @@ fn a_sink_needs_a_name_and_a_kind() {
     file_refused("sinks = [1]", "t.toml:1: sinks are written as [[sinks]], each with its name");
     file_refused("[[sinks]]\nname = 1\nkind = \"file\"", "t.toml:2: name = 1: expected text");
     let bad = |name: &str| {
-        format!("t.toml:2: `{name}` is no name for a sink: use 1 to 64 letters, digits, - and _, but not __")
+        format!("t.toml:2: `{name}` is not a name for a sink: use 1 to 64 letters, digits, - and _, but not __")
     };
     for name in ["", "a/b", "a.b", "a__b", "ä"] {
         file_refused(&format!("[[sinks]]\nname = \"{name}\"\nkind = \"file\""), &bad(name));
     }
     file_refused(
         "[[sinks]]\nname = \"ingest\"\nkind = \"file\"",
-        "t.toml:2: no sink may be named `ingest`: what is rejected on receipt is kept under that name",
+        "t.toml:2: `ingest` is reserved, events rejected on receipt are kept under this name: choose another one",
     );
     refused(
         "",

@@ -89,33 +89,34 @@ pub enum UrlError {
     #[error("has a scheme that is not supported")]
     Scheme,
     /// A `%` without two hexadecimal digits.
-    #[error("holds a % that two hexadecimal digits do not follow (write %25 for a %)")]
+    #[error("contains a % that two hexadecimal digits do not follow (write %25 for a %)")]
     Percent,
     /// An `@` after the host: probably an unescaped character in the password.
     #[error(
-        "holds an @ after the host (in user and password write %2F for a /, %3F for a ?, %23 for a #; elsewhere %40 for an @)"
+        "contains an @ after the host (in user and password write %2F for a /, %3F for a ?, %23 for a #; elsewhere \
+         %40 for an @)"
     )]
     At,
     /// A fragment, which the URL of a store cannot have.
-    #[error("holds a # (write %23)")]
+    #[error("contains a # (write %23)")]
     Fragment,
     /// A space or control character after the host.
-    #[error("holds a space or a control character after the host (write it as %XX)")]
+    #[error("contains a space or a control character after the host (write it as %XX)")]
     Space,
     /// The decoded user is not UTF-8.
-    #[error("holds a user that is not UTF-8")]
+    #[error("contains a user that is not UTF-8")]
     User,
     /// A character that no host name has.
-    #[error("holds a host with a character that no host name has (IPv6 addresses are written in [ ])")]
+    #[error("contains a host with a character that no host name has (IPv6 addresses are written in [ ])")]
     Host,
     /// Several hosts, where the scheme allows one.
     #[error("names several hosts")]
     Several,
     /// A port, but no host.
-    #[error("holds a port without a host")]
+    #[error("contains a port without a host")]
     NoHost,
     /// A port that is not a number from 1 to 65535.
-    #[error("holds a port that is not a number from 1 to 65535")]
+    #[error("contains a port that is not a number from 1 to 65535")]
     Port,
 }
 

@@ -201,12 +201,12 @@ impl Connection {
                 let (level, seconds) = (waiting.level.name(), HTTP_ACK_TIMEOUT.as_secs());
                 let error = match ingress.is_written(waiting.ticket) {
                     true => format!(
-                        "not {level} within {seconds} s; the events are kept and stay on their way: sending them again \
-                         doubles them"
+                        "not {level} within {seconds} s; the events are in the log and will be delivered: sending \
+                         them again stores them twice"
                     ),
                     false => format!(
-                        "not {level} within {seconds} s; the events wait in memory until the log takes them, and are \
-                         lost if the server ends before: sending them again may double them"
+                        "not {level} within {seconds} s; the events wait in memory until the log accepts them, and \
+                         are lost if the server ends before: sending them again may store them twice"
                     ),
                 };
                 ingress.refused(&Refused::post(504, &error));
@@ -301,7 +301,7 @@ impl Connection {
     /// Ends a body and gives its memory back. Does nothing elsewhere.
     fn abandon_body(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         if matches!(self.state, State::Body(_)) {
-            let refusal = Refusal::new(408, "the body took too long: nothing of it was taken, send it again");
+            let refusal = Refusal::new(408, "the body took too long: nothing of it was accepted, send it again");
             self.refuse(&refusal, Ending::of_post(true), now, ingress, out);
         }
     }
@@ -321,8 +321,8 @@ impl Connection {
     /// The log has failed, and the process ends: a request that waits is answered.
     pub fn log_failed(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         if let State::Waiting(waiting) = &self.state {
-            let error = "this server cannot write its log any more: whether the events are kept is not known, sending them \
-                         again may double them";
+            let error = "this server cannot write its log any more: it is not known whether the events are kept; \
+                         sending them again may store them twice";
             ingress.refused(&Refused::post(503, error));
             let body = waiting.settled.body(Some(error));
             self.answer(Answer::json(503, &body, true), now, ingress, out);

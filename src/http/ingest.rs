@@ -158,7 +158,7 @@ pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs 
 
 /// The refusal of a body for which the pool has no memory: 503.
 pub fn no_memory() -> Refusal {
-    Refusal::new(503, "the server is out of buffers: nothing of this request was taken, send it again")
+    Refusal::new(503, "the server is out of buffers: nothing of this request was accepted, send it again")
 }
 
 /// Unpacks gzip (RFC 1952). Several members are one text, as the RFC has it (log shippers append them); anything

@@ -111,12 +111,12 @@ fn wrong_coding(coding: &str) -> Refusal {
 /// Why a POST is refused while [`Ingress::draining`].
 pub fn draining(ingress: &impl Ingress) -> Refusal {
     if ingress.overloaded() {
-        let error = "too many connections (server.max_connections): nothing of this request was taken, retry later";
+        let error = "too many connections (server.max_connections): nothing of this request was accepted, retry later";
         return Refusal::new(503, error);
     }
     Refusal::new(
         503,
-        "the server is shutting down: nothing of this request was taken, send it again elsewhere or later",
+        "the server is shutting down: nothing of this request was accepted, send it again elsewhere or later",
     )
 }
 

@@ -48,7 +48,7 @@ const LISTS: usize = 1024;
 
 /// What ends the loop against its will. The system is at fault: descriptors, memory, permissions.
 #[derive(Debug, thiserror::Error)]
-#[error("the event loop cannot go on: {doing}: {error}")]
+#[error("the event loop cannot continue: {doing}: {error}")]
 pub struct LoopError {
     doing: &'static str,
     error: io::Error,

@@ -182,7 +182,7 @@ impl GroupCommit {
         let mut are_kept = true;
         while let Err(error) = keep_refused(refused) {
             if said.due() {
-                tracing::error!(%error, "dead letters cannot be written; nothing more is taken until they can");
+                tracing::error!(%error, "dead letters cannot be written; nothing is accepted until they can be");
             }
             let pause = match descriptors::are_exhausted_by(&error) {
                 true => Pause::NoDescriptors,
@@ -195,7 +195,7 @@ impl GroupCommit {
             self.show_bytes();
             if !(self.sleep)(LOG_RETRY) {
                 let frames = refused.len();
-                tracing::error!(%error, frames, "refused frames could not be kept in dead letters and are lost");
+                tracing::error!(%error, frames, "rejected frames could not be written to dead letters and are lost");
                 are_kept = false;
                 break;
             }
@@ -276,7 +276,7 @@ impl GroupCommit {
                     if paused.is_some() {
                         self.health.set_pause(None);
                         if said.anything() {
-                            tracing::info!("the log takes events again");
+                            tracing::info!("the log accepts events again");
                         }
                     }
                     return Ok(position);
@@ -286,7 +286,8 @@ impl GroupCommit {
                     if said.due() {
                         tracing::error!(
                             %error,
-                            "the log cannot be written: make space on the file system of data_dir; nothing is taken until then"
+                            "the log cannot be written: make space on the file system of data_dir; nothing is \
+                             accepted until then"
                         );
                     }
                     Pause::DiskFull
@@ -309,8 +310,8 @@ impl GroupCommit {
                         let sinks = self.holding().map(Holder::name).collect::<Vec<_>>().join(", ");
                         tracing::error!(
                             sinks,
-                            "the log is as large as wal.max_bytes allows, full of what these sinks have not taken; \
-                             nothing is taken until they do"
+                            "the log has reached wal.max_bytes with events that these sinks have not stored; nothing \
+                             is accepted until they continue"
                         );
                     }
                     Pause::LogFull

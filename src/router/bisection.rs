@@ -113,7 +113,7 @@ impl Bisection {
 }
 
 fn refuses_nothing(given: &str) -> Answer {
-    Answer::Unavailable(Unavailable::down(format!("refuses a delivery, but no event that is left in it: {given}")))
+    Answer::Unavailable(Unavailable::down(format!("refuses a delivery, but none of the events left in it: {given}")))
 }
 
 #[cfg(test)]

@@ -210,8 +210,8 @@ impl Worker {
         };
         if position >= WAL_POSITION_LIMIT {
             return Err(Unavailable::down(format!(
-                "the store says that it holds events up to position {position}, which no log has given out: mend what it \
-                 keeps as this sink's position"
+                "the store says that it holds events up to position {position}, which no log can have assigned: \
+                 correct the position that it keeps for this sink"
             )));
         }
         if !self.connected && position >= log.end {
@@ -220,7 +220,7 @@ impl Worker {
             return Err(Unavailable::down(format!(
                 "the store holds events up to position {position} of this log, which ended at {} when this server \
                  started: data_dir/wal is an older copy of the log. Stop the server and put the newest copy back, or \
-                 start it once more to go on behind that position; what came in between is in the store only",
+                 start it once more to continue after that position; the events in between are in the store only",
                 log.end - 1
             )));
         }

@@ -54,7 +54,7 @@ impl Ending {
         let delivered = late == 0;
         let undelivered: u64 = self.routers.iter().map(|router| router.progress().owed_events()).sum();
         if let Ended::TimedOut { connections } = end.ended {
-            tracing::warn!(connections, "cut after server.drain_timeout");
+            tracing::warn!(connections, "closed connections after server.drain_timeout");
         }
         if self.has_log {
             end::report(self.end_log(deadline)?.as_ref(), undelivered);

@@ -25,10 +25,7 @@ pub(super) fn report(unwritten: Option<&Unwritten>, undelivered: u64) {
             );
         }
         Some(_) if undelivered > 0 => {
-            tracing::info!(
-                events = undelivered,
-                "shut down; the log keeps what sinks have not taken for the next start"
-            );
+            tracing::info!(events = undelivered, "shut down; the log keeps undelivered events for the next start");
         }
         Some(_) => tracing::info!("shut down, everything delivered"),
     }

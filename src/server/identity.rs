@@ -79,8 +79,8 @@ fn warn_of_removed_sinks(config: &Config, server_id: &[u8; 16], oldest: u64, nex
         tracing::warn!(
             sink = name,
             events,
-            "a sink that is not in the settings has not taken events that the log still has, and the log does not keep them \
-             for it: add the sink again, or remove its file in data_dir/positions"
+            "a sink that is not in the settings has not stored events that the log still has, and the log does not \
+             keep them for it: add the sink again, or remove its file in data_dir/positions"
         );
     }
 }
@@ -99,7 +99,7 @@ pub fn go_on_behind_sinks(writer: &mut Writer, routers: &[Router]) -> Result<(),
     if position > next {
         tracing::info!(
             next_position = position,
-            "positions are left out: a sink has not said yet what it holds, or holds more than this log"
+            "positions are skipped: a sink has not reported its position yet, or its store has more than this log"
         );
     }
     writer.skip_to(position).map_err(|failure| ServerError::Log(failure.to_string()))

@@ -129,10 +129,10 @@ fn keep(refused: &[RefusedPayload], append: impl Fn(&[RefusedPayload]) -> io::Re
     while let Err(error) = append(refused) {
         let now = Instant::now();
         if drain.passed(now) {
-            tracing::error!(%error, frames = refused.len(), "refused frames could not be kept in dead letters and are lost");
+            tracing::error!(%error, frames = refused.len(), "rejected frames could not be written to dead letters and are lost");
             return;
         }
-        tracing::warn!(%error, "dead letters cannot be written; nothing more is taken until they can");
+        tracing::warn!(%error, "dead letters cannot be written; nothing is accepted until they can be");
         drain.sleep(now + DEAD_LETTERS_RETRY, drain.begun());
     }
 }

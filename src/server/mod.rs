@@ -53,7 +53,7 @@ const ROUTERS_SHARE: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The data directory cannot be created, opened or locked.
-    #[error("data directory {path}: {error}; set data_dir to a folder that this user may write")]
+    #[error("data directory {path}: {error}; set data_dir to a directory that this user may write to")]
     DataDir {
         /// The directory.
         path: PathBuf,
@@ -101,8 +101,8 @@ pub enum ServerError {
     },
     /// The log was paused until the end, for example by a full disk.
     #[error(
-        "shut down while the log took nothing: {events} events that were acknowledged as `received` were in memory only \
-         and are lost; make space (disk, wal.max_bytes, or the sink that holds the log) before the next stop"
+        "shut down while the log accepted nothing: {events} events that were acknowledged as `received` were in \
+         memory only and are lost; make space (disk, wal.max_bytes, or the sink that fills the log) before the next stop"
     )]
     NotKept {
         /// Events acknowledged as *received* that are lost.

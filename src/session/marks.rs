@@ -136,7 +136,8 @@ pub struct Greeting {
 pub enum GreetingError {
     /// The agent's epoch is older than the current one.
     #[error(
-        "epoch {epoch} is over; a newer one, {current}, was given out: two agents use one agent_id, or an old copy of an agent's state was restored"
+        "epoch {epoch} has ended; a newer one, {current}, was assigned: two agents use one agent_id, or an old copy \
+         of an agent's state was restored"
     )]
     Fenced {
         /// The epoch in HELLO.

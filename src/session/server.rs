@@ -52,7 +52,7 @@ impl SessionSettings {
     /// Why no higher level is offered.
     pub fn highest_ack_because(&self) -> &'static str {
         match self.highest_ack {
-            AckLevel::Received => "it keeps no log",
+            AckLevel::Received => "it has no log",
             AckLevel::Written | AckLevel::Synced => "no sink is required",
             AckLevel::Delivered => "there is no higher one",
         }
@@ -545,11 +545,11 @@ impl ServerSession {
             State::Streaming => match &self.partial {
                 Some(partial) if now >= partial.deadline(pressure) => {
                     let text =
-                        "a frame took longer than 10 s and 1 s for each 64 KiB, or stood still while memory was short";
+                        "a frame took longer than 10 s plus 1 s per 64 KiB, or made no progress while memory was short";
                     Some(self.close(GoawayCode::FrameTimeout, text, random, out))
                 }
                 None if now >= self.heard + self.keepalive.mul_f32(1.5) => {
-                    Some(self.close(GoawayCode::Idle, "nothing heard for 1.5 × keepalive: agents PING", random, out))
+                    Some(self.close(GoawayCode::Idle, "nothing received for 1.5 × keepalive: send PING", random, out))
                 }
                 _ => None,
             },

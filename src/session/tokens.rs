@@ -47,7 +47,7 @@ impl Gate for PeerGate<'_> {
             return Ok(());
         }
         if token.is_empty() {
-            return Err("this server wants a token; the agent sent none");
+            return Err("this server requires a token; the agent sent none");
         }
         if !self.loopback && !self.tokens.allow_plaintext {
             return Err("tokens in clear are accepted from this machine only (server.allow_plaintext_tokens)");

@@ -1,4 +1,4 @@
-//! Takes everything and keeps nothing: for measuring what is before it.
+//! Takes everything and keeps nothing: for measuring the parts before it.
 
 use serde::Deserialize;
 
@@ -8,7 +8,7 @@ use crate::batch::Delivery;
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
     name: "discard",
-    doc: "Takes everything and keeps nothing: for measuring what is before it.",
+    doc: "Takes everything and keeps nothing: for measuring the parts before it.",
     settings: &[],
 };
 

@@ -191,8 +191,8 @@ impl Unavailable {
 /// The sink's kind supports no `telemetryx dead replay`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "a sink of this kind takes events in order only, and none beside the server: `telemetryx dead show --json` prints them, \
-     and docs/operations.md, \"Dead letters\", says how to send them to all sinks again"
+    "a sink of this kind accepts events in order only, and only from the server: `telemetryx dead show --json` prints \
+     them, and docs/operations.md, \"Dead letters\", describes how to send them to all sinks again"
 )]
 pub struct NoReplay;
 
@@ -421,7 +421,7 @@ fn with_advice(reason: &str, advice: &str) -> String {
 fn missing_position(tables: (&str, &str), [server_id, sink, owner]: [&str; 3], last: u64) -> String {
     let (events, positions) = tables;
     format!(
-        "{events} has rows of this log up to position {last}, and {positions} has no position of it: somebody removed it. \
+        "{events} has rows of this log up to position {last}, and {positions} has no position of it: it was removed. \
          To continue after them: INSERT INTO {positions} (server_id, sink, position, owner) \
          VALUES ('{server_id}', '{sink}', {last}, '{owner}'); with 0 in place of {last} everything that the log still has \
          is delivered again, and rows that are there stay"

@@ -102,7 +102,7 @@ pub fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>, Strin
         certificates.push(certificate);
     }
     if certificates.is_empty() {
-        return Err(failed(&"holds no certificate in PEM"));
+        return Err(failed(&"contains no certificate in PEM"));
     }
     Ok(certificates)
 }

@@ -60,7 +60,7 @@ pub struct Settings {
 
 /// A write or a sync failed. What is on the disk is not known: stop acknowledging and exit; recovery will look.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the log is over: cannot {action} {file}: {error}")]
+#[error("the log failed: cannot {action} {file}: {error}")]
 pub struct LogFailure {
     action: &'static str,
     file: String,
@@ -71,7 +71,7 @@ pub struct LogFailure {
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// Nothing has changed; call again when there may be space.
-    #[error("no space for the log: {0}; free some, it goes on by itself")]
+    #[error("no space for the log: {0}; free some, it continues by itself")]
     NoSpace(io::Error),
     /// A new segment needs a file descriptor. Nothing has changed; call again when one may be free.
     #[error("no file descriptor for a segment of the log: {0}; raise the limit of open files")]

@@ -293,7 +293,7 @@ impl Reader {
 
     fn damaged(&mut self, view: &View, offset: u64, until: u64) -> Option<Read> {
         let file = view.name.to_string();
-        tracing::warn!(file, offset, from = self.position, until, "a record of the log is damaged and is passed over");
+        tracing::warn!(file, offset, from = self.position, until, "skipped a corrupt record of the log");
         self.missing(until, MissingReason::Damaged { file, offset })
     }
 

@@ -78,7 +78,8 @@ pub enum OpenError {
     },
     /// A segment of another log.
     #[error(
-        "{} is of the log of server {found}, the others are of {}: two logs were mixed; take one out of the folder", file.display(), expected
+        "{} is of the log of server {found}, the others are of {}: two logs were mixed; move the files of one out of \
+         the directory", file.display(), expected
     )]
     OtherServer {
         /// The segment.
@@ -168,7 +169,7 @@ impl fmt::Display for Report {
             write!(f, ", {} of {file} at {offset}", Counted(*bytes, "byte"))?;
         }
         if self.marks_lost {
-            f.write_str("; no table of marks is sound, marks are those of the records kept")?;
+            f.write_str("; no table of marks is valid, only the marks of the records are used")?;
         }
         Ok(())
     }

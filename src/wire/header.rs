@@ -103,11 +103,12 @@ impl FrameKind {
 pub enum FrameError {
     /// The first four bytes are not [`MAGIC`]; bytes that are not received yet are 0.
     #[error(
-        "a frame begins with {0:02x?}, not with f5 54 4c 58: the peer does not speak this protocol, or lost its place"
+        "a frame begins with {0:02x?}, not with f5 54 4c 58: the peer does not speak this protocol, or lost its \
+         position in the stream"
     )]
     Magic([u8; 4]),
     /// The header's checksum does not match.
-    #[error("header checksum is {found:08x}, computed {computed:08x}: bytes were damaged on the way")]
+    #[error("header checksum is {found:08x}, computed {computed:08x}: bytes were changed in transit")]
     HeaderCrc {
         /// The checksum in the header.
         found: u32,
@@ -142,7 +143,7 @@ pub enum FrameError {
         max: u32,
     },
     /// The payload's checksum does not match.
-    #[error("payload checksum is {found:08x}, computed {computed:08x}: bytes were damaged on the way")]
+    #[error("payload checksum is {found:08x}, computed {computed:08x}: bytes were changed in transit")]
     PayloadCrc {
         /// The checksum in the header.
         found: u32,

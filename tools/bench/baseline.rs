@@ -3,7 +3,7 @@
 //! ```text
 //!  baseline recv PORT        reads what comes, from any number of connections, and forgets it
 //!  baseline answer PORT      finds the end of each HTTP request and answers it, and forgets it
-//!  baseline decode SECONDS   decodes JSON in this process with plain serde_json; prints events a CPU-second
+//!  baseline decode SECONDS   decodes JSON in this process with plain serde_json; prints events per CPU-second
 //!  baseline append FILE BYTES SECONDS PAUSE_MS
 //!                            appends so many bytes and syncs them, again and again; prints JSON: bytes a second, and
 //!                            the median of one append in milliseconds

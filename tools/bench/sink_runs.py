@@ -34,7 +34,7 @@ class Sinks:
         return f"run{self.runs}"
 
     def delivered(self, name, kind, *settings, others=()):
-        """Events a second that the sink delivers, and events a CPU-second of the server and the processes `others`."""
+        """Events a second that the sink delivers, and events per CPU-second of the server and the processes `others`."""
         every = ["wal.keep=24h", "server.drain_timeout=0s", f"sinks.{name}.kind={kind}",
                  *(f"sinks.{name}.{setting}" for setting in settings)]
         _, process = self.bench.start_telemetryx(*every, port=self.port)

@@ -97,7 +97,7 @@ impl Talk for Frames {
 
     fn may_send(&self, body_bytes: usize) -> bool {
         let frames = self.welcome.map_or(0, |welcome| usize::from(welcome.window_frames));
-        // One frame is always allowed, unless the server asks for a pause (R10).
+        // One frame is always allowed, unless the server asks to pause (R10).
         self.window_bytes > 0
             && (self.lengths.is_empty()
                 || (self.lengths.len() < frames && self.in_flight_bytes + body_bytes as u64 <= self.window_bytes))

@@ -110,7 +110,7 @@ impl Report {
             let cores = server.cpu_seconds / self.seconds;
             let each = self
                 .events_per_cpu_second()
-                .map_or_else(String::new, |each| format!(" · {each:.0} events a CPU-second"));
+                .map_or_else(String::new, |each| format!(" · {each:.0} events per CPU-second"));
             line("server CPU", format!("{cores:.2} cores{each}"));
             let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
             let (before, most) = (mebibytes(server.resident_bytes_before), mebibytes(server.resident_bytes_most));

@@ -24,7 +24,7 @@ pub struct Answered {
 /// Why there is no talking on.
 #[derive(Debug, thiserror::Error)]
 pub enum TalkError {
-    #[error("the server sent what is no frame: {0}")]
+    #[error("the server sent bytes that are not a frame: {0}")]
     Frame(#[from] crate::wire::FrameError),
     #[error("{0}")]
     Welcome(#[from] crate::wire::hello::WelcomeError),

@@ -143,7 +143,7 @@ fn drop_letters(config: &Config, which: &Which, bad_lines: bool, all: bool) -> R
         }
         total += dropped;
     }
-    if total == 0 { print("nothing fits: nothing was dropped\n") } else { Ok(()) }
+    if total == 0 { print("no dead letters match: nothing was dropped\n") } else { Ok(()) }
 }
 
 /// `1 letter delivered`

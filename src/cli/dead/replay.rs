@@ -31,7 +31,7 @@ const REASONS_NAMED: usize = 5;
 pub fn run(config: &Config, name: &str, selection: &Selection, dry_run: bool) -> Result<(), Failure> {
     if name == INGEST {
         return Err(Failure::Failed(
-            "what was rejected on receipt belongs to no sink: fix the sender (`telemetryx dead show --sink ingest` shows \
+            "events rejected on receipt belong to no sink: fix the sender (`telemetryx dead show --sink ingest` shows \
              what it sent)"
                 .to_owned(),
         ));

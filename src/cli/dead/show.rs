@@ -89,7 +89,7 @@ fn readable(name: &str, letter: &ReadLetter<'_>) -> String {
 /// The events of a frame, as far as it can be read.
 fn write_payload(payload: &str, text: &mut String) {
     let Ok(payload) = BASE64_STANDARD.decode(payload) else {
-        text.push_str("  the payload is no base64\n");
+        text.push_str("  the payload is not base64\n");
         return;
     };
     let mut json = Vec::new();

@@ -337,7 +337,7 @@ impl<'a> Sending<'a> {
             };
             let place = self.places.iter().find(|(number, _)| *number == seq).map_or("", |(_, place)| place.as_str());
             let (events, are) = (Counted(events.into(), "event"), if refused == 1 { "is" } else { "are" });
-            self.live.warn(&format!("{place}: of the {events} from here on {refused} {are} refused: {reason}"));
+            self.live.warn(&format!("{place}: {refused} of the {events} from here on {are} refused: {reason}"));
         }
         let acked_seq = self.client.progress().acked_seq;
         while self.places.front().is_some_and(|(seq, _)| *seq <= acked_seq) {

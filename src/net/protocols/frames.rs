@@ -245,7 +245,7 @@ impl Frames {
                 tracing::warn!(
                     agent = peer.origin.agent,
                     frames = greeting.missing,
-                    "frames acknowledged at a weak level were lost"
+                    "acknowledged frames are missing from the log"
                 );
             }
             // The number is the peer's word: it must not overflow the counter.

@@ -93,13 +93,13 @@ pub enum ServerFault {
     #[error(transparent)]
     Welcome(#[from] WelcomeError),
     /// A frame that a server may not send, or not in this state.
-    #[error("the server sent a {0:?} frame where it has no place")]
+    #[error("the server sent a {0:?} frame where none is allowed")]
     Unexpected(FrameKind),
     /// A GOAWAY without its fixed part.
     #[error("the server sent a GOAWAY that is shorter than 8 bytes")]
     ShortGoaway,
     /// WELCOME has another ack level than HELLO asked for.
-    #[error("the server gave ack level {}, asked was {}", found.name(), asked.name())]
+    #[error("the server gave ack level {}, not the requested {}", found.name(), asked.name())]
     AckLevel {
         /// The level in HELLO.
         asked: AckLevel,
@@ -107,7 +107,7 @@ pub enum ServerFault {
         found: AckLevel,
     },
     /// WELCOME has an epoch that is out of range or differs from the agent's.
-    #[error("the server gave epoch {found}, asked was {asked} (0: a new one, below 2^62)")]
+    #[error("the server gave epoch {found}, asked for was {asked} (0: a new one, below 2^62)")]
     Epoch {
         /// The epoch in HELLO; 0 asks for a new one.
         asked: u64,

@@ -277,7 +277,9 @@ impl Call {
         let path = PathAndQuery::from_static(METHOD);
         let answer = self.client.unary(request, path, DeliverCodec).await;
         let answer = answer.map_err(|status| status::failure(&self.place, &status, hide))?;
-        answer.into_inner().map_err(|error| broken(&self.place, &format!("its answer is no DeliverResponse ({error})")))
+        answer
+            .into_inner()
+            .map_err(|error| broken(&self.place, &format!("its answer is not a DeliverResponse ({error})")))
     }
 }
 

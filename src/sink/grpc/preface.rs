@@ -39,7 +39,7 @@ pub enum NoHttp2 {
     #[error("the receiver speaks TLS: name it with https:// in url")]
     Tls,
     /// The answer is none of these.
-    #[error("what answers does not speak HTTP/2, which gRPC requires: check host and port in url")]
+    #[error("the peer does not speak HTTP/2, which gRPC requires: check host and port in url")]
     Other,
 }
 

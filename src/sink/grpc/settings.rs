@@ -95,7 +95,7 @@ impl Settings {
             return Err(EXPECTED.to_owned());
         }
         if parts.user.is_some() || parts.password.is_some() {
-            return Err("holds a user or password: give the receiver a token instead (token, token_file)".to_owned());
+            return Err("contains a user or password: give the receiver a token instead (token, token_file)".to_owned());
         }
         if !matches!(parts.path.as_str(), "" | "/") || parts.query.is_some() {
             return Err(format!("has a path or query, which gRPC does not: {EXPECTED}"));

@@ -32,11 +32,12 @@ pub fn failure(place: &str, status: &Status, hide: impl Fn(&str) -> String) -> F
         Code::Unimplemented | Code::NotFound => {
             down("no service telemetryx.v1.Sink is there: see url, and whether the receiver runs")
         }
-        Code::FailedPrecondition | Code::DataLoss => down("the receiver must be mended first: see its log"),
+        Code::FailedPrecondition | Code::DataLoss => down("the receiver must be fixed first: see its log"),
         // The library's own words, when the answer is larger than it may be; a receiver in Rust says the same of requests.
-        Code::OutOfRange if status.message().starts_with("Error, decoded message length too large") => {
-            down("its answer is above 4 MiB (give short reasons), or the receiver takes no requests of 1 MiB (let it)")
-        }
+        Code::OutOfRange if status.message().starts_with("Error, decoded message length too large") => down(
+            "its answer is above 4 MiB (give short reasons), or the receiver does not accept requests of 1 MiB \
+                  (raise its limit)",
+        ),
         Code::InvalidArgument | Code::OutOfRange => Failure::BatchRefused { code: code.to_owned(), reason },
         _ => Failure::Unavailable(Unavailable::retry(reason)),
     }

@@ -58,8 +58,8 @@ impl Answer {
             200..=299 => {
                 let why = match &self.broken {
                     None if !self.cut_short => return Ok(()),
-                    None => "before it had taken the whole request".to_owned(),
-                    Some(error) => format!("but the answer did not come whole: {error}"),
+                    None => "before it had received the whole request".to_owned(),
+                    Some(error) => format!("but the answer is incomplete: {error}"),
                 };
                 Err(Unavailable::retry(format!("{}: HTTP {}, {why}", settings.output(), self.status)).into())
             }
@@ -79,16 +79,16 @@ impl Answer {
             408 | 425 | 429 => retry(),
             401 | 403 => down("check token or headers (or the files they come from; they are read at start)"),
             404 | 410 => down("check the path in url"),
-            405 => down("url takes no POST: check its path"),
-            407 => down("a proxy before the service wants a login"),
+            405 => down("url does not accept POST: check its path"),
+            407 => down("a proxy before the service requires a login"),
             415 => {
                 let gzip = if settings.gzip { " or gzip" } else { "" };
                 down(&format!("the service does not take {}: set format{gzip}", settings.format.media_type()))
             }
-            431 => down("the service takes no headers of this size"),
+            431 => down("the service does not accept headers of this size"),
             501 | 505 => down("the service does not speak HTTP/1.1 with POST"),
             500..=599 => retry(),
-            _ => down("the service says what it expects"),
+            _ => down("see the service's message"),
         }
     }
 

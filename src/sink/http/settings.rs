@@ -206,8 +206,8 @@ impl Settings {
                 return Err(refuse("is a header that the sink sets itself"));
             }
             let header = HeaderName::from_bytes(name.as_bytes())
-                .map_err(|_| refuse("is no name of a header: letters, digits and - are"))?;
-            let value = value(text.reveal()).ok_or_else(|| refuse("holds a sign that no header may have"))?;
+                .map_err(|_| refuse("is not a name of a header: letters, digits and - are"))?;
+            let value = value(text.reveal()).ok_or_else(|| refuse("contains a character that no header may have"))?;
             headers.push((header, value));
         }
         let named = self.named("authorization").is_some();
@@ -223,7 +223,7 @@ impl Settings {
                 return Err(problem("token", "headers.Authorization is given too: keep one"));
             }
             let value = value(&format!("Bearer {token}"))
-                .ok_or_else(|| problem("token", "holds a sign that no header may have, such as a line end"))?;
+                .ok_or_else(|| problem("token", "contains a character that no header may have, such as a line end"))?;
             headers.push((AUTHORIZATION, value));
         }
         Ok(headers)

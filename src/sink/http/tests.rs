@@ -338,9 +338,9 @@ fn what_a_person_must_mend_is_down_and_says_what_to_do() {
         (401, "check token or headers"),
         (403, "check token or headers"),
         (404, "check the path in url"),
-        (405, "url takes no POST"),
+        (405, "url does not accept POST"),
         (407, "a proxy"),
-        (409, "the service says what it expects"),
+        (409, "see the service's message"),
         (410, "check the path in url"),
         (415, "does not take application/json: set format"),
         (431, "headers of this size"),
@@ -483,7 +483,7 @@ fn an_answer_before_the_body_was_read_is_heard() {
     // Nobody can have stored what was not sent.
     service.receiver.tell(&service.name, "early", answer("200 OK", "", "").as_bytes());
     let (reason, _) = retry(service.connected().deliver(&large));
-    assert!(reason.contains("HTTP 200, before it had taken the whole request"), "{reason}");
+    assert!(reason.contains("HTTP 200, before it had received the whole request"), "{reason}");
     // Without an answer it is the broken connection that is told.
     service.receiver.tell(&service.name, "early", b"");
     let (reason, _) = retry(service.connected().deliver(&large));
@@ -538,7 +538,7 @@ fn tls_is_verified() {
     assert!(down(deliver(&by_address, ok, &one)).contains("check the service's certificate, its name, and ca_file"));
     assert!(down(deliver(&url, None, &one)).contains("UnknownIssuer"));
     assert!(down(deliver(&url, Some("/nonexistent".as_ref()), &one)).contains("ca_file /nonexistent"));
-    assert!(down(deliver(&url, Some(&key), &one)).contains("holds no certificate in PEM"));
+    assert!(down(deliver(&url, Some(&key), &one)).contains("contains no certificate in PEM"));
     let plain = HttpService::shared();
     let https = plain.url(&plain.name()).replace("http://", "https://");
     assert!(down(deliver(&https, ok, &one)).contains("does not speak TLS: name it with http://"));
@@ -571,8 +571,8 @@ fn wrong_settings_are_named_with_their_key_and_without_their_secrets() {
         (settings("http://h/?key=secret@x"), "url", "%40 for an @"),
         (token("secret", "http://u:secret@h/"), "url", "keep one"),
         (token("secret\n", "http://h/"), "token", "a line end"),
-        (with("a b", "secret"), "headers.a b", "is no name of a header"),
-        (with("", "secret"), "headers.", "is no name of a header"),
+        (with("a b", "secret"), "headers.a b", "is not a name of a header"),
+        (with("", "secret"), "headers.", "is not a name of a header"),
         (with("a", "secret\r\nb: c"), "headers.a", "no header may have"),
         (with("Content-Type", "text/plain"), "headers.Content-Type", "sets itself"),
         (with("telemetryx-Positions", "1"), "headers.telemetryx-Positions", "sets itself"),

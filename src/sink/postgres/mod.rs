@@ -524,8 +524,8 @@ impl Postgres {
 fn tls_advice(error: &rustls::Error) -> &'static str {
     match tls::trouble(error) {
         tls::Trouble::Certificate => {
-            "check the server's certificate, its name, and ca_file; or set tls = \"require\" to encrypt without looking at \
-             it"
+            "check the server's certificate, its name, and ca_file; or set tls = \"require\" to encrypt without \
+             checking it"
         }
         tls::Trouble::ClientCertificate => {
             "if the server requires a client certificate, change that in its pg_hba.conf"

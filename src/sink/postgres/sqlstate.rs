@@ -59,7 +59,7 @@ pub fn verdict(code: &str, place: Place) -> Verdict {
 /// What a person does about a message of PgBouncer, whose codes are not specific.
 pub fn pooler_advice(message: &str) -> Option<&'static str> {
     if message.contains("statement pooling mode") {
-        Some("this pooler has no transactions: set its pool_mode to transaction or session")
+        Some("this pooler does not support transactions: set its pool_mode to transaction or session")
     } else if message.starts_with("unsupported startup parameter") {
         Some("leave it out of url, or name it in the pooler's ignore_startup_parameters")
     } else if message.starts_with("no such database") || message.starts_with("no such user") {
@@ -77,7 +77,7 @@ pub fn advice(code: &str, routine: Option<&str>) -> &'static str {
         "3D000" | "57P04" => "create the database, or name another one in url",
         "42501" => "grant this user SELECT, INSERT, UPDATE on both tables, or CREATE on the schema while create = true",
         "42P01" | "42703" | "42804" | "22P03" | "22P04" => {
-            "put the tables right: `telemetryx config --ddl NAME` prints what they must have"
+            "correct the tables: `telemetryx config --ddl NAME` prints what they must have"
         }
         "3F000" => "create the schema, or name another table",
         "25006" => {
@@ -89,9 +89,9 @@ pub fn advice(code: &str, routine: Option<&str>) -> &'static str {
         "55P03" => "another session holds this sink's position: a delivery of a lost connection that has not ended yet",
         "57014" => "a statement took longer than timeout: find what holds it up (pg_stat_activity), or raise timeout",
         "0A000" | "42809" if matches!(routine, Some("DoCopy" | "BeginCopyFrom" | "CopyFrom")) => {
-            "a table with row-level security, or a view, takes no COPY: use a plain table"
+            "a table with row-level security, or a view, does not accept COPY: use a plain table"
         }
-        "XX001" | "XX002" => "the server reports damaged data: see its log",
+        "XX001" | "XX002" => "the server reports corrupt data: see its log",
         _ => "",
     }
 }

@@ -408,7 +408,7 @@ fn a_table_that_does_not_fit_is_down_with_all_that_is_wrong() {
     sink.connect().unwrap();
     database.sql("ALTER TABLE events DROP COLUMN body");
     let reason = down(sink.deliver(&delivery(1..=2)));
-    assert!(reason.contains("42703") && reason.contains("put the tables right"), "{reason}");
+    assert!(reason.contains("42703") && reason.contains("correct the tables"), "{reason}");
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Redis {
         let mut indices = Vec::with_capacity(self.shards.len());
         for place in places {
             let Some(place) = place else {
-                return Err(self.retry("CLUSTERDOWN a slot is served by no node: `redis-cli cluster info` says more"));
+                return Err(self.retry("CLUSTERDOWN no node serves a slot: see `redis-cli cluster info`"));
             };
             let index = match nodes.iter().position(|node| node.server.place == place) {
                 Some(index) => index,

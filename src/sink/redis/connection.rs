@@ -271,7 +271,7 @@ impl<'a, R: Read> Bounded<'a, R> {
 impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.bytes_left == 0 {
-            return Err(io::Error::other("an answer without end: is this a Redis server?"));
+            return Err(io::Error::other("an answer that does not end: is this a Redis server?"));
         }
         loop {
             match self.stream.read(buf) {
@@ -327,7 +327,7 @@ mod tests {
         let endless = (&b"$9000000000000000000\r\n"[..]).chain(io::repeat(b'x'));
         let mut parser = Parser::new();
         let answer = parser.parse_value(Bounded { stream: endless, bytes_left: 100_000, failure: &mut None });
-        assert!(answer.unwrap_err().to_string().contains("an answer without end"));
+        assert!(answer.unwrap_err().to_string().contains("an answer that does not end"));
     }
 
     #[test]

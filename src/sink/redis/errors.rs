@@ -41,8 +41,10 @@ pub fn verdict(trouble: &Trouble) -> Verdict {
     match error.code() {
         "ASK" => target().map_or(Verdict::Retry(""), |(host, port)| Verdict::Ask(host, port)),
         "MOVED" => target().map_or(Verdict::Retry(""), |(host, port)| Verdict::Moved(host, port)),
-        "LOADING" => Verdict::Retry("it reads its data after a start"),
-        "READONLY" => Verdict::Retry("this is a replica: after a failover it passes; else name the primary in url"),
+        "LOADING" => Verdict::Retry("it is loading its data after a start"),
+        "READONLY" => {
+            Verdict::Retry("this is a replica: after a failover this ends by itself; else name the primary in url")
+        }
         "CLUSTERDOWN" => Verdict::Retry("`redis-cli cluster info` on a node says which slots are missing"),
         "OOM" => Verdict::Retry("Redis is at maxmemory: lower maxlen, raise maxmemory, or remove keys"),
         "MISCONF" => Verdict::Retry("Redis cannot save to its disk: see its log"),
@@ -60,11 +62,11 @@ pub fn verdict(trouble: &Trouble) -> Verdict {
         "DENIED" => Verdict::Down("Redis is in protected mode: give it a password, or let it listen on this network"),
         "CROSSSLOT" => Verdict::Down("name the Cluster's nodes in urls"),
         "ERR" if details.contains("cluster support disabled") => {
-            Verdict::Down("this is no Cluster: name the server in url, and leave urls out")
+            Verdict::Down("this is not a Cluster: name the server in url, and leave urls out")
         }
         // Of AUTH with two words.
         "ERR" if details.contains("'auth'") => {
-            Verdict::Down("Redis before 6 knows no users: leave the user out of url")
+            Verdict::Down("Redis before version 6 has no users: leave the user out of url")
         }
         "ERR" if details.contains("AUTH") => Verdict::Down("the server asks for no password: leave it out of url"),
         "ERR" if details.contains("unknown command") || details.contains("unknown subcommand") => {
@@ -118,7 +120,7 @@ mod tests {
             ("ERR something else", true, ""),
             ("WRONG nothing", true, ""),
             ("ERR max number of clients reached", false, "maxclients"),
-            ("ERR wrong number of arguments for 'auth' command", true, "knows no users"),
+            ("ERR wrong number of arguments for 'auth' command", true, "has no users"),
             ("ERR AUTH <password> called without any password configured", true, "asks for no password"),
             ("ERR Client sent AUTH, but no password is set", true, "asks for no password"),
             ("ERR This instance has cluster support disabled", true, "no Cluster"),

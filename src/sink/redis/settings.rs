@@ -237,11 +237,11 @@ impl Server {
     /// `unix:///path?user=…&pass=…&db=…`.
     fn over_unix(parts: &Parts) -> Result<Self, String> {
         if !parts.hosts.is_empty() || parts.user.is_some() || parts.password.is_some() || parts.path.is_empty() {
-            return Err("expected unix:///path, with ?user=…&pass=…&db=… behind it where they are needed".to_owned());
+            return Err("expected unix:///path, with ?user=…&pass=…&db=… after it where they are needed".to_owned());
         }
         let path = decoded_text(&parts.path).filter(|path| !path.contains(char::is_control));
         let mut server = Self {
-            place: Place::Unix(path.ok_or("names a path that is not UTF-8, or holds a control character")?.into()),
+            place: Place::Unix(path.ok_or("names a path that is not UTF-8, or contains a control character")?.into()),
             tls: false,
             user: None,
             password: None,

@@ -588,7 +588,7 @@ fn a_node_of_a_cluster_is_no_server_alone_and_the_other_way_round() {
     let alone = Alone::new(0);
     let settings = Settings { urls: Urls::new(&alone.server.url()), ..settings("") };
     let reason = down(Redis::new("main", &settings, &identity(1)).connect());
-    assert!(reason.contains("this is no Cluster"), "{reason}");
+    assert!(reason.contains("this is not a Cluster"), "{reason}");
 }
 
 #[test]

@@ -207,8 +207,8 @@ impl Keep {
                     sink,
                     left_seconds,
                     now,
-                    "the wall clock was doubted before this start: no events are deleted for the rest of the 24 h; if the \
-                     clock is wrong, correct it within that time"
+                    "the wall clock was in doubt before this start: no events are deleted for the rest of the 24 h; \
+                     if the clock is wrong, correct it within that time"
                 );
             }
         }

@@ -387,7 +387,7 @@ impl Sqlite {
     fn wrong_table(&self, error: &rusqlite::Error) -> Unavailable {
         match self.unavailable(error) {
             Unavailable::Down { reason } => Unavailable::down(format!(
-                "{reason}: add what is missing to the table, or rename the table so that a new one is made"
+                "{reason}: add what is missing to the table, or rename the table so that a new one is created"
             )),
             passes => passes,
         }
@@ -539,7 +539,7 @@ impl Drop for Sqlite {
             tracing::warn!(
                 sink = self.sink,
                 error = error.to_string(),
-                "cannot save for how long nothing is deleted; the next start waits longer"
+                "cannot save how long deleting is suspended; the next start waits longer"
             );
         }
     }

@@ -185,7 +185,7 @@ fn a_full_disk_changes_nothing() {
                 }
                 // A sync that finds no space is a failed sync.
                 Err(error) => {
-                    assert!(error.to_string().contains("the log is over"), "{error}");
+                    assert!(error.to_string().contains("the log failed"), "{error}");
                     storage.restart(Loss::Nothing);
                     opened = start(&storage);
                     assert!(opened.report.is_clean(), "{}", opened.report);
