@@ -33,27 +33,28 @@ const TOP: Section = Section {
         key: "data_dir",
         default: Value::text("telemetryx-data"),
         form: Form::Path,
-        doc: "Folder of everything that the server keeps. Made at start if it is missing.",
+        doc: "Directory of everything that the server keeps. It is created at start if it is missing.",
     }],
 };
 
 const SERVER: Section = Section {
     name: "server",
-    doc: "The port that agents and HTTP clients talk to.",
+    doc: "The port of agents and HTTP clients.",
     settings: &[
         Setting {
             key: "address",
             default: Value::text("127.0.0.1:4640"),
             form: Form::Address,
-            doc: "Where to listen, for frames and HTTP alike. Port 0 takes any free port; the start line names it.",
+            doc: "Address to listen on, for frames and HTTP. With port 0 the system chooses a free port; the start \
+                  line names it.",
         },
         Setting {
             key: "ack",
             default: Value::text("synced"),
             form: Form::Choice(&["received", "written", "synced", "delivered"]),
-            doc: "What an acknowledgement promises when the agent does not ask for a level: the events are in memory \
-                  (\"received\"), in the log file and survive kill -9 (\"written\"), on disk and survive power loss \
-                  (\"synced\"), or in every required sink (\"delivered\"). Without a log: \"received\".",
+            doc: "Default level of an acknowledgement, for agents and requests that ask for none: the events are in \
+                  memory (\"received\"), in the log file and survive kill -9 (\"written\"), on disk and survive \
+                  power loss (\"synced\"), or in every required sink (\"delivered\"). Without a log: \"received\".",
         },
         Setting {
             key: "max_frame_bytes",
@@ -65,67 +66,73 @@ const SERVER: Section = Section {
             key: "max_body_bytes",
             default: Value::Bytes(limits::HTTP_BODY_BYTES_DEFAULT as u64),
             form: Form::Bytes { min: 1024, max: limits::HTTP_BODY_BYTES_LIMIT as u64 },
-            doc: "Largest HTTP body, as sent and unpacked. buffer_bytes must have room for 3.4 of them and 3 frames.",
+            doc: "Largest HTTP body, both as sent and after decompression. buffer_bytes must have room for 3.4 of \
+                  them and 3 frames.",
         },
         Setting {
             key: "buffer_bytes",
             default: Value::Bytes(limits::BUFFER_BYTES_DEFAULT as u64),
             form: Form::Bytes { min: 8 * limits::FRAME_BYTES_LOWEST as u64, max: limits::BUFFER_BYTES_LIMIT as u64 },
-            doc: "Memory for events on their way, taken at start. When it is used up the server stops reading sockets \
-                  until sinks have caught up; it never grows and never drops.",
+            doc: "Memory for events between receipt and delivery, reserved at start. When it is used up, the server \
+                  stops reading sockets until sinks have caught up. It never grows, and no event is dropped.",
         },
         Setting {
             key: "event_loops",
             default: Value::Count(0),
             form: Form::Count { min: 0, max: limits::EVENT_LOOPS_LIMIT as u64 },
-            doc: "Threads that serve connections; each has an equal part of buffer_bytes, to which the limits on frames and \
-                  bodies apply. 0: one per core, at most 4, and fewer where a part would be below 16 MiB or too small for a \
-                  body, a frame or a sink's batch.",
+            doc: "Threads that serve connections. Each has an equal part of buffer_bytes; the limits on frames and \
+                  bodies apply to that part. 0: one per core, at most 4, and fewer if a part would be below 16 MiB or too \
+                  small for a body, a frame or a sink's batch.",
         },
         Setting {
             key: "max_connections",
             default: Value::Count(limits::CONNECTIONS_DEFAULT as u64),
             form: Form::Count { min: 1, max: limits::CONNECTIONS_LIMIT as u64 },
-            doc: "Open connections; those beyond are refused. Each needs a file descriptor.",
+            doc: "Most open connections; further ones are refused. Each needs a file descriptor.",
         },
         Setting {
             key: "max_unauthenticated",
             default: Value::Count(limits::UNAUTHENTICATED_DEFAULT as u64),
             form: Form::Count { min: 1, max: limits::CONNECTIONS_LIMIT as u64 },
-            doc: "Connections that have been silent for more than 1 s without a valid HELLO or a whole HTTP request head; \
-                  beyond it the oldest are closed. All of them are closed 5 s after they were accepted.",
+            doc: "Most connections that have sent neither a valid HELLO nor a complete HTTP request head for more \
+                  than 1 s; above this number the oldest are closed. All of them are closed 5 s after they were \
+                  accepted.",
         },
         Setting {
             key: "http_idle_timeout",
             default: Value::Duration(limits::HTTP_IDLE_TIMEOUT_DEFAULT),
             form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3_600) },
-            doc: "How long an HTTP connection may be idle between requests; every answer announces it (Keep-Alive: \
-                  timeout=75). Set it higher than the idle timeout of a load balancer in front, which is 60 s for most.",
+            doc: "How long an HTTP connection may be idle between requests. Every answer announces it (Keep-Alive: \
+                  timeout=75). Set it higher than the idle timeout of a load balancer in front of the server, which \
+                  is 60 s for most.",
         },
         Setting {
             key: "max_agents",
             default: Value::Count(limits::AGENTS_DEFAULT as u64),
             form: Form::Count { min: 1, max: limits::AGENTS_LIMIT as u64 },
-            doc: "Agents whose last sequence number is remembered, to drop what they send twice; about 200 bytes each. \
-                  New agents beyond it are refused until one may be forgotten.",
+            doc: "Most agents whose last sequence number is kept, to drop frames that they send twice; about 200 \
+                  bytes each. When the number is reached, new agents are refused until an agent may be forgotten.",
         },
         Setting {
             key: "dedupe_retention",
             default: Value::Duration(limits::DEDUPE_RETENTION),
             form: Form::Duration { min: Duration::from_secs(60), max: Duration::from_secs(365 * 86_400) },
-            doc: "A disconnected agent may be forgotten after this time, when max_agents is reached; one that sent BYE at once.",
+            doc: "When max_agents is reached, a disconnected agent may be forgotten after this time; one that sent \
+                  BYE at once.",
         },
         Setting {
             key: "drain_timeout",
             default: Value::Duration(Duration::from_secs(10)),
             form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(3_600) },
-            doc: "After SIGTERM: how long sinks may take for what was accepted. Then the log keeps the rest for the next start; without a log it is lost, and the server exits 1.",
+            doc: "After SIGTERM: how long the server waits for acknowledgements and sinks. Events that are not \
+                  delivered by then stay in the log for the next start; without a log they are lost, and the server \
+                  exits 1.",
         },
         Setting {
             key: "tokens_file",
             default: Value::text(""),
             form: Form::Path,
-            doc: "File of accepted tokens, one a line. Empty: no token is needed.",
+            doc: "File of accepted tokens, one per line. Empty: no token is required.",
         },
         Setting {
             key: "allow_plaintext_tokens",
@@ -138,34 +145,34 @@ const SERVER: Section = Section {
 
 const WAL: Section = Section {
     name: "wal",
-    doc: "The write-ahead log in data_dir/wal: what is acknowledged is in there until every sink has it.",
+    doc: "The write-ahead log in data_dir/wal: it keeps acknowledged events until every sink has them.",
     settings: &[
         Setting {
             key: "enabled",
             default: Value::Flag(true),
             form: Form::Flag,
-            doc: "Without a log, events are in memory only until sinks have them: they are acknowledged as \"received\", \
-                  a slow sink holds up all others, and a crash loses what was not delivered.",
+            doc: "Without a log, events are only in memory until sinks have them: they are acknowledged as \
+                  \"received\", a slow sink makes all others wait, and a crash loses events that are not delivered.",
         },
         Setting {
             key: "segment_bytes",
             default: Value::Bytes(limits::SEGMENT_BYTES_DEFAULT),
             form: Form::Bytes { min: limits::SEGMENT_BYTES_LOWEST, max: limits::SEGMENT_BYTES_LIMIT },
-            doc: "Size of one file of the log. Space is given back a file at a time, and a start reads one of them.",
+            doc: "Size of one file of the log. Files are deleted as a whole, and a start reads the newest one.",
         },
         Setting {
             key: "max_bytes",
             default: Value::Bytes(limits::LOG_BYTES_DEFAULT),
             form: Form::Bytes { min: 2 * limits::SEGMENT_BYTES_LOWEST, max: limits::LOG_BYTES_LIMIT },
-            doc: "Size of the whole log. When sinks that lag have filled it, on_full of the sink decides. At least twice \
-                  segment_bytes.",
+            doc: "Largest size of the whole log. When events that a sink has not stored fill it, the on_full setting \
+                  of that sink decides. At least twice segment_bytes.",
         },
         Setting {
             key: "keep",
             default: Value::Duration(Duration::from_secs(60)),
             form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(365 * 86_400) },
-            doc: "How long events stay in the log after every sink has them: for a sink whose store is put back to an \
-                  earlier state. Given up when max_bytes is reached.",
+            doc: "How long events stay in the log after every sink has them, for a store that is restored to an \
+                  earlier state. Events are deleted earlier when max_bytes is reached.",
         },
     ],
 };
@@ -173,39 +180,39 @@ const WAL: Section = Section {
 /// Also the `batch.*` keys of each sink, whose defaults are then what this section says.
 pub const BATCH: Section = Section {
     name: "batch",
-    doc: "How events are gathered for a sink. An idle sink is given what there is at once; these bound what gathers \
-          while it is busy. Each sink may set its own.",
+    doc: "How events are grouped into deliveries. An idle sink receives events at once; these settings bound the \
+          deliveries that are collected while it is busy. Each sink may set its own.",
     settings: &[
         Setting {
             key: "max_events",
             default: Value::Count(limits::BATCH_EVENTS_DEFAULT),
             form: Form::Count { min: 1, max: limits::BATCH_EVENTS_LIMIT },
-            doc: "Events in one delivery.",
+            doc: "Most events in one delivery.",
         },
         Setting {
             key: "max_bytes",
             default: Value::Bytes(limits::BATCH_BYTES_DEFAULT as u64),
             form: Form::Bytes { min: 1024, max: limits::BUFFER_BYTES_LIMIT as u64 / 4 },
-            doc: "Encoded bytes of one delivery. At most a quarter of server.buffer_bytes.",
+            doc: "Most encoded bytes of one delivery. At most a quarter of server.buffer_bytes.",
         },
         Setting {
             key: "max_age",
             default: Value::Duration(limits::BATCH_AGE_DEFAULT),
             form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(60) },
-            doc: "Longest wait of an event for others to join it after a delivery.",
+            doc: "After a delivery, the next one is sent when it is full, or after this time.",
         },
     ],
 };
 
 const LOG: Section = Section {
     name: "log",
-    doc: "What the server says about itself, on stderr. How much is set by TELEMETRYX_LOG in the environment, such as \
-          \"info\" or \"warn,telemetryx::net=debug\".",
+    doc: "Log lines of the server, on stderr. The environment variable TELEMETRYX_LOG filters them, such as \"info\" \
+          or \"warn,telemetryx::net=debug\".",
     settings: &[Setting {
         key: "format",
         default: Value::text("text"),
         form: Form::Choice(&["text", "json"]),
-        doc: "Lines for people, or one JSON object a line. --log-format sets it too.",
+        doc: "text: for people. json: one JSON object per line. The argument --log-format sets it too.",
     }],
 };
 
@@ -221,7 +228,8 @@ pub const SINK: &[Setting] = &[
         key: "on_full",
         default: Value::text("block"),
         form: Form::Choice(&["block", "drop_oldest"]),
-        doc: "What happens when this sink lags so far that the log reaches wal.max_bytes: nothing more is taken until it \
-              has caught up, or the oldest events are dropped under it and counted. \"drop_oldest\" needs required = false.",
+        doc: "What happens when the log reaches wal.max_bytes because this sink is behind. block: the server accepts \
+              nothing more until the sink has caught up. drop_oldest: the oldest events are dropped for this sink \
+              and counted; it requires required = false.",
     },
 ];

@@ -8,7 +8,7 @@ use crate::batch::Delivery;
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
     name: "discard",
-    doc: "Takes everything and keeps nothing: for measuring the parts before it.",
+    doc: "Accepts all events and stores none, to measure the parts before the sink.",
     settings: &[],
 };
 

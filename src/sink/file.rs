@@ -26,13 +26,13 @@ use crate::time::unix_nano;
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
     name: "file",
-    doc: "A file or FIFO of one JSON object a line. At least once.",
+    doc: "A file or FIFO with one JSON object per line. At least once.",
     settings: &[
         Setting {
             key: "path",
             default: Value::text("{data_dir}/events.ndjson"),
             form: Form::Path,
-            doc: "What is appended to; a file and its folder are made where they are missing.",
+            doc: "File to append to; it and its directory are created if they are missing.",
         },
         Setting {
             key: "rotate_bytes",

@@ -13,7 +13,7 @@ use crate::escape::escape_lines;
 
 /// What the settings know of it.
 pub const KIND: Kind =
-    Kind { name: "stdout", doc: "One JSON object a line on standard output. At least once.", settings: &[] };
+    Kind { name: "stdout", doc: "One JSON object per line on standard output. At least once.", settings: &[] };
 
 /// `kind = "stdout"` has no settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

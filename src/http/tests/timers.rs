@@ -110,7 +110,7 @@ fn who_waits_while_the_log_fails_is_told_and_nobody_else() {
     peer.written.append(&mut peer.out);
     let answer = peer.answer();
     assert!(
-        answer.starts_with("HTTP/1.1 503 ") && answer.contains("whether the events are kept is not known"),
+        answer.starts_with("HTTP/1.1 503 ") && answer.contains("not known whether the events are kept"),
         "{answer}"
     );
     assert!(answer.contains("Connection: close") && peer.connection.closing(), "{answer}");

@@ -15,9 +15,9 @@ use crate::limits;
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
     name: "grpc",
-    doc: "A service of yours that implements `telemetryx.v1.Sink` of proto/events.proto, such as one in Python with \
-          tools/python/telemetryx_receiver.py. It answers with a verdict on each event. At least once; exactly once where \
-          the service tells doubles by (server_id, position), which comes with every event.",
+    doc: "Your service that implements `telemetryx.v1.Sink` of proto/events.proto, such as one in Python with \
+          tools/python/telemetryx_receiver.py. It answers with a verdict on each event. At least once; exactly once \
+          if the service deduplicates by (server_id, position), which every event has.",
     settings: &[
         Setting {
             key: "url",
@@ -29,7 +29,7 @@ pub const KIND: Kind = Kind {
             key: "ca_file",
             default: Value::text(""),
             form: Form::Path,
-            doc: "Certificates (PEM) that https:// believes. Empty: the public authorities.",
+            doc: "CA certificates (PEM) that are trusted for https://. Empty: the public authorities.",
         },
         Setting {
             key: "token",
@@ -41,14 +41,14 @@ pub const KIND: Kind = Kind {
             key: "deadline",
             default: Value::Duration(Duration::from_secs(30)),
             form: Form::Duration { min: Duration::from_millis(100), max: Duration::from_secs(3_600) },
-            doc: "Longest time for one request, from the first byte to the answer; then it is tried again.",
+            doc: "Longest time for one request, from the first byte to the answer; then the request is sent again.",
         },
         Setting {
             key: "in_flight",
             default: Value::Count(4),
             form: Form::Count { min: 1, max: limits::GRPC_IN_FLIGHT_MAX },
-            doc: "A delivery of more than 1 MiB or 10,000 events is sent in several requests, so many at a time. 1: events \
-                  arrive in the order of their positions, except when they are sent again.",
+            doc: "How many requests are sent at the same time when a delivery is split, which happens above 1 MiB or \
+                  10,000 events. 1: events arrive in the order of their positions, except when they are sent again.",
         },
     ],
 };

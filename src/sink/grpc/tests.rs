@@ -427,7 +427,7 @@ fn an_answer_that_is_none_is_a_broken_receiver() {
     let store = Python::start();
     let mut sink = store.connected();
     let huge = "00".repeat(limits::GRPC_ANSWER_BYTES_MAX + 1);
-    for (answer, words) in [("ff", "no DeliverResponse"), ("0a020807", "on event 7 of 2"), (&huge, "above 4 MiB")] {
+    for (answer, words) in [("ff", "not a DeliverResponse"), ("0a020807", "on event 7 of 2"), (&huge, "above 4 MiB")] {
         store.0.control(&format!(r#"{{"answer": "{answer}"}}"#));
         sink.connect().unwrap();
         let reason = down(sink.deliver(&delivery(1..=2)));

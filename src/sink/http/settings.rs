@@ -19,25 +19,25 @@ use crate::config::url::Parts;
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
     name: "http",
-    doc: "A service that takes events by POST over HTTP/1.1: at least once. Each request names this log and the \
-          positions of its events (Telemetryx-Server-Id, Telemetryx-Positions), so that the service can tell what comes \
-          again.",
+    doc: "A service that receives events by POST over HTTP/1.1: at least once. Each request has the id of this log \
+          and the positions of its events (Telemetryx-Server-Id, Telemetryx-Positions), so that the service can \
+          recognize events that are sent again.",
     settings: &[
         Setting {
             key: "url",
             default: Value::text("http://localhost:8080/"),
             form: Form::Url,
-            doc: "http:// or https://, host, port, path and query. user:password@ in it becomes Authorization: Basic, with \
-                  %XX for signs that a URL gives a meaning. Redirects are not followed, and no proxy of the environment \
-                  is used.",
+            doc: "http:// or https://, host, port, path and query. user:password@ in it becomes Authorization: \
+                  Basic; write characters with a meaning in URLs as %XX. Redirects are not followed, and proxy \
+                  settings of the environment are not used.",
         },
         Setting {
             key: "format",
             default: Value::text("json"),
             form: Form::Choice(&["json", "ndjson", "protobuf"]),
-            doc: "Body of a request. json: an array of events. ndjson: an event a line. Both have the fields of a file \
-                  sink's lines. protobuf: an EventBatch of the events as they came, without what the server knows \
-                  besides (agent, time of receipt, and the source and time that stand in for missing ones).",
+            doc: "Body of a request. json: an array of events. ndjson: one event per line. Both have the fields of a \
+                  file sink's lines. protobuf: an EventBatch of the events as they were received, without what the \
+                  server adds (agent, time of receipt, and values for a missing source or time).",
         },
         Setting {
             key: "gzip",
@@ -49,7 +49,8 @@ pub const KIND: Kind = Kind {
             key: "headers",
             default: Value::Empty,
             form: Form::Secrets,
-            doc: "Further headers of each request, such as { X-Api-Key = \"${API_KEY}\" }. Their values are never shown.",
+            doc: "Additional headers of each request, such as { X-Api-Key = \"${API_KEY}\" }. Their values are never \
+                  shown.",
         },
         Setting {
             key: "token",
@@ -61,13 +62,14 @@ pub const KIND: Kind = Kind {
             key: "ca_file",
             default: Value::text(""),
             form: Form::Path,
-            doc: "Certificates (PEM) that https:// believes. Empty: the public authorities.",
+            doc: "CA certificates (PEM) that are trusted for https://. Empty: the public authorities.",
         },
         Setting {
             key: "timeout",
             default: Value::Duration(Duration::from_secs(60)),
             form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3_600) },
-            doc: "Longest time for one request, from the host's name to the end of the answer; then it is tried again.",
+            doc: "Longest time for one request, from looking up the host to the end of the answer; then the request \
+                  is sent again.",
         },
     ],
 };

@@ -20,49 +20,51 @@ use crate::resolve;
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
     name: "postgres",
-    doc: "A table of PostgreSQL 12 or later, written by COPY in transactions that hold the sink's position too: exactly \
-          once.",
+    doc: "A table of PostgreSQL 12 or later, written by COPY in transactions that also store the sink's position: \
+          exactly once.",
     settings: &[
         Setting {
             key: "url",
             default: Value::text("postgres://telemetryx@localhost/telemetryx"),
             form: Form::Url,
-            doc: "postgres://user:password@host:5432/database, in which the database is named, with %XX for signs that a URL gives a meaning (%2F for a /). \
-                  Several hosts (host1,host2) are tried in turn; ?target_session_attrs=read-write finds the primary \
-                  among them.",
+            doc: "postgres://user:password@host:5432/database; the database is required. Write characters with a \
+                  meaning in URLs as %XX (%2F for a /). Several hosts (host1,host2) are tried in turn; \
+                  ?target_session_attrs=read-write finds the primary among them.",
         },
         Setting {
             key: "table",
             default: Value::text("events"),
             form: Form::Text,
-            doc: "Name, or schema.name, in lower case. telemetryx_positions is beside it, in the same schema.",
+            doc: "Name of the table, or schema.name, in lower case. The table telemetryx_positions is in the same \
+                  schema.",
         },
         Setting {
             key: "create",
             default: Value::Flag(true),
             form: Form::Flag,
-            doc: "Make the two tables where they are missing. false: they must be there, as \
-                  `telemetryx config --ddl NAME` prints them.",
+            doc: "Create the two tables if they are missing. false: they must exist, as `telemetryx config --ddl \
+                  NAME` prints them.",
         },
         Setting {
             key: "tls",
             default: Value::text("prefer"),
             form: Form::Choice(&["off", "prefer", "require", "verify"]),
-            doc: "prefer: encrypted where the server offers it. require: not without. verify: not without a certificate \
-                  that ca_file has signed for the host's name. sslmode=require in url is at least require.",
+            doc: "prefer: encrypt if the server offers TLS. require: connect only with TLS. verify: connect only if \
+                  ca_file has signed the server's certificate for the name of the host. sslmode=require in url means \
+                  at least require.",
         },
         Setting {
             key: "ca_file",
             default: Value::text(""),
             form: Form::Path,
-            doc: "Certificates (PEM) that tls = \"verify\" believes. Empty: the public authorities.",
+            doc: "CA certificates (PEM) that are trusted for tls = \"verify\". Empty: the public authorities.",
         },
         Setting {
             key: "timeout",
             default: Value::Duration(Duration::from_secs(60)),
             form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3_600) },
-            doc: "Longest time for the server to answer one statement, such as the COPY of a whole delivery; then it is \
-                  tried again.",
+            doc: "Longest time for the server to answer one statement, such as the COPY of a whole delivery; then \
+                  the delivery is tried again.",
         },
     ],
 };

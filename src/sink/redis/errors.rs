@@ -123,7 +123,7 @@ mod tests {
             ("ERR wrong number of arguments for 'auth' command", true, "has no users"),
             ("ERR AUTH <password> called without any password configured", true, "asks for no password"),
             ("ERR Client sent AUTH, but no password is set", true, "asks for no password"),
-            ("ERR This instance has cluster support disabled", true, "no Cluster"),
+            ("ERR This instance has cluster support disabled", true, "not a Cluster"),
             ("WRONGPASS invalid username-password pair or user is disabled.", true, "user and password"),
             ("NOAUTH Authentication required.", true, "user and password"),
             ("NOPERM this user has no permissions to run the 'xadd' command", true, "allow this user WATCH"),

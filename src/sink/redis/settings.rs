@@ -14,57 +14,61 @@ use crate::limits;
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
     name: "redis",
-    doc: "Streams of Redis 5 or later, alone or as a Cluster, written in transactions that hold the sink's position too: \
-          exactly once while Redis keeps what it has taken. Redis replicates and syncs *after* it answers: a failover to \
-          a replica, or a crash with appendfsync other than always, can lose the last entries *with* the position that \
-          counts them. Events that this server has dropped from its memory or log by then do not come back. Set \
-          min-replicas-to-write, appendfsync always, or a second sink where that matters.",
+    doc: "Streams of Redis 5 or later, a single server or a Cluster, written in transactions that also store the \
+          sink's position: exactly once as long as Redis keeps what it has acknowledged. Redis replicates and syncs \
+          *after* it answers: a failover to a replica, or a crash with appendfsync other than always, can lose the \
+          last entries *together with* the position that counts them. The server delivers these events again only if \
+          they are still in its log. If that matters, set min-replicas-to-write, appendfsync always, or a second \
+          sink.",
     settings: &[
         Setting {
             key: "url",
             default: Value::text("redis://127.0.0.1:6379"),
             form: Form::Url,
-            doc: "redis://user:password@host:6379/database, or rediss:// for TLS, or unix:///path?user=…&pass=…&db=…, with \
-                  %XX for signs that a URL gives a meaning (%2F for a /).",
+            doc: "redis://user:password@host:6379/database, or rediss:// for TLS, or \
+                  unix:///path?user=…&pass=…&db=…. Write characters with a meaning in URLs as %XX (%2F for a /).",
         },
         Setting {
             key: "urls",
             default: Value::text(""),
             form: Form::Urls,
-            doc: "Some nodes of a Redis Cluster, as a list or with commas between them; the others are learnt from these. \
-                  Where it is set, url is not used. All nodes take the user, password and TLS of the first.",
+            doc: "Some nodes of a Redis Cluster, as a list or separated by commas; the other nodes are learnt from \
+                  these. If it is set, url is not used. The user, password and TLS of the first node apply to all \
+                  nodes.",
         },
         Setting {
             key: "ca_file",
             default: Value::text(""),
             form: Form::Path,
-            doc: "Certificates (PEM) that rediss:// believes. Empty: the public authorities.",
+            doc: "CA certificates (PEM) that are trusted for rediss://. Empty: the public authorities.",
         },
         Setting {
             key: "stream",
             default: Value::text("events"),
             form: Form::Text,
-            doc: "The streams are <stream>:{0}, <stream>:{1} and so on, one a shard. A sink's positions are beside them.",
+            doc: "Prefix of the streams, which are named <stream>:{0}, <stream>:{1} and so on, one per shard. The \
+                  sink's positions have the same prefix.",
         },
         Setting {
             key: "maxlen",
             default: Value::Count(1_000_000),
             form: Form::Count { min: 0, max: i64::MAX as u64 },
-            doc: "Entries that a stream keeps, about; older ones go, whether they were read or not. 0: all, until Redis is \
-                  out of memory.",
+            doc: "How many entries a stream keeps, approximately; older ones are deleted, whether they were read or \
+                  not. 0: all, until Redis is out of memory.",
         },
         Setting {
             key: "shards",
             default: Value::Count(0),
             form: Form::Count { min: 0, max: limits::REDIS_SHARDS_MAX },
-            doc: "Streams to spread events over, by their source: events of one source stay in order. 0: 1, and 16 on a \
-                  Cluster. Cannot be changed for a stream that this log has written to.",
+            doc: "Number of streams to distribute events over, by their source: events of one source stay in order. \
+                  0: 1, or 16 on a Cluster. It cannot be changed for a stream that this log has written to.",
         },
         Setting {
             key: "timeout",
             default: Value::Duration(Duration::from_secs(10)),
             form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3_600) },
-            doc: "Longest silence while an answer is awaited; then it is tried again over a new connection.",
+            doc: "Longest time without data while the sink waits for an answer; then it tries again over a new \
+                  connection.",
         },
     ],
 };

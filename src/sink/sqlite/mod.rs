@@ -46,13 +46,13 @@ use crate::limits;
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
     name: "sqlite",
-    doc: "An SQLite file, written in transactions that hold the sink's position too: exactly once.",
+    doc: "An SQLite file, written in transactions that also store the sink's position: exactly once.",
     settings: &[
         Setting {
             key: "path",
             default: Value::text("{data_dir}/events.db"),
             form: Form::Path,
-            doc: "The database file; it and its folder are made where they are missing.",
+            doc: "The database file; it and its directory are created if they are missing.",
         },
         Setting {
             key: "keep",
@@ -63,8 +63,8 @@ pub const KIND: Kind = Kind {
                 max: Duration::from_secs(100 * 365 * 86_400),
                 example: "30d",
             },
-            doc: "Events received longer ago are deleted, a few at a time between deliveries. The file does not shrink: \
-                  SQLite uses the space again.",
+            doc: "Events that were received longer ago are deleted, a few at a time between deliveries. The file \
+                  does not shrink: SQLite reuses the space.",
         },
     ],
 };
