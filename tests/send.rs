@@ -208,7 +208,7 @@ fn a_line_that_is_cut_has_the_attribute_truncated() {
     let output = send(&server, &["--name", "long"], Some(line.as_bytes()));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(said, "telemetryx: lines cut to 64 KiB and marked truncated = true: 1, first standard input:1\n");
+    assert_eq!(said, "telemetryx: lines truncated to 64 KiB and marked truncated = true: 1, first standard input:1\n");
     let expected = sum(["x".repeat(65_535).as_str(), "short"].iter());
     assert_eq!(stored(&directory.path().join("events.db"), "long", expected), expected);
     let database = rusqlite::Connection::open(directory.path().join("events.db")).unwrap();

@@ -346,8 +346,8 @@ fn wrong_settings_of_a_store_are_named_without_their_password() {
         ("sinks.http.headers.TE=secret", "sinks.http.headers.TE = \"***\": is a header that the sink sets itself"),
         (
             "sinks.postgres.url=postgres://u@%2Frun,h/d",
-            "sinks.postgres.url = \"postgres://***@%2Frun,h/d\": names a Unix socket and a host: one of both kinds, for TLS \
-             is for hosts only",
+            "sinks.postgres.url = \"postgres://***@%2Frun,h/d\": names a Unix socket and a host: use one kind only, \
+             since TLS is for hosts only",
         ),
         ("sinks.postgres.ca_file=x", "sinks.postgres.ca_file = \"x\": is for tls = \"verify\" only"),
     ] {

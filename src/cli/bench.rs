@@ -64,7 +64,7 @@ pub struct BenchOptions {
     /// File that contains the token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Connections; each is an agent of its own
+    /// Connections; each is a separate agent
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
     /// Encoded bytes per event; an event is a log line with four attributes
@@ -97,9 +97,9 @@ pub struct BenchOptions {
 #[cfg(any(test, feature = "rivals"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Rival {
-    /// A NATS server: an event a PUB
+    /// A NATS server: one event per PUB
     Nats,
-    /// Whoever reads frames and says nothing
+    /// A server that reads frames and does not answer
     Mute,
 }
 
@@ -141,7 +141,7 @@ enum BenchError {
     Token,
     #[error(transparent)]
     Load(#[from] LoadError),
-    #[error("the system gives no random bytes for an agent_id: {0}")]
+    #[error("the system cannot provide random bytes for an agent_id: {0}")]
     Random(getrandom::Error),
     #[error(
         "nothing was acknowledged in time: --rate may be less than one message of --frame-events per second; else \

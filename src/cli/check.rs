@@ -19,7 +19,7 @@ use crate::wal::{DirStorage, inspect};
 
 #[derive(Args)]
 pub struct CheckArgs {
-    /// Read the whole log and ask every sink, too; changes nothing
+    /// Also read the whole log and connect to every sink; changes nothing
     #[arg(long)]
     pub(super) connect: bool,
     /// Print one JSON document

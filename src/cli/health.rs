@@ -29,7 +29,7 @@ const ERROR_CHARS_MAX: usize = 1_000;
 
 #[derive(Args)]
 pub struct HealthArgs {
-    /// Server to ask, such as localhost:4640 or https://example.org/telemetryx/health [default: server.address]
+    /// Server to query, such as localhost:4640 or https://example.org/telemetryx/health [default: server.address]
     #[arg(value_name = "URL")]
     pub url: Option<String>,
     /// Trust the authorities in this PEM file instead of the public ones

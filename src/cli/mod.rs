@@ -67,7 +67,7 @@ enum Command {
     Check(check::CheckArgs),
     /// Print the settings in effect and where each comes from
     Config(config_command::ConfigArgs),
-    /// Ask a running server whether it is healthy; exit code 0 or 1
+    /// Check whether a running server is healthy; exit code 0 or 1
     Health(health::HealthArgs),
     /// Measure the throughput, latency and cost of a server
     Bench(bench::BenchArgs),

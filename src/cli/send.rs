@@ -78,7 +78,7 @@ pub struct SendOptions {
     /// Acknowledge events once they are received, written, synced or delivered [default: server.ack of the server]
     #[arg(long, value_name = "LEVEL")]
     pub ack: Option<AckLevel>,
-    /// Accepted for scripts: long lines are always cut
+    /// Has no effect, kept for scripts: long lines are always truncated
     #[arg(long, hide = true)]
     pub truncate: bool,
     /// Fail after this time without a connection or an acknowledgement; 0 waits forever [default: 5 for the first

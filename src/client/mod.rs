@@ -119,7 +119,7 @@ pub enum ClientError {
         reason: String,
     },
     /// The operating system provides no random bytes for an `agent_id`.
-    #[error("the system gives no random bytes for an agent_id: {0}")]
+    #[error("the system cannot provide random bytes for an agent_id: {0}")]
     Random(getrandom::Error),
     /// The thread that drives the connection cannot be started.
     #[error("cannot start a thread: {0}")]
@@ -397,7 +397,10 @@ impl State {
                     self.report(Report::Refused(refusal));
                 }
                 Notice::SetAside { seq, payload, events } => {
-                    log::error!("{address}: frame {seq} of {events} events is set aside: it ends every connection");
+                    log::error!(
+                        "{address}: frame {seq} of {events} events is set aside: the server ends each \
+                                 connection on which it is sent"
+                    );
                     self.report(Report::SetAside { seq, payload, events });
                 }
                 Notice::Paused => log::info!("{address}: the server asks to pause"),

@@ -14,7 +14,7 @@ const WIDTH: usize = 110;
 pub fn default_file() -> String {
     let mut out = String::from(
         "# Settings of telemetryx, all at their defaults. Keep only what you change.\n\
-         # Over this file: TELEMETRYX__SECTION__KEY in the environment, then --set section.key=value.\n\
+         # Overridden by TELEMETRYX__SECTION__KEY in the environment, and then by --set section.key=value.\n\
          # ${VAR} and ${VAR:-default} in text are replaced from the environment.\n",
     );
     for section in SECTIONS {
@@ -40,7 +40,7 @@ pub fn default_file() -> String {
             for setting in SINK {
                 key(&mut out, setting, setting.key, hidden);
             }
-            comment(&mut out, "As in [batch], for this sink alone:");
+            comment(&mut out, "As in [batch], only for this sink:");
             for setting in BATCH.settings {
                 out += &format!("# {} = {}\n", BATCH.key(setting), setting.default);
             }
@@ -54,7 +54,7 @@ fn key(out: &mut String, setting: &Setting, name: &str, hidden: &str) {
     let default = &setting.default;
     if default.follows_data_dir() {
         // Written out it would no longer follow.
-        *out += &format!("# {name} = {} # follows data_dir while it is left out\n", default.within("telemetryx-data"));
+        *out += &format!("# {name} = {} # follows data_dir unless it is set\n", default.within("telemetryx-data"));
     } else {
         *out += &format!("{hidden}{name} = {default}\n");
     }
@@ -154,7 +154,7 @@ fn rows<'a>(out: &mut String, rows: impl Iterator<Item = (String, &'a Setting)>)
     if rows.peek().is_none() {
         return;
     }
-    *out += "\n| key | default | takes | |\n|---|---|---|---|\n";
+    *out += "\n| key | default | accepts | |\n|---|---|---|---|\n";
     for (key, setting) in rows {
         let also = if setting.form.is_secret() { format!(" (or `{key}_file`)") } else { String::new() };
         let default = setting.default.within("<data_dir>");

@@ -465,7 +465,7 @@ impl Connection {
                 self.state = State::Waiting(Waiting { level, ticket, settled, close, deadline });
             }
             Ok((settled, None)) if settled.nothing_but_refused() => {
-                let error = "every event was refused";
+                let error = "every event was rejected";
                 ingress.refused(&Refused::post(400, error));
                 let body = settled.body(Some(error));
                 self.answer(Answer::json(400, &body, close), now, ingress, out);

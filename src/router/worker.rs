@@ -210,7 +210,7 @@ impl Worker {
         };
         if position >= WAL_POSITION_LIMIT {
             return Err(Unavailable::down(format!(
-                "the store says that it holds events up to position {position}, which no log can have assigned: \
+                "the store reports events up to position {position}, which no log can have assigned: \
                  correct the position that it keeps for this sink"
             )));
         }

@@ -75,7 +75,7 @@ pub enum ServerError {
         error: io::Error,
     },
     /// The operating system refuses something that the server needs.
-    #[error("the system gives no {what}: {error}")]
+    #[error("the system has no {what} left: {error}")]
     System {
         /// What it refuses, for the message.
         what: &'static str,

@@ -75,7 +75,7 @@ impl Settings {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// `agent_id` is all zero.
-    #[error("agent_id is all zero: make 16 random bytes")]
+    #[error("agent_id is all zero: generate 16 random bytes")]
     AgentId,
     /// Token and name are too long for one HELLO.
     #[error("token and name make a HELLO of {found} bytes; the most is {HELLO_BYTES_MAX}: shorten them")]

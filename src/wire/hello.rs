@@ -74,7 +74,7 @@ pub enum HelloError {
     #[error("bytes 44 to 47 are reserved and must be 0")]
     Reserved,
     /// `agent_id` is all zero.
-    #[error("agent_id is all zero: make 16 random bytes once and keep them")]
+    #[error("agent_id is all zero: generate 16 random bytes once and keep them")]
     AgentId,
     /// Bit 0 of `codecs` is not set.
     #[error("bit 0 of codecs must be set: payloads without a codec are always allowed")]

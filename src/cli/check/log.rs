@@ -47,7 +47,10 @@ fn place(segment: &InspectedSegment, damage: &Damage, dir: &Path) -> String {
     };
     match damage.place {
         Place::Header => {
-            format!("{file}: the header is corrupt; its name and its records replace it, no event is lost")
+            format!(
+                "{file}: the header is corrupt; the name and the records of the file are used instead, no event \
+                     is lost"
+            )
         }
         Place::Tail if segment.read_at_start => format!(
             "{file} at {at}: no valid record{events}; the next start cuts {bytes} bytes and keeps a copy in {}. What was \

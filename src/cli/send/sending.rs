@@ -324,7 +324,7 @@ impl<'a> Sending<'a> {
         }
         if self.truncated.lines > 0 {
             let Noticed { lines, first } = &self.truncated;
-            self.live.warn(&format!("lines cut to 64 KiB and marked {TRUNCATED} = true: {lines}, first {first}"));
+            self.live.warn(&format!("lines truncated to 64 KiB and marked {TRUNCATED} = true: {lines}, first {first}"));
         }
     }
 

@@ -107,7 +107,7 @@ pub enum ServerFault {
         found: AckLevel,
     },
     /// WELCOME has an epoch that is out of range or differs from the agent's.
-    #[error("the server gave epoch {found}, asked for was {asked} (0: a new one, below 2^62)")]
+    #[error("the server gave epoch {found}, not the requested {asked} (0: a new one, below 2^62)")]
     Epoch {
         /// The epoch in HELLO; 0 asks for a new one.
         asked: u64,
@@ -116,7 +116,8 @@ pub enum ServerFault {
     },
     /// A sequence number was acknowledged that is out of range.
     #[error(
-        "the server says {found} for a sequence number that lies within {min} to {max}: has another agent the same agent_id?"
+        "the server says {found} for a sequence number that lies within {min} to {max}: does another agent have the \
+         same agent_id?"
     )]
     Sequence {
         /// The number that the server sent.

@@ -308,11 +308,17 @@ fn refusals(
     for verdict in verdicts {
         let index = usize::try_from(verdict.index).unwrap_or(usize::MAX);
         if index >= events {
-            return Err(broken(place, &format!("a verdict is on event {index} of {events} (the first is 0)")));
+            return Err(broken(
+                place,
+                &format!(
+                    "a verdict names event {index}, the request has {events} (the first is \
+                                               0)"
+                ),
+            ));
         }
         // Both go up: an index that has gone by was there before.
         let Some((_, position)) = positions.find(|(at, _)| *at == index) else {
-            return Err(broken(place, &format!("two verdicts are on event {index}")));
+            return Err(broken(place, &format!("two verdicts name event {index}")));
         };
         // Hidden before it is cut: a part of the token would not be found.
         let (code, reason) = (hide(&verdict.code), hide(&verdict.reason));

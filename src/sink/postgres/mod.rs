@@ -500,7 +500,8 @@ impl Postgres {
             (true, advice) => self.retry(&format!("{reason}: {advice}")),
             // What is left are settings that the server asks for, such as a password.
             (false, _) if reason.contains("password missing") => self.down(&format!(
-                "{reason}: the server asks for one: write it into url (postgres://user:password@…), or the whole URL into \
+                "{reason}: the server requires one: write it into url (postgres://user:password@…), or the whole URL \
+                 into \
                  the file of url_file; PGPASSWORD, PGPASSFILE and ~/.pgpass are not read"
             )),
             (false, _) => self.down(&format!("{reason}: check url")),

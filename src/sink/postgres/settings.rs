@@ -123,7 +123,7 @@ impl Settings {
         if sockets > 0 && sockets < config.get_hosts().len() {
             return Err((
                 "url",
-                "names a Unix socket and a host: one of both kinds, for TLS is for hosts only".to_owned(),
+                "names a Unix socket and a host: use one kind only, since TLS is for hosts only".to_owned(),
             ));
         }
         if sockets > 0 && matches!(self.tls, Tls::Verify | Tls::Require) {
@@ -180,7 +180,7 @@ impl Settings {
         }
         let mut config = parameters(parts)?;
         if !parts.hosts.is_empty() && !config.get_hosts().is_empty() {
-            return Err("names hosts before and in its query: keep one".to_owned());
+            return Err("names hosts both before its query and in it: keep one".to_owned());
         }
         for host in &parts.hosts {
             config.host(&host.name).port(host.port.unwrap_or(PORT));
@@ -243,7 +243,7 @@ fn parameters(parts: &Parts) -> Result<Config, String> {
         if parameter.parse::<Config>().is_err() {
             let known = KNOWN_PARAMETERS.iter().find(|known| **known == key);
             let named = known.map_or_else(String::new, |known| format!(" `{known}`"));
-            return Err(format!("has a parameter{named} in its query that is unknown here, or has a wrong value"));
+            return Err(format!("has a parameter{named} in its query that is unknown or has an invalid value"));
         }
         text += &parameter;
     }
