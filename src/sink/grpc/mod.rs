@@ -310,10 +310,7 @@ fn refusals(
         if index >= events {
             return Err(broken(
                 place,
-                &format!(
-                    "a verdict names event {index}, the request has {events} (the first is \
-                                               0)"
-                ),
+                &format!("a verdict names event {index}, the request has {events} (the first is 0)"),
             ));
         }
         // Both go up: an index that has gone by was there before.
