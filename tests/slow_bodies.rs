@@ -20,6 +20,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const BODY_BYTES: usize = 4 << 20;
 /// What the pool of the default size holds of such bodies.
 const BODIES: usize = 10;
+/// They count on one pool: each event loop has its own.
+const ONE_POOL: &str = "server.event_loops=1";
 /// Of the pool, what is kept for the next reads of agents: a largest frame and a current buffer.
 const READING_BYTES: f64 = (2 << 20) as f64;
 
@@ -100,7 +102,7 @@ fn twenty_slow_uploads_keep_nobody_out() {
 #[test]
 fn every_body_that_was_admitted_finishes() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
+    let server = Server::start(directory.path(), &["sinks.discard.kind=discard", ONE_POOL]);
     let address = server.address();
     let body = lines();
     let (first, rest) = body.split_at(body.len() / 2);
@@ -132,7 +134,7 @@ fn every_body_that_was_admitted_finishes() {
 #[test]
 fn where_there_is_no_room_the_slowest_upload_is_closed() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
+    let server = Server::start(directory.path(), &["sinks.discard.kind=discard", ONE_POOL]);
     let address = server.address();
     let body = lines();
     // Admitted, and then nothing more comes; each has sent more than the one before.
@@ -165,7 +167,7 @@ fn where_there_is_no_room_the_slowest_upload_is_closed() {
 #[test]
 fn where_there_is_no_budget_for_beginnings_the_slowest_is_closed() {
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
+    let server = Server::start(directory.path(), &["sinks.discard.kind=discard", ONE_POOL]);
     let address = server.address();
     let (body, sent) = (&lines()[..60_000], 40_000);
     let mut slow: Vec<_> = (0..140).map(|_| connect(address)).collect();
@@ -209,7 +211,7 @@ fn an_admitted_body_waits_for_memory() {
     let directory = tempfile::tempdir().unwrap();
     let fifo = Fifo::make(directory.path().join("fifo"));
     let [kind, path] = fifo.sink();
-    let settings = ["wal.enabled=false", "server.buffer_bytes=16MiB", "batch.max_bytes=1MiB", &kind, &path];
+    let settings = ["wal.enabled=false", ONE_POOL, "server.buffer_bytes=16MiB", "batch.max_bytes=1MiB", &kind, &path];
     let server = Server::start(directory.path(), &settings);
     let address = server.address();
     let body = lines();
@@ -247,7 +249,7 @@ fn while_a_sink_is_unavailable_bodies_and_agents_are_taken() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sinks.away.url=http://{closed}/");
-    let server = Server::start(directory.path(), &["sinks.away.kind=http", &url]);
+    let server = Server::start(directory.path(), &["sinks.away.kind=http", &url, ONE_POOL]);
     let address = server.address();
     let down = || http::metric(address, "telemetryx_sink_up{sink=\"away\"}") == Some(0.0);
     assert!(wait_until(TIMEOUT, down), "{}", server.log());
@@ -285,7 +287,7 @@ fn while_a_sink_is_unavailable_bodies_and_agents_are_taken() {
 fn in_a_small_pool_gzip_bodies_finish_beside_agents() {
     const LARGEST: usize = 1 << 20;
     let directory = tempfile::tempdir().unwrap();
-    let settings = ["server.buffer_bytes=8MiB", "server.max_body_bytes=1MiB", "batch.max_bytes=1MiB"];
+    let settings = [ONE_POOL, "server.buffer_bytes=8MiB", "server.max_body_bytes=1MiB", "batch.max_bytes=1MiB"];
     let server = Server::start(directory.path(), &[&["sinks.discard.kind=discard"], &settings[..]].concat());
     let address = server.address();
     let body = gzip_lines(LARGEST);
