@@ -81,7 +81,7 @@ fn an_acknowledgement_that_does_not_come_is_504_and_says_what_became_of_the_even
     assert_eq!(remaining(&peer), HTTP_ACK_TIMEOUT);
     peer.later(HTTP_ACK_TIMEOUT);
     let answer = peer.answer();
-    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("the events are kept"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("the events are in the log"), "{answer}");
     assert!(answer.ends_with(r#","accepted":1,"rejected":[]}"#), "{answer}");
     // The next request is served.
     assert_eq!(peer.connection.waiting_for(), None);

@@ -292,9 +292,11 @@ fn words_of_a_verdict_are_bounded() {
 
 #[test]
 fn verdicts_on_no_event_or_twice_on_one_are_a_broken_receiver() {
-    for (indices, words) in
-        [(vec![2], "on event 2 of 2"), (vec![u32::MAX, 0], "on event 4294967295 of 2"), (vec![1, 0, 1], "two verdicts")]
-    {
+    for (indices, words) in [
+        (vec![2], "names event 2, the request has 2"),
+        (vec![u32::MAX, 0], "names event 4294967295, the request has 2"),
+        (vec![1, 0, 1], "two verdicts"),
+    ] {
         let verdicts = indices.into_iter().map(verdict).collect();
         let reason = down(refused(&[4, 9], DeliverResponse { verdicts, retry_after_ms: 0 }));
         assert!(reason.contains("the receiver is broken") && reason.contains(words), "{reason}");
@@ -427,7 +429,9 @@ fn an_answer_that_is_none_is_a_broken_receiver() {
     let store = Python::start();
     let mut sink = store.connected();
     let huge = "00".repeat(limits::GRPC_ANSWER_BYTES_MAX + 1);
-    for (answer, words) in [("ff", "not a DeliverResponse"), ("0a020807", "on event 7 of 2"), (&huge, "above 4 MiB")] {
+    for (answer, words) in
+        [("ff", "not a DeliverResponse"), ("0a020807", "names event 7, the request has 2"), (&huge, "above 4 MiB")]
+    {
         store.0.control(&format!(r#"{{"answer": "{answer}"}}"#));
         sink.connect().unwrap();
         let reason = down(sink.deliver(&delivery(1..=2)));
