@@ -181,15 +181,15 @@ impl GroupCommit {
         let mut paused = None;
         let mut are_kept = true;
         while let Err(error) = keep_refused(refused) {
-            if said.due() {
-                tracing::error!(%error, "dead letters cannot be written; nothing is accepted until they can be");
-            }
             let pause = match descriptors::are_exhausted_by(&error) {
                 true => Pause::NoDescriptors,
                 false => Pause::DiskFull,
             };
             if paused.replace(pause) != Some(pause) {
                 self.pause(pause);
+            }
+            if said.due() {
+                tracing::error!(%error, "dead letters cannot be written; nothing is accepted until they can be");
             }
             self.trim_at_once()?;
             self.show_bytes();
@@ -271,7 +271,7 @@ impl GroupCommit {
     fn append(&mut self, entries: &[Entry<'_>], said: &mut Said) -> Result<u64, Over> {
         let mut paused = None;
         loop {
-            let pause = match self.writer.append(entries) {
+            let error = match self.writer.append(entries) {
                 Ok(position) => {
                     if paused.is_some() {
                         self.health.set_pause(None);
@@ -281,51 +281,52 @@ impl GroupCommit {
                     }
                     return Ok(position);
                 }
-                Err(AppendError::Failed(failure)) => return Err(self.fail(&failure)),
-                Err(AppendError::NoSpace(error)) => {
-                    if said.due() {
-                        tracing::error!(
-                            %error,
-                            "the log cannot be written: make space on the file system of data_dir; nothing is \
-                             accepted until then"
-                        );
-                    }
-                    Pause::DiskFull
-                }
-                Err(AppendError::NoDescriptors(error)) => {
-                    if said.due() {
-                        tracing::error!(
-                            %error,
-                            "the log cannot open another segment, ingestion is paused: raise the limit of open files \
-                             (LimitNOFILE=, ulimit -Hn), or lower server.max_connections"
-                        );
-                    }
-                    Pause::NoDescriptors
-                }
-                Err(AppendError::Full) => {
-                    if self.make_room()? {
-                        continue;
-                    }
-                    if said.due() {
-                        let sinks = self.holding().map(Holder::name).collect::<Vec<_>>().join(", ");
-                        tracing::error!(
-                            sinks,
-                            "the log has reached wal.max_bytes with events that these sinks have not stored; nothing \
-                             is accepted until they continue"
-                        );
-                    }
-                    Pause::LogFull
-                }
+                Err(error) => error,
             };
+            let pause = match &error {
+                AppendError::Failed(failure) => return Err(self.fail(failure)),
+                AppendError::Full if self.make_room()? => continue,
+                AppendError::Full => Pause::LogFull,
+                AppendError::NoSpace(_) => Pause::DiskFull,
+                AppendError::NoDescriptors(_) => Pause::NoDescriptors,
+            };
+            // First the pause, then the line: whoever reads it finds that nothing is accepted.
             if paused != Some(pause) {
                 paused = Some(pause);
                 self.pause(pause);
+            }
+            if said.due() {
+                self.log_pause(&error);
             }
             // What nobody needs any more is space, too.
             self.trim_at_once()?;
             self.show_bytes();
             if !(self.sleep)(LOG_RETRY) {
                 return Err(Over);
+            }
+        }
+    }
+
+    fn log_pause(&self, error: &AppendError) {
+        match error {
+            // That is logged by `fail`.
+            AppendError::Failed(_) => {}
+            AppendError::NoSpace(error) => tracing::error!(
+                %error,
+                "the log cannot be written: make space on the file system of data_dir; nothing is accepted until then"
+            ),
+            AppendError::NoDescriptors(error) => tracing::error!(
+                %error,
+                "the log cannot open another segment, ingestion is paused: raise the limit of open files \
+                 (LimitNOFILE=, ulimit -Hn), or lower server.max_connections"
+            ),
+            AppendError::Full => {
+                let sinks = self.holding().map(Holder::name).collect::<Vec<_>>().join(", ");
+                tracing::error!(
+                    sinks,
+                    "the log has reached wal.max_bytes with events that these sinks have not stored; nothing \
+                     is accepted until they continue"
+                );
             }
         }
     }
@@ -426,6 +427,7 @@ fn take_refused(slots: &[Slot], refused: &mut Vec<RefusedPayload>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
@@ -560,6 +562,49 @@ mod tests {
         };
         assert!(commit.keep(&[], &mut keep, &mut Said::default()).is_ok());
         assert_eq!((reasons, commit.health.not_ready()), (vec!["descriptors_exhausted", "disk_full"], None));
+    }
+
+    /// Notes for each line of the log why nothing is taken when it is written.
+    #[derive(Clone)]
+    struct Notes {
+        health: Arc<LogHealth>,
+        pauses: Arc<Mutex<Vec<Option<&'static str>>>>,
+    }
+
+    impl io::Write for Notes {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            self.pauses.lock().unwrap().push(self.health.not_ready());
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn when_a_line_says_that_nothing_is_taken_nothing_is() {
+        let Full { mut commit, .. } = Full::new();
+        let notes = Notes { health: commit.health.clone(), pauses: Arc::default() };
+        let writer = notes.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let origin = origin();
+            let payload = [1; 1_000];
+            let entry = Entry {
+                kind: Kind::Request,
+                origin: &origin,
+                events: 1,
+                received_unix_nano: 1,
+                payload: &payload,
+                payload_crc: None,
+            };
+            assert!(commit.append(&[entry], &mut Said::default()).is_err());
+            let mut keep = |_: &[RefusedPayload]| Err(io::ErrorKind::StorageFull.into());
+            assert!(matches!(commit.keep(&[], &mut keep, &mut Said::default()), Ok(false)));
+        });
+        // What follows the pause of `keep` is that the payloads are lost.
+        assert_eq!(*notes.pauses.lock().unwrap(), [Some("log_full"), Some("disk_full"), Some("disk_full")]);
     }
 
     /// Requests that wait for memory are refused at once.
