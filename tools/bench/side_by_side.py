@@ -104,6 +104,13 @@ class Bench:
         return float(subprocess.run(command, capture_output=True, text=True, check=True,
                                     preexec_fn=on(self.server_cpu)).stdout)
 
+    def end(self, process, port):
+        """Ends one server, and deletes what it stored."""
+        process.terminate()
+        process.wait(20)
+        self.processes.remove(process)
+        shutil.rmtree(self.folder / str(port), ignore_errors=True)
+
     def stop(self):
         for process in self.processes:
             process.terminate()
