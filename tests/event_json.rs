@@ -362,12 +362,15 @@ fn bad_bodies_and_their_answers() {
         ("{\"time\":\"1969-12-31T23:59:59Z\"}", "0: `time` is `1969-12-31T23:59:59Z`: before 1970"),
         (
             "{\"kind\":\"LOG\"}",
-            "0: `kind` must be \"log\", \"gauge\", \"counter\" or \"span\", not `LOG`: did you mean \"log\"?",
+            "0: `kind` must be \"log\", \"gauge\", \"counter\", \"span\", \"histogram\" or \"summary\", not `LOG`: did you mean \"log\"?",
         ),
         ("{\"kind\":\"metric\"}", "not `metric`: use \"gauge\" for a value, \"counter\" for a total that only grows"),
         ("{\"kind\":\"trace\"}", "not `trace`: did you mean \"span\"?"),
         ("{\"kind\":\"conter\"}", "not `conter`: did you mean \"counter\"?"),
-        ("{\"kind\":\"pie\"}", "0: `kind` must be \"log\", \"gauge\", \"counter\" or \"span\", not `pie`"),
+        (
+            "{\"kind\":\"pie\"}",
+            "0: `kind` must be \"log\", \"gauge\", \"counter\", \"span\", \"histogram\" or \"summary\", not `pie`",
+        ),
         ("{\"kind\":1}", "0: `kind` must be"),
         ("{\"severity\":25}", "0: `severity` must be an integer from 0 to 24"),
         ("{\"severity\":-1}", "0: `severity` must be"),

@@ -48,7 +48,7 @@ fn id(bytes: usize) -> impl Strategy<Value = Vec<u8>> {
 prop_compose! {
     fn event()(
         (time_unix_nano, duration_nano) in (extreme(), extreme()),
-        kind in prop_oneof![9 => 0..5, 1 => any::<i32>()],
+        kind in prop_oneof![9 => 0..7, 1 => any::<i32>()],
         severity in prop_oneof![9 => 0..25, 1 => any::<i32>()],
         (source, name, body) in (text(258), text(258), prop_oneof![9 => text(400), 1 => text(66_000)]),
         attributes in prop_oneof![9 => vec(attribute(), 0..8), 1 => vec(attribute(), 120..135)],

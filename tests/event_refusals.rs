@@ -169,7 +169,7 @@ fn bad_events_and_their_answers() {
         (field(0x32, &[b'x'; EVENT_BODY_BYTES_MAX + 1]), "`body` has 65537 bytes: send at most 65536"),
         (named(&fixed(0x09, 1 << 63)), "`time_unix_nano` is 9223372036854775808: send nanoseconds below 2^63"),
         (named(&fixed(0x49, u64::MAX)), "`duration_nano` is 18446744073709551615: send nanoseconds below 2^63"),
-        (named(&[0x10, 5]), "`kind` is 5: use 1 log, 2 gauge, 3 counter or 4 span"),
+        (named(&[0x10, 7]), "`kind` is 7: use 1 log, 2 gauge, 3 counter, 4 span, 5 histogram or 6 summary"),
         (named(&[0x10, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]), "`kind` is -1: use"),
         (named(&[0x18, 25]), "`severity` is 25: use 1 to 24, or 0 for none"),
         (named(&[0x18, 0xff, 0xff, 0xff, 0xff, 0x0f]), "`severity` is -1: use"),

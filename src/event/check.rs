@@ -58,7 +58,7 @@ pub enum InvalidEvent {
         nanoseconds: u64,
     },
     /// This number is not an event kind.
-    #[error("`kind` is {0}: use 1 log, 2 gauge, 3 counter or 4 span")]
+    #[error("`kind` is {0}: use 1 log, 2 gauge, 3 counter, 4 span, 5 histogram or 6 summary")]
     UnknownKind(i32),
     /// This number is not a severity.
     #[error("`severity` is {0}: use 1 to {SEVERITY_MAX}, or 0 for none")]

@@ -21,7 +21,8 @@ const DURATION_SECONDS: &str = "use `duration_nano`, in nanoseconds: seconds × 
 const TRACE_ID: &str = "use `trace_id`";
 const SPAN_ID: &str = "use `span_id`";
 const PARENT_SPAN_ID: &str = "use `parent_span_id`";
-const KIND: &str = "put it into `attributes`; `kind` is \"log\", \"gauge\", \"counter\" or \"span\"";
+const KIND: &str =
+    "put it into `attributes`; `kind` is \"log\", \"gauge\", \"counter\", \"span\", \"histogram\" or \"summary\"";
 const SERVER: &str = "the server sets it: leave it out";
 const AGENT: &str = "leave it out, or put it into `attributes`";
 const OTLP: &str = "this is OTLP, which is not supported yet: send events to POST /v1/events";
@@ -143,7 +144,7 @@ pub fn advice(key: &str) -> Option<&'static str> {
         .map(|(_, advice)| *advice)
 }
 
-const KINDS: [&str; 4] = ["log", "gauge", "counter", "span"];
+const KINDS: [&str; 6] = ["log", "gauge", "counter", "span", "histogram", "summary"];
 const SEVERITIES: [&str; 6] = ["trace", "debug", "info", "warn", "error", "fatal"];
 
 /// Kinds of other agents and formats, in lower case, and ours.
@@ -155,7 +156,9 @@ const FOREIGN_KINDS: &[(&str, &str)] = &[
     ("counters", "counter"),
     ("sum", "counter"),
     ("gauges", "gauge"),
+    ("histograms", "histogram"),
     ("spans", "span"),
+    ("summaries", "summary"),
     ("trace", "span"),
     ("traces", "span"),
 ];

@@ -103,7 +103,7 @@ fn keeps_rules(event: &proto::Event, bytes: usize) -> bool {
         && event.body.len() <= EVENT_BODY_BYTES_MAX
         && event.time_unix_nano <= TIME_UNIX_NANO_MAX
         && event.duration_nano <= TIME_UNIX_NANO_MAX
-        && (0..=4).contains(&event.kind)
+        && (0..=6).contains(&event.kind)
         && (0..=SEVERITY_MAX).contains(&event.severity)
         && id(&event.trace_id, 16)
         && id(&event.span_id, 8)

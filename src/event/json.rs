@@ -15,7 +15,7 @@
 //! | `null` | as if the key were absent |
 //! | a key twice | the later one counts |
 //! | `time`: RFC 3339 text or integer | nanoseconds; 0, which is also 1970-01-01T00:00:00Z, means unset |
-//! | `kind` | one of the four names, in lower case |
+//! | `kind` | one of the six names, in lower case |
 //! | `severity` | number, or the lowest number of a name's range |
 //! | `value` | number, or `"NaN"`, `"Infinity"`, `"-Infinity"` as JSON out writes them |
 //! | ids | hex digits of either case; `""` means unset |

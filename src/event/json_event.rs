@@ -249,6 +249,8 @@ fn kind_from_name(name: &str) -> Option<EventKind> {
         "gauge" => EventKind::Gauge,
         "counter" => EventKind::Counter,
         "span" => EventKind::Span,
+        "histogram" => EventKind::Histogram,
+        "summary" => EventKind::Summary,
         _ => return None,
     })
 }

@@ -76,7 +76,7 @@ impl Field {
     pub fn expected(self) -> &'static str {
         match self {
             Self::Time => "`time` must be an RFC 3339 text or integer nanoseconds from 0 to 2^63 - 1",
-            Self::Kind => "`kind` must be \"log\", \"gauge\", \"counter\" or \"span\"",
+            Self::Kind => "`kind` must be \"log\", \"gauge\", \"counter\", \"span\", \"histogram\" or \"summary\"",
             Self::Severity => {
                 "`severity` must be an integer from 0 to 24, or \"trace\", \"debug\", \"info\", \"warn\", \"error\" or \
                  \"fatal\""

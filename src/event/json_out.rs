@@ -55,6 +55,8 @@ impl EventKind {
             Self::Gauge => "gauge",
             Self::Counter => "counter",
             Self::Span => "span",
+            Self::Histogram => "histogram",
+            Self::Summary => "summary",
         }
     }
 }

@@ -23,7 +23,7 @@ pub struct Event {
     /// The last attribute of a key counts.
     #[prost(message, repeated, tag = "7")]
     pub attributes: ::prost::alloc::vec::Vec<Attribute>,
-    /// Of a gauge or counter.
+    /// Of a gauge or counter; the sum of a histogram or summary.
     #[prost(double, optional, tag = "8")]
     pub value: ::core::option::Option<f64>,
     /// Of a span, below 2^63.
@@ -150,6 +150,10 @@ pub enum EventKind {
     Counter = 3,
     /// A timed operation of a trace.
     Span = 4,
+    /// Measured values in buckets: `value` is their sum, `body` JSON of the buckets.
+    Histogram = 5,
+    /// Measured values as quantiles: `value` is their sum, `body` JSON of the quantiles.
+    Summary = 6,
 }
 impl EventKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -163,6 +167,8 @@ impl EventKind {
             Self::Gauge => "EVENT_KIND_GAUGE",
             Self::Counter => "EVENT_KIND_COUNTER",
             Self::Span => "EVENT_KIND_SPAN",
+            Self::Histogram => "EVENT_KIND_HISTOGRAM",
+            Self::Summary => "EVENT_KIND_SUMMARY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -173,6 +179,8 @@ impl EventKind {
             "EVENT_KIND_GAUGE" => Some(Self::Gauge),
             "EVENT_KIND_COUNTER" => Some(Self::Counter),
             "EVENT_KIND_SPAN" => Some(Self::Span),
+            "EVENT_KIND_HISTOGRAM" => Some(Self::Histogram),
+            "EVENT_KIND_SUMMARY" => Some(Self::Summary),
             _ => None,
         }
     }

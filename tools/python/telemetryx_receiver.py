@@ -40,7 +40,7 @@ _MESSAGES = {
     "DeliverResponse": "Verdict* verdicts, uint32 retry_after_ms",
     "Verdict": "uint32 index, string code, string reason",
 }
-_KINDS = ("UNSPECIFIED", "LOG", "GAUGE", "COUNTER", "SPAN")
+_KINDS = ("UNSPECIFIED", "LOG", "GAUGE", "COUNTER", "SPAN", "HISTOGRAM", "SUMMARY")
 
 
 def file_descriptor():

@@ -278,7 +278,10 @@ fn a_key_of_another_agent_is_answered_with_ours() {
         (
             "others",
             &[
-                ("type", "put it into `attributes`; `kind` is \"log\", \"gauge\", \"counter\" or \"span\""),
+                (
+                    "type",
+                    "put it into `attributes`; `kind` is \"log\", \"gauge\", \"counter\", \"span\", \"histogram\" or \"summary\"",
+                ),
                 ("id", PUT),
                 ("uid", PUT),
                 ("node", PUT),

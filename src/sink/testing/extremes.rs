@@ -59,7 +59,7 @@ pub fn every_field() -> Vec<Event> {
     events.extend(DOUBLES.iter().map(|value| Event { value: Some(*value), ..base() }));
     events.extend(TIMES.iter().map(|time| Event { time_unix_nano: *time, duration_nano: *time, ..base() }));
     events.extend((0..=limits::SEVERITY_MAX).map(|severity| Event { severity, ..base() }));
-    events.extend((0..=4).map(|kind| Event { kind, ..base() }));
+    events.extend((0..=6).map(|kind| Event { kind, ..base() }));
     for byte in [0, 0x5c, 0xff] {
         let (trace_id, span_id) = (vec![byte; 16], vec![byte; 8]);
         events.push(Event { trace_id, span_id: span_id.clone(), parent_span_id: span_id, ..base() });
@@ -112,7 +112,7 @@ pub fn row<S: Store>(position: u64, event: &Event, origin: &Origin) -> Row {
     set("position", position.into());
     set("received_at", time(RECEIVED_UNIX_NANO).into());
     set("time", time(if event.time_unix_nano == 0 { RECEIVED_UNIX_NANO } else { event.time_unix_nano }).into());
-    set("kind", ["log", "log", "gauge", "counter", "span"][event.kind as usize].into());
+    set("kind", ["log", "log", "gauge", "counter", "span", "histogram", "summary"][event.kind as usize].into());
     if event.severity != 0 {
         set("severity", event.severity.into());
     }
