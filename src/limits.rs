@@ -180,6 +180,26 @@ pub const HTTP_IDLE_GRACE: Duration = Duration::from_secs(1);
 /// Bytes of partial request heads over all connections: they are kept outside the pool, so that GETs work without it.
 pub const HTTP_TORN_HEADS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+// ---- OTLP ----
+
+/// Attributes of a resource and its scope together, in every event of theirs: half of what an event may have, so that there is
+/// room for its own.
+pub const OTLP_PREFIX_ATTRIBUTES_MAX: usize = EVENT_ATTRIBUTES_MAX / 2;
+/// Bytes of these attributes. With the longest body there is room for as much again of a record's own.
+pub const OTLP_PREFIX_BYTES_MAX: usize = 32 * 1024;
+/// Attributes of an event that are kept for what is named by us (`unit`, `span.kind` and the like), which is 10 at most, and
+/// for the two that say what the event lacks.
+pub const OTLP_OWN_ATTRIBUTES: usize = 12;
+/// Bytes that are kept for those of them that are short.
+pub const OTLP_OWN_BYTES: usize = 4 * 1024;
+/// Bytes that are kept for value, duration, ids and what says that an event lacks something.
+pub const OTLP_TAIL_BYTES: usize = 512;
+/// Bytes of one record, resource or scope in JSON, as protobuf: it is kept outside the pool while it is mapped. The default
+/// largest body; a text of more than [`EVENT_BYTES_MAX`] counts as that much.
+pub const OTLP_JSON_RECORD_BYTES_MAX: usize = HTTP_BODY_BYTES_DEFAULT;
+/// What a request becomes may be so many times `max_body_bytes`: every event has the attributes of its resource.
+pub const OTLP_ENCODED_TIMES_BODY_MAX: usize = 4;
+
 // ---- event loop ----
 
 /// Bytes read from one connection in one turn: bounds how long the others wait, about 0.5 ms of parsing.
@@ -418,6 +438,11 @@ pub const PORT_DEFAULT: u16 = 4640;
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
 const _: () = assert!(EVENT_BODY_BYTES_MAX < EVENT_BYTES_MAX);
+// Source, name, body, resource and scope always find room in an event of OTLP.
+const _: () = assert!(
+    2 * EVENT_NAME_BYTES_MAX + EVENT_BODY_BYTES_MAX + OTLP_PREFIX_BYTES_MAX + 1024 + OTLP_OWN_BYTES + OTLP_TAIL_BYTES
+        < EVENT_BYTES_MAX
+);
 const _: () = assert!(FRAME_BYTES_DEFAULT <= FRAME_BYTES_LIMIT);
 const _: () = assert!(FRAME_BYTES_DEFAULT <= WINDOW_BYTES as usize);
 const _: () = assert!(BUFFER_BYTES_DEFAULT >= 8 * FRAME_BYTES_DEFAULT);

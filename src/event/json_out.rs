@@ -220,17 +220,20 @@ impl<'o> Object<'o> {
     }
 }
 
-fn write_text(text: &str, out: &mut Vec<u8>) {
+/// Appends a text in quotes.
+pub(super) fn write_text(text: &str, out: &mut Vec<u8>) {
     // Writing to a Vec cannot fail.
     let _ = serde_json::to_writer(out, text);
 }
 
-fn write_number(number: impl serde::Serialize, out: &mut Vec<u8>) {
+/// Appends a number; not a float that is NaN or infinite.
+pub(super) fn write_number(number: impl serde::Serialize, out: &mut Vec<u8>) {
     // As above.
     let _ = serde_json::to_writer(out, &number);
 }
 
-fn write_double(number: f64, out: &mut Vec<u8>) {
+/// Appends a number; NaN and infinities as texts.
+pub(super) fn write_double(number: f64, out: &mut Vec<u8>) {
     if number.is_finite() {
         write_number(number, out);
     } else {

@@ -3,7 +3,8 @@
 //! ```text
 //!  agent ─▶ EventBatch ─▶ check_batch ─┐
 //!                                      ├─▶ accepted bytes ─▶ Events, EventRef ─▶ write_json, sinks
-//!  curl ──▶ JSON ──▶ JsonDecoder ──────┘
+//!  curl ──▶ JSON ──▶ JsonDecoder ──────┤
+//!  OTLP ──▶ protobuf, JSON ─▶ otlp ────┘
 //! ```
 //!
 //! `view` reads events in place over the primitives of `protobuf`; `check` holds the rules that every event must keep. `json` reads
@@ -22,6 +23,7 @@ mod json_event;
 mod json_key;
 pub mod json_out;
 pub mod nearest;
+pub mod otlp;
 /// The owned form, generated from `proto/events.proto`: what a client builds, and what the in-place parser is
 /// compared with. `make proto` writes the file; `tests/proto.rs` compares it with the contract.
 #[rustfmt::skip]
