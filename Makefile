@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture asan loom fuzz bench bench-lag bench-compare bench-sinks microbench flamegraph image-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom fuzz bench bench-lag bench-compare bench-sinks microbench flamegraph image-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -41,6 +41,9 @@ torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores 
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test store_torture --test store_faults -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test refusals -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=20 ./tools/power-loss
+
+otlp:           ## 100,000 logs, data points and spans each from the OpenTelemetry SDK, and its retries (10 minutes)
+	cargo test --locked --test otlp -- --include-ignored --nocapture --test-threads=1
 
 # The module with `unsafe` (src/batch/pool.rs), its users in the pipeline, and a server under load, with every memory
 # access checked. Needs a nightly toolchain. Proc macros and build scripts stay without: hence --target.

@@ -218,6 +218,11 @@ impl Pool {
         start.div_ceil(POOL_PAGE_BYTES)..(end / POOL_PAGE_BYTES).min(self.region.pages)
     }
 
+    /// Bytes of all pages of a share.
+    pub fn share_bytes(&self, share: Share) -> usize {
+        self.range(share).len() * POOL_PAGE_BYTES
+    }
+
     /// Whether these buffers can be allocated from [`Share::Finishing`], one after the other: one of `first_bytes` (0: none),
     /// then as many of `piece_bytes` as `packed_bytes` take, where each is trimmed before the next one is allocated.
     pub fn can_finish(&self, first_bytes: usize, packed_bytes: usize, piece_bytes: usize) -> bool {

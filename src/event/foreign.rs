@@ -25,7 +25,7 @@ const KIND: &str =
     "put it into `attributes`; `kind` is \"log\", \"gauge\", \"counter\", \"span\", \"histogram\" or \"summary\"";
 const SERVER: &str = "the server sets it: leave it out";
 const AGENT: &str = "leave it out, or put it into `attributes`";
-const OTLP: &str = "this is OTLP, which is not supported yet: send events to POST /v1/events";
+const OTLP: &str = "this is OTLP: send it to POST /v1/logs, /v1/metrics or /v1/traces";
 const LOKI: &str = "this is a push body of Loki, which is not supported: send events";
 
 /// Keys of other agents and formats, and what to use instead. Case, `_` and `-` do not count.

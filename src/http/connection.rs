@@ -8,9 +8,10 @@ use super::head::{BodyLength, Head, HeadScan};
 use super::incoming::{Body, Room};
 use super::ingest::{self, Settled};
 use super::kept::Kept;
+use super::otlp::{self, Encoding};
 use super::proxy_header;
 use super::response::{Answer, CONTINUE, Refusal, error_body};
-use super::routes::{self, Route, Submission};
+use super::routes::{self, Route, Submission, Target};
 use super::{Ingress, Refused};
 use crate::limits::{HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_IDLE_GRACE, OUTBOX_BYTES_MAX};
 use crate::pipeline::health::Pause;
@@ -144,9 +145,31 @@ impl Connection {
     /// [`Connection::receive`].
     pub fn acknowledged(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         if let State::Waiting(waiting) = &self.state {
+            if waiting.settled.nothing_but_refused() {
+                return self.answer_failed(400, &waiting.settled.nothing_accepted(), false, now, ingress, out);
+            }
             let (body, close) = (waiting.settled.body(None), waiting.close);
-            self.answer(Answer::json(200, &body, close), now, ingress, out);
+            let content_type = waiting.settled.content_type();
+            self.answer(Answer { content_type, ..Answer::json(200, &body, close) }, now, ingress, out);
         }
+    }
+
+    /// Answers a request that waits for its acknowledgement with an error.
+    fn answer_failed(
+        &mut self,
+        status: u16,
+        error: &str,
+        close: bool,
+        now: Instant,
+        ingress: &mut impl Ingress,
+        out: &mut Vec<u8>,
+    ) {
+        let State::Waiting(waiting) = &self.state else { return };
+        let settled = &waiting.settled;
+        ingress.refused(&Refused::post(status, settled.target(), error));
+        let (body, close) = (settled.body(Some((status, error))), close || waiting.close);
+        let content_type = settled.content_type();
+        self.answer(Answer { content_type, ..Answer::json(status, &body, close) }, now, ingress, out);
     }
 
     /// The caller stops or begins to read this connection, because of anything but an empty socket. The time in between is
@@ -209,9 +232,7 @@ impl Connection {
                          are lost if the server ends before: sending them again may store them twice"
                     ),
                 };
-                ingress.refused(&Refused::post(504, &error));
-                let (body, close) = (waiting.settled.body(Some(&error)), waiting.close);
-                self.answer(Answer::json(504, &body, close), now, ingress, out);
+                self.answer_failed(504, &error, false, now, ingress, out);
             }
             State::Closing => {}
         }
@@ -295,14 +316,24 @@ impl Connection {
     /// There is no room for the body, and none can be made: 503.
     pub fn refuse_room(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         ingress.no_room();
-        self.refuse(&ingest::no_memory(), Ending::of_post(true), now, ingress, out);
+        self.refuse(&ingest::no_memory(), self.post_ending(true), now, ingress, out);
     }
 
     /// Ends a body and gives its memory back. Does nothing elsewhere.
     fn abandon_body(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
-        if matches!(self.state, State::Body(_)) {
-            let refusal = Refusal::new(408, "the body took too long: nothing of it was accepted, send it again");
-            self.refuse(&refusal, Ending::of_post(true), now, ingress, out);
+        if let State::Body(body) = &self.state {
+            // Exporters of OTLP send again after a 503, and drop what a 408 was the answer to.
+            let status = if body.submission.target == Target::Events { 408 } else { 503 };
+            let refusal = Refusal::new(status, "the body took too long: nothing of it was accepted, send it again");
+            self.refuse(&refusal, self.post_ending(true), now, ingress, out);
+        }
+    }
+
+    /// How the answer to the POST ends whose body is being received.
+    fn post_ending(&self, close: bool) -> Ending<'static> {
+        match &self.state {
+            State::Body(body) => Ending::of_post(body.submission, close),
+            _ => Ending::unreadable(),
         }
     }
 
@@ -313,19 +344,17 @@ impl Connection {
             State::Idle { .. } => self.state = State::Closing,
             State::Head { scan, .. } if !scan.begun() => self.state = State::Closing,
             State::Head { .. } => self.refuse(&routes::draining(ingress), Ending::unreadable(), now, ingress, out),
-            State::Body(_) => self.refuse(&routes::draining(ingress), Ending::of_post(true), now, ingress, out),
+            State::Body(_) => self.refuse(&routes::draining(ingress), self.post_ending(true), now, ingress, out),
             State::Waiting(_) | State::Closing => {}
         }
     }
 
     /// The log has failed, and the process ends: a request that waits is answered.
     pub fn log_failed(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
-        if let State::Waiting(waiting) = &self.state {
+        if let State::Waiting(_) = &self.state {
             let error = "this server cannot write its log any more: it is not known whether the events are kept; \
                          sending them again may store them twice";
-            ingress.refused(&Refused::post(503, error));
-            let body = waiting.settled.body(Some(error));
-            self.answer(Answer::json(503, &body, true), now, ingress, out);
+            self.answer_failed(503, error, true, now, ingress, out);
         }
     }
 
@@ -371,6 +400,7 @@ impl Connection {
             head_only: head.method == "HEAD",
             method: head.method,
             path: head.path,
+            encoding: Encoding::Native,
         };
         match Route::find(head) {
             Ok(Route::Page(page)) => {
@@ -379,7 +409,7 @@ impl Connection {
                     Answer { content_type, head_only: ending.head_only, ..Answer::json(status, &body, ending.close) };
                 self.answer(answer, now, ingress, out);
             }
-            Ok(Route::Events) => match self.begin_body(head, now, ingress) {
+            Ok(Route::Post(target)) => match self.begin_body(head, target, now, ingress) {
                 Ok(body) => {
                     self.state = State::Body(body);
                     if empty {
@@ -388,14 +418,26 @@ impl Connection {
                         out.extend_from_slice(CONTINUE);
                     }
                 }
-                Err(refusal) => self.refuse(&refusal, ending, now, ingress, out),
+                Err(refusal) => {
+                    let encoding = match target {
+                        Target::Events => Encoding::Native,
+                        Target::Otlp(_) => Encoding::of_otlp(head.content_type),
+                    };
+                    self.refuse(&refusal, Ending { encoding, ..ending }, now, ingress, out);
+                }
             },
             Err(refusal) => self.refuse(&refusal, ending, now, ingress, out),
         }
     }
 
-    fn begin_body(&self, head: &Head<'_>, now: Instant, ingress: &mut impl Ingress) -> Result<Body, Refusal> {
-        let submission = Submission::check(head, ingress)?;
+    fn begin_body(
+        &self,
+        head: &Head<'_>,
+        target: Target,
+        now: Instant,
+        ingress: &mut impl Ingress,
+    ) -> Result<Body, Refusal> {
+        let submission = Submission::check(head, target, ingress)?;
         let max_bytes = self.settings.max_body_bytes;
         let framing = match head.length {
             BodyLength::Chunked => Framing::Chunked(Chunked::new()),
@@ -433,7 +475,7 @@ impl Connection {
                     }
                 }
                 Err(refusal) => {
-                    self.refuse(&refusal, Ending::of_post(true), now, ingress, out);
+                    self.refuse(&refusal, self.post_ending(true), now, ingress, out);
                     return consumed;
                 }
             }
@@ -452,7 +494,7 @@ impl Connection {
             None => body.finish(settings, now, ingress),
             Some(refusal) => Err(refusal),
         };
-        let (level, close) = (body.submission.level, body.close);
+        let (submission, close) = (body.submission, body.close);
         let finished = match finished {
             Ok(None) => return,
             Ok(Some(finished)) => Ok(finished),
@@ -462,16 +504,20 @@ impl Connection {
         match finished {
             Ok((settled, Some(ticket))) => {
                 let deadline = now + HTTP_ACK_TIMEOUT;
+                let level = submission.level;
                 self.state = State::Waiting(Waiting { level, ticket, settled, close, deadline });
             }
             Ok((settled, None)) if settled.nothing_but_refused() => {
-                let error = "every event was rejected";
-                ingress.refused(&Refused::post(400, error));
-                let body = settled.body(Some(error));
-                self.answer(Answer::json(400, &body, close), now, ingress, out);
+                let error = settled.nothing_accepted();
+                ingress.refused(&Refused::post(400, submission.target, &error));
+                let (body, content_type) = (settled.body(Some((400, &error))), settled.content_type());
+                self.answer(Answer { content_type, ..Answer::json(400, &body, close) }, now, ingress, out);
             }
-            Ok((settled, None)) => self.answer(Answer::json(200, &settled.body(None), close), now, ingress, out),
-            Err(refusal) => self.refuse(&refusal, Ending::of_post(close), now, ingress, out),
+            Ok((settled, None)) => {
+                let (body, content_type) = (settled.body(None), settled.content_type());
+                self.answer(Answer { content_type, ..Answer::json(200, &body, close) }, now, ingress, out);
+            }
+            Err(refusal) => self.refuse(&refusal, Ending::of_post(submission, close), now, ingress, out),
         }
     }
 
@@ -483,18 +529,22 @@ impl Connection {
         ingress: &mut impl Ingress,
         out: &mut Vec<u8>,
     ) {
-        let Ending { method, path, .. } = ending;
+        let Ending { method, path, encoding, .. } = ending;
         ingress.refused(&Refused { status: refusal.status, method, path, reason: &refusal.error });
         if let Some(reason) = refusal.reason {
             ingress.rejected(reason, 1);
         }
-        let body = error_body(&refusal.error);
+        let body = match encoding {
+            Encoding::Native => error_body(&refusal.error),
+            encoding => otlp::status_body(encoding, refusal.status, &refusal.error),
+        };
         // A server without memory or ring is not helped by who asks again at once on the same connection.
         let close = ending.close || refusal.status == 503;
         let answer = Answer {
             allow: refusal.allow,
             accept_encoding: refusal.accept_encoding,
             head_only: ending.head_only,
+            content_type: encoding.content_type(),
             ..Answer::json(refusal.status, &body, close)
         };
         self.answer(answer, now, ingress, out);
@@ -530,17 +580,19 @@ struct Ending<'a> {
     /// For the log; empty where the head could not be read.
     method: &'a str,
     path: &'a str,
+    /// Of the answer.
+    encoding: Encoding,
 }
 
 impl Ending<'static> {
-    /// The answer to a POST of events whose head was read.
-    fn of_post(close: bool) -> Self {
-        let Refused { method, path, .. } = Refused::post(0, "");
-        Self { close, head_only: false, method, path }
+    /// The answer to a POST whose head was read.
+    fn of_post(submission: Submission, close: bool) -> Self {
+        let Refused { method, path, .. } = Refused::post(0, submission.target, "");
+        Self { close, head_only: false, method, path, encoding: submission.encoding() }
     }
 
     /// Where the next request would begin is not known.
     fn unreadable() -> Self {
-        Self { close: true, head_only: false, method: "", path: "" }
+        Self { close: true, head_only: false, method: "", path: "", encoding: Encoding::Native }
     }
 }

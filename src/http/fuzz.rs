@@ -196,12 +196,16 @@ pub struct FakeIngress {
     pub(super) written: bool,
     /// Payloads that were handed on, each with its number of events.
     pub(super) accepted: Vec<(PoolSlice, u32)>,
+    /// Rejected records for the dead letters, with their number and the reason.
+    pub(super) dead: Vec<(PoolSlice, u32, String)>,
     /// Rejected events, by reason.
     pub(super) rejected: Vec<(RejectReason, u64)>,
     /// Statuses of the answers so far.
     pub(super) statuses: Vec<u16>,
     /// Bodies that were refused for lack of room.
     pub(super) no_room: usize,
+    /// Largest payload.
+    pub(super) max_frame_bytes: usize,
 }
 
 impl FakeIngress {
@@ -219,9 +223,11 @@ impl FakeIngress {
             log_pause: None,
             written: true,
             accepted: Vec::new(),
+            dead: Vec::new(),
             rejected: Vec::new(),
             statuses: Vec::new(),
             no_room: 0,
+            max_frame_bytes: SETTINGS.max_frame_bytes,
         }
     }
 
@@ -229,7 +235,7 @@ impl FakeIngress {
     pub(super) fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
         for (payload, events) in &self.accepted {
-            assert!(payload.len() <= SETTINGS.max_frame_bytes);
+            assert!(payload.len() <= self.max_frame_bytes);
             let before = names.len();
             names.extend(Events::accepted(payload).map(|event| event.name().to_owned()));
             assert_eq!(names.len() - before, *events as usize, "events told and events there");
@@ -296,6 +302,15 @@ impl Ingress for FakeIngress {
     fn accept(&mut self, payload: PoolSlice, events: u32, _level: AckLevel) -> u64 {
         self.accepted.push((payload, events));
         self.accepted.len() as u64
+    }
+
+    fn reject(&mut self, payload: PoolSlice, records: u32, _all: bool, reason: &str) -> u64 {
+        self.dead.push((payload, records, reason.to_owned()));
+        self.accepted.len() as u64
+    }
+
+    fn finishing_bytes(&self) -> usize {
+        self.pool.capacity_bytes()
     }
 
     fn is_written(&self, _ticket: u64) -> bool {
@@ -391,7 +406,13 @@ impl Peer {
 
     /// What was written since the last call.
     pub(super) fn answer(&mut self) -> String {
-        String::from_utf8(std::mem::take(&mut self.written)).expect("answers are UTF-8")
+        let mut text = String::new();
+        for chunk in std::mem::take(&mut self.written).utf8_chunks() {
+            text.push_str(chunk.valid());
+            // Lengths in protobuf may be no UTF-8. The number of bytes stays.
+            text.extend(chunk.invalid().iter().map(|_| '?'));
+        }
+        text
     }
 
     /// The statuses that were answered since the last call.
@@ -411,6 +432,8 @@ pub struct Outcome {
     pub names: Vec<String>,
     /// Payloads that were handed on, in order.
     pub payloads: Vec<Vec<u8>>,
+    /// Payloads for the dead letters, in order, with the number of records and the reason.
+    pub dead: Vec<(Vec<u8>, u32, String)>,
     /// Rejected events, by reason.
     pub rejected: Vec<(RejectReason, u64)>,
     /// Whether the connection ends after the last answer.
@@ -443,11 +466,13 @@ fn outcome_within<'a>(
         statuses: peer.statuses(),
         names: peer.ingress.names(),
         payloads: peer.ingress.accepted.iter().map(|(payload, _)| payload.to_vec()).collect(),
+        dead: peer.ingress.dead.iter().map(|(bytes, records, why)| (bytes.to_vec(), *records, why.clone())).collect(),
         rejected: std::mem::take(&mut peer.ingress.rejected),
         closing: peer.connection.closing(),
     };
     drop(peer.connection);
     peer.ingress.accepted.clear();
+    peer.ingress.dead.clear();
     assert_eq!(peer.ingress.pool.bytes_in_use(), 0, "memory is back");
     assert_eq!(peer.ingress.beginnings.left(), HTTP_BODY_BEGINNINGS_BYTES_MAX, "the budget is whole again");
     outcome
@@ -470,11 +495,19 @@ pub(super) fn exchange_within(settings: Settings, input: &[u8], prepare: &dyn Fn
 
 /// What comes of a POST with this body, in every way that its bytes can come. It may be as long as an event.
 pub fn exchange_body(content_type: &str, body: &[u8]) -> Outcome {
+    exchange_body_at("/v1/events", content_type, body)
+}
+
+/// The same, with another path.
+pub fn exchange_body_at(path: &str, content_type: &str, body: &[u8]) -> Outcome {
     let settings = Settings { max_body_bytes: 2 * EVENT_BYTES_MAX, max_frame_bytes: 2 * EVENT_BYTES_MAX, ..SETTINGS };
     let head = format!(
-        "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     let input = [head.as_bytes(), body].concat();
-    exchange_within(settings, &input, &|ingress| ingress.pool = Pool::new(8 * EVENT_BYTES_MAX, Box::new(|| {})))
+    exchange_within(settings, &input, &|ingress| {
+        ingress.pool = Pool::new(16 * EVENT_BYTES_MAX, Box::new(|| {}));
+        ingress.max_frame_bytes = settings.max_frame_bytes;
+    })
 }

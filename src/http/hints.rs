@@ -25,7 +25,7 @@ pub fn instead(body: &[u8], submission: Submission) -> Option<Refusal> {
              event per line"
         }
         MediaType::Protobuf if looks_like_otlp(body) => {
-            "the body looks like OTLP, which is not supported yet: send an EventBatch of proto/events.proto"
+            "the body looks like OTLP: send it to POST /v1/logs, /v1/metrics or /v1/traces"
         }
         MediaType::Json | MediaType::Ndjson if is_protobuf(body) => {
             "the body is protobuf, not JSON: set \"Content-Type: application/x-protobuf\""
@@ -71,7 +71,7 @@ fn malformed(error: String) -> Refusal {
 const GZIP: &str = "gzip";
 
 /// The compression that these bytes begin with.
-fn compression(bytes: &[u8]) -> Option<&'static str> {
+pub fn compression(bytes: &[u8]) -> Option<&'static str> {
     Some(match bytes {
         [0x1F, 0x8B, ..] => GZIP,
         [0x28, 0xB5, 0x2F, 0xFD, ..] => "Zstandard",
@@ -84,7 +84,7 @@ fn compression(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// An object with a key, or an array of something.
-fn looks_like_json(body: &[u8]) -> bool {
+pub fn looks_like_json(body: &[u8]) -> bool {
     match body.trim_ascii_start() {
         [b'{', rest @ ..] => matches!(rest.trim_ascii_start(), [b'"' | b'}', ..]),
         [b'[', rest @ ..] => matches!(rest.trim_ascii_start(), [b'{' | b']', ..]),

@@ -3,6 +3,7 @@
 //! ```text
 //!  body ─ gunzip ─▶ protobuf ─ check ─▶ its own bytes, cut between events ──────────┐
 //!   (Buffer)   │                    └─ with gaps ─▶ accepted ranges, copied ────────┤─▶ slots of at most one frame
+//!              ├─▶ OTLP ─ map ─▶ events, written in place into new buffers ───────────┤
 //!              └─▶ JSON, NDJSON ─ decode ─▶ encoded events, packed into new buffers ┘
 //! ```
 //!
@@ -19,10 +20,12 @@ use super::Ingress;
 use super::body::too_large;
 use super::connection::Settings;
 use super::hints;
+use super::otlp::{self, Encoding, Taken};
 use super::response::{Refusal, push_json_string, result_body};
-use super::routes::{MediaType, Submission};
+use super::routes::{MediaType, Submission, Target};
 use crate::batch::pool::{Buffer, PoolSlice};
 use crate::batch::shares::packed_bytes;
+use crate::event::otlp::{Decoded as DecodedOtlp, Signal};
 use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, Rejection, Rejections, check_batch};
 use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
 use crate::metrics::RejectReason;
@@ -31,10 +34,12 @@ use crate::text::cut;
 /// A body with more gaps than this between its accepted events is packed again, so that it does not fill the ring.
 const GAPS_SHARED_MAX: usize = 16;
 
-/// One slot to be: events and their `EventBatch` bytes.
-struct Piece {
-    payload: PoolSlice,
-    events: u32,
+/// One slot to be: events and their `EventBatch` bytes, or rejected records of OTLP.
+pub struct Piece {
+    /// The encoded bytes.
+    pub payload: PoolSlice,
+    /// How many events or records.
+    pub events: u32,
 }
 
 /// What became of a request's events; the text of its answer, kept in the pool while the answer waits, where bodies are
@@ -43,15 +48,19 @@ pub struct Settled {
     accepted: u64,
     rejected: u64,
     listed: u64,
-    /// The joined entries of the list; `None` where nothing was refused.
+    /// The joined entries of the list, or for OTLP a text; `None` where nothing was refused.
     entries: Option<Buffer>,
+    target: Target,
+    encoding: Encoding,
 }
 
 impl Settled {
     /// Moves the list of what was refused into the pool. Where that has no room, the answer has the number alone.
     fn new(accepted: u64, rejections: &Rejections, ingress: &mut impl Ingress) -> Self {
         let listed = rejections.named.len() as u64;
-        let mut settled = Self { accepted, rejected: rejections.total as u64, listed: 0, entries: None };
+        let rejected = rejections.total as u64;
+        let (target, encoding) = (Target::Events, Encoding::Native);
+        let mut settled = Self { accepted, rejected, listed: 0, entries: None, target, encoding };
         if listed > 0 {
             let mut entries = Vec::new();
             for Rejection { index, error } in &rejections.named {
@@ -74,8 +83,48 @@ impl Settled {
         self.accepted == 0 && self.rejected > 0
     }
 
-    /// The answer's body.
-    pub fn body(&self, error: Option<&str>) -> Vec<u8> {
+    /// What became of a request of OTLP; `summary` says what was rejected of it.
+    fn of_otlp(submission: Submission, decoded: &DecodedOtlp, summary: &str, ingress: &mut impl Ingress) -> Self {
+        let mut entries = ingress.reserve_for_answer(summary.len()).filter(|_| !summary.is_empty());
+        entries = entries.and_then(|mut buffer| buffer.extend(summary.as_bytes()).then_some(buffer));
+        let (target, encoding) = (submission.target, submission.encoding());
+        let (accepted, rejected) = (decoded.accepted as u64, decoded.rejected.total as u64);
+        Self { accepted, rejected, listed: 0, entries, target, encoding }
+    }
+
+    /// What it was for.
+    pub fn target(&self) -> Target {
+        self.target
+    }
+
+    /// Value of the answer's `Content-Type`.
+    pub fn content_type(&self) -> &'static str {
+        self.encoding.content_type()
+    }
+
+    /// Why everything was refused.
+    pub fn nothing_accepted(&self) -> String {
+        match (self.target, &self.entries) {
+            (Target::Otlp(_), Some(summary)) => String::from_utf8_lossy(summary.filled()).into_owned(),
+            (Target::Otlp(signal), None) => format!("every {} was rejected", signal.record()),
+            (Target::Events, _) => "every event was rejected".to_owned(),
+        }
+    }
+
+    /// The answer's body. `error`: the status, and what went wrong.
+    pub fn body(&self, error: Option<(u16, &str)>) -> Vec<u8> {
+        match (self.target, error) {
+            (Target::Otlp(_), Some((status, error))) => otlp::status_body(self.encoding, status, error),
+            (Target::Otlp(signal), None) => {
+                let summary = self.entries.as_ref().map(|summary| String::from_utf8_lossy(summary.filled()));
+                let summary = summary.unwrap_or("the server's log file names what was rejected".into());
+                otlp::response_body(self.encoding, signal, self.rejected, &summary)
+            }
+            (Target::Events, error) => self.native_body(error.map(|(_, error)| error)),
+        }
+    }
+
+    fn native_body(&self, error: Option<&str>) -> Vec<u8> {
         let entries = self.entries.as_ref().map_or(&[][..], Buffer::filled);
         result_body(error, self.accepted, entries, self.listed, self.rejected)
     }
@@ -106,12 +155,23 @@ pub fn ingest(
     settings: Settings,
     ingress: &mut impl Ingress,
 ) -> Result<(Settled, Option<u64>), Failed> {
+    if submission.gzip {
+        return ingest_unpacked(&mut unpack(body, settings.max_body_bytes, ingress)?, submission, settings, ingress);
+    }
+    ingest_unpacked(body, submission, settings, ingress)
+}
+
+fn ingest_unpacked(
+    body: &mut Buffer,
+    submission: Submission,
+    settings: Settings,
+    ingress: &mut impl Ingress,
+) -> Result<(Settled, Option<u64>), Failed> {
     let level = submission.level;
-    let (pieces, rejections) = if submission.gzip {
-        decode(&mut unpack(body, settings.max_body_bytes, ingress)?, submission, settings, ingress)?
-    } else {
-        decode(body, submission, settings, ingress)?
-    };
+    if let Target::Otlp(signal) = submission.target {
+        return ingest_otlp(body, submission, signal, settings, ingress);
+    }
+    let (pieces, rejections) = decode(body, submission, settings, ingress)?;
     if !ingress.ring_room(pieces.len()) {
         return Err(Failed::NoRoom);
     }
@@ -123,6 +183,34 @@ pub fn ingest(
     let mut last_ticket = None;
     for Piece { payload, events } in pieces {
         last_ticket = Some(ingress.accept(payload, events, level));
+    }
+    Ok((settled, last_ticket))
+}
+
+/// A request of OTLP. What was rejected of it goes first, so that the last ticket is that of all.
+fn ingest_otlp(
+    body: &Buffer,
+    submission: Submission,
+    signal: Signal,
+    settings: Settings,
+    ingress: &mut impl Ingress,
+) -> Result<(Settled, Option<u64>), Failed> {
+    let Taken { pieces, refused, decoded } = otlp::decode(body, submission, signal, settings, ingress)?;
+    if !ingress.ring_room(pieces.len() + refused.len()) {
+        return Err(Failed::NoRoom);
+    }
+    let summary = decoded.summary(signal).unwrap_or_default();
+    let settled = Settled::of_otlp(submission, &decoded, &summary, ingress);
+    if settled.rejected > 0 {
+        ingress.rejected(RejectReason::Invalid, settled.rejected);
+    }
+    let mut last_ticket = None;
+    for Piece { payload, events } in refused {
+        let reason = format!("OTLP {}: {summary}", signal.name());
+        last_ticket = Some(ingress.reject(payload, events, settled.accepted == 0, &reason));
+    }
+    for Piece { payload, events } in pieces {
+        last_ticket = Some(ingress.accept(payload, events, submission.level));
     }
     Ok((settled, last_ticket))
 }
@@ -148,6 +236,12 @@ pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs 
     // JSON can become many times as long: the key of an object is repeated in the keys of all its members.
     let is_as_long = submission.media_type == MediaType::Protobuf && !submission.gzip;
     let encoded = if is_as_long { bytes } else { max_body_bytes };
+    if let Target::Otlp(_) = submission.target {
+        // Mostly; one that becomes more is tried all the same, once in `HTTP_FINISH_RETRY`.
+        let encoded = (2 * encoded).min(max_body_bytes).max(encoded);
+        let packed_bytes = packed_bytes(encoded, max_frame_bytes);
+        return Needs { unpacked_bytes, packed_bytes, piece_bytes: max_frame_bytes, slots: otlp::slots(settings) };
+    }
     Needs {
         unpacked_bytes,
         packed_bytes: packed_bytes(encoded, max_frame_bytes),

@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌───────────── answered, keep-alive ────────────────┐
 //!            ▼                                                   │
-//!  bytes ─▶ Head ─ POST /v1/events ─▶ Body ─ whole, valid ─▶ Waiting ─ watermark ─▶ 200
+//!  bytes ─▶ Head ─ POST /v1/… ────▶ Body ─ whole, valid ─▶ Waiting ─ watermark ─▶ 200
 //!            │ GET: page, answered       │ bad: 4xx, 503         │ 30 s ─▶ 504, the events stay kept
 //!            └────────────┬──────────────┴───────────────────────┘ no keep-alive
 //!                         ▼
@@ -20,6 +20,7 @@
 //! | `incoming` | a body on its way in: its room, its rate, its time |
 //! | `proxy_header` | recognises the header of the PROXY protocol, to name it in the 400 |
 //! | `ingest` | a whole body becomes `EventBatch` bytes in the pool and a list of what was refused |
+//! | `otlp` | a whole body of OTLP becomes events, and its answers |
 //! | `hints` | what a body is that is not what its head declares: for the message of its 400 |
 //! | `response` | status line, header fields, JSON bodies |
 //! | `date` | the `Date` field, formatted once per second |
@@ -51,6 +52,7 @@ mod hints;
 mod incoming;
 mod ingest;
 mod kept;
+mod otlp;
 mod proxy_header;
 mod response;
 mod routes;
@@ -93,9 +95,9 @@ pub struct Refused<'a> {
 }
 
 impl<'a> Refused<'a> {
-    /// A POST of events.
-    fn post(status: u16, reason: &'a str) -> Self {
-        Self { status, method: "POST", path: "/v1/events", reason }
+    /// A POST.
+    fn post(status: u16, target: routes::Target, reason: &'a str) -> Self {
+        Self { status, method: "POST", path: target.path(), reason }
     }
 }
 
@@ -138,6 +140,13 @@ pub trait Ingress {
     /// only after [`Ingress::ring_room`] has confirmed all slots of the request, which is answered at `level`. Returns
     /// the ticket.
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64;
+
+    /// Takes rejected records for the dead letters: `payload` is as it was sent, or a part of it. As [`Ingress::accept`]. `all`:
+    /// nothing of the request was accepted.
+    fn reject(&mut self, payload: PoolSlice, records: u32, all: bool, reason: &str) -> u64;
+
+    /// Bytes of the pool in which events may lie that bodies become.
+    fn finishing_bytes(&self) -> usize;
 
     /// Whether the log has all up to this ticket.
     fn is_written(&self, ticket: u64) -> bool;

@@ -1,9 +1,11 @@
 //! The resources of the server, and what the head of a POST must have before its body is read.
 
 use super::head::Head;
+use super::otlp::Encoding;
 use super::response::Refusal;
 use super::{Ingress, Page};
 use crate::event::Quoted;
+use crate::event::otlp::Signal;
 use crate::metrics::RejectReason;
 use crate::wire::AckLevel;
 
@@ -17,8 +19,40 @@ const SERVER_METHODS: &str = "GET, HEAD, POST";
 pub enum Route {
     /// A page, for GET and HEAD.
     Page(Page),
-    /// `/v1/events`, for POST.
+    /// What takes events, for POST.
+    Post(Target),
+}
+
+/// What a POST is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// `/v1/events`.
     Events,
+    /// `/v1/logs`, `/v1/metrics`, `/v1/traces`.
+    Otlp(Signal),
+}
+
+impl Target {
+    /// The target of a path.
+    fn of(path: &str) -> Option<Self> {
+        Some(match path {
+            "/v1/events" => Self::Events,
+            "/v1/logs" => Self::Otlp(Signal::Logs),
+            "/v1/metrics" => Self::Otlp(Signal::Metrics),
+            "/v1/traces" => Self::Otlp(Signal::Traces),
+            _ => return None,
+        })
+    }
+
+    /// Its path.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Events => "/v1/events",
+            Self::Otlp(Signal::Logs) => "/v1/logs",
+            Self::Otlp(Signal::Metrics) => "/v1/metrics",
+            Self::Otlp(Signal::Traces) => "/v1/traces",
+        }
+    }
 }
 
 impl Route {
@@ -29,9 +63,11 @@ impl Route {
             "/health" => (Self::Page(Page::Health), PAGE_METHODS),
             "/ready" => (Self::Page(Page::Ready), PAGE_METHODS),
             "/metrics" => (Self::Page(Page::Metrics), PAGE_METHODS),
-            "/v1/events" => (Self::Events, EVENTS_METHODS),
             "*" => return Err(wrong_method(head.method, SERVER_METHODS)),
-            path => return Err(Refusal::new(404, not_found(path))),
+            path => match Target::of(path) {
+                Some(target) => (Self::Post(target), EVENTS_METHODS),
+                None => return Err(Refusal::new(404, not_found(path))),
+            },
         };
         if methods.split(", ").any(|method| method == head.method) {
             Ok(route)
@@ -44,8 +80,11 @@ impl Route {
 /// The message of a 404. Nothing of the path is repeated: it may be long.
 fn not_found(path: &str) -> &'static str {
     match path.trim_end_matches('/') {
-        "/v1/logs" | "/v1/metrics" | "/v1/traces" => "OTLP is not supported yet: send events to POST /v1/events",
-        _ => "not found: there are POST /v1/events and GET /health, /ready, /metrics",
+        "/v1/logs" | "/v1/metrics" | "/v1/traces" => "not found: the paths of OTLP have no slash at their end",
+        "/v1development/profiles" => "profiles are not supported: send logs, metrics and traces",
+        _ => {
+            "not found: there are POST /v1/events, /v1/logs, /v1/metrics, /v1/traces and GET /health, /ready, /metrics"
+        }
     }
 }
 
@@ -70,9 +109,11 @@ pub enum MediaType {
     Protobuf,
 }
 
-/// The fields of the head of a POST /v1/events about its body and its answer.
+/// The fields of the head of a POST about its body and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Submission {
+    /// What it is for.
+    pub target: Target,
     /// How the events are encoded.
     pub media_type: MediaType,
     /// Whether the body is compressed with gzip.
@@ -84,7 +125,7 @@ pub struct Submission {
 impl Submission {
     /// # Errors
     /// 503 while draining; 401; 400 for `?ack=`; 415.
-    pub fn check(head: &Head<'_>, ingress: &mut impl Ingress) -> Result<Self, Refusal> {
+    pub fn check(head: &Head<'_>, target: Target, ingress: &mut impl Ingress) -> Result<Self, Refusal> {
         if ingress.draining() {
             return Err(draining(ingress));
         }
@@ -92,14 +133,23 @@ impl Submission {
             return Err(Refusal::new(401, "send `Authorization: Bearer TOKEN` with a token of this server"));
         }
         let level = ingress.ack_level(wanted_level(head.query)?).map_err(Refusal::malformed)?;
-        let media_type = media_type(head.content_type)?;
+        let media_type = media_type(head.content_type, target)?;
         let gzip = match head.content_encoding {
             None => false,
             Some(coding) if coding.eq_ignore_ascii_case("identity") => false,
             Some(coding) if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") => true,
             Some(coding) => return Err(wrong_coding(coding)),
         };
-        Ok(Self { media_type, gzip, level })
+        Ok(Self { target, media_type, gzip, level })
+    }
+
+    /// The encoding of its answers.
+    pub fn encoding(self) -> Encoding {
+        match (self.target, self.media_type) {
+            (Target::Events, _) => Encoding::Native,
+            (Target::Otlp(_), MediaType::Protobuf) => Encoding::Protobuf,
+            (Target::Otlp(_), _) => Encoding::Json,
+        }
     }
 }
 
@@ -149,8 +199,11 @@ const MEDIA_TYPES: [(&str, MediaType); 7] = [
     ("application/protobuf", MediaType::Protobuf),
 ];
 
-fn wrong_media_type(name: &str) -> Refusal {
-    let known = "application/json, application/x-ndjson or application/x-protobuf";
+fn wrong_media_type(name: &str, target: Target) -> Refusal {
+    let known = match target {
+        Target::Events => "application/json, application/x-ndjson or application/x-protobuf",
+        Target::Otlp(_) => "application/x-protobuf or application/json",
+    };
     let error = match name {
         "" => format!("Content-Type is missing: set it to {known}"),
         name => format!("Content-Type {} is not supported: use {known}", Quoted(name)),
@@ -159,8 +212,10 @@ fn wrong_media_type(name: &str) -> Refusal {
 }
 
 /// The type without its parameters: text is UTF-8 whatever `charset` says, and is checked.
-fn media_type(content_type: Option<&str>) -> Result<MediaType, Refusal> {
+fn media_type(content_type: Option<&str>, target: Target) -> Result<MediaType, Refusal> {
     let name = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim_ascii();
     let known = MEDIA_TYPES.iter().find(|(known, _)| name.eq_ignore_ascii_case(known));
-    known.map(|(_, media_type)| *media_type).ok_or_else(|| wrong_media_type(name))
+    let known = known.map(|(_, media_type)| *media_type);
+    let is_offered = |media_type: &MediaType| target == Target::Events || *media_type != MediaType::Ndjson;
+    known.filter(is_offered).ok_or_else(|| wrong_media_type(name, target))
 }

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use crate::batch::Origin;
 use crate::batch::pool::{Buffer, PoolSlice};
+use crate::batch::shares::Share;
 use crate::http;
 use crate::ids::{LoopId, Ticket};
 use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX};
@@ -456,6 +457,17 @@ impl http::Ingress for HttpIngress<'_> {
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64 {
         self.ingress.counts.received(Protocol::Http, events);
         self.ingress.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), self.origin).number
+    }
+
+    fn reject(&mut self, payload: PoolSlice, records: u32, all: bool, reason: &str) -> u64 {
+        let code = if all { NackCode::Invalid } else { NackCode::Partial };
+        let reason = cut(reason, DEAD_LETTER_REASON_BYTES_MAX).into();
+        let content = Content::Refused { payload, events: records, code, reason };
+        self.ingress.push(content, 0, 0, None, self.origin).number
+    }
+
+    fn finishing_bytes(&self) -> usize {
+        self.ingress.intake.pool().share_bytes(Share::Finishing)
     }
 
     fn is_written(&self, ticket: u64) -> bool {

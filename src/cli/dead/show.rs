@@ -80,10 +80,18 @@ fn readable(name: &str, letter: &ReadLetter<'_>) -> String {
         Content::Event { event, .. } => {
             let _ = writeln!(text, "  {}", escape(event.get()));
         }
+        Content::Frame { payload, .. } if letter.reason.starts_with("OTLP ") => write_otlp(payload, &mut text),
         Content::Frame { payload, .. } => write_payload(payload, &mut text),
     }
     text.push('\n');
     text
+}
+
+/// Records of OpenTelemetry are for its tools.
+fn write_otlp(payload: &str, text: &mut String) {
+    // Without its padding, four digits of base64 are three bytes.
+    let bytes = payload.trim_end_matches('=').len() as u64 * 3 / 4;
+    let _ = writeln!(text, "  {} of an OTLP request in protobuf (--json has them)", Counted(bytes, "byte"));
 }
 
 /// The events of a frame, as far as it can be read.

@@ -102,12 +102,7 @@ impl Stretch {
 
     /// Calls `each` with the content of every field of `key` in the record that the stretch was found in.
     #[inline]
-    pub fn each<E>(
-        self,
-        record: &[u8],
-        key: u32,
-        mut each: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn each<E>(self, record: &[u8], key: u32, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let mut rest = record.get(self.first..self.end).unwrap_or_default();
         while !rest.is_empty() {
             // What was found before is found again.
@@ -363,7 +358,9 @@ pub enum Invalid {
     #[error("the data point has no value: set `as_double` or `as_int`, or the flag NO_RECORDED_VALUE")]
     NoValue,
     /// A histogram's bounds and counts do not belong together.
-    #[error("the histogram has {bounds} `explicit_bounds` and {counts} `bucket_counts`: send one more count than bounds")]
+    #[error(
+        "the histogram has {bounds} `explicit_bounds` and {counts} `bucket_counts`: send one more count than bounds"
+    )]
     Buckets {
         /// Number of bounds.
         bounds: usize,

@@ -143,8 +143,7 @@ impl<'a> Data<'a> {
         let message = shape.message();
         let malformed = |fault| message.malformed(fault);
         let Metric { name, unit, .. } = *metric;
-        let mut data =
-            Self { shape, points: Stretch::default(), temporality: 0, is_monotonic: false, name, unit };
+        let mut data = Self { shape, points: Stretch::default(), temporality: 0, is_monotonic: false, name, unit };
         let mut rest = bytes;
         while !rest.is_empty() {
             let (key, after) = field_key(rest).map_err(malformed)?;
@@ -241,9 +240,9 @@ impl<O: Output> Mapping<'_, O> {
             }
         });
         let (scratch, attributes) = (&mut *self.scratch, Point::attributes_key(data.shape));
-        point.attributes.each(bytes, attributes, |attribute| {
-            scratch.put_attribute(&mut writer, attribute, POINT_DEPTH - 1)
-        })?;
+        point
+            .attributes
+            .each(bytes, attributes, |attribute| scratch.put_attribute(&mut writer, attribute, POINT_DEPTH - 1))?;
         writer.begin_own_attributes();
         if !data.unit.is_empty() {
             writer.attribute(Key::of("unit"), Scalar::Text(data.unit));
@@ -265,7 +264,7 @@ impl<O: Output> Mapping<'_, O> {
             writer.attribute(Key::of("exemplars"), Scalar::Text(&body.bytes));
         }
         writer.mark_losses();
-        if let Some(value) = point.value() {
+        if let Some(value) = point.value(data.shape) {
             writer.fixed64(VALUE, value.to_bits());
         }
         let written = writer.finish();

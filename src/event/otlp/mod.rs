@@ -22,11 +22,17 @@
 //! OTLP is *rejected*, and its neighbours are accepted. What is only too long for an event is cut, or left out and counted:
 //! such an event has the attribute `truncated`. The mapping is in docs/otlp.md. In steady state nothing allocates per record.
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod json;
 mod logs;
 mod mapping;
 mod metrics;
 mod points;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod reference;
 mod request;
 mod schema;
 mod tables;
@@ -119,7 +125,9 @@ pub enum OtlpError<E> {
         max: usize,
     },
     /// One record in JSON becomes too much protobuf.
-    #[error("one record or metric becomes more than {OTLP_JSON_RECORD_BYTES_MAX} bytes of protobuf: send smaller batches")]
+    #[error(
+        "one record or metric becomes more than {OTLP_JSON_RECORD_BYTES_MAX} bytes of protobuf: send smaller batches"
+    )]
     RecordTooLarge,
     /// What the output returned.
     #[error("an event was not taken")]

@@ -234,10 +234,12 @@ impl<'a> Point<'a> {
     }
 
     /// The value of the event: that of the point, or the sum of a histogram or summary.
-    pub fn value(&self) -> Option<f64> {
+    pub fn value(&self, shape: Shape) -> Option<f64> {
         match self.number {
             Some(Number::Double(double)) => Some(double),
             Some(Number::Int(integer)) => Some(integer as f64),
+            // That of a summary is 0 where it is not set; a histogram may have none.
+            None if shape == Shape::Summary => Some(self.sum.unwrap_or_default()),
             None => self.sum,
         }
     }

@@ -23,29 +23,15 @@ pub static ANY_VALUE: Message = Message {
 };
 
 /// `ArrayValue`.
-pub static ARRAY_VALUE: Message = Message {
-    name: "ArrayValue",
-    fields: &[
-        many(1, "values", Nested(&ANY_VALUE)),
-    ],
-};
+pub static ARRAY_VALUE: Message = Message { name: "ArrayValue", fields: &[many(1, "values", Nested(&ANY_VALUE))] };
 
 /// `KeyValueList`.
-pub static KEY_VALUE_LIST: Message = Message {
-    name: "KeyValueList",
-    fields: &[
-        many(1, "values", Nested(&KEY_VALUE)),
-    ],
-};
+pub static KEY_VALUE_LIST: Message = Message { name: "KeyValueList", fields: &[many(1, "values", Nested(&KEY_VALUE))] };
 
 /// `KeyValue`.
 pub static KEY_VALUE: Message = Message {
     name: "KeyValue",
-    fields: &[
-        one(1, "key", Text),
-        one(2, "value", Nested(&ANY_VALUE)),
-        one(3, "key_strindex", Int32),
-    ],
+    fields: &[one(1, "key", Text), one(2, "value", Nested(&ANY_VALUE)), one(3, "key_strindex", Int32)],
 };
 
 /// `InstrumentationScope`.
@@ -186,13 +172,7 @@ pub static SPAN_LINK: Message = Message {
 };
 
 /// `Status`.
-pub static STATUS: Message = Message {
-    name: "Status",
-    fields: &[
-        one(2, "message", Text),
-        one(3, "code", Enum),
-    ],
-};
+pub static STATUS: Message = Message { name: "Status", fields: &[one(2, "message", Text), one(3, "code", Enum)] };
 
 /// `ResourceMetrics`.
 pub static RESOURCE_METRICS: Message = Message {
@@ -231,12 +211,7 @@ pub static METRIC: Message = Message {
 };
 
 /// `Gauge`.
-pub static GAUGE: Message = Message {
-    name: "Gauge",
-    fields: &[
-        many(1, "data_points", Nested(&NUMBER_DATA_POINT)),
-    ],
-};
+pub static GAUGE: Message = Message { name: "Gauge", fields: &[many(1, "data_points", Nested(&NUMBER_DATA_POINT))] };
 
 /// `Sum`.
 pub static SUM: Message = Message {
@@ -251,10 +226,7 @@ pub static SUM: Message = Message {
 /// `Histogram`.
 pub static HISTOGRAM: Message = Message {
     name: "Histogram",
-    fields: &[
-        many(1, "data_points", Nested(&HISTOGRAM_DATA_POINT)),
-        one(2, "aggregation_temporality", Enum),
-    ],
+    fields: &[many(1, "data_points", Nested(&HISTOGRAM_DATA_POINT)), one(2, "aggregation_temporality", Enum)],
 };
 
 /// `ExponentialHistogram`.
@@ -267,12 +239,8 @@ pub static EXPONENTIAL_HISTOGRAM: Message = Message {
 };
 
 /// `Summary`.
-pub static SUMMARY: Message = Message {
-    name: "Summary",
-    fields: &[
-        many(1, "data_points", Nested(&SUMMARY_DATA_POINT)),
-    ],
-};
+pub static SUMMARY: Message =
+    Message { name: "Summary", fields: &[many(1, "data_points", Nested(&SUMMARY_DATA_POINT))] };
 
 /// `NumberDataPoint`.
 pub static NUMBER_DATA_POINT: Message = Message {
@@ -330,10 +298,7 @@ pub static EXPONENTIAL_HISTOGRAM_DATA_POINT: Message = Message {
 /// `ExponentialHistogramDataPoint.Buckets`.
 pub static EXPONENTIAL_HISTOGRAM_DATA_POINT_BUCKETS: Message = Message {
     name: "ExponentialHistogramDataPoint.Buckets",
-    fields: &[
-        one(1, "offset", SInt32),
-        many(2, "bucket_counts", UInt64),
-    ],
+    fields: &[one(1, "offset", SInt32), many(2, "bucket_counts", UInt64)],
 };
 
 /// `SummaryDataPoint`.
@@ -353,10 +318,7 @@ pub static SUMMARY_DATA_POINT: Message = Message {
 /// `SummaryDataPoint.ValueAtQuantile`.
 pub static SUMMARY_DATA_POINT_VALUE_AT_QUANTILE: Message = Message {
     name: "SummaryDataPoint.ValueAtQuantile",
-    fields: &[
-        one(1, "quantile", Double),
-        one(2, "value", Double),
-    ],
+    fields: &[one(1, "quantile", Double), one(2, "value", Double)],
 };
 
 /// `Exemplar`.
@@ -373,25 +335,13 @@ pub static EXEMPLAR: Message = Message {
 };
 
 /// `ExportLogsServiceRequest`.
-pub static EXPORT_LOGS_SERVICE_REQUEST: Message = Message {
-    name: "ExportLogsServiceRequest",
-    fields: &[
-        many(1, "resource_logs", Nested(&RESOURCE_LOGS)),
-    ],
-};
+pub static EXPORT_LOGS_SERVICE_REQUEST: Message =
+    Message { name: "ExportLogsServiceRequest", fields: &[many(1, "resource_logs", Nested(&RESOURCE_LOGS))] };
 
 /// `ExportTraceServiceRequest`.
-pub static EXPORT_TRACE_SERVICE_REQUEST: Message = Message {
-    name: "ExportTraceServiceRequest",
-    fields: &[
-        many(1, "resource_spans", Nested(&RESOURCE_SPANS)),
-    ],
-};
+pub static EXPORT_TRACE_SERVICE_REQUEST: Message =
+    Message { name: "ExportTraceServiceRequest", fields: &[many(1, "resource_spans", Nested(&RESOURCE_SPANS))] };
 
 /// `ExportMetricsServiceRequest`.
-pub static EXPORT_METRICS_SERVICE_REQUEST: Message = Message {
-    name: "ExportMetricsServiceRequest",
-    fields: &[
-        many(1, "resource_metrics", Nested(&RESOURCE_METRICS)),
-    ],
-};
+pub static EXPORT_METRICS_SERVICE_REQUEST: Message =
+    Message { name: "ExportMetricsServiceRequest", fields: &[many(1, "resource_metrics", Nested(&RESOURCE_METRICS))] };

@@ -120,12 +120,7 @@ impl<'a> Span<'a> {
         required_id::<16>("trace_id", self.trace_id)?;
         required_id::<8>("span_id", self.span_id)?;
         if !self.parent_id.is_empty() && self.parent_id.len() != 8 {
-            return Err(Invalid::Id {
-                field: "parent_span_id",
-                bytes: self.parent_id.len(),
-                zeros: "",
-                expected: 8,
-            });
+            return Err(Invalid::Id { field: "parent_span_id", bytes: self.parent_id.len(), zeros: "", expected: 8 });
         }
         time_in_range("start_time_unix_nano", self.start_time)?;
         time_in_range("end_time_unix_nano", self.end_time)
@@ -300,9 +295,9 @@ impl<O: Output> Mapping<'_, O> {
         });
         let scratch = &mut *self.scratch;
         let depth = DEPTH_RECORD - 2;
-        event.attributes.each(bytes, EVENT_ATTRIBUTES, |attribute| {
-            scratch.put_attribute(&mut writer, attribute, depth)
-        })?;
+        event
+            .attributes
+            .each(bytes, EVENT_ATTRIBUTES, |attribute| scratch.put_attribute(&mut writer, attribute, depth))?;
         writer.begin_own_attributes();
         if event.dropped > 0 {
             writer.attribute(Key::of("dropped_attributes_count"), Scalar::Int(event.dropped.into()));

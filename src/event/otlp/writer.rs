@@ -83,13 +83,7 @@ impl<'o> Writer<'o> {
     }
 
     /// Continues with attributes alone, of which there are `attributes` and room for `attributes_max`, at `at`.
-    pub fn attributes(
-        out: &'o mut [u8],
-        at: usize,
-        attributes: usize,
-        attributes_max: usize,
-        losses: Losses,
-    ) -> Self {
+    pub fn attributes(out: &'o mut [u8], at: usize, attributes: usize, attributes_max: usize, losses: Losses) -> Self {
         let limit = out.len();
         Self { out, at, limit, attributes, attributes_max, losses }
     }

@@ -206,7 +206,7 @@ fn a_key_of_another_agent_is_answered_with_ours() {
     const PUT: &str = "put it into `attributes`";
     const DURATION: &str = "use `duration_nano`, in nanoseconds";
     const MILLIS: &str = "use `duration_nano`, in nanoseconds: milliseconds × 1,000,000";
-    const OTLP: &str = "this is OTLP, which is not supported yet: send events to POST /v1/events";
+    const OTLP: &str = "this is OTLP: send it to POST /v1/logs, /v1/metrics or /v1/traces";
     for (agent, keys) in [
         ("Fluent Bit", &[("date", TIME), ("log", BODY), ("stream", PUT), ("kubernetes", PUT)][..]),
         ("Vector", &[("timestamp", TIME), ("message", BODY), ("host", SOURCE), ("source_type", PUT), ("file", PUT)]),
@@ -351,20 +351,25 @@ fn a_time_in_another_unit_is_refused_with_the_unit() {
 
 #[test]
 fn otlp_is_named() {
-    let error = "OTLP is not supported yet: send events to POST /v1/events";
-    for path in ["/v1/logs", "/v1/metrics", "/v1/traces", "/v1/logs/", "http://x/v1/traces"] {
+    let error = "not found: the paths of OTLP have no slash at their end";
+    for path in ["/v1/logs/", "/v1/metrics/", "/v1/traces/", "http://x/v1/traces//"] {
         answers(format!("POST {path} HTTP/1.1\r\nHost: x\r\n\r\n"), 404, error);
     }
+    answers(
+        "POST /v1development/profiles HTTP/1.1\r\nHost: x\r\n\r\n",
+        404,
+        "profiles are not supported: send logs, metrics and traces",
+    );
     // ExportLogsServiceRequest { resource_logs { resource { attributes { key: "service.name" value: "api" } } } }
     let resource = [&b"\x0a\x1b\x0a\x19\x0a\x17\x0a\x0cservice.name\x12\x07\x0a\x05hello"[..]].concat();
-    let looks = "the body looks like OTLP, which is not supported yet: send an EventBatch of proto/events.proto";
+    let looks = "the body looks like OTLP: send it to POST /v1/logs, /v1/metrics or /v1/traces";
     answers(post(PROTOBUF, &resource), 400, looks);
     // The same without a resource: ResourceLogs { scope_logs { } }.
     answers(post(PROTOBUF, b"\x0a\x02\x12\x00"), 400, looks);
     answers(
         post("application/json", r#"{"resourceSpans":[{"resource":{}}]}"#),
         400,
-        "0: unknown key `resourceSpans`: this is OTLP, which is not supported yet: send events to POST /v1/events",
+        "0: unknown key `resourceSpans`: this is OTLP: send it to POST /v1/logs, /v1/metrics or /v1/traces",
     );
 }
 
@@ -386,7 +391,7 @@ fn a_head_says_what_is_wrong_with_it() {
     answers(
         "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
         404,
-        "not found: there are POST /v1/events and GET /health, /ready, /metrics",
+        "not found: there are POST /v1/events, /v1/logs, /v1/metrics, /v1/traces and GET /health, /ready, /metrics",
     );
     answers("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "HTTP/2, and so gRPC, is not supported: use HTTP/1.1");
     answers("GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505, "HTTP/3.0 is not supported: use HTTP/1.1");

@@ -3,6 +3,7 @@
 mod conformance;
 mod events;
 mod messages;
+mod otlp;
 mod refused;
 mod requests;
 mod room;

@@ -1,0 +1,146 @@
+//! OTLP as its users send it: the OpenTelemetry SDK for Python, to the rows in SQLite, compared field by field by
+//! `tests/support/otlp_sdk.py`; and what the SDK does while the server cannot accept.
+#![cfg(feature = "sqlite")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use support::http;
+use support::server::{Server, own_address, wait_until};
+use support::stores::python;
+
+/// For a script to end: imports, a debug build of the server, and a busy machine.
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(300);
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/otlp_sdk.py")
+}
+
+/// The script on its way. Dropping it ends it.
+struct Sender(Child);
+
+impl Sender {
+    fn start(address: std::net::SocketAddr, data_dir: &Path, signal: &str, count: u64, options: &[&str]) -> Self {
+        let mut command = Command::new(python());
+        command.arg(script()).args([signal, &format!("http://{address}")]).arg(data_dir.join("events.db"));
+        command.arg(count.to_string()).args(options).stdin(Stdio::null()).stdout(Stdio::piped());
+        // No proxy stands between a test and its server.
+        Self(command.env("NO_PROXY", "*").spawn().expect("Python starts"))
+    }
+
+    /// What it says at its end. Panics if rows differ.
+    fn finish(mut self) -> Value {
+        let ended = wait_until(SCRIPT_TIMEOUT, || self.0.try_wait().unwrap().is_some());
+        assert!(ended, "the sender has not ended within {SCRIPT_TIMEOUT:?}");
+        let text = std::io::read_to_string(self.0.stdout.take().unwrap()).unwrap();
+        assert!(self.0.wait().unwrap().success(), "{text}");
+        serde_json::from_str(&text).unwrap()
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // fails only if it has ended
+        let _ = self.0.wait();
+    }
+}
+
+fn sent_and_compared(signal: &str, count: u64, options: &[&str]) {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let summary = Sender::start(server.address(), directory.path(), signal, count, options).finish();
+    println!("{signal} {options:?}: {summary}");
+    assert!(summary["sent"].as_u64().unwrap() >= count);
+}
+
+#[test]
+fn logs_of_the_sdk_are_stored_field_by_field() {
+    sent_and_compared("logs", 3_000, &[]);
+    sent_and_compared("logs", 3_000, &["--gzip"]);
+}
+
+#[test]
+fn traces_of_the_sdk_are_stored_field_by_field() {
+    sent_and_compared("traces", 2_000, &[]);
+    sent_and_compared("traces", 2_000, &["--gzip"]);
+}
+
+#[test]
+fn metrics_of_the_sdk_are_stored_field_by_field() {
+    sent_and_compared("metrics", 2_000, &[]);
+    sent_and_compared("metrics", 2_000, &["--gzip"]);
+}
+
+/// `make otlp`.
+#[test]
+#[ignore = "a few minutes"]
+fn a_hundred_thousand_records_of_each_signal() {
+    for signal in ["logs", "traces", "metrics"] {
+        for options in [&["--timeout", "240"][..], &["--timeout", "240", "--gzip"]] {
+            sent_and_compared(signal, 100_000, options);
+        }
+    }
+}
+
+/// The answer to an empty request of OTLP: status, and whether it says when to send again.
+fn refused(address: std::net::SocketAddr) -> Option<(u16, bool)> {
+    let head = "POST /v1/logs HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
+    let body = r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"eventName":"probe"}]}]}]}"#;
+    let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+    let mut stream = std::net::TcpStream::connect(address).ok()?;
+    std::io::Write::write_all(&mut stream, request.as_bytes()).ok()?;
+    let answer = std::io::read_to_string(stream).ok()?;
+    let status = answer.split(' ').nth(1)?.parse().ok()?;
+    Some((status, answer.contains("\r\nRetry-After: ")))
+}
+
+/// A log that no sink empties is full after 128 KiB: 503 with Retry-After. Once a sink takes its events, the SDK's retries
+/// are accepted, and every record is stored at least once.
+#[test]
+fn with_a_full_log_the_sdk_sends_again_until_all_is_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = own_address();
+    let listen = format!("server.address={address}");
+    let database = directory.path().join("events.db");
+    let sqlite = format!("sinks.sqlite.path={}", database.display());
+    let small = ["wal.segment_bytes=64KiB", "wal.max_bytes=128KiB", "wal.keep=0s"];
+    // A table that refuses every row: the sink is there, and its position does not move.
+    let holder = rusqlite::Connection::open(&database).unwrap();
+    holder.execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=DELETE; BEGIN EXCLUSIVE;").unwrap();
+    let settings = [&["sinks.sqlite.kind=sqlite", &sqlite, &listen][..], &small].concat();
+    let server = Server::start(directory.path(), &settings);
+    let sender = Sender::start(address, directory.path(), "logs", 2_000, &["--repeated", "--timeout", "120"]);
+    let is_full = || refused(server.address()) == Some((503, true));
+    assert!(wait_until(Duration::from_secs(60), is_full), "{}", server.log());
+    let ready = http::get(address, "/ready");
+    assert!(ready.1.contains("log_full"), "{ready:?}");
+    holder.execute_batch("ROLLBACK; PRAGMA locking_mode=NORMAL;").unwrap();
+    drop(holder);
+    let summary = sender.finish();
+    println!("{summary}");
+    assert_eq!(summary["sent"], 2_000);
+}
+
+/// A required sink that is unavailable, and level `delivered`: the answer is 504 after 30 s, the SDK sends again, and the
+/// records that were kept all the while are stored at least once.
+#[test]
+#[ignore = "waits for answers that take 30 s"]
+fn with_a_dead_required_sink_the_sdk_times_out_and_sends_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("events.db");
+    let holder = rusqlite::Connection::open(&database).unwrap();
+    holder.execute_batch("PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE;").unwrap();
+    let sqlite = format!("sinks.sqlite.path={}", database.display());
+    let settings = ["sinks.sqlite.kind=sqlite", &sqlite, "sinks.sqlite.required=true", "server.ack=delivered"];
+    let server = Server::start(directory.path(), &settings);
+    let sender = Sender::start(server.address(), directory.path(), "logs", 100, &["--repeated", "--timeout", "120"]);
+    let timed_out = || http::metric(server.address(), "telemetryx_http_responses_total{status=\"504\"}") >= Some(1.0);
+    assert!(wait_until(Duration::from_secs(90), timed_out), "{}", server.log());
+    holder.execute_batch("ROLLBACK;").unwrap();
+    drop(holder);
+    println!("{}", sender.finish());
+}
