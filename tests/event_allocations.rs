@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use telemetryx::batch::{Batch, Origin, Payload, Run};
+use telemetryx::event::otlp::{EVENT_FIELD_BYTES_MAX, OtlpDecoder, Output, Signal};
 use telemetryx::event::{Events, JsonDecoder, JsonRecord, check_batch, write_json};
 use telemetryx::router::gather::{Due, Gather};
 use telemetryx::sink::BatchSettings;
@@ -141,4 +142,86 @@ fn a_delivery_allocates_a_list_of_batches_and_nothing_per_run_or_event() {
         assert_eq!(events, 1_000);
         assert!(round == 0 || count <= 1, "{count} allocations");
     }
+}
+
+/// A request with so many log records in JSON: a body that is a list, an array and a list among the attributes.
+fn otlp_json(records: usize) -> String {
+    let record = r#"{"timeUnixNano":"1795464948000000000","severityNumber":9,"traceId":"5B8EFFF798038103D269B633813FC60C",
+        "body":{"kvlistValue":{"values":[{"key":"order","value":{"intValue":"7"}}]}},"attributes":[
+        {"key":"path","value":{"stringValue":"/orders/7"}},{"key":"status","value":{"intValue":200}},
+        {"key":"tags","value":{"arrayValue":{"values":[{"stringValue":"a"},{"doubleValue":1.5}]}}},
+        {"key":"http","value":{"kvlistValue":{"values":[{"key":"method","value":{"stringValue":"GET"}}]}}}]}"#;
+    let resource = r#"{"attributes":[{"key":"service.name","value":{"stringValue":"shop"}}]}"#;
+    let records = vec![record; records].join(",");
+    format!(r#"{{"resourceLogs":[{{"resource":{resource},"scopeLogs":[{{"scope":{{}},"logRecords":[{records}]}}]}}]}}"#)
+}
+
+/// Room for one event, again and again.
+struct OneEvent(Vec<u8>);
+
+impl Output for OneEvent {
+    type Error = ();
+
+    fn room(&mut self) -> Result<&mut [u8], ()> {
+        Ok(&mut self.0)
+    }
+
+    fn wrote(&mut self, _: usize) {}
+
+    fn reject(&mut self, _: &[&[u8]]) -> Result<(), ()> {
+        Err(())
+    }
+}
+
+#[test]
+fn mapping_otlp_allocates_nothing_per_record() {
+    let mut decoder = OtlpDecoder::new();
+    let mut out = OneEvent(vec![0; EVENT_FIELD_BYTES_MAX]);
+    let bodies = [otlp_json(10), otlp_json(10), otlp_json(1_000)];
+    let [_, few, many] = bodies.each_ref().map(|body| {
+        let (count, decoded) = allocations(|| decoder.json(Signal::Logs, body.as_bytes(), &mut out));
+        assert!(decoded.unwrap().rejected.total == 0);
+        count
+    });
+    assert_eq!(few, many, "allocations for 10 and for 1,000 records in JSON");
+    let bodies = [10, 10, 1_000].map(|records| otlp_protobuf(&otlp_json(records)));
+    let [_, few, many] = bodies.each_ref().map(|body| {
+        let (count, decoded) = allocations(|| decoder.protobuf(Signal::Logs, body, &mut out));
+        assert!(decoded.unwrap().accepted >= 10);
+        count
+    });
+    assert_eq!(few, many, "allocations for 10 and for 1,000 records in protobuf");
+}
+
+/// The request in protobuf: every record of it is rejected in JSON by a time, and kept as it is, but for that time.
+fn otlp_protobuf(json: &str) -> Vec<u8> {
+    struct Rejected(Vec<u8>, Vec<u8>);
+
+    impl Output for Rejected {
+        type Error = ();
+
+        fn room(&mut self) -> Result<&mut [u8], ()> {
+            Ok(&mut self.1)
+        }
+
+        fn wrote(&mut self, _: usize) {}
+
+        fn reject(&mut self, pieces: &[&[u8]]) -> Result<(), ()> {
+            pieces.iter().for_each(|piece| self.0.extend_from_slice(piece));
+            Ok(())
+        }
+    }
+
+    let json = json.replace("\"1795464948000000000\"", "\"9223372036854775808\"");
+    let mut out = Rejected(Vec::new(), vec![0; EVENT_FIELD_BYTES_MAX]);
+    OtlpDecoder::new().json(Signal::Logs, json.as_bytes(), &mut out).unwrap();
+    // The time below 2^63.
+    let time = 9_223_372_036_854_775_808_u64.to_le_bytes();
+    let mut request = out.0;
+    for at in 0..request.len() - 8 {
+        if request[at..at + 8] == time {
+            request[at + 7] = 0x10;
+        }
+    }
+    request
 }

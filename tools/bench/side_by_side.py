@@ -82,13 +82,21 @@ class Bench:
         return json.loads(done.stdout)
 
     def check_pair(self):
-        """One run of criterion: events a second that EventRef checks, and that prost decodes."""
-        subprocess.run(["cargo", "bench", "--locked", "--features", "rivals", "--bench", "event_check", "--", "--quiet", "--noplot",
-                        "--warm-up-time", "1", "--measurement-time", str(self.seconds / 2), "(EventRef|prost)$"],
+        """One run of criterion: events per second that EventRef checks, and that prost decodes."""
+        return self.criterion_pair("event_check", "EventRef", "prost")
+
+    def otlp_pair(self):
+        """One run of criterion: log records per second that OtlpDecoder maps to events, and that prost decodes."""
+        return self.criterion_pair("otlp_in", "OtlpDecoder", "prost")
+
+    def criterion_pair(self, bench, *names):
+        """Events per second of two functions of a bench whose batches have 1,000 events."""
+        subprocess.run(["cargo", "bench", "--locked", "--features", "rivals", "--bench", bench, "--", "--quiet", "--noplot",
+                        "--warm-up-time", "1", "--measurement-time", str(self.seconds / 2), f"({'|'.join(names)})$"],
                        cwd=ROOT, check=True, capture_output=True, preexec_fn=on(self.server_cpu))
-        folder = self.target / "criterion" / "event_check"
+        folder = self.target / "criterion" / bench
         seconds = [json.loads((folder / name / "new" / "estimates.json").read_text())["median"]["point_estimate"] / 1e9
-                   for name in ("EventRef", "prost")]
+                   for name in names]
         return [1_000 / of_batch for of_batch in seconds]
 
     def append(self, chunk_bytes, seconds, pause_ms=0):

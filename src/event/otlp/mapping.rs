@@ -37,6 +37,9 @@ pub struct Group<'g> {
 pub struct Prefix {
     /// The field `source`; empty: not set.
     source: Vec<u8>,
+    /// The attributes that it may come from.
+    service: Vec<u8>,
+    host: Vec<u8>,
     /// Attributes of the resource, and after them those of the scope.
     attributes: Vec<u8>,
     resource: Mark,
@@ -55,6 +58,8 @@ impl Default for Prefix {
     fn default() -> Self {
         Self {
             source: Vec::new(),
+            service: Vec::new(),
+            host: Vec::new(),
             attributes: vec![0; OTLP_PREFIX_BYTES_MAX],
             resource: Mark::default(),
             scope: Mark::default(),
@@ -164,9 +169,10 @@ impl<'m, O: Output> Mapping<'m, O> {
         const ATTRIBUTES: u32 = key(1, DELIMITED);
         const DROPPED: u32 = key(2, VARINT);
         let malformed = |fault: Fault| RESOURCE.malformed(fault);
-        let Prefix { source, attributes, .. } = &mut *self.prefix;
+        let Prefix { source, service, host, attributes, .. } = &mut *self.prefix;
+        service.clear();
+        host.clear();
         let mut writer = Writer::attributes(attributes, 0, 0, OTLP_PREFIX_ATTRIBUTES_MAX, Losses::default());
-        let (mut service, mut host) = (Vec::new(), Vec::new());
         let (mut dropped, mut rest) = (0, resource);
         while !rest.is_empty() {
             let (key, after) = field_key(rest).map_err(malformed)?;
@@ -174,7 +180,7 @@ impl<'m, O: Output> Mapping<'m, O> {
                 ATTRIBUTES => {
                     let (attribute, after) = delimited(after).map_err(malformed)?;
                     self.scratch.put_attribute(&mut writer, attribute, DEPTH_RESOURCE - 1)?;
-                    note_name(attribute, &mut service, &mut host);
+                    note_name(attribute, service, host);
                     after
                 }
                 DROPPED => {
@@ -188,9 +194,9 @@ impl<'m, O: Output> Mapping<'m, O> {
         if dropped > 0 {
             writer.attribute(Key::of("resource.dropped_attributes_count"), Scalar::Int(dropped.into()));
         }
-        let name = if service.is_empty() { &host } else { &service };
+        let name = if service.is_empty() { host } else { service };
         if !name.is_empty() {
-            let mut field = vec![0; EVENT_NAME_BYTES_MAX + 8];
+            let mut field = [0; EVENT_NAME_BYTES_MAX + 8];
             let mut put = Writer::attributes(&mut field, 0, 0, 0, Losses::default());
             put.text(SOURCE, name, EVENT_NAME_BYTES_MAX);
             writer.losses.cut |= put.losses.cut;

@@ -251,8 +251,9 @@ impl Scratch {
         let name = cut(key, room);
         writer.losses.cut |= name.len() < key.len();
         self.path.extend_from_slice(name);
-        if self.path.len() < ATTRIBUTE_KEY_BYTES_MAX {
-            self.path.push(b'.');
+        match self.path.len() < ATTRIBUTE_KEY_BYTES_MAX {
+            true => self.path.push(b'.'),
+            false => writer.losses.cut = true,
         }
     }
 

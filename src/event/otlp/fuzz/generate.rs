@@ -67,7 +67,7 @@ impl Generator<'_> {
         };
         let is_alternative = |number: &u32| alternatives.contains(number) || message.name == "AnyValue";
         let others = message.fields.iter().map(|field| field.number).filter(|number| !is_alternative(number));
-        let mut chosen: Vec<_> = others.filter(|_| true).collect();
+        let mut chosen: Vec<_> = others.collect();
         chosen.retain(|number| *number <= 3 || self.below(4) > 0);
         if !alternatives.is_empty() && self.below(30) > 0 {
             chosen.push(self.one_of(alternatives));
