@@ -98,8 +98,8 @@ fn refused(address: std::net::SocketAddr) -> Option<(u16, bool)> {
     Some((status, answer.contains("\r\nRetry-After: ")))
 }
 
-/// A log that no sink empties is full after 128 KiB: 503 with Retry-After. Once a sink takes its events, the SDK's retries
-/// are accepted, and every record is stored at least once.
+/// A log that no sink empties is full after 1 MiB: 503 with Retry-After. Once the sink takes its events, the SDK's retries
+/// are accepted, and every record is stored at least once. The SDK tries six times, at the pace of Retry-After.
 #[test]
 fn with_a_full_log_the_sdk_sends_again_until_all_is_stored() {
     let directory = tempfile::tempdir().unwrap();
@@ -107,13 +107,13 @@ fn with_a_full_log_the_sdk_sends_again_until_all_is_stored() {
     let listen = format!("server.address={address}");
     let database = directory.path().join("events.db");
     let sqlite = format!("sinks.sqlite.path={}", database.display());
-    let small = ["wal.segment_bytes=64KiB", "wal.max_bytes=128KiB", "wal.keep=0s"];
-    // A table that refuses every row: the sink is there, and its position does not move.
+    let small = ["wal.segment_bytes=256KiB", "wal.max_bytes=1MiB", "wal.keep=0s"];
+    // A lock on the database: the sink waits for it, and its position does not move.
     let holder = rusqlite::Connection::open(&database).unwrap();
     holder.execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=DELETE; BEGIN EXCLUSIVE;").unwrap();
     let settings = [&["sinks.sqlite.kind=sqlite", &sqlite, &listen][..], &small].concat();
     let server = Server::start(directory.path(), &settings);
-    let sender = Sender::start(address, directory.path(), "logs", 2_000, &["--repeated", "--timeout", "120"]);
+    let sender = Sender::start(address, directory.path(), "logs", 6_000, &["--repeated", "--timeout", "120"]);
     let is_full = || refused(server.address()) == Some((503, true));
     assert!(wait_until(Duration::from_secs(60), is_full), "{}", server.log());
     let ready = http::get(address, "/ready");
@@ -122,7 +122,7 @@ fn with_a_full_log_the_sdk_sends_again_until_all_is_stored() {
     drop(holder);
     let summary = sender.finish();
     println!("{summary}");
-    assert_eq!(summary["sent"], 2_000);
+    assert_eq!(summary["sent"], 6_000);
 }
 
 /// A required sink that is unavailable, and level `delivered`: the answer is 504 after 30 s, the SDK sends again, and the

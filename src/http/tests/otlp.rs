@@ -194,76 +194,80 @@ fn heads_that_are_refused_are_answered_in_the_encoding_of_the_request() {
     assert!(got.statuses == [405] && got.answers.contains("\r\nAllow: POST\r\n"), "{}", got.answers);
 }
 
-/// Requests of which nothing may be taken: content type, body, and a part of the message.
+/// Bodies in protobuf that are malformed: path, body, and a part of the message.
+const BAD_PROTOBUF: &[(&str, &[u8], &str)] = &[
+    ("/v1/logs", b"\x0a", "the bytes end within it"),
+    ("/v1/logs", b"\x0a\x05\x0a\x03\x0a\x01", "the bytes end within it"),
+    ("/v1/logs", b"\x00", "a field key is 0"),
+    ("/v1/logs", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "a varint exceeds 64 bits"),
+    ("/v1/logs", b"\x08\x01", "wire type"),
+    ("/v1/logs", b"\x0f", "wire type"),
+    ("/v1/logs", b"\x7c", "a group ends that did not begin"),
+    ("/v1/logs", b"\x0a\x02\x10\x01", "`ResourceLogs`"),
+    ("/v1/logs", b"\x0a\x03\x1a\x01\xff", "its text is not UTF-8"),
+    ("/v1/logs", b"\x0a\x04\x0a\x02\x08\x01", "`Resource`"),
+    ("/v1/logs", b"\x0a\x08\x0a\x06\x0a\x04\x0a\x02\xc3\x28", "`KeyValue`"),
+    ("/v1/logs", b"\x0a\x04\x12\x02\x08\x01", "`ScopeLogs`"),
+    ("/v1/logs", b"\x0a\x06\x12\x04\x0a\x02\x08\x01", "`InstrumentationScope`"),
+    ("/v1/logs", b"\x0a\x06\x12\x04\x12\x02\x08\x01", "`LogRecord`"),
+    ("/v1/logs", b"\x0a\x09\x12\x07\x12\x05\x09\x01\x02\x03\x04", "`LogRecord`"),
+    ("/v1/logs", b"\x0a\x08\x12\x06\x12\x04\x2a\x02\x0a\xff", "`AnyValue`"),
+    ("/v1/logs", b"\x0a\x0a\x12\x08\x12\x06\x2a\x04\x2a\x02\x08\x01", "`ArrayValue`"),
+    ("/v1/logs", b"\x0a\x0a\x12\x08\x12\x06\x2a\x04\x32\x02\x08\x01", "`KeyValueList`"),
+    ("/v1/logs", b"\x0a\x08\x12\x06\x12\x04\x62\x02\xff\xfe", "its text is not UTF-8"),
+    ("/v1/logs", b"\x0a\x0a\x12\x08\x12\x06\x10\x63\x1a\x02\xff\xff", "its text is not UTF-8"),
+    ("/v1/traces", b"\x0a\x06\x12\x04\x12\x02\x08\x01", "`Span`"),
+    ("/v1/traces", b"\x0a\x08\x12\x06\x12\x04\x7a\x02\x10\x01", "`Status`"),
+    ("/v1/traces", b"\x0a\x08\x12\x06\x12\x04\x5a\x02\x08\x01", "`Span.Event`"),
+    ("/v1/metrics", b"\x0a\x06\x12\x04\x12\x02\x08\x01", "`Metric`"),
+    ("/v1/metrics", b"\x0a\x08\x12\x06\x12\x04\x2a\x02\x08\x01", "`Gauge`"),
+    ("/v1/metrics", b"\x0a\x0a\x12\x08\x12\x06\x3a\x04\x0a\x02\x10\x01", "`NumberDataPoint`"),
+    ("/v1/metrics", b"\x0a\x0b\x12\x09\x12\x07\x4a\x05\x0a\x03\x32\x01\x00", "`HistogramDataPoint`"),
+    ("/v1/metrics", b"\x0a\x0a\x12\x08\x12\x06\x5a\x04\x0a\x02\x32\x01", "`SummaryDataPoint`"),
+    ("/v1/logs", b"{\"resourceLogs\":[]}", "the body is JSON, not protobuf"),
+    ("/v1/logs", b"\x1f\x8b\x08\x00", "the body is gzip"),
+];
+
+/// The same in JSON.
+const BAD_JSON: &[(&str, &str, &str)] = &[
+    ("/v1/logs", "", "EOF while parsing"),
+    ("/v1/logs", "[]", "expected an object (ExportLogsServiceRequest)"),
+    ("/v1/logs", "{", "EOF while parsing"),
+    ("/v1/logs", "{}x", "trailing characters"),
+    ("/v1/logs", r#"{"resourceLogs":{}}"#, "expected an array of objects (ResourceLogs)"),
+    ("/v1/logs", r#"{"resourceLogs":[1]}"#, "an object (ResourceLogs)"),
+    ("/v1/logs", r#"{"resourceLogs":[{"resource":[]}]}"#, "an object (Resource)"),
+    ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":1}]}"#, "array of objects (ScopeLogs)"),
+    ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[3]}]}]}"#, "an object (LogRecord)"),
+    ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":"x"}]}]}]}"#, "`time_unix_nano`"),
+    ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":-1}]}]}]}"#, "`time_unix_nano`"),
+    ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":1.5}]}]}]}"#, "`time_unix_nano`"),
+    (
+        "/v1/logs",
+        r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"severityNumber":"SEVERITY_NUMBER_INFO"}]}]}]}"#,
+        "the number of an enum, not `SEVERITY_NUMBER_INFO`",
+    ),
+    ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"traceId":"xy"}]}]}]}"#, "hexadecimal"),
+    ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"traceId":"abc"}]}]}]}"#, "hexadecimal"),
+    ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"eventName":7}]}]}]}"#, "must be a text"),
+    ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":"text"}]}]}]}"#, "`body`"),
+    (
+        "/v1/logs",
+        r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":{"bytesValue":"*"}}]}]}]}"#,
+        "must be base64",
+    ),
+    ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"attributes":{}}]}]}]}"#, "an array"),
+    ("/v1/traces", r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"status":1}]}]}]}"#, "`status`"),
+    ("/v1/metrics", r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"sum":{"isMonotonic":1}}]}]}]}"#, "true"),
+    ("/v1/logs", r#"{"resourceLogs":[{"resource":{},"scopeLogs":[],"resource":{}}]}"#, "occurs twice"),
+    ("/v1/logs", "\u{feff}{}", "expected value"),
+    ("/v1/logs", "\n\u{4}\u{12}\u{2}\u{12}\u{0}", "the body is protobuf, not JSON"),
+];
+
+/// Requests of which nothing may be taken: path, content type, body, and a part of the message.
 fn bad_requests() -> Vec<(&'static str, &'static str, Vec<u8>, &'static str)> {
-    let protobuf: &[(&str, &[u8], &str)] = &[
-        ("/v1/logs", b"\x0a", "the bytes end within it"),
-        ("/v1/logs", b"\x0a\x05\x0a\x03\x0a\x01", "the bytes end within it"),
-        ("/v1/logs", b"\x00", "a field key is 0"),
-        ("/v1/logs", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "a varint exceeds 64 bits"),
-        ("/v1/logs", b"\x08\x01", "wire type"),
-        ("/v1/logs", b"\x0f", "wire type"),
-        ("/v1/logs", b"\x7c", "a group ends that did not begin"),
-        ("/v1/logs", b"\x0a\x02\x10\x01", "`ResourceLogs`"),
-        ("/v1/logs", b"\x0a\x03\x1a\x01\xff", "its text is not UTF-8"),
-        ("/v1/logs", b"\x0a\x04\x0a\x02\x08\x01", "`Resource`"),
-        ("/v1/logs", b"\x0a\x08\x0a\x06\x0a\x04\x0a\x02\xc3\x28", "`KeyValue`"),
-        ("/v1/logs", b"\x0a\x04\x12\x02\x08\x01", "`ScopeLogs`"),
-        ("/v1/logs", b"\x0a\x06\x12\x04\x0a\x02\x08\x01", "`InstrumentationScope`"),
-        ("/v1/logs", b"\x0a\x06\x12\x04\x12\x02\x08\x01", "`LogRecord`"),
-        ("/v1/logs", b"\x0a\x09\x12\x07\x12\x05\x09\x01\x02\x03\x04", "`LogRecord`"),
-        ("/v1/logs", b"\x0a\x08\x12\x06\x12\x04\x2a\x02\x0a\xff", "`AnyValue`"),
-        ("/v1/logs", b"\x0a\x0a\x12\x08\x12\x06\x2a\x04\x2a\x02\x08\x01", "`ArrayValue`"),
-        ("/v1/logs", b"\x0a\x0a\x12\x08\x12\x06\x2a\x04\x32\x02\x08\x01", "`KeyValueList`"),
-        ("/v1/logs", b"\x0a\x08\x12\x06\x12\x04\x62\x02\xff\xfe", "its text is not UTF-8"),
-        ("/v1/logs", b"\x0a\x0a\x12\x08\x12\x06\x10\x63\x1a\x02\xff\xff", "its text is not UTF-8"),
-        ("/v1/traces", b"\x0a\x06\x12\x04\x12\x02\x08\x01", "`Span`"),
-        ("/v1/traces", b"\x0a\x08\x12\x06\x12\x04\x7a\x02\x10\x01", "`Status`"),
-        ("/v1/traces", b"\x0a\x08\x12\x06\x12\x04\x5a\x02\x08\x01", "`Span.Event`"),
-        ("/v1/metrics", b"\x0a\x06\x12\x04\x12\x02\x08\x01", "`Metric`"),
-        ("/v1/metrics", b"\x0a\x08\x12\x06\x12\x04\x2a\x02\x08\x01", "`Gauge`"),
-        ("/v1/metrics", b"\x0a\x0a\x12\x08\x12\x06\x3a\x04\x0a\x02\x10\x01", "`NumberDataPoint`"),
-        ("/v1/metrics", b"\x0a\x0b\x12\x09\x12\x07\x4a\x05\x0a\x03\x32\x01\x00", "`HistogramDataPoint`"),
-        ("/v1/metrics", b"\x0a\x0a\x12\x08\x12\x06\x5a\x04\x0a\x02\x32\x01", "`SummaryDataPoint`"),
-        ("/v1/logs", b"{\"resourceLogs\":[]}", "the body is JSON, not protobuf"),
-        ("/v1/logs", b"\x1f\x8b\x08\x00", "the body is gzip"),
-    ];
-    let json: &[(&str, &str, &str)] = &[
-        ("/v1/logs", "", "EOF while parsing"),
-        ("/v1/logs", "[]", "expected an object (ExportLogsServiceRequest)"),
-        ("/v1/logs", "{", "EOF while parsing"),
-        ("/v1/logs", "{}x", "trailing characters"),
-        ("/v1/logs", r#"{"resourceLogs":{}}"#, "expected an array of objects (ResourceLogs)"),
-        ("/v1/logs", r#"{"resourceLogs":[1]}"#, "an object (ResourceLogs)"),
-        ("/v1/logs", r#"{"resourceLogs":[{"resource":[]}]}"#, "an object (Resource)"),
-        ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":1}]}"#, "array of objects (ScopeLogs)"),
-        ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[3]}]}]}"#, "an object (LogRecord)"),
-        ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":"x"}]}]}]}"#, "`time_unix_nano`"),
-        ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":-1}]}]}]}"#, "`time_unix_nano`"),
-        ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":1.5}]}]}]}"#, "`time_unix_nano`"),
-        (
-            "/v1/logs",
-            r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"severityNumber":"SEVERITY_NUMBER_INFO"}]}]}]}"#,
-            "the number of an enum, not `SEVERITY_NUMBER_INFO`",
-        ),
-        ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"traceId":"xy"}]}]}]}"#, "hexadecimal"),
-        ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"traceId":"abc"}]}]}]}"#, "hexadecimal"),
-        ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"eventName":7}]}]}]}"#, "must be a text"),
-        ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":"text"}]}]}]}"#, "`body`"),
-        (
-            "/v1/logs",
-            r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":{"bytesValue":"*"}}]}]}]}"#,
-            "must be base64",
-        ),
-        ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"attributes":{}}]}]}]}"#, "an array"),
-        ("/v1/traces", r#"{"resourceSpans":[{"scopeSpans":[{"spans":[{"status":1}]}]}]}"#, "`status`"),
-        ("/v1/metrics", r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"sum":{"isMonotonic":1}}]}]}]}"#, "true"),
-        ("/v1/logs", r#"{"resourceLogs":[{"resource":{},"scopeLogs":[],"resource":{}}]}"#, "occurs twice"),
-        ("/v1/logs", "\u{feff}{}", "expected value"),
-        ("/v1/logs", "\n\u{4}\u{12}\u{2}\u{12}\u{0}", "the body is protobuf, not JSON"),
-    ];
-    let protobuf = protobuf.iter().map(|(path, body, message)| (*path, PROTOBUF, body.to_vec(), *message));
-    let json = json.iter().map(|(path, body, message)| (*path, JSON, body.as_bytes().to_vec(), *message));
+    let protobuf = BAD_PROTOBUF.iter().map(|(path, body, message)| (*path, PROTOBUF, body.to_vec(), *message));
+    let json = BAD_JSON.iter().map(|(path, body, message)| (*path, JSON, body.as_bytes().to_vec(), *message));
     protobuf.chain(json).chain([("/v1/logs", JSON, b"{\"a\":\"\xff\"}".to_vec(), "byte 6 is not UTF-8")]).collect()
 }
 
