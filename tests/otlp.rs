@@ -118,11 +118,16 @@ fn with_a_full_log_the_sdk_sends_again_until_all_is_stored() {
     assert!(wait_until(Duration::from_secs(60), is_full), "{}", server.log());
     let ready = http::get(address, "/ready");
     assert!(ready.1.contains("log_full"), "{ready:?}");
+    // Now by the SDK.
+    let refusals = || http::metric(address, "telemetryx_http_responses_total{status=\"503\"}");
+    let before = refusals();
+    assert!(wait_until(Duration::from_secs(60), || refusals() > before), "{}", server.log());
     holder.execute_batch("ROLLBACK; PRAGMA locking_mode=NORMAL;").unwrap();
     drop(holder);
     let summary = sender.finish();
     println!("{summary}");
     assert_eq!(summary["sent"], 6_000);
+    assert!(summary["warnings"].to_string().contains("retrying in 2"), "the SDK honours Retry-After: {summary}");
 }
 
 /// A required sink that is unavailable, and level `delivered`: the answer is 504 after 30 s, the SDK sends again, and the

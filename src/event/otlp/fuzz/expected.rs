@@ -35,8 +35,8 @@ pub struct Expected {
     pub severity: i32,
     pub source: String,
     pub name: String,
-    pub body: Text,
-    pub attributes: Vec<(String, Text)>,
+    pub body: Datum,
+    pub attributes: Vec<(String, Datum)>,
     pub value: Option<f64>,
     pub duration: u64,
     pub trace_id: Vec<u8>,
@@ -46,7 +46,7 @@ pub struct Expected {
 
 /// A value, or a text of JSON whose keys may be in another order.
 #[derive(Debug, Clone)]
-pub enum Text {
+pub enum Datum {
     Text(String),
     Int(i64),
     Double(f64),
@@ -55,13 +55,13 @@ pub enum Text {
     Json(Json),
 }
 
-impl Default for Text {
+impl Default for Datum {
     fn default() -> Self {
         Self::Text(String::new())
     }
 }
 
-impl Text {
+impl Datum {
     pub fn compare_text(&self, text: &str) {
         match self {
             Self::Text(expected) => assert_eq!(text, expected),
@@ -85,7 +85,7 @@ impl Text {
     }
 }
 
-type Attributes = Vec<(String, Text)>;
+type Attributes = Vec<(String, Datum)>;
 
 fn value_json(value: Option<&AnyValue>) -> Json {
     match value.and_then(|value| value.value.as_ref()) {
@@ -121,13 +121,13 @@ fn put_attributes(prefix: &str, list: &[KeyValue], into: &mut Attributes) {
     for KeyValue { key, value, .. } in list {
         let key = format!("{prefix}{key}");
         let value = match value.as_ref().and_then(|value| value.value.as_ref()) {
-            None | Some(Value::StringValueStrindex(_)) => Text::default(),
-            Some(Value::StringValue(text)) => Text::Text(text.clone()),
-            Some(Value::BoolValue(yes)) => Text::Bool(*yes),
-            Some(Value::IntValue(number)) => Text::Int(*number),
-            Some(Value::DoubleValue(number)) => Text::Double(*number),
-            Some(Value::BytesValue(bytes)) => Text::Bytes(bytes.clone()),
-            Some(Value::ArrayValue(_)) => Text::Json(value_json(value.as_ref())),
+            None | Some(Value::StringValueStrindex(_)) => Datum::default(),
+            Some(Value::StringValue(text)) => Datum::Text(text.clone()),
+            Some(Value::BoolValue(yes)) => Datum::Bool(*yes),
+            Some(Value::IntValue(number)) => Datum::Int(*number),
+            Some(Value::DoubleValue(number)) => Datum::Double(*number),
+            Some(Value::BytesValue(bytes)) => Datum::Bytes(bytes.clone()),
+            Some(Value::ArrayValue(_)) => Datum::Json(value_json(value.as_ref())),
             Some(Value::KvlistValue(list)) => {
                 put_attributes(&format!("{key}."), &list.values, into);
                 continue;
@@ -139,13 +139,13 @@ fn put_attributes(prefix: &str, list: &[KeyValue], into: &mut Attributes) {
 
 fn put_count(key: &str, count: u32, into: &mut Attributes) {
     if count > 0 {
-        into.push((key.to_owned(), Text::Int(count.into())));
+        into.push((key.to_owned(), Datum::Int(count.into())));
     }
 }
 
 fn put_text(key: &str, text: &str, into: &mut Attributes) {
     if !text.is_empty() {
-        into.push((key.to_owned(), Text::Text(text.to_owned())));
+        into.push((key.to_owned(), Datum::Text(text.to_owned())));
     }
 }
 
@@ -157,11 +157,11 @@ fn common(resource: Option<&Resource>, scope: Option<&InstrumentationScope>) -> 
         put_count("resource.dropped_attributes_count", resource.dropped_attributes_count, &mut event.attributes);
         let named = |name: &str| {
             let texts = resource.attributes.iter().filter(|attribute| attribute.key == name);
-            let texts = texts.filter_map(|attribute| match attribute.value.as_ref()?.value.as_ref()? {
+            let mut texts = texts.filter_map(|attribute| match attribute.value.as_ref()?.value.as_ref()? {
                 Value::StringValue(text) => Some(text.clone()),
                 _ => None,
             });
-            texts.last().filter(|text| !text.is_empty())
+            texts.next_back().filter(|text| !text.is_empty())
         };
         event.source = named("service.name").or_else(|| named("host.name")).unwrap_or_default();
     }
@@ -205,12 +205,12 @@ fn log_record(log: &LogRecord, mut event: Expected) -> Record {
     event.kind = EventKind::Log;
     event.severity = log.severity_number;
     event.body = match log.body.as_ref().and_then(|body| body.value.as_ref()) {
-        None | Some(Value::StringValueStrindex(_)) => Text::default(),
-        Some(Value::StringValue(text)) => Text::Text(text.clone()),
-        Some(_) => Text::Json(value_json(log.body.as_ref())),
+        None | Some(Value::StringValueStrindex(_)) => Datum::default(),
+        Some(Value::StringValue(text)) => Datum::Text(text.clone()),
+        Some(_) => Datum::Json(value_json(log.body.as_ref())),
     };
     event.name = log.event_name.clone();
-    if event.name.is_empty() && matches!(&event.body, Text::Text(text) if text.is_empty()) {
+    if event.name.is_empty() && matches!(&event.body, Datum::Text(text) if text.is_empty()) {
         event.name = "log".to_owned();
     }
     put_attributes("", &log.attributes, &mut event.attributes);
@@ -264,7 +264,7 @@ fn span_record(span: &Span, common: &Expected) -> Record {
     let (start, end) = (span.start_time_unix_nano, span.end_time_unix_nano);
     if start == 0 || end < start {
         if end > 0 {
-            attributes.push(("end_time".to_owned(), Text::Int(end as i64)));
+            attributes.push(("end_time".to_owned(), Datum::Int(end as i64)));
         }
     } else {
         event.duration = end - start;
@@ -272,7 +272,7 @@ fn span_record(span: &Span, common: &Expected) -> Record {
     put_text("trace_state", &span.trace_state, attributes);
     put_text("status.message", span.status.as_ref().map_or("", |status| &status.message), attributes);
     if !span.links.is_empty() {
-        attributes.push(("links".to_owned(), Text::Json(span.links.iter().map(link_json).collect())));
+        attributes.push(("links".to_owned(), Datum::Json(span.links.iter().map(link_json).collect())));
     }
     event.trace_id = span.trace_id.clone();
     event.span_id = span.span_id.clone();
@@ -295,7 +295,7 @@ fn span_record(span: &Span, common: &Expected) -> Record {
 fn put_enum(key: &str, names: &[&str], number: i32, into: &mut Attributes) {
     if number != 0 {
         let name = usize::try_from(number).ok().and_then(|number| names.get(number - 1));
-        let value = name.map_or(Text::Int(number.into()), |name| Text::Text((*name).to_owned()));
+        let value = name.map_or(Datum::Int(number.into()), |name| Datum::Text((*name).to_owned()));
         into.push((key.to_owned(), value));
     }
 }
@@ -379,21 +379,21 @@ fn point_record(metric: &Metric, point: &Point<'_>, common: &Expected) -> Record
     let mut event = common.clone();
     (event.kind, event.time, event.name, event.value) = (point.kind, point.time, metric.name.clone(), *value);
     if let Some(body) = body {
-        event.body = Text::Json(body.clone());
+        event.body = Datum::Json(body.clone());
     }
     let attributes = &mut event.attributes;
     put_attributes("", point.attributes, attributes);
     put_text("unit", &metric.unit, attributes);
     put_enum("temporality", &["delta", "cumulative"], point.temporality, attributes);
     if point.start_time > 0 {
-        attributes.push(("start_time".to_owned(), Text::Int(point.start_time as i64)));
+        attributes.push(("start_time".to_owned(), Datum::Int(point.start_time as i64)));
     }
     put_count("flags", point.flags, attributes);
     if let Some(integer) = exact {
-        attributes.push(("value_int".to_owned(), Text::Int(*integer)));
+        attributes.push(("value_int".to_owned(), Datum::Int(*integer)));
     }
     if !point.exemplars.is_empty() {
-        attributes.push(("exemplars".to_owned(), Text::Json(point.exemplars.iter().map(exemplar_json).collect())));
+        attributes.push(("exemplars".to_owned(), Datum::Json(point.exemplars.iter().map(exemplar_json).collect())));
     }
     Record::Events(vec![event])
 }
