@@ -86,16 +86,54 @@ fn a_hundred_thousand_records_of_each_signal() {
     }
 }
 
-/// The answer to an empty request of OTLP: status, and whether it says when to send again.
-fn refused(address: std::net::SocketAddr) -> Option<(u16, bool)> {
+/// Sends logs in JSON as curl does; the whole answer.
+fn post_logs(address: std::net::SocketAddr, body: &str) -> Option<String> {
     let head = "POST /v1/logs HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n";
-    let body = r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"eventName":"probe"}]}]}]}"#;
     let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
     let mut stream = std::net::TcpStream::connect(address).ok()?;
     std::io::Write::write_all(&mut stream, request.as_bytes()).ok()?;
-    let answer = std::io::read_to_string(stream).ok()?;
+    std::io::read_to_string(stream).ok()
+}
+
+/// The answer to a request with one log record: status, and whether it says when to send again.
+fn refused(address: std::net::SocketAddr) -> Option<(u16, bool)> {
+    let body = r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"eventName":"probe"}]}]}]}"#;
+    let answer = post_logs(address, body)?;
     let status = answer.split(' ').nth(1)?.parse().ok()?;
     Some((status, answer.contains("\r\nRetry-After: ")))
+}
+
+/// A rejected record is named in the answer, and in the dead letters by the time that it comes; its neighbour is stored.
+#[test]
+fn a_rejected_record_is_in_the_dead_letters_before_the_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let body = r#"{"resourceLogs":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"shop"}}]},
+        "scopeLogs":[{"logRecords":[{"severityNumber":9,"body":{"stringValue":"hello"}},{"severityNumber":99}]}]}]}"#;
+    let answer = post_logs(server.address(), body).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(
+        answer.contains(r#"{"partialSuccess":{"rejectedLogRecords":"1","errorMessage":"1 of 2 log records"#),
+        "{answer}"
+    );
+    let letters = std::fs::read_to_string(directory.path().join("dead/ingest.ndjson")).unwrap();
+    assert!(letters.contains("OTLP logs: 1 of 2 log records were rejected: log record 1: `severity_number` is 99"));
+    let set = format!("data_dir={}", directory.path().display());
+    let shown = Command::new(env!("CARGO_BIN_EXE_telemetryx"))
+        .args(["dead", "show", "--sink", "ingest", "--set", &set])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("bytes of an OTLP request in protobuf"), "{shown}");
+    let row = || -> rusqlite::Result<(String, String, i64)> {
+        let database = rusqlite::Connection::open(directory.path().join("events.db"))?;
+        database.query_row("SELECT source, body, severity FROM events", [], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
+    };
+    assert!(wait_until(Duration::from_secs(30), || row().is_ok()), "{}", server.log());
+    assert_eq!(row().unwrap(), ("shop".to_owned(), "hello".to_owned(), 9));
 }
 
 /// A log that no sink empties is full after 1 MiB: 503 with Retry-After. Once the sink takes its events, the SDK's retries
