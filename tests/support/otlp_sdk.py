@@ -72,7 +72,7 @@ def row(kind, nanos, attributes, **fields):
 def send_logs(options, exporter_options):
     exporter = OTLPLogExporter(endpoint=options.endpoint + "/v1/logs", **exporter_options)
     provider = LoggerProvider(resource=RESOURCE)
-    processor = BatchLogRecordProcessor(exporter, max_queue_size=options.count + 1, max_export_batch_size=512)
+    processor = BatchLogRecordProcessor(exporter, max_queue_size=options.count + 512, max_export_batch_size=512)
     provider.add_log_record_processor(processor)
     logger = provider.get_logger(SCOPE, VERSION)
     expected = []
@@ -99,7 +99,7 @@ def send_logs(options, exporter_options):
 def send_traces(options, exporter_options):
     exporter = OTLPSpanExporter(endpoint=options.endpoint + "/v1/traces", **exporter_options)
     provider = TracerProvider(resource=RESOURCE, shutdown_on_exit=False)
-    processor = BatchSpanProcessor(exporter, max_queue_size=options.count + 1, max_export_batch_size=512)
+    processor = BatchSpanProcessor(exporter, max_queue_size=options.count + 512, max_export_batch_size=512)
     provider.add_span_processor(processor)
     tracer = provider.get_tracer(SCOPE, VERSION)
     kinds = list(trace.SpanKind)

@@ -2,7 +2,7 @@
 
 use super::mapping::{DEPTH_RECORD, Group, Invalid, Mapping, Pieces, Stretch, id, put, time_in_range};
 use super::schema::{enter, fixed32, text};
-use super::tables::LOG_RECORD;
+use super::tables::{ANY_VALUE, LOG_RECORD};
 use super::value::{Joined, Value, join};
 use super::writer::{Key, Scalar, Writer};
 use super::{Malformed, OtlpError, Output};
@@ -56,10 +56,11 @@ impl<'a> LogRecord<'a> {
                     after
                 }),
                 SEVERITY_TEXT => put(&mut log.severity_text, text(after)),
-                LOG_BODY => delimited(after).map(|(body, after)| {
-                    join(&mut log.body, body);
-                    after
-                }),
+                LOG_BODY => {
+                    let (body, after) = delimited(after).map_err(malformed)?;
+                    join(&mut log.body, body, &ANY_VALUE, DEPTH_RECORD - 1)?;
+                    Ok(after)
+                }
                 ATTRIBUTES => delimited(after).map(|(_, after)| {
                     log.attributes.add(bytes.len() - rest.len(), bytes.len() - after.len());
                     after

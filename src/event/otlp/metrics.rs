@@ -108,7 +108,7 @@ impl<'a> Metric<'a> {
     /// The last kind of data counts; what comes in several parts is joined.
     fn add(&mut self, shape: Shape, data: &'a [u8]) -> Result<(), Malformed> {
         match &mut self.data {
-            Some((found, parts)) if *found == shape => join(parts, data),
+            Some((found, parts)) if *found == shape => join(parts, data, shape.message(), DATA_DEPTH)?,
             _ => {
                 if let Some((replaced, Some(data))) = &self.data {
                     replaced.message().validate(data, DATA_DEPTH)?;

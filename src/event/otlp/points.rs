@@ -158,7 +158,7 @@ impl<'a> Point<'a> {
                     }
                     _ => {
                         let (content, after) = delimited(after).map_err(malformed)?;
-                        point.put_delimited(place, content, first, bytes.len() - after.len());
+                        point.put_delimited(place, content, first, bytes.len() - after.len())?;
                         after
                     }
                 },
@@ -188,15 +188,16 @@ impl<'a> Point<'a> {
         }
     }
 
-    fn put_delimited(&mut self, place: Place, content: &'a [u8], first: usize, end: usize) {
+    fn put_delimited(&mut self, place: Place, content: &'a [u8], first: usize, end: usize) -> Result<(), Malformed> {
         match place {
             Place::Attributes => self.attributes.add(first, end),
             Place::Exemplars => self.exemplars.add(first, end),
             Place::Quantiles => self.quantiles.add(first, end),
-            Place::Positive => join(&mut self.positive, content),
-            Place::Negative => join(&mut self.negative, content),
+            Place::Positive => join(&mut self.positive, content, &BUCKETS, POINT_DEPTH - 1)?,
+            Place::Negative => join(&mut self.negative, content, &BUCKETS, POINT_DEPTH - 1)?,
             _ => {}
         }
+        Ok(())
     }
 
     /// The key of the attributes in a point of this shape.

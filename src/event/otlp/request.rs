@@ -71,11 +71,11 @@ impl<O: Output> Mapping<'_, O> {
     }
 
     fn resource_group(&mut self, messages: Messages, bytes: &[u8]) -> Result<(), OtlpError<O::Error>> {
-        let resource = head(messages.resources, bytes)?;
+        let resource = head(messages.resources, bytes, DEPTH_REQUEST - 2)?;
         let resource = resource.as_deref().unwrap_or_default();
         self.begin_resource(resource)?;
         each_member(messages.resources, bytes, DEPTH_REQUEST - 1, |scope_group| {
-            let scope = head(messages.scopes, scope_group)?;
+            let scope = head(messages.scopes, scope_group, DEPTH_REQUEST - 3)?;
             let scope = scope.as_deref().unwrap_or_default();
             self.begin_scope(scope)?;
             let group = Group { resource, scope };
@@ -84,8 +84,8 @@ impl<O: Output> Mapping<'_, O> {
     }
 }
 
-/// The resource or scope of a group, joined where it comes in several parts.
-fn head<'a>(message: &Message, bytes: &'a [u8]) -> Result<Joined<'a>, Malformed> {
+/// The resource or scope of a group, joined where it comes in several parts. `depth`: levels that may be entered within it.
+fn head<'a>(message: &'static Message, bytes: &'a [u8], depth: usize) -> Result<Joined<'a>, Malformed> {
     let malformed = |fault| message.malformed(fault);
     let (mut head, mut rest) = (None, bytes);
     while !rest.is_empty() {
@@ -93,7 +93,7 @@ fn head<'a>(message: &Message, bytes: &'a [u8]) -> Result<Joined<'a>, Malformed>
         rest = if key & 7 == DELIMITED {
             let (content, after) = delimited(after).map_err(malformed)?;
             if key == HEAD {
-                join(&mut head, content);
+                join(&mut head, content, member(message, 1), depth)?;
             }
             after
         } else {

@@ -12,7 +12,7 @@
 use std::borrow::Cow;
 
 use super::Malformed;
-use super::schema::{enter, text};
+use super::schema::{Message, enter, text};
 use super::tables::{ANY_VALUE, ARRAY_VALUE, KEY_VALUE, KEY_VALUE_LIST};
 use super::writer::{Key, Scalar, Writer, cut};
 use crate::event::json_out::{write_base64, write_double, write_number, write_text};
@@ -35,13 +35,37 @@ const VALUES: u32 = key(1, DELIMITED);
 /// The content of a message that may occur several times and then is one, joined, as protobuf has it.
 pub type Joined<'a> = Option<Cow<'a, [u8]>>;
 
-/// Adds an occurrence.
+/// Adds an occurrence. `depth`: levels that may be entered within it.
+///
+/// # Errors
+/// There are several, and one is malformed: each is a message by itself.
 #[inline(always)]
-pub fn join<'a>(joined: &mut Joined<'a>, bytes: &'a [u8]) {
+pub fn join<'a>(
+    joined: &mut Joined<'a>,
+    bytes: &'a [u8],
+    message: &'static Message,
+    depth: usize,
+) -> Result<(), Malformed> {
     match joined {
         None => *joined = Some(Cow::Borrowed(bytes)),
-        Some(joined) => joined.to_mut().extend_from_slice(bytes),
+        Some(joined) => extend(joined, bytes, message, depth)?,
     }
+    Ok(())
+}
+
+#[cold]
+fn extend<'a>(
+    joined: &mut Cow<'a, [u8]>,
+    bytes: &'a [u8],
+    message: &'static Message,
+    depth: usize,
+) -> Result<(), Malformed> {
+    if let Cow::Borrowed(first) = joined {
+        message.validate(first, depth)?;
+    }
+    message.validate(bytes, depth)?;
+    joined.to_mut().extend_from_slice(bytes);
+    Ok(())
 }
 
 /// An `AnyValue`.
@@ -103,7 +127,6 @@ impl<'a> Value<'a> {
                 STRING_INDEX => varint(after).map(|(_, after)| (Self::None, after)),
                 ARRAY | LIST => {
                     let (content, after) = delimited(after).map_err(malformed)?;
-                    enter(depth).map_err(malformed)?;
                     value.add(key, content, depth)?;
                     rest = after;
                     continue;
@@ -122,11 +145,10 @@ impl<'a> Value<'a> {
 
     /// Adds an array or a list; of two of one kind the members are joined.
     fn add(&mut self, key: u32, content: &'a [u8], depth: usize) -> Result<(), Malformed> {
+        let inner = enter(depth).map_err(|fault| ANY_VALUE.malformed(fault))?;
         match (key, &mut *self) {
-            (ARRAY, Self::Array(members)) | (LIST, Self::List(members)) => {
-                members.to_mut().extend_from_slice(content);
-                return Ok(());
-            }
+            (ARRAY, Self::Array(members)) => return extend(members, content, &ARRAY_VALUE, inner),
+            (LIST, Self::List(members)) => return extend(members, content, &KEY_VALUE_LIST, inner),
             _ => self.check_replaced(depth)?,
         }
         let content = Cow::Borrowed(content);
@@ -190,8 +212,7 @@ impl<'a> KeyValue<'a> {
                 }
                 VALUE => {
                     let (value, after) = delimited(after).map_err(malformed)?;
-                    enter(depth).map_err(malformed)?;
-                    join(&mut read.value, value);
+                    join(&mut read.value, value, &ANY_VALUE, enter(depth).map_err(malformed)?)?;
                     after
                 }
                 _ => KEY_VALUE.pass(key, after, depth)?,
