@@ -90,6 +90,7 @@ pub struct Metrics {
     sink_rows: IntCounterVec,
     sink_up: IntGaugeVec,
     loop_busy_ratio: GaugeVec,
+    loop_connections: IntGaugeVec,
     sink_oldest_seconds: GaugeVec,
     /// `telemetryx_buffer_bytes_capacity`: bytes of the buffer pool.
     pub buffer_bytes_capacity: IntGauge,
@@ -233,6 +234,7 @@ impl Metrics {
             sink_up: gauges("telemetryx_sink_up", "Whether a sink delivers.", &["sink"])?,
             sink_oldest_seconds,
             loop_busy_ratio,
+            loop_connections: gauges("telemetryx_loop_connections", "Open connections of an event loop.", &["loop"])?,
             buffer_bytes_capacity: gauge("telemetryx_buffer_bytes_capacity", "Bytes of the buffer pool.")?,
             wal_bytes_max: gauge("telemetryx_wal_bytes_max", "Most bytes of all segments of the log.")?,
             sink_lag_events: lag,
@@ -251,9 +253,11 @@ impl Metrics {
         self.connections_closed.with_label_values(&[reason]).inc();
     }
 
-    /// `ratio`: 0 to 1.
-    pub fn show_loop(&self, event_loop: usize, ratio: f64) {
-        self.loop_busy_ratio.with_label_values(&[event_loop.to_string().as_str()]).set(ratio);
+    /// `ratio`: 0 to 1, how busy it was in the last second.
+    pub fn show_loop(&self, event_loop: usize, ratio: f64, connections: i64) {
+        let event_loop = event_loop.to_string();
+        self.loop_busy_ratio.with_label_values(&[event_loop.as_str()]).set(ratio);
+        self.loop_connections.with_label_values(&[event_loop.as_str()]).set(connections);
     }
 
     /// A half-closed connection was closed before the peer had ended or paused. `reason`: a name from a closed set of ours.

@@ -72,6 +72,11 @@ impl Loops {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// Connections of one loop, or that are on their way to it.
+    pub fn connections_of(&self, event_loop: LoopId) -> usize {
+        self.mailboxes.get(event_loop.index()).map_or(0, |mailbox| mailbox.connections.load(Ordering::Relaxed))
+    }
+
     /// Connections of all loops that are not answered and half-closed.
     pub fn serving(&self) -> usize {
         self.connections().saturating_sub(self.lingering())

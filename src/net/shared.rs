@@ -161,7 +161,8 @@ impl Shared {
         metrics.buffer_bytes_in_use.set(sum(|state| state.pool.bytes_in_use()));
         metrics.buffer_bytes_capacity.set(sum(|state| state.pool.capacity_bytes()));
         for (index, state) in self.states.iter().enumerate() {
-            metrics.show_loop(index, state.busy.ratio(now));
+            let connections = self.loops.connections_of(LoopId(index as u8));
+            metrics.show_loop(index, state.busy.ratio(now), connections as i64);
         }
         for sink in (self.sinks)() {
             metrics.show_sink(&sink.name, sink.is_up, sink.oldest.as_secs_f64());
