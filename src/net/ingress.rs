@@ -219,6 +219,19 @@ impl Ingress {
         ticket
     }
 
+    /// Puts the events of a request on their way into the log. Ask for [`Ingress::has_slots`] first.
+    pub fn accept(
+        &mut self,
+        protocol: Protocol,
+        payload: PoolSlice,
+        events: u32,
+        level: AckLevel,
+        origin: &Arc<Origin>,
+    ) -> Ticket {
+        self.counts.received(protocol, events);
+        self.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), origin)
+    }
+
     /// Runs `call` with what a session works with.
     pub fn turn<R>(&mut self, loopback: bool, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
         self.turn_counting(loopback, |turn, _| call(turn))
@@ -454,8 +467,7 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64 {
-        self.ingress.counts.received(Protocol::Http, events);
-        self.ingress.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), self.origin).number
+        self.ingress.accept(Protocol::Http, payload, events, level, self.origin).number
     }
 
     fn is_written(&self, ticket: u64) -> bool {
