@@ -198,7 +198,7 @@ fn every_metric_stands_in_the_page_and_no_other() {
     metrics.http_response(200);
     metrics.sink("sqlite");
     metrics.show_sink("sqlite", true, 0.0);
-    metrics.show_loop(0, 0.0);
+    metrics.show_loop(0, 0.0, 0);
     metrics.events_dropped("sqlite", "dead_letters_full");
     let text = String::from_utf8(metrics.text()).unwrap();
     let types: BTreeSet<(String, String)> = text

@@ -28,7 +28,11 @@ pub fn run(settings: &SettingsArgs, defaults: bool, ddl: Option<&str>) -> Result
     let sinks = &resolved.config.sinks;
     let Some(sink) = sinks.iter().find(|sink| sink.name == name) else {
         let names: Vec<_> = sinks.iter().map(|sink| sink.name.as_str()).collect();
-        return Err(Failure::Failed(format!("no sink is named `{}`: there is {}", not_a_url(name), names.join(", "))));
+        return Err(Failure::Failed(format!(
+            "no sink is named `{}`; the sinks are: {}",
+            not_a_url(name),
+            names.join(", ")
+        )));
     };
     match sink.kind.ddl() {
         Some(ddl) => print(&ddl),

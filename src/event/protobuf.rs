@@ -28,7 +28,7 @@ const FIXED32: u32 = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The bytes end before the value does.
-    #[error("the bytes end within it")]
+    #[error("it is truncated")]
     Truncated,
     /// A varint is longer than 64 bits.
     #[error("a varint exceeds 64 bits")]
@@ -37,16 +37,16 @@ pub enum Fault {
     #[error("a field key is 0 or exceeds 32 bits")]
     Key,
     /// A known field with another wire type than in the schema, or a wire type that protobuf does not have.
-    #[error("its wire type is not the one of the schema")]
+    #[error("it has another wire type than in the schema")]
     WireType,
-    /// The end of a group that did not begin.
-    #[error("a group ends that did not begin")]
+    /// The end of a group without its start.
+    #[error("the end of a group without its start")]
     GroupEnd,
     /// Groups are nested too deep.
     #[error("groups are nested deeper than {PROTOBUF_DEPTH_MAX}")]
     Depth,
     /// A text is not UTF-8.
-    #[error("its text is not UTF-8")]
+    #[error("it is not valid UTF-8")]
     Utf8,
 }
 

@@ -1,6 +1,6 @@
-//! The open connections of a loop, by the number that names each for as long as the process lives.
+//! The open connections of a loop, by id.
 //!
-//! A place is used again, a number is not: the number of a closed connection finds nothing.
+//! Places in the table are used again, ids are not: the id of a closed connection finds nothing.
 
 use slab::Slab;
 

@@ -46,7 +46,7 @@ const EVENTS: usize = 1024;
 /// Connections that the loop's lists and timers hold before they grow.
 const LISTS: usize = 1024;
 
-/// What ends the loop against its will. The system is at fault: descriptors, memory, permissions.
+/// Why a loop had to stop: a system call failed (descriptors, memory, permissions).
 #[derive(Debug, thiserror::Error)]
 #[error("the event loop cannot continue: {doing}: {error}")]
 pub struct LoopError {
@@ -106,7 +106,7 @@ impl Parts {
 pub enum Ended {
     /// Every connection was notified and closed.
     Drained,
-    /// The drain timeout was over first; the number of connections cut.
+    /// The drain timed out while connections were still open; they are cut.
     TimedOut {
         /// Connections that were open at that moment.
         connections: usize,
@@ -137,28 +137,28 @@ pub struct EventLoop {
     drain_until: Option<Instant>,
     /// The log has failed: until then what peers still send is discarded, so that they receive the notice.
     failed_until: Option<Instant>,
-    /// Agents to be served in this or the next turn.
+    /// Ids of agents that are to be served in this or the next turn.
     ready: VecDeque<ConnectionId>,
-    /// Those whose protocol is not known yet, or whose HELLO is not accepted yet; some in each turn. A first read
-    /// is cheap, and an agent that connects must not wait until the pages of all others are written.
+    /// Ids of connections whose protocol is not known yet, or whose HELLO is not accepted yet; some are served in each turn. A first
+    /// read is cheap, and an agent that connects must not wait until the pages of all others are written.
     ready_new: VecDeque<ConnectionId>,
-    /// All others to be served, some in each turn.
+    /// Ids of all others that are to be served, some in each turn.
     ready_others: VecDeque<ConnectionId>,
-    /// In line for memory, in order; each needs slots of the ring as well.
+    /// Ids of connections that wait for memory, in order; each needs slots of the ring as well.
     waiting: VecDeque<ConnectionId>,
-    /// In line for slots of the ring only: their frames have their memory, and free it once they are parsed.
+    /// Ids of connections that wait for slots of the ring only: their frames have their memory, and free it once they are parsed.
     waiting_for_ring: VecDeque<ConnectionId>,
-    /// HTTP bodies that are whole, in line for memory or ring to become events.
+    /// Ids of connections whose HTTP bodies are complete and wait for memory or slots to become events.
     finishing: VecDeque<ConnectionId>,
-    /// A connection in line can be served now.
+    /// A connection that waits can be served now: the next poll does not wait.
     serve_at_once: bool,
-    /// Wait for a watermark.
+    /// Ids of connections that wait for a watermark.
     awaiting: Vec<ConnectionId>,
-    /// Have shown neither a valid HELLO nor a whole HTTP head.
+    /// Connections that have sent neither a valid HELLO nor a complete HTTP head.
     unknown: Roster,
     /// When silent ones among them were last looked for.
     silent_swept: Instant,
-    /// Half-closed, while the peer may still be sending.
+    /// Connections that are half-closed while the peer may still be sending.
     lingering: Roster,
     timers: Timers,
     busy: BusyMeter,

@@ -121,7 +121,7 @@ impl Ingress {
         self.ring.room() >= SLOTS_PER_FRAME
     }
 
-    /// Bytes of which every frame finds its slots, however small the frames are.
+    /// How many bytes may be read so that every frame in them gets its slots, even if all frames are empty.
     pub fn bytes_within_slots(&self) -> usize {
         self.ring.room() / SLOTS_PER_FRAME * HEADER_BYTES
     }
@@ -136,8 +136,8 @@ impl Ingress {
     }
 
     /// Puts on its way into the log that the agent is done and its mark deleted; `last_seq` is the last number that was
-    /// acknowledged. Ask for [`Ingress::has_slots`] first. No answer waits for it: until it is in the log, a new start of the
-    /// server remembers the agent again, which costs room and nothing else.
+    /// acknowledged. Ask for [`Ingress::has_slots`] first. No answer waits for it: if the server restarts before it is in the log, it
+    /// knows the agent again, which only uses a place in the table.
     pub fn log_bye(&mut self, last_seq: u64, origin: &Arc<Origin>) {
         if self.shared.settings.has_log() {
             self.push(Content::Bye, last_seq, 0, None, origin);

@@ -6,7 +6,8 @@
 //!  loop 1 shows the HELLO again ◀── Message::Free ────────────────────────────── loop 0
 //! ```
 //!
-//! Messages are few: one per connection, and two per takeover. No frame and no event passes here.
+//! Messages are few: one per connection, two per takeover, one per loop when the server drains or lacks room for connections. No frame
+//! and no event passes here.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

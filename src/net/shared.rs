@@ -113,8 +113,8 @@ impl Shared {
         reached()
     }
 
-    /// The last tickets of what agents have sent through the loops other than `own` and left: what an agent whose mark is
-    /// free has sent through these is at or below them.
+    /// For each loop other than `own`, its highest ticket at the moment when an agent last left it. Everything that an agent whose
+    /// mark is free has sent through that loop has this ticket or a lower one.
     pub fn left_tickets(&self, own: LoopId) -> Vec<Ticket> {
         let others = self.states.iter().enumerate().filter(|(index, _)| *index != own.index());
         let left = |(index, state): (usize, &LoopState)| Ticket {

@@ -55,7 +55,8 @@ impl LogThread {
             // Nobody listens where a loop has failed.
             let _ = ends.send(unwritten);
         };
-        let handle = thread::Builder::new().name("log".to_owned()).spawn(run).map_err(system("thread for the log"))?;
+        let handle =
+            thread::Builder::new().name("log".to_owned()).spawn(run).map_err(system("a thread for the log"))?;
         Ok(Self { handle, ended })
     }
 

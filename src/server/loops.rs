@@ -221,12 +221,12 @@ pub fn run(event_loops: Vec<EventLoop>) -> Result<End, ServerError> {
         let run = move || {
             let ended = event_loop.run();
             if let Err(error) = &ended {
-                tracing::error!(%error, event_loop = index + 1, "an event loop failed, the server ends");
+                tracing::error!(%error, event_loop = index + 1, "an event loop failed, the server stops");
                 event_loop.tell_others_to_drain();
             }
             ended
         };
-        others.push(thread::Builder::new().name(name).spawn(run).map_err(system("thread for an event loop"))?);
+        others.push(thread::Builder::new().name(name).spawn(run).map_err(system("a thread for an event loop"))?);
     }
     let mut ended = first.run();
     let deadline = first.drain_deadline();

@@ -75,9 +75,9 @@ pub enum ServerError {
         error: io::Error,
     },
     /// The operating system refuses something that the server needs.
-    #[error("the system has no {what} left: {error}")]
+    #[error("the system refuses the server {what}: {error}")]
     System {
-        /// What it refuses, for the message.
+        /// What it refuses, with its article.
         what: &'static str,
         /// Why.
         error: io::Error,
@@ -141,10 +141,10 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let _lock = identity::lock(&config.data_dir)?;
     let bound = bound?;
     let mut random = Random::from_system();
-    let metrics = Metrics::new().map_err(io::Error::other).map_err(system("metrics"))?;
+    let metrics = Metrics::new().map_err(io::Error::other).map_err(system("its metrics"))?;
     let Keeping { server_id, log, marks } = identity::open_log(config, &mut random)?;
     let parts = Parts::of_loops(config.event_loops(cores()))?;
-    drain::exit_on_second_signal().map_err(system("signal slot"))?;
+    drain::exit_on_second_signal().map_err(system("a signal handler"))?;
     let drain = Arc::new(Drain::default());
 
     let log_end = log.as_ref().map_or(u64::MAX, |(_, log)| log.end());
@@ -171,7 +171,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let promises = owned.iter().map(|own| (own.let_go.clone(), own.watermarks.clone())).collect();
 
     let listener = bound.listen().map_err(cannot_listen)?;
-    let address = listener.local_addr().map_err(system("address"))?;
+    let address = listener.local_addr().map_err(system("the address of its socket"))?;
     if let Some(warning) = access::warning(address, &tokens, server) {
         tracing::warn!(%address, "{warning}");
     }
@@ -212,7 +212,7 @@ fn start_routers(
     let (mut queues, mut routers) = (Vec::new(), Vec::<Router>::new());
     for settings in &config.sinks {
         let sink = sink::open(&settings.name, &settings.kind, identity);
-        let (queue, router) = Router::start(settings, sink, &shared).map_err(system("thread for a router"))?;
+        let (queue, router) = Router::start(settings, sink, &shared).map_err(system("a thread for a router"))?;
         queues.push(queue);
         routers.push(router);
     }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!             HELLO accepted            ticket of the older connection passed        BYE
-//!  Opening ───────────────────▶ Settling ───────────────────────────────────▶ Streaming ──▶ Closed
-//!     │  5 s (R12)                                              DATA, PING │      ▲            ▲
-//!     └──────────── GOAWAY ──────────────────────────────────────────────────────┴────────────┘
+//!  Opening ───────────────────▶ Settling ───────────────────────────────────▶ Streaming ──▶ Left (mark given back)
+//!     │ 5 s (R12)                  │                                 DATA, PING │
+//!     └─────────── GOAWAY ─────────┴──────────────── GOAWAY ────────────────────┴─────────▶ Closed
 //! ```
 //!
 //! Bytes and `now` come in ([`super::receive`]); answers are appended to `out`; events go to an
@@ -137,9 +137,9 @@ enum Reason {
     AckLevel { wanted: String, highest: &'static str, because: &'static str },
     #[error("{0}")]
     Plain(&'static str),
-    #[error("frame {seq} came, {expected} is next: frames were lost on the agent's side, or reordered")]
+    #[error("received frame {seq}, expected {expected}: frames were lost on the agent's side, or reordered")]
     Gap { seq: u64, expected: u64 },
-    #[error("frame {0} came again with other bytes: an agent must resend what it sent")]
+    #[error("frame {0} was sent again with other bytes: an agent must resend the same bytes")]
     Altered(u64),
 }
 

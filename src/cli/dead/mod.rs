@@ -163,7 +163,7 @@ fn names(config: &Config, which: &Which) -> Result<Vec<String>, Failure> {
 
 fn no_such_sink(config: &Config, name: &str) -> Failure {
     let names: Vec<_> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
-    Failure::Failed(format!("no sink is named `{name}`: there is {}", names.join(", ")))
+    Failure::Failed(format!("no sink is named `{name}`; the sinks are: {}", names.join(", ")))
 }
 
 /// Two commands that both replay, or rewrite, would do it twice. Held until it is dropped; `None`: there is nothing yet.

@@ -35,6 +35,7 @@ pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
         partial: None,
         waits_for_mark: false,
         unlogged_epoch: None,
+        is_refused: false,
     })
 }
 
@@ -50,6 +51,8 @@ struct Frames {
     /// An older connection of the agent holds its mark, and was asked to close.
     waits_for_mark: bool,
     unlogged_epoch: Option<UnloggedEpoch>,
+    /// What it sent, or when, is why the connection ends.
+    is_refused: bool,
 }
 
 /// The agent's epoch is new, and not on its way into the log yet.
@@ -63,13 +66,7 @@ struct UnloggedEpoch {
 impl Protocol for Frames {
     fn serve(&mut self, cx: &mut Context<'_>) -> Served {
         let served = self.serve_once(cx);
-        if let Served::Close(reason) = served
-            && reason != BYE
-            && cx.ingress.shared.log_lines.connections.allows(cx.ingress.now)
-        {
-            let Peer { connection, address, origin, .. } = &*cx.peer;
-            tracing::warn!(connection = connection.get(), peer = %address, agent = origin.agent, reason, "agent disconnected by the server");
-        }
+        self.is_refused = matches!(served, Served::Close(reason) if reason != BYE);
         served
     }
 
@@ -122,9 +119,16 @@ impl Protocol for Frames {
             ingress.an_agent_leaves();
         }
         self.session.leave(reason == REPLACED, &mut ingress.shared.marks(), ingress.now);
-        if self.session.is_authenticated() && ingress.shared.log_lines.connections.allows(ingress.now) {
-            let Peer { connection, origin, .. } = peer;
-            tracing::info!(connection = connection.get(), agent = origin.agent, reason, "agent disconnected");
+        if !(self.is_refused || self.session.is_authenticated())
+            || !ingress.shared.log_lines.connections.allows(ingress.now)
+        {
+            return;
+        }
+        let Peer { connection, address, origin, .. } = peer;
+        let (connection, agent) = (connection.get(), &origin.agent);
+        match self.is_refused {
+            true => tracing::warn!(connection, peer = %address, agent, reason, "agent disconnected by the server"),
+            false => tracing::info!(connection, agent, reason, "agent disconnected"),
         }
     }
 

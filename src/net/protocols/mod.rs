@@ -4,7 +4,7 @@
 //!  first byte ─▶ PROTOCOLS ─▶ Box<dyn Protocol> ── serve ─▶ acknowledge ─▶ … ─▶ handle_timeout, end
 //! ```
 //!
-//! A new protocol is one file here and one line in the table.
+//! A new protocol is one file here, one line in the table, and its name among those that are counted (`metrics::Protocol`).
 
 mod frames;
 mod http;
@@ -109,6 +109,8 @@ pub trait Protocol: Send {
 
     /// The connection is open no longer, for `reason`.
     fn closed(&mut self, _reason: &'static str, _peer: &Peer, _ingress: &mut Ingress) {}
+
+    // What follows has a default: protocols that hold memory of the pool, keep marks of agents or have bodies override it.
 
     /// Holds memory of the pool for what is partly received, and needs slots of the ring only.
     fn holds_partial(&self) -> bool {

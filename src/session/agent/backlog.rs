@@ -31,7 +31,7 @@ pub enum QueueError {
         max: usize,
     },
     /// The payload is larger than the server accepts.
-    #[error("a payload of {bytes} bytes; the server takes {max}")]
+    #[error("a payload of {bytes} bytes is too large: the server accepts at most {max}")]
     TooLarge {
         /// Bytes of the payload.
         bytes: usize,
@@ -39,7 +39,7 @@ pub enum QueueError {
         max: usize,
     },
     /// The frame has this many events, more than [`FRAME_EVENTS_MAX`].
-    #[error("a frame of {0} events; the most is 65,536")]
+    #[error("a frame of {0} events is too large: the maximum is 65,536")]
     TooManyEvents(u32),
     /// [`Agent::close`](super::Agent::close) was called.
     #[error("the agent is closing")]
