@@ -306,11 +306,11 @@ fn rows_without_a_position_are_no_new_beginning() {
     retry(sink.deliver(&delivery(6..=7)));
     let at_run_time = down(sink.connect());
     let mut restarted = database.postgres(2);
-    assert!(down(restarted.connect()).contains("has rows of this log up to position 5"));
+    assert!(down(restarted.connect()).contains("has events of this log up to position 5"));
     let reason = down(database.postgres(3).probe());
-    assert!(reason.contains("has rows of this log up to position 5"), "{reason}");
+    assert!(reason.contains("has events of this log up to position 5"), "{reason}");
     // As the message says: whoever found it continues.
-    let (_, advice) = at_run_time.split_once("To continue after them: ").unwrap();
+    let (_, advice) = at_run_time.split_once("To continue after position ").unwrap().1.split_once(": ").unwrap();
     database.sql(advice.split_once(';').unwrap().0);
     assert_eq!(sink.connect(), Ok(Some(5)));
     sink.deliver(&delivery(6..=7)).unwrap();
@@ -319,7 +319,7 @@ fn rows_without_a_position_are_no_new_beginning() {
     // With 0, nothing is doubled.
     database.sql("DELETE FROM telemetryx_positions");
     let reason = down(database.postgres(4).connect());
-    let (_, advice) = reason.split_once("To continue after them: ").unwrap();
+    let (_, advice) = reason.split_once("To continue after position ").unwrap().1.split_once(": ").unwrap();
     database.sql(&advice.split_once(';').unwrap().0.replace(", 7, ", ", 0, "));
     let mut again = database.postgres(5);
     assert_eq!(again.connect(), Ok(Some(0)));

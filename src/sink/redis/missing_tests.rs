@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::tests::{Alone, down, entries, persist, row, spread};
+use ::redis::Value;
+
 use super::*;
 use crate::config::setting::Url;
+use crate::ids::uuid;
 use crate::limits;
 use crate::sink::stores;
 use crate::sink::testing::{self, delivery, identity};

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ::redis::Value;
+
 use super::*;
 use crate::config::setting::{Url, Urls};
 use crate::event::proto::Event;
