@@ -89,7 +89,7 @@ fn passes_the_conformance_suite() {
 /// What the parts say, as prost reads them.
 fn requests(delivery: &Delivery, except: &[u64], taken: &[RangeInclusive<u64>]) -> Vec<DeliverRequest> {
     let head = Arc::new(Head { server_id: SERVER_ID, sink: "main".into() });
-    let parts = request::parts(&head, &without(delivery, except), taken);
+    let parts = encode::parts(&head, &without(delivery, except), taken);
     parts.iter().map(decoded).collect()
 }
 
@@ -181,7 +181,7 @@ fn what_an_agent_sent_between_events_makes_no_request_too_large() {
             }
             let run = Run { payload: Payload::Read(payload.into()), events, ..run(Vec::new(), origin()) };
             let head = Arc::new(Head { server_id: SERVER_ID, sink: "main".into() });
-            let parts = request::parts(&head, &delivery_of(Arc::new(Batch::new(1, vec![run]))), &[]);
+            let parts = encode::parts(&head, &delivery_of(Arc::new(Batch::new(1, vec![run]))), &[]);
             let mut names = Vec::new();
             for part in &parts {
                 let mut request = Vec::new();

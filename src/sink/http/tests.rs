@@ -261,7 +261,7 @@ fn protobuf_holds_the_events_as_they_came() {
 #[test]
 fn what_was_refused_before_is_left_out_of_the_positions() {
     let header =
-        |first, last, except: &[u64]| body::header(&without(&delivery(first..=last), except).position_ranges());
+        |first, last, except: &[u64]| encode::header(&without(&delivery(first..=last), except).position_ranges());
     assert_eq!(header(1, 9, &[]), "1-9");
     assert_eq!(header(1, 9, &[5]), "1-4,6-9");
     assert_eq!(header(1, 9, &[1, 2, 9]), "3-8");

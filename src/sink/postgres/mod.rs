@@ -11,7 +11,7 @@
 //!     └─ no answer ─▶ connect again: the position shows whether it was committed
 //! ```
 //!
-//! **Sorting.** SQLSTATE decides who has to act (`sqlstate`). The row that COPY names only shows where to cut: a row is
+//! **Sorting.** SQLSTATE decides who has to act (`errors`, `sqlstate`). The row that COPY names only shows where to cut: a row is
 //! refused because it was refused alone. Not where it is the table that is wrong: a column that requires a value which
 //! no row brings, or a partition that no row of many finds.
 //!
@@ -24,12 +24,13 @@
 //!
 //! **Replay** copies what is not there yet, in pieces, and leaves the position alone.
 
+mod encode;
 #[cfg(test)]
 mod encoding_tests;
+mod errors;
 mod last_error;
 mod pieces;
 mod position;
-mod rows;
 mod session;
 mod settings;
 mod sqlstate;
@@ -44,18 +45,17 @@ use std::io::{self, Write as _};
 use postgres::config::{Host, SslMode, SslNegotiation};
 use postgres::{Error, ToStatement};
 
-use self::last_error::{LastError, ServerError};
+use self::encode::Rows;
+use self::errors::{code, lacks_partition, named_line, refuses};
+use self::last_error::LastError;
 use self::pieces::Pieces;
-use self::rows::Rows;
-use self::session::{
-    Session, Trouble, chain, code, columns, db_error, describe, lacks_partition, named_line, refuses, text,
-};
+use self::session::{Session, columns, text};
 pub use self::settings::{KIND, Settings, Tls};
-use self::sqlstate::{Place, Verdict, advice, pooler_advice, verdict};
-use self::stream::{Connector, Deadline, Encryption, NoTlsOffered};
+use self::sqlstate::advice;
+use self::stream::{Connector, Deadline, Encryption};
 use self::tables::Tables;
 use super::ownership::{Connect, FIRST, Ownership, OwnershipError};
-use super::{Failure, Identity, Refusal, Sink, Unavailable, connection_advice, tls};
+use super::{Failure, Identity, Refusal, Sink, Unavailable, tls};
 use crate::batch::{Delivery, Record};
 use crate::{descriptors, limits};
 
@@ -395,74 +395,6 @@ impl Postgres {
 
     fn stopped(&self, error: &OwnershipError) -> Unavailable {
         error.at(&self.settings.output())
-    }
-
-    /// The error on one line, without the secrets of the settings: a server or a pooler may quote them.
-    fn describe(&self, error: &Trouble) -> String {
-        self.settings.hide(&describe(error))
-    }
-
-    fn unavailable(&self, error: &Trouble) -> Unavailable {
-        let reason = self.describe(error);
-        if let Some(error) = db_error(error) {
-            return self.reported(error.code().code(), error.message(), error.routine(), reason);
-        }
-        if let Some(ServerError { code, message }) = self.last_error.take() {
-            let reason = format!("{} (SQLSTATE {code}), and the connection was closed", self.settings.hide(&message));
-            return self.reported(&code, &message, None, reason);
-        }
-        let mut passes = error.downcast_ref::<Error>().is_some_and(Error::is_closed);
-        let mut look_at = "";
-        for error in chain(error) {
-            let Some(error) = error.downcast_ref::<io::Error>() else { continue };
-            passes = true;
-            if look_at.is_empty() {
-                look_at = connection_advice(error);
-            }
-            if error.get_ref().is_some_and(|inner| inner.is::<NoTlsOffered>()) {
-                return self.down(&reason);
-            }
-            if let Some(error) = tls::error_in(error) {
-                return self.down(&format!("{reason}: {}", tls_advice(error)));
-            }
-        }
-        match (passes, look_at) {
-            (true, "") => self.retry(&reason),
-            (true, advice) => self.retry(&format!("{reason}: {advice}")),
-            // What is left are settings that the server asks for, such as a password.
-            (false, _) if reason.contains("password missing") => self.down(&format!(
-                "{reason}: the server requires one: write it into url (postgres://user:password@…), or the whole URL \
-                 into \
-                 the file of url_file; PGPASSWORD, PGPASSFILE and ~/.pgpass are not read"
-            )),
-            (false, _) => self.down(&format!("{reason}: check url")),
-        }
-    }
-
-    /// What the server, or a pooler before it, reports.
-    fn reported(&self, code: &str, message: &str, routine: Option<&str>, reason: String) -> Unavailable {
-        if let Some(advice) = pooler_advice(message) {
-            return self.down(&format!("{reason}: {advice}"));
-        }
-        let advice = advice(code, routine);
-        let reason = if advice.is_empty() { reason } else { format!("{reason}: {advice}") };
-        match verdict(code, Place::Elsewhere) {
-            Verdict::Retry => self.retry(&reason),
-            Verdict::Refused | Verdict::Down => self.down(&reason),
-        }
-    }
-}
-
-fn tls_advice(error: &rustls::Error) -> &'static str {
-    match tls::trouble(error) {
-        tls::Trouble::Certificate => {
-            "check the server's certificate, its name, and ca_file; or set tls = \"require\" to encrypt without \
-             checking it"
-        }
-        tls::Trouble::ClientCertificate => {
-            "if the server requires a client certificate, change that in its pg_hba.conf"
-        }
-        tls::Trouble::NotTls | tls::Trouble::Other => "server and sink do not agree on TLS: see the server's log",
     }
 }
 

@@ -31,7 +31,7 @@
 
 mod cluster;
 mod connection;
-mod entry;
+mod encode;
 mod errors;
 mod mismatch;
 mod missing;
@@ -49,7 +49,7 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 
 use self::connection::{Commands, Connection, Trouble};
-use self::entry::Entry;
+use self::encode::Entry;
 use self::errors::{Verdict, verdict};
 pub use self::settings::{KIND, Settings};
 use self::settings::{Place, Server};
@@ -271,22 +271,6 @@ impl Redis {
 
     fn down(&self, reason: &str) -> Unavailable {
         Unavailable::down(format!("{}: {reason}", self.settings.output()))
-    }
-
-    fn unavailable(&self, trouble: &Trouble, place: &str) -> Unavailable {
-        let answer = self.settings.hide(&trouble.to_string());
-        let reason = |advice: &str| {
-            let separator = if advice.is_empty() { "" } else { ": " };
-            format!("{place}{answer}{separator}{advice}")
-        };
-        match verdict(trouble) {
-            Verdict::Retry(advice) => self.retry(&reason(advice)),
-            Verdict::Down(advice) => self.down(&reason(advice)),
-            Verdict::Moved(..) if !self.settings.is_cluster() => {
-                self.down(&reason("this is a node of a Redis Cluster: name its nodes in urls, not in url"))
-            }
-            Verdict::Moved(..) | Verdict::Ask(..) => self.retry(&reason("")),
-        }
     }
 }
 
