@@ -25,8 +25,6 @@
 //! **Replay** copies what is not there yet, in pieces, and leaves the position alone.
 
 mod encode;
-#[cfg(test)]
-mod encoding_tests;
 mod errors;
 mod last_error;
 mod pieces;

@@ -35,14 +35,10 @@ mod encode;
 mod errors;
 mod mismatch;
 mod missing;
-#[cfg(test)]
-mod missing_tests;
 mod position;
 mod settings;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tls_tests;
 
 use std::sync::Arc;
 

@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::tests::{Alone, entries, persist, row, spread};
-use ::redis::Value;
-
 use super::*;
 use crate::config::setting::Url;
 use crate::ids::uuid;
 use crate::limits;
-use crate::sink::testing::{self, KeepsPositions as _, delivery, down, identity};
+use crate::sink::testing;
 
 /// As a person follows the advice of the message.
 fn follow_advice(store: &Alone, reason: &str) {

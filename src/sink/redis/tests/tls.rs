@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use super::tests::settings;
 use super::*;
 use crate::sink::stores;
 use crate::sink::testing::{delivery, down, identity, retry};

@@ -1,5 +1,8 @@
 //! Against real servers, alone and as a Cluster of three. What XRANGE shows is what counts.
 
+mod missing;
+mod tls;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::thread;
@@ -15,7 +18,7 @@ use crate::sink::testing::{
     self, KeepsPositions, Row, Store, batch_of, delivery, delivery_of, down, identity, named, retry,
 };
 
-pub(super) fn settings(url: &str) -> Settings {
+fn settings(url: &str) -> Settings {
     Settings {
         url: Url::new(url),
         urls: Urls::new(""),
@@ -32,25 +35,25 @@ fn server(url: &str) -> Server {
 }
 
 /// One server and what is on it.
-pub(super) struct Alone {
-    pub(super) server: stores::Redis,
+struct Alone {
+    server: stores::Redis,
     shards: u64,
 }
 
 impl Alone {
-    pub(super) fn new(shards: u64) -> Self {
+    fn new(shards: u64) -> Self {
         Self { server: stores::Redis::start(&[]), shards }
     }
 
-    pub(super) fn settings(&self) -> Settings {
+    fn settings(&self) -> Settings {
         Settings { shards: self.shards, ..settings(&self.server.url()) }
     }
 
-    pub(super) fn redis(&self, owner: u8) -> Redis {
+    fn redis(&self, owner: u8) -> Redis {
         Redis::new("main", &self.settings(), &identity(owner))
     }
 
-    pub(super) fn connected(&self, owner: u8) -> Redis {
+    fn connected(&self, owner: u8) -> Redis {
         let mut sink = self.redis(owner);
         sink.connect().unwrap();
         sink
@@ -175,7 +178,7 @@ fn stored_in(nodes: &[&stores::Redis], stream: &str, shards: u64) -> Vec<Row> {
 }
 
 /// The fields of each entry, asked of the node that serves the stream.
-pub(super) fn entries(nodes: &[&stores::Redis], stream: &str) -> Vec<Vec<(String, String)>> {
+fn entries(nodes: &[&stores::Redis], stream: &str) -> Vec<Vec<(String, String)>> {
     let mut range = Commands::default();
     range.command(&[b"XRANGE", stream.as_bytes(), b"-", b"+"]);
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -207,7 +210,7 @@ pub(super) fn entries(nodes: &[&stores::Redis], stream: &str) -> Vec<Vec<(String
 }
 
 /// As the suite compares it: all values are text.
-pub(super) fn row(fields: Vec<(String, String)>) -> Row {
+fn row(fields: Vec<(String, String)>) -> Row {
     let value = |name: &str, text: String| match name {
         "attributes" => serde_json::from_str(&text).unwrap(),
         "position" | "severity" | "duration_nano" => text.parse::<u64>().unwrap().into(),
@@ -218,13 +221,13 @@ pub(super) fn row(fields: Vec<(String, String)>) -> Row {
 }
 
 /// Events of many sources.
-pub(super) fn spread(positions: std::ops::RangeInclusive<u64>) -> Delivery {
+fn spread(positions: std::ops::RangeInclusive<u64>) -> Delivery {
     let event = |position: u64| Event { source: format!("host-{}", position % 97), ..named(format!("e{position}")) };
     delivery_of(batch_of(*positions.start(), vec![positions.map(event).collect()]))
 }
 
 /// Connects and delivers as a router does, until it is stored.
-pub(super) fn persist(sink: &mut Redis, delivery: &Delivery) {
+fn persist(sink: &mut Redis, delivery: &Delivery) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let stored = match sink.connect() {

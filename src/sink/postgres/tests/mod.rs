@@ -1,5 +1,7 @@
 //! Against a real PostgreSQL. What `psql` shows is what counts.
 
+mod encoding;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
@@ -15,8 +17,8 @@ use crate::sink::testing::{
 };
 
 /// A database of its own on the shared server.
-pub(super) struct Database {
-    pub(super) server: &'static stores::Postgres,
+struct Database {
+    server: &'static stores::Postgres,
     name: String,
 }
 
@@ -37,15 +39,15 @@ impl Database {
         Self::named(server, server.database())
     }
 
-    pub(super) fn named(server: &'static stores::Postgres, name: String) -> Self {
+    fn named(server: &'static stores::Postgres, name: String) -> Self {
         Self { server, name }
     }
 
-    pub(super) fn settings(&self) -> Settings {
+    fn settings(&self) -> Settings {
         settings(self.server.url(&self.name))
     }
 
-    pub(super) fn postgres(&self, owner: u8) -> Postgres {
+    fn postgres(&self, owner: u8) -> Postgres {
         Postgres::new("main", &self.settings(), &identity(owner))
     }
 
