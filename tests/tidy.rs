@@ -14,7 +14,6 @@ const LONG_FUNCTIONS: &[&str] = &[
     "http/tests/messages.rs a_key_of_another_agent_is_answered_with_ours", // a table of cases
     "metrics.rs new",                              // one line per metric; each stage is to have its own
     "net/bad_frames_tests.rs ends_the_connection", // a table of cases
-    "sink/redis/mod.rs commit",
 ];
 
 /// Lines of a file without blank lines, comments and tests.

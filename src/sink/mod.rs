@@ -14,6 +14,8 @@ pub mod grpc;
 #[cfg(feature = "http-sink")]
 pub mod http;
 mod ndjson;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+pub mod ownership;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(test)]
@@ -413,19 +415,6 @@ fn connection_advice(error: &std::io::Error) -> &'static str {
 #[cfg(any(feature = "grpc", feature = "http-sink"))]
 fn with_advice(reason: &str, advice: &str) -> String {
     if advice.is_empty() { reason.to_owned() } else { format!("{reason}: {advice}") }
-}
-
-/// What to do about rows in `tables` (events, positions) of a log whose position is missing. `owner`: of the sink that
-/// finds it, which then continues.
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-fn missing_position(tables: (&str, &str), [server_id, sink, owner]: [&str; 3], last: u64) -> String {
-    let (events, positions) = tables;
-    format!(
-        "{events} has rows of this log up to position {last}, and {positions} has no position of it: it was removed. \
-         To continue after them: INSERT INTO {positions} (server_id, sink, position, owner) \
-         VALUES ('{server_id}', '{sink}', {last}, '{owner}'); with 0 in place of {last} everything that the log still has \
-         is delivered again, and rows that are there stay"
-    )
 }
 
 /// A file as an output, the same for every way to write its path that no link makes different.

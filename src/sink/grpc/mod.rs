@@ -3,7 +3,7 @@
 //! ```text
 //!  delivery ─▶ parts (≤ 1 MiB, ≤ 10,000 events) ─▶ Deliver ─▶ verdicts: refused here, all others taken ─▶ next part
 //!                                                 in_flight   retry_after_ms: nothing taken
-//!                                                 at a time   a status: nothing taken (see `status`)
+//!                                                 at a time   a status: nothing taken (see `errors`)
 //! ```
 //!
 //! **At least once.** The receiver keeps no position for the router; (server_id, position) of every event lets it
@@ -16,10 +16,10 @@
 //! **Time.** Each request has its deadline, the connection its own; nothing else waits. A runtime of this thread turns
 //! during these waits only, and dies with its connection.
 
+mod encode;
+mod errors;
 mod preface;
-mod request;
 mod settings;
-mod status;
 #[cfg(all(test, feature = "sqlite"))]
 mod tests;
 
@@ -34,7 +34,7 @@ use tokio::task::JoinSet;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use self::request::{DeliverCodec, Head, Part};
+use self::encode::{DeliverCodec, Head, Part};
 pub use self::settings::{KIND, Settings};
 use super::{Failure, Identity, Refusal, Sink, Unavailable, tls};
 use crate::batch::Delivery;
@@ -157,7 +157,7 @@ impl Grpc {
             Ok(Ok(channel)) => Ok(Connection { runtime: Some(runtime), channel }),
             Ok(Err(error)) => {
                 runtime.shutdown_background();
-                Err(status::unconnected(&self.place, &error, |text| self.settings.hide(text)))
+                Err(errors::unconnected(&self.place, &error, |text| self.settings.hide(text)))
             }
             Err(_) => {
                 runtime.shutdown_background();
@@ -193,7 +193,7 @@ impl Sink for Grpc {
 
     fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         self.taken.retain(|positions| *positions.end() >= delivery.first_position());
-        let parts = request::parts(&self.head, delivery, &self.taken);
+        let parts = encode::parts(&self.head, delivery, &self.taken);
         let Some(Connection { runtime: Some(runtime), channel }) = &self.connection else {
             return Err(Unavailable::retry(format!("{}: not connected", self.place)).into());
         };
@@ -273,10 +273,10 @@ impl Call {
             request.metadata_mut().insert("authorization", authorization);
         }
         let hide = |text: &str| self.settings.hide(text);
-        self.client.ready().await.map_err(|error| status::unconnected(&self.place, &error, hide))?;
+        self.client.ready().await.map_err(|error| errors::unconnected(&self.place, &error, hide))?;
         let path = PathAndQuery::from_static(METHOD);
         let answer = self.client.unary(request, path, DeliverCodec).await;
-        let answer = answer.map_err(|status| status::failure(&self.place, &status, hide))?;
+        let answer = answer.map_err(|status| errors::failure(&self.place, &status, hide))?;
         answer
             .into_inner()
             .map_err(|error| broken(&self.place, &format!("its answer is not a DeliverResponse ({error})")))

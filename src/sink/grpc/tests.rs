@@ -14,8 +14,8 @@ use crate::config::setting::{Secret, Url};
 use crate::event::proto::{DeliverRequest, Event, EventBatch, Verdict};
 use crate::sink::stores::{HttpService, Receiver};
 use crate::sink::testing::{
-    self, RECEIVED_UNIX_NANO, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, http_origin, identity,
-    named, origin, part, without,
+    self, RECEIVED_UNIX_NANO, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, down, http_origin,
+    identity, named, origin, part, retry, retry_after, run, without,
 };
 
 fn settings(url: &str) -> Settings {
@@ -53,10 +53,6 @@ impl Python {
     fn connected(&self) -> Grpc {
         connected(&self.settings())
     }
-
-    fn positions(&self) -> Vec<u64> {
-        self.rows().unwrap().into_iter().map(|(position, _)| position).collect()
-    }
 }
 
 impl Store for Python {
@@ -83,22 +79,6 @@ impl Store for Python {
     }
 }
 
-#[track_caller]
-fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
-    match result.map_err(Into::into) {
-        Err(Failure::Unavailable(Unavailable::Down { reason })) => reason,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-fn retry<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
-    match result.map_err(Into::into) {
-        Err(Failure::Unavailable(Unavailable::Retry { reason, .. })) => reason,
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn passes_the_conformance_suite() {
     testing::conformance(Python::start);
@@ -109,7 +89,7 @@ fn passes_the_conformance_suite() {
 /// What the parts say, as prost reads them.
 fn requests(delivery: &Delivery, except: &[u64], taken: &[RangeInclusive<u64>]) -> Vec<DeliverRequest> {
     let head = Arc::new(Head { server_id: SERVER_ID, sink: "main".into() });
-    let parts = request::parts(&head, &without(delivery, except), taken);
+    let parts = encode::parts(&head, &without(delivery, except), taken);
     parts.iter().map(decoded).collect()
 }
 
@@ -124,12 +104,6 @@ fn decoded(part: &Part) -> DeliverRequest {
     assert_eq!(part.position_of_each().collect::<Vec<_>>(), request.positions);
     assert_eq!(part.positions(), request.positions[0]..=*request.positions.last().unwrap());
     request
-}
-
-fn run(events: Vec<Event>, origin: crate::batch::Origin) -> Run {
-    let count = events.len() as u32;
-    let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
-    Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin: Arc::new(origin) }
 }
 
 #[test]
@@ -207,7 +181,7 @@ fn what_an_agent_sent_between_events_makes_no_request_too_large() {
             }
             let run = Run { payload: Payload::Read(payload.into()), events, ..run(Vec::new(), origin()) };
             let head = Arc::new(Head { server_id: SERVER_ID, sink: "main".into() });
-            let parts = request::parts(&head, &delivery_of(Arc::new(Batch::new(1, vec![run]))), &[]);
+            let parts = encode::parts(&head, &delivery_of(Arc::new(Batch::new(1, vec![run]))), &[]);
             let mut names = Vec::new();
             for part in &parts {
                 let mut request = Vec::new();
@@ -305,9 +279,9 @@ fn verdicts_on_no_event_or_twice_on_one_are_a_broken_receiver() {
 
 #[test]
 fn a_time_to_come_back_after_is_kept_and_capped() {
-    let after = |retry_after_ms| match refused(&[1], DeliverResponse { verdicts: vec![verdict(0)], retry_after_ms }) {
-        Err(Failure::Unavailable(Unavailable::Retry { after, .. })) => after,
-        other => panic!("{other:?}"),
+    let after = |retry_after_ms| {
+        let verdicts = vec![verdict(0)];
+        retry_after(refused(&[1], DeliverResponse { verdicts, retry_after_ms })).1
     };
     assert_eq!(after(1_500), Some(Duration::from_millis(1_500)));
     assert_eq!(after(u32::MAX), Some(limits::RETRY_AFTER_MAX));
@@ -443,12 +417,8 @@ fn an_answer_that_is_none_is_a_broken_receiver() {
 fn a_receiver_that_asks_for_time_is_tried_again() {
     let store = Python::start();
     store.0.control(r#"{"retry_after": 0.25}"#);
-    match store.connected().deliver(&delivery(1..=2)) {
-        Err(Failure::Unavailable(Unavailable::Retry { after, .. })) => {
-            assert_eq!(after, Some(Duration::from_millis(250)));
-        }
-        other => panic!("{other:?}"),
-    }
+    let (_, after) = retry_after(store.connected().deliver(&delivery(1..=2)));
+    assert_eq!(after, Some(Duration::from_millis(250)));
     assert!(store.positions().is_empty());
 }
 

@@ -15,9 +15,9 @@
 //!
 //! **Connections** are kept and used again after an answer that was read whole; after trouble there is a new one.
 
-mod answer;
-mod body;
 mod early_answer;
+mod encode;
+mod errors;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -31,8 +31,8 @@ use ureq::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
 
-use self::answer::{Answer, unavailable};
 use self::early_answer::EarlyAnswers;
+use self::errors::{Answer, unavailable};
 pub use self::settings::{Format, KIND, Settings};
 use super::{Failure, Identity, Sink, Unavailable, connection_advice, tls, uuid, with_advice};
 use crate::batch::Delivery;
@@ -142,13 +142,13 @@ impl Sink for Http {
         let Some(Client { agent, early_answers, uri, headers }) = &self.client else {
             return Err(Unavailable::retry(format!("{}: not connected", self.settings.output())).into());
         };
-        let body = body::encode(format, gzip, &self.server_id, delivery)
+        let body = encode::encode(format, gzip, &self.server_id, delivery)
             .map_err(|error| Unavailable::retry(error.to_string()))?;
         let mut request = agent
             .post(uri)
             .header(CONTENT_TYPE, format.media_type())
             .header(SERVER_ID, uuid(&self.server_id))
-            .header(POSITIONS, body::header(&positions));
+            .header(POSITIONS, encode::header(&positions));
         if gzip {
             request = request.header(CONTENT_ENCODING, "gzip");
         }

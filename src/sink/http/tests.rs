@@ -15,7 +15,8 @@ use crate::event::proto::{Event, EventBatch};
 use crate::random::Random;
 use crate::sink::stores::HttpService;
 use crate::sink::testing::{
-    self, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, every_field, identity, without,
+    self, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, down, every_field, identity, retry,
+    retry_after, without,
 };
 
 fn settings(url: &str) -> Settings {
@@ -260,7 +261,7 @@ fn protobuf_holds_the_events_as_they_came() {
 #[test]
 fn what_was_refused_before_is_left_out_of_the_positions() {
     let header =
-        |first, last, except: &[u64]| body::header(&without(&delivery(first..=last), except).position_ranges());
+        |first, last, except: &[u64]| encode::header(&without(&delivery(first..=last), except).position_ranges());
     assert_eq!(header(1, 9, &[]), "1-9");
     assert_eq!(header(1, 9, &[5]), "1-4,6-9");
     assert_eq!(header(1, 9, &[1, 2, 9]), "3-8");
@@ -285,22 +286,6 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
 }
 
-#[track_caller]
-fn retry(result: Result<(), Failure>) -> (String, Option<Duration>) {
-    match result {
-        Err(Failure::Unavailable(Unavailable::Retry { reason, after })) => (reason, after),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-fn down(result: Result<(), Failure>) -> String {
-    match result {
-        Err(Failure::Unavailable(Unavailable::Down { reason })) => reason,
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn every_2xx_is_stored() {
     let service = Service::json();
@@ -320,14 +305,14 @@ fn every_2xx_is_stored() {
 fn what_passes_is_tried_again_after_the_time_that_the_service_names() {
     let service = Service::json();
     for status in [408, 425, 429, 500, 502, 503, 504, 507, 599] {
-        let (reason, after) = retry(service.answered(&answer(&format!("{status} x"), "", "over\r\n  load")));
+        let (reason, after) = retry_after(service.answered(&answer(&format!("{status} x"), "", "over\r\n  load")));
         assert_eq!(reason, format!("http {}: HTTP {status}: \"over load\"", service.receiver.url(&service.name)));
         assert_eq!(after, None);
-        let (_, after) = retry(service.answered(&answer(&format!("{status} x"), "Retry-After: 7\r\n", "")));
+        let (_, after) = retry_after(service.answered(&answer(&format!("{status} x"), "Retry-After: 7\r\n", "")));
         assert_eq!(after, Some(Duration::from_secs(7)));
     }
     let dates = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\nRetry-After: Sun, 06 Nov 1994 08:49:40 GMT\r\n";
-    let (_, after) = retry(service.answered(&answer("503 x", dates, "")));
+    let (_, after) = retry_after(service.answered(&answer("503 x", dates, "")));
     assert_eq!(after, Some(Duration::from_secs(3)));
 }
 
@@ -407,11 +392,11 @@ fn garbage_half_an_answer_and_none_are_tried_again() {
         "\0\0\0\0\0\0\u{1}garbage\r\n\r\n",
         &long_header,
     ] {
-        let (reason, _) = retry(service.answered(broken));
+        let reason = retry(service.answered(broken));
         assert!(reason.starts_with("http http://localhost:"), "{reason}");
     }
     let url = "http://127.0.0.1:1/";
-    let (reason, _) = retry(connected(&settings(url)).deliver(&delivery(1..=1)));
+    let reason = retry(connected(&settings(url)).deliver(&delivery(1..=1)));
     assert!(reason.contains("Connection refused"), "{reason}");
     let url = "http://nowhere.invalid/";
     retry(connected(&settings(url)).deliver(&delivery(1..=1)));
@@ -461,7 +446,7 @@ fn a_service_that_hangs_is_given_up_after_the_timeout_and_served_when_it_goes_on
     let mut sink = connected(&settings);
     receiver.signal("STOP");
     let started = Instant::now();
-    let (reason, _) = retry(sink.deliver(&delivery(1..=1)));
+    let reason = retry(sink.deliver(&delivery(1..=1)));
     assert!(reason.contains("in time") && started.elapsed() < Duration::from_secs(5), "{reason}");
     receiver.signal("CONT");
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -482,11 +467,11 @@ fn an_answer_before_the_body_was_read_is_heard() {
     assert_eq!(result, Err(Failure::BatchRefused { code: "HTTP 413".into(), reason: "too large".into() }));
     // Nobody can have stored what was not sent.
     service.receiver.tell(&service.name, "early", answer("200 OK", "", "").as_bytes());
-    let (reason, _) = retry(service.connected().deliver(&large));
+    let reason = retry(service.connected().deliver(&large));
     assert!(reason.contains("HTTP 200, before it had received the whole request"), "{reason}");
     // Without an answer it is the broken connection that is told.
     service.receiver.tell(&service.name, "early", b"");
-    let (reason, _) = retry(service.connected().deliver(&large));
+    let reason = retry(service.connected().deliver(&large));
     assert!(reason.contains("while the request was sent: if this goes on, lower batch.max_bytes"), "{reason}");
     service.receiver.tell_nothing(&service.name);
     assert_eq!(service.connected().deliver(&large), Ok(()));
@@ -584,7 +569,7 @@ fn wrong_settings_are_named_with_their_key_and_without_their_secrets() {
         assert!(words.contains(why) && !words.contains("secret"), "{words}");
         // Not only the check finds it.
         if key != "ca_file" {
-            assert!(down(Http::new(&settings, &identity(1)).connect().map(|_| ()).map_err(Into::into)).contains(why));
+            assert!(down(Http::new(&settings, &identity(1)).connect()).contains(why));
         }
     }
     for url in ["http://h", "https://h:1/x?y=z", "http://u:p@[::1]:8080/%20", "http://u:p%20@q@h/"] {

@@ -1,6 +1,6 @@
 //! The two tables: how they are created, and whether existing ones are suitable (design, section 6).
 
-use super::rows;
+use super::encode;
 
 /// A table's name, `events` or `schema.events`, quoted for SQL; the table of positions is in the same schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,9 +48,9 @@ impl Tables {
         [(&self.events, EVENTS), (&self.positions, POSITIONS)]
     }
 
-    /// Starts a COPY of [`rows::Rows`].
+    /// Starts a COPY of [`encode::Rows`].
     pub fn copy(&self) -> String {
-        format!("COPY {} ({}) FROM STDIN BINARY", self.events, rows::COLUMNS.join(", "))
+        format!("COPY {} ({}) FROM STDIN BINARY", self.events, encode::COLUMNS.join(", "))
     }
 }
 
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn rows_and_tables_have_the_same_columns() {
-        assert_eq!(EVENTS.iter().map(|column| column.name).collect::<Vec<_>>(), rows::COLUMNS);
+        assert_eq!(EVENTS.iter().map(|column| column.name).collect::<Vec<_>>(), encode::COLUMNS);
     }
 
     #[test]

@@ -2,10 +2,20 @@
 
 mod counts;
 mod extremes;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+mod positions;
+mod results;
 
 #[cfg(feature = "http-sink")]
 pub use extremes::every_field;
 pub use extremes::number;
+#[cfg(feature = "redis")]
+pub use positions::statement;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+pub use positions::{KeepsPositions, keeps_positions};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use results::refused;
+pub use results::{down, retry, retry_after};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,15 +56,17 @@ pub fn named(name: impl Into<String>) -> Event {
     Event { name: name.into(), ..Event::default() }
 }
 
+/// Events that were received together.
+pub fn run(events: Vec<Event>, origin: impl Into<Arc<Origin>>) -> Run {
+    let count = events.len() as u32;
+    let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
+    Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin: origin.into() }
+}
+
 /// A batch of one run for each element of `runs`.
 pub fn batch_of(first_position: u64, runs: Vec<Vec<Event>>) -> Arc<Batch> {
     let origin = Arc::new(origin());
-    let runs = runs.into_iter().map(|events| {
-        let count = events.len() as u32;
-        let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
-        Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin: origin.clone() }
-    });
-    Arc::new(Batch::new(first_position, runs.collect()))
+    Arc::new(Batch::new(first_position, runs.into_iter().map(|events| run(events, origin.clone())).collect()))
 }
 
 /// Events called `e<position>`, in one run.
@@ -113,6 +125,11 @@ pub trait Store {
             (position, row.get("name").and_then(|name| name.as_str()).unwrap_or_default().to_owned())
         };
         Some(self.stored()?.into_iter().map(row).collect())
+    }
+
+    /// The positions of all that is stored.
+    fn positions(&self) -> Vec<u64> {
+        self.rows().expect("it can be seen").into_iter().map(|(position, _)| position).collect()
     }
 
     /// Where its server is, if it is one.
@@ -183,9 +200,7 @@ fn keeps_every_field<S: Store>(store: &S) {
         for event in &events {
             expected.push(extremes::row::<S>(expected.len() as u64 + 1, event, &origin));
         }
-        let count = events.len() as u32;
-        let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
-        batch_runs.push(Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin });
+        batch_runs.push(run(events, origin));
     }
     let delivery = delivery_of(Arc::new(Batch::new(1, batch_runs)));
     assert_eq!(sink.deliver(&delivery), Ok(()));
@@ -321,8 +336,7 @@ fn is_not_taken_over_by_an_older_copy_of_the_log<S: Store>(store: &S) {
     for _ in 0..2 {
         assert_eq!(older.connect(), Ok(Some(2)), "the router says what is wrong");
     }
-    let refused = older.deliver(&delivery(3..=3));
-    assert!(matches!(refused, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{refused:?}");
+    retry(older.deliver(&delivery(3..=3)));
     assert_eq!(sink.deliver(&delivery(3..=4)), Ok(()), "not fenced");
     check(store, 1..=4);
 }
@@ -345,8 +359,7 @@ fn replays_beside_the_sink<S: Store>(store: &S) {
     let letters = Delivery::new(vec![batch(7..=7), batch(9..=9)], 7..=9);
     let mut beside = store.sink(9);
     let Some(once) = S::REPLAYS else {
-        let refused = beside.replay(&letters);
-        assert!(matches!(refused, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{refused:?}");
+        down(beside.replay(&letters));
         return;
     };
     assert_eq!(beside.replay(&without(&letters, &[9])), Ok(()));

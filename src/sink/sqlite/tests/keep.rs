@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use rusqlite::params;
+
 use super::*;
 
 /// Events called `e<position>`, received at `seconds` since 1970.

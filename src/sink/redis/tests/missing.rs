@@ -2,19 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::tests::{Alone, down, entries, persist, row, spread};
 use super::*;
 use crate::config::setting::Url;
+use crate::ids::uuid;
 use crate::limits;
-use crate::sink::stores;
-use crate::sink::testing::{self, delivery, identity};
+use crate::sink::testing;
 
-/// The command in the advice, run as a person would.
-fn follow_advice(server: &stores::Redis, reason: &str) {
-    let (_, command) = reason.split_once(": SET ").unwrap_or_else(|| panic!("{reason}"));
-    let (key, value) = command.split_once(" \"").unwrap();
-    let (value, _) = value.split_once('"').unwrap();
-    assert_eq!(server.cli(&["set", key, value]), "OK\n");
+/// As a person follows the advice of the message.
+fn follow_advice(store: &Alone, reason: &str) {
+    store.run(testing::statement(reason));
 }
 
 #[test]
@@ -26,7 +22,7 @@ fn a_position_that_was_evicted_beside_its_stream_is_no_new_beginning() {
     store.server.cli(&["del", &key]);
     let reason = down(sink.connect());
     assert!(reason.contains("noeviction") && reason.contains(&key), "{reason}");
-    follow_advice(&store.server, &reason);
+    follow_advice(&store, &reason);
     assert_eq!(sink.connect(), Ok(Some(5)));
     // With the stream gone too, it begins anew.
     store.server.cli(&["flushall"]);
@@ -69,7 +65,7 @@ fn a_process_that_has_seen_a_position_does_not_begin_anew_beside_the_stream() {
     }
     assert_eq!(store.server.cli(&["exists", &key]), "0\n", "it stays missing");
     let reason = down(sink.connect());
-    follow_advice(&store.server, &reason);
+    follow_advice(&store, &reason);
     assert_eq!(sink.connect(), Ok(Some(5)));
     persist(&mut sink, &delivery(6..=9));
     // Nothing is left: a new beginning.
@@ -87,7 +83,7 @@ fn a_position_is_missing_however_many_entries_of_others_follow_its_own() {
     assert_eq!(store.server.cli(&["del", &key]), "1\n");
     let reason = down(sink.connect());
     assert!(reason.contains("has events of this log up to position 5"), "{reason}");
-    follow_advice(&store.server, &reason);
+    follow_advice(&store, &reason);
     assert_eq!(sink.connect(), Ok(Some(5)));
 }
 
@@ -123,7 +119,7 @@ fn a_user_with_the_rights_of_the_advice_can_do_everything() {
     for reason in [down(second.connect()), down(third.connect()), down(third.probe())] {
         assert!(reason.contains("is missing, and the stream"), "{reason}");
     }
-    follow_advice(&store.server, &down(second.connect()));
+    follow_advice(&store, &down(second.connect()));
     assert_eq!(second.connect(), Ok(Some(9)));
     // None of them too many.
     for left_out in &named {
@@ -170,7 +166,7 @@ fn a_position_that_is_missing_at_the_start_is_no_new_beginning() {
             let reason = down(store.redis(2).connect());
             assert!(reason.contains("has events of this log up to position"), "{reason}");
             assert_eq!(store.redis(2).probe().map_err(|error| error.to_string()), Err(reason.clone()));
-            follow_advice(&store.server, &reason);
+            follow_advice(&store, &reason);
         }
         let mut sink = store.connected(3);
         // From the lowest of the shards: what the others have is skipped.

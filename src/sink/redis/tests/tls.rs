@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::tests::{down, retry, settings};
 use super::*;
 use crate::sink::stores;
-use crate::sink::testing::{delivery, identity};
+use crate::sink::testing::{delivery, down, identity, retry};
 
 /// A server that speaks TLS only, and the folder with its files `crt` (for `localhost`) and `key`.
 fn tls_server(asks_clients: &str) -> (tempfile::TempDir, stores::Redis) {

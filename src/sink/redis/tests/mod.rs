@@ -1,17 +1,24 @@
 //! Against real servers, alone and as a Cluster of three. What XRANGE shows is what counts.
 
+mod missing;
+mod tls;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ::redis::Value;
+
 use super::*;
 use crate::config::setting::{Url, Urls};
 use crate::event::proto::Event;
 use crate::sink::stores;
-use crate::sink::testing::{self, Row, Store, batch_of, delivery, delivery_of, identity, named};
+use crate::sink::testing::{
+    self, KeepsPositions, Row, Store, batch_of, delivery, delivery_of, down, identity, named, retry,
+};
 
-pub(super) fn settings(url: &str) -> Settings {
+fn settings(url: &str) -> Settings {
     Settings {
         url: Url::new(url),
         urls: Urls::new(""),
@@ -28,32 +35,28 @@ fn server(url: &str) -> Server {
 }
 
 /// One server and what is on it.
-pub(super) struct Alone {
-    pub(super) server: stores::Redis,
+struct Alone {
+    server: stores::Redis,
     shards: u64,
 }
 
 impl Alone {
-    pub(super) fn new(shards: u64) -> Self {
+    fn new(shards: u64) -> Self {
         Self { server: stores::Redis::start(&[]), shards }
     }
 
-    pub(super) fn settings(&self) -> Settings {
+    fn settings(&self) -> Settings {
         Settings { shards: self.shards, ..settings(&self.server.url()) }
     }
 
-    pub(super) fn redis(&self, owner: u8) -> Redis {
+    fn redis(&self, owner: u8) -> Redis {
         Redis::new("main", &self.settings(), &identity(owner))
     }
 
-    pub(super) fn connected(&self, owner: u8) -> Redis {
+    fn connected(&self, owner: u8) -> Redis {
         let mut sink = self.redis(owner);
         sink.connect().unwrap();
         sink
-    }
-
-    fn positions(&self) -> Vec<u64> {
-        self.rows().unwrap().into_iter().map(|(position, _)| position).collect()
     }
 }
 
@@ -80,6 +83,39 @@ impl Store for Alone {
     }
 }
 
+impl KeepsPositions for Alone {
+    fn sink_of(&self, name: &str, identity: &Identity) -> Box<dyn Sink> {
+        Box::new(Redis::new(name, &self.settings(), identity))
+    }
+
+    fn is_untouched(&self) -> bool {
+        self.server.cli(&["dbsize"]).trim() == "0"
+    }
+
+    fn set_positions(&self, position: u64) {
+        for key in self.server.cli(&["keys", "*:position:*"]).lines() {
+            let written = self.server.cli(&["get", key]);
+            let (_, rest) = written.trim().split_once(' ').unwrap();
+            self.server.cli(&["set", key, &format!("{position} {rest}")]);
+        }
+    }
+
+    fn remove_positions(&self) {
+        for key in self.server.cli(&["keys", "*:position:*"]).lines() {
+            self.server.cli(&["del", key]);
+        }
+    }
+
+    fn remove_events(&self) {
+        self.server.cli(&["del", "events:{0}"]);
+    }
+
+    fn run(&self, statement: &str) {
+        let (key, value) = statement.strip_prefix("SET ").unwrap().split_once(' ').unwrap();
+        assert_eq!(self.server.cli(&["set", key, value.trim_matches('"')]), "OK\n");
+    }
+}
+
 /// A cluster that all tests may use, each with a stream of its own.
 struct Clustered {
     stream: String,
@@ -103,10 +139,6 @@ impl Clustered {
 
     fn redis(&self, owner: u8) -> Redis {
         Redis::new("main", &self.settings(), &identity(owner))
-    }
-
-    fn positions(&self) -> Vec<u64> {
-        self.rows().unwrap().into_iter().map(|(position, _)| position).collect()
     }
 }
 
@@ -146,7 +178,7 @@ fn stored_in(nodes: &[&stores::Redis], stream: &str, shards: u64) -> Vec<Row> {
 }
 
 /// The fields of each entry, asked of the node that serves the stream.
-pub(super) fn entries(nodes: &[&stores::Redis], stream: &str) -> Vec<Vec<(String, String)>> {
+fn entries(nodes: &[&stores::Redis], stream: &str) -> Vec<Vec<(String, String)>> {
     let mut range = Commands::default();
     range.command(&[b"XRANGE", stream.as_bytes(), b"-", b"+"]);
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -178,7 +210,7 @@ pub(super) fn entries(nodes: &[&stores::Redis], stream: &str) -> Vec<Vec<(String
 }
 
 /// As the suite compares it: all values are text.
-pub(super) fn row(fields: Vec<(String, String)>) -> Row {
+fn row(fields: Vec<(String, String)>) -> Row {
     let value = |name: &str, text: String| match name {
         "attributes" => serde_json::from_str(&text).unwrap(),
         "position" | "severity" | "duration_nano" => text.parse::<u64>().unwrap().into(),
@@ -189,29 +221,13 @@ pub(super) fn row(fields: Vec<(String, String)>) -> Row {
 }
 
 /// Events of many sources.
-pub(super) fn spread(positions: std::ops::RangeInclusive<u64>) -> Delivery {
+fn spread(positions: std::ops::RangeInclusive<u64>) -> Delivery {
     let event = |position: u64| Event { source: format!("host-{}", position % 97), ..named(format!("e{position}")) };
     delivery_of(batch_of(*positions.start(), vec![positions.map(event).collect()]))
 }
 
-#[track_caller]
-pub(super) fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
-    match result.map_err(Into::into) {
-        Err(Failure::Unavailable(Unavailable::Down { reason })) => reason,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-pub(super) fn retry<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
-    match result.map_err(Into::into) {
-        Err(Failure::Unavailable(Unavailable::Retry { reason, .. })) => reason,
-        other => panic!("{other:?}"),
-    }
-}
-
 /// Connects and delivers as a router does, until it is stored.
-pub(super) fn persist(sink: &mut Redis, delivery: &Delivery) {
+fn persist(sink: &mut Redis, delivery: &Delivery) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let stored = match sink.connect() {
@@ -230,6 +246,11 @@ pub(super) fn persist(sink: &mut Redis, delivery: &Delivery) {
 #[test]
 fn passes_the_conformance_suite() {
     testing::conformance(|| Alone::new(0));
+}
+
+#[test]
+fn passes_the_suite_of_positions() {
+    testing::keeps_positions(|| Alone::new(0));
 }
 
 #[test]
@@ -329,18 +350,25 @@ fn a_stream_keeps_about_maxlen_entries() {
 // ---- positions ----
 
 #[test]
-fn the_newest_owner_wins_and_the_older_one_does_not_take_it_back() {
+fn the_newest_owner_of_several_shards_wins() {
     let store = Alone::new(3);
-    let mut old = store.connected(1);
-    old.deliver(&delivery(1..=2)).unwrap();
-    let mut new = store.redis(2);
-    assert_eq!(new.connect(), Ok(Some(2)));
-    let reason = down(old.deliver(&delivery(3..=4)));
-    assert!(reason.contains("fenced at position 2"), "{reason}");
+    let (mut old, mut new) = (store.connected(1), store.redis(2));
+    old.deliver(&spread(1..=50)).unwrap();
+    assert_eq!(new.connect(), Ok(Some(50)));
+    assert!(down(old.deliver(&spread(51..=60))).contains("fenced at position 50"));
     assert!(down(old.connect()).contains("fenced"));
-    new.deliver(&delivery(3..=4)).unwrap();
-    assert!(down(old.connect()).contains("fenced"));
-    assert_eq!(store.positions(), [1, 2, 3, 4]);
+    new.deliver(&spread(51..=60)).unwrap();
+    assert_eq!(store.positions(), (1..=60).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_lowest_of_several_positions_is_read_from_outside() {
+    let store = Alone::new(4);
+    let read = || store.redis(9).stored_position();
+    assert_eq!(read(), Ok(Some(0)));
+    assert!(store.is_untouched());
+    store.connected(1).deliver(&spread(1..=70)).unwrap();
+    assert_eq!(read(), Ok(Some(70)));
 }
 
 #[test]
@@ -360,41 +388,11 @@ fn owners_that_meet_halfway_agree_on_one() {
 }
 
 #[test]
-fn sinks_and_logs_have_their_own_positions_on_one_stream() {
-    let store = Alone::new(0);
-    store.connected(1).deliver(&delivery(1..=5)).unwrap();
-    let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    assert_eq!(Redis::new("main", &store.settings(), &other_log).connect(), Ok(Some(0)));
-    // Entries do not say which sink wrote them: one that was renamed would add all of them again.
-    let reason = down(Redis::new("other", &store.settings(), &identity(1)).connect());
-    assert!(reason.contains("up to position 5") && reason.contains("the sink had another name"), "{reason}");
-}
-
-#[test]
-fn the_position_can_be_read_from_outside_without_a_change() {
-    for shards in [1, 4] {
-        let redis = Alone::new(shards);
-        let read = |sink: &str| Redis::new(sink, &redis.settings(), &identity(9)).stored_position();
-        assert_eq!(read("main"), Ok(Some(0)));
-        assert_eq!(redis.server.cli(&["dbsize"]).trim(), "0");
-        let mut sink = redis.connected(1);
-        sink.deliver(&delivery(1..=7)).unwrap();
-        assert_eq!((read("main"), read("other")), (Ok(Some(7)), Ok(Some(0))));
-        sink.deliver(&delivery(8..=9)).unwrap();
-        assert_eq!(read("main"), Ok(Some(9)), "the owner is not fenced");
-    }
-}
-
-#[test]
-fn a_position_changed_from_outside_is_read_again() {
+fn a_position_that_is_not_one_is_down() {
     let store = Alone::new(0);
     let mut sink = store.connected(1);
     sink.deliver(&delivery(1..=3)).unwrap();
     let key = String::from_utf8(sink.shards[0].position_key.clone()).unwrap();
-    let held = store.server.cli(&["get", &key]);
-    store.server.cli(&["set", &key, held.trim().replacen('3', "2", 1).as_str()]);
-    retry(sink.deliver(&delivery(4..=5)));
-    assert_eq!(sink.connect(), Ok(Some(2)));
     store.server.cli(&["set", &key, "nonsense"]);
     assert!(down(sink.connect()).contains("is not what this sink wrote there"));
     // All was removed: from the beginning.
@@ -424,8 +422,7 @@ fn without_multi_nothing_is_written() {
     let store = Alone { server: stores::Redis::start(&["--rename-command", "MULTI", ""]), shards: 0 };
     let reason = down(store.redis(1).connect());
     assert!(reason.contains("unknown command 'MULTI'") && reason.contains("as they are named by default"), "{reason}");
-    let replayed = store.redis(1).replay(&delivery(1..=2));
-    assert!(matches!(replayed, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{replayed:?}");
+    down(store.redis(1).replay(&delivery(1..=2)));
     assert_eq!(store.server.cli(&["dbsize"]).trim(), "0");
 }
 

@@ -1,5 +1,7 @@
 //! Against a real PostgreSQL. What `psql` shows is what counts.
 
+mod encoding;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
@@ -10,11 +12,13 @@ use crate::config::setting::Url;
 use crate::event::proto::Event;
 use crate::event::rfc3339;
 use crate::sink::stores;
-use crate::sink::testing::{self, Store, batch_of, delivery, delivery_of, identity, named, without};
+use crate::sink::testing::{
+    self, KeepsPositions, Store, batch_of, delivery, delivery_of, down, identity, named, refused, retry, without,
+};
 
 /// A database of its own on the shared server.
-pub(super) struct Database {
-    pub(super) server: &'static stores::Postgres,
+struct Database {
+    server: &'static stores::Postgres,
     name: String,
 }
 
@@ -35,15 +39,15 @@ impl Database {
         Self::named(server, server.database())
     }
 
-    pub(super) fn named(server: &'static stores::Postgres, name: String) -> Self {
+    fn named(server: &'static stores::Postgres, name: String) -> Self {
         Self { server, name }
     }
 
-    pub(super) fn settings(&self) -> Settings {
+    fn settings(&self) -> Settings {
         settings(self.server.url(&self.name))
     }
 
-    pub(super) fn postgres(&self, owner: u8) -> Postgres {
+    fn postgres(&self, owner: u8) -> Postgres {
         Postgres::new("main", &self.settings(), &identity(owner))
     }
 
@@ -58,10 +62,6 @@ impl Database {
 
     fn sql(&self, sql: &str) -> String {
         self.server.psql(&self.name, sql).unwrap()
-    }
-
-    fn positions(&self) -> Vec<u64> {
-        self.rows().unwrap().into_iter().map(|(position, _)| position).collect()
     }
 }
 
@@ -113,34 +113,40 @@ fn row(line: &str) -> testing::Row {
     row
 }
 
+impl KeepsPositions for Database {
+    fn sink_of(&self, name: &str, identity: &Identity) -> Box<dyn Sink> {
+        Box::new(Postgres::new(name, &self.settings(), identity))
+    }
+
+    fn is_untouched(&self) -> bool {
+        self.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == "0\n"
+    }
+
+    fn set_positions(&self, position: u64) {
+        self.run(&format!("UPDATE telemetryx_positions SET position = {position}"));
+    }
+
+    fn remove_positions(&self) {
+        self.run("DELETE FROM telemetryx_positions");
+    }
+
+    fn remove_events(&self) {
+        self.run("DELETE FROM events");
+    }
+
+    fn run(&self, statement: &str) {
+        self.sql(statement);
+    }
+}
+
 #[test]
 fn passes_the_conformance_suite() {
     testing::conformance(Database::new);
 }
 
-fn refused(result: Result<(), Failure>) -> Vec<(u64, String)> {
-    match result {
-        Err(Failure::Refused(refusals)) => {
-            refusals.into_iter().map(|refusal| (refusal.position, refusal.code)).collect()
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
-    match result.map_err(Into::into) {
-        Err(Failure::Unavailable(Unavailable::Down { reason })) => reason,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-fn retry<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
-    match result.map_err(Into::into) {
-        Err(Failure::Unavailable(Unavailable::Retry { reason, .. })) => reason,
-        other => panic!("{other:?}"),
-    }
+#[test]
+fn passes_the_suite_of_positions() {
+    testing::keeps_positions(Database::new);
 }
 
 // ---- refused rows ----
@@ -226,113 +232,6 @@ fn when_every_row_is_refused_all_are_named_at_once() {
 }
 
 // ---- positions ----
-
-#[test]
-fn the_newest_owner_wins_and_the_older_one_does_not_take_it_back() {
-    let database = Database::new();
-    let mut old = database.postgres(1);
-    old.connect().unwrap();
-    old.deliver(&delivery(1..=2)).unwrap();
-    let mut new = database.postgres(2);
-    assert_eq!(new.connect(), Ok(Some(2)));
-    let reason = down(old.deliver(&delivery(3..=4)));
-    assert!(reason.contains("fenced at position 2"), "{reason}");
-    assert!(down(old.connect()).contains("fenced"));
-    new.deliver(&delivery(3..=4)).unwrap();
-    assert_eq!(new.deliver(&delivery(3..=4)), Ok(()), "what is stored is stored");
-    assert!(down(old.connect()).contains("fenced"));
-    assert_eq!(database.positions(), [1, 2, 3, 4]);
-}
-
-#[test]
-fn sinks_and_logs_have_their_own_positions_in_one_database() {
-    let database = Database::new();
-    let mut first = database.postgres(1);
-    first.connect().unwrap();
-    first.deliver(&delivery(1..=5)).unwrap();
-    let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    let mut second = Postgres::new("main", &database.settings(), &other_log);
-    assert_eq!(second.connect(), Ok(Some(0)));
-    second.deliver(&delivery(1..=3)).unwrap();
-    assert_eq!(Postgres::new("other", &database.settings(), &identity(1)).connect(), Ok(Some(0)));
-    assert_eq!(database.positions().len(), 8);
-}
-
-#[test]
-fn the_position_can_be_read_from_outside_without_a_change() {
-    let database = Database::new();
-    let read = |sink: &str, id: u8| Postgres::new(sink, &database.settings(), &identity(id)).stored_position();
-    assert_eq!(read("main", 9), Ok(Some(0)), "there are no tables");
-    assert_eq!(database.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"), "0\n");
-    let mut sink = database.postgres(1);
-    sink.connect().unwrap();
-    assert_eq!(read("main", 9), Ok(Some(0)));
-    sink.deliver(&delivery(1..=7)).unwrap();
-    assert_eq!((read("main", 9), read("other", 9)), (Ok(Some(7)), Ok(Some(0))));
-    sink.deliver(&delivery(8..=9)).unwrap();
-    assert_eq!(read("main", 9), Ok(Some(9)), "the owner is not fenced");
-}
-
-#[test]
-fn a_row_that_is_there_already_stays_as_it_is() {
-    let (database, mut sink) = Database::with("");
-    sink.deliver(&delivery(1..=3)).unwrap();
-    // The store was restored from a copy in which the position is older than the rows.
-    database.sql("UPDATE telemetryx_positions SET position = 1");
-    sink.connect().unwrap();
-    assert_eq!(sink.deliver(&delivery(2..=4)), Ok(()));
-    assert_eq!(database.positions(), [1, 2, 3, 4]);
-}
-
-#[test]
-fn a_position_changed_from_outside_is_read_again() {
-    let (database, mut sink) = Database::with("");
-    sink.deliver(&delivery(1..=3)).unwrap();
-    database.sql("UPDATE telemetryx_positions SET position = 2");
-    retry(sink.deliver(&delivery(4..=5)));
-    assert_eq!(sink.connect(), Ok(Some(2)));
-    assert_eq!(sink.deliver(&delivery(3..=5)), Ok(()));
-    assert_eq!(database.positions(), [1, 2, 3, 4, 5]);
-}
-
-#[test]
-fn rows_without_a_position_are_no_new_beginning() {
-    let database = Database::new();
-    let mut sink = database.postgres(1);
-    sink.connect().unwrap();
-    sink.deliver(&delivery(1..=5)).unwrap();
-    database.sql("DELETE FROM telemetryx_positions");
-    // At run time, after a restart, and asked beside the server.
-    retry(sink.deliver(&delivery(6..=7)));
-    let at_run_time = down(sink.connect());
-    let mut restarted = database.postgres(2);
-    assert!(down(restarted.connect()).contains("has rows of this log up to position 5"));
-    let reason = down(database.postgres(3).probe());
-    assert!(reason.contains("has rows of this log up to position 5"), "{reason}");
-    // As the message says: whoever found it continues.
-    let (_, advice) = at_run_time.split_once("To continue after them: ").unwrap();
-    database.sql(advice.split_once(';').unwrap().0);
-    assert_eq!(sink.connect(), Ok(Some(5)));
-    sink.deliver(&delivery(6..=7)).unwrap();
-    assert_eq!(restarted.connect(), Ok(Some(7)));
-    assert_eq!(database.positions(), (1..=7).collect::<Vec<_>>());
-    // With 0, nothing is doubled.
-    database.sql("DELETE FROM telemetryx_positions");
-    let reason = down(database.postgres(4).connect());
-    let (_, advice) = reason.split_once("To continue after them: ").unwrap();
-    database.sql(&advice.split_once(';').unwrap().0.replace(", 7, ", ", 0, "));
-    let mut again = database.postgres(5);
-    assert_eq!(again.connect(), Ok(Some(0)));
-    again.deliver(&delivery(3..=8)).unwrap();
-    assert_eq!(database.positions(), (1..=8).collect::<Vec<_>>());
-    // Rows of another log are not this one's; and with its rows gone as well, it begins anew.
-    database.sql("DELETE FROM telemetryx_positions; DELETE FROM events WHERE position < 8");
-    let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    assert_eq!(Postgres::new("main", &database.settings(), &other_log).connect(), Ok(Some(0)));
-    assert!(down(database.postgres(6).connect()).contains("up to position 8"));
-    database.sql("DELETE FROM events");
-    assert_eq!(database.postgres(7).connect(), Ok(Some(0)));
-}
 
 #[test]
 fn a_commit_on_its_way_is_waited_for_by_the_next_connect() {

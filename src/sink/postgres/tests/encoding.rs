@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use super::tests::Database;
 use super::*;
 use crate::event::proto::{Attribute, Event, attribute};
 use crate::sink::stores;
