@@ -30,7 +30,9 @@
 //! | `batch` | what stages hand to each other: buffer pool, batches, deliveries |
 //! | [`router`] | worker, retry, dead letters |
 //! | [`sink`] | trait, table of kinds, one file a sink |
-//! | `config`, `metrics`, `cli` | settings, registry, commands |
+//! | [`settings`] | what settings consist of: rows, values, URLs, secrets |
+//! | [`config`] | all settings of a server, from file, environment and arguments |
+//! | `metrics`, `cli` | registry, commands |
 //! | `descriptors` | file descriptors: the reserve, and errors that say there are none left |
 //!
 //! Without the `server` feature (default) only what an agent links is built: the modules above `http`, and `limits`.
@@ -71,6 +73,8 @@ pub mod pipeline;
 pub mod router;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
+pub mod settings;
 #[cfg(feature = "server")]
 pub mod sink;
 #[cfg(feature = "server")]

@@ -28,9 +28,7 @@ const UNSAFE: &[&str] = &["batch/pool.rs"];
 /// module gets its place there.
 const LAYERS_BEGIN: &str = "<!-- layers -->";
 /// Imports that run upwards.
-const UPWARDS: &[&str] = &[
-    "config sink", // settings of a sink's kind
-];
+const UPWARDS: &[&str] = &[];
 
 /// Modules that reach files only through `wal::Storage`, and the two files that implement it.
 const WITHOUT_FILES: &[&str] = &["net", "http", "session", "pipeline", "wal", "batch", "event", "wire"];

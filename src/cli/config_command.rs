@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Failure, SettingsArgs, print};
 use crate::config::document;
-use crate::config::url::not_a_url;
+use crate::settings::url::not_a_url;
 
 #[derive(Args)]
 pub struct ConfigArgs {

@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 
 use super::layers::Origin;
 use super::resolve::{Entry, Resolved};
-use super::setting::{Setting, Value};
 use super::table::{BATCH, SECTIONS, SINK};
+use crate::settings::{Setting, Value};
 use crate::sink::{self, Kind};
 
 const WIDTH: usize = 110;

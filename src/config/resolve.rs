@@ -9,11 +9,11 @@ use serde::de::DeserializeOwned;
 use super::environment;
 use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
-use super::setting::{Form, Raw, SECRET_ITSELF, Setting, Value};
-use super::url::{is_placeholder, not_a_url};
 use super::{Config, ConfigError, Log, LogFilter, Server, Wal, read_bounded, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
+use crate::settings::url::{is_placeholder, not_a_url};
+use crate::settings::{Form, Raw, SECRET_ITSELF, Setting, Value};
 use crate::sink::{self, BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 

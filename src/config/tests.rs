@@ -1,7 +1,7 @@
 //! What users see of the settings: which layer wins, what each mistake is told, what is shown.
 
-use super::setting::{Form, Raw, Setting, Value};
 use super::*;
+use crate::settings::{Form, Raw, Setting, Value};
 use crate::sink;
 
 /// The layers of one test.

@@ -18,9 +18,9 @@ use serde::Deserialize;
 use super::ndjson::{LINE_START, Lines};
 use super::{Failure, Identity, Kind, Sink, Unavailable};
 use crate::batch::Delivery;
-use crate::config::setting::{Form, Setting, Value};
 use crate::event::rfc3339;
 use crate::limits;
+use crate::settings::{Form, Setting, Value};
 use crate::time::unix_nano;
 
 /// What the settings know of it.

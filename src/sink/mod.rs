@@ -43,8 +43,8 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::batch::Delivery;
-use crate::config::setting::Setting;
 pub use crate::ids::uuid;
+use crate::settings::Setting;
 pub use upkeep::{Clocks, Upkeep};
 
 /// One store. Lives on its router's thread; may block there.

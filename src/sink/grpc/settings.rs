@@ -8,9 +8,9 @@ use serde::Deserialize;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::super::Kind;
-use crate::config::hide::hide;
-use crate::config::setting::{Form, Secret, Setting, Url, Value};
 use crate::limits;
+use crate::settings::hide::hide;
+use crate::settings::{Form, Secret, Setting, Url, Value};
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {

@@ -10,8 +10,8 @@ use prost::Message;
 
 use super::*;
 use crate::batch::{Batch, Payload, Run};
-use crate::config::setting::{Secret, Url};
 use crate::event::proto::{DeliverRequest, Event, EventBatch, Verdict};
+use crate::settings::{Secret, Url};
 use crate::sink::stores::{HttpService, Receiver};
 use crate::sink::testing::{
     self, RECEIVED_UNIX_NANO, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, http_origin, identity,

@@ -8,8 +8,8 @@ use ureq::{Body, Error, Timeout, http};
 
 use super::super::{Failure, Unavailable, connection_advice, tls, with_advice};
 use super::settings::Settings;
-use crate::config::setting::Url;
 use crate::limits;
+use crate::settings::Url;
 use crate::text::cut;
 
 /// An answer, as far as it is read.

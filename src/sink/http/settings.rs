@@ -12,9 +12,9 @@ use ureq::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use ureq::http::uri::Uri;
 
 use super::super::Kind;
-use crate::config::hide::hide;
-use crate::config::setting::{Form, Secret, Setting, Url, Value};
-use crate::config::url::Parts;
+use crate::settings::hide::hide;
+use crate::settings::url::Parts;
+use crate::settings::{Form, Secret, Setting, Url, Value};
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {

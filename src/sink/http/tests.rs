@@ -10,9 +10,9 @@ use flate2::read::GzDecoder;
 use prost::Message;
 
 use super::*;
-use crate::config::setting::{Secret, Url};
 use crate::event::proto::{Event, EventBatch};
 use crate::random::Random;
+use crate::settings::{Secret, Url};
 use crate::sink::stores::HttpService;
 use crate::sink::testing::{
     self, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, every_field, identity, without,

@@ -11,11 +11,11 @@ use serde::Deserialize;
 
 use super::super::Kind;
 use super::tables::Tables;
-use crate::config::hide::hide;
-use crate::config::setting::{Form, Setting, Url, Value};
-use crate::config::url::{Parts, decoded_text};
 use crate::escape::escape;
 use crate::resolve;
+use crate::settings::hide::hide;
+use crate::settings::url::{Parts, decoded_text};
+use crate::settings::{Form, Setting, Url, Value};
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {

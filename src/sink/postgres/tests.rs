@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::config::setting::Url;
 use crate::event::proto::Event;
 use crate::event::rfc3339;
+use crate::settings::Url;
 use crate::sink::stores;
 use crate::sink::testing::{self, Store, batch_of, delivery, delivery_of, identity, named, without};
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::tests::{Alone, down, entries, persist, row, spread};
 use super::*;
-use crate::config::setting::Url;
 use crate::limits;
+use crate::settings::Url;
 use crate::sink::stores;
 use crate::sink::testing::{self, delivery, identity};
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::super::Kind;
-use crate::config::hide::hide;
-use crate::config::setting::{Form, Setting, Url, Urls, Value};
-use crate::config::url::{Parts, decoded_text};
 use crate::limits;
+use crate::settings::hide::hide;
+use crate::settings::url::{Parts, decoded_text};
+use crate::settings::{Form, Setting, Url, Urls, Value};
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {

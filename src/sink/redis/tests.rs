@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::config::setting::{Url, Urls};
 use crate::event::proto::Event;
+use crate::settings::{Url, Urls};
 use crate::sink::stores;
 use crate::sink::testing::{self, Row, Store, batch_of, delivery, delivery_of, identity, named};
 

@@ -40,8 +40,8 @@ use self::files::Files;
 use self::row::{INSERT, Rows, writes};
 use super::{Clocks, Failure, Identity, Kind, Refusal, Sink, Unavailable, Upkeep, uuid};
 use crate::batch::Delivery;
-use crate::config::setting::{Form, Setting, Value};
 use crate::limits;
+use crate::settings::{Form, Setting, Value};
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
