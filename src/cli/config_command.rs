@@ -30,7 +30,7 @@ pub fn run(settings: &SettingsArgs, defaults: bool, ddl: Option<&str>) -> Result
         let names: Vec<_> = sinks.iter().map(|sink| sink.name.as_str()).collect();
         return Err(Failure::Failed(format!("no sink is named `{}`: there is {}", not_a_url(name), names.join(", "))));
     };
-    match sink.kind.ddl() {
+    match sink.config.ddl() {
         Some(ddl) => print(&ddl),
         None => Err(Failure::Failed(format!("sink `{name}` writes into no table"))),
     }

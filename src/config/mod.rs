@@ -51,8 +51,8 @@ const FILE_VARIABLE: &str = "TELEMETRYX_CONFIG";
 /// Read from the working directory if it is there and no other file is named.
 const FILE_DEFAULT: &str = "telemetryx.toml";
 
-/// Every setting of a server, checked.
-#[derive(Debug, Clone, PartialEq)]
+/// Every setting of a server, checked. `Debug` shows no secret.
+#[derive(Debug)]
 pub struct Config {
     /// Directory of everything that the server keeps.
     pub data_dir: PathBuf,

@@ -186,7 +186,7 @@ impl Value {
 
     /// As serde takes it. A duration becomes the fields of `std::time::Duration`, so that a settings type is a plain
     /// struct with a derived `Deserialize`.
-    pub fn to_toml(&self) -> toml::Value {
+    pub(super) fn to_toml(&self) -> toml::Value {
         let integer = |number: u64| toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX));
         match self {
             Self::Flag(flag) => toml::Value::Boolean(*flag),

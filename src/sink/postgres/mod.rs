@@ -49,7 +49,7 @@ use self::rows::Rows;
 use self::session::{
     Session, Trouble, chain, code, columns, db_error, describe, lacks_partition, named_line, refuses, text,
 };
-pub use self::settings::{KIND, Settings, Tls};
+pub use self::settings::{KIND, PostgresSettings, Tls};
 use self::sqlstate::{Place, Verdict, advice, pooler_advice, verdict};
 use self::stream::{Connector, Deadline, Encryption, NoTlsOffered};
 use self::tables::Tables;
@@ -60,7 +60,7 @@ use crate::{descriptors, limits};
 /// The sink, with its connection.
 pub struct Postgres {
     sink: String,
-    settings: Settings,
+    settings: PostgresSettings,
     tables: Option<Tables>,
     server_id: [u8; 16],
     owner: String,
@@ -89,11 +89,11 @@ struct Found {
 
 impl Postgres {
     /// A sink that is not connected. `sink`: its name, under which the position is stored.
-    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
+    pub fn new(sink: &str, settings: &PostgresSettings, identity: &Identity) -> Self {
         Self {
             sink: sink.to_owned(),
             settings: settings.clone(),
-            tables: Tables::named(&settings.table),
+            tables: Some(settings.tables.clone()),
             server_id: identity.server_id,
             owner: uuid(&identity.owner),
             log_end: identity.log_end,
@@ -111,7 +111,7 @@ impl Postgres {
         if descriptors::lack(limits::POSTGRES_DESCRIPTORS) {
             return Err(self.retry("out of file descriptors"));
         }
-        let mut config = self.settings.config().map_err(|why| self.down(&why))?;
+        let mut config = self.settings.config.clone();
         settings::give_unknown_localhost(&mut config);
         let encryption = self.encryption(config.get_ssl_mode()).map_err(|why| self.down(&why))?;
         let deadline = Deadline::default();
@@ -459,11 +459,11 @@ impl Postgres {
     }
 
     fn retry(&self, reason: &str) -> Unavailable {
-        Unavailable::retry(format!("{}: {reason}", self.settings.output()))
+        Unavailable::retry(format!("{}: {reason}", self.settings.place()))
     }
 
     fn down(&self, reason: &str) -> Unavailable {
-        Unavailable::down(format!("{}: {reason}", self.settings.output()))
+        Unavailable::down(format!("{}: {reason}", self.settings.place()))
     }
 
     /// The error on one line, without the secrets of the settings: a server or a pooler may quote them.

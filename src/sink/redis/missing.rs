@@ -38,8 +38,7 @@ impl Redis {
             "the key {key} is missing, and the stream {stream} {proof}: Redis evicted the key (set maxmemory-policy \
              noeviction), somebody removed it, or the sink had another name. To continue after them: SET {key} \
              \"{position} {} {}\"; or {new_beginning}",
-            self.owner,
-            self.settings.shards()
+            self.owner, self.settings.shards
         ))))
     }
 

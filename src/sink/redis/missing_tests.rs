@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::settings::RedisSection;
 use super::tests::{Alone, down, entries, persist, row, spread};
 use super::*;
 use crate::limits;
@@ -35,7 +36,7 @@ fn a_position_that_was_evicted_beside_its_stream_is_no_new_beginning() {
 
 /// A sink of another log that writes to the same stream.
 fn other_log(store: &Alone) -> Redis {
-    let mut other = Redis::new("main", &store.settings(), &Identity { server_id: [9; 16], ..identity(1) });
+    let mut other = Redis::new("main", &store.settings().valid(), &Identity { server_id: [9; 16], ..identity(1) });
     other.connect().unwrap();
     other
 }
@@ -107,7 +108,8 @@ fn a_user_with_the_rights_of_the_advice_can_do_everything() {
         assert_eq!(store.server.cli(&rule), "OK\n");
     };
     let url = store.server.url().replace("://", "://app:pw@");
-    let sink = |owner| Redis::new("main", &Settings { url: Url::new(&url), ..store.settings() }, &identity(owner));
+    let sink =
+        |owner| Redis::new("main", &RedisSection { url: Url::new(&url), ..store.settings() }.valid(), &identity(owner));
     allow(&named);
     let mut first = sink(1);
     assert_eq!(first.probe(), Ok(()));
@@ -155,7 +157,7 @@ fn a_position_that_is_missing_at_the_start_is_no_new_beginning() {
     drop(sink);
     // Later entries of another log, more than one reply has; and trimmed streams, where the last entry is not the first.
     let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    let mut other = Redis::new("main", &store.settings(), &other_log);
+    let mut other = Redis::new("main", &store.settings().valid(), &other_log);
     other.connect().unwrap();
     persist(&mut other, &spread(1..=200));
     for shard in 0..3 {
@@ -194,7 +196,7 @@ fn a_position_that_is_missing_at_the_start_is_no_new_beginning() {
 fn a_stream_of_other_logs_and_one_that_was_trimmed_are_new_beginnings() {
     let store = Alone::new(0);
     let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    let mut other = Redis::new("main", &store.settings(), &other_log);
+    let mut other = Redis::new("main", &store.settings().valid(), &other_log);
     other.connect().unwrap();
     persist(&mut other, &delivery(1..=100));
     let mut sink = store.redis(1);

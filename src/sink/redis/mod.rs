@@ -52,14 +52,14 @@ use rustls::ClientConfig;
 use self::connection::{Commands, Connection, Trouble};
 use self::entry::Entry;
 use self::errors::{Verdict, verdict};
-pub use self::settings::{KIND, Settings};
+pub use self::settings::{KIND, RedisSettings};
 use self::settings::{Place, Server};
 use super::{Failure, Identity, Sink, Unavailable, tls, uuid};
 use crate::batch::Delivery;
 
 /// The sink, with its connections.
 pub struct Redis {
-    settings: Settings,
+    settings: RedisSettings,
     server_id: String,
     owner: String,
     /// A position from here on is another, newer log's.
@@ -129,7 +129,7 @@ impl<T: Into<Trouble>> From<T> for Stop {
 
 impl Redis {
     /// A sink that is not connected. `sink`: its name, under which positions are stored.
-    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
+    pub fn new(sink: &str, settings: &RedisSettings, identity: &Identity) -> Self {
         let server_id = uuid(&identity.server_id);
         let shard = |shard| {
             let stream = format!("{}:{{{shard}}}", settings.stream);
@@ -144,7 +144,7 @@ impl Redis {
             }
         };
         Self {
-            shards: (0..settings.shards()).map(shard).collect(),
+            shards: (0..settings.shards).map(shard).collect(),
             settings: settings.clone(),
             owner: uuid(&identity.owner),
             log_end: identity.log_end,
@@ -163,13 +163,13 @@ impl Redis {
     // ---- connecting ----
 
     fn open(&mut self) -> Result<(), Unavailable> {
-        let servers = self.settings.servers().map_err(|why| self.down(&why))?;
+        let servers = self.settings.servers.clone();
         let first = servers.first().cloned().ok_or_else(|| self.down("no server is named"))?;
         let tls = match servers.iter().any(|server| server.tls) {
             true => Some(tls::verifying(self.settings.ca_file.as_deref()).map_err(|why| self.down(&why))?),
             false => None,
         };
-        if self.settings.is_cluster() {
+        if self.settings.is_cluster {
             return self.open_cluster(servers, &first, tls.as_ref());
         }
         let connection = self.connect_to(&first, tls.as_ref())?;
@@ -234,7 +234,7 @@ impl Redis {
     }
 
     fn check_shards(&self, held: &Held) -> Result<(), Stop> {
-        let (was, is) = (held.shards, self.settings.shards());
+        let (was, is) = (held.shards, self.settings.shards);
         if was == is {
             return Ok(());
         }
@@ -364,7 +364,7 @@ impl Redis {
         connection: &mut Connection,
         asking: bool,
     ) -> Result<(), Stop> {
-        let value = position.map(|position| format!("{position} {} {}", self.owner, self.settings.shards()));
+        let value = position.map(|position| format!("{position} {} {}", self.owner, self.settings.shards));
         let Some(shard) = self.shards.get_mut(index) else { return Ok(()) };
         let mut commands = Commands::default();
         if asking {
@@ -498,11 +498,11 @@ impl Redis {
     }
 
     fn retry(&self, reason: &str) -> Unavailable {
-        Unavailable::retry(format!("{}: {reason}", self.settings.output()))
+        Unavailable::retry(format!("{}: {reason}", self.settings.place()))
     }
 
     fn down(&self, reason: &str) -> Unavailable {
-        Unavailable::down(format!("{}: {reason}", self.settings.output()))
+        Unavailable::down(format!("{}: {reason}", self.settings.place()))
     }
 
     fn unavailable(&self, trouble: &Trouble, place: &str) -> Unavailable {
@@ -514,7 +514,7 @@ impl Redis {
         match verdict(trouble) {
             Verdict::Retry(advice) => self.retry(&reason(advice)),
             Verdict::Down(advice) => self.down(&reason(advice)),
-            Verdict::Moved(..) if !self.settings.is_cluster() => {
+            Verdict::Moved(..) if !self.settings.is_cluster => {
                 self.down(&reason("this is a node of a Redis Cluster: name its nodes in urls, not in url"))
             }
             Verdict::Moved(..) | Verdict::Ask(..) => self.retry(&reason("")),

@@ -5,14 +5,21 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::settings::RedisSection;
 use super::*;
 use crate::event::proto::Event;
 use crate::settings::{Url, Urls};
 use crate::sink::stores;
 use crate::sink::testing::{self, Row, Store, batch_of, delivery, delivery_of, identity, named};
 
-pub(super) fn settings(url: &str) -> Settings {
-    Settings {
+impl RedisSection {
+    pub(super) fn valid(&self) -> RedisSettings {
+        self.clone().validate().unwrap()
+    }
+}
+
+pub(super) fn settings(url: &str) -> RedisSection {
+    RedisSection {
         url: Url::new(url),
         urls: Urls::new(""),
         ca_file: None,
@@ -24,7 +31,7 @@ pub(super) fn settings(url: &str) -> Settings {
 }
 
 fn server(url: &str) -> Server {
-    settings(url).servers().unwrap().remove(0)
+    settings(url).valid().servers.remove(0)
 }
 
 /// One server and what is on it.
@@ -38,12 +45,12 @@ impl Alone {
         Self { server: stores::Redis::start(&[]), shards }
     }
 
-    pub(super) fn settings(&self) -> Settings {
-        Settings { shards: self.shards, ..settings(&self.server.url()) }
+    pub(super) fn settings(&self) -> RedisSection {
+        RedisSection { shards: self.shards, ..settings(&self.server.url()) }
     }
 
     pub(super) fn redis(&self, owner: u8) -> Redis {
-        Redis::new("main", &self.settings(), &identity(owner))
+        Redis::new("main", &self.settings().valid(), &identity(owner))
     }
 
     pub(super) fn connected(&self, owner: u8) -> Redis {
@@ -75,8 +82,8 @@ impl Store for Alone {
     }
 
     fn sink_through(&self, address: SocketAddr, owner: u8) -> Box<dyn Sink> {
-        let settings = Settings { url: Url::new(format!("redis://{address}")), ..self.settings() };
-        Box::new(Redis::new("main", &settings, &identity(owner)))
+        let settings = RedisSection { url: Url::new(format!("redis://{address}")), ..self.settings() };
+        Box::new(Redis::new("main", &settings.valid(), &identity(owner)))
     }
 }
 
@@ -97,12 +104,12 @@ impl Clustered {
         Self { stream: format!("s{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) }
     }
 
-    fn settings(&self) -> Settings {
-        Settings { urls: Urls::new(&cluster().urls()), stream: self.stream.clone(), ..settings("") }
+    fn settings(&self) -> RedisSection {
+        RedisSection { urls: Urls::new(&cluster().urls()), stream: self.stream.clone(), ..settings("") }
     }
 
     fn redis(&self, owner: u8) -> Redis {
-        Redis::new("main", &self.settings(), &identity(owner))
+        Redis::new("main", &self.settings().valid(), &identity(owner))
     }
 
     fn positions(&self) -> Vec<u64> {
@@ -296,7 +303,7 @@ fn one_shard_that_has_seen_more_than_the_log_keeps_an_older_copy_away() {
     sink.at_its_node(2, |sink, connection, asking| sink.store(2, 200, connection, asking)).unwrap();
     // It would go on behind 100 and shard 2 would pass over what now gets the positions up to 200.
     let older = Identity { log_end: 150, ..identity(2) };
-    assert_eq!(Redis::new("main", &store.settings(), &older).connect(), Ok(Some(200)));
+    assert_eq!(Redis::new("main", &store.settings().valid(), &older).connect(), Ok(Some(200)));
     sink.deliver(&spread(101..=200)).unwrap();
     assert_eq!(store.positions(), (1..=200).collect::<Vec<_>>());
 }
@@ -306,8 +313,8 @@ fn another_number_of_shards_is_down_with_what_to_do() {
     let store = Alone::new(4);
     store.connected(1).deliver(&spread(1..=10)).unwrap();
     for shards in [2, 8] {
-        let settings = Settings { shards, ..store.settings() };
-        let reason = down(Redis::new("main", &settings, &identity(2)).connect());
+        let settings = RedisSection { shards, ..store.settings() };
+        let reason = down(Redis::new("main", &settings.valid(), &identity(2)).connect());
         assert!(reason.contains("written with 4 shards so far") && reason.contains("set shards = 4"), "{reason}");
     }
 }
@@ -315,8 +322,8 @@ fn another_number_of_shards_is_down_with_what_to_do() {
 #[test]
 fn a_stream_keeps_about_maxlen_entries() {
     let store = Alone::new(0);
-    let settings = Settings { maxlen: 1_000, ..store.settings() };
-    let mut sink = Redis::new("main", &settings, &identity(1));
+    let settings = RedisSection { maxlen: 1_000, ..store.settings() };
+    let mut sink = Redis::new("main", &settings.valid(), &identity(1));
     sink.connect().unwrap();
     for first in (1..10_000).step_by(500) {
         sink.deliver(&delivery(first..=first + 499)).unwrap();
@@ -364,9 +371,9 @@ fn sinks_and_logs_have_their_own_positions_on_one_stream() {
     let store = Alone::new(0);
     store.connected(1).deliver(&delivery(1..=5)).unwrap();
     let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    assert_eq!(Redis::new("main", &store.settings(), &other_log).connect(), Ok(Some(0)));
+    assert_eq!(Redis::new("main", &store.settings().valid(), &other_log).connect(), Ok(Some(0)));
     // Entries do not say which sink wrote them: one that was renamed would add all of them again.
-    let reason = down(Redis::new("other", &store.settings(), &identity(1)).connect());
+    let reason = down(Redis::new("other", &store.settings().valid(), &identity(1)).connect());
     assert!(reason.contains("up to position 5") && reason.contains("the sink had another name"), "{reason}");
 }
 
@@ -374,7 +381,7 @@ fn sinks_and_logs_have_their_own_positions_on_one_stream() {
 fn the_position_can_be_read_from_outside_without_a_change() {
     for shards in [1, 4] {
         let redis = Alone::new(shards);
-        let read = |sink: &str| Redis::new(sink, &redis.settings(), &identity(9)).stored_position();
+        let read = |sink: &str| Redis::new(sink, &redis.settings().valid(), &identity(9)).stored_position();
         assert_eq!(read("main"), Ok(Some(0)));
         assert_eq!(redis.server.cli(&["dbsize"]).trim(), "0");
         let mut sink = redis.connected(1);
@@ -468,7 +475,7 @@ fn entries_refused_inside_a_transaction_are_not_passed() {
 
 #[test]
 fn a_server_that_is_not_there_is_tried_again() {
-    let reason = retry(Redis::new("main", &settings("redis://u:secret@127.0.0.1:1"), &identity(1)).connect());
+    let reason = retry(Redis::new("main", &settings("redis://u:secret@127.0.0.1:1").valid(), &identity(1)).connect());
     assert!(reason.contains("127.0.0.1:1") && reason.contains("refused"), "{reason}");
     assert!(!reason.contains("secret"), "{reason}");
 }
@@ -506,8 +513,8 @@ fn a_replica_is_waited_for_to_become_the_primary() {
 #[test]
 fn a_stopped_server_is_noticed_and_found_again() {
     let store = Alone::new(0);
-    let settings = Settings { timeout: Duration::from_secs(1), ..store.settings() };
-    let mut sink = Redis::new("main", &settings, &identity(1));
+    let settings = RedisSection { timeout: Duration::from_secs(1), ..store.settings() };
+    let mut sink = Redis::new("main", &settings.valid(), &identity(1));
     sink.connect().unwrap();
     sink.deliver(&delivery(1..=2)).unwrap();
     store.server.signal("STOP");
@@ -523,7 +530,7 @@ fn a_stopped_server_is_noticed_and_found_again() {
 #[test]
 fn a_crash_of_a_server_that_syncs_loses_and_doubles_nothing() {
     let mut server = stores::Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let mut sink = Redis::new("main", &settings(&server.url()), &identity(1));
+    let mut sink = Redis::new("main", &settings(&server.url()).valid(), &identity(1));
     let mut next = 1;
     for _ in 0..3 {
         persist(&mut sink, &delivery(next..=next + 999));
@@ -559,7 +566,7 @@ fn passwords_and_rights_are_asked_for() {
     server.cli(&["acl", "setuser", "default", ">root"]);
     let connect = |login: &str| {
         let mut sink =
-            Redis::new("main", &settings(&format!("redis://{login}127.0.0.1:{}", server.port())), &identity(1));
+            Redis::new("main", &settings(&format!("redis://{login}127.0.0.1:{}", server.port())).valid(), &identity(1));
         let result = sink.connect();
         (sink, result)
     };
@@ -580,14 +587,18 @@ fn passwords_and_rights_are_asked_for() {
 #[test]
 fn a_node_of_a_cluster_is_no_server_alone_and_the_other_way_round() {
     let reason =
-        down(Redis::new("main", &settings(&cluster().nodes[0].url()), &identity(1)).connect().and_then(|_| {
-            Redis::new("other", &Settings { stream: "b".into(), ..settings(&cluster().nodes[1].url()) }, &identity(1))
-                .connect()
+        down(Redis::new("main", &settings(&cluster().nodes[0].url()).valid(), &identity(1)).connect().and_then(|_| {
+            Redis::new(
+                "other",
+                &RedisSection { stream: "b".into(), ..settings(&cluster().nodes[1].url()) }.valid(),
+                &identity(1),
+            )
+            .connect()
         }));
     assert!(reason.contains("MOVED") && reason.contains("name its nodes in urls"), "{reason}");
     let alone = Alone::new(0);
-    let settings = Settings { urls: Urls::new(&alone.server.url()), ..settings("") };
-    let reason = down(Redis::new("main", &settings, &identity(1)).connect());
+    let settings = RedisSection { urls: Urls::new(&alone.server.url()), ..settings("") };
+    let reason = down(Redis::new("main", &settings.valid(), &identity(1)).connect());
     assert!(reason.contains("this is not a Cluster"), "{reason}");
 }
 
@@ -595,8 +606,8 @@ fn a_node_of_a_cluster_is_no_server_alone_and_the_other_way_round() {
 fn a_seed_that_is_away_is_passed_over() {
     let store = Clustered::new();
     let urls = format!("redis://127.0.0.1:1,{}", cluster().nodes[2].url());
-    let settings = Settings { urls: Urls::new(&urls), ..store.settings() };
-    let mut sink = Redis::new("main", &settings, &identity(1));
+    let settings = RedisSection { urls: Urls::new(&urls), ..store.settings() };
+    let mut sink = Redis::new("main", &settings.valid(), &identity(1));
     assert_eq!(sink.connect(), Ok(Some(0)));
     sink.deliver(&spread(1..=100)).unwrap();
     assert_eq!(store.positions().len(), 100);
@@ -627,8 +638,8 @@ fn move_slot(cluster: &stores::RedisCluster, stream: &str, mut during: impl FnMu
 fn a_slot_that_moves_takes_its_events_along() {
     // Its own cluster: others have streams in the slot as well.
     let cluster = stores::RedisCluster::start(&[]);
-    let settings = Settings { urls: Urls::new(&cluster.urls()), ..settings("") };
-    let mut sink = Redis::new("main", &settings, &identity(1));
+    let settings = RedisSection { urls: Urls::new(&cluster.urls()), ..settings("") };
+    let mut sink = Redis::new("main", &settings.valid(), &identity(1));
     sink.connect().unwrap();
     sink.deliver(&spread(1..=100)).unwrap();
     let (mut next, mut seen) = (101, Vec::new());
@@ -665,8 +676,8 @@ fn a_slot_that_moves_takes_its_events_along() {
 #[test]
 fn a_cluster_that_is_down_is_waited_for() {
     let cluster = stores::RedisCluster::start(&["--cluster-node-timeout", "2000"]);
-    let settings = Settings { urls: Urls::new(&cluster.urls()), timeout: Duration::from_secs(1), ..settings("") };
-    let mut sink = Redis::new("main", &settings, &identity(1));
+    let settings = RedisSection { urls: Urls::new(&cluster.urls()), timeout: Duration::from_secs(1), ..settings("") };
+    let mut sink = Redis::new("main", &settings.valid(), &identity(1));
     sink.connect().unwrap();
     sink.deliver(&spread(1..=100)).unwrap();
     let node = cluster.node_of("events:{3}");

@@ -25,6 +25,7 @@ mod files;
 mod hold;
 mod keep;
 mod row;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -34,51 +35,13 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
-use serde::Deserialize;
 
 use self::files::Files;
 use self::row::{INSERT, Rows, writes};
-use super::{Clocks, Failure, Identity, Kind, Refusal, Sink, Unavailable, Upkeep, uuid};
+pub use self::settings::{KIND, SqliteSettings};
+use super::{Clocks, Failure, Identity, Refusal, Sink, Unavailable, Upkeep, uuid};
 use crate::batch::Delivery;
 use crate::limits;
-use crate::settings::{Form, Setting, Value};
-
-/// What the settings know of it.
-pub const KIND: Kind = Kind {
-    name: "sqlite",
-    doc: "An SQLite file, written in transactions that also store the sink's position: exactly once.",
-    settings: &[
-        Setting {
-            key: "path",
-            default: Value::text("{data_dir}/events.db"),
-            form: Form::Path,
-            doc: "The database file; it and its directory are created if they are missing.",
-        },
-        Setting {
-            key: "keep",
-            default: Value::text("forever"),
-            form: Form::DurationOr {
-                word: "forever",
-                min: Duration::from_secs(1),
-                max: Duration::from_secs(100 * 365 * 86_400),
-                example: "30d",
-            },
-            doc: "Events that were received longer ago are deleted, a few at a time between deliveries. The file \
-                  does not shrink: SQLite reuses the space.",
-        },
-    ],
-};
-
-/// `kind = "sqlite"`: an embedded database.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// The database file; it and its directory are created if they are missing.
-    pub path: PathBuf,
-    /// Events received longer ago are deleted; `None`: none are.
-    #[serde(deserialize_with = "keep::deserialize")]
-    pub keep: Option<Duration>,
-}
 
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS events (
@@ -150,7 +113,7 @@ pub struct Sqlite {
 
 impl Sqlite {
     /// A sink that has not opened its database. `sink`: its name, under which the position is stored.
-    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
+    pub fn new(sink: &str, settings: &SqliteSettings, identity: &Identity) -> Self {
         Self {
             sink: sink.to_owned(),
             path: settings.path.clone(),

@@ -24,7 +24,7 @@ impl Database {
     }
 
     fn sqlite(&self, owner: u8) -> Sqlite {
-        Sqlite::new("main", &Settings { path: self.path(), keep: None }, &identity(owner))
+        Sqlite::new("main", &SqliteSettings { path: self.path(), keep: None }, &identity(owner))
     }
 
     /// A sink on a database in which `sql` was run once the tables were there.
@@ -267,7 +267,7 @@ fn sinks_and_logs_have_their_own_positions_in_one_database() {
     first.connect().unwrap();
     first.deliver(&delivery(1..=5)).unwrap();
     let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    let settings = Settings { path: database.path(), keep: None };
+    let settings = SqliteSettings { path: database.path(), keep: None };
     let mut second = Sqlite::new("main", &settings, &other_log);
     assert_eq!(second.connect(), Ok(Some(0)));
     second.deliver(&delivery(1..=3)).unwrap();
@@ -336,7 +336,7 @@ fn the_position_can_be_read_without_a_change() {
     assert_eq!(stored(), Ok(Some(7)), "and nobody is fenced");
     fs::write(database.path().with_file_name("x"), "no database, but long enough to be taken for a header of one")
         .unwrap();
-    let settings = Settings { path: database.path().with_file_name("x"), keep: None };
+    let settings = SqliteSettings { path: database.path().with_file_name("x"), keep: None };
     assert!(down(Sqlite::new("main", &settings, &identity(1)).stored_position()).contains("not a database"));
 }
 
@@ -374,7 +374,10 @@ fn rows_without_a_position_are_no_new_beginning() {
     // Rows of another log are not this one's; and with its rows gone as well, it begins anew.
     database.user().execute_batch("DELETE FROM telemetryx_positions; DELETE FROM events WHERE position < 8").unwrap();
     let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    assert_eq!(Sqlite::new("main", &Settings { path: database.path(), keep: None }, &other_log).connect(), Ok(Some(0)));
+    assert_eq!(
+        Sqlite::new("main", &SqliteSettings { path: database.path(), keep: None }, &other_log).connect(),
+        Ok(Some(0))
+    );
     assert!(down(database.sqlite(6).connect()).contains("up to position 8"));
     database.user().execute_batch("DELETE FROM events").unwrap();
     assert_eq!(database.sqlite(7).connect(), Ok(Some(0)));
@@ -415,7 +418,7 @@ fn a_replay_makes_no_database_and_names_what_is_refused_again() {
     let (_database, sink) = Database::with(
         "CREATE TRIGGER no_e3 BEFORE INSERT ON events WHEN new.name = 'e3' BEGIN SELECT RAISE(ABORT, 'no e3'); END;",
     );
-    let mut beside = Sqlite::new("main", &Settings { path: sink.path.clone(), keep: None }, &identity(2));
+    let mut beside = Sqlite::new("main", &SqliteSettings { path: sink.path.clone(), keep: None }, &identity(2));
     assert_eq!(refused(beside.replay(&delivery(1..=5))), [(3, "SQLITE_CONSTRAINT_TRIGGER".into())]);
     assert_eq!(beside.replay(&without(&delivery(1..=5), &[3])), Ok(()));
 }
