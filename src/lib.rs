@@ -31,7 +31,9 @@
 //! | [`router`] | worker, retry, dead letters |
 //! | [`sink`] | trait, table of kinds, a file or directory per sink |
 //! | `server` | start, drain, identity: connects the stages |
-//! | `config`, `metrics`, `cli` | settings, registry, commands |
+//! | [`settings`] | what settings consist of: rows, values, URLs, secrets |
+//! | [`config`] | all settings of a server, from file, environment and arguments |
+//! | `metrics`, `cli` | registry, commands |
 //! | `descriptors`, `folder` | file descriptors and their reserve; directories whose creation survives power loss |
 //!
 //! Without the `server` feature (default) only what an agent links is built: the modules above `http`.
@@ -72,6 +74,8 @@ pub mod pipeline;
 pub mod router;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
+pub mod settings;
 #[cfg(feature = "server")]
 pub mod sink;
 #[cfg(feature = "server")]

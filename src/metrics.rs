@@ -8,9 +8,9 @@ mod process;
 use std::sync::Arc;
 
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use prometheus::{Registry, TextEncoder};
+pub use prometheus::{IntCounter, IntGauge};
 
 pub use local::LocalMetrics;
 

@@ -104,10 +104,10 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         drain: Arc::new(Drain::default()),
         notify: Arc::new(|| {}),
     };
-    let kind: sink::Settings = toml::from_str("kind = 'discard'").unwrap();
+    let config = Box::new(sink::discard::DiscardSettings {});
     let batch = sink::BatchSettings { max_events: 10_000, max_bytes: 4 << 20, max_age: Duration::from_millis(50) };
-    let settings = SinkSettings { name: "discard".to_owned(), required: true, drops_oldest: false, batch, kind };
-    let sink = sink::open("discard", &settings.kind, shared.identity);
+    let settings = SinkSettings { name: "discard".to_owned(), required: true, drops_oldest: false, batch, config };
+    let sink = settings.open(shared.identity);
     let (queue, router) = Router::start(&settings, sink, &shared).unwrap();
     let (mut sender, receiver) = ring(1024, Box::new(parts.wake()));
     let rings = Rings::new(vec![receiver]);

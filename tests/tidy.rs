@@ -27,16 +27,14 @@ const UNSAFE: &[&str] = &["batch/pool.rs"];
 /// module gets its place there.
 const LAYERS_BEGIN: &str = "<!-- layers -->";
 /// Imports that run upwards.
-const UPWARDS: &[&str] = &[
-    "config sink", // settings of a sink's kind
-];
+const UPWARDS: &[&str] = &[];
 
 /// Modules that reach files only through `wal::Storage`, and the two files that implement it.
 const WITHOUT_FILES: &[&str] = &["net", "http", "session", "pipeline", "wal", "batch", "event", "wire"];
 const STORAGE: &[&str] = &["wal/direct.rs", "wal/storage.rs"];
 
 /// Where prometheus is used outside of `metrics`.
-const PROMETHEUS: &[&str] = &["router/dead/writer.rs", "router/progress.rs"];
+const PROMETHEUS: &[&str] = &[];
 
 /// Words for which there is a plain one, in every text that people read.
 const WORDS: &[(&str, &str)] = &[

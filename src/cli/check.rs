@@ -83,10 +83,10 @@ fn ask(config: &Config, findings: &mut Findings) -> Result<(), Failure> {
     // Another owner than any server's: what is only looked at is fenced from nobody.
     let identity = Identity { server_id: server_id.unwrap_or_default(), owner: [0; 16], log_end: u64::MAX };
     for settings in &config.sinks {
-        let mut sink = sink::open(&settings.name, &settings.kind, &identity);
+        let mut sink = settings.open(&identity);
         let (message, ok) = match sink.probe() {
             Ok(()) => {
-                let output = settings.kind.output().map(|output| format!(", {output}"));
+                let output = settings.config.output().map(|output| format!(", {output}"));
                 (format!("{}{}", sink.probed(), output.unwrap_or_default()), true)
             }
             Err(unavailable) => (Escaped(unavailable).to_string(), false),

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Failure, SettingsArgs, print};
 use crate::config::document;
-use crate::config::url::not_a_url;
+use crate::settings::url::not_a_url;
 
 #[derive(Args)]
 pub struct ConfigArgs {
@@ -34,7 +34,7 @@ pub fn run(settings: &SettingsArgs, defaults: bool, ddl: Option<&str>) -> Result
             names.join(", ")
         )));
     };
-    match sink.kind.ddl() {
+    match sink.config.ddl() {
         Some(ddl) => print(&ddl),
         None => Err(Failure::Failed(format!("sink `{name}` writes into no table"))),
     }

@@ -14,11 +14,11 @@ use ureq::unversioned::transport::DefaultConnector;
 use super::address::{Address, AddressError};
 use super::terminal::fit;
 use super::{Failure, SettingsArgs, print};
-use crate::config::hide::hide_in_all;
-use crate::config::url::Url;
 use crate::escape::escape;
 use crate::limits;
 use crate::resolve::http::SystemResolver;
+use crate::settings::hide::hide_in_all;
+use crate::settings::url::Url;
 #[cfg(feature = "http-sink")]
 use crate::sink::tls;
 

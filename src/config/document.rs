@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 
 use super::layers::Origin;
 use super::resolve::{Entry, Resolved};
-use super::setting::{Setting, Value};
 use super::table::{BATCH, SECTIONS, SINK};
+use crate::settings::{Setting, Value};
 use crate::sink::{self, Kind};
 
 const WIDTH: usize = 110;
@@ -78,13 +78,13 @@ fn comment(out: &mut String, text: &str) {
 impl Resolved {
     /// Name and kind of each sink.
     pub fn sink_kinds(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind))
+        self.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind.name))
     }
 
     /// One line: file, address, sinks.
     pub fn summary(&self) -> String {
         let file = self.file.as_deref().unwrap_or("no settings file");
-        let sinks: Vec<_> = self.sinks.iter().map(|sink| format!("{} ({})", sink.name, sink.kind)).collect();
+        let sinks: Vec<_> = self.sinks.iter().map(|sink| format!("{} ({})", sink.name, sink.kind.name)).collect();
         format!("settings OK: {file} · {} · sinks {}", self.config.server.address, sinks.join(", "))
     }
 }
@@ -107,7 +107,7 @@ impl fmt::Display for Resolved {
                 Origin::Default => "the default sink",
                 origin => &origin.to_string(),
             };
-            writeln!(out, "name = \"{}\" # {sink_origin}\nkind = \"{}\"", sink.name, sink.kind)?;
+            writeln!(out, "name = \"{}\" # {sink_origin}\nkind = \"{}\"", sink.name, sink.kind.name)?;
             for entry in &sink.entries {
                 line(out, &entry.key, entry)?;
             }
@@ -142,7 +142,7 @@ pub fn reference() -> String {
     out += "\n### `[[sinks]]`\n\nEvery sink has `name` (default: its kind), `kind` (default: its name) and these:\n";
     let batch = BATCH.settings.iter().map(|setting| (BATCH.key(setting), setting));
     rows(&mut out, SINK.iter().map(|setting| (setting.key.to_owned(), setting)).chain(batch));
-    for Kind { name, doc, settings } in sink::KINDS {
+    for Kind { name, doc, settings, .. } in sink::KINDS {
         out += &format!("\n#### `kind = \"{name}\"`\n\n{doc}\n");
         rows(&mut out, settings.iter().map(|setting| (setting.key.to_owned(), setting)));
     }

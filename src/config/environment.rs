@@ -8,9 +8,9 @@
 //! ```
 
 use super::log_filter::FILTER_VARIABLE;
-use super::setting::{Form, Setting};
 use super::{FILE_VARIABLE, table};
 use crate::event::nearest::edits;
+use crate::settings::{Form, Setting};
 use crate::sink;
 
 /// What every setting's variable begins with.

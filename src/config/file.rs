@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::layers::{Given, GivenSink, Keys, Merged, Origin};
-use super::setting::Raw;
+use crate::settings::Raw;
 
 type Environment = BTreeMap<String, String>;
 

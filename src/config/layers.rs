@@ -11,8 +11,8 @@ use std::fmt;
 
 use super::environment::{self, VARIABLE_PREFIX};
 use super::file;
-use super::setting::Raw;
-use super::url::not_a_url;
+use crate::settings::Raw;
+use crate::settings::url::not_a_url;
 
 /// Also the name of a file and the value of a metric's label.
 const SINK_NAME_BYTES_MAX: usize = 64;

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::setting::{Form, Setting, Value};
 use crate::limits;
+use crate::settings::{Form, Setting, Value};
 
 /// A part of the file. Its rows' keys are relative to `name`; the first section has none.
 pub struct Section {

@@ -36,11 +36,6 @@ impl Rings {
         Self { rings, first: 0 }
     }
 
-    /// How many loops there are.
-    pub fn loops(&self) -> usize {
-        self.rings.len()
-    }
-
     /// Moves up to `max` slots into `slots` while `enough` of the last one is false, without waiting.
     pub fn take(&mut self, max: usize, slots: &mut Vec<Slot>, mut enough: impl FnMut(&Slot) -> bool) {
         let (mut left, mut is_enough) = (max, false);

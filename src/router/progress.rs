@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use prometheus::IntGauge;
-
 use crate::limits::SINK_WAIT_MAX;
+use crate::metrics::IntGauge;
 use crate::sink::SinkSettings;
 use crate::time::now_unix_nano;
 use crate::wal::Log;

@@ -12,7 +12,7 @@ use super::*;
 use crate::batch::Delivery;
 use crate::limits::REFUSED_IN_A_ROW_MAX;
 use crate::sink::testing::{batch, identity};
-use crate::sink::{self, BatchSettings, Clocks, Failure, Refusal, Settings, Unavailable, Upkeep, discard, file};
+use crate::sink::{BatchSettings, Clocks, Failure, Refusal, SinkConfig, Unavailable, Upkeep, discard, file};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -157,8 +157,8 @@ const BATCH: BatchSettings = BatchSettings { max_events: 100, max_bytes: 1 << 20
 
 /// Of a sink called `out`.
 pub(super) fn settings() -> SinkSettings {
-    let kind = Settings::Discard(discard::Settings {});
-    SinkSettings { name: "out".into(), required: true, drops_oldest: false, batch: BATCH, kind }
+    let config = Box::new(discard::DiscardSettings {});
+    SinkSettings { name: "out".into(), required: true, drops_oldest: false, batch: BATCH, config }
 }
 
 impl Bench {
@@ -471,8 +471,8 @@ fn a_fifo_without_a_reader_does_not_hold_the_end_of_the_server() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-    let settings = Settings::File(file::Settings { path: path.clone(), rotate_bytes: 0, rotate_age: Duration::ZERO });
-    let mut bench = Bench::in_dir(dir, sink::open("out", &settings, &identity(1)));
+    let settings = file::FileSettings { path: path.clone(), rotate_bytes: 0, rotate_age: Duration::ZERO };
+    let mut bench = Bench::in_dir(dir, settings.open("out", &identity(1)));
     assert!(bench.router.progress().wait_for_first_connect(Instant::now() + PATIENCE));
     assert_eq!(bench.router.progress().status(), SinkStatus::Ok);
     bench.send(1..=3);
@@ -494,8 +494,8 @@ fn a_poison_row_in_sqlite_is_buried_and_everything_else_is_stored_once() {
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
-    let settings = Settings::Sqlite(sqlite::Settings { path: path.clone(), keep: None });
-    let open = |owner| sink::open("out", &settings, &identity(owner));
+    let settings = sqlite::SqliteSettings { path: path.clone(), keep: None };
+    let open = |owner| settings.open("out", &identity(owner));
     open(9).connect().unwrap();
     let user = rusqlite::Connection::open(&path).unwrap();
     user.execute_batch(

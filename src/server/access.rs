@@ -1,10 +1,10 @@
 //! Who may send: the tokens of the settings, and what to warn of. A start and `telemetryx check` share it.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use crate::config::{self, ConfigError};
 use crate::session::tokens::Tokens;
+use crate::sink::SinkSettings;
 
 /// Reads the file that `server.tokens_file` names; no tokens where none is named.
 ///
@@ -41,11 +41,7 @@ pub fn warning(address: SocketAddr, tokens: &Tokens, server: &config::Server) ->
 /// # Errors
 /// Names each file that cannot be used.
 pub fn check_files(config: &config::Config) -> Result<(), ConfigError> {
-    let files = config.sinks.iter().filter_map(|sink| Some((sink, sink.kind.ca_file()?)));
-    let problem = |(sink, path): (&crate::sink::SinkSettings, &Path)| {
-        let why = crate::sink::check_ca_file(path).err()?;
-        Some(format!("sinks.{}.{why}", sink.name))
-    };
-    let problems: Vec<String> = files.filter_map(problem).collect();
+    let problem = |sink: &SinkSettings| Some(format!("sinks.{}.{}", sink.name, sink.config.check().err()?));
+    let problems: Vec<String> = config.sinks.iter().filter_map(problem).collect();
     if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
 }

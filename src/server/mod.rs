@@ -40,7 +40,7 @@ use crate::pipeline::health::LogHealth;
 use crate::pipeline::rings::Rings;
 use crate::random::Random;
 use crate::router::{self, Drain, Router, RouterQueue};
-use crate::sink::{self, Identity};
+use crate::sink::Identity;
 use crate::wal::{self, Log, Writer};
 use crate::wire::AckLevel;
 
@@ -211,7 +211,7 @@ fn start_routers(
     };
     let (mut queues, mut routers) = (Vec::new(), Vec::<Router>::new());
     for settings in &config.sinks {
-        let sink = sink::open(&settings.name, &settings.kind, identity);
+        let sink = settings.open(identity);
         let (queue, router) = Router::start(settings, sink, &shared).map_err(system("a thread for a router"))?;
         queues.push(queue);
         routers.push(router);

@@ -16,11 +16,11 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::ndjson::{LINE_START, Lines};
-use super::{Failure, Identity, Kind, Sink, Unavailable};
+use super::{Failure, Identity, Kind, Output, Sink, SinkConfig, Unavailable};
 use crate::batch::Delivery;
-use crate::config::setting::{Form, Setting, Value};
 use crate::event::rfc3339;
 use crate::limits;
+use crate::settings::{Form, Setting, Value};
 use crate::time::unix_nano;
 
 /// What the settings know of it.
@@ -47,12 +47,13 @@ pub const KIND: Kind = Kind {
             doc: "A file of this age is rotated before the next delivery; 0s: never.",
         },
     ],
+    parse: |values| Ok(Box::new(values.read::<FileSettings>()?)),
 };
 
-/// `kind = "file"`: one JSON object a line.
+/// `kind = "file"`: one JSON object per line.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct FileSettings {
     /// File or FIFO to append to; a file and its directory are created if they are missing.
     pub path: PathBuf,
     /// A file of this size is rotated before the next delivery; 0: never.
@@ -61,12 +62,22 @@ pub struct Settings {
     pub rotate_age: Duration,
 }
 
+impl SinkConfig for FileSettings {
+    fn open(&self, _name: &str, identity: &Identity) -> Box<dyn Sink> {
+        Box::new(File::new(self, identity))
+    }
+
+    fn output(&self) -> Option<Output> {
+        Some(Output::file(&self.path))
+    }
+}
+
 /// Bytes in which the start of a partial line is looked for: an event as JSON with every byte escaped, and more.
 const TORN_LINE_BYTES_MAX: u64 = 8 * limits::EVENT_BYTES_MAX as u64;
 
 /// The sink, with the file that it writes.
 pub struct File {
-    settings: Settings,
+    settings: FileSettings,
     lines: Lines,
     open: Option<Open>,
 }
@@ -87,7 +98,7 @@ struct Regular {
 
 impl File {
     /// A sink that has not opened its file.
-    pub fn new(settings: &Settings, identity: &Identity) -> Self {
+    pub fn new(settings: &FileSettings, identity: &Identity) -> Self {
         Self { settings: settings.clone(), lines: Lines::new(identity), open: None }
     }
 
@@ -184,7 +195,7 @@ impl Open {
         fs::metadata(path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == (device, inode))
     }
 
-    fn is_due_for_rotation(&self, settings: &Settings, now: SystemTime) -> bool {
+    fn is_due_for_rotation(&self, settings: &FileSettings, now: SystemTime) -> bool {
         let Some(Regular { end, created, .. }) = self.regular else { return false };
         let is_large = settings.rotate_bytes > 0 && end >= settings.rotate_bytes;
         let is_old =
@@ -261,7 +272,7 @@ mod tests {
         }
 
         fn file(&self, rotate_bytes: u64, rotate_age: Duration) -> File {
-            File::new(&Settings { path: self.path(), rotate_bytes, rotate_age }, &identity(1))
+            File::new(&FileSettings { path: self.path(), rotate_bytes, rotate_age }, &identity(1))
         }
 
         fn never_rotated(&self) -> File {
@@ -278,7 +289,7 @@ mod tests {
     }
 
     fn never_rotated(path: &Path) -> File {
-        let settings = Settings { path: path.to_owned(), rotate_bytes: 0, rotate_age: Duration::ZERO };
+        let settings = FileSettings { path: path.to_owned(), rotate_bytes: 0, rotate_age: Duration::ZERO };
         File::new(&settings, &identity(1))
     }
 

@@ -107,6 +107,14 @@ pub fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>, Strin
     Ok(certificates)
 }
 
+/// Reads a file of authorities as a sink does when it connects.
+///
+/// # Errors
+/// As those of [`verifying`].
+pub fn check_authorities(ca_file: Option<&Path>) -> Result<(), String> {
+    ca_file.map_or(Ok(()), |path| authorities(path).map(drop))
+}
+
 #[cfg(any(feature = "postgres", feature = "redis"))]
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, String> {
     // Named here, so that no process-wide default has to be installed first.

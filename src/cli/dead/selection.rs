@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use crate::config::setting::parse_duration;
 use crate::event::rfc3339;
 use crate::router::dead::{Content, ReadLetter};
+use crate::settings::parse_duration;
 use crate::time::now_unix_nano;
 
 /// Of all sinks, or of one.

@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::router::positions::{PositionFile, Saved};
-use crate::sink::{self, Identity, SinkSettings};
+use crate::sink::{Identity, SinkSettings};
 use crate::wal::Inspection;
 
 /// A sink and its position.
@@ -50,12 +50,12 @@ fn position(config: &Config, sink: &SinkSettings, server_id: &[u8; 16], connect:
         Ok(Some(saved)) if saved.begins => saved.position,
         _ => 0,
     };
-    if sink.kind.keeps_position_in_a_server() && !connect {
+    if sink.config.keeps_position_in_a_server() && !connect {
         return (Position::NotAsked, 0);
     }
     // Not the owner of any position: what is only read is fenced from nobody.
     let identity = Identity { server_id: *server_id, owner: [0; 16], log_end: u64::MAX };
-    let read = match sink::open(&sink.name, &sink.kind, &identity).stored_position() {
+    let read = match sink.open(&identity).stored_position() {
         Ok(Some(stored)) => Ok(stored),
         Ok(None) => {
             let position = |saved: Saved| if saved.begins { 0 } else { saved.position };

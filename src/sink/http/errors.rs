@@ -7,9 +7,9 @@ use ureq::http::header::{DATE, HeaderMap, LOCATION, RETRY_AFTER};
 use ureq::{Body, Error, Timeout, http};
 
 use super::super::{Failure, Unavailable, connection_advice, tls, with_advice};
-use super::settings::Settings;
-use crate::config::setting::Url;
+use super::settings::HttpSettings;
 use crate::limits;
+use crate::settings::Url;
 use crate::text::cut;
 
 /// An answer, as far as it is read.
@@ -27,7 +27,7 @@ pub struct Answer {
 
 impl Answer {
     /// Reads a bounded part of the body. A longer one ends the connection, a shorter one lets it be used again.
-    pub fn read(mut response: http::Response<Body>, cut_short: bool, settings: &Settings) -> Self {
+    pub fn read(mut response: http::Response<Body>, cut_short: bool, settings: &HttpSettings) -> Self {
         let mut body = Vec::new();
         let read = response.body_mut().as_reader().take(limits::HTTP_ANSWER_BYTES_MAX).read_to_end(&mut body);
         let location = response.headers().get(LOCATION);
@@ -48,7 +48,7 @@ impl Answer {
     }
 
     /// Whether the delivery is stored; else why not.
-    pub fn verdict(&self, settings: &Settings) -> Result<(), Failure> {
+    pub fn verdict(&self, settings: &HttpSettings) -> Result<(), Failure> {
         let retry = || {
             let reason = self.reason(settings, "");
             Err(Unavailable::Retry { reason, after: self.retry_after }.into())
@@ -61,7 +61,7 @@ impl Answer {
                     None => "before it had received the whole request".to_owned(),
                     Some(error) => format!("but the answer is incomplete: {error}"),
                 };
-                Err(Unavailable::retry(format!("{}: HTTP {}, {why}", settings.output(), self.status)).into())
+                Err(Unavailable::retry(format!("{}: HTTP {}, {why}", settings.place(), self.status)).into())
             }
             300..=399 => match &self.location {
                 Some(location) => down(&format!(
@@ -92,8 +92,8 @@ impl Answer {
         }
     }
 
-    fn reason(&self, settings: &Settings, advice: &str) -> String {
-        let mut reason = format!("{}: HTTP {}", settings.output(), self.status);
+    fn reason(&self, settings: &HttpSettings, advice: &str) -> String {
+        let mut reason = format!("{}: HTTP {}", settings.place(), self.status);
         let words: String = self.words.chars().take(limits::HTTP_ANSWER_WORDS_CHARS_MAX).collect();
         let quoted = if words.is_empty() { words } else { format!("{words:?}") };
         for part in [quoted.as_str(), advice].into_iter().filter(|part| !part.is_empty()) {
@@ -125,8 +125,8 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 }
 
 /// Why there is no answer.
-pub fn unavailable(error: &Error, settings: &Settings) -> Unavailable {
-    let place = settings.output();
+pub fn unavailable(error: &Error, settings: &HttpSettings) -> Unavailable {
+    let place = settings.place();
     // It may quote the answer.
     let why = settings.hide(&error.to_string());
     let retry = |advice: &str| Unavailable::retry(format!("{place}: {}", with_advice(&why, advice)));

@@ -48,7 +48,7 @@ use self::errors::{code, lacks_partition, named_line, refuses};
 use self::last_error::LastError;
 use self::pieces::Pieces;
 use self::session::{Session, columns, text};
-pub use self::settings::{KIND, Settings, Tls};
+pub use self::settings::{KIND, PostgresSettings, Tls};
 use self::sqlstate::advice;
 use self::stream::{Connector, Deadline, Encryption};
 use self::tables::Tables;
@@ -59,7 +59,7 @@ use crate::{descriptors, limits};
 
 /// The sink, with its connection.
 pub struct Postgres {
-    settings: Settings,
+    settings: PostgresSettings,
     tables: Option<Tables>,
     server_id: [u8; 16],
     ownership: Ownership,
@@ -82,10 +82,10 @@ struct Found {
 
 impl Postgres {
     /// A sink that is not connected. `sink`: its name, under which the position is stored.
-    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
+    pub fn new(sink: &str, settings: &PostgresSettings, identity: &Identity) -> Self {
         Self {
             settings: settings.clone(),
-            tables: Tables::named(&settings.table),
+            tables: Some(settings.tables.clone()),
             server_id: identity.server_id,
             ownership: Ownership::new(sink, identity, 1),
             session: None,
@@ -100,7 +100,7 @@ impl Postgres {
         if descriptors::lack(limits::POSTGRES_DESCRIPTORS) {
             return Err(self.retry("out of file descriptors"));
         }
-        let mut config = self.settings.config().map_err(|why| self.down(&why))?;
+        let mut config = self.settings.config.clone();
         settings::give_unknown_localhost(&mut config);
         let encryption = self.encryption(config.get_ssl_mode()).map_err(|why| self.down(&why))?;
         let deadline = Deadline::default();
@@ -384,15 +384,15 @@ impl Postgres {
     }
 
     fn retry(&self, reason: &str) -> Unavailable {
-        Unavailable::retry(format!("{}: {reason}", self.settings.output()))
+        Unavailable::retry(format!("{}: {reason}", self.settings.place()))
     }
 
     fn down(&self, reason: &str) -> Unavailable {
-        Unavailable::down(format!("{}: {reason}", self.settings.output()))
+        Unavailable::down(format!("{}: {reason}", self.settings.place()))
     }
 
     fn stopped(&self, error: &OwnershipError) -> Unavailable {
-        error.at(&self.settings.output())
+        error.at(&self.settings.place())
     }
 }
 

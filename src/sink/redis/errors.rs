@@ -33,7 +33,7 @@ impl Redis {
         match verdict(trouble) {
             Verdict::Retry(advice) => self.retry(&reason(advice)),
             Verdict::Down(advice) => self.down(&reason(advice)),
-            Verdict::Moved(..) if !self.settings.is_cluster() => {
+            Verdict::Moved(..) if !self.settings.is_cluster => {
                 self.down(&reason("this is a node of a Redis Cluster: name its nodes in urls, not in url"))
             }
             Verdict::Moved(..) | Verdict::Ask(..) => self.retry(&reason("")),

@@ -47,7 +47,7 @@ use rustls::ClientConfig;
 use self::connection::{Commands, Connection, Trouble};
 use self::encode::Entry;
 use self::errors::{Verdict, verdict};
-pub use self::settings::{KIND, Settings};
+pub use self::settings::{KIND, RedisSettings};
 use self::settings::{Place, Server};
 use super::ownership::{Ownership, OwnershipError};
 use super::{Failure, Identity, Sink, Unavailable, tls};
@@ -55,7 +55,7 @@ use crate::batch::Delivery;
 
 /// The sink, with its connections.
 pub struct Redis {
-    settings: Settings,
+    settings: RedisSettings,
     /// A shard has the key of its index.
     ownership: Ownership,
     shards: Vec<Shard>,
@@ -102,8 +102,8 @@ impl From<OwnershipError> for Stop {
 
 impl Redis {
     /// A sink that is not connected. `sink`: its name, under which positions are stored.
-    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
-        let shards = settings.shards();
+    pub fn new(sink: &str, settings: &RedisSettings, identity: &Identity) -> Self {
+        let shards = settings.shards;
         let ownership = Ownership::new(sink, identity, usize::try_from(shards).unwrap_or(usize::MAX));
         let shard = |shard| {
             let stream = format!("{}:{{{shard}}}", settings.stream);
@@ -128,13 +128,13 @@ impl Redis {
     // ---- connecting ----
 
     fn open(&mut self) -> Result<(), Unavailable> {
-        let servers = self.settings.servers().map_err(|why| self.down(&why))?;
+        let servers = self.settings.servers.clone();
         let first = servers.first().cloned().ok_or_else(|| self.down("no server is named"))?;
         let tls = match servers.iter().any(|server| server.tls) {
             true => Some(tls::verifying(self.settings.ca_file.as_deref()).map_err(|why| self.down(&why))?),
             false => None,
         };
-        if self.settings.is_cluster() {
+        if self.settings.is_cluster {
             return self.open_cluster(servers, &first, tls.as_ref());
         }
         let connection = self.connect_to(&first, tls.as_ref())?;
@@ -206,7 +206,7 @@ impl Redis {
             }
             // What else went wrong is left behind with the connections: the next connect looks at everything anew.
             Err(Stop::Unavailable(unavailable)) => Err(unavailable),
-            Err(Stop::Ownership(error)) => Err(error.at(&self.settings.output())),
+            Err(Stop::Ownership(error)) => Err(error.at(&self.settings.place())),
             Err(Stop::Trouble(trouble)) => {
                 if let Verdict::Moved(host, port) = verdict(&trouble)
                     && !host.is_empty()
@@ -262,11 +262,11 @@ impl Redis {
     // ---- words ----
 
     fn retry(&self, reason: &str) -> Unavailable {
-        Unavailable::retry(format!("{}: {reason}", self.settings.output()))
+        Unavailable::retry(format!("{}: {reason}", self.settings.place()))
     }
 
     fn down(&self, reason: &str) -> Unavailable {
-        Unavailable::down(format!("{}: {reason}", self.settings.output()))
+        Unavailable::down(format!("{}: {reason}", self.settings.place()))
     }
 }
 

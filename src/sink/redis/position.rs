@@ -28,7 +28,7 @@ impl Written {
 impl Redis {
     /// The value that makes this process the owner of a key.
     pub(super) fn value(&self, position: u64) -> String {
-        format!("{position} {} {}", self.ownership.owner(), self.settings.shards())
+        format!("{position} {} {}", self.ownership.owner(), self.settings.shards)
     }
 
     /// Takes the shard's position, or verifies that it is still this process's.
@@ -58,7 +58,7 @@ impl Redis {
 
     /// Fails with what to do where the stream was written with another number of shards.
     pub(super) fn check_shards(&self, written: &Written) -> Result<(), Stop> {
-        let (was, is) = (written.shards, self.settings.shards());
+        let (was, is) = (written.shards, self.settings.shards);
         if was == is {
             return Ok(());
         }

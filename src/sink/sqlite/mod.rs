@@ -25,6 +25,7 @@ mod files;
 mod hold;
 mod keep;
 mod position;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -34,54 +35,16 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, ffi};
-use serde::Deserialize;
 
 use self::encode::{INSERT, Rows};
 use self::errors::{refusal, wanted_column};
 use self::files::Files;
 use self::position::{MOVE_POSITION, READ_POSITION, TAKE_POSITION};
+pub use self::settings::{KIND, SqliteSettings};
 use super::ownership::{Connect, FIRST, Ownership, OwnershipError};
-use super::{Clocks, Failure, Identity, Kind, Refusal, Sink, Unavailable, Upkeep, uuid};
+use super::{Clocks, Failure, Identity, Refusal, Sink, Unavailable, Upkeep, uuid};
 use crate::batch::Delivery;
-use crate::config::setting::{Form, Setting, Value};
 use crate::limits;
-
-/// What the settings know of it.
-pub const KIND: Kind = Kind {
-    name: "sqlite",
-    doc: "An SQLite file, written in transactions that also store the sink's position: exactly once.",
-    settings: &[
-        Setting {
-            key: "path",
-            default: Value::text("{data_dir}/events.db"),
-            form: Form::Path,
-            doc: "The database file; it and its directory are created if they are missing.",
-        },
-        Setting {
-            key: "keep",
-            default: Value::text("forever"),
-            form: Form::DurationOr {
-                word: "forever",
-                min: Duration::from_secs(1),
-                max: Duration::from_secs(100 * 365 * 86_400),
-                example: "30d",
-            },
-            doc: "Events that were received longer ago are deleted, a few at a time between deliveries. The file \
-                  does not shrink: SQLite reuses the space.",
-        },
-    ],
-};
-
-/// `kind = "sqlite"`: an embedded database.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// The database file; it and its directory are created if they are missing.
-    pub path: PathBuf,
-    /// Events received longer ago are deleted; `None`: none are.
-    #[serde(deserialize_with = "keep::deserialize")]
-    pub keep: Option<Duration>,
-}
 
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS events (
@@ -129,7 +92,7 @@ pub struct Sqlite {
 
 impl Sqlite {
     /// A sink that has not opened its database. `sink`: its name, under which the position is stored.
-    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
+    pub fn new(sink: &str, settings: &SqliteSettings, identity: &Identity) -> Self {
         Self {
             path: settings.path.clone(),
             ownership: Ownership::new(sink, identity, 1),

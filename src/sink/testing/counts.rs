@@ -9,9 +9,7 @@ use crate::batch::Delivery;
 use crate::metrics::Metrics;
 use crate::router::tests::counted;
 use crate::router::{Drain, Router, Shared};
-use crate::sink::{
-    BatchSettings, Clocks, Failure, Refusal, Settings, Sink, SinkSettings, Unavailable, Upkeep, discard,
-};
+use crate::sink::{BatchSettings, Clocks, Failure, Refusal, Sink, SinkSettings, Unavailable, Upkeep, discard};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const EVENTS: u64 = 200;
@@ -80,7 +78,7 @@ pub fn add_up<S: Store>(store: &S) {
         required: true,
         drops_oldest: false,
         batch: BatchSettings { max_events: 64, max_bytes: 1 << 20, max_age: Duration::from_millis(1) },
-        kind: Settings::Discard(discard::Settings {}),
+        config: Box::new(discard::DiscardSettings {}),
     };
     let sink = Refusing { sink: store.sink(1), answer_lost: false };
     let (queue, router) = Router::start(&settings, Box::new(sink), &shared).unwrap();

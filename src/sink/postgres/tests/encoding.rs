@@ -117,7 +117,7 @@ fn what_was_refused_is_replayed_into_a_database_that_can_hold_it() {
     assert!(matches!(sink.replay(&delivery), Err(Failure::Refused(refusals)) if refusals.len() == 2));
     assert_eq!(sink.replay(&without(&delivery, &[2, 3])), Ok(()));
     let wide = Database::named(database.server, database.server.database());
-    let mut sink = Postgres::new("main", &wide.settings(), &identity(1));
+    let mut sink = Postgres::new("main", &wide.settings().valid(), &identity(1));
     sink.connect().unwrap();
     assert_eq!(sink.replay(&delivery), Ok(()));
 }

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::settings::PostgresSection;
 use super::*;
-use crate::config::setting::Url;
 use crate::event::proto::Event;
 use crate::event::rfc3339;
+use crate::settings::{Problem, Url};
 use crate::sink::stores;
 use crate::sink::testing::{
     self, KeepsPositions, Store, batch_of, delivery, delivery_of, down, identity, named, refused, retry, without,
@@ -22,8 +23,14 @@ struct Database {
     name: String,
 }
 
-fn settings(url: String) -> Settings {
-    Settings {
+impl PostgresSection {
+    pub(super) fn valid(&self) -> PostgresSettings {
+        self.clone().validate().unwrap()
+    }
+}
+
+fn settings(url: String) -> PostgresSection {
+    PostgresSection {
         url: Url::new(url),
         table: "events".into(),
         create: true,
@@ -43,12 +50,12 @@ impl Database {
         Self { server, name }
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self) -> PostgresSection {
         settings(self.server.url(&self.name))
     }
 
     fn postgres(&self, owner: u8) -> Postgres {
-        Postgres::new("main", &self.settings(), &identity(owner))
+        Postgres::new("main", &self.settings().valid(), &identity(owner))
     }
 
     /// A sink on a database in which `sql` was run once the tables were there.
@@ -90,7 +97,7 @@ impl Store for Database {
 
     fn sink_through(&self, address: SocketAddr, owner: u8) -> Box<dyn Sink> {
         let settings = settings(format!("postgres://postgres@{address}/{}", self.name));
-        Box::new(Postgres::new("main", &settings, &identity(owner)))
+        Box::new(Postgres::new("main", &settings.valid(), &identity(owner)))
     }
 }
 
@@ -115,7 +122,7 @@ fn row(line: &str) -> testing::Row {
 
 impl KeepsPositions for Database {
     fn sink_of(&self, name: &str, identity: &Identity) -> Box<dyn Sink> {
-        Box::new(Postgres::new(name, &self.settings(), identity))
+        Box::new(Postgres::new(name, &self.settings().valid(), identity))
     }
 
     fn is_untouched(&self) -> bool {
@@ -259,8 +266,8 @@ fn a_commit_on_its_way_is_waited_for_by_the_next_connect() {
 #[test]
 fn a_table_in_a_schema_is_used_with_its_own_columns() {
     let database = Database::new();
-    let settings = Settings { table: "logs.lines".into(), ..database.settings() };
-    let mut sink = Postgres::new("main", &settings, &identity(1));
+    let settings = PostgresSection { table: "logs.lines".into(), ..database.settings() };
+    let mut sink = Postgres::new("main", &settings.valid(), &identity(1));
     let reason = down(sink.connect());
     assert!(reason.contains("schema \"logs\" does not exist") && reason.contains("create the schema"), "{reason}");
     database.sql("CREATE SCHEMA logs");
@@ -274,15 +281,15 @@ fn a_table_in_a_schema_is_used_with_its_own_columns() {
 #[test]
 fn without_create_missing_tables_are_down_with_what_to_do() {
     let database = Database::new();
-    let settings = Settings { create: false, ..database.settings() };
-    let mut sink = Postgres::new("main", &settings, &identity(1));
+    let settings = PostgresSection { create: false, ..database.settings() };
+    let mut sink = Postgres::new("main", &settings.valid(), &identity(1));
     let reason = down(sink.connect());
     assert!(
         reason.contains("there is no table \"events\": run what `telemetryx config --ddl main` prints"),
         "{reason}"
     );
     assert!(reason.contains("127.0.0.1") && reason.contains(&database.name), "{reason}");
-    database.sql(&settings.ddl().unwrap());
+    database.sql(&settings.valid().tables.ddl());
     assert_eq!(sink.connect(), Ok(Some(0)));
     assert_eq!(sink.deliver(&delivery(1..=2)), Ok(()));
 }
@@ -318,7 +325,7 @@ fn two_servers_that_make_the_tables_at_once_both_connect() {
             let database = &database;
             scope.spawn(move || {
                 let settings = database.settings();
-                let mut sink = Postgres::new(&format!("s{owner}"), &settings, &identity(owner));
+                let mut sink = Postgres::new(&format!("s{owner}"), &settings.valid(), &identity(owner));
                 let deadline = Instant::now() + Duration::from_secs(20);
                 loop {
                     match sink.connect() {
@@ -335,7 +342,7 @@ fn two_servers_that_make_the_tables_at_once_both_connect() {
 #[test]
 fn rows_of_a_partitioned_table_find_their_partition() {
     let database = Database::new();
-    let ddl = database.settings().ddl().unwrap();
+    let ddl = database.settings().valid().tables.ddl();
     let ddl = ddl.replacen("server_id, position)\n)", "server_id, position, time)\n) PARTITION BY RANGE (time)", 1);
     database.sql(&ddl);
     database.sql("CREATE TABLE y2026 PARTITION OF events FOR VALUES FROM ('2026-01-01Z') TO ('2027-01-01Z')");
@@ -351,7 +358,7 @@ fn rows_of_a_partitioned_table_find_their_partition() {
 #[test]
 fn a_partition_that_no_event_finds_is_down_instead_of_burying_them_all() {
     let database = Database::new();
-    let ddl = database.settings().ddl().unwrap();
+    let ddl = database.settings().valid().tables.ddl();
     let ddl = ddl.replacen("server_id, position)\n)", "server_id, position, time)\n) PARTITION BY RANGE (time)", 1);
     database.sql(&ddl);
     let mut sink = database.postgres(1);
@@ -417,7 +424,7 @@ fn rights_that_are_missing_are_down_with_what_to_grant() {
     let role = format!("r_{}", database.name);
     database.sql(&format!("CREATE ROLE {role} LOGIN; GRANT SELECT, INSERT, UPDATE ON telemetryx_positions TO {role}"));
     let url = format!("postgres://{role}@127.0.0.1:{}/{}", database.server.port(), database.name);
-    let mut sink = Postgres::new("main", &settings(url), &identity(1));
+    let mut sink = Postgres::new("main", &settings(url).valid(), &identity(1));
     assert_eq!(sink.connect(), Ok(Some(0)), "what exists needs no right to create");
     let reason = down(sink.deliver(&delivery(1..=1)));
     assert!(reason.contains("42501") && reason.contains("grant this user SELECT, INSERT, UPDATE"), "{reason}");
@@ -434,7 +441,8 @@ fn rights_that_are_missing_are_down_with_what_to_grant() {
     assert_eq!(sink.probe(), Ok(()));
     database.sql(&format!("CREATE SCHEMA logs; GRANT USAGE ON SCHEMA logs TO {role}"));
     let url = format!("postgres://{role}@127.0.0.1:{}/{}", database.server.port(), database.name);
-    let mut sink = Postgres::new("main", &Settings { table: "logs.lines".into(), ..settings(url) }, &identity(1));
+    let mut sink =
+        Postgres::new("main", &PostgresSection { table: "logs.lines".into(), ..settings(url) }.valid(), &identity(1));
     let reason = down(sink.probe());
     assert!(reason.contains("may not create the table \"logs\".\"lines\""), "{reason}");
     database.sql(&format!("GRANT CREATE ON SCHEMA logs TO {role}"));
@@ -446,11 +454,11 @@ fn rights_that_are_missing_are_down_with_what_to_grant() {
 #[test]
 fn what_a_person_must_put_right_is_down() {
     let server = stores::Postgres::shared();
-    let mut sink = Postgres::new("main", &settings(server.url("no_such_database")), &identity(1));
+    let mut sink = Postgres::new("main", &settings(server.url("no_such_database")).valid(), &identity(1));
     let reason = down(sink.connect());
     assert!(reason.contains("3D000") && reason.contains("create the database"), "{reason}");
     let url = format!("postgres://nobody_here@127.0.0.1:{}/postgres", server.port());
-    let reason = down(Postgres::new("main", &settings(url), &identity(1)).connect());
+    let reason = down(Postgres::new("main", &settings(url).valid(), &identity(1)).connect());
     assert!(reason.contains("28000") && reason.contains("check user and password"), "{reason}");
 }
 
@@ -459,7 +467,7 @@ fn a_pooler_in_statement_mode_is_down_with_what_it_reports() {
     let database = Database::new();
     let connect = |mode: &str| {
         let pooler = stores::PgBouncer::start(database.server, mode);
-        let mut sink = Postgres::new("main", &settings(pooler.url(&database.name)), &identity(1));
+        let mut sink = Postgres::new("main", &settings(pooler.url(&database.name)).valid(), &identity(1));
         sink.connect()?;
         sink.deliver(&delivery(1..=3))
     };
@@ -472,7 +480,7 @@ fn a_pooler_in_statement_mode_is_down_with_what_it_reports() {
     assert_eq!(database.positions(), [1, 2, 3]);
     let pooler = stores::PgBouncer::start(database.server, "transaction");
     let url = pooler.url("no_such_database");
-    let reason = Postgres::new("main", &settings(url), &identity(1)).connect().unwrap_err().to_string();
+    let reason = Postgres::new("main", &settings(url).valid(), &identity(1)).connect().unwrap_err().to_string();
     assert!(reason.contains("no_such_database"), "{reason}");
 }
 
@@ -490,7 +498,7 @@ fn a_table_that_takes_no_copy_is_down_with_the_reason() {
 #[test]
 fn a_server_that_is_not_there_is_tried_again() {
     let url = "postgres://u:secret@127.0.0.1:1/db".to_owned();
-    let reason = retry(Postgres::new("main", &settings(url), &identity(1)).connect());
+    let reason = retry(Postgres::new("main", &settings(url).valid(), &identity(1)).connect());
     assert!(reason.contains("127.0.0.1:1") && reason.contains("refused"), "{reason}");
     assert!(reason.contains("nothing listens there"), "{reason}");
     assert!(!reason.contains("secret"), "{reason}");
@@ -501,7 +509,7 @@ fn what_the_server_repeats_of_the_url_shows_no_secret() {
     let server = stores::Postgres::shared();
     for options in ["-c%20hunter_zebra%3D1", "-c%20work_mem%3Dhunter%2Fzebra", "hunter%20zebra"] {
         let url = format!("{}?options={options}&sslmode=disable", server.url("postgres"));
-        let reason = down(Postgres::new("main", &settings(url), &identity(1)).connect());
+        let reason = down(Postgres::new("main", &settings(url).valid(), &identity(1)).connect());
         assert!(!reason.contains("hunter") && reason.contains("***"), "{reason}");
         assert!(reason.contains(&server.port().to_string()), "{reason}");
     }
@@ -517,8 +525,8 @@ fn a_url_names_its_database() {
         ("postgres://app@h?dbname=d", true),
         ("postgres:///d?host=/run/postgresql", true),
     ] {
-        let checked = settings(url.to_owned()).check();
-        let reason = checked.err().map(|(key, why)| format!("{key} {why}"));
+        let checked = settings(url.to_owned()).validate();
+        let reason = checked.err().map(|Problem { key, why }| format!("{key} {why}"));
         assert_eq!(reason.is_none(), named, "{url}: {reason:?}");
         assert!(
             reason.is_none_or(|reason| reason.starts_with("url names no database: write it after the host")),
@@ -544,8 +552,8 @@ fn a_session_that_the_server_ends_is_opened_again() {
 #[test]
 fn a_statement_that_takes_too_long_is_ended_by_the_server_and_tried_again() {
     let (database, _sink) = Database::with("");
-    let settings = Settings { timeout: Duration::from_secs(1), ..database.settings() };
-    let mut sink = Postgres::new("main", &settings, &identity(1));
+    let settings = PostgresSection { timeout: Duration::from_secs(1), ..database.settings() };
+    let mut sink = Postgres::new("main", &settings.valid(), &identity(1));
     sink.connect().unwrap();
     thread::scope(|scope| {
         let holder = scope.spawn(|| database.sql("BEGIN; LOCK TABLE events; SELECT pg_sleep(6); COMMIT"));
@@ -575,8 +583,8 @@ fn a_user_who_reads_only_by_default_still_writes() {
 #[test]
 fn a_stopped_server_is_noticed_and_found_again() {
     let server = stores::Postgres::start(&[]);
-    let settings = Settings { timeout: Duration::from_secs(1), ..settings(server.url("postgres")) };
-    let mut sink = Postgres::new("main", &settings, &identity(1));
+    let settings = PostgresSection { timeout: Duration::from_secs(1), ..settings(server.url("postgres")) };
+    let mut sink = Postgres::new("main", &settings.valid(), &identity(1));
     sink.connect().unwrap();
     sink.deliver(&delivery(1..=2)).unwrap();
     server.signal_all("STOP");
@@ -599,7 +607,7 @@ fn a_stopped_server_is_noticed_and_found_again() {
 #[test]
 fn a_crash_of_the_server_loses_and_doubles_nothing() {
     let mut server = stores::Postgres::start(&["fsync=on"]);
-    let mut sink = Postgres::new("main", &settings(server.url("postgres")), &identity(1));
+    let mut sink = Postgres::new("main", &settings(server.url("postgres")).valid(), &identity(1));
     let mut next = 1;
     for _ in 0..3 {
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -640,8 +648,8 @@ fn tls_is_used_as_the_settings_ask_for_it() {
         "SELECT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'telemetryx'";
     for (tls, expected) in [(Tls::Off, "f\n"), (Tls::Prefer, "t\n"), (Tls::Require, "t\n"), (Tls::Verify, "t\n")] {
         let ca_file = (tls == Tls::Verify).then(|| ca_file.clone());
-        let settings = Settings { tls, ca_file, ..settings(url("localhost")) };
-        let mut sink = Postgres::new("main", &settings, &identity(1));
+        let settings = PostgresSection { tls, ca_file, ..settings(url("localhost")) };
+        let mut sink = Postgres::new("main", &settings.valid(), &identity(1));
         sink.connect().unwrap();
         assert_eq!(server.psql("postgres", encrypted).unwrap(), expected, "{tls:?}");
         sink.session = None;
@@ -652,8 +660,8 @@ fn tls_is_used_as_the_settings_ask_for_it() {
     }
     // Another name than the certificate's, and an authority that nobody knows.
     let verify = |host: &str, ca_file| {
-        let settings = Settings { tls: Tls::Verify, ca_file, ..settings(url(host)) };
-        down(Postgres::new("main", &settings, &identity(1)).connect())
+        let settings = PostgresSection { tls: Tls::Verify, ca_file, ..settings(url(host)) };
+        down(Postgres::new("main", &settings.valid(), &identity(1)).connect())
     };
     assert!(verify("127.0.0.1", Some(ca_file)).contains("check the server's certificate"));
     assert!(verify("localhost", None).contains("UnknownIssuer"));
@@ -666,8 +674,8 @@ fn a_server_without_tls_is_down_where_it_is_asked_for() {
     for (tls, url) in
         [(Tls::Require, server.url("postgres")), (Tls::Prefer, server.url("postgres") + "?sslmode=require")]
     {
-        let settings = Settings { tls, ..settings(url) };
-        let reason = down(Postgres::new("main", &settings, &identity(1)).connect());
+        let settings = PostgresSection { tls, ..settings(url) };
+        let reason = down(Postgres::new("main", &settings.valid(), &identity(1)).connect());
         assert!(reason.contains("offers no TLS") && reason.contains("turn on ssl"), "{reason}");
     }
 }
@@ -679,7 +687,7 @@ fn a_password_that_equals_a_shown_parameter_is_hidden() {
         ("postgres://u:hunter2@h/d?sslmode=prefer", "no login with hunter2: prefer", "no login with ***: prefer"),
         ("postgres://h/d?sslmode=prefer&password=prefer", "no login with prefer", "no login with ***"),
     ] {
-        assert_eq!(settings(url.to_owned()).hide(text), shown, "{url}");
+        assert_eq!(settings(url.to_owned()).valid().hide(text), shown, "{url}");
     }
 }
 
@@ -691,7 +699,7 @@ fn a_password_is_asked_for_and_checked() {
     server.put_file("pg_hba.conf", "host all app 127.0.0.1/32 scram-sha-256\nhost all postgres 127.0.0.1/32 trust\n");
     let connect = |login: &str| {
         let url = format!("postgres://{login}@127.0.0.1:{}/app", server.port());
-        Postgres::new("main", &settings(url), &identity(1)).connect()
+        Postgres::new("main", &settings(url).valid(), &identity(1)).connect()
     };
     let deadline = Instant::now() + Duration::from_secs(20);
     while connect("app").is_ok() {
@@ -704,7 +712,8 @@ fn a_password_is_asked_for_and_checked() {
     );
     let reason = down(connect("app:wrong"));
     assert!(reason.contains("28P01") && !reason.contains("wrong@"), "{reason}");
-    assert!(down(connect("app:r@:ght/")).contains("write %2F for a /"));
+    let url = "postgres://app:r@:ght/@127.0.0.1/app".to_owned();
+    assert!(settings(url).validate().unwrap_err().why.contains("write %2F for a /"));
     for login in ["app:r@:ght%2F", "app:r%40%3aght%2f"] {
         assert_eq!(connect(login), Ok(Some(0)), "{login}");
     }

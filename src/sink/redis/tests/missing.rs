@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::config::setting::Url;
 use crate::ids::uuid;
 use crate::limits;
+use crate::settings::Url;
 use crate::sink::testing;
 
 /// As a person follows the advice of the message.
@@ -31,7 +31,7 @@ fn a_position_that_was_evicted_beside_its_stream_is_no_new_beginning() {
 
 /// A sink of another log that writes to the same stream.
 fn other_log(store: &Alone) -> Redis {
-    let mut other = Redis::new("main", &store.settings(), &Identity { server_id: [9; 16], ..identity(1) });
+    let mut other = Redis::new("main", &store.settings().valid(), &Identity { server_id: [9; 16], ..identity(1) });
     other.connect().unwrap();
     other
 }
@@ -103,7 +103,8 @@ fn a_user_with_the_rights_of_the_advice_can_do_everything() {
         assert_eq!(store.server.cli(&rule), "OK\n");
     };
     let url = store.server.url().replace("://", "://app:pw@");
-    let sink = |owner| Redis::new("main", &Settings { url: Url::new(&url), ..store.settings() }, &identity(owner));
+    let sink =
+        |owner| Redis::new("main", &RedisSection { url: Url::new(&url), ..store.settings() }.valid(), &identity(owner));
     allow(&named);
     let mut first = sink(1);
     assert_eq!(first.probe(), Ok(()));
@@ -151,7 +152,7 @@ fn a_position_that_is_missing_at_the_start_is_no_new_beginning() {
     drop(sink);
     // Later entries of another log, more than one reply has; and trimmed streams, where the last entry is not the first.
     let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    let mut other = Redis::new("main", &store.settings(), &other_log);
+    let mut other = Redis::new("main", &store.settings().valid(), &other_log);
     other.connect().unwrap();
     persist(&mut other, &spread(1..=200));
     for shard in 0..3 {
@@ -190,7 +191,7 @@ fn a_position_that_is_missing_at_the_start_is_no_new_beginning() {
 fn a_stream_of_other_logs_and_one_that_was_trimmed_are_new_beginnings() {
     let store = Alone::new(0);
     let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    let mut other = Redis::new("main", &store.settings(), &other_log);
+    let mut other = Redis::new("main", &store.settings().valid(), &other_log);
     other.connect().unwrap();
     persist(&mut other, &delivery(1..=100));
     let mut sink = store.redis(1);

@@ -8,18 +8,24 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::redis::Value;
-
+use super::settings::RedisSection;
 use super::*;
-use crate::config::setting::{Url, Urls};
 use crate::event::proto::Event;
+use crate::settings::{Url, Urls};
 use crate::sink::stores;
 use crate::sink::testing::{
     self, KeepsPositions, Row, Store, batch_of, delivery, delivery_of, down, identity, named, retry,
 };
+use ::redis::Value;
 
-fn settings(url: &str) -> Settings {
-    Settings {
+impl RedisSection {
+    fn valid(&self) -> RedisSettings {
+        self.clone().validate().unwrap()
+    }
+}
+
+fn settings(url: &str) -> RedisSection {
+    RedisSection {
         url: Url::new(url),
         urls: Urls::new(""),
         ca_file: None,
@@ -31,7 +37,7 @@ fn settings(url: &str) -> Settings {
 }
 
 fn server(url: &str) -> Server {
-    settings(url).servers().unwrap().remove(0)
+    settings(url).valid().servers.remove(0)
 }
 
 /// One server and what is on it.
@@ -45,12 +51,12 @@ impl Alone {
         Self { server: stores::Redis::start(&[]), shards }
     }
 
-    fn settings(&self) -> Settings {
-        Settings { shards: self.shards, ..settings(&self.server.url()) }
+    fn settings(&self) -> RedisSection {
+        RedisSection { shards: self.shards, ..settings(&self.server.url()) }
     }
 
     fn redis(&self, owner: u8) -> Redis {
-        Redis::new("main", &self.settings(), &identity(owner))
+        Redis::new("main", &self.settings().valid(), &identity(owner))
     }
 
     fn connected(&self, owner: u8) -> Redis {
@@ -78,14 +84,14 @@ impl Store for Alone {
     }
 
     fn sink_through(&self, address: SocketAddr, owner: u8) -> Box<dyn Sink> {
-        let settings = Settings { url: Url::new(format!("redis://{address}")), ..self.settings() };
-        Box::new(Redis::new("main", &settings, &identity(owner)))
+        let settings = RedisSection { url: Url::new(format!("redis://{address}")), ..self.settings() };
+        Box::new(Redis::new("main", &settings.valid(), &identity(owner)))
     }
 }
 
 impl KeepsPositions for Alone {
     fn sink_of(&self, name: &str, identity: &Identity) -> Box<dyn Sink> {
-        Box::new(Redis::new(name, &self.settings(), identity))
+        Box::new(Redis::new(name, &self.settings().valid(), identity))
     }
 
     fn is_untouched(&self) -> bool {
@@ -133,12 +139,12 @@ impl Clustered {
         Self { stream: format!("s{}", NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) }
     }
 
-    fn settings(&self) -> Settings {
-        Settings { urls: Urls::new(&cluster().urls()), stream: self.stream.clone(), ..settings("") }
+    fn settings(&self) -> RedisSection {
+        RedisSection { urls: Urls::new(&cluster().urls()), stream: self.stream.clone(), ..settings("") }
     }
 
     fn redis(&self, owner: u8) -> Redis {
-        Redis::new("main", &self.settings(), &identity(owner))
+        Redis::new("main", &self.settings().valid(), &identity(owner))
     }
 }
 
@@ -317,7 +323,7 @@ fn one_shard_that_has_seen_more_than_the_log_keeps_an_older_copy_away() {
     sink.at_its_node(2, |sink, connection, asking| sink.store(2, 200, connection, asking)).unwrap();
     // It would go on behind 100 and shard 2 would pass over what now gets the positions up to 200.
     let older = Identity { log_end: 150, ..identity(2) };
-    assert_eq!(Redis::new("main", &store.settings(), &older).connect(), Ok(Some(200)));
+    assert_eq!(Redis::new("main", &store.settings().valid(), &older).connect(), Ok(Some(200)));
     sink.deliver(&spread(101..=200)).unwrap();
     assert_eq!(store.positions(), (1..=200).collect::<Vec<_>>());
 }
@@ -327,8 +333,8 @@ fn another_number_of_shards_is_down_with_what_to_do() {
     let store = Alone::new(4);
     store.connected(1).deliver(&spread(1..=10)).unwrap();
     for shards in [2, 8] {
-        let settings = Settings { shards, ..store.settings() };
-        let reason = down(Redis::new("main", &settings, &identity(2)).connect());
+        let settings = RedisSection { shards, ..store.settings() };
+        let reason = down(Redis::new("main", &settings.valid(), &identity(2)).connect());
         assert!(reason.contains("written with 4 shards so far") && reason.contains("set shards = 4"), "{reason}");
     }
 }
@@ -336,8 +342,8 @@ fn another_number_of_shards_is_down_with_what_to_do() {
 #[test]
 fn a_stream_keeps_about_maxlen_entries() {
     let store = Alone::new(0);
-    let settings = Settings { maxlen: 1_000, ..store.settings() };
-    let mut sink = Redis::new("main", &settings, &identity(1));
+    let settings = RedisSection { maxlen: 1_000, ..store.settings() };
+    let mut sink = Redis::new("main", &settings.valid(), &identity(1));
     sink.connect().unwrap();
     for first in (1..10_000).step_by(500) {
         sink.deliver(&delivery(first..=first + 499)).unwrap();
@@ -465,7 +471,7 @@ fn entries_refused_inside_a_transaction_are_not_passed() {
 
 #[test]
 fn a_server_that_is_not_there_is_tried_again() {
-    let reason = retry(Redis::new("main", &settings("redis://u:secret@127.0.0.1:1"), &identity(1)).connect());
+    let reason = retry(Redis::new("main", &settings("redis://u:secret@127.0.0.1:1").valid(), &identity(1)).connect());
     assert!(reason.contains("127.0.0.1:1") && reason.contains("refused"), "{reason}");
     assert!(!reason.contains("secret"), "{reason}");
 }
@@ -503,8 +509,8 @@ fn a_replica_is_waited_for_to_become_the_primary() {
 #[test]
 fn a_stopped_server_is_noticed_and_found_again() {
     let store = Alone::new(0);
-    let settings = Settings { timeout: Duration::from_secs(1), ..store.settings() };
-    let mut sink = Redis::new("main", &settings, &identity(1));
+    let settings = RedisSection { timeout: Duration::from_secs(1), ..store.settings() };
+    let mut sink = Redis::new("main", &settings.valid(), &identity(1));
     sink.connect().unwrap();
     sink.deliver(&delivery(1..=2)).unwrap();
     store.server.signal("STOP");
@@ -520,7 +526,7 @@ fn a_stopped_server_is_noticed_and_found_again() {
 #[test]
 fn a_crash_of_a_server_that_syncs_loses_and_doubles_nothing() {
     let mut server = stores::Redis::start(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let mut sink = Redis::new("main", &settings(&server.url()), &identity(1));
+    let mut sink = Redis::new("main", &settings(&server.url()).valid(), &identity(1));
     let mut next = 1;
     for _ in 0..3 {
         persist(&mut sink, &delivery(next..=next + 999));
@@ -556,7 +562,7 @@ fn passwords_and_rights_are_asked_for() {
     server.cli(&["acl", "setuser", "default", ">root"]);
     let connect = |login: &str| {
         let mut sink =
-            Redis::new("main", &settings(&format!("redis://{login}127.0.0.1:{}", server.port())), &identity(1));
+            Redis::new("main", &settings(&format!("redis://{login}127.0.0.1:{}", server.port())).valid(), &identity(1));
         let result = sink.connect();
         (sink, result)
     };
@@ -577,14 +583,18 @@ fn passwords_and_rights_are_asked_for() {
 #[test]
 fn a_node_of_a_cluster_is_no_server_alone_and_the_other_way_round() {
     let reason =
-        down(Redis::new("main", &settings(&cluster().nodes[0].url()), &identity(1)).connect().and_then(|_| {
-            Redis::new("other", &Settings { stream: "b".into(), ..settings(&cluster().nodes[1].url()) }, &identity(1))
-                .connect()
+        down(Redis::new("main", &settings(&cluster().nodes[0].url()).valid(), &identity(1)).connect().and_then(|_| {
+            Redis::new(
+                "other",
+                &RedisSection { stream: "b".into(), ..settings(&cluster().nodes[1].url()) }.valid(),
+                &identity(1),
+            )
+            .connect()
         }));
     assert!(reason.contains("MOVED") && reason.contains("name its nodes in urls"), "{reason}");
     let alone = Alone::new(0);
-    let settings = Settings { urls: Urls::new(&alone.server.url()), ..settings("") };
-    let reason = down(Redis::new("main", &settings, &identity(1)).connect());
+    let settings = RedisSection { urls: Urls::new(&alone.server.url()), ..settings("") };
+    let reason = down(Redis::new("main", &settings.valid(), &identity(1)).connect());
     assert!(reason.contains("this is not a Cluster"), "{reason}");
 }
 
@@ -592,8 +602,8 @@ fn a_node_of_a_cluster_is_no_server_alone_and_the_other_way_round() {
 fn a_seed_that_is_away_is_passed_over() {
     let store = Clustered::new();
     let urls = format!("redis://127.0.0.1:1,{}", cluster().nodes[2].url());
-    let settings = Settings { urls: Urls::new(&urls), ..store.settings() };
-    let mut sink = Redis::new("main", &settings, &identity(1));
+    let settings = RedisSection { urls: Urls::new(&urls), ..store.settings() };
+    let mut sink = Redis::new("main", &settings.valid(), &identity(1));
     assert_eq!(sink.connect(), Ok(Some(0)));
     sink.deliver(&spread(1..=100)).unwrap();
     assert_eq!(store.positions().len(), 100);
@@ -624,8 +634,8 @@ fn move_slot(cluster: &stores::RedisCluster, stream: &str, mut during: impl FnMu
 fn a_slot_that_moves_takes_its_events_along() {
     // Its own cluster: others have streams in the slot as well.
     let cluster = stores::RedisCluster::start(&[]);
-    let settings = Settings { urls: Urls::new(&cluster.urls()), ..settings("") };
-    let mut sink = Redis::new("main", &settings, &identity(1));
+    let settings = RedisSection { urls: Urls::new(&cluster.urls()), ..settings("") };
+    let mut sink = Redis::new("main", &settings.valid(), &identity(1));
     sink.connect().unwrap();
     sink.deliver(&spread(1..=100)).unwrap();
     let (mut next, mut seen) = (101, Vec::new());
@@ -662,8 +672,8 @@ fn a_slot_that_moves_takes_its_events_along() {
 #[test]
 fn a_cluster_that_is_down_is_waited_for() {
     let cluster = stores::RedisCluster::start(&["--cluster-node-timeout", "2000"]);
-    let settings = Settings { urls: Urls::new(&cluster.urls()), timeout: Duration::from_secs(1), ..settings("") };
-    let mut sink = Redis::new("main", &settings, &identity(1));
+    let settings = RedisSection { urls: Urls::new(&cluster.urls()), timeout: Duration::from_secs(1), ..settings("") };
+    let mut sink = Redis::new("main", &settings.valid(), &identity(1));
     sink.connect().unwrap();
     sink.deliver(&spread(1..=100)).unwrap();
     let node = cluster.node_of("events:{3}");

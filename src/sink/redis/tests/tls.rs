@@ -27,8 +27,8 @@ fn tls_is_verified() {
     let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let connect = |host: &str, ca_file: Option<String>| {
         let url = format!("rediss://{host}:{}", server.port());
-        let settings = Settings { ca_file: ca_file.map(Into::into), ..settings(&url) };
-        let mut sink = Redis::new("main", &settings, &identity(1));
+        let settings = RedisSection { ca_file: ca_file.map(Into::into), ..settings(&url) };
+        let mut sink = Redis::new("main", &settings.valid(), &identity(1));
         sink.connect()?;
         sink.deliver(&delivery(1..=1_000))
     };
@@ -42,33 +42,34 @@ fn tls_is_verified() {
 fn tls_on_one_side_only_is_down_at_once_with_what_to_write() {
     let plain = stores::Redis::start(&["--databases", "4"]);
     let begun = Instant::now();
-    let settings_of = |url: String| Settings { timeout: Duration::from_secs(300), ..settings(&url) };
-    let reason =
-        down(Redis::new("main", &settings_of(plain.url().replace("redis:", "rediss:")), &identity(1)).connect());
+    let settings_of = |url: String| RedisSection { timeout: Duration::from_secs(300), ..settings(&url) };
+    let reason = down(
+        Redis::new("main", &settings_of(plain.url().replace("redis:", "rediss:")).valid(), &identity(1)).connect(),
+    );
     assert!(reason.contains("the server does not speak TLS: name it with redis://"), "{reason}");
     let (dir, encrypted) = tls_server("no");
     for url in
         [format!("redis://127.0.0.1:{}", encrypted.port()), format!("redis://:x@localhost:{}/1", encrypted.port())]
     {
-        let reason = down(Redis::new("main", &settings_of(url), &identity(1)).connect());
+        let reason = down(Redis::new("main", &settings_of(url).valid(), &identity(1)).connect());
         assert!(reason.contains("the server speaks TLS only: name it with rediss://"), "{reason}");
     }
     assert!(begun.elapsed() < Duration::from_secs(120), "not after the timeout");
     // With a password that the question does not have.
     plain.cli(&["config", "set", "requirepass", "x"]);
     let url = format!("rediss://:x@127.0.0.1:{}", plain.port());
-    assert!(down(Redis::new("main", &settings_of(url), &identity(1)).connect()).contains("does not speak TLS"));
+    assert!(down(Redis::new("main", &settings_of(url).valid(), &identity(1)).connect()).contains("does not speak TLS"));
     let url = format!("redis://:x@127.0.0.1:{}/4", plain.port());
-    let reason = down(Redis::new("main", &settings_of(url), &identity(1)).connect());
+    let reason = down(Redis::new("main", &settings_of(url).valid(), &identity(1)).connect());
     assert!(reason.contains("DB index is out of range") && reason.contains("see `databases`"), "{reason}");
     // A server that asks its clients for certificates.
     drop((dir, encrypted));
     let (dir, strict) = tls_server("yes");
-    let settings = Settings {
+    let settings = RedisSection {
         ca_file: Some(dir.path().join("crt")),
         ..settings_of(format!("rediss://localhost:{}", strict.port()))
     };
-    let reason = down(Redis::new("main", &settings, &identity(1)).connect());
+    let reason = down(Redis::new("main", &settings.valid(), &identity(1)).connect());
     assert!(reason.contains("client certificate"), "{reason}");
 }
 
@@ -78,8 +79,8 @@ fn a_server_that_says_nothing_is_named_so() {
     let port = listener.local_addr().unwrap().port();
     for scheme in ["redis", "rediss"] {
         let url = format!("{scheme}://127.0.0.1:{port}");
-        let settings = Settings { timeout: Duration::from_secs(2), ..settings(&url) };
-        let reason = retry(Redis::new("main", &settings, &identity(1)).connect());
+        let settings = RedisSection { timeout: Duration::from_secs(2), ..settings(&url) };
+        let reason = retry(Redis::new("main", &settings.valid(), &identity(1)).connect());
         assert!(reason.contains("no answer within timeout") && !reason.contains("os error"), "{reason}");
     }
 }

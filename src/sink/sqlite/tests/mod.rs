@@ -26,7 +26,7 @@ impl Database {
     }
 
     fn sqlite(&self, owner: u8) -> Sqlite {
-        Sqlite::new("main", &Settings { path: self.path(), keep: None }, &identity(owner))
+        Sqlite::new("main", &SqliteSettings { path: self.path(), keep: None }, &identity(owner))
     }
 
     /// A sink on a database in which `sql` was run once the tables were there.
@@ -82,7 +82,7 @@ fn a_row_that_lacks_a_generated_value_is_refused_alone() {
 
 impl KeepsPositions for Database {
     fn sink_of(&self, name: &str, identity: &Identity) -> Box<dyn Sink> {
-        Box::new(Sqlite::new(name, &Settings { path: self.path(), keep: None }, identity))
+        Box::new(Sqlite::new(name, &SqliteSettings { path: self.path(), keep: None }, identity))
     }
 
     fn is_untouched(&self) -> bool {
@@ -318,7 +318,7 @@ fn a_replay_makes_no_database_and_names_what_is_refused_again() {
     let (_database, sink) = Database::with(
         "CREATE TRIGGER no_e3 BEFORE INSERT ON events WHEN new.name = 'e3' BEGIN SELECT RAISE(ABORT, 'no e3'); END;",
     );
-    let mut beside = Sqlite::new("main", &Settings { path: sink.path.clone(), keep: None }, &identity(2));
+    let mut beside = Sqlite::new("main", &SqliteSettings { path: sink.path.clone(), keep: None }, &identity(2));
     assert_eq!(refused(beside.replay(&delivery(1..=5))), [(3, "SQLITE_CONSTRAINT_TRIGGER".into())]);
     assert_eq!(beside.replay(&without(&delivery(1..=5), &[3])), Ok(()));
 }

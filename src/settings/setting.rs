@@ -1,6 +1,6 @@
 //! One setting: its key, default, form and meaning. Text in, checked value out, and back.
 //!
-//! The rows themselves are in `table.rs` and, for the keys of one kind of sink, in that sink's file.
+//! The rows themselves are in `config/table.rs` and, for the keys of one kind of sink, in that sink's `settings.rs`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub use super::url::{Url, Urls};
-use super::url::{is_placeholder, not_a_url};
+use super::url::{Url, Urls, is_placeholder, not_a_url};
 use crate::escape::is_escaped;
 
 /// What is expected where a value is only the sign for a hidden secret.
@@ -173,7 +172,7 @@ impl Value {
     }
 
     /// The default of a path, with `data_dir` in its place.
-    pub(super) fn within(&self, data_dir: &str) -> Self {
+    pub fn within(&self, data_dir: &str) -> Self {
         match self {
             Self::Text(path) => Self::Text(path.replace(DATA_DIR, data_dir.trim_end_matches('/')).into()),
             other => other.clone(),
@@ -181,7 +180,7 @@ impl Value {
     }
 
     /// Whether the default is another where `data_dir` is.
-    pub(super) fn follows_data_dir(&self) -> bool {
+    pub fn follows_data_dir(&self) -> bool {
         matches!(self, Self::Text(path) if path.contains(DATA_DIR))
     }
 

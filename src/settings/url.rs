@@ -137,9 +137,9 @@ impl Url {
         self.parts.as_ref().map_err(|error| *error)
     }
 
-    /// Whether the text is empty.
-    pub fn is_empty(&self) -> bool {
-        self.text.is_empty()
+    /// The whole text, to compare, not to show.
+    pub fn reveal(&self) -> &str {
+        &self.text
     }
 }
 
