@@ -35,7 +35,7 @@ use crate::config::{Config, ConfigError};
 use crate::ids::{Ticket, new_uuid};
 use crate::metrics::Metrics;
 use crate::net::{self, LoopError, Parts};
-use crate::pipeline::group_commit::GroupCommit;
+use crate::pipeline::group_commit;
 use crate::pipeline::health::LogHealth;
 use crate::pipeline::rings::Rings;
 use crate::random::Random;
@@ -155,18 +155,18 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let (mut owned, receivers) = loops::divide(config, parts);
     let health = Arc::new(LogHealth::default());
     let has_log = log.is_some();
-    let group_commit = match log {
-        Some((writer, _)) => Some(GroupCommit {
+    let log_parts = match log {
+        Some((writer, _)) => Some(group_commit::Parts {
             writer: behind_sinks(writer, &routers, &queues, &owned)?,
             holders: log_thread::holders(config, &routers),
             loops: owned.iter().map(Owned::log_end).collect(),
             health: health.clone(),
             metrics: metrics.clone(),
-            sleep: log_thread::sleep_until_drained(&drain),
+            is_over: log_thread::is_over(&drain),
         }),
         None => None,
     };
-    let log_thread = LogThread::start(config, group_commit, Rings::new(receivers), queues, (&metrics, &drain))?;
+    let log_thread = LogThread::start(config, log_parts, Rings::new(receivers), queues, (&metrics, &drain))?;
     owned.iter_mut().for_each(|own| own.set_log_thread(log_thread.thread()));
     let promises = owned.iter().map(|own| (own.let_go.clone(), own.watermarks.clone())).collect();
 
