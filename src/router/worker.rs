@@ -30,13 +30,14 @@
 mod between;
 mod connecting;
 mod pausing;
+#[cfg(test)]
+mod tests;
 pub(super) mod thread;
 
-use std::io;
-use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use tracing::{debug, info, warn};
 
@@ -465,6 +466,7 @@ impl Worker {
     fn pass(&mut self, position: u64, now: Now) {
         self.position = self.position.max(position);
         self.gather.stored(position);
+        self.source.passed(position);
         self.progress.passed(position, self.gather.oldest_unix_nano(), now);
         (self.notify)();
     }
