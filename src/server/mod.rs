@@ -20,6 +20,8 @@ mod end;
 mod identity;
 mod log_thread;
 mod loops;
+#[cfg(test)]
+mod simulation_tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -39,10 +41,9 @@ use crate::pipeline::group_commit;
 use crate::pipeline::health::LogHealth;
 use crate::pipeline::rings::Rings;
 use crate::random::Random;
-use crate::router::{self, Drain, Router, RouterQueue};
+use crate::router::{self, Drain, Router, RouterQueue, SinkProgress};
 use crate::sink::{self, Identity};
 use crate::wal::{self, Log, Writer};
-use crate::wire::AckLevel;
 
 /// The port opens once every sink has answered, or after this time: a dead sink must not keep agents out.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -233,12 +234,11 @@ fn behind_sinks(
     queues: &[RouterQueue],
     owned: &[Owned],
 ) -> Result<Writer, ServerError> {
-    identity::go_on_behind_sinks(&mut writer, routers)?;
+    let sinks: Vec<&SinkProgress> = routers.iter().map(|router| router.progress().as_ref()).collect();
+    identity::go_on_behind_sinks(&mut writer, &sinks)?;
     queues.iter().for_each(|queue| queue.skipped_to(writer.next_position()));
-    if let Some(Owned { watermarks, .. }) = owned.get(RESTORED.event_loop.index()) {
-        watermarks.advance(AckLevel::Received, RESTORED.number);
-        watermarks.advance(AckLevel::Written, RESTORED.number);
-        watermarks.synced(RESTORED.number, writer.next_position());
+    if let Some(own) = owned.get(RESTORED.event_loop.index()) {
+        identity::has_restored(&own.watermarks, writer.next_position());
     }
     Ok(writer)
 }
