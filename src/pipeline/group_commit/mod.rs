@@ -74,12 +74,18 @@ pub struct Parts {
     pub is_over: Box<dyn Fn(Instant) -> bool + Send>,
 }
 
+/// Has refused payloads kept.
+pub type KeepRefused = dyn FnMut(&[RefusedPayload]) -> io::Result<()> + Send;
+
+/// Takes a batch.
+pub type Offer = dyn FnMut(&Arc<Batch>) + Send;
+
 /// Where a commit goes besides the log.
 pub struct Outlets {
     /// Gets what a commit holds of refused payloads, before anything of the commit is written. Called again after an error.
-    pub keep_refused: Box<dyn FnMut(&[RefusedPayload]) -> io::Result<()> + Send>,
+    pub keep_refused: Box<KeepRefused>,
     /// Hands a synced batch to every router.
-    pub offer: Box<dyn FnMut(&Arc<Batch>) + Send>,
+    pub offer: Box<Offer>,
 }
 
 /// The state machine of the log thread.

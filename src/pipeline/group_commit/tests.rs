@@ -32,8 +32,6 @@ impl Holder for Sink {
     }
 }
 
-type Keep = Box<dyn FnMut(&[RefusedPayload]) -> io::Result<()> + Send>;
-
 /// A log that is full of requests, and where two sinks are: the first one lets its oldest events go.
 struct Full {
     commit: GroupCommit,
@@ -48,7 +46,7 @@ impl Full {
         Self::keeping(Box::new(|_| Ok(())))
     }
 
-    fn keeping(keep_refused: Keep) -> Self {
+    fn keeping(keep_refused: Box<KeepRefused>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let positions = [Arc::new(AtomicU64::new(1)), Arc::new(AtomicU64::new(2))];
         let sink = |index: usize| Sink { position: positions[index].clone(), drops_oldest: index == 0 };
