@@ -244,14 +244,14 @@ impl Simulation {
     }
 }
 
-/// Runs a seed to its end; returns how long it took by its own clock.
-fn simulate(seed: u64, faults: Faults) -> Duration {
+/// Runs a seed to its end; returns how long it took by its own clock, and which faults did not come.
+fn simulate(seed: u64, faults: Faults) -> (Duration, Faults) {
     let mut simulation = Simulation::new(seed, faults);
     let began = simulation.now.monotonic;
     simulation.run();
     simulation.end();
     simulation.check();
-    simulation.now.monotonic - began
+    (simulation.now.monotonic - began, simulation.faults)
 }
 
 /// Prints the seed if the test fails.
@@ -288,10 +288,17 @@ fn through_cuts_outages_full_disks_and_power_losses_every_event_is_stored_or_dea
         tracing::subscriber::with_default(log.finish(), || simulate(first, faults));
         return;
     }
-    let mut simulated = Duration::ZERO;
+    let (mut simulated, mut left) = (Duration::ZERO, [0; 5]);
     for seed in first..first + seeds {
         let seed = Seed(seed);
-        simulated += simulate(seed.0, faults);
+        let (took, Faults { cuts, outages, answers_lost, full_disks, restarts }) = simulate(seed.0, faults);
+        simulated += took;
+        for (left, of_run) in left.iter_mut().zip([cuts, outages, answers_lost, full_disks, restarts]) {
+            *left += of_run;
+        }
     }
-    println!("{seeds} runs, {simulated:?} by their own clocks");
+    let Faults { cuts, outages, answers_lost, full_disks, restarts } = faults;
+    let planned = [cuts, outages, answers_lost, full_disks, restarts].map(|planned| planned * seeds as u32);
+    println!("{seeds} runs, {simulated:?} by their own clocks; of {planned:?} faults {left:?} did not come");
+    assert!(planned.iter().zip(left).all(|(planned, left)| left < planned / 2), "most faults come");
 }
