@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
+use telemetryx::batch::Batch;
 use telemetryx::batch::pool::Pool;
 use telemetryx::http;
 use telemetryx::ids::LoopId;
 use telemetryx::metrics::Metrics;
 use telemetryx::net::{self, ConnectionLimits, EventLoop, Ingress, Intake, LoopState, Loops, Mailbox};
 use telemetryx::pipeline::commit;
-use telemetryx::pipeline::group_commit::{GroupCommit, Holder, LoopEnd};
+use telemetryx::pipeline::group_commit::{self, GroupCommit, Holder, LoopEnd, Outlets};
 use telemetryx::pipeline::ring::ring;
 use telemetryx::pipeline::rings::Rings;
 use telemetryx::pipeline::watermark::Watermarks;
@@ -29,6 +30,7 @@ use telemetryx::session::marks::Marks;
 use telemetryx::session::server::SessionSettings;
 use telemetryx::session::tokens::Tokens;
 use telemetryx::sink::{self, Identity, SinkSettings};
+use telemetryx::time::Now;
 use telemetryx::wal::{self, DirStorage};
 use telemetryx::wire::AckLevel;
 
@@ -114,19 +116,22 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
     let watermarks = Arc::new(Watermarks::default());
     let progress = router.progress().clone();
     std::mem::forget(router);
-    let group_commit = log.map(|opened| GroupCommit {
+    let log_parts = log.map(|opened| group_commit::Parts {
         writer: opened.writer,
         holders: vec![Box::new(Discard(progress))],
         loops: vec![LoopEnd { watermarks: watermarks.clone(), wake: Box::new(parts.wake()) }],
         health: Arc::default(),
         metrics: metrics.clone(),
-        sleep: Box::new(|_| panic!("the log takes everything")),
+        is_over: Box::new(|_| panic!("the log takes everything")),
     });
     let log_thread = thread::spawn(move || {
         COUNTER.set(Some(&LOG));
-        match group_commit {
-            Some(group_commit) => {
-                group_commit.run(rings, |_| Ok(()), |batch| queue.offer(batch));
+        match log_parts {
+            Some(parts) => {
+                let offer = Box::new(move |batch: &Arc<Batch>| queue.offer(batch));
+                let outlets = Outlets { keep_refused: Box::new(|_| Ok(())), offer };
+                let group_commit = GroupCommit::new(parts, outlets, rings, Now::read());
+                group_commit::thread::run(group_commit, |_| panic!("the log takes everything"));
             }
             None => commit::run(rings, |_| {}, |batch| queue.offer(batch)),
         }

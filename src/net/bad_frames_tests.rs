@@ -28,6 +28,7 @@ use crate::session::fuzz::{Heard, heard};
 use crate::session::marks::{Marks, Restored};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
+use crate::time::Now;
 use crate::wire::{AckLevel, FrameKind, GoawayCode, Header, Hello, NackCode};
 
 const MAX_FRAME: u32 = FRAME_BYTES_LOWEST as u32;
@@ -94,7 +95,7 @@ impl Bench {
         let age = Duration::ZERO;
         let known = Restored { agent_id: KNOWN_AGENT, epoch: 5, last_seq: 1, last_crc: Some(0), has_frames: true, age };
         self.ingress.shared.marks().restore(known, Ticket { number: 1, ..Ticket::default() }, self.ingress.now);
-        self.ingress.begin_turn();
+        self.ingress.begin_turn(Now::read());
 
         let (mut peer, ours) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -183,7 +184,7 @@ fn what_a_closing_connection_is_still_sent_costs_a_bounded_read_per_turn_and_no_
     ours.set_nonblocking(true).unwrap();
     peer.set_nonblocking(true).unwrap();
     let stream = mio::net::TcpStream::from_std(OwnedFd::from(ours).into());
-    bench.ingress.begin_turn();
+    bench.ingress.begin_turn(Now::read());
     let mut connection = Connection::new(
         ConnectionId::new(LoopId(0), 1, 0),
         Transport::Plain(stream),

@@ -34,6 +34,7 @@ use crate::net::protocols::{Context, Protocol};
 use crate::net::roster::Roster;
 use crate::net::serve::Scratch;
 use crate::net::timers::Timers;
+use crate::time::Now;
 
 /// Signals that ask for an orderly end. SIGHUP too: a terminal that is closed must not cost events.
 pub const DRAIN_SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
@@ -242,7 +243,7 @@ impl EventLoop {
 
     /// Does what is due, with what the poll has found.
     fn turn_with(&mut self, events: &Events) -> Option<Ended> {
-        self.ingress.begin_turn();
+        self.ingress.begin_turn(Now::read());
         self.busy.turn_begins(self.ingress.now, &self.ingress.state().busy);
         if let Some(listener) = &mut self.listener {
             listener.begin_turn(self.ingress.now);

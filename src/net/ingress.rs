@@ -25,7 +25,7 @@ use crate::session::admission::{Admission, admit};
 use crate::session::receive::{self, Data, Taken};
 use crate::session::server::{Gate, ServerSession, Turn};
 use crate::text::cut;
-use crate::time::now_unix_nano;
+use crate::time::{Now, unix_nano};
 use crate::wire::{AckLevel, Header, NackCode};
 
 /// Slots that one frame may take: its accepted events, and its payload for the dead letters.
@@ -98,11 +98,11 @@ impl Ingress {
         }
     }
 
-    /// Reads the clocks, once a turn.
-    pub fn begin_turn(&mut self) {
-        self.now = Instant::now();
+    /// Once a turn: everything in it has this time.
+    pub fn begin_turn(&mut self, now: Now) {
+        self.now = now.monotonic;
         self.metrics_page = None;
-        self.received_unix_nano = now_unix_nano();
+        self.received_unix_nano = unix_nano(now.wall);
     }
 
     /// What was accepted in this turn is *received*, and the log thread is woken.

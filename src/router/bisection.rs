@@ -46,16 +46,6 @@ impl Bisection {
         self.parts.last()
     }
 
-    /// Takes the next part out; see [`Bisection::put_back`].
-    pub fn take_next(&mut self) -> Option<Delivery> {
-        self.parts.pop()
-    }
-
-    /// The part that was taken out is next again.
-    pub fn put_back(&mut self, part: Delivery) {
-        self.parts.push(part);
-    }
-
     /// All that is left.
     pub fn parts_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
         self.parts.iter_mut()

@@ -59,6 +59,12 @@ impl Source {
         }
     }
 
+    /// Everything up to `position` is stored, also where it did not come from here since the last [`Source::seek`]: it is not
+    /// read again, and not missed if the log has dropped it since.
+    pub fn passed(&mut self, position: u64) {
+        self.next = self.next.max(position.saturating_add(1));
+    }
+
     /// What comes next, without waiting. `taken_bytes`: what the router holds of the pool.
     ///
     /// # Errors

@@ -20,6 +20,8 @@ mod end;
 mod identity;
 mod log_thread;
 mod loops;
+#[cfg(test)]
+mod simulation_tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,14 +37,13 @@ use crate::config::{Config, ConfigError};
 use crate::ids::{Ticket, new_uuid};
 use crate::metrics::Metrics;
 use crate::net::{self, LoopError, Parts};
-use crate::pipeline::group_commit::GroupCommit;
+use crate::pipeline::group_commit;
 use crate::pipeline::health::LogHealth;
 use crate::pipeline::rings::Rings;
 use crate::random::Random;
-use crate::router::{self, Drain, Router, RouterQueue};
+use crate::router::{self, Drain, Router, RouterQueue, SinkProgress};
 use crate::sink::Identity;
 use crate::wal::{self, Log, Writer};
-use crate::wire::AckLevel;
 
 /// The port opens once every sink has answered, or after this time: a dead sink must not keep agents out.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -155,18 +156,18 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let (mut owned, receivers) = loops::divide(config, parts);
     let health = Arc::new(LogHealth::default());
     let has_log = log.is_some();
-    let group_commit = match log {
-        Some((writer, _)) => Some(GroupCommit {
+    let log_parts = match log {
+        Some((writer, _)) => Some(group_commit::Parts {
             writer: behind_sinks(writer, &routers, &queues, &owned)?,
             holders: log_thread::holders(config, &routers),
             loops: owned.iter().map(Owned::log_end).collect(),
             health: health.clone(),
             metrics: metrics.clone(),
-            sleep: log_thread::sleep_until_drained(&drain),
+            is_over: log_thread::is_over(&drain),
         }),
         None => None,
     };
-    let log_thread = LogThread::start(config, group_commit, Rings::new(receivers), queues, (&metrics, &drain))?;
+    let log_thread = LogThread::start(config, log_parts, Rings::new(receivers), queues, (&metrics, &drain))?;
     owned.iter_mut().for_each(|own| own.set_log_thread(log_thread.thread()));
     let promises = owned.iter().map(|own| (own.let_go.clone(), own.watermarks.clone())).collect();
 
@@ -233,12 +234,11 @@ fn behind_sinks(
     queues: &[RouterQueue],
     owned: &[Owned],
 ) -> Result<Writer, ServerError> {
-    identity::go_on_behind_sinks(&mut writer, routers)?;
+    let sinks: Vec<&SinkProgress> = routers.iter().map(|router| router.progress().as_ref()).collect();
+    identity::go_on_behind_sinks(&mut writer, &sinks)?;
     queues.iter().for_each(|queue| queue.skipped_to(writer.next_position()));
-    if let Some(Owned { watermarks, .. }) = owned.get(RESTORED.event_loop.index()) {
-        watermarks.advance(AckLevel::Received, RESTORED.number);
-        watermarks.advance(AckLevel::Written, RESTORED.number);
-        watermarks.synced(RESTORED.number, writer.next_position());
+    if let Some(own) = owned.get(RESTORED.event_loop.index()) {
+        identity::has_restored(&own.watermarks, writer.next_position());
     }
     Ok(writer)
 }

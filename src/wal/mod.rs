@@ -85,4 +85,4 @@ pub enum AppendError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
