@@ -5,7 +5,9 @@
 //! saves its position. A delivery that fails is cut off the file again.
 //!
 //! A FIFO is opened by the first delivery, because that waits for its reader; a write waits for room. Neither spins
-//! nor ends before the reader does its part: a server that drains gives up on it from outside.
+//! nor ends before the reader does its part: a server that drains gives up on it from outside. A server that ends meanwhile may
+//! leave a part of a line in the FIFO. So the first delivery of each process begins with an empty line: otherwise the reader would
+//! take that part and the first event as one line, and lose the event.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -26,7 +28,8 @@ use crate::time::unix_nano;
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
     name: "file",
-    doc: "A file or FIFO with one JSON object per line. At least once.",
+    doc: "A file or FIFO with one JSON object per line. At least once. After each start of the server, a FIFO is first \
+          sent an empty line, which ends a line that was left unfinished.",
     settings: &[
         Setting {
             key: "path",
@@ -80,10 +83,13 @@ pub struct File {
     settings: FileSettings,
     lines: Lines,
     open: Option<Open>,
+    /// An earlier process may have left a part of a line in the FIFO.
+    may_follow_partial_line: bool,
 }
 
 struct Open {
     file: fs::File,
+    is_fifo: bool,
     /// `None`: a FIFO or another device, which is neither cut, rotated nor synced.
     regular: Option<Regular>,
 }
@@ -99,7 +105,8 @@ struct Regular {
 impl File {
     /// A sink that has not opened its file.
     pub fn new(settings: &FileSettings, identity: &Identity) -> Self {
-        Self { settings: settings.clone(), lines: Lines::new(identity), open: None }
+        let lines = Lines::new(identity);
+        Self { settings: settings.clone(), lines, open: None, may_follow_partial_line: true }
     }
 
     fn path(&self) -> &Path {
@@ -119,7 +126,7 @@ impl File {
         let mut file = OpenOptions::new().append(true).create(true).read(readable).open(self.path())?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Ok(Open { file, regular: None });
+            return Ok(Open { file, is_fifo: metadata.file_type().is_fifo(), regular: None });
         }
         if is_new {
             fs::File::open(folder)?.sync_all()?;
@@ -127,7 +134,7 @@ impl File {
         let end = cut_torn_line(&mut file, metadata.len())?;
         let created = metadata.created().unwrap_or_else(|_| SystemTime::now());
         let regular = Regular { device: metadata.dev(), inode: metadata.ino(), end, created };
-        Ok(Open { file, regular: Some(regular) })
+        Ok(Open { file, is_fifo: false, regular: Some(regular) })
     }
 
     fn write(&mut self, delivery: &Delivery) -> io::Result<()> {
@@ -142,6 +149,10 @@ impl File {
             Some(open) => open,
             None => self.open()?,
         };
+        if open.is_fifo && self.may_follow_partial_line {
+            open.file.write_all(b"\n")?;
+            self.may_follow_partial_line = false;
+        }
         open.write(&mut self.lines, delivery)?;
         self.open = Some(open);
         Ok(())
@@ -247,6 +258,7 @@ fn cut_torn_line(file: &mut fs::File, len: u64) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufRead;
     use std::process::Command;
     use std::sync::mpsc;
     use std::thread;
@@ -428,6 +440,24 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_a_line_that_an_earlier_process_left_in_a_fifo_costs_no_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        // For reading and writing: that waits for nobody, and what is written stays.
+        let mut held = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        for (process, event) in (1..=2).zip(1..) {
+            held.write_all(LINE_START).unwrap();
+            let mut sink = never_rotated(&path);
+            sink.connect().unwrap();
+            sink.deliver(&delivery(event..=event)).unwrap();
+            let lines = io::BufReader::new(held.try_clone().unwrap()).lines().map(Result::unwrap);
+            let whole = lines.filter(|line| line.ends_with('}')).take(1).collect::<String>();
+            assert_eq!(positions(&whole), [event], "process {process}: {whole}");
+        }
+    }
+
+    #[test]
     fn a_fifo_waits_for_its_reader_and_for_the_next_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fifo");
@@ -449,7 +479,7 @@ mod tests {
             assert_eq!(delivered.recv_timeout(PATIENCE), Ok(Ok(())));
             let mut some = [0; 1000];
             reader.read_exact(&mut some).unwrap();
-            assert!(some.starts_with(LINE_START));
+            assert!(some.trim_ascii_start().starts_with(LINE_START));
         }
         retry(delivered.recv_timeout(PATIENCE).unwrap());
         let mut text = String::new();
