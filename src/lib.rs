@@ -31,6 +31,7 @@
 //! | [`router`] | worker, retry, dead letters |
 //! | [`sink`] | trait, table of kinds, one file a sink |
 //! | `config`, `metrics`, `cli` | settings, registry, commands |
+//! | `rate` | how much may be received in a time |
 //! | `descriptors` | file descriptors: the reserve, and errors that say there are none left |
 //!
 //! Without the `server` feature (default) only what an agent links is built: the modules above `http`, and `limits`.
@@ -67,6 +68,8 @@ pub mod metrics;
 pub mod net;
 #[cfg(feature = "server")]
 pub mod pipeline;
+#[cfg(feature = "server")]
+pub mod rate;
 #[cfg(feature = "server")]
 pub mod router;
 #[cfg(feature = "server")]
