@@ -198,7 +198,7 @@ fn check_warns_of_an_address_that_is_open_to_everybody() {
         text(&output.stdout).to_owned()
     };
     let open = "server.address=0.0.0.0:4640";
-    let warning = "warning: 0.0.0.0:4640: anybody who reaches this address can send events: set server.tokens_file\n";
+    let warning = "warning: 0.0.0.0:4640: anybody who reaches this address can send events: set server.tokens_file or [[clients]]\n";
     assert!(check(&[open]).ends_with(warning), "{}", check(&[open]));
     let shown = check(&[open, "server.tokens_file=tokens"]);
     assert!(shown.contains("warning: 0.0.0.0:4640: tokens are accepted from this machine only"), "{shown}");

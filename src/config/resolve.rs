@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
 use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
 use super::setting::{Form, Raw, SECRET_ITSELF, Setting, Value};
 use super::url::{is_placeholder, not_a_url};
-use super::{Config, ConfigError, Log, LogFilter, Server, Wal, read_bounded, table};
+use super::{Config, ConfigError, Log, LogFilter, RateLimits, Server, Wal, read_bounded, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
 use crate::sink::{self, BatchSettings, SinkSettings};
@@ -33,6 +34,8 @@ pub struct Resolved {
     pub(super) entries: Vec<Entry>,
     /// In the order in which they were first named.
     pub(super) sinks: Vec<ResolvedSink>,
+    /// As the sinks.
+    pub(super) clients: Vec<ResolvedClient>,
 }
 
 /// A checked sink, and where each of its values came from.
@@ -106,6 +109,7 @@ impl Layers {
             .collect();
         let entries = check_keys("", rows, merged.keys, &mut problems);
         let data_dir = text_of(&entries, "data_dir").to_owned();
+        let clients = clients::resolve(merged.clients, &mut problems);
         let mut given_sinks = merged.sinks;
         if given_sinks.is_empty() {
             given_sinks.extend(default_sink());
@@ -116,11 +120,12 @@ impl Layers {
             .collect();
         if problems.is_empty() {
             match typed(&entries, &sinks) {
-                Ok(config) => {
+                Ok(mut config) => {
+                    config.clients = clients.iter().map(|client| client.client.clone()).collect();
                     check_relations(&config, &entries, &sinks, &mut problems);
                     if problems.is_empty() {
                         let file = self.file.as_ref().map(|(name, _)| name.clone());
-                        return Ok(Resolved { config, file, log_filter, entries, sinks });
+                        return Ok(Resolved { config, file, log_filter, entries, sinks, clients });
                     }
                 }
                 Err(error) => problems.push(format!("a bug in the table of settings: {}", error.message())),
@@ -190,14 +195,16 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
 fn hint_for(prefix: &str, key: &str, origin: &Origin, known: &[String]) -> String {
     let names: Vec<&str> = known.iter().map(String::as_str).collect();
     let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    let list = nearest(first, &[SINKS, CLIENTS]).unwrap_or(SINKS);
+    let is_of_a_list = prefix.is_empty() && nearest(first, &[SINKS, CLIENTS]).is_some();
     let meant = match foreign::meant(key, !prefix.is_empty()) {
         Some(Meant::Advice(advice)) => return format!(": {advice}"),
         // Not every kind of sink has it.
         Some(Meant::Key(name)) if names.contains(&name) => Some(name.to_owned()),
-        _ if prefix.is_empty() && nearest(first, &[SINKS]).is_some() => match (origin, rest) {
-            (Origin::File { .. }, _) => return format!(": did you mean `[[{SINKS}]]`?"),
-            (_, Some(rest)) => Some(format!("{SINKS}.{rest}")),
-            (_, None) => Some(format!("{SINKS}.NAME.KEY")),
+        _ if is_of_a_list => match (origin, rest) {
+            (Origin::File { .. }, _) => return format!(": did you mean `[[{list}]]`?"),
+            (_, Some(rest)) => Some(format!("{list}.{rest}")),
+            (_, None) => Some(format!("{list}.NAME.KEY")),
         },
         // Of a table's key, as in `headrs.a`, the table may be what is misspelt.
         _ => nearest(key, &names).or_else(|| rest.and_then(|_| nearest(first, &names))).map(str::to_owned),
@@ -335,6 +342,7 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::
     struct Top {
         data_dir: PathBuf,
         server: Server,
+        limits: RateLimits,
         wal: Wal,
         batch: BatchSettings,
         log: Log,
@@ -366,11 +374,12 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::
             Ok(SinkSettings { name: sink.name.clone(), required, drops_oldest, batch, kind: read(kind)? })
         })
         .collect::<Result<_, toml::de::Error>>()?;
-    Ok(Config { data_dir: top.data_dir, server: top.server, wal: top.wal, batch: top.batch, sinks, log: top.log })
+    let Top { data_dir, server, limits, wal, batch, log } = top;
+    Ok(Config { data_dir, server, limits, clients: Vec::new(), wal, batch, sinks, log })
 }
 
 /// Dotted keys as nested tables. An empty path is left out: none.
-fn tree(entries: &[Entry]) -> toml::Table {
+pub(super) fn tree(entries: &[Entry]) -> toml::Table {
     let mut tree = toml::Table::new();
     for entry in entries {
         if entry.form == Form::Path && entry.value == Value::text("") {

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::ids::{ConnectionId, Ticket};
 use crate::limits::{EPOCH_FIRST_MAX, EPOCH_LIMIT};
+use crate::rate::Due;
 
 /// Created once by an agent, at random, and kept by it.
 pub type AgentId = [u8; 16];
@@ -35,6 +36,8 @@ pub struct Mark {
     pub last_ticket: Ticket,
     /// A frame of the agent was taken, in any epoch. One that never sent a frame need not be remembered.
     pub has_frames: bool,
+    /// What is due by a limit on the agent. Not in the log: a new start of the server asks for nothing.
+    pub due: Due,
 }
 
 impl Mark {
@@ -193,7 +196,7 @@ impl Marks {
     pub fn restore(&mut self, restored: Restored, ticket: Ticket, now: Instant) {
         let Restored { agent_id, epoch, last_seq, last_crc, has_frames, age } = restored;
         let last_seen = now.checked_sub(age).unwrap_or(now);
-        let mark = Mark { epoch, last_seq, last_crc, last_ticket: ticket, has_frames };
+        let mark = Mark { epoch, last_seq, last_crc, last_ticket: ticket, has_frames, due: Due::default() };
         self.entries.insert(agent_id, Entry { mark, last_seen, lent_to: None, waiting: None });
     }
 
@@ -232,6 +235,7 @@ impl Marks {
                 last_crc: None,
                 last_ticket: Ticket::default(),
                 has_frames: false,
+                due: Due::default(),
             };
             self.entries.insert(agent_id, Entry { mark, last_seen: now, lent_to: Some(connection), waiting: None });
             return Ok(Greeted::Accepted(Greeting::new(&mark, oldest_seq, false, 0), mark));

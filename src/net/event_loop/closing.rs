@@ -30,6 +30,7 @@ impl EventLoop {
                 connection.close(reason, &mut self.ingress);
                 // It needs neither memory nor ring any more: what it still sends is read and discarded.
                 connection.waiting = false;
+                connection.is_delayed = false;
                 // Whatever it was, it is answered: it takes no place of those that are silent.
                 left = !std::mem::replace(&mut connection.peer.is_known, true);
             }
