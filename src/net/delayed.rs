@@ -23,14 +23,20 @@ pub struct Delay {
     pub until: Instant,
 }
 
-/// The delayed connections of a loop. Those that have closed meanwhile stay until their turn.
+/// Entries of closed connections that may stay before they are swept.
+const STALE: usize = 64;
+
+/// The delayed connections of a loop. Entries of those that have closed meanwhile stay until their turn, or until there are
+/// too many of them: connections that come and go must not add up.
 #[derive(Debug)]
 pub struct Delayed {
     alone: BinaryHeap<Reverse<(Instant, ConnectionId)>>,
     /// The server's, then one for each client.
     lines: Vec<VecDeque<ConnectionId>>,
-    /// Connections in all lines.
+    /// Entries in all lines.
     in_line: usize,
+    /// Entries of connections that have closed, alone and in lines.
+    stale: usize,
     /// The soonest time at which one of the lines moves on.
     lines_move_at: Option<Instant>,
     /// The connection that is served now has waited in line.
@@ -65,7 +71,14 @@ impl Delayed {
     pub fn new(clients: usize, capacity: usize) -> Self {
         let mut lines = vec![VecDeque::new(); 1 + clients];
         lines[0].reserve(capacity);
-        Self { alone: BinaryHeap::with_capacity(capacity), lines, in_line: 0, lines_move_at: None, is_called: false }
+        Self {
+            alone: BinaryHeap::with_capacity(capacity),
+            lines,
+            in_line: 0,
+            stale: 0,
+            lines_move_at: None,
+            is_called: false,
+        }
     }
 
     /// `connection` waits, behind those in its line.
@@ -78,6 +91,22 @@ impl Delayed {
             }
             None => self.alone.push(Reverse((delay.until, connection))),
         }
+    }
+
+    /// A delayed connection has closed. `is_delayed` returns whether one still waits.
+    pub fn leave(&mut self, is_delayed: impl Fn(ConnectionId) -> bool) {
+        self.stale += 1;
+        if self.stale > (self.alone.len() + self.in_line) / 2 + STALE {
+            self.alone.retain(|Reverse((_, connection))| is_delayed(*connection));
+            self.lines.iter_mut().for_each(|line| line.retain(|connection| is_delayed(*connection)));
+            self.in_line = self.lines.iter().map(VecDeque::len).sum();
+            self.stale = 0;
+        }
+    }
+
+    /// An entry was taken out whose connection has closed before.
+    pub fn was_stale(&mut self) {
+        self.stale = self.stale.saturating_sub(1);
     }
 
     /// Whether a connection that has not waited has to line up behind others.
@@ -170,5 +199,19 @@ mod tests {
         assert_eq!((delayed.take_lines_due(at(9)), delayed.next_at()), (None, Some(at(5))), "nobody waits in a line");
         assert_eq!([(); 3].map(|()| delayed.next_alone(at(9))), [Some(id(2)), Some(id(1)), None]);
         assert_eq!(delayed.next_at(), None);
+    }
+
+    #[test]
+    fn connections_that_come_and_go_do_not_add_up() {
+        let (mut delayed, now) = (Delayed::new(1, 4), Instant::now());
+        for key in 0..100_000 {
+            let scope = [LimitScope::Agent, LimitScope::Client, LimitScope::Server][key % 3];
+            delayed.add(id(key), Delay { scope, client: Some(ClientId(0)), until: now + Duration::from_secs(3_600) });
+            if key >= 10 {
+                delayed.leave(|other| other.key() + 10 > key);
+            }
+            assert!(delayed.alone.len() + delayed.in_line <= 2 * (10 + STALE) + 2);
+        }
+        assert_eq!(delayed.in_line, delayed.lines().map(|line| delayed.len_of(line)).sum::<usize>());
     }
 }

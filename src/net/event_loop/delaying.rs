@@ -52,6 +52,18 @@ impl EventLoop {
 
     /// Ends the delay of a connection. `false`: it has closed meanwhile.
     fn is_called(&mut self, id: ConnectionId) -> bool {
-        self.connections.get_mut(id).is_some_and(|connection| std::mem::take(&mut connection.is_delayed))
+        let is_called =
+            self.connections.get_mut(id).is_some_and(|connection| std::mem::take(&mut connection.is_delayed));
+        if !is_called {
+            self.ingress.delayed.was_stale();
+        }
+        is_called
+    }
+
+    /// A delayed connection has closed, or has got its last answer.
+    pub(super) fn leave_delayed(&mut self) {
+        let connections = &self.connections;
+        let is_delayed = |id| connections.get(id).is_some_and(|connection| connection.is_delayed);
+        self.ingress.delayed.leave(is_delayed);
     }
 }
