@@ -325,12 +325,13 @@ impl ServerSession {
         if wanted > settings.highest_ack {
             return Err((GoawayCode::AckLevel, settings.not_offered(wanted as u32)));
         }
-        let asking = Asking { connection: self.connection, again: self.has_asked };
+        let asking = Asking { connection: self.connection, again: self.has_asked, client };
         self.has_asked = true;
         let greeted = lock(turn.marks)
             .greet(hello.agent_id, hello.epoch, hello.oldest_seq, asking, turn.now, turn.random)
             .map_err(|error| match error {
                 GreetingError::Fenced { .. } => (GoawayCode::Fenced, error.into()),
+                GreetingError::OtherClient => (GoawayCode::Auth, error.into()),
                 GreetingError::TooManyAgents { .. } => (GoawayCode::Overloaded, error.into()),
                 GreetingError::EpochsUsedUp => (GoawayCode::Protocol, error.into()),
             })?;
