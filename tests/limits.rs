@@ -463,9 +463,13 @@ fn clients_are_known_by_their_tokens_and_have_limits_and_counters_of_their_own()
         assert_eq!(post(token), (200, None), "{token}");
     }
     assert_eq!(post("token-of-someone").0, 401);
-    let mut stranger = RawAgent::connect(address);
-    stranger.send(&support::agent::hello_bytes(Hello { token: API_SHA256.as_bytes(), ..hello([3; 16], 0) }));
-    assert_eq!(stranger.answer(FrameKind::Goaway).goaway(), Some(GoawayCode::Auth), "a hash is not a token");
+    let mut unknown = RawAgent::connect(address);
+    unknown.send(&support::agent::hello_bytes(Hello { token: API_SHA256.as_bytes(), ..hello([3; 16], 0) }));
+    assert_eq!(unknown.answer(FrameKind::Goaway).goaway(), Some(GoawayCode::Auth), "a hash is not a token");
+
+    let mut thief = RawAgent::connect(address);
+    thief.send(&support::agent::hello_bytes(Hello { token: b"token-of-edge", ..hello([1; 16], 0) }));
+    assert_eq!(thief.answer(FrameKind::Goaway).goaway(), Some(GoawayCode::Auth), "the agent of another client");
 
     let (_, page) = get(address, "/metrics");
     for line in [

@@ -187,7 +187,7 @@ pub const CLIENT: &[Setting] = &[
         key: "token_sha256",
         default: Value::text(""),
         form: Form::Secret,
-        doc: "SHA-256 of the client's token, 64 hexadecimal digits: printf %s TOKEN | sha256sum.",
+        doc: "SHA-256 of the client's token, 64 hexadecimal digits, as sha256sum prints it.",
     },
     Setting {
         key: "token_file",
