@@ -34,6 +34,7 @@
 //! | [`settings`] | what settings consist of: rows, values, URLs, secrets |
 //! | [`config`] | all settings of a server, from file, environment and arguments |
 //! | `metrics`, `cli` | registry, commands |
+//! | `rate` | how much may be received in a time |
 //! | `descriptors`, `folder` | file descriptors and their reserve; directories whose creation survives power loss |
 //!
 //! Without the `server` feature (default) only what an agent links is built: the modules above `http`.
@@ -70,6 +71,8 @@ pub mod metrics;
 pub mod net;
 #[cfg(feature = "server")]
 pub mod pipeline;
+#[cfg(feature = "server")]
+pub mod rate;
 #[cfg(feature = "server")]
 pub mod router;
 #[cfg(feature = "server")]

@@ -49,11 +49,31 @@ impl Protocol {
     const NAMES: [&'static str; 2] = ["frames", "http"];
 }
 
+/// Whom a limit is for: the closed set of `scope` of `telemetryx_events_limited_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum LimitScope {
+    /// Everybody together.
+    Server,
+    /// A configured client.
+    Client,
+    /// An agent.
+    Agent,
+    /// An address that sends over HTTP.
+    Address,
+}
+
+impl LimitScope {
+    const NAMES: [&'static str; 4] = ["server", "client", "agent", "address"];
+}
+
 /// The metrics of the server.
 pub struct Metrics {
     registry: Registry,
     events_received: Vec<IntCounter>,
     events_rejected: Vec<IntCounter>,
+    events_limited: Vec<IntCounter>,
+    client_events: IntCounterVec,
     connections_closed: IntCounterVec,
     connections_cut: IntCounterVec,
     http_responses: IntCounterVec,
@@ -152,6 +172,11 @@ impl Metrics {
         registry.register(Box::new(sink_oldest_seconds.clone()))?;
         let received = counters("telemetryx_events_received_total", "Events accepted on receipt.", &["protocol"])?;
         let rejected = counters("telemetryx_events_rejected_total", "Events rejected on receipt.", &["reason"])?;
+        let limited = counters(
+            "telemetryx_events_limited_total",
+            "Events that were delayed by a limit; a request that was answered 429 counts as one.",
+            &["scope"],
+        )?;
         let http_responses = counters("telemetryx_http_responses_total", "HTTP answers, by status.", &["status"])?;
         let lag = IntGaugeVec::new(
             Opts::new("telemetryx_sink_lag_events", "Events that a sink has yet to store."),
@@ -180,6 +205,8 @@ impl Metrics {
         Ok(Arc::new(Self {
             events_received: Protocol::NAMES.iter().map(|name| received.with_label_values(&[name])).collect(),
             events_rejected: RejectReason::NAMES.iter().map(|name| rejected.with_label_values(&[name])).collect(),
+            events_limited: LimitScope::NAMES.iter().map(|scope| limited.with_label_values(&[scope])).collect(),
+            client_events: counters("telemetryx_client_events_total", "Events accepted from a client.", &["client"])?,
             connections_closed: counters(
                 "telemetryx_connections_closed_total",
                 "Connections ended, by reason.",

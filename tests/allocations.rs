@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
@@ -25,8 +25,10 @@ use telemetryx::pipeline::ring::ring;
 use telemetryx::pipeline::rings::Rings;
 use telemetryx::pipeline::watermark::Watermarks;
 use telemetryx::random::Random;
+use telemetryx::rate::Limit;
 use telemetryx::router::{Drain, Router, Shared, SinkProgress};
 use telemetryx::session::marks::Marks;
+use telemetryx::session::rates::{RateSettings, Rates};
 use telemetryx::session::server::SessionSettings;
 use telemetryx::session::tokens::Tokens;
 use telemetryx::sink::{self, Identity, SinkSettings};
@@ -83,7 +85,12 @@ static ALLOCATOR: Counting = Counting;
 const FRAME_BYTES: usize = 1 << 20;
 
 /// Starts a server's threads in this process, with a log or without; the address it listens on.
-fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) -> std::net::SocketAddr {
+fn start(
+    directory: &std::path::Path,
+    metrics: &Arc<Metrics>,
+    with_log: bool,
+    rates: RateSettings,
+) -> std::net::SocketAddr {
     let parts = net::Parts::new().unwrap();
     let log = with_log.then(|| {
         let settings = wal::Settings {
@@ -157,6 +164,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         http,
         limits: ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 },
         tokens: Tokens::default(),
+        rates: Rates::new(rates, Instant::now()),
         marks: Mutex::new(Marks::new(100, Duration::from_secs(3600))),
         metrics: metrics.clone(),
         watermarks: vec![watermarks],
@@ -200,14 +208,17 @@ fn send(agent: &mut RawAgent, payload: &[u8], frames: u64, seq: &mut u64) {
 #[test]
 fn no_frame_and_no_event_allocates_between_socket_and_batch() {
     // One after the other: they share the counters.
-    no_allocation(false);
-    no_allocation(true);
+    no_allocation(false, RateSettings::default());
+    no_allocation(true, RateSettings::default());
+    // Limits that are looked at and charged, and that make the agent wait now and then.
+    let limit = |bytes| Limit::new(1_000_000, bytes, Duration::from_secs(1));
+    no_allocation(true, RateSettings { server: limit(0), agent: limit(40_000_000), clients: Vec::new() });
 }
 
-fn no_allocation(with_log: bool) {
+fn no_allocation(with_log: bool, rates: RateSettings) {
     let directory = tempfile::tempdir().unwrap();
     let metrics = Metrics::new().unwrap();
-    let address = start(directory.path(), &metrics, with_log);
+    let address = start(directory.path(), &metrics, with_log, rates);
     let delivered = metrics.sink("discard").events_delivered;
     let mut sent = 0;
     // Acknowledged is not yet batched: the log thread is done when its sink is.

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use telemetryx::event::JsonDecoder;
-use telemetryx::metrics::Metrics;
+use telemetryx::metrics::{LocalMetrics, Metrics};
 use telemetryx::wire::header::FrameKind;
 use telemetryx::wire::{
     AckLevel, Decoded, FrameError, Goaway, GoawayCode, Header, Hello, NackCode, PayloadCaps, Welcome, answer, decode,
@@ -200,6 +200,7 @@ fn every_metric_stands_in_the_page_and_no_other() {
     metrics.show_sink("sqlite", true, 0.0);
     metrics.show_loop(0, 0.0, 0);
     metrics.events_dropped("sqlite", "dead_letters_full");
+    LocalMetrics::new(&metrics, &["api".to_owned()]);
     let text = String::from_utf8(metrics.text()).unwrap();
     let types: BTreeSet<(String, String)> = text
         .lines()

@@ -52,7 +52,7 @@ pub(super) fn run(settings: &SettingsArgs, connect: bool, json: bool) -> Result<
 fn load(settings: &SettingsArgs, findings: &mut Findings) -> Result<Resolved, Failure> {
     let settings = settings.load()?;
     let server = &settings.config.server;
-    let tokens = access::read_tokens(server)?;
+    let tokens = access::read_tokens(&settings.config)?;
     access::check_files(&settings.config)?;
     findings.summary(&settings)?;
     if let Some(warning) = access::warning(server.address, &tokens, server) {

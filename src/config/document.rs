@@ -4,11 +4,14 @@ use std::fmt::{self, Write};
 
 use super::layers::Origin;
 use super::resolve::{Entry, Resolved};
-use super::table::{BATCH, SECTIONS, SINK};
+use super::table::{BATCH, CLIENT, SECTIONS, SINK};
 use crate::settings::{Setting, Value};
 use crate::sink::{self, Kind};
 
 const WIDTH: usize = 110;
+/// What clients are for.
+const CLIENTS_DOC: &str = "Tokens with a name, and limits for all that is sent with each. Once there is one, every agent and \
+                           every POST needs a token: of a client, or of server.tokens_file.";
 
 /// The settings file with every key, its meaning and its default; the other kinds of sink are commented out.
 pub fn default_file() -> String {
@@ -26,6 +29,15 @@ pub fn default_file() -> String {
         for setting in section.settings {
             key(&mut out, setting, setting.key, "");
         }
+    }
+    out.push('\n');
+    comment(&mut out, CLIENTS_DOC);
+    out += "# [[clients]]\n# name = \"api\"\n";
+    for setting in CLIENT {
+        // One of the two that name a token has to be there.
+        let example = Value::text("/run/secrets/api-token");
+        let default = if setting.key == "token_file" { example } else { setting.default.clone() };
+        key(&mut out, &Setting { default, ..setting.clone() }, setting.key, "# ");
     }
     for (index, kind) in sink::KINDS.iter().enumerate() {
         out.push('\n');
@@ -101,6 +113,12 @@ impl fmt::Display for Resolved {
             }
             line(out, key, entry)?;
         }
+        for client in &self.clients {
+            writeln!(out, "\n[[clients]]\nname = \"{}\" # {}", client.client.name, client.origin)?;
+            for entry in &client.entries {
+                line(out, &entry.key, entry)?;
+            }
+        }
         for sink in &self.sinks {
             writeln!(out, "\n[[sinks]]")?;
             let sink_origin = match &sink.origin {
@@ -139,6 +157,8 @@ pub fn reference() -> String {
         }
         rows(&mut out, section.settings.iter().map(|setting| (setting.key.to_owned(), setting)));
     }
+    out += &format!("\n### `[[clients]]`\n\n{CLIENTS_DOC}\n");
+    rows(&mut out, CLIENT.iter().map(|setting| (setting.key.to_owned(), setting)));
     out += "\n### `[[sinks]]`\n\nEvery sink has `name` (default: its kind), `kind` (default: its name) and these:\n";
     let batch = BATCH.settings.iter().map(|setting| (BATCH.key(setting), setting));
     rows(&mut out, SINK.iter().map(|setting| (setting.key.to_owned(), setting)).chain(batch));

@@ -83,7 +83,7 @@ pub fn meant(name: &str, value: &str) -> Option<String> {
         .filter(|(known, _)| distance(known) <= allowed(known))
         .min_by_key(|(known, _)| distance(known))
         .map(|(_, own)| (*own).to_owned());
-    nearest.or_else(|| of_a_sink(&words))
+    nearest.or_else(|| of_a_sink(&words)).or_else(|| of_a_client(&words))
 }
 
 /// `SINKS_NAME_KEY` as it should be.
@@ -94,12 +94,24 @@ fn of_a_sink(words: &str) -> Option<String> {
     let of_batches = table::BATCH.settings.iter().map(|setting| (table::BATCH.key(setting), setting));
     let mut keys: Vec<String> = of_kinds.chain(of_all).chain(of_batches).flat_map(names_of).collect();
     keys.push("kind".to_owned());
+    of_named("sinks", rest, keys)
+}
+
+/// `CLIENTS_NAME_KEY` as it should be.
+fn of_a_client(words: &str) -> Option<String> {
+    let rest = words.strip_prefix("CLIENTS_").or_else(|| words.strip_prefix("CLIENT_"))?;
+    let keys = table::CLIENT.iter().map(|setting| (setting.key.to_owned(), setting)).flat_map(names_of);
+    of_named("clients", rest, keys.collect())
+}
+
+/// `NAME_KEY`, where `section` has these keys under any name.
+fn of_named(section: &str, rest: &str, mut keys: Vec<String>) -> Option<String> {
     // `batch.max_bytes` before a `max_bytes`.
     keys.sort_by_key(|key| std::cmp::Reverse(key.len()));
     keys.iter().find_map(|key| {
         let words = key.replace('.', "_").to_ascii_uppercase();
         let name = rest.strip_suffix(&words)?.strip_suffix('_').filter(|name| !name.is_empty())?;
-        Some(variable(&format!("sinks.{name}.{key}")))
+        Some(variable(&format!("{section}.{name}.{key}")))
     })
 }
 

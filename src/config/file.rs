@@ -49,6 +49,13 @@ impl Reader<'_> {
                     let origin = self.origin(key);
                     self.problems.push(format!("{origin}: sinks are written as [[sinks]], each with its name"));
                 }
+                ("clients", DeValue::Array(clients)) => {
+                    merged.clients.extend(clients.iter().filter_map(|client| self.client(client)));
+                }
+                ("clients", _) => {
+                    let origin = self.origin(key);
+                    self.problems.push(format!("{origin}: clients are written as [[clients]], each with its name"));
+                }
                 (name, _) => self.leaves(name.to_owned(), key, value, &mut merged.keys),
             }
         }
@@ -74,6 +81,29 @@ impl Reader<'_> {
             }
             None => {
                 self.problems.push(format!("{origin}: this sink needs a kind, such as kind = \"file\", and a name"));
+                None
+            }
+        }
+    }
+
+    fn client(&mut self, client: &Spanned<DeValue<'_>>) -> Option<GivenSink> {
+        let mut keys = Keys::new();
+        let origin = Origin::File { name: self.name.to_owned(), line: line_of(self.text, client.span().start) };
+        let DeValue::Table(table) = client.get_ref() else {
+            self.problems.push(format!("{origin}: clients are written as [[clients]], each with its name"));
+            return None;
+        };
+        for (key, value) in table {
+            self.leaves(key.get_ref().clone().into_owned(), key, value, &mut keys);
+        }
+        match keys.remove("name") {
+            Some(Given { raw: Raw::Text(name), origin }) => Some(GivenSink { name, origin, keys }),
+            Some(Given { raw, origin }) => {
+                self.problems.push(format!("{origin}: name = {raw}: expected text"));
+                None
+            }
+            None => {
+                self.problems.push(format!("{origin}: this client needs a name"));
                 None
             }
         }

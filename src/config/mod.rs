@@ -28,6 +28,7 @@ use crate::settings::url::not_a_url;
 use crate::sink::{BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 
+pub mod clients;
 pub mod document;
 mod environment;
 mod file;
@@ -40,8 +41,11 @@ mod secrets_tests;
 mod table;
 // The default sink is SQLite.
 #[cfg(all(test, feature = "sqlite"))]
+mod clients_tests;
+#[cfg(all(test, feature = "sqlite"))]
 mod tests;
 
+pub use clients::Client;
 pub use layers::Layers;
 pub use log_filter::LogFilter;
 pub use resolve::Resolved;
@@ -58,6 +62,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `[server]`.
     pub server: Server,
+    /// `[limits]`.
+    pub limits: RateLimits,
+    /// Names differ; at most [`CLIENTS_MAX`](limits::CLIENTS_MAX).
+    pub clients: Vec<Client>,
     /// `[wal]`.
     pub wal: Wal,
     /// What a sink's own batch settings default to.
@@ -100,6 +108,22 @@ pub struct Server {
     pub tokens_file: Option<PathBuf>,
     /// Whether tokens are accepted on unencrypted connections from other machines.
     pub allow_plaintext_tokens: bool,
+}
+
+/// `[limits]`; 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimits {
+    /// Of everybody together.
+    pub events_per_second: u64,
+    /// Of everybody together.
+    pub bytes_per_second: u64,
+    /// Of each agent or address.
+    pub agent_events_per_second: u64,
+    /// Of each agent or address.
+    pub agent_bytes_per_second: u64,
+    /// Time whose events and bytes may come at once.
+    pub burst: Duration,
 }
 
 impl Config {

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
 use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
-use super::{Config, ConfigError, Log, LogFilter, Server, Wal, read_bounded, table};
+use super::{Config, ConfigError, Log, LogFilter, RateLimits, Server, Wal, read_bounded, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
 use crate::settings::url::{is_placeholder, not_a_url};
@@ -32,6 +33,8 @@ pub struct Resolved {
     pub(super) entries: Vec<Entry>,
     /// In the order in which they were first named.
     pub(super) sinks: Vec<ResolvedSink>,
+    /// As the sinks.
+    pub(super) clients: Vec<ResolvedClient>,
 }
 
 /// A checked sink, and where each of its values came from.
@@ -104,6 +107,7 @@ impl Layers {
             .collect();
         let entries = check_keys("", rows, merged.keys, &mut problems);
         let data_dir = text_of(&entries, "data_dir").to_owned();
+        let clients = clients::resolve(merged.clients, &mut problems);
         let mut given_sinks = merged.sinks;
         if given_sinks.is_empty() {
             given_sinks.extend(default_sink());
@@ -114,9 +118,10 @@ impl Layers {
             .collect();
         if problems.is_empty() {
             match typed(&entries, &sinks, &mut problems) {
-                Ok(config) if problems.is_empty() => {
+                Ok(mut config) if problems.is_empty() => {
+                    config.clients = clients.iter().map(|client| client.client.clone()).collect();
                     let file = self.file.as_ref().map(|(name, _)| name.clone());
-                    return Ok(Resolved { config, file, log_filter, entries, sinks });
+                    return Ok(Resolved { config, file, log_filter, entries, sinks, clients });
                 }
                 Ok(_) => {}
                 Err(bug) => problems.push(bug.why),
@@ -193,14 +198,16 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
 fn hint_for(prefix: &str, key: &str, origin: &Origin, known: &[String]) -> String {
     let names: Vec<&str> = known.iter().map(String::as_str).collect();
     let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    let list = nearest(first, &[SINKS, CLIENTS]).unwrap_or(SINKS);
+    let is_of_a_list = prefix.is_empty() && nearest(first, &[SINKS, CLIENTS]).is_some();
     let meant = match foreign::meant(key, !prefix.is_empty()) {
         Some(Meant::Advice(advice)) => return format!(": {advice}"),
         // Not every kind of sink has it.
         Some(Meant::Key(name)) if names.contains(&name) => Some(name.to_owned()),
-        _ if prefix.is_empty() && nearest(first, &[SINKS]).is_some() => match (origin, rest) {
-            (Origin::File { .. }, _) => return format!(": did you mean `[[{SINKS}]]`?"),
-            (_, Some(rest)) => Some(format!("{SINKS}.{rest}")),
-            (_, None) => Some(format!("{SINKS}.NAME.KEY")),
+        _ if is_of_a_list => match (origin, rest) {
+            (Origin::File { .. }, _) => return format!(": did you mean `[[{list}]]`?"),
+            (_, Some(rest)) => Some(format!("{list}.{rest}")),
+            (_, None) => Some(format!("{list}.NAME.KEY")),
         },
         // Of a table's key, as in `headrs.a`, the table may be what is misspelt.
         _ => nearest(key, &names).or_else(|| rest.and_then(|_| nearest(first, &names))).map(str::to_owned),
@@ -337,6 +344,7 @@ fn resolve_sink(
 struct Top {
     data_dir: PathBuf,
     server: Server,
+    limits: RateLimits,
     wal: Wal,
     batch: BatchSettings,
     log: Log,
@@ -371,10 +379,11 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
     }
     check_outputs(&valid, problems);
     let sinks = valid.into_iter().map(|(_, settings)| settings).collect();
-    Ok(Config { data_dir: top.data_dir, server: top.server, wal: top.wal, batch: top.batch, sinks, log: top.log })
+    let Top { data_dir, server, limits, wal, batch, log } = top;
+    Ok(Config { data_dir, server, limits, clients: Vec::new(), wal, batch, sinks, log })
 }
 
-fn values<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Values {
+pub(super) fn values<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Values {
     let mut values = Values::default();
     entries.into_iter().for_each(|entry| values.insert(&entry.key, entry.form, &entry.value));
     values

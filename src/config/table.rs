@@ -24,7 +24,7 @@ impl Section {
 }
 
 /// Every section, in the order of the documented settings file.
-pub const SECTIONS: &[Section] = &[TOP, SERVER, WAL, BATCH, LOG];
+pub const SECTIONS: &[Section] = &[TOP, SERVER, LIMITS, WAL, BATCH, LOG];
 
 const TOP: Section = Section {
     name: "",
@@ -132,7 +132,7 @@ const SERVER: Section = Section {
             key: "tokens_file",
             default: Value::text(""),
             form: Form::Path,
-            doc: "File of accepted tokens, one per line. Empty: no token is required.",
+            doc: "File of accepted tokens, one per line. Without it and without clients no token is required.",
         },
         Setting {
             key: "allow_plaintext_tokens",
@@ -142,6 +142,78 @@ const SERVER: Section = Section {
         },
     ],
 };
+
+const EVENT_RATE: Form = Form::Count { min: 0, max: limits::RATE_EVENTS_LIMIT };
+const BYTE_RATE: Form = Form::Bytes { min: 0, max: limits::RATE_BYTES_LIMIT };
+const BURST: Form = Form::Duration { min: limits::RATE_BURST_LOWEST, max: limits::RATE_BURST_LIMIT };
+
+const LIMITS: Section = Section {
+    name: "limits",
+    doc: "How much is accepted on receipt. An agent above a limit is not read until what it has sent is paid for; an HTTP \
+          request above one is answered 429. No event is dropped. 0: no limit.",
+    settings: &[
+        Setting {
+            key: "events_per_second",
+            default: Value::Count(0),
+            form: EVENT_RATE,
+            doc: "Events per second of everybody together.",
+        },
+        Setting {
+            key: "bytes_per_second",
+            default: Value::Bytes(0),
+            form: BYTE_RATE,
+            doc: "The same in bytes: payloads of frames, and HTTP bodies as they were sent.",
+        },
+        Setting {
+            key: "agent_events_per_second",
+            default: Value::Count(0),
+            form: EVENT_RATE,
+            doc: "Events per second of each agent, and of each address that sends over HTTP (of IPv6, each network of 64 \
+                  bits).",
+        },
+        Setting { key: "agent_bytes_per_second", default: Value::Bytes(0), form: BYTE_RATE, doc: "The same in bytes." },
+        Setting {
+            key: "burst",
+            default: Value::Duration(limits::RATE_BURST_DEFAULT),
+            form: BURST,
+            doc: "Time whose events and bytes may come at once after a pause, for all limits of this section.",
+        },
+    ],
+};
+
+/// What every client has.
+pub const CLIENT: &[Setting] = &[
+    Setting {
+        key: "token_sha256",
+        default: Value::text(""),
+        form: Form::Secret,
+        doc: "SHA-256 of the client's token, 64 hexadecimal digits, as sha256sum prints it.",
+    },
+    Setting {
+        key: "token_file",
+        default: Value::text(""),
+        form: Form::Path,
+        doc: "File that contains the token itself, in place of token_sha256.",
+    },
+    Setting {
+        key: "events_per_second",
+        default: Value::Count(0),
+        form: EVENT_RATE,
+        doc: "Events per second of all that is sent with this token. 0: no limit.",
+    },
+    Setting {
+        key: "bytes_per_second",
+        default: Value::Bytes(0),
+        form: BYTE_RATE,
+        doc: "The same in bytes: payloads of frames, and HTTP bodies as they were sent. 0: no limit.",
+    },
+    Setting {
+        key: "burst",
+        default: Value::Duration(limits::RATE_BURST_DEFAULT),
+        form: BURST,
+        doc: "Time whose events and bytes may come at once after a pause.",
+    },
+];
 
 const WAL: Section = Section {
     name: "wal",

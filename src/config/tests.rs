@@ -83,7 +83,8 @@ fn values(resolved: &Resolved) -> Vec<(String, Value)> {
 #[test]
 fn every_default_passes_its_own_row() {
     let kinds = sink::KINDS.iter().flat_map(|kind| kind.settings);
-    for row in table::SECTIONS.iter().flat_map(|section| section.settings).chain(table::SINK).chain(kinds) {
+    let sections = table::SECTIONS.iter().flat_map(|section| section.settings);
+    for row in sections.chain(table::SINK).chain(table::CLIENT).chain(kinds) {
         let raw = match &row.default {
             Value::Flag(flag) => Raw::Flag(*flag),
             Value::Text(text) => Raw::Text(text.clone().into_owned()),
@@ -554,7 +555,7 @@ fn the_documented_file_gives_the_defaults() {
         _ => line,
     });
     let all = resolve(&all.collect::<Vec<_>>().join("\n"), &[], &[]);
-    assert_eq!(all.sinks.len(), sink::KINDS.len());
+    assert_eq!((all.sinks.len(), all.clients.len()), (sink::KINDS.len(), 1));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crate::limits::{
     FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_BODY_BEGINNING_BYTES, HTTP_FINISH_RETRY,
     STALLED_FRAME_TIMEOUT,
 };
+use crate::rate::{Amount, Received};
 
 /// The body of a POST /v1/events that is not answered yet.
 pub struct Body {
@@ -109,15 +110,23 @@ impl Body {
             whole.retry_at = now + HTTP_FINISH_RETRY;
         }
         self.lacks = self.reserve(self.kept.len(), ingress).err();
-        let needs = ingest::needs(self.kept.len(), self.submission, settings);
+        let bytes = self.kept.len();
+        let needs = ingest::needs(bytes, self.submission, settings);
         let is_tried = is_due || (is_first && self.came_at_once()) || ingress.can_finish(needs);
         let Kept::Pool(buffer) = &mut self.kept else { return Ok(None) };
         // A chunked one had room for the largest.
         buffer.trim();
         if is_tried {
             match ingest::ingest(buffer, self.submission, settings, ingress) {
-                Ok(finished) => return Ok(Some(finished)),
-                Err(Failed::Refused(refusal)) => return Err(refusal),
+                Ok(finished) => {
+                    ingress.received(finished.0.received(bytes));
+                    return Ok(Some(finished));
+                }
+                Err(Failed::Refused(refusal)) => {
+                    // It counts as one rejected event, too.
+                    ingress.received(Received { amount: Amount { events: 1, bytes: bytes as u64 }, accepted: 0 });
+                    return Err(refusal);
+                }
                 Err(Failed::NoRoom) => {}
             }
         }

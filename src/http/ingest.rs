@@ -26,6 +26,7 @@ use crate::batch::shares::packed_bytes;
 use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, Rejection, Rejections, check_batch};
 use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
 use crate::metrics::RejectReason;
+use crate::rate::{Amount, Received};
 use crate::text::cut;
 
 /// A body with more gaps than this between its accepted events is packed again, so that it does not fill the ring.
@@ -78,6 +79,14 @@ impl Settled {
     pub fn body(&self, error: Option<&str>) -> Vec<u8> {
         let entries = self.entries.as_ref().map_or(&[][..], Buffer::filled);
         result_body(error, self.accepted, entries, self.listed, self.rejected)
+    }
+}
+
+impl Settled {
+    /// What a body of `bytes` was, for limits.
+    pub fn received(&self, bytes: usize) -> Received {
+        let amount = Amount { events: self.accepted + self.rejected, bytes: bytes as u64 };
+        Received { amount, accepted: self.accepted }
     }
 }
 

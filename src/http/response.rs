@@ -26,6 +26,8 @@ pub struct Refusal {
     pub allow: Option<&'static str>,
     /// Of a 415 because of the content coding: the codings that are accepted (RFC 9110, section 12.5.3).
     pub accept_encoding: Option<&'static str>,
+    /// Of a 429: when to send the request again, in whole seconds.
+    pub retry_after: Option<u64>,
     /// Of a POST whose events are lost with it: what the events count as. Not for what can be sent again as it is.
     pub reason: Option<RejectReason>,
 }
@@ -33,7 +35,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal without further header fields, which rejects no events.
     pub fn new(status: u16, error: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, error: error.into(), allow: None, accept_encoding: None, reason: None }
+        Self { status, error: error.into(), allow: None, accept_encoding: None, retry_after: None, reason: None }
     }
 
     /// A refused body.
@@ -65,6 +67,8 @@ pub struct Answer<'a> {
     pub allow: Option<&'a str>,
     /// Value of `Accept-Encoding`; `None`: left out.
     pub accept_encoding: Option<&'a str>,
+    /// Value of `Retry-After`, seconds; `None`: that of the status, or left out.
+    pub retry_after: Option<u64>,
     /// The request was a HEAD: the length is sent, the body is not.
     pub head_only: bool,
     /// The connection ends after this answer.
@@ -82,6 +86,7 @@ impl<'a> Answer<'a> {
             body,
             allow: None,
             accept_encoding: None,
+            retry_after: None,
             head_only: false,
             close,
             keep_alive: None,
@@ -105,10 +110,13 @@ impl<'a> Answer<'a> {
         match self.status {
             401 => out.extend_from_slice(b"WWW-Authenticate: Bearer\r\n"),
             // Probes send GETs and take no hints: a hint on /ready does no harm.
-            503 => {
+            503 if self.retry_after.is_none() => {
                 let _ = write!(out, "Retry-After: {}\r\n", RETRY_HINT_MS.div_ceil(1000));
             }
             _ => {}
+        }
+        if let Some(seconds) = self.retry_after {
+            let _ = write!(out, "Retry-After: {seconds}\r\n");
         }
         if self.close {
             out.extend_from_slice(b"Connection: close\r\n");
@@ -198,6 +206,7 @@ mod tests {
         body: b"{}",
         allow: None,
         accept_encoding: None,
+        retry_after: None,
         head_only: false,
         close: false,
         keep_alive: None,
@@ -224,6 +233,9 @@ mod tests {
         assert!(with(401, None).contains("\r\nWWW-Authenticate: Bearer\r\n"));
         assert!(with(405, Some("POST")).contains("\r\nAllow: POST\r\n"));
         assert!(with(503, None).contains("\r\nRetry-After: 2\r\n"));
+        assert!(!with(429, None).contains("Retry-After"));
+        let answer = written(&Answer { status: 429, retry_after: Some(7), ..PLAIN });
+        assert!(answer.starts_with("HTTP/1.1 429 Too Many Requests\r\n") && answer.contains("\r\nRetry-After: 7\r\n"));
         assert!(with(400, None).contains("\r\nConnection: close\r\n"));
         assert!(!written(&PLAIN).contains("Connection"));
     }

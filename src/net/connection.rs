@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::batch::Origin;
-use crate::ids::ConnectionId;
+use crate::ids::{ClientId, ConnectionId};
 use crate::limits::{HELLO_TIMEOUT, SILENT_AFTER};
 use crate::net::ingress::Ingress;
 use crate::net::linger::Linger;
@@ -46,6 +46,8 @@ pub struct Peer {
     pub is_known: bool,
     /// What its events are marked with.
     pub origin: Arc<Origin>,
+    /// Whose token it has shown: in its HELLO, or with the request that is being received.
+    pub client: Option<ClientId>,
 }
 
 /// A connection of an event loop.
@@ -62,6 +64,8 @@ pub struct Connection {
     pub queued: bool,
     /// Is in the line of those that wait for memory or ring.
     pub waiting: bool,
+    /// Is not read for now because of a limit; see [`Delayed`](crate::net::delayed::Delayed).
+    pub is_delayed: bool,
     /// Is in the list of those that wait for a watermark.
     pub awaiting: bool,
     /// The poll reported that both directions are closed.
@@ -85,6 +89,7 @@ impl Connection {
             opened: now,
             is_known: false,
             origin: Arc::new(origin),
+            client: None,
         };
         Self {
             id,
@@ -93,6 +98,7 @@ impl Connection {
             phase: Phase::Undecided,
             queued: false,
             waiting: false,
+            is_delayed: false,
             awaiting: false,
             is_reset: false,
             scheduled: None,

@@ -4,6 +4,7 @@ mod accept;
 mod acknowledging;
 mod bodies;
 mod closing;
+mod delaying;
 mod draining;
 mod messages;
 mod serving;
@@ -262,6 +263,7 @@ impl EventLoop {
         }
         self.take_messages();
         self.accept();
+        self.serve_delayed();
         self.serve_ready();
         self.serve_waiting();
         self.ingress.end_turn();
@@ -295,7 +297,7 @@ impl EventLoop {
         }
         let paused = self.listener.as_ref().and_then(Listener::deadline);
         let sweep = self.has_too_many_unknown().then(|| self.silent_swept + SILENT_SWEEP_INTERVAL);
-        let ends = [self.drain_until, self.failed_until];
+        let ends = [self.drain_until, self.failed_until, self.ingress.delayed.next_at()];
         let next =
             [self.timers.next(), paused, sweep, self.finish_retry_at()].into_iter().chain(ends).flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
@@ -323,7 +325,7 @@ impl EventLoop {
         // Both directions are closed: nobody waits for an answer. A peer that has only half-closed does.
         if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
             connection.is_reset = true;
-            if connection.waiting {
+            if connection.waiting || connection.is_delayed {
                 self.remove(id, "broken");
                 return;
             }

@@ -11,17 +11,21 @@ use std::time::Instant;
 
 use crate::batch::Origin;
 use crate::batch::pool::{Buffer, PoolSlice};
-use crate::http;
+use crate::http::{self, Limited};
 use crate::ids::{LoopId, Ticket};
 use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX};
 use crate::metrics::{LocalMetrics, Protocol, RejectReason};
+use crate::net::connection::Peer;
+use crate::net::delayed::Delayed;
 use crate::net::intake::Intake;
 use crate::net::shared::{LoopState, Shared};
 use crate::pipeline::health::Pause;
 use crate::pipeline::ring::{Content, Slot, SlotSender};
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
+use crate::rate::Received;
 use crate::session::admission::{Admission, admit};
+use crate::session::rates::{Sender, Wait};
 use crate::session::receive::{self, Data, Taken};
 use crate::session::server::{Gate, ServerSession, Turn};
 use crate::text::cut;
@@ -30,6 +34,9 @@ use crate::wire::{AckLevel, Header, NackCode};
 
 /// Slots that one frame may take: its accepted events, and its payload for the dead letters.
 pub const SLOTS_PER_FRAME: usize = 2;
+/// Delayed connections that need no further memory.
+const DELAYED: usize = 1024;
+
 /// What one loop owns of ingress, and what it shares with the others.
 pub struct Ingress {
     /// What all loops share.
@@ -56,6 +63,8 @@ pub struct Ingress {
     starved_since: Option<Instant>,
     /// Whole HTTP bodies wait in line for memory or ring; what is kept for them is not for others.
     pub finishing: bool,
+    /// Agents' connections that are not read because of a limit.
+    pub delayed: Delayed,
     /// For the beginnings of HTTP bodies.
     pub beginnings: http::Beginnings,
     /// Scratch of `admit`: the good ranges of a payload, and a copy of the others.
@@ -75,7 +84,9 @@ impl Ingress {
         random: Random,
         last_ticket: u64,
     ) -> Self {
-        let counts = LocalMetrics::new(&shared.metrics);
+        let clients = shared.tokens.clients();
+        let counts = LocalMetrics::new(&shared.metrics, clients);
+        let delayed = Delayed::new(clients.len(), DELAYED);
         let beginnings = http::Beginnings::new(shared.part_of(HTTP_BODY_BEGINNINGS_BYTES_MAX));
         Self {
             shared,
@@ -91,6 +102,7 @@ impl Ingress {
             draining: false,
             starved_since: None,
             finishing: false,
+            delayed,
             beginnings,
             ranges: Vec::new(),
             refused: Vec::new(),
@@ -247,12 +259,12 @@ impl Ingress {
 
     /// Ingress for one agent.
     pub fn frames<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool) -> FrameIngress<'a> {
-        FrameIngress { ingress: self, origin, loopback }
+        FrameIngress { ingress: self, origin, loopback, received: Received::default() }
     }
 
-    /// Ingress for one HTTP connection. `overloaded`: there are more connections than allowed, so it has pages only.
-    pub fn http<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool, overloaded: bool) -> HttpIngress<'a> {
-        HttpIngress { ingress: self, origin, loopback, overloaded }
+    /// Ingress for one HTTP connection. One that is `overloaded` has pages only.
+    pub fn http<'a>(&'a mut self, peer: &'a mut Peer) -> HttpIngress<'a> {
+        HttpIngress { ingress: self, peer }
     }
 
     fn ready_page(&self) -> (u16, Vec<u8>) {
@@ -290,6 +302,8 @@ pub struct FrameIngress<'a> {
     ingress: &'a mut Ingress,
     origin: &'a Arc<Origin>,
     loopback: bool,
+    /// What was handed on.
+    pub received: Received,
 }
 
 impl receive::Ingress for FrameIngress<'_> {
@@ -348,6 +362,7 @@ impl receive::Ingress for FrameIngress<'_> {
 
 impl FrameIngress<'_> {
     fn accept(&mut self, payload: PoolSlice, events: u32, payload_crc: Option<u32>, data: &Data) -> Ticket {
+        self.received.add(events, events, payload.len());
         let content = Content::Events { payload, events, payload_crc };
         self.ingress.counts.received(Protocol::Frames, events);
         let Header { seq, payload_crc, .. } = data.header;
@@ -356,6 +371,7 @@ impl FrameIngress<'_> {
 
     /// Sends a payload that was refused on its way to the dead letters.
     fn reject(&mut self, data: &Data, code: NackCode, reason: &str, events: u32, payload: PoolSlice) -> Ticket {
+        self.received.add(events, 0, payload.len());
         let Header { seq, payload_crc, .. } = data.header;
         let why = match code {
             NackCode::Malformed | NackCode::Decompress => RejectReason::Malformed,
@@ -375,9 +391,7 @@ impl FrameIngress<'_> {
 /// Ingress as the HTTP machine sees it.
 pub struct HttpIngress<'a> {
     ingress: &'a mut Ingress,
-    origin: &'a Arc<Origin>,
-    loopback: bool,
-    overloaded: bool,
+    peer: &'a mut Peer,
 }
 
 impl http::Ingress for HttpIngress<'_> {
@@ -412,7 +426,30 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn authorized(&mut self, token: Option<&[u8]>) -> bool {
-        self.ingress.shared.tokens.gate(self.loopback).admit(token.unwrap_or_default()).is_ok()
+        let gate = self.ingress.shared.tokens.gate(self.peer.is_private);
+        let admitted = gate.admit(token.unwrap_or_default());
+        self.peer.client = admitted.ok().flatten();
+        admitted.is_ok()
+    }
+
+    fn limited(&mut self) -> Option<Limited> {
+        let (rates, client, now) = (&self.ingress.shared.rates, self.peer.client, self.ingress.now);
+        if !rates.has_limits(client) {
+            return None;
+        }
+        let Wait { scope, time } = rates.wait(Sender::Address(self.peer.address.ip()), client, now)?;
+        self.ingress.counts.limited(scope, 1);
+        Some(Limited { scope, wait: time })
+    }
+
+    fn received(&mut self, received: Received) {
+        let (rates, client, now) = (&self.ingress.shared.rates, self.peer.client, self.ingress.now);
+        if let Some(client) = client {
+            self.ingress.counts.received_of(client, received.accepted);
+        }
+        if rates.has_limits(client) {
+            rates.charge(Sender::Address(self.peer.address.ip()), client, received.amount, now);
+        }
     }
 
     fn ack_level(&mut self, wanted: Option<AckLevel>) -> Result<AckLevel, String> {
@@ -433,7 +470,7 @@ impl http::Ingress for HttpIngress<'_> {
 
     fn reserve(&mut self, bytes: usize) -> Option<Buffer> {
         // Agents that wait in line come first: what is freed is theirs.
-        if self.overloaded || self.ingress.starved_since.is_some() {
+        if self.peer.overloaded || self.ingress.starved_since.is_some() {
             return None;
         }
         self.ingress.intake.take_for_body(bytes)
@@ -467,7 +504,7 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64 {
-        self.ingress.accept(Protocol::Http, payload, events, level, self.origin).number
+        self.ingress.accept(Protocol::Http, payload, events, level, &self.peer.origin).number
     }
 
     fn is_written(&self, ticket: u64) -> bool {
@@ -480,7 +517,8 @@ impl http::Ingress for HttpIngress<'_> {
 
     fn refused(&mut self, refused: &http::Refused<'_>) {
         // Without a session an origin is named by the peer's IP address.
-        self.ingress.shared.log_lines.refusals.log(&self.origin.default_source, refused, self.ingress.now);
+        let client = self.ingress.shared.tokens.name_of(self.peer.client);
+        self.ingress.shared.log_lines.refusals.log(&self.peer.origin.default_source, client, refused, self.ingress.now);
     }
 
     fn answered(&mut self, status: u16) {
@@ -492,11 +530,11 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn draining(&self) -> bool {
-        self.ingress.draining || self.overloaded
+        self.ingress.draining || self.peer.overloaded
     }
 
     fn overloaded(&self) -> bool {
-        self.overloaded && !self.ingress.draining
+        self.peer.overloaded && !self.ingress.draining
     }
 }
 

@@ -40,6 +40,7 @@ mod bad_frames_tests;
 mod busy;
 mod connection;
 mod connections;
+mod delayed;
 mod event_loop;
 mod ingress;
 mod intake;

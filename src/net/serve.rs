@@ -3,6 +3,7 @@
 use crate::ids::ConnectionId;
 use crate::limits::{DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX};
 use crate::net::connection::{Connection, Phase};
+use crate::net::delayed::Delay;
 use crate::net::ingress::Ingress;
 use crate::net::protocols::{self, Context};
 use crate::net::socket::{ReadEnd, Socket};
@@ -28,6 +29,8 @@ pub enum Served {
     NeedsRoom,
     /// Not before a watermark or the peer's reading moves on.
     Hold,
+    /// Not before what it has sent is paid for.
+    Delayed(Delay),
     /// The peer has ended its half: close once everything is acknowledged.
     End,
     /// The last answer is in `out`.

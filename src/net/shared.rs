@@ -17,6 +17,7 @@ use crate::pipeline::health::{LogHealth, Pause};
 use crate::pipeline::ring::RingGauge;
 use crate::pipeline::watermark::{Watermarks, has_reached};
 use crate::session::marks::Marks;
+use crate::session::rates::Rates;
 use crate::session::server::{SessionSettings, lock};
 use crate::session::tokens::Tokens;
 use crate::wire::AckLevel;
@@ -48,6 +49,8 @@ pub struct Shared {
     pub limits: ConnectionLimits,
     /// Whose frames and requests are accepted.
     pub tokens: Tokens,
+    /// How much they may send.
+    pub rates: Rates,
     /// Looked into at HELLO, at BYE, and when an agent is gone.
     pub marks: Mutex<Marks>,
     /// The metrics of the server.

@@ -1,6 +1,7 @@
 //! The ingress of event loops for tests, with nothing behind it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use crate::batch::pool::Pool;
 use crate::http;
@@ -13,6 +14,7 @@ use crate::net::{ConnectionLimits, Ingress, Intake};
 use crate::pipeline::ring::SlotSender;
 use crate::random::Random;
 use crate::session::marks::Marks;
+use crate::session::rates::{RateSettings, Rates};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
 
@@ -48,6 +50,7 @@ pub fn ingresses(
         http,
         limits,
         tokens,
+        rates: Rates::new(RateSettings::default(), Instant::now()),
         marks: Mutex::new(Marks::new(10, DEDUPE_RETENTION)),
         metrics: Metrics::new().unwrap(),
         watermarks: rest.iter().map(|_| Arc::default()).collect(),

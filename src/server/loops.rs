@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use super::{ServerError, system};
 use crate::batch::pool::Pool;
 use crate::batch::shares::Shares;
-use crate::config::Config;
+use crate::config::{Client, Config};
 use crate::descriptors;
 use crate::http;
 use crate::ids::{LoopId, Ticket};
@@ -22,8 +22,10 @@ use crate::pipeline::health::LogHealth;
 use crate::pipeline::ring::{LetGo, SlotReceiver, SlotSender, ring};
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
+use crate::rate::Limit;
 use crate::router::{Router, SinkProgress};
 use crate::session::marks::Marks;
+use crate::session::rates::{RateSettings, Rates};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
 use crate::wire::AckLevel;
@@ -111,6 +113,7 @@ impl Sharing {
             http: http_settings(config),
             limits: connection_limits(config, owned.len()),
             tokens: self.tokens,
+            rates: Rates::new(rate_settings(config), Instant::now()),
             marks: Mutex::new(self.marks),
             metrics: self.metrics,
             watermarks: owned.iter().map(|own| own.watermarks.clone()).collect(),
@@ -165,6 +168,17 @@ fn http_settings(config: &Config) -> http::Settings {
         max_body_bytes: config.server.max_body_bytes,
         max_frame_bytes: config.server.max_frame_bytes,
         idle_timeout: config.server.http_idle_timeout,
+    }
+}
+
+fn rate_settings(config: &Config) -> RateSettings {
+    let limits = config.limits;
+    let of_client = |client: &Client| Limit::new(client.events_per_second, client.bytes_per_second, client.burst);
+    RateSettings {
+        server: Limit::new(limits.events_per_second, limits.bytes_per_second, limits.burst),
+        agent: Limit::new(limits.agent_events_per_second, limits.agent_bytes_per_second, limits.burst),
+        // In the order in which the tokens know them.
+        clients: config.clients.iter().map(of_client).collect(),
     }
 }
 

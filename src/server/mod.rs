@@ -134,7 +134,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
 /// Runs the server until a signal ends it. `started` is called once with the address that it listens on.
 pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServerError> {
     let server = &config.server;
-    let tokens = access::read_tokens(server)?;
+    let tokens = access::read_tokens(config)?;
     let cannot_listen = |error| ServerError::Listen { address: server.address, error };
     let bound = net::bind(server.address).map_err(cannot_listen);
     // A start that cannot listen creates no data directory. Where there is one, another server in it is the better reason.

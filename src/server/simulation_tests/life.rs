@@ -22,6 +22,7 @@ use crate::random::Random;
 use crate::router::{self, Drain, RouterQueue, SinkProgress, SinkStatus, Worker};
 use crate::server::identity::{self, RESTORED};
 use crate::session::marks::{Greeting, Marks};
+use crate::session::rates::{RateSettings, Rates};
 use crate::session::receive::{Consumed, End};
 use crate::session::server::{ServerSession, SessionSettings};
 use crate::session::tokens::Tokens;
@@ -214,6 +215,7 @@ fn shared_by_loops(
         },
         limits: ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 },
         tokens: Tokens::default(),
+        rates: Rates::new(RateSettings::default(), Instant::now()),
         marks: Mutex::new(marks),
         metrics,
         watermarks: vec![watermarks],
