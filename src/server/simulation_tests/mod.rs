@@ -235,7 +235,8 @@ impl Simulation {
         assert!(dead.len() == distinct.len() || self.was_restarted, "{dead:?}");
         let mut found: Vec<_> = distinct.into_iter().map(|(_, name)| name).collect();
         let mut expected = self.names(Fate::Dead);
-        (found.sort_unstable(), expected.sort_unstable());
+        found.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(found, expected, "dead letters of the sink");
         let kept = &self.letters.kept().events;
         let distinct: BTreeSet<_> = kept.iter().cloned().collect();
