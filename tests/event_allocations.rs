@@ -125,8 +125,10 @@ fn single_events(first_position: u64, runs: u64) -> Arc<Batch> {
 #[test]
 fn a_delivery_allocates_a_list_of_batches_and_nothing_per_run_or_event() {
     let now = Instant::now();
-    let mut gather =
-        Gather::new(BatchSettings { max_events: 1_000, max_bytes: 1 << 20, max_age: Duration::from_secs(1) });
+    let mut gather = Gather::new(
+        BatchSettings { max_events: 1_000, max_bytes: 1 << 20, max_age: Duration::from_secs(1) },
+        Arc::default(),
+    );
     for round in 0..3 {
         let first = 1 + round * 1_000;
         let batch = single_events(first, 1_000);

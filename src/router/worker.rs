@@ -31,7 +31,7 @@ use super::positions::PositionFile;
 use super::progress::{SinkProgress, SinkStatus};
 use super::retry::{RetryDelays, Warnings};
 use super::source::{Next, Source};
-use super::{Drain, Notify, Shared};
+use super::{Drain, Notify, Shared, steps};
 use crate::batch::Delivery;
 use crate::limits::{REFUSED_IN_A_ROW_MAX, WAL_POSITION_LIMIT};
 use crate::metrics::{Metrics, SinkMetrics};
@@ -108,7 +108,7 @@ impl Worker {
             sink,
             source,
             log: shared.log.as_ref().map(|log| log.oldest()..log.end()),
-            gather: Gather::new(settings.batch),
+            gather: Gather::new(settings.batch, Arc::default()),
             parts: Bisection::default(),
             connected: false,
             gap: None,
@@ -370,8 +370,7 @@ impl Worker {
                 debug!(sink = self.name, error = error.to_string(), "where the sink began stays written");
             }
         }
-        self.metrics.events_delivered.inc_by(part.events());
-        self.metrics.rows.inc_by(part.events());
+        steps::count(&self.metrics, &part);
         if part.events() > 0 {
             self.refused_in_a_row = 0;
         }
@@ -397,8 +396,7 @@ impl Worker {
             let events = refusals.len();
             warn!(sink = self.name, events, code, reason, suppressed, "events refused, kept in dead letters");
         }
-        self.metrics.events_dead.inc_by(refusals.len() as u64);
-        self.parts.leave_out(refusals);
+        self.metrics.events_dead.inc_by(self.parts.leave_out(refusals));
         Ok(())
     }
 
