@@ -20,6 +20,11 @@ pub const EVENT_BYTES_MAX: usize = 128 * 1024;
 /// of collapse, and of aggregate at most one per statistic, `count` and `interval`.
 pub const STEP_ATTRIBUTES_MAX: usize = 16;
 
+/// Conditions in one list: they are tried one by one for each event.
+pub const STEP_CONDITIONS_MAX: usize = 256;
+/// The n of "keep 1 in n": of more events than this nothing is to be kept.
+pub const SAMPLE_ONE_IN_MAX: u32 = 1_000_000;
+
 /// Events that a router with steps reads before it looks at the clock and its sink again: some tens of milliseconds.
 pub const STEPS_READ_EVENTS: u64 = 65_536;
 /// Highest OpenTelemetry severity number.

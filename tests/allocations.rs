@@ -14,6 +14,7 @@ use std::time::Duration;
 use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
 use telemetryx::batch::pool::Pool;
+use telemetryx::config::steps::StepSettings;
 use telemetryx::http;
 use telemetryx::ids::LoopId;
 use telemetryx::metrics::Metrics;
@@ -106,7 +107,14 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
     };
     let kind: sink::Settings = toml::from_str("kind = 'discard'").unwrap();
     let batch = sink::BatchSettings { max_events: 10_000, max_bytes: 4 << 20, max_age: Duration::from_millis(50) };
-    let settings = SinkSettings { name: "discard".to_owned(), required: true, drops_oldest: false, batch, kind };
+    let settings = SinkSettings {
+        name: "discard".to_owned(),
+        required: true,
+        drops_oldest: false,
+        steps: StepSettings::default(),
+        batch,
+        kind,
+    };
     let sink = sink::open("discard", &settings.kind, shared.identity);
     let (queue, router) = Router::start(&settings, sink, &shared).unwrap();
     let (mut sender, receiver) = ring(1024, Box::new(parts.wake()));

@@ -35,6 +35,7 @@ mod resolve;
 #[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 mod secrets_tests;
 pub mod setting;
+pub mod steps;
 mod table;
 // The default sink is SQLite.
 #[cfg(all(test, feature = "sqlite"))]

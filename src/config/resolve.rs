@@ -10,6 +10,7 @@ use super::environment;
 use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
 use super::setting::{Form, Raw, SECRET_ITSELF, Setting, Value};
+use super::steps::StepSettings;
 use super::url::{is_placeholder, not_a_url};
 use super::{Config, ConfigError, Log, LogFilter, Server, Wal, read_bounded, table};
 use crate::batch::shares::Shares;
@@ -46,6 +47,16 @@ pub(super) struct ResolvedSink {
     pub origin: Origin,
     /// Its values, in the order of the tables of settings.
     pub entries: Vec<Entry>,
+}
+
+impl ResolvedSink {
+    /// The steps that its values describe.
+    fn steps(&self) -> Result<StepSettings, (&'static str, String)> {
+        StepSettings::read(|key| match &self.entries.iter().find(|entry| entry.key == key)?.value {
+            Value::Text(text) | Value::Nested(text) => Some(text),
+            _ => None,
+        })
+    }
 }
 
 /// One value in force. `key` is relative to the sink for a sink's entries.
@@ -161,6 +172,11 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
             None => row.default,
             Some(Given { raw, origin }) => match row.setting.parse(&raw) {
                 Ok(value) => (value, origin),
+                // What is wrong says more than the whole of a nested value.
+                Err(why) if matches!(row.setting.form, Form::Step(_)) => {
+                    problems.push(format!("{origin}: {prefix}{}: {why}", row.key));
+                    row.default
+                }
                 Err(expected) => {
                     let shown = if row.setting.form.is_secret() { "***".to_owned() } else { raw.to_string() };
                     problems.push(format!("{origin}: {prefix}{} = {shown}: expected {expected}", row.key));
@@ -360,10 +376,13 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::
                 None => top.batch,
             };
             for row in table::SINK {
-                kind.remove(row.key);
+                kind.remove(row.key.split('.').next().unwrap_or_default());
             }
+            // What relates to another value is wrong in `check_sink`.
+            let steps = sink.steps().unwrap_or_default();
             kind.insert("kind".to_owned(), sink.kind.into());
-            Ok(SinkSettings { name: sink.name.clone(), required, drops_oldest, batch, kind: read(kind)? })
+            let name = sink.name.clone();
+            Ok(SinkSettings { name, required, drops_oldest, batch, steps, kind: read(kind)? })
         })
         .collect::<Result<_, toml::de::Error>>()?;
     Ok(Config { data_dir: top.data_dir, server: top.server, wal: top.wal, batch: top.batch, sinks, log: top.log })
@@ -475,6 +494,11 @@ fn check_sink(
             "{}: sinks.{}.on_full = \"drop_oldest\": a required sink may not lose events; set its required = false",
             entry.origin, sink.name
         ));
+    }
+    if let Err((key, why)) = sink.steps()
+        && let Some(entry) = at(key)
+    {
+        problems.push(format!("{}: sinks.{}.{key}: {why}", entry.origin, sink.name));
     }
     // A batch pins the buffers that its events came in: one that cannot fill before the pool is empty never would.
     if settings.batch.max_bytes > server.part_bytes() / 4

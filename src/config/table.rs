@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::setting::{Form, Setting, Value};
+use super::steps;
 use crate::limits;
 
 /// A part of the file. Its rows' keys are relative to `name`; the first section has none.
@@ -232,4 +233,9 @@ pub const SINK: &[Setting] = &[
               nothing more until the sink has caught up. drop_oldest: the oldest events are dropped for this sink \
               and counted; it requires required = false.",
     },
+    steps::INCLUDE,
+    steps::EXCLUDE,
+    steps::SAMPLE_KEEP,
+    steps::SAMPLE_BY,
+    steps::SAMPLE_ALWAYS,
 ];

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::batch::Delivery;
+use crate::config::steps::StepSettings;
 use crate::limits::REFUSED_IN_A_ROW_MAX;
 use crate::sink::testing::{batch, identity};
 use crate::sink::{self, BatchSettings, Clocks, Failure, Refusal, Settings, Unavailable, Upkeep, discard, file};
@@ -158,7 +159,14 @@ const BATCH: BatchSettings = BatchSettings { max_events: 100, max_bytes: 1 << 20
 /// Of a sink called `out`.
 pub(super) fn settings() -> SinkSettings {
     let kind = Settings::Discard(discard::Settings {});
-    SinkSettings { name: "out".into(), required: true, drops_oldest: false, batch: BATCH, kind }
+    SinkSettings {
+        name: "out".into(),
+        required: true,
+        drops_oldest: false,
+        steps: StepSettings::default(),
+        batch: BATCH,
+        kind,
+    }
 }
 
 impl Bench {

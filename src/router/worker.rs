@@ -31,6 +31,7 @@ use super::positions::PositionFile;
 use super::progress::{SinkProgress, SinkStatus};
 use super::retry::{RetryDelays, Warnings};
 use super::source::{Next, Source};
+use super::steps::Steps;
 use super::{Drain, Notify, Shared, steps};
 use crate::batch::Delivery;
 use crate::limits::{REFUSED_IN_A_ROW_MAX, WAL_POSITION_LIMIT};
@@ -108,7 +109,7 @@ impl Worker {
             sink,
             source,
             log: shared.log.as_ref().map(|log| log.oldest()..log.end()),
-            gather: Gather::new(settings.batch, Arc::default()),
+            gather: Gather::new(settings.batch, Arc::new(Steps::new(&settings.steps, shared.identity.server_id))),
             parts: Bisection::default(),
             connected: false,
             gap: None,

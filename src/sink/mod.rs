@@ -44,6 +44,7 @@ use thiserror::Error;
 
 use crate::batch::Delivery;
 use crate::config::setting::Setting;
+use crate::config::steps::StepSettings;
 pub use crate::ids::uuid;
 pub use upkeep::{Clocks, Upkeep};
 
@@ -230,6 +231,8 @@ pub struct SinkSettings {
     pub drops_oldest: bool,
     /// How its events are gathered into deliveries.
     pub batch: BatchSettings,
+    /// What of the stream it gets, and in what form.
+    pub steps: StepSettings,
     /// The sink's kind, with the settings of that kind.
     pub kind: Settings,
 }

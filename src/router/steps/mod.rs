@@ -22,19 +22,33 @@
 //!
 //! **A new step** is one file with a type that implements [`Step`], and a line in [`Steps::new`].
 
+mod conditions;
+mod filter;
 mod open;
+mod sample;
+#[cfg(test)]
+mod tests;
 
+pub use filter::Filter;
 pub use open::Open;
+pub use sample::{SAMPLE_RATE, Sample};
 
 use std::fmt;
 
-use crate::batch::Delivery;
+use crate::batch::{Delivery, Record};
+use crate::config::steps::StepSettings;
 use crate::metrics::SinkMetrics;
 
 /// A step with its settings.
 pub trait Step: Send + Sync {
     /// What is left of the delivery.
     fn apply(&self, delivery: Delivery) -> Delivery;
+
+    /// What decides about this event, for a person; `None`: the step does nothing with it.
+    fn reason(&self, record: &Record<'_>) -> Option<String> {
+        let _ = record;
+        None
+    }
 }
 
 /// The steps of one sink, in order. They change by reload between deliveries, never under one that is retried.
@@ -51,6 +65,23 @@ impl Steps {
     #[cfg(test)]
     pub(crate) fn of_events(steps: Vec<Box<dyn Step>>) -> Self {
         Self { of_events: steps, of_deliveries: Vec::new() }
+    }
+
+    /// The steps that the settings ask for. `server_id`: of the log that the positions belong to.
+    pub fn new(settings: &StepSettings, server_id: [u8; 16]) -> Self {
+        let mut of_events: Vec<Box<dyn Step>> = Vec::new();
+        if let Some(filter) = Filter::new(settings) {
+            of_events.push(Box::new(filter));
+        }
+        if let Some(sample) = &settings.sample {
+            of_events.push(Box::new(Sample::new(sample, server_id)));
+        }
+        Self { of_events, of_deliveries: Vec::new() }
+    }
+
+    /// All of them, in order.
+    pub fn all(&self) -> impl Iterator<Item = &dyn Step> {
+        self.of_events.iter().chain(&self.of_deliveries).map(|step| &**step)
     }
 
     /// Whether every event is delivered as it came.

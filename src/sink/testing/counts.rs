@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Store, batch, identity};
 use crate::batch::Delivery;
+use crate::config::steps::StepSettings;
 use crate::metrics::Metrics;
 use crate::router::tests::counted;
 use crate::router::{Drain, Router, Shared};
@@ -79,6 +80,7 @@ pub fn add_up<S: Store>(store: &S) {
         name: "counted".into(),
         required: true,
         drops_oldest: false,
+        steps: StepSettings::default(),
         batch: BatchSettings { max_events: 64, max_bytes: 1 << 20, max_age: Duration::from_millis(1) },
         kind: Settings::Discard(discard::Settings {}),
     };
