@@ -24,6 +24,11 @@
 
 mod conditions;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+mod naive;
 mod open;
 mod sample;
 #[cfg(test)]
