@@ -168,11 +168,11 @@ pub(super) fn with_decimal<T>(number: i64, with: impl FnOnce(&str) -> T) -> T {
 
 impl<'a> Facts<'_, 'a> {
     fn source(&mut self) -> &'a str {
-        *self.source.get_or_insert_with(|| self.record.source())
+        self.source.get_or_insert_with(|| self.record.source())
     }
 
     fn name(&mut self) -> &'a str {
-        *self.name.get_or_insert_with(|| self.record.event.name())
+        self.name.get_or_insert_with(|| self.record.event.name())
     }
 
     fn attribute(&mut self, index: usize, keys: &[String]) -> Option<AttributeValue<'a>> {
