@@ -64,6 +64,8 @@ pub mod descriptors;
 #[cfg(feature = "server")]
 pub mod folder;
 #[cfg(feature = "server")]
+pub mod glob;
+#[cfg(feature = "server")]
 pub mod http;
 #[cfg(feature = "server")]
 pub mod metrics;

@@ -15,6 +15,21 @@ pub const EVENT_ATTRIBUTES_MAX: usize = 128;
 pub const ATTRIBUTE_KEY_BYTES_MAX: usize = 128;
 /// Bytes of one encoded event: body, names and attributes together. Bounds what one row can cost a sink.
 pub const EVENT_BYTES_MAX: usize = 128 * 1024;
+
+/// Attributes that the steps of a sink may add to an event, beyond [`EVENT_ATTRIBUTES_MAX`]: `sample_rate` of sample, three
+/// of collapse, and of aggregate at most one per statistic, `count` and `interval`.
+pub const STEP_ATTRIBUTES_MAX: usize = 16;
+
+/// Bytes of a file of events that `telemetryx check --event` reads.
+pub const PREVIEW_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Conditions in one list: they are tried one by one for each event.
+pub const STEP_CONDITIONS_MAX: usize = 256;
+/// The n of "keep 1 in n": of more events than this nothing is to be kept.
+pub const SAMPLE_ONE_IN_MAX: u32 = 1_000_000;
+
+/// Events that a router with steps reads before it looks at the clock and its sink again: some tens of milliseconds.
+pub const STEPS_READ_EVENTS: u64 = 65_536;
 /// Highest OpenTelemetry severity number.
 pub const SEVERITY_MAX: i32 = 24;
 /// Times and durations are below 2^63 nanoseconds, so that every store's signed 64-bit integer holds them.

@@ -67,6 +67,23 @@ impl LimitScope {
     const NAMES: [&'static str; 4] = ["server", "client", "agent", "address"];
 }
 
+/// Which step left an event out: the closed set of `step` of `telemetryx_events_filtered_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum FilterStep {
+    /// No condition of `include` matches it.
+    Include,
+    /// A condition of `exclude` matches it.
+    Exclude,
+    /// It is not one of those that `sample` keeps.
+    Sample,
+}
+
+impl FilterStep {
+    /// As the label has them, in the order of the variants.
+    pub const NAMES: [&'static str; 3] = ["include", "exclude", "sample"];
+}
+
 /// The metrics of the server.
 pub struct Metrics {
     registry: Registry,
@@ -102,6 +119,7 @@ pub struct Metrics {
     pub read_pauses: IntCounter,
     events_delivered: IntCounterVec,
     events_dead: IntCounterVec,
+    events_filtered: IntCounterVec,
     events_dropped: IntCounterVec,
     sink_lag_events: IntGaugeVec,
     sink_delivery_seconds: HistogramVec,
@@ -125,6 +143,8 @@ pub struct SinkMetrics {
     pub events_delivered: IntCounter,
     /// Rows that the store has of deliveries that are stored.
     pub rows: IntCounter,
+    /// `telemetryx_events_filtered_total`: events that steps left out, by [`FilterStep`].
+    pub events_filtered: [IntCounter; FilterStep::NAMES.len()],
     /// `telemetryx_events_dead_total`: events kept in the sink's dead letters.
     pub events_dead: IntCounter,
     /// `telemetryx_sink_lag_events`: events that the sink has yet to store.
@@ -242,6 +262,11 @@ impl Metrics {
             wal_bytes: gauge("telemetryx_wal_bytes", "Bytes of all segments of the log.")?,
             events_delivered: counters("telemetryx_events_delivered_total", "Events stored by a sink.", &["sink"])?,
             events_dead: counters("telemetryx_events_dead_total", "Events kept in dead letters.", &["sink"])?,
+            events_filtered: counters(
+                "telemetryx_events_filtered_total",
+                "Events that the steps of a sink left out, counted when their delivery is stored.",
+                &["sink", "step"],
+            )?,
             events_dropped: counters(
                 "telemetryx_events_dropped_total",
                 "Events lost by a setting.",
@@ -315,6 +340,7 @@ impl Metrics {
         SinkMetrics {
             events_delivered: self.events_delivered.with_label_values(&[sink]),
             rows: self.sink_rows.with_label_values(&[sink]),
+            events_filtered: FilterStep::NAMES.map(|step| self.events_filtered.with_label_values(&[sink, step])),
             events_dead: self.events_dead(sink),
             lag_events: self.sink_lag_events.with_label_values(&[sink]),
             delivery_seconds: self.sink_delivery_seconds.with_label_values(&[sink]),

@@ -15,6 +15,7 @@ use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
 use telemetryx::batch::Batch;
 use telemetryx::batch::pool::Pool;
+use telemetryx::settings::steps::StepSettings;
 use telemetryx::http;
 use telemetryx::ids::LoopId;
 use telemetryx::metrics::Metrics;
@@ -115,7 +116,8 @@ fn start(
     };
     let config = Box::new(sink::discard::DiscardSettings {});
     let batch = sink::BatchSettings { max_events: 10_000, max_bytes: 4 << 20, max_age: Duration::from_millis(50) };
-    let settings = SinkSettings { name: "discard".to_owned(), required: true, drops_oldest: false, batch, config };
+    let (name, steps) = ("discard".to_owned(), StepSettings::default());
+    let settings = SinkSettings { name, required: true, drops_oldest: false, steps, batch, config };
     let sink = settings.open(shared.identity);
     let (queue, router) = Router::start(&settings, sink, &shared).unwrap();
     let (mut sender, receiver) = ring(1024, Box::new(parts.wake()));

@@ -6,7 +6,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::layers::{Given, GivenSink, Keys, Merged, Origin};
+use super::table;
 use crate::settings::Raw;
+use crate::settings::steps::inline::inline;
 
 type Environment = BTreeMap<String, String>;
 
@@ -113,6 +115,15 @@ impl Reader<'_> {
     fn leaves(&mut self, path: String, key: &Spanned<impl Sized>, value: &Spanned<DeValue<'_>>, keys: &mut Keys) {
         let origin = self.origin(key);
         let raw = match value.get_ref() {
+            nested @ (DeValue::Table(_) | DeValue::Array(_)) if table::is_nested(&path) => {
+                match inline(nested, &|text: &str| expand(text, self.environment)) {
+                    Ok(text) => Raw::Nested(text),
+                    Err(why) => {
+                        self.problems.push(format!("{origin}: {path}: {why}"));
+                        return;
+                    }
+                }
+            }
             DeValue::Table(table) if !table.is_empty() => {
                 for (key, value) in table {
                     self.leaves(format!("{path}.{}", key.get_ref()), key, value, keys);

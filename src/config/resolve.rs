@@ -12,6 +12,7 @@ use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
 use super::{Config, ConfigError, Log, LogFilter, RateLimits, Server, Wal, read_bounded, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
+use crate::settings::steps::StepSettings;
 use crate::settings::url::{is_placeholder, not_a_url};
 use crate::settings::{Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values};
 use crate::sink::{self, BatchSettings, Kind, Output, SinkConfig, SinkSettings};
@@ -47,6 +48,16 @@ pub(super) struct ResolvedSink {
     pub origin: Origin,
     /// Its values, in the order of the tables of settings.
     pub entries: Vec<Entry>,
+}
+
+impl ResolvedSink {
+    /// The steps that its values describe.
+    fn steps(&self) -> Result<StepSettings, (&'static str, String)> {
+        StepSettings::read(|key| match &self.entries.iter().find(|entry| entry.key == key)?.value {
+            Value::Text(text) | Value::Nested(text) => Some(text),
+            _ => None,
+        })
+    }
 }
 
 /// One value in force. `key` is relative to the sink for a sink's entries.
@@ -169,6 +180,11 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
             None => row.default,
             Some(Given { raw, origin }) => match row.setting.parse(&raw) {
                 Ok(value) => (value, origin),
+                // What is wrong says more than the whole of a nested value.
+                Err(why) if matches!(row.setting.form, Form::Step(_)) => {
+                    problems.push(format!("{origin}: {prefix}{}: {why}", row.key));
+                    row.default
+                }
                 Err(expected) => {
                     let shown = if row.setting.form.is_secret() { "***".to_owned() } else { raw.to_string() };
                     problems.push(format!("{origin}: {prefix}{} = {shown}: expected {expected}", row.key));
@@ -372,7 +388,9 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
             Ok(config) => {
                 let (required, drops_oldest) = (sink.is_required(), sink.drops_oldest());
                 let name = sink.name.clone();
-                valid.push((sink, SinkSettings { name, required, drops_oldest, batch, config }));
+                // What relates to another value is wrong in `check_sink`.
+                let steps = sink.steps().unwrap_or_default();
+                valid.push((sink, SinkSettings { name, required, drops_oldest, batch, steps, config }));
             }
             Err(problem) => problems.push(sink.describe(&problem)),
         }
@@ -489,6 +507,11 @@ fn check_sink(
             "{}: sinks.{}.on_full = \"drop_oldest\": a required sink may not lose events; set its required = false",
             entry.origin, sink.name
         ));
+    }
+    if let Err((key, why)) = sink.steps()
+        && let Some(entry) = sink.at(key)
+    {
+        problems.push(format!("{}: sinks.{}.{key}: {why}", entry.origin, sink.name));
     }
     // A batch pins the buffers that its events came in: one that cannot fill before the pool is empty never would.
     if batch.max_bytes > server.part_bytes() / 4

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::limits;
-use crate::settings::{Form, Setting, Value};
+use crate::settings::{Form, Setting, Value, steps};
 
 /// A part of the file. Its rows' keys are relative to `name`; the first section has none.
 pub struct Section {
@@ -304,4 +304,14 @@ pub const SINK: &[Setting] = &[
               nothing more until the sink has caught up. drop_oldest: the oldest events are dropped for this sink \
               and counted; it requires required = false.",
     },
+    steps::INCLUDE,
+    steps::EXCLUDE,
+    steps::SAMPLE_KEEP,
+    steps::SAMPLE_BY,
+    steps::SAMPLE_ALWAYS,
 ];
+
+/// Whether the values of this key of a sink are kept as text, and not as a value for each key in them.
+pub(super) fn is_nested(key: &str) -> bool {
+    SINK.iter().any(|row| row.key == key && matches!(row.form, Form::Step(form) if form.is_nested()))
+}

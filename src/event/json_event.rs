@@ -254,7 +254,7 @@ fn kind_from_name(name: &str) -> Option<EventKind> {
 }
 
 /// The lowest number of a name's range in OpenTelemetry.
-fn severity_from_name(name: &str) -> Option<u64> {
+pub fn severity_from_name(name: &str) -> Option<u64> {
     Some(match name {
         "trace" => 1,
         "debug" => 5,

@@ -65,12 +65,13 @@ impl Bisection {
         }
     }
 
-    /// Leaves these events out of the next part.
-    pub fn leave_out(&mut self, refusals: &[Refusal]) {
-        if let Some(part) = self.parts.last_mut() {
-            let positions: Vec<u64> = refusals.iter().map(|refusal| refusal.position).collect();
-            part.leave_out(&positions);
-        }
+    /// Leaves these rows out of the next part. Returns how many events of the log they stand for.
+    pub fn leave_out(&mut self, refusals: &[Refusal]) -> u64 {
+        let Some(part) = self.parts.last_mut() else { return 0 };
+        let positions: Vec<u64> = refusals.iter().map(|refusal| refusal.position).collect();
+        let before = part.originals();
+        part.leave_out(&positions);
+        before - part.originals()
     }
 
     fn refused(&self, mut refusals: Vec<Refusal>) -> Answer {

@@ -14,6 +14,7 @@
 //! | `queue` | batches offered by the log thread, bounded | none |
 //! | `source` | the queue, and the log for what was missed | reads the log |
 //! | `gather` | when a delivery is due and what is in it | none |
+//! | `steps` | what the settings of the sink leave of it | none |
 //! | `retry` | delays between attempts, rate of warnings | none |
 //! | `bisection` | what is left of a delivery: without refused rows, halved where the store names none | none |
 //! | `worker` | what is next: gather, deliver, pause; its thread loops over it | all of it |
@@ -37,6 +38,7 @@ mod queue;
 pub mod removed;
 pub mod retry;
 mod source;
+pub mod steps;
 mod worker;
 
 use std::io;

@@ -49,7 +49,8 @@ use super::progress::{SinkProgress, SinkStatus};
 use super::queue::Queue;
 use super::retry::{RetryDelays, Warnings};
 use super::source::{self, Source};
-use super::{Drain, Notify, RouterQueue, Shared};
+use super::steps::Steps;
+use super::{Drain, Notify, RouterQueue, Shared, steps};
 use crate::batch::Delivery;
 use crate::limits::REFUSED_IN_A_ROW_MAX;
 use crate::metrics::{Metrics, SinkMetrics};
@@ -186,7 +187,7 @@ impl Worker {
             clocks: Clocks::now,
             source: Source::new(queue.clone(), shared.log.as_ref()),
             log: shared.log.as_ref().map(|log| log.oldest()..log.end()),
-            gather: Gather::new(settings.batch),
+            gather: Gather::new(settings.batch, Arc::new(Steps::new(&settings.steps, shared.identity.server_id))),
             parts: Bisection::default(),
             connected: false,
             gap: None,
@@ -414,8 +415,7 @@ impl Worker {
                 debug!(sink = self.name, error = error.to_string(), "where the sink began stays written");
             }
         }
-        self.metrics.events_delivered.inc_by(part.events());
-        self.metrics.rows.inc_by(part.events());
+        steps::count(&self.metrics, &part);
         if part.events() > 0 {
             self.refused_in_a_row = 0;
         }
@@ -445,8 +445,7 @@ impl Worker {
             let events = refusals.len();
             warn!(sink = self.name, events, code, reason, suppressed, "events refused, kept in dead letters");
         }
-        self.metrics.events_dead.inc_by(refusals.len() as u64);
-        self.parts.leave_out(&refusals);
+        self.metrics.events_dead.inc_by(self.parts.leave_out(&refusals));
         Ok(self.then(State::Deliver))
     }
 

@@ -15,11 +15,13 @@
 //! |---|---|
 //! | `setting` | a row, and a value against it |
 //! | `values` | the values of a section, read into a struct; what is wrong with one that its row allows |
+//! | `steps` | what of the stream a sink gets, and in what form |
 //! | `url` | URLs of stores, of which only the harmless part is shown |
 //! | `hide` | secrets that a peer repeats |
 
 pub mod hide;
 mod setting;
+pub mod steps;
 pub mod url;
 mod values;
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::steps::StepForm;
 use super::url::{Url, Urls, is_placeholder, not_a_url};
 use crate::escape::is_escaped;
 
@@ -83,6 +84,8 @@ pub enum Form {
     Url,
     /// As [`Form::Url`], several.
     Urls,
+    /// Of a step of a sink.
+    Step(StepForm),
 }
 
 impl Form {
@@ -144,6 +147,8 @@ pub enum Value {
     Duration(Duration),
     /// Of all forms that are text.
     Text(Cow<'static, str>),
+    /// TOML with lists and tables in it.
+    Nested(Cow<'static, str>),
     /// A table without entries. Each entry is a value of its own.
     Empty,
 }
@@ -159,6 +164,8 @@ pub enum Raw {
     Flag(bool),
     /// Several texts.
     List(Vec<String>),
+    /// The TOML of a value with lists and tables in it.
+    Nested(String),
     /// A TOML type that no setting has, named with its article.
     Other(&'static str),
     /// A section without keys.
@@ -169,6 +176,11 @@ impl Value {
     /// For the rows of a table of settings.
     pub const fn text(text: &'static str) -> Self {
         Self::Text(Cow::Borrowed(text))
+    }
+
+    /// For the rows of a table of settings: the TOML of a list or table.
+    pub const fn nested(text: &'static str) -> Self {
+        Self::Nested(Cow::Borrowed(text))
     }
 
     /// The default of a path, with `data_dir` in its place.
@@ -195,7 +207,7 @@ impl Value {
                 ("secs".to_owned(), integer(time.as_secs())),
                 ("nanos".to_owned(), integer(time.subsec_nanos().into())),
             ])),
-            Self::Text(text) => toml::Value::String(text.clone().into_owned()),
+            Self::Text(text) | Self::Nested(text) => toml::Value::String(text.clone().into_owned()),
             Self::Empty => toml::Value::Table(toml::Table::new()),
         }
     }
@@ -210,6 +222,7 @@ impl fmt::Display for Value {
             Self::Bytes(bytes) => write!(out, "\"{}\"", format_bytes(*bytes)),
             Self::Duration(time) => write!(out, "\"{}\"", format_duration(*time)),
             Self::Text(text) => quote(out, text),
+            Self::Nested(text) => out.write_str(text),
             Self::Empty => out.write_str("{}"),
         }
     }
@@ -222,6 +235,7 @@ impl fmt::Display for Raw {
             Self::Integer(number) => write!(out, "{number}"),
             Self::Flag(flag) => write!(out, "{flag}"),
             Self::List(_) => write!(out, "a list"),
+            Self::Nested(text) => out.write_str(text),
             Self::Other(what) => write!(out, "{what}"),
             Self::Table => write!(out, "a section"),
         }
@@ -253,6 +267,9 @@ impl Setting {
             Raw::List(texts) => texts.iter().any(|text| is_placeholder(text)),
             _ => false,
         };
+        if let Form::Step(form) = self.form {
+            return self.parse_step(form, raw);
+        }
         if hidden && self.form.is_secret() {
             return Err(format!("{SECRET_ITSELF}, or name a file that contains it with {}_file", self.key));
         }
@@ -275,6 +292,19 @@ impl Setting {
                 format!("{} {TIME_UNITS_NAMED}", self.expected())
             }
             _ => self.expected(),
+        })
+    }
+
+    /// Checks a setting of a step; the error is what is wrong with it.
+    fn parse_step(&self, form: StepForm, raw: &Raw) -> Result<Value, String> {
+        let (Raw::Text(text) | Raw::Nested(text)) = raw else {
+            return Err(format!("expected {}, not {raw}", form.expected()));
+        };
+        form.check(text)?;
+        Ok(match (form.is_nested(), text.trim()) {
+            (true, "") => Value::nested("[]"),
+            (true, text) => Value::Nested(Cow::Owned(text.to_owned())),
+            (false, _) => Value::Text(Cow::Owned(text.clone())),
         })
     }
 
@@ -309,6 +339,7 @@ impl Setting {
             Form::Choice(names) => text().filter(|text| names.contains(text)).and_then(own),
             Form::Path => text().filter(|text| self.is_path(text)).and_then(own),
             Form::Secret | Form::Text => text().and_then(own),
+            Form::Step(_) => None,
             Form::Secrets => matches!(raw, Raw::Table).then_some(Value::Empty),
             Form::Url => text().and_then(own),
             Form::Urls => match raw {
@@ -351,6 +382,7 @@ impl Setting {
             Form::Path => "a path".to_owned(),
             Form::Secret | Form::Text => "text".to_owned(),
             Form::Secrets => "a table of texts".to_owned(),
+            Form::Step(form) => form.expected().to_owned(),
             Form::Url => "a URL".to_owned(),
             Form::Urls => "URLs, as a list or with commas between them".to_owned(),
         }

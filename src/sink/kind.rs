@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{Identity, Sink};
+use crate::settings::steps::StepSettings;
 use crate::settings::{Problem, Setting, Values};
 
 /// A kind of sink, one line of [`super::KINDS`].
@@ -116,6 +117,8 @@ pub struct SinkSettings {
     pub drops_oldest: bool,
     /// How its events are gathered into deliveries.
     pub batch: BatchSettings,
+    /// What of the stream it gets, and in what form.
+    pub steps: StepSettings,
     /// The settings of its kind.
     pub config: Box<dyn SinkConfig>,
 }

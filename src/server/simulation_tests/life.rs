@@ -26,6 +26,7 @@ use crate::session::rates::{RateSettings, Rates};
 use crate::session::receive::{Consumed, End};
 use crate::session::server::{ServerSession, SessionSettings};
 use crate::session::tokens::Tokens;
+use crate::settings::steps::StepSettings;
 use crate::sink::{BatchSettings, Identity, SinkSettings, discard};
 use crate::time::{Now, unix_nano};
 use crate::wal::tests::memory::MemoryStorage;
@@ -107,7 +108,8 @@ fn log_settings() -> wal::Settings {
 fn sink_settings() -> SinkSettings {
     let batch = BatchSettings { max_events: 20, max_bytes: 1 << 16, max_age: Duration::from_millis(50) };
     let config = Box::new(discard::DiscardSettings {});
-    SinkSettings { name: "out".into(), required: true, drops_oldest: false, batch, config }
+    let steps = StepSettings::default();
+    SinkSettings { name: "out".into(), required: true, drops_oldest: false, steps, batch, config }
 }
 
 fn session_settings(server_id: [u8; 16]) -> SessionSettings {
