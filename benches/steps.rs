@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use telemetryx::batch::{Batch, Delivery, Origin, Payload, Run};
 use telemetryx::cli::bench::sample::Sample;
-use telemetryx::settings::steps::StepSettings;
 use telemetryx::event::check_batch;
 use telemetryx::router::steps::Steps;
+use telemetryx::settings::steps::StepSettings;
 
 const EVENTS: u32 = 1_000;
 

@@ -8,10 +8,10 @@ use serde::Deserialize;
 use super::layers::{Given, GivenSink, Keys, Origin, same_name};
 use super::resolve::{Entry, Row, check_keys, values};
 use super::table;
-use crate::settings::SECRET_ITSELF;
-use crate::settings::url::{is_placeholder, not_a_url};
 use crate::limits::CLIENTS_MAX;
 use crate::session::tokens::TokenHash;
+use crate::settings::SECRET_ITSELF;
+use crate::settings::url::{is_placeholder, not_a_url};
 
 /// The section of which every table is a client.
 pub(super) const CLIENTS: &str = "clients";

@@ -9,10 +9,10 @@ use crate::limits::RETRY_HINT_MS;
 use crate::metrics::RejectReason;
 
 /// Content type of every body that is not a page.
-pub const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110, section 10.1.1).
-pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Why a request is not served: the peer's fault (4xx), not offered (501, 505), or not now (503, 504).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,7 +56,7 @@ impl Refusal {
 
 /// One answer, to be written by [`Answer::write`].
 #[derive(Debug)]
-pub struct Answer<'a> {
+pub(super) struct Answer<'a> {
     /// HTTP status.
     pub status: u16,
     /// Value of `Content-Type`.
@@ -79,7 +79,7 @@ pub struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     /// An answer to anything but a HEAD.
-    pub fn json(status: u16, body: &'a [u8], close: bool) -> Self {
+    pub(super) fn json(status: u16, body: &'a [u8], close: bool) -> Self {
         Self {
             status,
             content_type: JSON,
@@ -94,7 +94,7 @@ impl<'a> Answer<'a> {
     }
 
     /// Appends the answer to `out`. `date`: the wall clock, see [`HttpDate`](super::HttpDate).
-    pub fn write(&self, date: &[u8; DATE_BYTES], out: &mut Vec<u8>) {
+    pub(super) fn write(&self, date: &[u8; DATE_BYTES], out: &mut Vec<u8>) {
         // Writing into a Vec cannot fail.
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
         out.extend_from_slice(b"Date: ");
@@ -132,7 +132,7 @@ impl<'a> Answer<'a> {
 }
 
 /// `{"error":"…"}`
-pub fn error_body(error: &str) -> Vec<u8> {
+pub(super) fn error_body(error: &str) -> Vec<u8> {
     let mut body = Vec::with_capacity(error.len() + 16);
     body.extend_from_slice(br#"{"error":"#);
     push_json_string(&mut body, error);
@@ -142,7 +142,7 @@ pub fn error_body(error: &str) -> Vec<u8> {
 
 /// `{"error":"…","accepted":n,"rejected":[…],"rejected_total":n}`: the error only where there is one, the total only
 /// where it is more than `listed`. `entries` are the joined entries of the list, `{"index":i,"error":"…"},…`.
-pub fn result_body(error: Option<&str>, accepted: u64, entries: &[u8], listed: u64, total: u64) -> Vec<u8> {
+pub(super) fn result_body(error: Option<&str>, accepted: u64, entries: &[u8], listed: u64, total: u64) -> Vec<u8> {
     let mut body = Vec::with_capacity(entries.len() + 128);
     body.push(b'{');
     if let Some(error) = error {
@@ -161,7 +161,7 @@ pub fn result_body(error: Option<&str>, accepted: u64, entries: &[u8], listed: u
 }
 
 /// `text` as a JSON string, quotes included.
-pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
+pub(super) fn push_json_string(out: &mut Vec<u8>, text: &str) {
     // A string always is representable, and a Vec takes it.
     let _ = serde_json::to_writer(out, text);
 }

@@ -33,7 +33,7 @@ use crate::time::{Now, unix_nano};
 use crate::wire::{AckLevel, Header, NackCode};
 
 /// Slots that one frame may take: its accepted events, and its payload for the dead letters.
-pub const SLOTS_PER_FRAME: usize = 2;
+pub(super) const SLOTS_PER_FRAME: usize = 2;
 /// Delayed connections that need no further memory.
 const DELAYED: usize = 1024;
 

@@ -8,7 +8,7 @@ const NONE: usize = usize::MAX;
 
 /// At most so many entries, in a list from the newest to the oldest use.
 #[derive(Debug)]
-pub struct Recent<K, V> {
+pub(super) struct Recent<K, V> {
     places: HashMap<K, usize>,
     entries: Vec<Entry<K, V>>,
     newest: usize,
@@ -26,12 +26,12 @@ struct Entry<K, V> {
 
 impl<K: Copy + Eq + Hash, V: Copy + Default> Recent<K, V> {
     /// Without entries; at most `max` of them, at least one.
-    pub fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize) -> Self {
         Self { places: HashMap::new(), entries: Vec::new(), newest: NONE, oldest: NONE, max: max.max(1) }
     }
 
     /// The value of `key`; the default where there is no entry. Counts as a use.
-    pub fn get(&mut self, key: K) -> V {
+    pub(super) fn get(&mut self, key: K) -> V {
         let Some(place) = self.places.get(&key).copied() else { return V::default() };
         self.unlink(place);
         self.link(place);
@@ -39,7 +39,7 @@ impl<K: Copy + Eq + Hash, V: Copy + Default> Recent<K, V> {
     }
 
     /// Sets the value of `key`.
-    pub fn set(&mut self, key: K, value: V) {
+    pub(super) fn set(&mut self, key: K, value: V) {
         let place = match self.places.get(&key).copied() {
             Some(place) => {
                 self.unlink(place);

@@ -47,8 +47,8 @@ pub use sample::{SAMPLE_RATE, Sample};
 use std::fmt;
 
 use crate::batch::{Delivery, Record};
-use crate::settings::steps::StepSettings;
 use crate::metrics::SinkMetrics;
+use crate::settings::steps::StepSettings;
 
 /// A step with its settings.
 pub trait Step: Send + Sync {

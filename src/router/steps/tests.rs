@@ -6,12 +6,12 @@ use prost::Message;
 
 use super::*;
 use crate::batch::Fate;
-use crate::settings::steps::{SampleBy, SampleSettings};
 use crate::event::proto::attribute::Value;
 use crate::event::proto::{Attribute, Event, EventBatch};
 use crate::event::{EventKind, JsonRecord, write_json};
 use crate::limits::EVENT_ATTRIBUTES_MAX;
 use crate::metrics::FilterStep;
+use crate::settings::steps::{SampleBy, SampleSettings};
 use crate::sink::BatchSettings;
 use crate::sink::testing::{SERVER_ID, batch_of, delivery_of, named, origin};
 

@@ -26,12 +26,12 @@ pub(super) struct Window {
 
 impl Window {
     /// Whether the agent is to be told that the window is open again.
-    pub fn is_due(self) -> bool {
+    pub(super) fn is_due(self) -> bool {
         self.is_small_for_agent && !self.is_small
     }
 
     /// The window for an ACK that is written now.
-    pub fn bytes_to_send(&mut self, settings: &SessionSettings) -> u32 {
+    pub(super) fn bytes_to_send(&mut self, settings: &SessionSettings) -> u32 {
         self.is_small_for_agent = self.is_small;
         if self.is_small { settings.window_bytes.min(WINDOW_BYTES_DELAYED) } else { settings.window_bytes }
     }

@@ -58,7 +58,7 @@ const PARTS: [&str; 5] = ["kinds", "severity", "source", "name", "attributes"];
 ///
 /// # Errors
 /// Which condition is wrong, what of it, and what is expected.
-pub fn read_all(text: &str) -> Result<Vec<Condition>, String> {
+pub(super) fn read_all(text: &str) -> Result<Vec<Condition>, String> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::{Store, batch, identity};
 use crate::batch::Delivery;
-use crate::settings::steps::StepSettings;
 use crate::metrics::Metrics;
 use crate::router::tests::counted;
 use crate::router::{Drain, Router, Shared};
+use crate::settings::steps::StepSettings;
 use crate::sink::{BatchSettings, Clocks, Failure, Refusal, Sink, SinkSettings, Unavailable, Upkeep, discard};
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -86,7 +86,7 @@ fn is_filtered(position: u64) -> bool {
 
 /// Positions passed = delivered + filtered + dead + dropped, and every row that is written is counted once. The kept events
 /// are made rows.
-pub fn add_up<S: Store>(store: &S) {
+pub(super) fn add_up<S: Store>(store: &S) {
     let dir = tempfile::tempdir().unwrap();
     let (metrics, drain) = (Metrics::new().unwrap(), Arc::new(Drain::default()));
     let shared = Shared {
