@@ -18,7 +18,7 @@ use crate::sink::{self, Identity};
 use crate::wal::{DirStorage, inspect};
 
 #[derive(Args)]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     /// Also read the whole log and connect to every sink; changes nothing
     #[arg(long)]
     pub(super) connect: bool,

@@ -7,7 +7,7 @@ use crate::config::document;
 use crate::settings::url::not_a_url;
 
 #[derive(Args)]
-pub struct ConfigArgs {
+pub(super) struct ConfigArgs {
     /// Print a settings file with all keys, their documentation and defaults
     #[arg(long)]
     pub defaults: bool,
@@ -18,7 +18,7 @@ pub struct ConfigArgs {
     pub(super) settings: SettingsArgs,
 }
 
-pub fn run(settings: &SettingsArgs, defaults: bool, ddl: Option<&str>) -> Result<(), Failure> {
+pub(super) fn run(settings: &SettingsArgs, defaults: bool, ddl: Option<&str>) -> Result<(), Failure> {
     if defaults {
         // Also where the present settings are wrong: this is how to put them right.
         return print(&document::default_file());

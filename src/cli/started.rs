@@ -20,7 +20,7 @@ struct Started {
 }
 
 /// The lines in the format of the log, each with its end.
-pub fn lines(address: SocketAddr, config: &Config) -> String {
+pub(super) fn lines(address: SocketAddr, config: &Config) -> String {
     // As a person would write it from here.
     let here = std::env::current_dir().ok();
     let near = |path: &Path| {

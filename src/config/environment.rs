@@ -14,7 +14,7 @@ use crate::settings::{Form, Setting};
 use crate::sink;
 
 /// What every setting's variable begins with.
-pub const VARIABLE_PREFIX: &str = "TELEMETRYX__";
+pub(super) const VARIABLE_PREFIX: &str = "TELEMETRYX__";
 const PROGRAM: &str = "TELEMETRYX";
 /// A name of other programs, too: it must have the double underscore.
 const PROGRAM_OF_OTHERS: &str = "TELEMETRY";
@@ -37,12 +37,12 @@ const FOREIGN: &[(&str, &str)] = &[
 const PROGRAM_EDITS_MAX: usize = 2;
 
 /// The variable of the setting `key`: `server.address` is `TELEMETRYX__SERVER__ADDRESS`.
-pub fn variable(key: &str) -> String {
+pub(super) fn variable(key: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", key.replace('.', "__").replace('-', "_").to_ascii_uppercase())
 }
 
 /// The variable that `name` almost is. `None`: it is one, or is nothing like one.
-pub fn meant(name: &str, value: &str) -> Option<String> {
+pub(super) fn meant(name: &str, value: &str) -> Option<String> {
     if OWN.contains(&name) {
         return None;
     }

@@ -11,7 +11,7 @@ use crate::settings::Raw;
 type Environment = BTreeMap<String, String>;
 
 /// Reads the text of the file `name`. A file that is not TOML gives one problem and no keys.
-pub fn read(name: &str, text: &str, environment: &Environment, problems: &mut Vec<String>) -> Merged {
+pub(super) fn read(name: &str, text: &str, environment: &Environment, problems: &mut Vec<String>) -> Merged {
     let mut reader = Reader { name, text, environment, problems };
     let mut merged = Merged::default();
     match DeTable::parse(text) {

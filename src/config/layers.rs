@@ -78,7 +78,7 @@ pub struct Given {
 }
 
 /// The given keys of one section or sink.
-pub type Keys = BTreeMap<String, Given>;
+pub(super) type Keys = BTreeMap<String, Given>;
 
 /// A sink that a layer named.
 pub struct GivenSink {

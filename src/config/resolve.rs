@@ -60,7 +60,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// The value as it may be shown. A default is not a secret.
-    pub fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         match self.origin {
             Origin::Default => self.value.to_string(),
             _ => self.form.shown(&self.value),

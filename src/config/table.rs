@@ -7,7 +7,7 @@ use crate::limits;
 use crate::settings::{Form, Setting, Value};
 
 /// A part of the file. Its rows' keys are relative to `name`; the first section has none.
-pub struct Section {
+pub(super) struct Section {
     /// Name of the TOML table; empty for the keys before the first table.
     pub name: &'static str,
     /// What its settings are for, in full sentences; may be empty.
@@ -18,13 +18,13 @@ pub struct Section {
 
 impl Section {
     /// The full key of a row of this section.
-    pub fn key(&self, setting: &Setting) -> String {
+    pub(super) fn key(&self, setting: &Setting) -> String {
         if self.name.is_empty() { setting.key.to_owned() } else { format!("{}.{}", self.name, setting.key) }
     }
 }
 
 /// Every section, in the order of the documented settings file.
-pub const SECTIONS: &[Section] = &[TOP, SERVER, WAL, BATCH, LOG];
+pub(super) const SECTIONS: &[Section] = &[TOP, SERVER, WAL, BATCH, LOG];
 
 const TOP: Section = Section {
     name: "",
@@ -178,7 +178,7 @@ const WAL: Section = Section {
 };
 
 /// Also the `batch.*` keys of each sink, whose defaults are then what this section says.
-pub const BATCH: Section = Section {
+pub(super) const BATCH: Section = Section {
     name: "batch",
     doc: "How events are grouped into deliveries. An idle sink receives events at once; these settings bound the \
           deliveries that are collected while it is busy. Each sink may set its own.",
@@ -217,7 +217,7 @@ const LOG: Section = Section {
 };
 
 /// What every sink has besides `kind`, `batch.*` and its kind's own keys.
-pub const SINK: &[Setting] = &[
+pub(super) const SINK: &[Setting] = &[
     Setting {
         key: "required",
         default: Value::Flag(true),

@@ -16,9 +16,9 @@ impl LocalMetrics {
     /// Counters at zero that [`LocalMetrics::flush`] adds to `metrics`.
     pub fn new(metrics: &Metrics) -> Self {
         Self {
-            events_received: metrics.events_received.iter().map(prometheus::IntCounter::local).collect(),
-            duplicates_dropped: metrics.duplicates_dropped.local(),
-            ack_seconds: metrics.ack_seconds.local(),
+            events_received: metrics.receipt.events_received.iter().map(prometheus::IntCounter::local).collect(),
+            duplicates_dropped: metrics.receipt.duplicates_dropped.local(),
+            ack_seconds: metrics.receipt.ack_seconds.local(),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::time::{Now, unix_nano};
 use crate::wire::{AckLevel, Header, NackCode};
 
 /// Slots that one frame may take: its accepted events, and its payload for the dead letters.
-pub const SLOTS_PER_FRAME: usize = 2;
+pub(super) const SLOTS_PER_FRAME: usize = 2;
 /// What one loop owns of ingress, and what it shares with the others.
 pub struct Ingress {
     /// What all loops share.

@@ -17,7 +17,7 @@ use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
 
 /// The ingress of the only loop of a server without sinks.
-pub fn ingress(
+pub(super) fn ingress(
     settings: SessionSettings,
     http: http::Settings,
     limits: ConnectionLimits,
@@ -29,7 +29,7 @@ pub fn ingress(
 }
 
 /// The ingresses of all loops of a server without sinks.
-pub fn ingresses(
+pub(super) fn ingresses(
     settings: SessionSettings,
     http: http::Settings,
     limits: ConnectionLimits,
@@ -66,5 +66,5 @@ pub fn ingresses(
 }
 
 /// Limits that tests do not reach; no connection may linger.
-pub const NO_LIMITS: ConnectionLimits =
+pub(super) const NO_LIMITS: ConnectionLimits =
     ConnectionLimits { lingering: 0, max_connections: 1_000, max_unauthenticated: 100 };

@@ -47,24 +47,24 @@ pub(super) struct Memory {
 pub(super) struct MemorySink(Arc<Mutex<Memory>>);
 
 impl MemorySink {
-    pub fn with(change: impl FnOnce(&mut Memory)) -> Self {
+    pub(super) fn with(change: impl FnOnce(&mut Memory)) -> Self {
         let sink = Self::default();
         change(&mut sink.memory());
         sink
     }
 
-    pub fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+    pub(super) fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.0.lock().unwrap()
     }
 
-    pub fn stored(&self) -> Vec<u64> {
+    pub(super) fn stored(&self) -> Vec<u64> {
         self.memory().stored.clone()
     }
 }
 
 impl Memory {
     /// Refuses these positions, one by one or as a batch.
-    pub fn refuse(&mut self, positions: Vec<u64>, unnamed: bool) {
+    pub(super) fn refuse(&mut self, positions: Vec<u64>, unnamed: bool) {
         (self.poison, self.unnamed) = (positions, unnamed);
     }
 }

@@ -19,10 +19,10 @@ use crate::wal::{self, AgentMark, DirStorage, Log, Writer};
 use crate::wire::AckLevel;
 
 /// All that was in the log before this start, as a ticket of the first loop.
-pub const RESTORED: Ticket = Ticket { event_loop: LoopId(0), number: 1 };
+pub(super) const RESTORED: Ticket = Ticket { event_loop: LoopId(0), number: 1 };
 
 /// Where the server stands with its log.
-pub struct Keeping {
+pub(super) struct Keeping {
     /// Id of the log; without a log, of this start of the server.
     pub server_id: [u8; 16],
     /// `None`: there is none.
@@ -32,7 +32,7 @@ pub struct Keeping {
 }
 
 /// Opens the log and reads what it knows of agents.
-pub fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerError> {
+pub(super) fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerError> {
     let server = &config.server;
     let mut marks = Marks::new(server.max_agents, server.dedupe_retention);
     if !config.wal.enabled {
@@ -64,7 +64,7 @@ pub fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerE
 }
 
 /// Puts back what the log knows of agents. `now` and `now_unix_nano` are the same moment.
-pub fn restore(marks: &mut Marks, known: &[AgentMark], now_unix_nano: u64, now: Instant) {
+pub(super) fn restore(marks: &mut Marks, known: &[AgentMark], now_unix_nano: u64, now: Instant) {
     for mark in known {
         let restored = Restored {
             agent_id: mark.agent_id,
@@ -79,7 +79,7 @@ pub fn restore(marks: &mut Marks, known: &[AgentMark], now_unix_nano: u64, now: 
 }
 
 /// What was in the log at start has reached every level but *delivered*.
-pub fn has_restored(watermarks: &Watermarks, next_position: u64) {
+pub(super) fn has_restored(watermarks: &Watermarks, next_position: u64) {
     watermarks.advance(AckLevel::Received, RESTORED.number);
     watermarks.advance(AckLevel::Written, RESTORED.number);
     watermarks.synced(RESTORED.number, next_position);
@@ -100,7 +100,7 @@ fn warn_of_removed_sinks(config: &Config, server_id: &[u8; 16], oldest: u64, nex
 
 /// A log that ends before what a sink holds of it is an older copy: no position may be given out a second time. A sink
 /// that has not reported what it holds may hold more; a log that never had an event is not known to any.
-pub fn go_on_behind_sinks(writer: &mut Writer, sinks: &[&SinkProgress]) -> Result<(), ServerError> {
+pub(super) fn go_on_behind_sinks(writer: &mut Writer, sinks: &[&SinkProgress]) -> Result<(), ServerError> {
     let next = writer.next_position();
     // In this order: who is placed by now has also said how far ahead it is.
     let all_placed = sinks.iter().all(|sink| sink.is_placed());
@@ -119,7 +119,7 @@ pub fn go_on_behind_sinks(writer: &mut Writer, sinks: &[&SinkProgress]) -> Resul
 }
 
 /// Keeps a second process out of the data directory for as long as the file lives.
-pub fn lock(data_dir: &Path) -> Result<File, ServerError> {
+pub(super) fn lock(data_dir: &Path) -> Result<File, ServerError> {
     let failed = |error| ServerError::DataDir { path: data_dir.to_owned(), error };
     fs::create_dir_all(data_dir).map_err(failed)?;
     let file = File::create(data_dir.join("lock")).map_err(failed)?;

@@ -21,14 +21,14 @@ use crate::time::Now;
 const DEAD_LETTERS_RETRY: Duration = Duration::from_secs(1);
 
 /// A running log thread.
-pub struct LogThread {
+pub(super) struct LogThread {
     handle: thread::JoinHandle<()>,
     ended: mpsc::Receiver<Unwritten>,
 }
 
 impl LogThread {
     /// `log`: `None` without a log.
-    pub fn start(
+    pub(super) fn start(
         config: &Config,
         log: Option<Parts>,
         rings: Rings,
@@ -66,23 +66,23 @@ impl LogThread {
     }
 
     /// The thread, to be woken by the rings.
-    pub fn thread(&self) -> &Thread {
+    pub(super) fn thread(&self) -> &Thread {
         self.handle.thread()
     }
 
     /// Waits until it has ended, not longer than `time`. `None`: it has not.
-    pub fn wait(&self, time: Duration) -> Option<Unwritten> {
+    pub(super) fn wait(&self, time: Duration) -> Option<Unwritten> {
         self.ended.recv_timeout(time).ok()
     }
 
     /// Whether the thread has ended.
-    pub fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.handle.is_finished()
     }
 }
 
 /// For whom the log keeps events.
-pub fn holders(config: &Config, routers: &[Router]) -> Vec<Box<dyn Holder>> {
+pub(super) fn holders(config: &Config, routers: &[Router]) -> Vec<Box<dyn Holder>> {
     struct SinkHolder {
         progress: Arc<SinkProgress>,
         drops_oldest: bool,
@@ -108,7 +108,7 @@ pub fn holders(config: &Config, routers: &[Router]) -> Vec<Box<dyn Holder>> {
 }
 
 /// Whether the drain is over: then the log thread waits for nothing any more.
-pub fn is_over(drain: &Arc<Drain>) -> Box<dyn Fn(Instant) -> bool + Send> {
+pub(super) fn is_over(drain: &Arc<Drain>) -> Box<dyn Fn(Instant) -> bool + Send> {
     let drain = drain.clone();
     Box::new(move |now| drain.passed(now))
 }

@@ -29,7 +29,7 @@ use crate::session::tokens::Tokens;
 use crate::wire::AckLevel;
 
 /// What one loop owns before it runs.
-pub struct Owned {
+pub(super) struct Owned {
     parts: Parts,
     pool: Pool,
     ring: SlotSender,
@@ -40,7 +40,7 @@ pub struct Owned {
 }
 
 /// What each loop owns, and the log thread's ends of their rings.
-pub fn divide(config: &Config, parts: Vec<Parts>) -> (Vec<Owned>, Vec<SlotReceiver>) {
+pub(super) fn divide(config: &Config, parts: Vec<Parts>) -> (Vec<Owned>, Vec<SlotReceiver>) {
     let server = &config.server;
     let share_bytes = server.buffer_bytes / parts.len().max(1);
     let own = |parts: Parts| {
@@ -55,27 +55,27 @@ pub fn divide(config: &Config, parts: Vec<Parts>) -> (Vec<Owned>, Vec<SlotReceiv
 
 impl Owned {
     /// What the log thread has of this loop.
-    pub fn log_end(&self) -> LoopEnd {
+    pub(super) fn log_end(&self) -> LoopEnd {
         LoopEnd { watermarks: self.watermarks.clone(), wake: Box::new(self.parts.wake()) }
     }
 
     /// Sets the thread that slots of this loop wake.
-    pub fn set_log_thread(&mut self, thread: &thread::Thread) {
+    pub(super) fn set_log_thread(&mut self, thread: &thread::Thread) {
         self.ring.set_log_thread(thread.clone());
     }
 
     /// What the other loops see of this one.
-    pub fn mailbox(&self) -> Mailbox {
+    pub(super) fn mailbox(&self) -> Mailbox {
         Mailbox::new(self.parts.wake())
     }
 
     /// What the loop will show of itself.
-    pub fn state(&self) -> LoopState {
+    pub(super) fn state(&self) -> LoopState {
         LoopState::new(self.pool.gauge(), self.ring.gauge())
     }
 
     /// The loop itself. `listener`: of the loop that accepts for all.
-    pub fn event_loop(
+    pub(super) fn event_loop(
         self,
         config: &Config,
         shared: Arc<Shared>,
@@ -89,7 +89,7 @@ impl Owned {
 }
 
 /// What becomes part of [`Shared`] as it is.
-pub struct Sharing {
+pub(super) struct Sharing {
     /// Sent in WELCOME.
     pub server_id: [u8; 16],
     /// Who may send events.
@@ -104,7 +104,7 @@ pub struct Sharing {
 
 impl Sharing {
     /// What the loops share. `owned` and `routers` are those of this server.
-    pub fn share(self, config: &Config, owned: &[Owned], routers: &[Router]) -> Arc<Shared> {
+    pub(super) fn share(self, config: &Config, owned: &[Owned], routers: &[Router]) -> Arc<Shared> {
         let has_required_sinks = routers.iter().any(|router| router.progress().required());
         Arc::new(Shared {
             settings: session_settings(config, self.server_id, has_required_sinks),
@@ -125,7 +125,7 @@ impl Sharing {
 }
 
 /// The loops, each on what it owns; the first one accepts. `restored`: the ticket that stands for what was in the log at start.
-pub fn start(
+pub(super) fn start(
     config: &Config,
     owned: Vec<Owned>,
     shared: &Arc<Shared>,
@@ -204,7 +204,7 @@ fn sink_report(progress: &SinkProgress) -> SinkReport {
 }
 
 /// How the loops ended.
-pub struct End {
+pub(super) struct End {
     /// The worst end of any loop.
     pub ended: Ended,
     /// When the drain must be over; `None`: it never began.
@@ -212,7 +212,7 @@ pub struct End {
 }
 
 /// Runs all loops, the first one on this thread, until the last has ended. Their rings end with them.
-pub fn run(event_loops: Vec<EventLoop>) -> Result<End, ServerError> {
+pub(super) fn run(event_loops: Vec<EventLoop>) -> Result<End, ServerError> {
     let mut event_loops = event_loops.into_iter();
     let Some(mut first) = event_loops.next() else { unreachable!("a server has an event loop") };
     let mut others = Vec::new();

@@ -129,7 +129,7 @@ impl fmt::Debug for Secret {
 }
 
 /// Stands for the value of `data_dir` in the default of another path.
-pub const DATA_DIR: &str = "{data_dir}";
+pub(super) const DATA_DIR: &str = "{data_dir}";
 
 /// A checked value.
 #[derive(Debug, Clone, PartialEq, Eq)]

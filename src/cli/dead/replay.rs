@@ -28,7 +28,7 @@ use crate::sink::{Identity, NoReplay, Refusal, Sink, SinkSettings, Unavailable};
 /// Reasons for which letters stay that are named.
 const REASONS_NAMED: usize = 5;
 
-pub fn run(config: &Config, name: &str, selection: &Selection, dry_run: bool) -> Result<(), Failure> {
+pub(super) fn run(config: &Config, name: &str, selection: &Selection, dry_run: bool) -> Result<(), Failure> {
     if name == INGEST {
         return Err(Failure::Failed(
             "events rejected on receipt belong to no sink: fix the sender (`telemetryx dead show --sink ingest` shows \

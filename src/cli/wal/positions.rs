@@ -7,7 +7,7 @@ use crate::wal::Inspection;
 
 /// A sink and its position.
 #[derive(Debug, PartialEq, Eq)]
-pub struct SinkPosition {
+pub(super) struct SinkPosition {
     pub sink: String,
     pub position: Position,
     /// Positions of the log after it; `None`: the position is not known.
@@ -15,7 +15,7 @@ pub struct SinkPosition {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Position {
+pub(super) enum Position {
     /// The last one that is stored; 0: none of this log.
     Stored(u64),
     /// It is in a store to which a connection takes `--connect`.
@@ -26,7 +26,7 @@ pub enum Position {
 
 /// One for each sink of the settings, in their order. With `connect`, stores that keep the position are asked for it;
 /// nothing is changed there.
-pub fn of_sinks(config: &Config, found: &Inspection, connect: bool) -> Vec<SinkPosition> {
+pub(super) fn of_sinks(config: &Config, found: &Inspection, connect: bool) -> Vec<SinkPosition> {
     let server_id = found.server_id.unwrap_or_default();
     let last = found.next_position().saturating_sub(1);
     let of_sink = |sink: &SinkSettings| {

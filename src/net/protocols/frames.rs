@@ -19,17 +19,17 @@ use crate::wire::GoawayCode;
 use crate::wire::header::MAGIC;
 
 /// Why a connection is closed whose agent sent BYE.
-pub const BYE: &str = "bye";
+pub(super) const BYE: &str = "bye";
 /// Why a connection is closed whose agent has a newer one.
-pub const REPLACED: &str = "replaced";
+pub(crate) const REPLACED: &str = "replaced";
 
 /// Whether a connection's first byte is that of a frame.
-pub fn begins_with(first: u8) -> bool {
+pub(super) fn begins_with(first: u8) -> bool {
     first == MAGIC[0]
 }
 
 /// A session that waits for HELLO.
-pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
+pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
     Box::new(Frames {
         session: ServerSession::new(peer.connection, &ingress.shared.settings, peer.opened),
         partial: None,

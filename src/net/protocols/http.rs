@@ -14,12 +14,12 @@ use crate::net::socket::ReadEnd;
 const STEPS_PER_TURN: usize = 16;
 
 /// Accepts every byte: what is not of another protocol gets an HTTP error.
-pub fn begins_with(_first: u8) -> bool {
+pub(super) fn begins_with(_first: u8) -> bool {
     true
 }
 
 /// A connection that waits for a request.
-pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
+pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
     Box::new(Http { machine: Connection::new(ingress.shared.http, peer.opened) })
 }
 

@@ -7,7 +7,7 @@ use super::{Next, Worker};
 use crate::time::Now;
 
 /// Delivers until the queue is closed and empty, or the drain deadline has passed.
-pub fn run(mut worker: Worker) {
+pub(crate) fn run(mut worker: Worker) {
     loop {
         match worker.step(Now::read()) {
             Next::Step => {}

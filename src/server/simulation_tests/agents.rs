@@ -19,7 +19,7 @@ const EVENTS_MAX: u64 = 5;
 
 /// What becomes of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub(super) enum Fate {
     /// The store has it.
     Stored,
     /// The store refuses it.
@@ -29,7 +29,7 @@ pub enum Fate {
 }
 
 /// One agent and its end of the network.
-pub struct Client {
+pub(super) struct Client {
     index: usize,
     agent: Agent,
     /// Number of its connection.
@@ -42,7 +42,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(index: usize, random: &mut Random, now: Now) -> Self {
+    pub(super) fn new(index: usize, random: &mut Random, now: Now) -> Self {
         let ack = [AckLevel::Synced, AckLevel::Delivered][random.next_u64() as usize % 2];
         let settings = Settings {
             agent_id: [index as u8 + 1; 16],
@@ -57,18 +57,18 @@ impl Client {
     }
 
     /// Everything is sent, acknowledged, and its BYE is sent.
-    pub fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.agent.stopped() == Some(&Stopped::Finished)
     }
 
     /// Acknowledged and refused events.
-    pub fn settled_events(&self) -> u64 {
+    pub(super) fn settled_events(&self) -> u64 {
         let progress = self.agent.progress();
         progress.acknowledged_events + progress.refused_events
     }
 
     /// Queues a frame, or closes after the last one.
-    pub fn queue(&mut self, random: &mut Random) {
+    pub(super) fn queue(&mut self, random: &mut Random) {
         if self.frames_left == 0 {
             return self.agent.close();
         }
@@ -101,7 +101,7 @@ impl Client {
     }
 
     /// Does what the session asks for. `true`: something was done.
-    pub fn act(&mut self, life: &mut Life, now: Now) -> bool {
+    pub(super) fn act(&mut self, life: &mut Life, now: Now) -> bool {
         let action = self.agent.poll(now.monotonic);
         self.waits_until = None;
         match action {
@@ -128,7 +128,7 @@ impl Client {
     }
 
     /// Takes some of the bytes that the server has sent. `true`: there were some, or the connection has ended.
-    pub fn receive(&mut self, life: &mut Life, random: &mut Random, now: Now) -> bool {
+    pub(super) fn receive(&mut self, life: &mut Life, random: &mut Random, now: Now) -> bool {
         let Some(connection) = self.connection else { return false };
         match life.receive(connection, random) {
             Some(bytes) => {
@@ -143,7 +143,7 @@ impl Client {
     }
 
     /// The connection is cut; what is on its way to the server is lost after some bytes.
-    pub fn cut(&mut self, life: &mut Life, random: &mut Random, now: Now) {
+    pub(super) fn cut(&mut self, life: &mut Life, random: &mut Random, now: Now) {
         if let Some(connection) = self.connection {
             life.leave(connection, random.next_u64() as usize % 200);
             self.lose("cut", now);
@@ -151,7 +151,7 @@ impl Client {
     }
 
     /// The agent finds that its connection has ended.
-    pub fn lose(&mut self, reason: &str, now: Now) {
+    pub(super) fn lose(&mut self, reason: &str, now: Now) {
         self.connection = None;
         self.agent.disconnected(reason.to_owned(), now.monotonic);
     }

@@ -52,7 +52,7 @@ struct Link {
     is_closed: bool,
 }
 
-pub struct Life {
+pub(super) struct Life {
     ingress: Ingress,
     links: Vec<Link>,
     connections: u64,
@@ -68,7 +68,7 @@ pub struct Life {
 }
 
 /// What outlives the server, and where its life begins.
-pub struct Start<'a> {
+pub(super) struct Start<'a> {
     pub storage: &'a MemoryStorage,
     pub data_dir: &'a Path,
     pub store: &'a Store,
@@ -123,7 +123,7 @@ fn session_settings(server_id: [u8; 16]) -> SessionSettings {
 
 impl Start<'_> {
     /// Starts in the order of `server::run`.
-    pub fn life(&self, random: &mut Random) -> Life {
+    pub(super) fn life(&self, random: &mut Random) -> Life {
         let (now, metrics) = (self.now, Metrics::new().unwrap());
         let now_unix_nano = unix_nano(now.wall);
         let opened = wal::open(&log_settings(), Arc::new(self.storage.clone()), random, now_unix_nano).unwrap();
@@ -232,7 +232,7 @@ impl Life {
         self.links.iter_mut().find(|link| link.number == number)
     }
 
-    pub fn connect(&mut self, now: Now) -> u64 {
+    pub(super) fn connect(&mut self, now: Now) -> u64 {
         self.connections += 1;
         let number = self.connections;
         let id = ConnectionId::new(LoopId(0), number as u32, 0);
@@ -252,20 +252,20 @@ impl Life {
         number
     }
 
-    pub fn send(&mut self, number: u64, bytes: &[u8]) {
+    pub(super) fn send(&mut self, number: u64, bytes: &[u8]) {
         if let Some(link) = self.link(number) {
             link.to_server.extend(bytes);
         }
     }
 
-    pub fn end_sending(&mut self, number: u64) {
+    pub(super) fn end_sending(&mut self, number: u64) {
         if let Some(link) = self.link(number) {
             link.is_ended = true;
         }
     }
 
     /// The agent is gone; of what it has sent, so many bytes still arrive.
-    pub fn leave(&mut self, number: u64, arriving: usize) {
+    pub(super) fn leave(&mut self, number: u64, arriving: usize) {
         if let Some(link) = self.link(number) {
             link.to_server.truncate(arriving);
             (link.is_ended, link.is_left) = (true, true);
@@ -273,7 +273,7 @@ impl Life {
     }
 
     /// Some of the bytes for the agent; `None`: the connection has ended.
-    pub fn receive(&mut self, number: u64, random: &mut Random) -> Option<Vec<u8>> {
+    pub(super) fn receive(&mut self, number: u64, random: &mut Random) -> Option<Vec<u8>> {
         let link = self.link(number).filter(|link| !link.is_closed || !link.to_agent.is_empty())?;
         let bytes = random.next_u64() as usize % (link.to_agent.len() + 1);
         Some(link.to_agent.drain(..bytes).collect())
@@ -282,12 +282,12 @@ impl Life {
 
 /// The server's side.
 impl Life {
-    pub fn has_links(&self) -> bool {
+    pub(super) fn has_links(&self) -> bool {
         !self.links.is_empty()
     }
 
     /// The next moment at which something is to be done, whatever comes.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         let commit = match self.commit_next {
             Next::Wait(until) => until,
             Next::Pause(until) | Next::Sleep(until) => Some(until),
@@ -303,7 +303,7 @@ impl Life {
     }
 
     /// Steps the log thread, except within a pause. `true`: it has done something.
-    pub fn step_commit(&mut self, now: Now) -> bool {
+    pub(super) fn step_commit(&mut self, now: Now) -> bool {
         if matches!(self.commit_next, Next::Pause(until) if now.monotonic < until) {
             return false;
         }
@@ -312,13 +312,13 @@ impl Life {
     }
 
     /// Steps the router; in vain if it is early. `true`: it has done something.
-    pub fn step_worker(&mut self, now: Now) -> bool {
+    pub(super) fn step_worker(&mut self, now: Now) -> bool {
         self.worker_next = self.worker.step(now);
         self.worker_next == Next::Step
     }
 
     /// A turn of the event loop, with one connection that has some bytes. `true`: something was done.
-    pub fn turn(&mut self, random: &mut Random, now: Now) -> bool {
+    pub(super) fn turn(&mut self, random: &mut Random, now: Now) -> bool {
         if self.links.is_empty() {
             return false;
         }
@@ -347,7 +347,7 @@ impl Life {
     }
 
     /// The event loop has ended: all that is in the ring is committed, and delivered.
-    pub fn end(self, now: Now) -> Unwritten {
+    pub(super) fn end(self, now: Now) -> Unwritten {
         let Self { ingress, mut group_commit, mut worker, .. } = self;
         drop(ingress);
         let unwritten = loop {

@@ -9,10 +9,10 @@ use crate::pipeline::commit::RefusedPayload;
 use crate::sink::{Failure, Refusal, Sink, Unavailable};
 
 /// Names of events that the store refuses begin with this.
-pub const POISON: &str = "poison ";
+pub(super) const POISON: &str = "poison ";
 
 #[derive(Debug, Default)]
-pub struct Rows {
+pub(super) struct Rows {
     /// Position and name of each event, in the order in which they were stored.
     pub rows: Vec<(u64, String)>,
     /// Everything up to here is stored; changes together with the rows.
@@ -27,10 +27,10 @@ pub struct Rows {
 
 /// A transactional store.
 #[derive(Clone, Default)]
-pub struct Store(Arc<Mutex<Rows>>);
+pub(super) struct Store(Arc<Mutex<Rows>>);
 
 impl Store {
-    pub fn rows(&self) -> MutexGuard<'_, Rows> {
+    pub(super) fn rows(&self) -> MutexGuard<'_, Rows> {
         self.0.lock().unwrap()
     }
 }
@@ -75,7 +75,7 @@ impl Sink for Store {
 }
 
 #[derive(Debug, Default)]
-pub struct Kept {
+pub(super) struct Kept {
     /// What identifies each refused event: see `Kind::Invalid` and `Kind::Garbage`.
     pub events: Vec<String>,
     /// So many attempts from now on find a full disk.
@@ -84,15 +84,15 @@ pub struct Kept {
 
 /// What is rejected on receipt.
 #[derive(Clone, Default)]
-pub struct Letters(Arc<Mutex<Kept>>);
+pub(super) struct Letters(Arc<Mutex<Kept>>);
 
 impl Letters {
-    pub fn kept(&self) -> MutexGuard<'_, Kept> {
+    pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap()
     }
 
     /// As the dead letters of the server: all of it, or an error.
-    pub fn keep(&self, refused: &[RefusedPayload]) -> io::Result<()> {
+    pub(super) fn keep(&self, refused: &[RefusedPayload]) -> io::Result<()> {
         let mut kept = self.kept();
         if kept.failures > 0 {
             kept.failures -= 1;

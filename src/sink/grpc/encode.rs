@@ -22,7 +22,7 @@ use crate::limits;
 
 /// What all requests of a sink have in common.
 #[derive(Debug)]
-pub struct Head {
+pub(super) struct Head {
     /// The server that received the events.
     pub server_id: [u8; 16],
     /// The sink's name in the settings.
@@ -31,7 +31,7 @@ pub struct Head {
 
 /// One request. Holds the delivery's batches, not a copy of them.
 #[derive(Debug)]
-pub struct Part {
+pub(super) struct Part {
     head: Arc<Head>,
     /// Exactly the events of the request.
     delivery: Delivery,
@@ -40,7 +40,7 @@ pub struct Part {
 }
 
 /// Cuts `delivery` into requests, without what lies in `taken`: no request spans any of it.
-pub fn parts(head: &Arc<Head>, delivery: &Delivery, taken: &[RangeInclusive<u64>]) -> Vec<Part> {
+pub(super) fn parts(head: &Arc<Head>, delivery: &Delivery, taken: &[RangeInclusive<u64>]) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut open = Open::default();
     let mut close = |open: &mut Open<'_>| {
@@ -110,22 +110,22 @@ fn other_bytes(run: &batch::Run, events: u32) -> usize {
 
 impl Part {
     /// From its first event to its last.
-    pub fn positions(&self) -> RangeInclusive<u64> {
+    pub(super) fn positions(&self) -> RangeInclusive<u64> {
         self.delivery.first_position()..=self.delivery.last_position()
     }
 
     /// Number of events, at least 1.
-    pub fn events(&self) -> usize {
+    pub(super) fn events(&self) -> usize {
         usize::try_from(self.delivery.events()).unwrap_or(usize::MAX)
     }
 
     /// The positions of the events, by their index in the request.
-    pub fn position_of_each(&self) -> impl Iterator<Item = u64> + use<> {
+    pub(super) fn position_of_each(&self) -> impl Iterator<Item = u64> + use<> {
         self.delivery.position_ranges().into_iter().flatten()
     }
 
     /// Writes the DeliverRequest.
-    pub fn encode(&self, out: &mut impl BufMut) {
+    pub(super) fn encode(&self, out: &mut impl BufMut) {
         put_bytes(SERVER_ID, &self.head.server_id, out);
         put_bytes(SINK, self.head.sink.as_bytes(), out);
         encode_key(BATCH, WireType::LengthDelimited, out);
@@ -199,10 +199,10 @@ impl<'a> Runs<'a> {
 
 /// Parts out, answers in. An answer that is none is a value here, so that it is not taken for the receiver's status.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct DeliverCodec;
+pub(super) struct DeliverCodec;
 
 /// A receiver's answer to one request, or why it cannot be decoded.
-pub type Answer = Result<DeliverResponse, prost::DecodeError>;
+pub(super) type Answer = Result<DeliverResponse, prost::DecodeError>;
 
 impl Codec for DeliverCodec {
     type Encode = Part;

@@ -12,7 +12,7 @@ use crate::text::cut;
 
 /// Why a call has no answer. `place`: the receiver, for the message. `hide` leaves the token out of a text, which the
 /// receiver may quote.
-pub fn failure(place: &str, status: &Status, hide: impl Fn(&str) -> String) -> Failure {
+pub(super) fn failure(place: &str, status: &Status, hide: impl Fn(&str) -> String) -> Failure {
     let code = name(status.code());
     let mut reason = format!("{place}: {code}");
     if !status.message().is_empty() {
@@ -44,7 +44,7 @@ pub fn failure(place: &str, status: &Status, hide: impl Fn(&str) -> String) -> F
 }
 
 /// Why there is no connection. `hide`: as of [`failure`].
-pub fn unconnected(place: &str, error: &(dyn Error + 'static), hide: impl Fn(&str) -> String) -> Unavailable {
+pub(super) fn unconnected(place: &str, error: &(dyn Error + 'static), hide: impl Fn(&str) -> String) -> Unavailable {
     tls_trouble(place, error).unwrap_or_else(|| {
         let mut reason = format!("{place}: ");
         let _ = write!(reason, "{error}");
@@ -85,7 +85,7 @@ fn append_chain(reason: &mut String, first: &(dyn Error + 'static), hide: impl F
 }
 
 /// As gRPC's documents spell it.
-pub fn name(code: Code) -> &'static str {
+pub(super) fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

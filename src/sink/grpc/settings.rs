@@ -86,7 +86,7 @@ pub struct GrpcSettings {
 
 impl GrpcSection {
     /// Checks the values against each other, and parses URL and token.
-    pub fn validate(self) -> Result<GrpcSettings, Problem> {
+    pub(super) fn validate(self) -> Result<GrpcSettings, Problem> {
         let uri = uri(&self.url).map_err(|why| Problem::new("url", why))?;
         if self.ca_file.is_some() && !is_encrypted(&uri) {
             return Err(Problem::new("ca_file", "is for https:// only"));

@@ -12,14 +12,14 @@ use crate::batch::Delivery;
 use crate::limits;
 
 /// `1-4,6-9`. The n-th event of the body has the n-th of these positions, whatever the format.
-pub fn header(positions: &[RangeInclusive<u64>]) -> String {
+pub(super) fn header(positions: &[RangeInclusive<u64>]) -> String {
     let ranges: Vec<String> = positions.iter().map(|range| format!("{}-{}", range.start(), range.end())).collect();
     ranges.join(",")
 }
 
 /// The events of `delivery`, in order, in one piece: a `Content-Length` is what every service understands. Compressed as
 /// it grows, so that only what is sent is held.
-pub fn encode(format: Format, gzip: bool, server_id: &[u8; 16], delivery: &Delivery) -> io::Result<Vec<u8>> {
+pub(super) fn encode(format: Format, gzip: bool, server_id: &[u8; 16], delivery: &Delivery) -> io::Result<Vec<u8>> {
     let mut body =
         Body { compressed: gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast())), plain: Vec::new() };
     match format {

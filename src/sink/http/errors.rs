@@ -13,7 +13,7 @@ use crate::settings::Url;
 use crate::text::cut;
 
 /// An answer, as far as it is read.
-pub struct Answer {
+pub(super) struct Answer {
     status: u16,
     location: Option<String>,
     retry_after: Option<Duration>,
@@ -27,7 +27,7 @@ pub struct Answer {
 
 impl Answer {
     /// Reads a bounded part of the body. A longer one ends the connection, a shorter one lets it be used again.
-    pub fn read(mut response: http::Response<Body>, cut_short: bool, settings: &HttpSettings) -> Self {
+    pub(super) fn read(mut response: http::Response<Body>, cut_short: bool, settings: &HttpSettings) -> Self {
         let mut body = Vec::new();
         let read = response.body_mut().as_reader().take(limits::HTTP_ANSWER_BYTES_MAX).read_to_end(&mut body);
         let location = response.headers().get(LOCATION);
@@ -48,7 +48,7 @@ impl Answer {
     }
 
     /// Whether the delivery is stored; else why not.
-    pub fn verdict(&self, settings: &HttpSettings) -> Result<(), Failure> {
+    pub(super) fn verdict(&self, settings: &HttpSettings) -> Result<(), Failure> {
         let retry = || {
             let reason = self.reason(settings, "");
             Err(Unavailable::Retry { reason, after: self.retry_after }.into())
@@ -125,7 +125,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
 }
 
 /// Why there is no answer.
-pub fn unavailable(error: &Error, settings: &HttpSettings) -> Unavailable {
+pub(super) fn unavailable(error: &Error, settings: &HttpSettings) -> Unavailable {
     let place = settings.place();
     // It may quote the answer.
     let why = settings.hide(&error.to_string());

@@ -167,7 +167,7 @@ const OWN_HEADERS: &[&str] = &[
 
 impl HttpSection {
     /// Checks the values against each other, and parses URL and headers.
-    pub fn validate(self) -> Result<HttpSettings, Problem> {
+    pub(super) fn validate(self) -> Result<HttpSettings, Problem> {
         let uri = self.uri()?;
         let headers = self.sent_headers()?;
         if self.ca_file.is_some() && uri.scheme_str() != Some("https") {

@@ -12,7 +12,7 @@ use crate::batch::Record;
 use crate::event::write_attributes_json;
 
 /// In the order in which [`Rows::push`] writes them.
-pub const COLUMNS: &[&str] = &[
+pub(super) const COLUMNS: &[&str] = &[
     "server_id",
     "position",
     "received_at",
@@ -46,20 +46,20 @@ const REPLACEMENT: &[u8] = "\u{FFFD}".as_bytes();
 
 /// The bytes of one COPY while they are written; reused, so that a row costs no allocation.
 #[derive(Default)]
-pub struct Rows {
+pub(super) struct Rows {
     bytes: Vec<u8>,
     attributes: Vec<u8>,
 }
 
 impl Rows {
     /// Forgets what was written, and begins a COPY.
-    pub fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.bytes.clear();
         self.bytes.extend_from_slice(HEADER);
     }
 
     /// Appends a row. Its NOT NULL columns are never NULL.
-    pub fn push(&mut self, server_id: &[u8; 16], record: &Record<'_>) {
+    pub(super) fn push(&mut self, server_id: &[u8; 16], record: &Record<'_>) {
         let event = &record.event;
         self.bytes.extend_from_slice(&(COLUMNS.len() as i16).to_be_bytes());
         self.field(server_id);
@@ -92,17 +92,17 @@ impl Rows {
     }
 
     /// Ends the COPY.
-    pub fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.bytes.extend_from_slice(TRAILER);
     }
 
     /// What is written and not taken yet.
-    pub fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// Drops the bytes that were sent.
-    pub fn taken(&mut self) {
+    pub(super) fn taken(&mut self) {
         self.bytes.clear();
     }
 

@@ -13,7 +13,7 @@ use super::stream::NoTlsOffered;
 use crate::sink::{Unavailable, connection_advice, tls};
 
 /// Any error of a session.
-pub type Trouble = dyn std::error::Error + 'static;
+pub(super) type Trouble = dyn std::error::Error + 'static;
 
 impl Postgres {
     /// The error on one line, without the secrets of the settings: a server or a pooler may quote them.
@@ -87,38 +87,38 @@ fn tls_advice(error: &rustls::Error) -> &'static str {
 }
 
 /// The error and what it comes from.
-pub fn chain(error: &Trouble) -> impl Iterator<Item = &Trouble> {
+pub(super) fn chain(error: &Trouble) -> impl Iterator<Item = &Trouble> {
     std::iter::successors(Some(error), |error| error.source())
 }
 
 /// The error that the server sent; `None`: the error is not the server's.
-pub fn db_error(error: &Trouble) -> Option<&DbError> {
+pub(super) fn db_error(error: &Trouble) -> Option<&DbError> {
     chain(error).find_map(|error| error.downcast_ref())
 }
 
 /// The SQLSTATE of the error; empty if the server did not send it.
-pub fn code(error: &Trouble) -> &str {
+pub(super) fn code(error: &Trouble) -> &str {
     db_error(error).map_or("", |error| error.code().code())
 }
 
 /// The row of a COPY that the error names, from 1 on.
-pub fn named_line(error: &Trouble) -> Option<usize> {
+pub(super) fn named_line(error: &Trouble) -> Option<usize> {
     copy_line(db_error(error)?.where_()?)
 }
 
 /// Whether the error refuses rows, rather than postponing the delivery.
-pub fn refuses(error: &Trouble) -> bool {
+pub(super) fn refuses(error: &Trouble) -> bool {
     let place = |error: &DbError| error.where_().map_or(Place::Elsewhere, copy_place);
     db_error(error).is_some_and(|error| verdict(error.code().code(), place(error)) == Verdict::Refused)
 }
 
 /// The row belongs into a partition that is not there. The code alone is a CHECK's, and a trigger's that raises it.
-pub fn lacks_partition(error: &Trouble) -> bool {
+pub(super) fn lacks_partition(error: &Trouble) -> bool {
     db_error(error).is_some_and(|error| error.routine() == Some("ExecFindPartition"))
 }
 
 /// In one line.
-pub fn describe(error: &Trouble) -> String {
+pub(super) fn describe(error: &Trouble) -> String {
     if let Some(error) = db_error(error) {
         let mut text = format!("{} (SQLSTATE {})", error.message(), error.code().code());
         // The failing row itself is in the dead letter already.

@@ -9,7 +9,7 @@ use super::tables::{self, Found};
 use crate::limits;
 
 /// A connection, thrown away after whatever leaves its state unknown.
-pub struct Session {
+pub(super) struct Session {
     /// The connection.
     pub client: Client,
     /// The deadline of every read and write of the connection.
@@ -27,7 +27,7 @@ impl Drop for Session {
 
 impl Session {
     /// Runs statements; returns the number of rows that the last one changed.
-    pub fn run(&mut self, sql: &str) -> Result<u64, Error> {
+    pub(super) fn run(&mut self, sql: &str) -> Result<u64, Error> {
         self.wait_from_now();
         let messages = self.client.simple_query(sql)?;
         let changed = messages.iter().rev().find_map(|message| match message {
@@ -38,7 +38,7 @@ impl Session {
     }
 
     /// Runs one query; returns its rows.
-    pub fn select(&mut self, sql: &str) -> Result<Vec<SimpleQueryRow>, Error> {
+    pub(super) fn select(&mut self, sql: &str) -> Result<Vec<SimpleQueryRow>, Error> {
         self.wait_from_now();
         let messages = self.client.simple_query(sql)?;
         let row = |message| match message {
@@ -49,18 +49,18 @@ impl Session {
     }
 
     /// Gives the next answer the configured time, from now on.
-    pub fn wait_from_now(&self) {
+    pub(super) fn wait_from_now(&self) {
         self.deadline.set(self.timeout + limits::STORE_ANSWER_GRACE);
     }
 }
 
 /// A column; "" where it is NULL, or the peer is not PostgreSQL.
-pub fn text(row: &SimpleQueryRow, index: usize) -> &str {
+pub(super) fn text(row: &SimpleQueryRow, index: usize) -> &str {
     row.try_get(index).ok().flatten().unwrap_or_default()
 }
 
 /// The columns of a table; empty if there is no such table.
-pub fn columns(session: &mut Session, table: &str) -> Result<Vec<Found>, Error> {
+pub(super) fn columns(session: &mut Session, table: &str) -> Result<Vec<Found>, Error> {
     let rows = session.select(&tables::columns_query(table))?;
     Ok(rows
         .iter()

@@ -134,7 +134,7 @@ pub enum Tls {
 
 impl PostgresSection {
     /// Checks the values against each other, and parses URL and table.
-    pub fn validate(self) -> Result<PostgresSettings, Problem> {
+    pub(super) fn validate(self) -> Result<PostgresSettings, Problem> {
         let Some(tables) = Tables::named(&self.table) else {
             let why = "expected a name such as events or schema.events: lower-case letters, digits and _";
             return Err(Problem::new("table", why));

@@ -10,14 +10,21 @@ use crate::ids::write_hex;
 
 /// Fields while they are gathered: a command begins with their number.
 #[derive(Debug, Default)]
-pub struct Entry {
+pub(super) struct Entry {
     fields: Vec<(&'static str, std::ops::Range<usize>)>,
     values: Vec<u8>,
 }
 
 impl Entry {
     /// Appends the XADD of an event. `maxlen` 0: the stream is not cut.
-    pub fn add(&mut self, stream: &[u8], maxlen: u64, server_id: &str, record: &Record<'_>, commands: &mut Commands) {
+    pub(super) fn add(
+        &mut self,
+        stream: &[u8],
+        maxlen: u64,
+        server_id: &str,
+        record: &Record<'_>,
+        commands: &mut Commands,
+    ) {
         self.gather(server_id, record);
         let bound = maxlen.to_string();
         let head: &[&[u8]] = if maxlen > 0 {

@@ -7,7 +7,7 @@ use super::connection::{TlsMismatch, Trouble};
 use crate::sink::{Unavailable, connection_advice, tls};
 
 /// Who has to act, and what to do about it.
-pub enum Verdict {
+pub(super) enum Verdict {
     /// It passes.
     Retry(&'static str),
     /// A person.
@@ -42,7 +42,7 @@ impl Redis {
 }
 
 /// What the error means for the delivery.
-pub fn verdict(trouble: &Trouble) -> Verdict {
+pub(super) fn verdict(trouble: &Trouble) -> Verdict {
     let error = match trouble {
         Trouble::Io(error) => return of_connection(error),
         Trouble::Tls(TlsMismatch::Plain) => {

@@ -9,7 +9,7 @@ use crate::sink::ownership::{Connect, Held, OwnershipError};
 
 /// The value of a position's key: `position owner shards`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub(super) struct Written {
     /// Position and owner.
     pub held: Held,
     /// How many shards the stream had then.

@@ -118,7 +118,7 @@ pub struct RedisSettings {
 
 impl RedisSection {
     /// Checks the values against each other, and parses the URLs.
-    pub fn validate(self) -> Result<RedisSettings, Problem> {
+    pub(super) fn validate(self) -> Result<RedisSettings, Problem> {
         let fits = (1..=limits::REDIS_STREAM_BYTES_MAX).contains(&self.stream.len());
         if !fits || self.stream.contains(['{', '}']) {
             let most = limits::REDIS_STREAM_BYTES_MAX;
@@ -200,7 +200,7 @@ fn place(servers: &[Server], stream: &str) -> String {
 
 /// One server, and how to log in.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Server {
+pub(super) struct Server {
     /// Where it listens.
     pub place: Place,
     /// Whether the connection is encrypted with TLS.
@@ -221,7 +221,7 @@ impl fmt::Debug for Server {
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub(super) enum Place {
     /// Host and port.
     Tcp(String, u16),
     /// A Unix domain socket.
@@ -240,7 +240,7 @@ impl fmt::Display for Place {
 
 /// A password, which has no `Debug`: it is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Password(pub Vec<u8>);
+pub(super) struct Password(pub Vec<u8>);
 
 const PORT: u16 = 6379;
 

@@ -18,14 +18,14 @@ use crate::event::{rfc3339, write_attributes_json};
 use crate::ids::write_hex;
 
 /// Only a row of the same position is "already there"; every other conflict is the user's constraint and is reported.
-pub const INSERT: &str = "
+pub(super) const INSERT: &str = "
     INSERT INTO events (server_id, position, received_at, time, kind, severity, source, name, body, value,
         duration_nano, trace_id, span_id, parent_span_id, agent, attributes)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
     ON CONFLICT (server_id, position) DO NOTHING";
 
 /// Whether [`INSERT`] writes the column.
-pub fn writes(column: &str) -> bool {
+pub(super) fn writes(column: &str) -> bool {
     let columns = INSERT.split(['(', ')']).nth(1).unwrap_or_default();
     columns.split(',').any(|own| own.trim().eq_ignore_ascii_case(column))
 }
@@ -52,7 +52,7 @@ enum Column {
 }
 
 /// The statement and what is bound to it. Only here are its parameters touched.
-pub struct Rows<'t> {
+pub(super) struct Rows<'t> {
     statement: CachedStatement<'t>,
     /// Bit n: the column of number n is not NULL. A statement out of the cache has nothing bound to it.
     bound: u32,
@@ -65,7 +65,7 @@ pub struct Rows<'t> {
 
 impl<'t> Rows<'t> {
     /// Inserts into `transaction` for events that this server received.
-    pub fn new(transaction: &'t Transaction<'_>, server_id: &str) -> rusqlite::Result<Self> {
+    pub(super) fn new(transaction: &'t Transaction<'_>, server_id: &str) -> rusqlite::Result<Self> {
         let statement = transaction.prepare_cached(INSERT)?;
         let mut rows =
             Self { statement, bound: 0, received_unix_nano: None, repeated: Default::default(), text: Vec::new() };
@@ -74,7 +74,7 @@ impl<'t> Rows<'t> {
     }
 
     /// An error is of this row only where the store refuses it; the next one may be inserted.
-    pub fn insert(&mut self, record: &Record<'_>) -> rusqlite::Result<()> {
+    pub(super) fn insert(&mut self, record: &Record<'_>) -> rusqlite::Result<()> {
         let event = &record.event;
         self.bind(Column::Position, record.position.cast_signed())?;
         if self.received_unix_nano != Some(record.received_unix_nano) {
@@ -154,7 +154,7 @@ impl<'t> Rows<'t> {
 }
 
 /// Text that is known to be UTF-8.
-pub fn utf8(text: &[u8]) -> ToSqlOutput<'_> {
+pub(super) fn utf8(text: &[u8]) -> ToSqlOutput<'_> {
     ToSqlOutput::Borrowed(ValueRef::Text(text))
 }
 

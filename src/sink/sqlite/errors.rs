@@ -46,7 +46,7 @@ impl Sqlite {
 }
 
 /// The column, not among the sink's own, that no row brings a value for. Not one that SQLite makes out of the others.
-pub fn wanted_column<'e>(connection: &Connection, error: &'e rusqlite::Error) -> Option<&'e str> {
+pub(super) fn wanted_column<'e>(connection: &Connection, error: &'e rusqlite::Error) -> Option<&'e str> {
     let rusqlite::Error::SqliteFailure(code, Some(words)) = error else { return None };
     let column = words.strip_prefix("NOT NULL constraint failed: events.")?;
     if code.extended_code != ffi::SQLITE_CONSTRAINT_NOTNULL || writes(column) {
@@ -59,7 +59,7 @@ pub fn wanted_column<'e>(connection: &Connection, error: &'e rusqlite::Error) ->
 }
 
 /// Code and reason where the store refuses the row itself, and would refuse it again.
-pub fn refusal(error: &rusqlite::Error) -> Option<(String, String)> {
+pub(super) fn refusal(error: &rusqlite::Error) -> Option<(String, String)> {
     let error_code = error.sqlite_error_code()?;
     if !matches!(error_code, ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) {
         return None;

@@ -7,15 +7,16 @@ use crate::sink::ownership::{FIRST, Held, Remains, Wording};
 use crate::sink::{Failure, Unavailable};
 
 /// The position of a sink, and its owner.
-pub const READ_POSITION: &str = "SELECT position, owner FROM telemetryx_positions WHERE server_id = ?1 AND sink = ?2";
+pub(super) const READ_POSITION: &str =
+    "SELECT position, owner FROM telemetryx_positions WHERE server_id = ?1 AND sink = ?2";
 
 /// Sets the owner; a position that is there stays.
-pub const TAKE_POSITION: &str = "
+pub(super) const TAKE_POSITION: &str = "
     INSERT INTO telemetryx_positions (server_id, sink, position, owner) VALUES (?1, ?2, 0, ?3)
     ON CONFLICT (server_id, sink) DO UPDATE SET owner = excluded.owner";
 
 /// Moves the position that this process left there.
-pub const MOVE_POSITION: &str = "
+pub(super) const MOVE_POSITION: &str = "
     UPDATE telemetryx_positions SET position = ?5
     WHERE server_id = ?1 AND sink = ?2 AND owner = ?3 AND position = ?4";
 

@@ -61,7 +61,7 @@ impl Sink for Refusing {
 }
 
 /// Positions passed = delivered + filtered + dead + dropped, and every row that is written is counted once.
-pub fn add_up<S: Store>(store: &S) {
+pub(super) fn add_up<S: Store>(store: &S) {
     let dir = tempfile::tempdir().unwrap();
     let (metrics, drain) = (Metrics::new().unwrap(), Arc::new(Drain::default()));
     let shared = Shared {

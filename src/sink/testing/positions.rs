@@ -5,7 +5,7 @@ use super::{Store, check, delivery, identity};
 use crate::sink::{Identity, Sink};
 
 /// What the suite does with the store beside its sinks.
-pub trait KeepsPositions: Store {
+pub(crate) trait KeepsPositions: Store {
     /// A sink of this name and process. [`Store::sink`] calls its sinks `main`.
     fn sink_of(&self, name: &str, identity: &Identity) -> Box<dyn Sink>;
 
@@ -26,7 +26,7 @@ pub trait KeepsPositions: Store {
 }
 
 /// Every sink that keeps positions passes this.
-pub fn keeps_positions<S: KeepsPositions>(new_store: impl Fn() -> S) {
+pub(crate) fn keeps_positions<S: KeepsPositions>(new_store: impl Fn() -> S) {
     is_read_without_a_change(&new_store());
     the_newest_owner_wins_and_the_older_one_does_not_take_it_back(&new_store());
     sinks_and_logs_have_their_own_positions(&new_store());
@@ -45,7 +45,7 @@ fn recognizes<S: Store>() -> bool {
 }
 
 /// The statement in the message about a missing position.
-pub fn statement(reason: &str) -> &str {
+pub(crate) fn statement(reason: &str) -> &str {
     let (_, advice) = reason.split_once("To continue after position ").unwrap_or_else(|| panic!("{reason}"));
     advice.split_once(": ").unwrap().1.split_once(';').unwrap().0
 }

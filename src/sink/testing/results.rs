@@ -7,7 +7,7 @@ use crate::sink::{Failure, Unavailable};
 
 /// The reason, where a person must act.
 #[track_caller]
-pub fn down<T: Debug>(result: Result<T, impl Into<Failure>>) -> String {
+pub(crate) fn down<T: Debug>(result: Result<T, impl Into<Failure>>) -> String {
     match result.map_err(Into::into) {
         Err(Failure::Unavailable(Unavailable::Down { reason })) => reason,
         other => panic!("not down: {other:?}"),
@@ -16,13 +16,13 @@ pub fn down<T: Debug>(result: Result<T, impl Into<Failure>>) -> String {
 
 /// The reason, where it passes.
 #[track_caller]
-pub fn retry<T: Debug>(result: Result<T, impl Into<Failure>>) -> String {
+pub(crate) fn retry<T: Debug>(result: Result<T, impl Into<Failure>>) -> String {
     retry_after(result).0
 }
 
 /// The reason, where it passes, and the time that the store named.
 #[track_caller]
-pub fn retry_after<T: Debug>(result: Result<T, impl Into<Failure>>) -> (String, Option<Duration>) {
+pub(crate) fn retry_after<T: Debug>(result: Result<T, impl Into<Failure>>) -> (String, Option<Duration>) {
     match result.map_err(Into::into) {
         Err(Failure::Unavailable(Unavailable::Retry { reason, after })) => (reason, after),
         other => panic!("not to be tried again: {other:?}"),
@@ -32,7 +32,7 @@ pub fn retry_after<T: Debug>(result: Result<T, impl Into<Failure>>) -> (String, 
 /// Position and code of each event that the store refused.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 #[track_caller]
-pub fn refused(result: Result<(), Failure>) -> Vec<(u64, String)> {
+pub(crate) fn refused(result: Result<(), Failure>) -> Vec<(u64, String)> {
     match result {
         Err(Failure::Refused(refusals)) => {
             refusals.into_iter().map(|refusal| (refusal.position, refusal.code)).collect()
