@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture asan loom fuzz bench bench-lag bench-compare bench-loops bench-sinks instructions microbench flamegraph image-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture asan loom fuzz bench bench-lag bench-compare bench-loops bench-sinks instructions microbench flamegraph image-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -64,6 +64,10 @@ fuzz:           ## each fuzz target for SECONDS=60
 		cargo +nightly fuzz run $$target target/fuzz/corpus/$$target fuzz/corpus/$$target -- \
 			$$dict -max_total_time=$(SECONDS) -timeout=20 -artifact_prefix=target/fuzz/artifacts/$$target/ || exit 1; \
 	done
+
+alerts-test:    ## the alert rules and their tests (needs promtool: Debian package prometheus)
+	promtool check rules tools/prometheus/alerts.yaml
+	promtool test rules tools/prometheus/alerts_test.yaml
 
 bench:          ## speed and memory end to end, against others, in one table (10 minutes; installs nats-server)
 	./tools/bench/run
