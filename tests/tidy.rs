@@ -10,11 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Lines of a function, from its first to its last: it fits on a screen.
 const FUNCTION_LINES_MAX: usize = 70;
-const LONG_FUNCTIONS: &[&str] = &[
-    "http/tests/messages.rs a_key_of_another_agent_is_answered_with_ours", // a table of cases
-    "metrics.rs new",                              // one line per metric; each stage is to have its own
-    "net/bad_frames_tests.rs ends_the_connection", // a table of cases
-];
+const LONG_FUNCTIONS: &[&str] = &[];
 
 /// Lines of a file without blank lines, comments and tests.
 const FILE_LINES_MAX: usize = 600;

@@ -16,7 +16,7 @@ pub struct Limited {
 
 impl Limited {
     /// 429 with the time in whole seconds, at least one.
-    pub fn refusal(self) -> Refusal {
+    pub(super) fn refusal(self) -> Refusal {
         let whose = match self.scope {
             LimitScope::Server => {
                 "the server receives more than its limit (limits.events_per_second, limits.bytes_per_second)"

@@ -17,7 +17,7 @@ pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Why a request is not served: the peer's fault (4xx), not offered (501, 505), or not now (503, 504).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {error}")]
-pub struct Refusal {
+pub(super) struct Refusal {
     /// HTTP status of the answer, 4xx or 5xx.
     pub status: u16,
     /// What is wrong and what to do instead; becomes `{"error":"…"}`.
@@ -34,12 +34,12 @@ pub struct Refusal {
 
 impl Refusal {
     /// A refusal without further header fields, which rejects no events.
-    pub fn new(status: u16, error: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn new(status: u16, error: impl Into<Cow<'static, str>>) -> Self {
         Self { status, error: error.into(), allow: None, accept_encoding: None, retry_after: None, reason: None }
     }
 
     /// A refused body.
-    pub fn body(reason: RejectReason, error: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn body(reason: RejectReason, error: impl Into<Cow<'static, str>>) -> Self {
         let status = match reason {
             RejectReason::Malformed | RejectReason::Invalid => 400,
             RejectReason::TooLarge => 413,
@@ -49,7 +49,7 @@ impl Refusal {
     }
 
     /// A request that is not valid HTTP, or asks for something that the server does not have.
-    pub fn malformed(error: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn malformed(error: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, error)
     }
 }

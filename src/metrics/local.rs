@@ -19,13 +19,13 @@ pub struct LocalMetrics {
 impl LocalMetrics {
     /// Counters at zero that [`LocalMetrics::flush`] adds to `metrics`. `clients`: their names, by their ids.
     pub fn new(metrics: &Metrics, clients: &[String]) -> Self {
-        let of_client = |name: &String| metrics.client_events.with_label_values(&[name]).local();
+        let of_client = |name: &String| metrics.receipt.client_events.with_label_values(&[name]).local();
         Self {
-            events_limited: metrics.events_limited.iter().map(prometheus::IntCounter::local).collect(),
+            events_limited: metrics.receipt.events_limited.iter().map(prometheus::IntCounter::local).collect(),
             client_events: clients.iter().map(of_client).collect(),
-            events_received: metrics.events_received.iter().map(prometheus::IntCounter::local).collect(),
-            duplicates_dropped: metrics.duplicates_dropped.local(),
-            ack_seconds: metrics.ack_seconds.local(),
+            events_received: metrics.receipt.events_received.iter().map(prometheus::IntCounter::local).collect(),
+            duplicates_dropped: metrics.receipt.duplicates_dropped.local(),
+            ack_seconds: metrics.receipt.ack_seconds.local(),
         }
     }
 

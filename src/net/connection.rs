@@ -31,7 +31,7 @@ pub(super) enum Phase {
 }
 
 /// Who is at the other end.
-pub struct Peer {
+pub(super) struct Peer {
     /// Number of the connection.
     pub connection: ConnectionId,
     /// The peer's address, as accepted.

@@ -263,7 +263,7 @@ impl Ingress {
     }
 
     /// Ingress for one HTTP connection. One that is `overloaded` has pages only.
-    pub fn http<'a>(&'a mut self, peer: &'a mut Peer) -> HttpIngress<'a> {
+    pub(super) fn http<'a>(&'a mut self, peer: &'a mut Peer) -> HttpIngress<'a> {
         HttpIngress { ingress: self, peer }
     }
 
@@ -389,7 +389,7 @@ impl FrameIngress<'_> {
 }
 
 /// Ingress as the HTTP machine sees it.
-pub struct HttpIngress<'a> {
+pub(super) struct HttpIngress<'a> {
     ingress: &'a mut Ingress,
     peer: &'a mut Peer,
 }
