@@ -3,22 +3,19 @@
 //!
 //! `instructions WHAT TIMES`
 
+#[path = "../../benches/support/slots.rs"]
+mod slots;
+
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use telemetryx::batch::Origin;
 use telemetryx::batch::pool::Pool;
 use telemetryx::cli::bench::sample::Sample;
 use telemetryx::event::{Events, JsonDecoder, check_batch};
-use telemetryx::ids::{LoopId, Ticket};
-use telemetryx::pipeline::ring::{Content, Slot, ring};
 use telemetryx::wire::{Header, PayloadCaps, decode};
 
 const EVENTS: usize = 1_000;
-/// Slots that are pushed before they are taken, as in a turn of the loop.
-const SLOTS: u64 = 64;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -32,7 +29,7 @@ fn main() -> ExitCode {
         "json" => Box::new(json()),
         "frame" => Box::new(frame()),
         "page" => Box::new(page()),
-        "slots" => Box::new(slots()),
+        "slots" => Box::new(slots::slots()),
         _ => {
             eprintln!("WHAT is check, view, json, frame, page or slots");
             return ExitCode::from(2);
@@ -84,31 +81,5 @@ fn page() -> impl FnMut() {
     move || {
         let _ = &in_use;
         assert!(pool.allocate(black_box(4 << 10)).is_some());
-    }
-}
-
-fn slots() -> impl FnMut() {
-    let mut pool = Pool::new(64 << 20, Box::new(|| {}));
-    let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "127.0.0.1".to_owned(), epoch: 0 });
-    let (mut sender, mut receiver) = ring(1024, Box::new(|| {}));
-    let mut buffer = pool.allocate(1 << 20).expect("the pool is empty");
-    buffer.advance(1 << 20);
-    let mut taken = Vec::with_capacity(SLOTS as usize);
-    move || {
-        for number in 1..=SLOTS {
-            let content = Content::Events { payload: buffer.share(0..4096), events: 10, payload_crc: None };
-            let slot = Slot {
-                ticket: Ticket { event_loop: LoopId(0), number },
-                content,
-                received_unix_nano: 0,
-                seq: number,
-                sent_crc: 0,
-                is_let_go: false,
-                origin: origin.clone(),
-            };
-            assert!(sender.push(slot).is_ok());
-        }
-        receiver.take(SLOTS as usize, &mut taken, |_| false);
-        taken.clear();
     }
 }
