@@ -264,7 +264,6 @@ impl Marks {
             return Ok(Greeted::LentTo(older));
         }
         let mark = &mut entry.mark;
-        mark.client = client;
         let resumed = epoch == current;
         let mut missing = 0;
         if resumed {
@@ -279,6 +278,8 @@ impl Marks {
             }
             (mark.epoch, mark.last_seq, mark.last_crc) = (epoch, before_oldest, None);
         }
+        // Accepted: not before does the agent belong to the client.
+        mark.client = client;
         (entry.last_seen, entry.lent_to, entry.waiting) = (now, Some(connection), None);
         Ok(Greeted::Accepted(Greeting::new(mark, oldest_seq, resumed, missing), *mark))
     }
@@ -506,7 +507,12 @@ mod tests {
         let (mut marks, now) = marks();
         let (_, mark) = accepted(&mut marks, A, (EPOCH_LIMIT - 1, 1), id(1), (now, 0));
         send(&mut marks, A, mark, 1..=1, now);
-        assert_eq!(marks.greet(A, 0, 1, id(2), now, 0), Err(GreetingError::EpochsUsedUp));
+        let of_client = |number, client| Asking { connection: id(number), again: false, client };
+        let refused = marks.greet(A, 0, 1, of_client(2, Some(ClientId(1))), now, 0);
+        assert_eq!(refused, Err(GreetingError::EpochsUsedUp));
+        // Refused, it does not belong to the client.
+        let other = marks.greet(A, EPOCH_LIMIT - 1, 1, of_client(3, Some(ClientId(2))), now, 0);
+        assert!(matches!(other, Ok(Greeted::Accepted(..))), "{other:?}");
     }
 
     #[test]
