@@ -16,8 +16,8 @@ pub const ATTRIBUTE_KEY_BYTES_MAX: usize = 128;
 /// Bytes of one encoded event: body, names and attributes together. Bounds what one row can cost a sink.
 pub const EVENT_BYTES_MAX: usize = 128 * 1024;
 
-/// Attributes that the steps of a sink may add to an event, beyond [`EVENT_ATTRIBUTES_MAX`]: `sample_rate` of sample, three
-/// of collapse, and of aggregate at most one per statistic, `count` and `interval`.
+/// Attributes that the steps of a sink may add to an event, beyond [`EVENT_ATTRIBUTES_MAX`]: `sample_rate`, and room for those of
+/// later steps.
 pub const STEP_ATTRIBUTES_MAX: usize = 16;
 
 /// Bytes of a file of events that `telemetryx check --event` reads.

@@ -1,4 +1,4 @@
-//! `[[clients]]` and `[limits]`: what is accepted, what each mistake is told, and that no hash is shown.
+//! `[[clients]]` and `[limits]`: what is accepted, the message for each mistake, and that no hash is shown.
 
 use super::clients::ClientToken;
 use super::*;

@@ -187,7 +187,7 @@ pub(super) const CLIENT: &[Setting] = &[
         key: "token_sha256",
         default: Value::text(""),
         form: Form::Secret,
-        doc: "SHA-256 of the client's token, 64 hexadecimal digits, as sha256sum prints it.",
+        doc: "SHA-256 of the client's token, the 64 hexadecimal digits that sha256sum prints.",
     },
     Setting {
         key: "token_file",

@@ -1,4 +1,4 @@
-//! What users see of the settings: which layer wins, what each mistake is told, what is shown.
+//! What users see of the settings: which layer wins, the message for each mistake, what is shown.
 
 use super::*;
 use crate::settings::{Form, Raw, Setting, Value};

@@ -111,7 +111,7 @@ fn a_body_is_charged_once_with_its_bytes_as_sent_and_all_of_its_events() {
     }
 }
 
-/// A client that posts as fast as it is allowed to, and waits as it is told to.
+/// A client that posts as fast as it can, and waits for as long as each 429 asks.
 #[test]
 fn a_greedy_client_that_honours_retry_after_gets_its_rate() {
     let (begin, address) = (Instant::now(), Sender::Address(IpAddr::from([192, 0, 2, 1])));

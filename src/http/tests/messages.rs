@@ -206,7 +206,7 @@ const DURATION: &str = "use `duration_nano`, in nanoseconds";
 const MILLIS: &str = "use `duration_nano`, in nanoseconds: milliseconds × 1,000,000";
 const OTLP: &str = "this is OTLP, which is not supported yet: send events to POST /v1/events";
 
-/// Keys that other agents send, and what is said about each.
+/// Keys that other agents send, and the advice in the answer to each.
 const KEYS_OF_AGENTS: &[(&str, &[(&str, &str)])] = &[
     ("Fluent Bit", &[("date", TIME), ("log", BODY), ("stream", PUT), ("kubernetes", PUT)]),
     ("Vector", &[("timestamp", TIME), ("message", BODY), ("host", SOURCE), ("source_type", PUT), ("file", PUT)]),
