@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom fuzz bench bench-lag bench-compare bench-sinks microbench flamegraph image-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom fuzz bench bench-lag bench-compare bench-loops bench-sinks instructions microbench flamegraph image-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -39,6 +39,7 @@ proto:          ## generate src/event/proto.rs again from proto/events.proto
 torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores and of refused uploads, 20 of power loss
 	TELEMETRYX_TORTURE_ROUNDS=100 cargo test --locked --test torture -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test store_torture --test store_faults -- --nocapture --test-threads=1
+	cargo test --locked --release --test shaping -- --ignored --nocapture
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test refusals -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=20 ./tools/power-loss
 
@@ -68,6 +69,10 @@ fuzz:           ## each fuzz target for SECONDS=60
 			$$dict -max_total_time=$(SECONDS) -timeout=20 -artifact_prefix=target/fuzz/artifacts/$$target/ || exit 1; \
 	done
 
+alerts-test:    ## the alert rules and their tests (needs promtool: Debian package prometheus)
+	promtool check rules tools/prometheus/alerts.yaml
+	promtool test rules tools/prometheus/alerts_test.yaml
+
 bench:          ## speed and memory end to end, against others, in one table (10 minutes; installs nats-server)
 	./tools/bench/run
 
@@ -81,6 +86,12 @@ bench-compare:  ## this revision beside another one (BEFORE=), in turn: ratios w
 
 bench-sinks:    ## each sink against a bare loop into the same store; a store that refuses rows, one that stands still (15 minutes)
 	./tools/bench/sinks
+
+bench-loops:    ## two event loops against one: cost of an event, and events per second on the clock (5 minutes)
+	./tools/bench/loops
+
+instructions:   ## instructions of the boundaries between stages (needs valgrind; 2 minutes)
+	./tools/bench/instructions
 
 microbench:     ## the boundaries between stages, one by one
 	cargo bench --locked

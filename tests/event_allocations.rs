@@ -9,10 +9,12 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use telemetryx::batch::{Batch, Origin, Payload, Run};
+use telemetryx::batch::{Batch, Delivery, Origin, Payload, Run};
 use telemetryx::event::otlp::{EVENT_FIELD_BYTES_MAX, OtlpDecoder, Output, Signal};
 use telemetryx::event::{Events, JsonDecoder, JsonRecord, check_batch, write_json};
 use telemetryx::router::gather::{Due, Gather};
+use telemetryx::router::steps::Steps;
+use telemetryx::settings::steps::StepSettings;
 use telemetryx::sink::BatchSettings;
 
 struct Counting;
@@ -116,6 +118,40 @@ fn writing_json_allocates_nothing_but_its_output() {
     assert_eq!(count, 0);
 }
 
+/// One run of so many events.
+fn one_run(events: u32) -> Delivery {
+    let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 });
+    let payload = Payload::Read(batch(events as usize).into());
+    let batch = Batch::new(1, vec![Run { payload, events, received_unix_nano: 1, origin }]);
+    Delivery::new(vec![Arc::new(batch)], 1..=events.into())
+}
+
+/// Allocations of the steps for a delivery of so many events.
+fn allocations_of_steps(settings: &[(&str, &str)], events: u32) -> usize {
+    let value = |key: &str| settings.iter().find(|(other, _)| *other == key).map(|(_, value)| *value);
+    let steps = Steps::new(&StepSettings::read(value).unwrap(), [7; 16]);
+    let delivery = one_run(events);
+    allocations(|| steps.apply_to_events(delivery)).0
+}
+
+#[test]
+fn steps_allocate_nothing_per_event() {
+    for settings in [
+        &[
+            ("include", "[{ kinds = 'span' }, { attributes = { http.status = '2*' } }]"),
+            ("exclude", "{ source = '*x' }"),
+        ][..],
+        &[("exclude", "{ name = 'request' }")],
+        &[("sample.keep", "1/1000"), ("sample.by", "event")],
+        &[("sample.keep", "1/2"), ("sample.by", "event")],
+        &[("sample.keep", "1/10"), ("sample.by", "attributes.http.status")],
+    ] {
+        let (few, many) = (allocations_of_steps(settings, 1_000), allocations_of_steps(settings, 16_000));
+        // Lists and the bytes of the rows grow by doubling.
+        assert!(few <= 40 && many <= few + 20, "{settings:?}: {few} for 1,000 events, {many} for 16,000");
+    }
+}
+
 /// `runs` runs of one event each.
 fn single_events(first_position: u64, runs: u64) -> Arc<Batch> {
     let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 });
@@ -126,8 +162,10 @@ fn single_events(first_position: u64, runs: u64) -> Arc<Batch> {
 #[test]
 fn a_delivery_allocates_a_list_of_batches_and_nothing_per_run_or_event() {
     let now = Instant::now();
-    let mut gather =
-        Gather::new(BatchSettings { max_events: 1_000, max_bytes: 1 << 20, max_age: Duration::from_secs(1) });
+    let mut gather = Gather::new(
+        BatchSettings { max_events: 1_000, max_bytes: 1 << 20, max_age: Duration::from_secs(1) },
+        Arc::default(),
+    );
     for round in 0..3 {
         let first = 1 + round * 1_000;
         let batch = single_events(first, 1_000);

@@ -74,13 +74,21 @@ fn otlp_json() {
     run("otlp_json", 3, telemetryx::event::otlp::fuzz::json_body);
 }
 
+#[test]
+fn steps() {
+    run("steps", 1, telemetryx::router::steps::fuzz::settings_and_events);
+}
+
 /// `make fuzz` runs what `fuzz/Cargo.toml` names: each target has its seeds, and is run above.
 #[test]
 fn every_target_has_a_corpus() {
     let manifest = fs::read_to_string(Path::new(CORPUS).join("../Cargo.toml")).unwrap();
     let targets: Vec<_> =
         manifest.split("[[bin]]\nname = \"").skip(1).filter_map(|bin| bin.split('"').next()).collect();
-    assert_eq!(targets, ["event", "json", "otlp_protobuf", "otlp_json", "frames", "http_request", "chunked_body"]);
+    assert_eq!(
+        targets,
+        ["event", "json", "otlp_protobuf", "otlp_json", "frames", "http_request", "chunked_body", "steps"]
+    );
     for target in targets {
         seeds(target);
     }

@@ -2,13 +2,23 @@
 //!
 //! ```text
 //!  runs        │ 7  8  9 │ 10 11 12 13 14 │ 15 16 │ 17 18 19 …        of the batches, in order of position
-//!  picks       └── 7–9 ──┴ 10–11 ┘└ 13–14 ┴ 15–16 ┘                  what is written: 12 was refused before
+//!  picks       └── 7–9 ──┴ 10–11 ┘└ 13–14 ┘    ▲                     what is written: 12 was refused before
+//!  made row                                    16                    what is written in place of 15 and 16
 //!  positions   from 7 ──────────────────────▶ through 16            how far the sink's position moves
 //! ```
 //!
 //! What is written is separate from how far the position moves: leaving out a refused row splits a pick, and the position
-//! of the row is covered all the same. An event that a step filters will be covered without being picked, and a row that a
-//! step creates will be a pick of a run that the step adds.
+//! of the row is covered all the same. An event that a step filters is covered without being picked.
+//!
+//! **Made rows.** A row that a step made is an encoded `Event` with a position, a time of receipt and an origin, like any
+//! other event; its bytes are the delivery's own. It lies in a run that the delivery adds to those of its batches, so that a
+//! sink sees no difference: it is a [`Pick`], and a [`Record`]. Its position is that of an event of the log that it was
+//! made from (of the last one, where it stands for several), so positions stay unique and in order. A step builds such
+//! deliveries with a [`Builder`].
+//!
+//! **Counts.** [`Delivery::events`] is the number of rows, [`Delivery::originals`] that of the events of the log which these
+//! rows stand for, [`Delivery::filtered`] that of the events that steps left out. Until rows are refused,
+//! originals + filtered is the number of events at the covered positions.
 
 use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
@@ -16,6 +26,11 @@ use std::sync::Arc;
 use super::{Batch, Record, Run};
 use crate::event::Events;
 use crate::limits::PICKS_KEPT_MAX;
+use crate::metrics::FilterStep;
+
+mod build;
+
+pub use build::{Builder, Fate, MadeRow};
 
 /// A list of picks, and the range of positions that it covers.
 ///
@@ -29,25 +44,39 @@ use crate::limits::PICKS_KEPT_MAX;
 #[derive(Debug, Clone)]
 pub struct Delivery {
     batches: Arc<[Arc<Batch>]>,
+    /// Runs of rows that steps made; shared by the parts of a delivery.
+    made: Arc<[Run]>,
     picks: Vec<Stretch>,
     /// Of all picks.
     events: u64,
+    /// Of all picks.
+    originals: u64,
+    filtered: Filtered,
+    is_whole: bool,
     from: u64,
     through: u64,
 }
 
+/// Events that the steps left out, by step.
+pub type Filtered = [u64; FilterStep::NAMES.len()];
+
 /// A pick as a delivery stores it, without a borrow.
 #[derive(Debug, Clone)]
 struct Stretch {
-    /// Index in the delivery's batches.
+    /// Index in the delivery's batches; [`MADE`]: none of them.
     batch: usize,
-    /// Index in the batch's runs.
+    /// Index in the batch's runs, or in the made runs.
     run: usize,
     /// In the run's payload.
     bytes: Range<usize>,
     first_position: u64,
     events: u32,
+    /// Events of the log that a made row stands for. Of several events it is their number.
+    originals: u32,
 }
+
+/// Stands for the batch of a stretch that lies in a made run.
+const MADE: usize = usize::MAX;
 
 /// Room for the picks of a delivery, to be used again by a later one.
 #[derive(Debug, Default)]
@@ -81,17 +110,22 @@ impl Delivery {
         for (index, batch) in batches.iter().enumerate() {
             pick_runs(index, batch, from..=through, &mut picks);
         }
-        Self { picks, events: 0, batches, from, through }.counted()
+        let made = Arc::default();
+        let filtered = Filtered::default();
+        Self { picks, events: 0, originals: 0, filtered, is_whole: false, batches, made, from, through }.counted()
     }
 
     fn counted(mut self) -> Self {
         self.events = self.picks.iter().map(|pick| u64::from(pick.events)).sum();
+        self.originals = self.picks.iter().map(|pick| u64::from(pick.originals)).sum();
         self
     }
 
     /// The same batches, other picks.
-    fn with(&self, picks: Vec<Stretch>, from: u64, through: u64) -> Self {
-        Self { batches: self.batches.clone(), picks, events: 0, from, through }.counted()
+    fn with(&self, picks: Vec<Stretch>, filtered: Filtered, from: u64, through: u64) -> Self {
+        let (batches, made) = (self.batches.clone(), self.made.clone());
+        Self { batches, made, picks, events: 0, originals: 0, filtered, is_whole: self.is_whole, from, through }
+            .counted()
     }
 
     /// Gives back the room of its picks, unless it is more than `limits::PICKS_KEPT_MAX`.
@@ -110,9 +144,36 @@ impl Delivery {
         self.through
     }
 
-    /// Events to write; 0: the delivery only moves the position.
+    /// Rows to write: events as they came, and made rows. 0: the delivery only moves the position.
     pub fn events(&self) -> u64 {
         self.events
+    }
+
+    /// Events of the log that the rows to write stand for.
+    pub fn originals(&self) -> u64 {
+        self.originals
+    }
+
+    /// Events that steps left out of what the delivery covers. Of the parts of a delivery, the last one has them all: they
+    /// are counted when the position has passed everything.
+    pub fn filtered(&self) -> &Filtered {
+        &self.filtered
+    }
+
+    /// Bytes of all rows to write.
+    pub fn payload_bytes(&self) -> usize {
+        self.picks.iter().map(|pick| pick.bytes.len()).sum()
+    }
+
+    /// Bytes of the buffer pool that cannot be allocated while the delivery is held.
+    pub fn pinned_bytes(&self) -> usize {
+        self.batches.iter().map(|batch| batch.pinned_bytes()).sum()
+    }
+
+    /// Whether its rows stand for events with positions among those of other rows, so that a part of it would cover what
+    /// it does not contain: the sink's position may move only once all of it is stored. See [`Builder::whole`].
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// What is to be written, in order of position.
@@ -145,7 +206,7 @@ impl Delivery {
         let picks: Vec<Stretch> = picks.into_iter().map(|pick| pick.stretch).collect();
         let from = picks.first().map_or(self.from, |pick| pick.first_position);
         let through = picks.last().map_or(self.through, |pick| pick.end_position() - 1);
-        self.with(picks, from, through)
+        self.with(picks, self.filtered, from, through)
     }
 
     /// Leaves out the events at `positions`, which are in order: they are covered, and not written.
@@ -166,7 +227,7 @@ impl Delivery {
                 }
             }
         }
-        *self = self.with(kept, self.from, self.through);
+        *self = self.with(kept, self.filtered, self.from, self.through);
     }
 
     /// Halves by events; `None`: there are no two events. Both halves together cover what this one covers.
@@ -194,7 +255,8 @@ impl Delivery {
             }
         }
         let middle = second.first()?.first_position;
-        Some((self.with(first, self.from, middle - 1), self.with(second, middle, self.through)))
+        let first = self.with(first, Filtered::default(), self.from, middle - 1);
+        Some((first, self.with(second, self.filtered, middle, self.through)))
     }
 
     /// Exchanges each batch for what `exchange` returns, which has the same events at the same positions, and as many bytes
@@ -204,7 +266,10 @@ impl Delivery {
     }
 
     fn run(&self, stretch: &Stretch) -> Option<&Run> {
-        self.batches.get(stretch.batch)?.runs().get(stretch.run)
+        match stretch.batch {
+            MADE => self.made.get(stretch.run),
+            batch => self.batches.get(batch)?.runs().get(stretch.run),
+        }
     }
 }
 
@@ -221,8 +286,9 @@ fn pick_runs(index: usize, batch: &Batch, positions: RangeInclusive<u64>, picks:
         if next <= from || run.events == 0 {
             continue;
         }
-        let stretch =
-            Stretch { batch: index, run: at, bytes: 0..run.payload.len(), first_position, events: run.events };
+        let bytes = 0..run.payload.len();
+        let (events, originals) = (run.events, run.events);
+        let stretch = Stretch { batch: index, run: at, bytes, first_position, events, originals };
         if first_position >= from && next <= end {
             picks.push(stretch);
             continue;
@@ -282,6 +348,16 @@ impl<'a> Pick<'a> {
         }
     }
 
+    /// The events, in order of position.
+    pub fn records(&self) -> impl Iterator<Item = Record<'a>> + use<'a> {
+        records(self.run, &self.stretch)
+    }
+
+    /// Events of the log that these events stand for.
+    pub fn originals(&self) -> u32 {
+        self.stretch.originals
+    }
+
     /// The events before `position`, and the others.
     pub fn split_at(self, position: u64) -> (Option<Self>, Option<Self>) {
         let before = position.saturating_sub(self.first_position());
@@ -307,13 +383,16 @@ impl<'a> Pick<'a> {
                 start = field_start;
             }
             if !fits(taken + 1, field_end - start) {
+                // Where there are several events, each is its own original.
+                let originals = |events| if taken == 0 { self.stretch.originals } else { events };
                 let rest = Stretch {
                     bytes: field_start..bytes.end,
                     first_position: first_position + u64::from(taken),
                     events: events - taken,
+                    originals: originals(events - taken),
                     ..self.stretch
                 };
-                let taken = Stretch { bytes: start..end, events: taken, ..self.stretch };
+                let taken = Stretch { bytes: start..end, events: taken, originals: taken, ..self.stretch };
                 let some = |stretch: Stretch| (stretch.events > 0).then_some(Self { run: self.run, stretch });
                 return (some(taken), some(rest));
             }

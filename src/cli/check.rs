@@ -4,8 +4,10 @@
 
 mod findings;
 mod log;
+mod preview;
 
 use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -18,10 +20,13 @@ use crate::sink::{self, Identity};
 use crate::wal::{DirStorage, inspect};
 
 #[derive(Args)]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     /// Also read the whole log and connect to every sink; changes nothing
     #[arg(long)]
     pub(super) connect: bool,
+    /// Show what each sink gets of the events in FILE (NDJSON), and why
+    #[arg(long, value_name = "FILE", conflicts_with = "connect")]
+    pub(super) event: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
@@ -29,7 +34,7 @@ pub struct CheckArgs {
     pub(super) settings: SettingsArgs,
 }
 
-pub(super) fn run(settings: &SettingsArgs, connect: bool, json: bool) -> Result<(), Failure> {
+pub(super) fn run(settings: &SettingsArgs, connect: bool, event: Option<&Path>, json: bool) -> Result<(), Failure> {
     let mut findings = Findings::new(json);
     let settings = match load(settings, &mut findings) {
         Err(Failure::Settings(error)) if json => {
@@ -38,6 +43,9 @@ pub(super) fn run(settings: &SettingsArgs, connect: bool, json: bool) -> Result<
         }
         loaded => loaded?,
     };
+    if let Some(path) = event {
+        return preview::run(path, &settings.config, json);
+    }
     if connect {
         ask(&settings.config, &mut findings)?;
     }
@@ -52,7 +60,7 @@ pub(super) fn run(settings: &SettingsArgs, connect: bool, json: bool) -> Result<
 fn load(settings: &SettingsArgs, findings: &mut Findings) -> Result<Resolved, Failure> {
     let settings = settings.load()?;
     let server = &settings.config.server;
-    let tokens = access::read_tokens(server)?;
+    let tokens = access::read_tokens(&settings.config)?;
     access::check_files(&settings.config)?;
     findings.summary(&settings)?;
     if let Some(warning) = access::warning(server.address, &tokens, server) {
@@ -83,10 +91,10 @@ fn ask(config: &Config, findings: &mut Findings) -> Result<(), Failure> {
     // Another owner than any server's: what is only looked at is fenced from nobody.
     let identity = Identity { server_id: server_id.unwrap_or_default(), owner: [0; 16], log_end: u64::MAX };
     for settings in &config.sinks {
-        let mut sink = sink::open(&settings.name, &settings.kind, &identity);
+        let mut sink = settings.open(&identity);
         let (message, ok) = match sink.probe() {
             Ok(()) => {
-                let output = settings.kind.output().map(|output| format!(", {output}"));
+                let output = settings.config.output().map(|output| format!(", {output}"));
                 (format!("{}{}", sink.probed(), output.unwrap_or_default()), true)
             }
             Err(unavailable) => (Escaped(unavailable).to_string(), false),

@@ -13,10 +13,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind as ArgumentErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::Level;
 
-use crate::config::url::{HIDDEN, Url};
 use crate::config::{self, ConfigError, LogFormat, Resolved};
 use crate::escape::escape_lines;
 use crate::limits::SETTINGS_FILE_BYTES_MAX;
+use crate::settings::url::{HIDDEN, Url};
 
 mod address;
 pub mod bench;
@@ -216,7 +216,7 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
         }
         Some(Command::Check(args)) => {
             shared.merge(args.settings);
-            check::run(&shared, args.connect, args.json)
+            check::run(&shared, args.connect, args.event.as_deref(), args.json)
         }
         Some(Command::Config(args)) => {
             shared.merge(args.settings);

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::rfc3339;
 use super::view::{AttributeValue, EventKind, EventRef};
 use crate::ids::{write_hex, write_uuid};
-use crate::limits::EVENT_ATTRIBUTES_MAX;
+use crate::limits::{EVENT_ATTRIBUTES_MAX, STEP_ATTRIBUTES_MAX};
 
 /// The content of one line: an event and, where they are known, its position and origin.
 #[derive(Debug, Clone, Copy)]
@@ -129,14 +129,14 @@ pub fn write_json(record: &JsonRecord<'_>, out: &mut Vec<u8>) {
 
 /// Appends the attributes as one JSON object; `{}` where there are none.
 pub fn write_attributes_json(event: &EventRef<'_>, out: &mut Vec<u8>) {
-    // Room for as many as an accepted event can have costs more to make than most events cost to write.
+    // Room for as many as an event can have costs more to make than most events cost to write.
     const FEW: usize = 16;
     let mut few = [UNSET; FEW];
     let gathered = gather(event, &mut few);
     if gathered.len() < FEW {
         return write_attributes(gathered, out);
     }
-    let mut all = [UNSET; EVENT_ATTRIBUTES_MAX];
+    let mut all = [UNSET; EVENT_ATTRIBUTES_MAX + STEP_ATTRIBUTES_MAX];
     write_attributes(gather(event, &mut all), out);
 }
 

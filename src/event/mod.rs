@@ -34,6 +34,7 @@ pub mod view;
 
 pub use check::{BatchError, Counts, EventError, InvalidEvent, Malformed, Rejection, Rejections, check_batch};
 pub use json::{Decoded, JsonDecoder, JsonError};
+pub use json_event::severity_from_name;
 pub use json_key::{FIELD_NAMES, Quoted};
 pub use json_out::{JsonRecord, write_attributes_json, write_json};
 pub use protobuf::Fault;

@@ -503,6 +503,13 @@ impl<'a> Events<'a> {
         from_field.get(..from_field.len() - self.fields.rest.len())
     }
 
+    /// The next event, and what [`Events::next_field`] returns of it.
+    #[inline]
+    pub fn next_with_field(&mut self) -> Option<(&'a [u8], EventRef<'a>)> {
+        let (from_field, bytes) = self.fields.next_field()?;
+        Some((from_field.get(..from_field.len() - self.fields.rest.len())?, EventRef::accepted(bytes)))
+    }
+
     /// Bytes of the payload after the events that were passed.
     #[inline]
     pub fn bytes_left(&self) -> usize {

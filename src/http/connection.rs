@@ -449,6 +449,9 @@ impl Connection {
         if let Some(pause) = ingress.log_pause() {
             return Err(paused(pause));
         }
+        if let Some(limited) = ingress.limited() {
+            return Err(limited.refusal());
+        }
         let (kept, close) = (Kept::new(), head.close);
         Ok(Body { submission, framing, kept, lacks: None, whole: None, close, since: now })
     }
@@ -543,6 +546,7 @@ impl Connection {
         let answer = Answer {
             allow: refusal.allow,
             accept_encoding: refusal.accept_encoding,
+            retry_after: refusal.retry_after,
             head_only: ending.head_only,
             content_type: encoding.content_type(),
             ..Answer::json(refusal.status, &body, close)

@@ -25,10 +25,11 @@ use super::response::{Refusal, push_json_string, result_body};
 use super::routes::{MediaType, Submission, Target};
 use crate::batch::pool::{Buffer, PoolSlice};
 use crate::batch::shares::packed_bytes;
-use crate::event::otlp::{Decoded as DecodedOtlp, Signal};
+use crate::event::otlp::Signal;
 use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, Rejection, Rejections, check_batch};
 use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
 use crate::metrics::RejectReason;
+use crate::rate::{Amount, Received};
 use crate::text::cut;
 
 /// A body with more gaps than this between its accepted events is packed again, so that it does not fill the ring.
@@ -44,7 +45,7 @@ pub struct Piece {
 
 /// What became of a request's events; the text of its answer, kept in the pool while the answer waits, where bodies are
 /// received: the memory for whole bodies must not wait for the answer.
-pub struct Settled {
+pub(super) struct Settled {
     accepted: u64,
     rejected: u64,
     listed: u64,
@@ -79,16 +80,17 @@ impl Settled {
     }
 
     /// Whether the body had events and every one was refused.
-    pub fn nothing_but_refused(&self) -> bool {
+    pub(super) fn nothing_but_refused(&self) -> bool {
         self.accepted == 0 && self.rejected > 0
     }
 
     /// What became of a request of OTLP; `summary` says what was rejected of it.
-    fn of_otlp(submission: Submission, decoded: &DecodedOtlp, summary: &str, ingress: &mut impl Ingress) -> Self {
+    fn of_otlp(submission: Submission, taken: &Taken, summary: &str, ingress: &mut impl Ingress) -> Self {
         let mut entries = ingress.reserve_for_answer(summary.len()).filter(|_| !summary.is_empty());
         entries = entries.and_then(|mut buffer| buffer.extend(summary.as_bytes()).then_some(buffer));
         let (target, encoding) = (submission.target, submission.encoding());
-        let (accepted, rejected) = (decoded.accepted as u64, decoded.rejected.total as u64);
+        let accepted = taken.pieces.iter().map(|piece| u64::from(piece.events)).sum();
+        let rejected = taken.decoded.rejected.total as u64;
         Self { accepted, rejected, listed: 0, entries, target, encoding }
     }
 
@@ -130,9 +132,17 @@ impl Settled {
     }
 }
 
+impl Settled {
+    /// What a body of `bytes` was, for limits.
+    pub(super) fn received(&self, bytes: usize) -> Received {
+        let amount = Amount { events: self.accepted + self.rejected, bytes: bytes as u64 };
+        Received { amount, accepted: self.accepted }
+    }
+}
+
 /// Why nothing of a body was taken.
 #[derive(Debug)]
-pub enum Failed {
+pub(super) enum Failed {
     /// The body breaks a rule; sending it again does not help.
     Refused(Refusal),
     /// Pool or ring have no room for what the body becomes. The body is as it was: try again.
@@ -149,7 +159,7 @@ impl From<Refusal> for Failed {
 ///
 /// # Errors
 /// Nothing was taken: 400, 413, or there is no room.
-pub fn ingest(
+pub(super) fn ingest(
     body: &mut Buffer,
     submission: Submission,
     settings: Settings,
@@ -195,12 +205,13 @@ fn ingest_otlp(
     settings: Settings,
     ingress: &mut impl Ingress,
 ) -> Result<(Settled, Option<u64>), Failed> {
-    let Taken { pieces, refused, decoded } = otlp::decode(body, submission, signal, settings, ingress)?;
-    if !ingress.ring_room(pieces.len() + refused.len()) {
+    let taken = otlp::decode(body, submission, signal, settings, ingress)?;
+    if !ingress.ring_room(taken.pieces.len() + taken.refused.len()) {
         return Err(Failed::NoRoom);
     }
-    let summary = decoded.summary(signal).unwrap_or_default();
-    let settled = Settled::of_otlp(submission, &decoded, &summary, ingress);
+    let summary = taken.decoded.summary(signal).unwrap_or_default();
+    let settled = Settled::of_otlp(submission, &taken, &summary, ingress);
+    let Taken { pieces, refused, .. } = taken;
     if settled.rejected > 0 {
         ingress.rejected(RejectReason::Invalid, settled.rejected);
     }
@@ -230,7 +241,7 @@ pub struct Needs {
 
 /// The largest needs of a body of `bytes`. A pool whose share for this is not in use has room for them; see
 /// [`Shares`](crate::batch::shares::Shares).
-pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs {
+pub(super) fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs {
     let Settings { max_body_bytes, max_frame_bytes, .. } = settings;
     let unpacked_bytes = if submission.gzip { max_body_bytes } else { 0 };
     // JSON can become many times as long: the key of an object is repeated in the keys of all its members.
@@ -251,7 +262,7 @@ pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs 
 }
 
 /// The refusal of a body for which the pool has no memory: 503.
-pub fn no_memory() -> Refusal {
+pub(super) fn no_memory() -> Refusal {
     Refusal::new(503, "the server is out of buffers: nothing of this request was accepted, send it again")
 }
 

@@ -14,7 +14,7 @@ use crate::sink::{Failure, Refusal, Unavailable};
 
 /// What a sink's answer about [`Bisection::next`] means.
 #[derive(Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// This part is stored, and no longer next.
     Stored(Delivery),
     /// The first half of the part is next, then the other half.
@@ -30,40 +30,30 @@ pub enum Answer {
 
 /// The parts of a delivery that are still to be stored.
 #[derive(Debug, Default)]
-pub struct Bisection {
+pub(crate) struct Bisection {
     /// In descending order: the last one is next.
     parts: Vec<Delivery>,
 }
 
 impl Bisection {
     /// Begins with the whole of `delivery`.
-    pub fn new(delivery: Delivery) -> Self {
+    pub(crate) fn new(delivery: Delivery) -> Self {
         Self { parts: vec![delivery] }
     }
 
     /// What to deliver next; `None`: all is stored.
-    pub fn next(&self) -> Option<&Delivery> {
+    pub(crate) fn next(&self) -> Option<&Delivery> {
         self.parts.last()
     }
 
-    /// Takes the next part out; see [`Bisection::put_back`].
-    pub fn take_next(&mut self) -> Option<Delivery> {
-        self.parts.pop()
-    }
-
-    /// The part that was taken out is next again.
-    pub fn put_back(&mut self, part: Delivery) {
-        self.parts.push(part);
-    }
-
     /// All that is left.
-    pub fn parts_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
+    pub(crate) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
         self.parts.iter_mut()
     }
 
     /// Takes the sink's answer about [`Bisection::next`]. A sink that refuses events, but none that it was asked to
     /// store, is down: asked again, it would refuse the same for ever.
-    pub fn answer(&mut self, answer: Result<(), Failure>) -> Answer {
+    pub(crate) fn answer(&mut self, answer: Result<(), Failure>) -> Answer {
         match answer {
             Ok(()) => match self.parts.pop() {
                 Some(part) => Answer::Stored(part),
@@ -75,12 +65,13 @@ impl Bisection {
         }
     }
 
-    /// Leaves these events out of the next part.
-    pub fn leave_out(&mut self, refusals: &[Refusal]) {
-        if let Some(part) = self.parts.last_mut() {
-            let positions: Vec<u64> = refusals.iter().map(|refusal| refusal.position).collect();
-            part.leave_out(&positions);
-        }
+    /// Leaves these rows out of the next part. Returns how many events of the log they stand for.
+    pub(crate) fn leave_out(&mut self, refusals: &[Refusal]) -> u64 {
+        let Some(part) = self.parts.last_mut() else { return 0 };
+        let positions: Vec<u64> = refusals.iter().map(|refusal| refusal.position).collect();
+        let before = part.originals();
+        part.leave_out(&positions);
+        before - part.originals()
     }
 
     fn refused(&self, mut refusals: Vec<Refusal>) -> Answer {

@@ -10,14 +10,29 @@
 //!
 //! An idle router delivers at once; after a delivery it waits up to `max_age` for the next one to fill. What is held
 //! stays below the size of one delivery plus one batch. Clock and queue are the caller's.
+//!
+//! **With steps**, a batch goes through them as soon as it is taken, and what is left is added to the delivery that is
+//! open:
+//!
+//! ```text
+//!  ┌─ Batch ──┐
+//!  │ 7 … 99   │ ─▶ steps ─▶ [ open delivery: rows, covers 1 … 99 ]     ≤ max_events and max_bytes of rows
+//!  └──────────┘
+//! ```
+//!
+//! `max_events` and `max_bytes` then count rows, so that a sink of which most is filtered does not get a transaction for
+//! each few of them, and none for each batch of which nothing is left: these move the position with the next rows, or
+//! after `max_age`.
 
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::steps::{Open, Steps};
 use crate::batch::{Batch, Delivery, PickBuffer};
 use crate::event::Events;
+use crate::limits::STEPS_READ_EVENTS;
 use crate::sink::BatchSettings;
 
 /// What to do now.
@@ -35,8 +50,15 @@ pub enum Due {
 #[derive(Debug)]
 pub struct Gather {
     settings: BatchSettings,
+    steps: Arc<Steps>,
     held: VecDeque<Arc<Batch>>,
-    /// All positions below are stored.
+    /// What the steps left of the batches that were held before; nothing where there are no steps.
+    open: Open,
+    /// Of the delivery with steps that is being delivered: its last position, and when its oldest event was received.
+    lent: Option<(u64, u64)>,
+    /// Events that went through the steps since it was last asked what is due.
+    read_events: u64,
+    /// All positions below are stored, or went through the steps.
     next: u64,
     /// Of `held`, whole batches: what is pinned.
     events: u64,
@@ -51,10 +73,14 @@ pub struct Gather {
 
 impl Gather {
     /// Nothing is stored yet: positions begin at 1.
-    pub fn new(settings: BatchSettings) -> Self {
+    pub fn new(settings: BatchSettings, steps: Arc<Steps>) -> Self {
         Self {
             settings,
+            steps,
             held: VecDeque::new(),
+            open: Open::default(),
+            lent: None,
+            read_events: 0,
             next: 1,
             events: 0,
             bytes: 0,
@@ -67,6 +93,10 @@ impl Gather {
 
     /// Whether one more batch may be taken: what is held does not fill a delivery yet.
     pub fn has_room(&self) -> bool {
+        if !self.steps.is_empty() {
+            // What is held did not go through the steps, because the delivery is full or positions jump.
+            return self.held.is_empty() && !self.open.is_full(self.settings) && self.read_events < STEPS_READ_EVENTS;
+        }
         self.events < self.settings.max_events.max(1) && self.bytes < self.settings.max_bytes.max(1)
     }
 
@@ -78,20 +108,43 @@ impl Gather {
             self.pinned_bytes += batch.pinned_bytes();
             self.held.push_back(batch);
         }
+        self.pass_steps();
+    }
+
+    /// Lets what is held go through the steps, as far as there is room.
+    fn pass_steps(&mut self) {
+        while !self.steps.is_empty() && !self.open.is_full(self.settings) {
+            let Some(batch) = self.held.front() else { return };
+            let first = batch.first_position().max(self.next);
+            // Positions do not jump within a delivery.
+            if self.open.end_position().is_some_and(|end| end != first) {
+                return;
+            }
+            let oldest = batch.runs().first().map_or(0, |run| run.received_unix_nano);
+            let (events, bytes) = self.open.room(self.settings);
+            let piece = self.delivery(first, events, bytes);
+            let next = piece.last_position() + 1;
+            self.read_events += next - first;
+            self.open.add(&self.steps, piece, oldest);
+            self.passed(next);
+        }
     }
 
     /// Bytes of the buffer pool that are held.
     pub fn pinned_bytes(&self) -> usize {
-        self.pinned_bytes
+        self.pinned_bytes + self.open.pinned_bytes()
     }
 
-    /// Whether no batch is held.
+    /// Whether nothing is held.
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty()
+        self.held.is_empty() && self.open.is_empty() && self.lent.is_none()
     }
 
     /// When the oldest of what is held was received; `None`: nothing is held.
     pub fn oldest_unix_nano(&self) -> Option<u64> {
+        if let Some(oldest) = self.lent.map(|(_, oldest)| oldest).or(self.open.oldest_unix_nano()) {
+            return Some(oldest);
+        }
         // A batch is one commit: what it holds came within moments.
         self.held.front()?.runs().first().map(|run| run.received_unix_nano)
     }
@@ -101,14 +154,16 @@ impl Gather {
     pub fn unpin<'a>(&mut self, parts: impl IntoIterator<Item = &'a mut Delivery>) {
         let copy = |batch: &Arc<Batch>| (batch.clone(), batch.unpinned().map(Arc::new));
         let mut copies: Vec<_> = self.held.iter().map(copy).collect();
+        let mut exchange = |batch: &Arc<Batch>| {
+            if !copies.iter().any(|(copied, _)| Arc::ptr_eq(copied, batch)) {
+                copies.push(copy(batch));
+            }
+            copies.iter().find(|(copied, _)| Arc::ptr_eq(copied, batch))?.1.clone()
+        };
         for part in parts {
-            part.exchange(|batch| {
-                if !copies.iter().any(|(copied, _)| Arc::ptr_eq(copied, batch)) {
-                    copies.push(copy(batch));
-                }
-                copies.iter().find(|(copied, _)| Arc::ptr_eq(copied, batch))?.1.clone()
-            });
+            part.exchange(&mut exchange);
         }
+        self.open.exchange(exchange);
         for (held, (_, copy)) in self.held.iter_mut().zip(copies) {
             if let Some(copy) = copy {
                 *held = copy;
@@ -119,7 +174,8 @@ impl Gather {
 
     /// Begins again after `position`: what was held will be offered again.
     pub fn restart(&mut self, position: u64) {
-        *self = Self { next: position + 1, last_delivery: self.last_delivery, ..Self::new(self.settings) };
+        let new = Self::new(self.settings, self.steps.clone());
+        *self = Self { next: position + 1, last_delivery: self.last_delivery, ..new };
     }
 
     /// No more batches will come: nothing waits for more any longer.
@@ -132,22 +188,46 @@ impl Gather {
         self.closed
     }
 
-    /// The next delivery, if it is time for it. The same one again until [`Gather::stored`] is called.
+    /// The next delivery, if it is time for it. Without steps it is the same one again until [`Gather::stored`] is called;
+    /// with steps it is handed out once, and again only after [`Gather::restart`].
     pub fn due(&mut self, now: Instant) -> Due {
-        let Some(first) = self.held.front() else { return Due::Nothing };
-        let full = !self.has_room();
-        match self.last_delivery.map(|last| last + self.settings.max_age) {
-            Some(at) if at > now && !full && !self.closed => Due::At(at),
-            _ => {
+        self.read_events = 0;
+        self.pass_steps();
+        let is_full = !self.has_room();
+        let at = self.last_delivery.map(|last| last + self.settings.max_age);
+        let at = at.filter(|at| *at > now && !is_full && !self.closed);
+        if !self.open.is_empty() {
+            return match at {
+                Some(at) => Due::At(at),
+                None => self.close_delivery(),
+            };
+        }
+        match (self.held.front(), at) {
+            (None, _) => Due::Nothing,
+            (Some(_), Some(at)) => Due::At(at),
+            (Some(first), None) => {
                 let first = first.first_position().max(self.next);
-                Due::Now(self.delivery(first))
+                Due::Now(self.delivery(first, self.settings.max_events.max(1), self.settings.max_bytes.max(1)))
             }
         }
     }
 
+    fn close_delivery(&mut self) -> Due {
+        let oldest = self.open.oldest_unix_nano().unwrap_or_default();
+        let Some(delivery) = self.open.close(&self.steps) else { return Due::Nothing };
+        self.lent = Some((delivery.last_position(), oldest));
+        Due::Now(delivery)
+    }
+
     /// Everything up to `position` is stored.
     pub fn stored(&mut self, position: u64) {
-        self.next = self.next.max(position.saturating_add(1));
+        self.lent = self.lent.filter(|(last, _)| *last > position);
+        self.passed(position.saturating_add(1));
+    }
+
+    /// All positions before `next` are stored, or went through the steps.
+    fn passed(&mut self, next: u64) {
+        self.next = self.next.max(next);
         while self.held.front().is_some_and(|batch| batch.end_position() <= self.next) {
             let Some(batch) = self.held.pop_front() else { break };
             self.events -= batch.events();
@@ -166,13 +246,9 @@ impl Gather {
         self.picks = delivery.into_buffer();
     }
 
-    fn delivery(&mut self, first: u64) -> Delivery {
-        let mut cut = Cut {
-            first,
-            end: first,
-            events_left: self.settings.max_events.max(1),
-            bytes_left: self.settings.max_bytes.max(1),
-        };
+    /// What is held from `first` on: at most so many events and bytes, but at least one event.
+    fn delivery(&mut self, first: u64, events_left: u64, bytes_left: usize) -> Delivery {
+        let mut cut = Cut { first, end: first, events_left, bytes_left };
         let mut batches = 0;
         for batch in &self.held {
             // Positions may jump between batches, but not within a delivery.
@@ -253,14 +329,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::batch::Fate;
     use crate::batch::testing::pooled_batch;
     use crate::event::proto::Event;
-    use crate::sink::testing::{batch, batch_of, named};
+    use crate::metrics::FilterStep;
+    use crate::router::steps::Step;
+    use crate::sink::testing::{RECEIVED_UNIX_NANO, batch, batch_of, named};
 
     const AGE: Duration = Duration::from_millis(50);
 
     fn gather(max_events: u64, max_bytes: usize) -> Gather {
-        Gather::new(BatchSettings { max_events, max_bytes, max_age: AGE })
+        Gather::new(BatchSettings { max_events, max_bytes, max_age: AGE }, Arc::default())
     }
 
     fn positions(delivery: &Delivery) -> RangeInclusive<u64> {
@@ -399,7 +478,7 @@ mod tests {
         let mut other = delivery.clone();
         let held: Vec<_> = gather.held.iter().map(Arc::downgrade).collect();
         gather.unpin([&mut delivery]);
-        Gather::new(gather.settings).unpin([&mut other]);
+        Gather::new(gather.settings, Arc::default()).unpin([&mut other]);
         assert!(held.iter().all(|batch| batch.upgrade().is_none()), "a batch in the pool is still held");
         assert_eq!(gather.pinned_bytes(), 0);
         assert_eq!((records(&delivery), records(&other)), (before[5..].to_vec(), before[5..].to_vec()));
@@ -407,6 +486,86 @@ mod tests {
         gather.unpin([]);
         assert_eq!(store_all(&mut gather, start), [6..=9]);
         assert!(gather.is_empty() && gather.pinned_bytes() == 0 && gather.bytes == 0);
+    }
+
+    /// Keeps one position of `0`.
+    struct KeepOneOf(u64);
+
+    impl Step for KeepOneOf {
+        fn apply(&self, delivery: Delivery) -> Delivery {
+            delivery.shaped(|record, _| match record.position.is_multiple_of(self.0) {
+                true => Fate::Keep,
+                false => Fate::Filter(FilterStep::Sample),
+            })
+        }
+    }
+
+    fn keeping_one_of(number: u64, max_events: u64) -> Gather {
+        let settings = BatchSettings { max_events, max_bytes: 1 << 20, max_age: AGE };
+        Gather::new(settings, Arc::new(Steps::of_events(vec![Box::new(KeepOneOf(number))])))
+    }
+
+    #[test]
+    fn with_steps_a_delivery_is_filled_with_rows_and_batches_without_rows_share_one() {
+        let start = Instant::now();
+        let mut gather = keeping_one_of(100, 8);
+        gather.take(batch(1..=50));
+        let first = now(gather.due(start));
+        assert_eq!((first.events(), positions(&first)), (0, 1..=50), "an idle router delivers at once");
+        assert!(!gather.is_empty(), "it is not stored yet");
+        gather.stored(50);
+        assert!(gather.is_empty());
+        gather.delivery_ended(start);
+        for first in (51..=550).step_by(50) {
+            assert!(gather.has_room());
+            gather.take(batch(first..=first + 49));
+            assert_eq!(gather.pinned_bytes(), 0);
+        }
+        assert!(matches!(gather.due(start), Due::At(at) if at == start + AGE));
+        assert_eq!(gather.oldest_unix_nano(), Some(RECEIVED_UNIX_NANO));
+        gather.take(batch(551..=600));
+        assert!(!gather.has_room(), "6 rows of at most 8");
+        let second = now(gather.due(start));
+        assert_eq!((second.events(), positions(&second)), (6, 51..=600));
+        assert_eq!(second.filtered()[FilterStep::Sample as usize], 544);
+        gather.stored(600);
+        assert!(gather.oldest_unix_nano().is_none() && gather.is_empty());
+        assert!(matches!(gather.due(start), Due::Nothing));
+    }
+
+    #[test]
+    fn with_steps_positions_do_not_jump_within_a_delivery() {
+        let start = Instant::now();
+        let mut gather = keeping_one_of(10, 100);
+        gather.delivery_ended(start);
+        gather.take(batch(1..=15));
+        gather.take(batch(101..=115));
+        assert!(!gather.has_room());
+        assert_eq!(positions(&now(gather.due(start))), 1..=15);
+        gather.stored(15);
+        assert!(matches!(gather.due(start), Due::At(_)));
+        assert_eq!(positions(&now(gather.due(start + AGE))), 101..=115);
+        gather.restart(15);
+        assert!(gather.is_empty());
+        gather.take(batch(14..=20));
+        assert_eq!(positions(&now(gather.due(start + AGE))), 16..=20, "what is stored is left out");
+    }
+
+    #[test]
+    fn what_is_open_is_copied_out_of_the_pool() {
+        let mut gather = keeping_one_of(1, 100);
+        gather.take(pooled_batch(1..=10));
+        assert!(gather.pinned_bytes() > 0);
+        gather.unpin([]);
+        assert_eq!(gather.pinned_bytes(), 0);
+        assert_eq!(now(gather.due(Instant::now())).events(), 10);
+        // Of few events the batch is not held at all.
+        let mut gather = keeping_one_of(10, 100);
+        gather.take(pooled_batch(1..=10));
+        assert_eq!(gather.pinned_bytes(), 0);
+        let names: Vec<String> =
+            now(gather.due(Instant::now())).records().map(|record| record.event.name().to_owned()).collect();
+        assert_eq!(names, ["e10"]);
     }
 
     proptest! {
@@ -443,6 +602,42 @@ mod tests {
             }
             deliver(&mut gather, &mut delivered);
             prop_assert_eq!(delivered, (1..next).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn with_steps_too(
+            events in prop::collection::vec(1_u64..40, 1..60),
+            jumps in prop::collection::vec(0_u64..2, 60),
+            number in 1_u64..12,
+            max_events in 1_u64..20,
+        ) {
+            let start = Instant::now();
+            let mut gather = keeping_one_of(number, max_events);
+            let (mut next, mut covered) = (1, Vec::new());
+            let (mut rows, mut expected, mut filtered) = (Vec::new(), Vec::new(), 0);
+            let mut deliver = |gather: &mut Gather| {
+                while let Due::Now(delivery) = gather.due(start) {
+                    let kept: Vec<u64> = delivery.records().map(|record| record.position).collect();
+                    assert!(delivery.events() <= max_events);
+                    filtered += delivery.filtered()[FilterStep::Sample as usize];
+                    covered.extend(positions(&delivery));
+                    gather.stored(delivery.last_position());
+                    rows.extend(kept);
+                }
+            };
+            for (events, jump) in events.into_iter().zip(jumps) {
+                next += jump * 7;
+                if !gather.has_room() {
+                    deliver(&mut gather);
+                }
+                gather.take(batch(next..=next + events - 1));
+                expected.extend(next..next + events);
+                next += events;
+            }
+            deliver(&mut gather);
+            prop_assert_eq!(rows.len() as u64 + filtered, expected.len() as u64);
+            prop_assert_eq!(rows, expected.iter().copied().filter(|position| position % number == 0).collect::<Vec<_>>());
+            prop_assert_eq!(covered, expected);
         }
     }
 }

@@ -11,8 +11,9 @@ use tempfile::TempDir;
 use super::*;
 use crate::batch::Delivery;
 use crate::limits::REFUSED_IN_A_ROW_MAX;
+use crate::settings::steps::StepSettings;
 use crate::sink::testing::{batch, identity};
-use crate::sink::{self, BatchSettings, Clocks, Failure, Refusal, Settings, Unavailable, Upkeep, discard, file};
+use crate::sink::{BatchSettings, Clocks, Failure, Refusal, SinkConfig, Unavailable, Upkeep, discard, file};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -47,24 +48,24 @@ pub(super) struct Memory {
 pub(super) struct MemorySink(Arc<Mutex<Memory>>);
 
 impl MemorySink {
-    pub fn with(change: impl FnOnce(&mut Memory)) -> Self {
+    pub(super) fn with(change: impl FnOnce(&mut Memory)) -> Self {
         let sink = Self::default();
         change(&mut sink.memory());
         sink
     }
 
-    pub fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+    pub(super) fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.0.lock().unwrap()
     }
 
-    pub fn stored(&self) -> Vec<u64> {
+    pub(super) fn stored(&self) -> Vec<u64> {
         self.memory().stored.clone()
     }
 }
 
 impl Memory {
     /// Refuses these positions, one by one or as a batch.
-    pub fn refuse(&mut self, positions: Vec<u64>, unnamed: bool) {
+    pub(super) fn refuse(&mut self, positions: Vec<u64>, unnamed: bool) {
         (self.poison, self.unnamed) = (positions, unnamed);
     }
 }
@@ -157,8 +158,9 @@ const BATCH: BatchSettings = BatchSettings { max_events: 100, max_bytes: 1 << 20
 
 /// Of a sink called `out`.
 pub(super) fn settings() -> SinkSettings {
-    let kind = Settings::Discard(discard::Settings {});
-    SinkSettings { name: "out".into(), required: true, drops_oldest: false, batch: BATCH, kind }
+    let config = Box::new(discard::DiscardSettings {});
+    let steps = StepSettings::default();
+    SinkSettings { name: "out".into(), required: true, drops_oldest: false, steps, batch: BATCH, config }
 }
 
 impl Bench {
@@ -471,8 +473,8 @@ fn a_fifo_without_a_reader_does_not_hold_the_end_of_the_server() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-    let settings = Settings::File(file::Settings { path: path.clone(), rotate_bytes: 0, rotate_age: Duration::ZERO });
-    let mut bench = Bench::in_dir(dir, sink::open("out", &settings, &identity(1)));
+    let settings = file::FileSettings { path: path.clone(), rotate_bytes: 0, rotate_age: Duration::ZERO };
+    let mut bench = Bench::in_dir(dir, settings.open("out", &identity(1)));
     assert!(bench.router.progress().wait_for_first_connect(Instant::now() + PATIENCE));
     assert_eq!(bench.router.progress().status(), SinkStatus::Ok);
     bench.send(1..=3);
@@ -494,8 +496,8 @@ fn a_poison_row_in_sqlite_is_buried_and_everything_else_is_stored_once() {
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
-    let settings = Settings::Sqlite(sqlite::Settings { path: path.clone(), keep: None });
-    let open = |owner| sink::open("out", &settings, &identity(owner));
+    let settings = sqlite::SqliteSettings { path: path.clone(), keep: None };
+    let open = |owner| settings.open("out", &identity(owner));
     open(9).connect().unwrap();
     let user = rusqlite::Connection::open(&path).unwrap();
     user.execute_batch(
@@ -582,4 +584,50 @@ fn a_sink_tidies_up_between_deliveries_and_trouble_with_it_stops_none() {
     bench.finish();
     assert_eq!(sink.stored().len(), 300);
     assert_eq!(sink.memory().upkeeps.len(), asked, "after a trouble there is a pause");
+}
+
+#[test]
+fn a_sink_that_gets_nothing_passes_everything_in_few_deliveries() {
+    let sink = MemorySink::default();
+    let exclude = |key: &str| (key == "exclude").then_some("{ source = '*' }");
+    let mut settings = settings();
+    settings.steps = StepSettings::read(exclude).unwrap();
+    settings.batch.max_age = Duration::from_secs(3_600);
+    let mut bench = Bench::with(tempfile::tempdir().unwrap(), &settings, Box::new(sink.clone()));
+    bench.send(1..=1);
+    bench.wait_for_position(1);
+    for first in (2..1_002).step_by(10) {
+        bench.send(first..=first + 9);
+    }
+    bench.queue = None;
+    bench.wait_for_position(1_001);
+    assert_eq!((sink.stored(), counted(&bench.metrics, "out")), (vec![], 1_001));
+    assert_eq!(sink.memory().asked, [(1, 1), (2, 1_001)]);
+    assert!(bench.notified.load(Ordering::SeqCst) > 0);
+}
+
+#[test]
+fn a_refused_row_of_a_step_becomes_the_dead_letter_that_the_store_was_offered() {
+    let sink = MemorySink::with(|memory| memory.poison = vec![7]);
+    let sample = |key: &str| match key {
+        "sample.keep" => Some("1/2"),
+        "sample.by" => Some("source"),
+        _ => None,
+    };
+    let mut settings = settings();
+    settings.steps = StepSettings::read(sample).unwrap();
+    // All of one source, which is kept.
+    let hash = |source: &str| xxhash_rust::xxh64::xxh64(source.as_bytes(), 0) <= u64::MAX / 2;
+    let kept = (0..).map(|number| format!("s{number}")).find(|source| hash(source)).unwrap();
+    let mut bench = Bench::with(tempfile::tempdir().unwrap(), &settings, Box::new(sink.clone()));
+    let events = (1..=9).map(|position| crate::event::proto::Event {
+        source: kept.clone(),
+        ..crate::sink::testing::named(format!("e{position}"))
+    });
+    bench.queue.as_ref().unwrap().offer(&crate::sink::testing::batch_of(1, vec![events.collect()]));
+    bench.finish();
+    assert_eq!(sink.stored(), [1, 2, 3, 4, 5, 6, 8, 9]);
+    let letters = bench.dead_letters();
+    assert_eq!((letters.len(), &letters[0]["position"]), (1, &7.into()));
+    assert_eq!(letters[0]["event"]["attributes"]["sample_rate"], 2);
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::*;
-use crate::batch::Payload;
+use crate::batch::{Payload, Record};
 use crate::event::proto::{Event, EventBatch};
 use crate::sink::testing::{RECEIVED_UNIX_NANO, batch, batch_of, named, origin, without};
 
@@ -176,5 +176,166 @@ proptest! {
             }
         }
         prop_assert_eq!(positions(&left.of_picks(pieces)), all);
+    }
+}
+
+mod shaped {
+    use super::*;
+    use crate::limits::ATTRIBUTE_KEY_BYTES_MAX;
+
+    /// A delivery of two batches with several runs, some of them of other origins.
+    fn mixed(runs: &[Vec<usize>]) -> Delivery {
+        let mut next = 1;
+        let mut batches = Vec::new();
+        for run in runs {
+            let events: Vec<Event> = run
+                .iter()
+                .enumerate()
+                .map(|(index, bytes)| Event { body: "x".repeat(*bytes), ..named(format!("e{}", next + index as u64)) })
+                .collect();
+            let count = events.len() as u64;
+            if count > 0 {
+                batches.push(batch_of(next, vec![events]));
+            }
+            next += count;
+        }
+        Delivery::new(batches, 1..=next - 1)
+    }
+
+    #[test]
+    fn what_is_kept_whole_is_the_same_delivery() {
+        let delivery = mixed(&[vec![0; 5], vec![0; 3]]);
+        let shaped = delivery.clone().shaped(|_, _| Fate::Keep);
+        assert_eq!(shaped.picks().count(), 2);
+        assert!(shaped.picks().zip(delivery.picks()).all(|(one, other)| std::ptr::eq(one.payload(), other.payload())));
+    }
+
+    #[test]
+    fn an_event_that_is_filtered_is_covered_and_its_neighbours_are_not_copied() {
+        let delivery = mixed(&[vec![0; 5], vec![0; 3]]);
+        let shaped = delivery.clone().shaped(|record, _| match record.position {
+            2 | 8 => Fate::Filter(FilterStep::Exclude),
+            _ => Fate::Keep,
+        });
+        assert_eq!(written(&shaped), names([1, 3, 4, 5, 6, 7]));
+        assert_eq!(shaped.picks().map(|pick| pick.events()).collect::<Vec<_>>(), [1, 3, 2]);
+        assert_eq!((shaped.filtered()[FilterStep::Exclude as usize], shaped.originals()), (2, 6));
+        let run = delivery.picks().next().unwrap().payload().as_ptr_range();
+        assert!(shaped.picks().take(2).all(|pick| run.contains(&pick.payload().as_ptr())));
+    }
+
+    #[test]
+    fn a_made_row_is_a_row_as_any_other() {
+        let delivery = mixed(&[vec![0; 3], vec![0; 2]]);
+        let event = Event { body: "y".repeat(ATTRIBUTE_KEY_BYTES_MAX), ..named("made") }.encode_to_vec();
+        let shaped = delivery.shaped(|record, out| match record.position {
+            1 => Fate::Keep,
+            4 => Fate::Filter(FilterStep::Sample),
+            _ => {
+                out.extend_from_slice(&event);
+                Fate::Replace
+            }
+        });
+        let made = |position: u64| (position, "made".to_owned());
+        assert_eq!(written(&shaped), [vec![(1, "e1".to_owned())], [2, 3, 5].map(made).to_vec()].concat());
+        // Neighbours of one run are one pick.
+        assert_eq!(shaped.picks().map(|pick| pick.events()).collect::<Vec<_>>(), [1, 2, 1]);
+        assert!(
+            shaped
+                .records()
+                .all(|record| record.origin.default_source == "api" && record.received_unix_nano == RECEIVED_UNIX_NANO)
+        );
+        let (first, second) = shaped.split().unwrap();
+        assert_eq!((written(&first).len(), written(&second)), (2, vec![made(3), made(5)]));
+        assert_eq!((first.filtered()[2], second.filtered()[2]), (0, 1), "counted with the last part");
+        assert_eq!(written(&without(&shaped, &[2])), [vec![(1, "e1".to_owned())], [3, 5].map(made).to_vec()].concat());
+    }
+
+    #[test]
+    fn a_row_of_several_events_counts_as_these() {
+        let delivery = mixed(&[vec![0; 6]]);
+        let mut builder = Builder::default();
+        builder.begin(&delivery);
+        let origin = delivery.picks().next().unwrap().run().origin.clone();
+        let event = named("sum").encode_to_vec();
+        for (position, originals) in [(4, 3), (5, 1), (6, 2)] {
+            builder.row(&MadeRow { position, received_unix_nano: 7, origin: &origin, originals, event: &event });
+        }
+        builder.whole();
+        let delivery = builder.finish().unwrap();
+        assert_eq!((delivery.events(), delivery.originals(), delivery.is_whole()), (3, 6, true));
+        assert_eq!(written(&delivery), [4, 5, 6].map(|position| (position, "sum".to_owned())));
+        assert_eq!(without(&delivery, &[4]).originals(), 3);
+        assert!(without(&delivery, &[4]).is_whole());
+        let filtered = delivery.shaped(|record, _| match record.position {
+            6 => Fate::Filter(FilterStep::Include),
+            _ => Fate::Keep,
+        });
+        assert_eq!((filtered.originals(), filtered.filtered()[0]), (4, 2));
+    }
+
+    proptest! {
+        #[test]
+        fn shaping_in_pieces_or_twice_is_shaping_at_once(
+            runs in prop::collection::vec(prop::collection::vec(0_usize..200, 0..12), 1..8),
+            fates in prop::collection::vec(0_u8..4, 100),
+            again in prop::collection::vec(0_u8..4, 100),
+            cuts in prop::collection::btree_set(1_u64..100, 0..6),
+        ) {
+            prop_assume!(runs.iter().any(|run| !run.is_empty()));
+            let delivery = mixed(&runs);
+            let fate = |fates: &[u8], record: &Record<'_>, out: &mut Vec<u8>| match fates[record.position as usize % 100] {
+                0 => Fate::Filter(FilterStep::Sample),
+                1 => {
+                    out.extend_from_slice(record.event.bytes());
+                    out.extend(Event { name: format!("m{}", record.event.name()), ..Event::default() }.encode_to_vec());
+                    Fate::Replace
+                }
+                _ => Fate::Keep,
+            };
+            let step = |delivery: Delivery| {
+                delivery.shaped(|record, out| fate(&fates, record, out)).shaped(|record, out| fate(&again, record, out))
+            };
+            let mut expected = Vec::new();
+            let mut filtered = 0;
+            'events: for (position, name) in written(&delivery) {
+                let mut name = name;
+                for fates in [&fates, &again] {
+                    match fates[position as usize % 100] {
+                        0 => { filtered += 1; continue 'events }
+                        1 => name = format!("m{name}"),
+                        _ => {}
+                    }
+                }
+                expected.push((position, name));
+            }
+            let shaped = step(delivery.clone());
+            prop_assert_eq!(&written(&shaped), &expected);
+            prop_assert_eq!(shaped.filtered()[FilterStep::Sample as usize], filtered);
+            prop_assert_eq!(shaped.originals() + filtered, delivery.events());
+            let mut builder = Builder::default();
+            let (mut rest, mut left) = (Some(delivery.clone()), cuts);
+            while let Some(piece) = rest.take() {
+                let (piece, others) = match left.pop_first() {
+                    Some(cut) if cut > piece.first_position() && cut <= piece.last_position() => {
+                        let part = |after: bool| piece.of_picks(piece.picks().filter_map(|pick| {
+                            let (before, behind) = pick.split_at(cut);
+                            if after { behind } else { before }
+                        }));
+                        (part(false), Some(part(true)))
+                    }
+                    Some(_) => { rest = Some(piece); continue }
+                    None => (piece, None),
+                };
+                builder.append(&step(piece));
+                rest = others;
+            }
+            let (rows, bytes) = (builder.rows(), builder.payload_bytes());
+            let joined = builder.finish().unwrap();
+            prop_assert_eq!(&written(&joined), &expected);
+            prop_assert_eq!((joined.events(), joined.payload_bytes()), (rows, bytes));
+            prop_assert_eq!(joined.filtered(), shaped.filtered());
+            prop_assert_eq!(joined.first_position()..=joined.last_position(), 1..=delivery.last_position());
+        }
     }
 }

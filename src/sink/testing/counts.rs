@@ -9,9 +9,8 @@ use crate::batch::Delivery;
 use crate::metrics::Metrics;
 use crate::router::tests::counted;
 use crate::router::{Drain, Router, Shared};
-use crate::sink::{
-    BatchSettings, Clocks, Failure, Refusal, Settings, Sink, SinkSettings, Unavailable, Upkeep, discard,
-};
+use crate::settings::steps::StepSettings;
+use crate::sink::{BatchSettings, Clocks, Failure, Refusal, Sink, SinkSettings, Unavailable, Upkeep, discard};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const EVENTS: u64 = 200;
@@ -62,8 +61,32 @@ impl Sink for Refusing {
     }
 }
 
-/// Positions passed = delivered + filtered + dead + dropped, and every row that is written is counted once.
-pub fn add_up<S: Store>(store: &S) {
+/// Left out by the steps: what is called `e9`, `e19` … and, of the others, half.
+const EXCLUDE: &str = "{ name = '*9' }";
+
+/// Steps that leave out what [`is_filtered`] names.
+fn steps() -> StepSettings {
+    let refused: Vec<String> = NAMED.iter().chain(&UNNAMED).map(|position| format!("'e{position}'")).collect();
+    let always = format!("{{ name = [{}] }}", refused.join(", "));
+    StepSettings::read(|key| match key {
+        "exclude" => Some(EXCLUDE),
+        "sample.keep" => Some("1/2"),
+        "sample.by" => Some("name"),
+        "sample.always" => Some(&always),
+        _ => None,
+    })
+    .unwrap()
+}
+
+fn is_filtered(position: u64) -> bool {
+    let is_refused = NAMED.contains(&position) || UNNAMED.contains(&position);
+    let is_kept = xxhash_rust::xxh64::xxh64(format!("e{position}").as_bytes(), 0) <= u64::MAX / 2;
+    position % 10 == 9 || (!is_refused && !is_kept)
+}
+
+/// Positions passed = delivered + filtered + dead + dropped, and every row that is written is counted once. The kept events
+/// are made rows.
+pub(super) fn add_up<S: Store>(store: &S) {
     let dir = tempfile::tempdir().unwrap();
     let (metrics, drain) = (Metrics::new().unwrap(), Arc::new(Drain::default()));
     let shared = Shared {
@@ -79,8 +102,9 @@ pub fn add_up<S: Store>(store: &S) {
         name: "counted".into(),
         required: true,
         drops_oldest: false,
+        steps: steps(),
         batch: BatchSettings { max_events: 64, max_bytes: 1 << 20, max_age: Duration::from_millis(1) },
-        kind: Settings::Discard(discard::Settings {}),
+        config: Box::new(discard::DiscardSettings {}),
     };
     let sink = Refusing { sink: store.sink(1), answer_lost: false };
     let (queue, router) = Router::start(&settings, Box::new(sink), &shared).unwrap();
@@ -97,13 +121,17 @@ pub fn add_up<S: Store>(store: &S) {
     let counts = metrics.sink("counted");
     let refused = (NAMED.len() + UNNAMED.len()) as u64;
     assert_eq!(counted(&metrics, "counted"), router.progress().position());
-    assert_eq!((counts.events_delivered.get(), counts.events_dead.get()), (EVENTS - refused, refused));
+    let filtered = (1..=EVENTS).filter(|position| is_filtered(*position)).count() as u64;
+    let by_step = counts.events_filtered.each_ref().map(|counter| counter.get());
+    assert_eq!(by_step, [0, EVENTS / 10, filtered - EVENTS / 10]);
+    assert_eq!((counts.events_delivered.get(), counts.events_dead.get()), (EVENTS - filtered - refused, refused));
     let Some(mut rows) = store.rows() else { return };
     if !S::EXACTLY_ONCE {
         rows.sort_unstable();
         rows.dedup();
     }
-    let written = (1..=EVENTS).filter(|position| !NAMED.contains(position) && !UNNAMED.contains(position));
+    let written = (1..=EVENTS)
+        .filter(|position| !NAMED.contains(position) && !UNNAMED.contains(position) && !is_filtered(*position));
     assert_eq!(rows, super::rows(written));
     assert_eq!(counts.rows.get(), rows.len() as u64);
 }

@@ -1,0 +1,318 @@
+//! Deliveries as steps build them: some of the picks of others, and rows of their own.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::encoding::encode_varint;
+
+use super::{Delivery, Filtered, MADE, Pick, Stretch};
+use crate::batch::{Batch, Origin, Payload, Record, Run};
+use crate::event::Events;
+use crate::metrics::FilterStep;
+
+/// Key of `EventBatch.events`, with which each made row begins: joined, they are an `EventBatch`.
+const EVENT_KEY: u8 = 0x0A;
+/// Stands for the batch of a stretch in the builder's own rows, until it is finished.
+const OWN: usize = MADE - 1;
+
+/// Builds a delivery from others, which cover positions one after the other. Everything is added in order of position.
+///
+/// Stretches of the others are kept without a copy; everything else is a made row. The made rows that it adds lie in one
+/// piece of memory.
+#[derive(Debug, Default)]
+pub struct Builder {
+    batches: Vec<Arc<Batch>>,
+    /// Made runs of the others.
+    adopted: Vec<Run>,
+    /// Neighbours of one origin and time of receipt are one run. The payload is put into them in the end.
+    own: Vec<Run>,
+    /// Of all own runs.
+    bytes: Vec<u8>,
+    picks: Vec<Stretch>,
+    /// Of all picks.
+    rows: u64,
+    /// Of all picks.
+    payload_bytes: usize,
+    filtered: Filtered,
+    is_whole: bool,
+    /// Up to the position after the last one; `None`: nothing was begun.
+    covered: Option<Range<u64>>,
+    /// Of the batches.
+    pinned_bytes: usize,
+    /// Where the batches and made runs of the delivery that was begun last are.
+    batch_base: usize,
+    adopted_base: usize,
+}
+
+/// A row that a step makes.
+#[derive(Debug, Clone, Copy)]
+pub struct MadeRow<'a> {
+    /// Above that of the row before it.
+    pub position: u64,
+    /// Nanoseconds since 1970-01-01T00:00:00Z.
+    pub received_unix_nano: u64,
+    /// Where the row comes from, for the columns `agent` and `source`.
+    pub origin: &'a Arc<Origin>,
+    /// Events of the log that it stands for, at least 1.
+    pub originals: u32,
+    /// An encoded `Event` that keeps the rules of `event::check`, apart from its size and the number of its attributes:
+    /// steps may add up to `limits::STEP_ATTRIBUTES_MAX` of them.
+    pub event: &'a [u8],
+}
+
+/// What becomes of an event; see [`Delivery::shaped`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is written as it is.
+    Keep,
+    /// It is covered, and not written.
+    Filter(FilterStep),
+    /// The event that was appended to the buffer is written in its place.
+    Replace,
+}
+
+impl Builder {
+    /// Begins to take from `delivery`, whose positions follow those of the delivery before. Its positions are covered from
+    /// now on, and what was filtered of it is counted, whatever is added.
+    pub fn begin(&mut self, delivery: &Delivery) {
+        self.cover(delivery);
+        self.batch_base = self.batches.len();
+        self.batches.extend(delivery.batches.iter().cloned());
+        self.pinned_bytes += delivery.pinned_bytes();
+    }
+
+    /// As [`Builder::begin`], without the batches: only made rows may be kept.
+    fn cover(&mut self, delivery: &Delivery) {
+        debug_assert!(self.covered.as_ref().is_none_or(|covered| covered.end == delivery.from));
+        let from = self.covered.as_ref().map_or(delivery.from, |covered| covered.start);
+        self.covered = Some(from..delivery.through + 1);
+        for (count, more) in self.filtered.iter_mut().zip(delivery.filtered) {
+            *count += more;
+        }
+        self.is_whole |= delivery.is_whole;
+        self.adopted_base = self.adopted.len();
+        self.adopted.extend(delivery.made.iter().cloned());
+    }
+
+    /// Adds all rows of `delivery`. Where few of the events in its batches are left, they are copied, so that the batches
+    /// need not be held.
+    pub fn append(&mut self, delivery: &Delivery) {
+        let held: usize = delivery.batches.iter().map(|batch| batch.payload_bytes()).sum();
+        let of_batches = delivery.picks.iter().filter(|stretch| stretch.batch != MADE);
+        if of_batches.map(|stretch| stretch.bytes.len()).sum::<usize>() > held / 2 {
+            self.begin(delivery);
+            delivery.picks.iter().for_each(|stretch| self.keep_stretch(stretch.clone()));
+            return;
+        }
+        self.cover(delivery);
+        for pick in delivery.picks() {
+            match pick.stretch.batch {
+                MADE => self.keep(&pick),
+                _ => self.copy(&pick),
+            }
+        }
+    }
+
+    /// Keeps a pick of the delivery that was begun last, or a part of it.
+    pub fn keep(&mut self, pick: &Pick<'_>) {
+        self.keep_stretch(pick.stretch.clone());
+    }
+
+    fn keep_stretch(&mut self, mut stretch: Stretch) {
+        match &mut stretch {
+            Stretch { batch: MADE, run, .. } => *run += self.adopted_base,
+            Stretch { batch, .. } => *batch += self.batch_base,
+        }
+        self.push(stretch);
+    }
+
+    /// Copies the events of a pick into made rows.
+    fn copy(&mut self, pick: &Pick<'_>) {
+        let from = pick.run();
+        for Record { position, event, .. } in pick.records() {
+            // Of several events, each is its own.
+            let originals = if pick.events() == 1 { pick.originals() } else { 1 };
+            let (received_unix_nano, origin) = (from.received_unix_nano, &from.origin);
+            self.row(&MadeRow { position, received_unix_nano, origin, originals, event: event.bytes() });
+        }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, row: &MadeRow<'_>) {
+        let start = self.bytes.len();
+        self.bytes.push(EVENT_KEY);
+        encode_varint(row.event.len() as u64, &mut self.bytes);
+        self.bytes.extend_from_slice(row.event);
+        let bytes = start..self.bytes.len();
+        let same = |run: &Run| Arc::ptr_eq(&run.origin, row.origin) && run.received_unix_nano == row.received_unix_nano;
+        match self.own.last_mut().filter(|run| same(run)) {
+            Some(run) => run.events += 1,
+            None => self.own.push(Run {
+                payload: Payload::Read(Bytes::new()),
+                events: 1,
+                received_unix_nano: row.received_unix_nano,
+                origin: row.origin.clone(),
+            }),
+        }
+        let run = self.own.len() - 1;
+        if let Some(last) = self.picks.last_mut()
+            && (last.batch, last.run, last.bytes.end, last.end_position()) == (OWN, run, start, row.position)
+            && (last.originals, row.originals) == (last.events, 1)
+        {
+            self.rows += 1;
+            self.payload_bytes += bytes.len();
+            last.bytes.end = bytes.end;
+            last.events += 1;
+            last.originals += 1;
+            return;
+        }
+        let (first_position, originals) = (row.position, row.originals);
+        self.push(Stretch { batch: OWN, run, bytes, first_position, events: 1, originals });
+    }
+
+    fn push(&mut self, stretch: Stretch) {
+        debug_assert!(self.picks.last().is_none_or(|last| last.end_position() <= stretch.first_position));
+        self.rows += u64::from(stretch.events);
+        self.payload_bytes += stretch.bytes.len();
+        self.picks.push(stretch);
+    }
+
+    /// Counts events that are left out.
+    pub fn filter(&mut self, step: FilterStep, events: u64) {
+        if let Some(count) = self.filtered.get_mut(step as usize) {
+            *count += events;
+        }
+    }
+
+    /// Some rows stand for events whose positions lie among those of other rows.
+    ///
+    /// A part of such a delivery must not move the position by itself: the position would pass events that only a row of
+    /// another part stands for. Where the store keeps rows and position in one transaction, the parts that a bisection
+    /// tries are to be rolled back; elsewhere the position is to move after the last part.
+    pub fn whole(&mut self) {
+        self.is_whole = true;
+    }
+
+    /// Rows that were added.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes of all rows that were added.
+    pub fn payload_bytes(&self) -> usize {
+        self.payload_bytes
+    }
+
+    /// The position after the last one that is covered; `None`: nothing was begun.
+    pub fn end_position(&self) -> Option<u64> {
+        self.covered.as_ref().map(|covered| covered.end)
+    }
+
+    /// Bytes of the buffer pool that are held.
+    pub fn pinned_bytes(&self) -> usize {
+        self.pinned_bytes
+    }
+
+    /// As [`Delivery::exchange`].
+    pub fn exchange(&mut self, mut exchange: impl FnMut(&Arc<Batch>) -> Option<Arc<Batch>>) {
+        for batch in &mut self.batches {
+            if let Some(other) = exchange(batch) {
+                *batch = other;
+            }
+        }
+        self.pinned_bytes = self.batches.iter().map(|batch| batch.pinned_bytes()).sum();
+    }
+
+    /// The delivery; `None`: nothing was begun.
+    pub fn finish(self) -> Option<Delivery> {
+        let covered = self.covered?;
+        let (mut made, mut picks, payload) = (self.adopted, self.picks, Bytes::from(self.bytes));
+        for stretch in picks.iter_mut().filter(|stretch| stretch.batch == OWN) {
+            (stretch.batch, stretch.run) = (MADE, stretch.run + made.len());
+        }
+        made.extend(self.own.into_iter().map(|run| Run { payload: Payload::Read(payload.clone()), ..run }));
+        let delivery = Delivery {
+            batches: self.batches.into(),
+            made: made.into(),
+            picks,
+            events: 0,
+            originals: 0,
+            filtered: self.filtered,
+            is_whole: self.is_whole,
+            from: covered.start,
+            through: covered.end - 1,
+        };
+        Some(delivery.counted())
+    }
+}
+
+impl Delivery {
+    /// The delivery in which each event has the fate that `fate` decides, in order of position; the buffer is empty each
+    /// time. Without any change it is the same delivery. Runs, and parts of them, whose events are kept are not copied.
+    pub fn shaped(self, mut fate: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate) -> Self {
+        let mut builder = Builder::default();
+        let mut is_changed = false;
+        let mut made = Vec::new();
+        builder.begin(&self);
+        for pick in self.picks() {
+            is_changed |= shape_pick(&pick, &mut fate, &mut made, &mut builder);
+        }
+        match builder.finish() {
+            Some(shaped) if is_changed => shaped,
+            _ => self,
+        }
+    }
+}
+
+/// Adds to `builder` what is left of the pick; returns whether that is less, or something else.
+fn shape_pick(
+    pick: &Pick<'_>,
+    fate: &mut impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate,
+    made: &mut Vec<u8>,
+    builder: &mut Builder,
+) -> bool {
+    let (run, stretch) = (pick.run, &pick.stretch);
+    let mut events = Events::accepted(run.payload.get(stretch.bytes.clone()).unwrap_or_default());
+    let mut kept: Option<Stretch> = None;
+    let mut is_changed = false;
+    let mut position = stretch.first_position;
+    while let Some((field, event)) = events.next_with_field() {
+        let record = Record { position, received_unix_nano: run.received_unix_nano, origin: &run.origin, event };
+        let originals = if stretch.events == 1 { stretch.originals } else { 1 };
+        made.clear();
+        let fate = fate(&record, made);
+        if fate == Fate::Keep {
+            let end = stretch.bytes.end - events.bytes_left();
+            match &mut kept {
+                Some(kept) => {
+                    kept.bytes.end = end;
+                    kept.events += 1;
+                    kept.originals += originals;
+                }
+                None => {
+                    let bytes = end - field.len()..end;
+                    kept = Some(Stretch { bytes, first_position: position, events: 1, originals, ..stretch.clone() });
+                }
+            }
+        } else {
+            is_changed = true;
+            kept.take().into_iter().for_each(|kept| builder.keep_stretch(kept));
+        }
+        match fate {
+            Fate::Keep => {}
+            Fate::Filter(step) => builder.filter(step, originals.into()),
+            Fate::Replace => {
+                let (received_unix_nano, origin) = (run.received_unix_nano, &run.origin);
+                builder.row(&MadeRow { position, received_unix_nano, origin, originals, event: made });
+            }
+        }
+        position += 1;
+    }
+    if is_changed {
+        kept.into_iter().for_each(|kept| builder.keep_stretch(kept));
+    } else {
+        builder.keep(pick);
+    }
+    is_changed
+}

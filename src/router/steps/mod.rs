@@ -1,0 +1,127 @@
+//! Steps: what a sink gets of what its router gathered, as its settings ask for it.
+//!
+//! ```text
+//!  delivery ─▶ include ─▶ exclude ─▶ sample ┬─▶ (steps of whole deliveries) ─▶ delivery ─▶ sink
+//!              └────── piece by piece ──────┘
+//! ```
+//!
+//! A step is a pure function from a delivery to a delivery: the same one gives the same result each time that it is delivered
+//! again. It uses no clock, and remembers nothing from one delivery to the next. It may
+//!
+//! * leave events out: their positions stay covered, and [`Delivery::filtered`] counts them;
+//! * write another row in the place of an event, or of several: a made row, see [`crate::batch::delivery`].
+//!
+//! It never changes the order or the positions that are covered.
+//!
+//! These steps look at one event at a time. They run on each piece as it is gathered ([`Open::add`]), so that what they leave
+//! out is not held. A step that looks at all events of a delivery, which is its window, runs in [`Open::close`]; there is none
+//! yet.
+//!
+//! The steps run once per delivery. What a sink is asked to store, what bisection halves and what becomes a dead letter are
+//! their result, whose rows keep their bytes while the delivery is retried. `telemetryx dead replay` sends a letter as it is.
+//!
+//! **Rows that stand for several events.** Such a step builds its result with a [`Builder`](crate::batch::Builder) and calls
+//! [`Builder::whole`](crate::batch::Builder::whole): the position must then move only once all of the delivery is stored.
+//! The place where the router has to heed [`Delivery::is_whole`] is `Bisection`, whose parts move the position one
+//! by one today; no step here makes such rows yet. What a sharded sink has already of some of its shards is to be left out before
+//! the steps, in `Gather::pass_steps`.
+//!
+//! **A new step** is one file with a type that implements [`Step`], and a line in [`Steps::new`].
+
+mod conditions;
+mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+mod naive;
+mod open;
+mod sample;
+#[cfg(test)]
+mod tests;
+
+pub use filter::Filter;
+pub use open::Open;
+pub use sample::{SAMPLE_RATE, Sample};
+
+use std::fmt;
+
+use crate::batch::{Delivery, Record};
+use crate::metrics::SinkMetrics;
+use crate::settings::steps::StepSettings;
+
+/// A step with its settings.
+pub trait Step: Send + Sync {
+    /// What is left of the delivery.
+    fn apply(&self, delivery: Delivery) -> Delivery;
+
+    /// What decides about this event, for a person; `None`: the step does nothing with it.
+    fn reason(&self, record: &Record<'_>) -> Option<String> {
+        let _ = record;
+        None
+    }
+}
+
+/// The steps of one sink, in order. They change by reload between deliveries, never under one that is retried.
+#[derive(Default)]
+pub struct Steps {
+    /// Those that look at one event at a time.
+    of_events: Vec<Box<dyn Step>>,
+    /// Those that look at all events of a delivery.
+    of_deliveries: Vec<Box<dyn Step>>,
+}
+
+impl Steps {
+    /// These steps, of which each looks at one event at a time.
+    #[cfg(test)]
+    pub(crate) fn of_events(steps: Vec<Box<dyn Step>>) -> Self {
+        Self { of_events: steps, of_deliveries: Vec::new() }
+    }
+
+    /// The steps that the settings ask for. `server_id`: of the log that the positions belong to.
+    pub fn new(settings: &StepSettings, server_id: [u8; 16]) -> Self {
+        let mut of_events: Vec<Box<dyn Step>> = Vec::new();
+        if let Some(filter) = Filter::new(settings) {
+            of_events.push(Box::new(filter));
+        }
+        if let Some(sample) = &settings.sample {
+            of_events.push(Box::new(Sample::new(sample, server_id)));
+        }
+        Self { of_events, of_deliveries: Vec::new() }
+    }
+
+    /// All of them, in order.
+    pub fn all(&self) -> impl Iterator<Item = &dyn Step> {
+        self.of_events.iter().chain(&self.of_deliveries).map(|step| &**step)
+    }
+
+    /// Whether every event is delivered as it came.
+    pub fn is_empty(&self) -> bool {
+        self.of_events.is_empty() && self.of_deliveries.is_empty()
+    }
+
+    /// The steps that look at one event at a time: the result for two deliveries is that for both together.
+    pub fn apply_to_events(&self, delivery: Delivery) -> Delivery {
+        self.of_events.iter().fold(delivery, |delivery, step| step.apply(delivery))
+    }
+
+    /// The steps for which the delivery is a window.
+    pub fn apply_to_all(&self, delivery: Delivery) -> Delivery {
+        self.of_deliveries.iter().fold(delivery, |delivery, step| step.apply(delivery))
+    }
+}
+
+impl fmt::Debug for Steps {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} steps", self.of_events.len() + self.of_deliveries.len())
+    }
+}
+
+/// Counts a delivery, or a part of one, that is stored: positions passed = delivered + filtered + dead + dropped.
+pub fn count(metrics: &SinkMetrics, stored: &Delivery) {
+    metrics.events_delivered.inc_by(stored.originals());
+    metrics.rows.inc_by(stored.events());
+    for (counter, events) in metrics.events_filtered.iter().zip(stored.filtered()) {
+        counter.inc_by(*events);
+    }
+}
