@@ -14,6 +14,7 @@ use std::time::Duration;
 use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
 use telemetryx::batch::pool::Pool;
+use telemetryx::event::UnknownKeys;
 use telemetryx::http;
 use telemetryx::ids::LoopId;
 use telemetryx::metrics::Metrics;
@@ -144,8 +145,12 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         default_ack: level,
         highest_ack: level,
     };
-    let http =
-        http::Settings { max_body_bytes: 4 << 20, max_frame_bytes: FRAME_BYTES, idle_timeout: Duration::from_secs(75) };
+    let http = http::Settings {
+        max_body_bytes: 4 << 20,
+        max_frame_bytes: FRAME_BYTES,
+        idle_timeout: Duration::from_secs(75),
+        unknown_keys: UnknownKeys::Reject,
+    };
     let pool = Pool::new(32 << 20, Box::new(parts.wake()));
     let shared = Arc::new(net::Shared {
         settings,

@@ -20,6 +20,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::batch::shares::Shares;
+use crate::event::UnknownKeys;
 use crate::limits::{self, EVENT_LOOP_BUFFER_BYTES_LOWEST, EVENT_LOOPS_DEFAULT_MAX};
 use crate::sink::{BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
@@ -57,6 +58,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `[server]`.
     pub server: Server,
+    /// `[http]`.
+    pub http: Http,
     /// `[wal]`.
     pub wal: Wal,
     /// What a sink's own batch settings default to.
@@ -121,6 +124,14 @@ impl Server {
     pub fn part_bytes(&self) -> usize {
         self.buffer_bytes / self.event_loops.max(1)
     }
+}
+
+/// `[http]`: bodies of events.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// What becomes of unknown keys in JSON, where a request does not say it.
+    pub unknown_keys: UnknownKeys,
 }
 
 /// `[wal]`.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::setting::{Form, Setting, Value};
+use crate::event::UnknownKeys;
 use crate::limits;
 
 /// A part of the file. Its rows' keys are relative to `name`; the first section has none.
@@ -24,7 +25,7 @@ impl Section {
 }
 
 /// Every section, in the order of the documented settings file.
-pub const SECTIONS: &[Section] = &[TOP, SERVER, WAL, BATCH, LOG];
+pub const SECTIONS: &[Section] = &[TOP, SERVER, HTTP, WAL, BATCH, LOG];
 
 const TOP: Section = Section {
     name: "",
@@ -141,6 +142,18 @@ const SERVER: Section = Section {
             doc: "Accept tokens without encryption on addresses other than loopback.",
         },
     ],
+};
+
+const HTTP: Section = Section {
+    name: "http",
+    doc: "Events in HTTP requests.",
+    settings: &[Setting {
+        key: "unknown_keys",
+        default: Value::text(UnknownKeys::NAMES[0]),
+        form: Form::Choice(&UnknownKeys::NAMES),
+        doc: "What happens to keys of JSON that no event has. reject: the event is rejected, and the answer names the \
+              key that was probably meant. attributes: they become attributes. ?unknown= in a request overrides it.",
+    }],
 };
 
 const WAL: Section = Section {

@@ -23,7 +23,7 @@ use super::response::{Refusal, push_json_string, result_body};
 use super::routes::{MediaType, Submission};
 use crate::batch::pool::{Buffer, PoolSlice};
 use crate::batch::shares::packed_bytes;
-use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, Rejection, Rejections, check_batch};
+use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, JsonOptions, Rejection, Rejections, check_batch};
 use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
 use crate::metrics::RejectReason;
 use crate::text::cut;
@@ -208,13 +208,14 @@ fn decode(
         }
         failed => failed,
     };
+    let json = submission.query.json(settings.unknown_keys);
     match submission.media_type {
         MediaType::Protobuf => from_protobuf(body, settings, ingress).map_err(|failed| instead(failed, body)),
-        MediaType::Json => from_json(settings, ingress, |decoder, emit| decoder.document(body.filled(), emit))
+        MediaType::Json => from_json(json, settings, ingress, |decoder, emit| decoder.document(body.filled(), emit))
             .map_err(|failed| instead(failed, body)),
         MediaType::Ndjson => {
             let (pieces, rejections) =
-                from_json(settings, ingress, |decoder, emit| decoder.lines(body.filled(), emit))?;
+                from_json(json, settings, ingress, |decoder, emit| decoder.lines(body.filled(), emit))?;
             if pieces.is_empty() && rejections.total > 0 {
                 hints::instead(body.filled(), submission).map_or(Ok(()), Err)?;
             }
@@ -262,18 +263,22 @@ fn from_protobuf(
 
 /// `decode` reads the body, and calls what it is given with each accepted event.
 fn from_json<D: Ingress>(
+    options: JsonOptions,
     settings: Settings,
     ingress: &mut D,
     decode: impl FnOnce(&mut JsonDecoder, &mut dyn FnMut(&[u8]) -> Result<(), Failed>) -> Result<Decoded, JsonError<Failed>>,
 ) -> Result<(Vec<Piece>, Rejections), Failed> {
     let mut packing = Packing::new(settings, ingress);
     let decoded =
-        decode(&mut JsonDecoder::new(), &mut |event| packing.push(event, 1)).map_err(|error| match error {
-            JsonError::Emit(failed) => failed,
-            JsonError::Malformed(_) | JsonError::Empty => {
-                Refusal::body(RejectReason::Malformed, cut(&error.to_string(), HTTP_ERROR_BYTES_MAX).to_owned()).into()
+        decode(&mut JsonDecoder::with_options(options), &mut |event| packing.push(event, 1)).map_err(|error| {
+            match error {
+                JsonError::Emit(failed) => failed,
+                JsonError::Malformed(_) | JsonError::Empty => {
+                    Refusal::body(RejectReason::Malformed, cut(&error.to_string(), HTTP_ERROR_BYTES_MAX).to_owned())
+                        .into()
+                }
+                JsonError::TooManyEvents { .. } => Refusal::body(RejectReason::TooLarge, error.to_string()).into(),
             }
-            JsonError::TooManyEvents { .. } => Refusal::body(RejectReason::TooLarge, error.to_string()).into(),
         })?;
     Ok((packing.finish(), decoded.rejected))
 }

@@ -1,6 +1,7 @@
 //! The resources of the server, and what the head of a POST must have before its body is read.
 
 use super::head::Head;
+use super::query::Query;
 use super::response::Refusal;
 use super::{Ingress, Page};
 use crate::event::Quoted;
@@ -79,11 +80,13 @@ pub struct Submission {
     pub gzip: bool,
     /// The level at which the answer is sent: `?ack=`, or the server's default.
     pub level: AckLevel,
+    /// What the query says about JSON.
+    pub query: Query,
 }
 
 impl Submission {
     /// # Errors
-    /// 503 while draining; 401; 400 for `?ack=`; 415.
+    /// 503 while draining; 401; 400 for the query; 415.
     pub fn check(head: &Head<'_>, ingress: &mut impl Ingress) -> Result<Self, Refusal> {
         if ingress.draining() {
             return Err(draining(ingress));
@@ -91,15 +94,19 @@ impl Submission {
         if !ingress.authorized(head.bearer.map(str::as_bytes)) {
             return Err(Refusal::new(401, "send `Authorization: Bearer TOKEN` with a token of this server"));
         }
-        let level = ingress.ack_level(wanted_level(head.query)?).map_err(Refusal::malformed)?;
+        let query = Query::read(head.query)?;
+        let level = ingress.ack_level(query.level).map_err(Refusal::malformed)?;
         let media_type = media_type(head.content_type)?;
+        if media_type == MediaType::Protobuf && query.is_about_json() {
+            return Err(Refusal::malformed("`map`, `time` and `unknown` are about JSON: leave them out with protobuf"));
+        }
         let gzip = match head.content_encoding {
             None => false,
             Some(coding) if coding.eq_ignore_ascii_case("identity") => false,
             Some(coding) if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") => true,
             Some(coding) => return Err(wrong_coding(coding)),
         };
-        Ok(Self { media_type, gzip, level })
+        Ok(Self { media_type, gzip, level, query })
     }
 }
 
@@ -118,23 +125,6 @@ pub fn draining(ingress: &impl Ingress) -> Refusal {
         503,
         "the server is shutting down: nothing of this request was accepted, send it again elsewhere or later",
     )
-}
-
-/// An unknown parameter is refused: a misspelt `ack` would promise less than was asked for.
-fn wanted_level(query: Option<&str>) -> Result<Option<AckLevel>, Refusal> {
-    let mut wanted = None;
-    for parameter in query.unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty()) {
-        match parameter.split_once('=') {
-            Some(("ack", level)) if wanted.is_none() => {
-                // Names of levels need no percent-encoding; whatever has some is unknown.
-                wanted = Some(level.parse().map_err(|_| {
-                    Refusal::malformed("unknown ack level: use ?ack=received, written, synced or delivered")
-                })?);
-            }
-            _ => return Err(Refusal::malformed("the query may have one parameter, `ack`")),
-        }
-    }
-    Ok(wanted)
 }
 
 /// The names of the media types. None is registered but `application/json` and `application/protobuf`: the first of

@@ -165,6 +165,7 @@ fn http_settings(config: &Config) -> http::Settings {
         max_body_bytes: config.server.max_body_bytes,
         max_frame_bytes: config.server.max_frame_bytes,
         idle_timeout: config.server.http_idle_timeout,
+        unknown_keys: config.http.unknown_keys,
     }
 }
 
