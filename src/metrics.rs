@@ -43,10 +43,12 @@ pub enum Protocol {
     Frames,
     /// In a POST.
     Http,
+    /// In a message of syslog.
+    Syslog,
 }
 
 impl Protocol {
-    const NAMES: [&'static str; 2] = ["frames", "http"];
+    const NAMES: [&'static str; 3] = ["frames", "http", "syslog"];
 }
 
 /// The metrics of the server.
@@ -58,6 +60,7 @@ pub struct Metrics {
     connections_cut: IntCounterVec,
     http_responses: IntCounterVec,
     http_responses_ok: IntCounter,
+    syslog_dropped: IntCounterVec,
     /// `telemetryx_connections`: open connections.
     pub connections: IntGauge,
     /// `telemetryx_connections_refused_total`: connections above a limit.
@@ -191,6 +194,7 @@ impl Metrics {
             )?,
             http_responses_ok: http_responses.with_label_values(&["200"]),
             http_responses,
+            syslog_dropped: counters("telemetryx_syslog_dropped_total", "Datagrams of syslog dropped.", &["reason"])?,
             connections: gauge("telemetryx_connections", "Open connections.")?,
             connections_refused: counter("telemetryx_connections_refused_total", "Connections over a cap.")?,
             ring_depth: gauge("telemetryx_ring_depth", "Slots waiting in the ring.")?,
@@ -267,6 +271,11 @@ impl Metrics {
             200 => self.http_responses_ok.inc(),
             _ => self.http_responses.with_label_values(&[status.to_string().as_str()]).inc(),
         }
+    }
+
+    /// Datagrams of syslog that were dropped: `reason` is a name from a closed set of ours.
+    pub fn syslog_dropped(&self, reason: &'static str) -> IntCounter {
+        self.syslog_dropped.with_label_values(&[reason])
     }
 
     /// Events that the user's settings gave up: `reason` is a name from a closed set of ours.

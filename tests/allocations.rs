@@ -155,6 +155,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
     let shared = Arc::new(net::Shared {
         settings,
         http,
+        syslog: telemetryx::config::Syslog::default(),
         limits: ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 },
         tokens: Tokens::default(),
         marks: Mutex::new(Marks::new(100, Duration::from_secs(3600))),

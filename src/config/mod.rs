@@ -32,6 +32,7 @@ mod foreign;
 pub mod hide;
 mod layers;
 mod log_filter;
+mod networks;
 mod resolve;
 #[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 mod secrets_tests;
@@ -44,6 +45,7 @@ pub mod url;
 
 pub use layers::Layers;
 pub use log_filter::LogFilter;
+pub use networks::Networks;
 pub use resolve::Resolved;
 
 /// Names the settings file when `--config` does not.
@@ -60,6 +62,8 @@ pub struct Config {
     pub server: Server,
     /// `[http]`.
     pub http: Http,
+    /// `[syslog]`.
+    pub syslog: Syslog,
     /// `[wal]`.
     pub wal: Wal,
     /// What a sink's own batch settings default to.
@@ -132,6 +136,18 @@ impl Server {
 pub struct Http {
     /// What becomes of unknown keys in JSON, where a request does not say it.
     pub unknown_keys: UnknownKeys,
+}
+
+/// `[syslog]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Syslog {
+    /// Over TCP, on the port of agents.
+    pub enabled: bool,
+    /// Over UDP as well, on the port of the same number.
+    pub udp: bool,
+    /// Whose messages are accepted.
+    pub allow: Networks,
 }
 
 /// `[wal]`.

@@ -11,7 +11,7 @@ use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
 use super::setting::{Form, Raw, SECRET_ITSELF, Setting, Value};
 use super::url::{is_placeholder, not_a_url};
-use super::{Config, ConfigError, Http, Log, LogFilter, Server, Wal, read_bounded, table};
+use super::{Config, ConfigError, Http, Log, LogFilter, Server, Syslog, Wal, read_bounded, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
 use crate::sink::{self, BatchSettings, SinkSettings};
@@ -336,6 +336,7 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::
         data_dir: PathBuf,
         server: Server,
         http: Http,
+        syslog: Syslog,
         wal: Wal,
         batch: BatchSettings,
         log: Log,
@@ -367,8 +368,8 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::
             Ok(SinkSettings { name: sink.name.clone(), required, drops_oldest, batch, kind: read(kind)? })
         })
         .collect::<Result<_, toml::de::Error>>()?;
-    let Top { data_dir, server, http, wal, batch, log } = top;
-    Ok(Config { data_dir, server, http, wal, batch, sinks, log })
+    let Top { data_dir, server, http, syslog, wal, batch, log } = top;
+    Ok(Config { data_dir, server, http, syslog, wal, batch, sinks, log })
 }
 
 /// Dotted keys as nested tables. An empty path is left out: none.

@@ -25,7 +25,7 @@ impl Section {
 }
 
 /// Every section, in the order of the documented settings file.
-pub const SECTIONS: &[Section] = &[TOP, SERVER, HTTP, WAL, BATCH, LOG];
+pub const SECTIONS: &[Section] = &[TOP, SERVER, HTTP, SYSLOG, WAL, BATCH, LOG];
 
 const TOP: Section = Section {
     name: "",
@@ -154,6 +154,33 @@ const HTTP: Section = Section {
         doc: "What happens to keys of JSON that no event has. reject: the event is rejected, and the answer names the \
               key that was probably meant. attributes: they become attributes. ?unknown= in a request overrides it.",
     }],
+};
+
+const SYSLOG: Section = Section {
+    name: "syslog",
+    doc: "Messages of syslog daemons and devices. They are not acknowledged: see docs/syslog.md.",
+    settings: &[
+        Setting {
+            key: "enabled",
+            default: Value::Flag(false),
+            form: Form::Flag,
+            doc: "Accept syslog over TCP on server.address.",
+        },
+        Setting {
+            key: "udp",
+            default: Value::Flag(false),
+            form: Form::Flag,
+            doc: "Accept syslog over UDP too, on the same address and port number. Datagrams can be lost. It requires \
+                  enabled = true.",
+        },
+        Setting {
+            key: "allow",
+            default: Value::text("127.0.0.0/8,::1"),
+            form: Form::Networks,
+            doc: "Networks whose syslog is accepted, as a list or with commas between them. Syslog has no tokens, and \
+                  the sender's address in a datagram can be forged.",
+        },
+    ],
 };
 
 const WAL: Section = Section {

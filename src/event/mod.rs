@@ -1,4 +1,4 @@
-//! The event contract: generated types, [`EventRef`], validation and JSON.
+//! The event contract: generated types, [`EventRef`], validation, JSON and syslog.
 //!
 //! ```text
 //!  agent ─▶ EventBatch ─▶ check_batch ─┐
@@ -8,7 +8,8 @@
 //!
 //! `view` reads events in place over the primitives of `protobuf`; `check` holds the rules that every event must keep. `json` reads
 //! bodies, `json_event` one event into a `draft`, `json_key` its keys, `json_map` those of other agents; `json_out` writes. `json_error`, `nearest` and
-//! `foreign` have the messages for what is rejected. `fuzz` compares with prost.
+//! `foreign` have the messages for what is rejected. `syslog` reads
+//! syslog. `fuzz` compares with prost.
 
 pub mod check;
 mod draft;
@@ -31,6 +32,8 @@ pub mod nearest;
 pub mod proto;
 mod protobuf;
 pub mod rfc3339;
+#[cfg(feature = "server")]
+pub mod syslog;
 pub mod view;
 
 pub use check::{BatchError, Counts, EventError, InvalidEvent, Malformed, Rejection, Rejections, check_batch};

@@ -219,6 +219,18 @@ impl Ingress {
         ticket
     }
 
+    /// When this turn received what it received: nanoseconds since 1970.
+    pub fn received_unix_nano(&self) -> u64 {
+        self.received_unix_nano
+    }
+
+    /// Accepts events whose sender waits for no answer and keeps no copy. Ask for [`Ingress::has_slots`] first.
+    pub fn accept_unanswered(&mut self, payload: PoolSlice, events: u32, protocol: Protocol, origin: &Arc<Origin>) {
+        self.counts.received(protocol, events);
+        let content = Content::Events { payload, events, payload_crc: None };
+        self.push(content, 0, 0, Some(AckLevel::Received), origin);
+    }
+
     /// Runs `call` with what a session works with.
     pub fn turn<R>(&mut self, loopback: bool, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
         self.turn_counting(loopback, |turn, _| call(turn))

@@ -13,6 +13,8 @@
 //! | `event_loop` | the turn: who is served, acknowledged, timed out, closed |
 //! | `event_loop/bodies` | room for HTTP bodies: whose is closed where there is none, and who waits |
 //! | `connection` | one socket: what was read and not yet parsed, what is to be sent and not yet written |
+//! | `collector` | encoded events of messages that are not acknowledged, into the current buffer |
+//! | `datagrams` | syslog over UDP |
 //! | `connections` | the open connections of a loop, by number |
 //! | `serve` | reads and parses for one connection, by protocol |
 //! | `intake` | the current buffer, and the reserve that a partial frame may need |
@@ -34,8 +36,10 @@
 #[cfg(test)]
 mod bad_frames_tests;
 mod busy;
+mod collector;
 mod connection;
 mod connections;
+mod datagrams;
 mod event_loop;
 mod ingress;
 mod intake;
@@ -54,6 +58,7 @@ mod testing;
 mod timers;
 mod transport;
 
+pub use datagrams::{BoundDatagrams, bind_datagrams};
 pub use event_loop::{ConnectionLimits, DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
 pub use ingress::Ingress;
 pub use intake::Intake;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::batch::pool::PoolGauge;
+use crate::config::Syslog;
 use crate::http;
 use crate::ids::{LoopId, Ticket};
 use crate::metrics::Metrics;
@@ -44,6 +45,8 @@ pub struct Shared {
     pub settings: SessionSettings,
     /// Settings of HTTP connections.
     pub http: http::Settings,
+    /// Settings of syslog.
+    pub syslog: Syslog,
     /// How many connections may be open.
     pub limits: ConnectionLimits,
     /// Whose frames and requests are accepted.
@@ -81,6 +84,8 @@ pub struct LogLines {
     pub overflow: LogInterval,
     /// Accepting was paused.
     pub accept_pauses: LogInterval,
+    /// Syslog came from outside of the networks that are allowed.
+    pub syslog_refused: LogInterval,
 }
 
 impl Shared {

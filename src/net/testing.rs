@@ -46,6 +46,7 @@ pub fn ingresses(
     let shared = Arc::new(Shared {
         settings,
         http,
+        syslog: crate::config::Syslog::default(),
         limits,
         tokens,
         marks: Mutex::new(Marks::new(10, DEDUPE_RETENTION)),

@@ -109,6 +109,7 @@ impl Sharing {
         Arc::new(Shared {
             settings: session_settings(config, self.server_id, has_required_sinks),
             http: http_settings(config),
+            syslog: config.syslog.clone(),
             limits: connection_limits(config, owned.len()),
             tokens: self.tokens,
             marks: Mutex::new(self.marks),

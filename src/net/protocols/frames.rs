@@ -24,7 +24,7 @@ pub const BYE: &str = "bye";
 pub const REPLACED: &str = "replaced";
 
 /// Whether a connection's first byte is that of a frame.
-pub fn begins_with(first: u8) -> bool {
+pub fn begins_with(first: u8, _ingress: &Ingress) -> bool {
     first == MAGIC[0]
 }
 

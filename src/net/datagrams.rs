@@ -1,0 +1,235 @@
+//! Syslog over UDP: one message per datagram. Nothing tells the sender whether it was received.
+//!
+//! While there is no memory or no slot of the ring, the socket is not read: the kernel keeps what fits into its buffer and drops
+//! the rest, which `/metrics` counts.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::UdpSocket;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::batch::Origin;
+use crate::event::syslog::{Message, SyslogDecoder};
+use crate::limits::{DATAGRAM_BUFFER_BYTES, DATAGRAM_PEERS_MAX, DATAGRAMS_PER_TURN};
+use crate::metrics;
+use crate::net::collector::Collector;
+use crate::net::ingress::Ingress;
+
+/// How long after a datagram the kernel is asked for its drops.
+const COUNT_DROPS_AFTER: Duration = Duration::from_secs(1);
+
+/// A socket on which datagrams arrive.
+pub struct BoundDatagrams(std::net::UdpSocket);
+
+/// Takes the address for datagrams.
+///
+/// # Errors
+/// As [`bind`](super::bind).
+pub fn bind_datagrams(address: SocketAddr) -> io::Result<BoundDatagrams> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+    // As much as the kernel allows: bursts wait there.
+    let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER_BYTES);
+    socket.bind(&address.into())?;
+    Ok(BoundDatagrams(socket.into()))
+}
+
+/// The socket and what was received from whom.
+pub struct Datagrams {
+    socket: UdpSocket,
+    /// Datagrams may wait.
+    is_ready: bool,
+    /// There was no room for them: the loop is woken once there may be.
+    is_starved: bool,
+    decoder: SyslogDecoder,
+    /// Who sent the datagrams that are being collected.
+    sender: IpAddr,
+    origins: HashMap<IpAddr, Arc<Origin>>,
+    /// When the kernel is asked again how many datagrams it has dropped.
+    count_drops_at: Option<Instant>,
+    /// What it answered.
+    kernel_drops: u64,
+}
+
+impl Datagrams {
+    /// A socket that may have datagrams.
+    pub fn new(BoundDatagrams(socket): BoundDatagrams) -> Self {
+        Self {
+            socket: UdpSocket::from_std(socket),
+            is_ready: true,
+            is_starved: false,
+            decoder: SyslogDecoder::new(),
+            sender: IpAddr::from([0; 4]),
+            origins: HashMap::new(),
+            count_drops_at: None,
+            kernel_drops: 0,
+        }
+    }
+
+    /// The socket, to be added to or removed from a poll.
+    pub fn source(&mut self) -> &mut UdpSocket {
+        &mut self.socket
+    }
+
+    /// Notes that the poll reported the socket as ready.
+    pub fn set_ready(&mut self) {
+        self.is_ready = true;
+    }
+
+    /// Whether the next turn has datagrams to receive without an event of the poll.
+    pub fn is_ready(&self) -> bool {
+        self.is_ready && !self.is_starved
+    }
+
+    /// When drops of the kernel are to be counted; `None`: nothing was received since they were.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.count_drops_at
+    }
+
+    /// Receives a share of one turn into `read`, which has room for the largest datagram.
+    pub fn receive(&mut self, read: &mut [u8], ingress: &mut Ingress) {
+        self.is_starved = false;
+        let mut open = None;
+        for _ in 0..DATAGRAMS_PER_TURN {
+            if !self.is_ready {
+                break;
+            }
+            if open.as_ref().is_some_and(|open: &Collector| !open.has_room()) {
+                self.hand_on(open.take(), ingress);
+            }
+            if open.is_none() {
+                open = Collector::begin(ingress);
+            }
+            if open.is_none() {
+                self.starve(ingress);
+                break;
+            }
+            match self.socket.recv_from(read) {
+                Ok((bytes, peer)) => open = self.take(read.get(..bytes).unwrap_or_default(), peer, open, ingress),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.is_ready = false,
+                // An error that an earlier datagram has caused, or a signal.
+                Err(_) => {}
+            }
+        }
+        self.hand_on(open, ingress);
+        if self.count_drops_at.is_some_and(|at| ingress.now >= at) {
+            self.count_drops_at = None;
+            self.count_drops(&ingress.shared.metrics);
+        }
+    }
+
+    /// Appends a datagram to those of the same sender; a slot has one.
+    fn take(
+        &mut self,
+        datagram: &[u8],
+        peer: SocketAddr,
+        mut open: Option<Collector>,
+        ingress: &mut Ingress,
+    ) -> Option<Collector> {
+        self.count_drops_at.get_or_insert(ingress.now + COUNT_DROPS_AFTER);
+        let address = peer.ip().to_canonical();
+        if !ingress.shared.syslog.allow.contain(address) {
+            self.refuse(peer, ingress);
+            return open;
+        }
+        if self.sender != address {
+            if open.as_ref().is_some_and(|open| open.events() > 0) {
+                self.hand_on(open, ingress);
+                open = Collector::begin(ingress);
+            }
+            self.sender = address;
+        }
+        let message = Message { bytes: datagram, truncated: false };
+        match &mut open {
+            Some(open) => open.push(self.decoder.decode(message, ingress.received_unix_nano())),
+            // It is read already.
+            None => ingress.shared.metrics.syslog_dropped("no_room").inc(),
+        }
+        open
+    }
+
+    fn hand_on(&mut self, open: Option<Collector>, ingress: &mut Ingress) {
+        match open {
+            Some(open) if open.events() > 0 => {
+                let origin = self.origin(self.sender);
+                open.finish(metrics::Protocol::Syslog, &origin, ingress);
+            }
+            Some(open) => open.put_back(ingress),
+            None => {}
+        }
+    }
+
+    /// The loop is woken once there may be room.
+    fn starve(&mut self, ingress: &mut Ingress) {
+        self.is_starved = true;
+        ingress.ring.wait_for_room();
+        ingress.intake.wait_for_room();
+        // Looked at once more: nothing that is freed meanwhile goes unnoticed.
+        if ingress.has_slots() && ingress.intake.prepare() {
+            self.is_starved = false;
+        }
+    }
+
+    fn origin(&mut self, address: IpAddr) -> Arc<Origin> {
+        if let Some(origin) = self.origins.get(&address) {
+            return origin.clone();
+        }
+        if self.origins.len() >= DATAGRAM_PEERS_MAX {
+            self.origins.clear();
+        }
+        let origin = Origin { agent_id: None, agent: None, default_source: address.to_string(), epoch: 0 };
+        self.origins.entry(address).or_insert(Arc::new(origin)).clone()
+    }
+
+    fn refuse(&self, peer: SocketAddr, ingress: &Ingress) {
+        let shared = &ingress.shared;
+        shared.metrics.syslog_dropped("not_allowed").inc();
+        if let Some(datagrams) = shared.log_lines.syslog_refused.allows(1, ingress.now) {
+            let allow = &shared.syslog.allow;
+            tracing::warn!(datagrams, %peer, %allow, "syslog from a network that is not allowed, dropped; see syslog.allow");
+        }
+    }
+
+    /// Adds what the kernel has dropped since the last call to the metrics.
+    fn count_drops(&mut self, metrics: &metrics::Metrics) {
+        let Some(drops) = kernel_drops(&self.socket) else { return };
+        metrics.syslog_dropped("kernel").inc_by(drops.saturating_sub(self.kernel_drops));
+        self.kernel_drops = self.kernel_drops.max(drops);
+    }
+}
+
+/// Datagrams that the kernel has dropped because the socket's buffer was full: the last column of its row in `/proc/net/udp`.
+/// `None`: it is not to be read there.
+fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
+    let inode = rustix::fs::fstat(socket).ok()?.st_ino;
+    let is_ipv4 = socket.local_addr().ok()?.is_ipv4();
+    let table = std::fs::read_to_string(if is_ipv4 { "/proc/net/udp" } else { "/proc/net/udp6" }).ok()?;
+    drops_in(&table, inode)
+}
+
+/// The drops of the socket with this inode in the text of such a table.
+fn drops_in(table: &str, inode: u64) -> Option<u64> {
+    let rows = table.lines().map(|line| line.split_ascii_whitespace());
+    rows.filter_map(|mut row| (row.nth(9)?.parse() == Ok(inode)).then(|| row.last()?.parse().ok()).flatten()).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drops_of_a_socket_are_found_by_its_inode() {
+        let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref \
+                     pointer drops             \n  \
+                     314: 0100007F:1220 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 81234 2 \
+                     0000000000000000 17         \n";
+        assert_eq!(drops_in(table, 81_234), Some(17));
+        assert_eq!(drops_in(table, 81_235), None);
+        assert_eq!(drops_in("", 1), None);
+        let socket = UdpSocket::from_std(bind_datagrams("127.0.0.1:0".parse().unwrap()).unwrap().0);
+        assert_eq!(kernel_drops(&socket), Some(0));
+    }
+}
