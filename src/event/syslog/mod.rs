@@ -23,6 +23,9 @@
 //! there is no room are counted in `syslog.dropped_parameters`. Nothing allocates once the buffers are there.
 
 mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod header;
 mod time;
 
