@@ -2,6 +2,7 @@
 //!
 //! Names are `telemetryx_<noun>_<unit>[_total]`; label values are closed sets.
 
+mod datagrams;
 mod local;
 mod process;
 
@@ -12,6 +13,7 @@ use prometheus::{
 };
 use prometheus::{Registry, TextEncoder};
 
+pub use datagrams::kernel_drops;
 pub use local::LocalMetrics;
 
 /// Bounds in seconds of the latency histograms: 100 µs to 30 s.

@@ -200,6 +200,7 @@ fn every_metric_stands_in_the_page_and_no_other() {
     metrics.show_sink("sqlite", true, 0.0);
     metrics.show_loop(0, 0.0);
     metrics.events_dropped("sqlite", "dead_letters_full");
+    metrics.syslog_dropped("kernel");
     let text = String::from_utf8(metrics.text()).unwrap();
     let types: BTreeSet<(String, String)> = text
         .lines()

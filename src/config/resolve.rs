@@ -399,6 +399,10 @@ fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], p
     let given = Written(entries);
     check_acknowledgement(config, &given, problems);
     check_memory(&config.server, &given, problems);
+    if config.syslog.udp && !config.syslog.enabled {
+        let (udp, enabled) = (given.subject("syslog.udp"), given.other("syslog.enabled"));
+        problems.push(format!("{udp}: {enabled} must be true for it"));
+    }
     let both: Vec<_> = sinks.iter().zip(&config.sinks).collect();
     for (sink, settings) in &both {
         check_sink(sink, settings, &config.server, &given, problems);

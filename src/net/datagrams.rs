@@ -195,41 +195,9 @@ impl Datagrams {
 
     /// Adds what the kernel has dropped since the last call to the metrics.
     fn count_drops(&mut self, metrics: &metrics::Metrics) {
-        let Some(drops) = kernel_drops(&self.socket) else { return };
+        let is_ipv4 = self.socket.local_addr().is_ok_and(|address| address.is_ipv4());
+        let Some(drops) = metrics::kernel_drops(&self.socket, is_ipv4) else { return };
         metrics.syslog_dropped("kernel").inc_by(drops.saturating_sub(self.kernel_drops));
         self.kernel_drops = self.kernel_drops.max(drops);
-    }
-}
-
-/// Datagrams that the kernel has dropped because the socket's buffer was full: the last column of its row in `/proc/net/udp`.
-/// `None`: it is not to be read there.
-fn kernel_drops(socket: &UdpSocket) -> Option<u64> {
-    let inode = rustix::fs::fstat(socket).ok()?.st_ino;
-    let is_ipv4 = socket.local_addr().ok()?.is_ipv4();
-    let table = std::fs::read_to_string(if is_ipv4 { "/proc/net/udp" } else { "/proc/net/udp6" }).ok()?;
-    drops_in(&table, inode)
-}
-
-/// The drops of the socket with this inode in the text of such a table.
-fn drops_in(table: &str, inode: u64) -> Option<u64> {
-    let rows = table.lines().map(|line| line.split_ascii_whitespace());
-    rows.filter_map(|mut row| (row.nth(9)?.parse() == Ok(inode)).then(|| row.last()?.parse().ok()).flatten()).next()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_drops_of_a_socket_are_found_by_its_inode() {
-        let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref \
-                     pointer drops             \n  \
-                     314: 0100007F:1220 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 81234 2 \
-                     0000000000000000 17         \n";
-        assert_eq!(drops_in(table, 81_234), Some(17));
-        assert_eq!(drops_in(table, 81_235), None);
-        assert_eq!(drops_in("", 1), None);
-        let socket = UdpSocket::from_std(bind_datagrams("127.0.0.1:0".parse().unwrap()).unwrap().0);
-        assert_eq!(kernel_drops(&socket), Some(0));
     }
 }

@@ -18,6 +18,7 @@ pub mod rows;
 pub mod server;
 pub mod stores;
 pub mod strace;
+pub mod syslogd;
 pub mod terminal;
 
 use telemetryx::random::Random;

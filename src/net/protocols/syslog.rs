@@ -113,7 +113,9 @@ impl Syslog {
             // Most reads begin with a message: nothing but the rest is copied.
             let (used, all_fit) = self.take(bytes, cx);
             cx.socket.unparsed.extend_from_slice(&bytes[used..]);
-            self.cut_at_budget(cx);
+            if all_fit {
+                self.cut_at_budget(cx);
+            }
             all_fit
         } else {
             let mut unparsed = std::mem::take(&mut cx.socket.unparsed);
