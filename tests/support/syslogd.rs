@@ -44,6 +44,7 @@ impl Daemon {
             let directory = directory.display();
             let settings = format!(
                 "global(workDirectory=\"{directory}\" maxMessageSize=\"64k\")\n\
+                 main_queue(queue.workerThreads=\"1\")\n\
                  module(load=\"{}/imfile\")\n\
                  input(type=\"imfile\" File=\"{}\" Tag=\"app[7]:\" Facility=\"local3\" Severity=\"warning\")\n{action}\n",
                 modules.display(),
@@ -76,7 +77,9 @@ impl Daemon {
         };
         Self::syslog_ng_with(
             file,
-            &format!("destination d {{ {destination}; }};\nlog {{ source(s_src); destination(d); }};"),
+            &format!(
+                "destination d {{ {destination}; }};\nlog {{ source(s_src); destination(d); flags(flow-control); }};"
+            ),
         )
     }
 

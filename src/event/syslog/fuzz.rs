@@ -31,7 +31,7 @@ pub fn stream(bytes: &[u8]) {
     EventRef::check(event.bytes()).expect("the event is valid");
 }
 
-fn messages<'a>(pieces: &mut dyn Iterator<Item = &'a [u8]>) -> Vec<(Vec<u8>, bool)> {
+fn messages(pieces: &mut dyn Iterator<Item = &[u8]>) -> Vec<(Vec<u8>, bool)> {
     let (mut framer, mut kept, mut found) = (Framer::default(), Vec::new(), Vec::new());
     for piece in pieces {
         kept.extend_from_slice(piece);
