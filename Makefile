@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom fuzz bench bench-lag bench-compare bench-loops bench-sinks instructions microbench flamegraph image-test alerts-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom syslog fuzz bench bench-lag bench-compare bench-loops bench-sinks instructions microbench flamegraph image-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -53,6 +53,9 @@ asan:           ## AddressSanitizer over pool and pipeline (nightly)
 		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --lib -- batch:: pipeline::
 	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
 		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --test frames
+
+syslog:         ## 100,000 records of rsyslogd and of syslog-ng over each transport, compared in SQLite (5 minutes)
+	TELEMETRYX_SYSLOG_RECORDS=100000 cargo test --locked --test syslog -- --nocapture --test-threads=1
 
 loom:           ## every order in which threads can meet in the pool
 	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=target/loom cargo test --locked --lib batch::pool::loom_tests

@@ -45,6 +45,29 @@ pub const JSON_DEPTH_MAX: usize = 64;
 /// milliseconds and microseconds of today are all within the first weeks of 1970.
 pub const JSON_TIME_UNIX_NANO_MIN: u64 = 315_532_800_000_000_000;
 
+// ---- syslog ----
+
+/// Bytes of one message of syslog, its header included; what is longer is cut. So its body fits into an event, and what is kept
+/// of a message that is not whole is bounded.
+pub const SYSLOG_MESSAGE_BYTES_MAX: usize = EVENT_BODY_BYTES_MAX;
+/// Largest count of octet counting, bytes; what is larger is not taken for one. The rest of a message that is cut is skipped.
+pub const SYSLOG_COUNT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Parameters of structured data that become attributes; beside them an event has at most 8 attributes of its own.
+pub const SYSLOG_PARAMETERS_MAX: usize = 100;
+/// Bytes read from one syslog connection at a time, outside the pool.
+pub const SYSLOG_READ_BYTES: usize = 64 * 1024;
+/// A message that is not whole and longer than this is cut when all connections together keep half of what they may keep outside
+/// the pool, bytes.
+pub const SYSLOG_PARTIAL_BYTES: usize = 4 * 1024;
+/// A syslog connection without traffic is asked by the kernel after this time whether its peer is still there.
+pub const SYSLOG_KEEPALIVE: Duration = Duration::from_secs(60);
+/// Datagrams received in one turn: bounds how long connections wait, about 1 ms of parsing.
+pub const DATAGRAMS_PER_TURN: usize = 512;
+/// Bytes that the kernel is asked to keep of datagrams that wait; it caps this at its own `rmem_max`.
+pub const DATAGRAM_BUFFER_BYTES: usize = 8 * 1024 * 1024;
+/// Addresses of datagrams whose name as a source is kept; when there are more, all are forgotten and kept again.
+pub const DATAGRAM_PEERS_MAX: usize = 256;
+
 // ---- wire (protocol, "Numbers of version 1") ----
 
 /// Bytes of a frame's header.
@@ -482,6 +505,9 @@ const _: () = assert!(
     2 * EVENT_NAME_BYTES_MAX + EVENT_BODY_BYTES_MAX + OTLP_PREFIX_BYTES_MAX + 1024 + OTLP_OWN_BYTES + OTLP_TAIL_BYTES
         < EVENT_BYTES_MAX
 );
+const _: () = assert!(SYSLOG_PARAMETERS_MAX + 8 <= EVENT_ATTRIBUTES_MAX);
+const _: () =
+    assert!(SYSLOG_MESSAGE_BYTES_MAX + SYSLOG_PARAMETERS_MAX * (ATTRIBUTE_KEY_BYTES_MAX + 16) < EVENT_BYTES_MAX);
 const _: () = assert!(FRAME_BYTES_DEFAULT <= FRAME_BYTES_LIMIT);
 const _: () = assert!(FRAME_BYTES_DEFAULT <= WINDOW_BYTES as usize);
 const _: () = assert!(BUFFER_BYTES_DEFAULT >= 8 * FRAME_BYTES_DEFAULT);

@@ -2,6 +2,7 @@
 //!
 //! Names are `telemetryx_<noun>_<unit>[_total]`; label values are closed sets.
 
+mod datagrams;
 mod local;
 mod process;
 
@@ -13,6 +14,7 @@ use prometheus::{
 };
 pub use prometheus::{IntCounter, IntGauge};
 
+pub use datagrams::kernel_drops;
 pub use local::LocalMetrics;
 
 /// Bounds in seconds of the latency histograms: 100 µs to 30 s.
@@ -44,10 +46,12 @@ pub enum Protocol {
     Frames,
     /// In a POST.
     Http,
+    /// In a message of syslog.
+    Syslog,
 }
 
 impl Protocol {
-    const NAMES: [&'static str; 2] = ["frames", "http"];
+    const NAMES: [&'static str; 3] = ["frames", "http", "syslog"];
 }
 
 /// Whom a limit is for: the closed set of `scope` of `telemetryx_events_limited_total`.
@@ -60,7 +64,7 @@ pub enum LimitScope {
     Client,
     /// An agent.
     Agent,
-    /// An address that sends over HTTP.
+    /// An address that sends over HTTP or syslog.
     Address,
 }
 
@@ -130,6 +134,7 @@ struct Receipt {
     connections_cut: IntCounterVec,
     http_responses: IntCounterVec,
     http_responses_ok: IntCounter,
+    syslog_dropped: IntCounterVec,
 }
 
 impl Receipt {
@@ -168,6 +173,11 @@ impl Receipt {
             )?,
             http_responses_ok: http_responses.with_label_values(&["200"]),
             http_responses,
+            syslog_dropped: on.counters(
+                "telemetryx_syslog_dropped_total",
+                "Datagrams of syslog that were dropped.",
+                &["reason"],
+            )?,
         })
     }
 }
@@ -369,6 +379,11 @@ impl Metrics {
             200 => self.receipt.http_responses_ok.inc(),
             _ => self.receipt.http_responses.with_label_values(&[status.to_string().as_str()]).inc(),
         }
+    }
+
+    /// Datagrams of syslog that were dropped: `reason` is a name from a closed set of ours.
+    pub fn syslog_dropped(&self, reason: &'static str) -> IntCounter {
+        self.receipt.syslog_dropped.with_label_values(&[reason])
     }
 
     /// Events that the user's settings gave up: `reason` is a name from a closed set of ours.

@@ -15,6 +15,7 @@ use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
 use telemetryx::batch::Batch;
 use telemetryx::batch::pool::Pool;
+use telemetryx::event::UnknownKeys;
 use telemetryx::http;
 use telemetryx::ids::LoopId;
 use telemetryx::metrics::Metrics;
@@ -158,12 +159,17 @@ fn start(
         default_ack: level,
         highest_ack: level,
     };
-    let http =
-        http::Settings { max_body_bytes: 4 << 20, max_frame_bytes: FRAME_BYTES, idle_timeout: Duration::from_secs(75) };
+    let http = http::Settings {
+        max_body_bytes: 4 << 20,
+        max_frame_bytes: FRAME_BYTES,
+        idle_timeout: Duration::from_secs(75),
+        unknown_keys: UnknownKeys::Reject,
+    };
     let pool = Pool::new(32 << 20, Box::new(parts.wake()));
     let shared = Arc::new(net::Shared {
         settings,
         http,
+        syslog: None,
         limits: ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 },
         tokens: Tokens::default(),
         rates: Rates::new(rates, Instant::now()),

@@ -201,6 +201,7 @@ fn metrics() -> BTreeSet<(String, String)> {
     metrics.show_loop(0, 0.0, 0);
     metrics.events_dropped("sqlite", "dead_letters_full");
     LocalMetrics::new(&metrics, &["api".to_owned()]);
+    metrics.syslog_dropped("kernel");
     let text = String::from_utf8(metrics.text()).unwrap();
     let types: BTreeSet<(String, String)> = text
         .lines()

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use telemetryx::batch::{Batch, Delivery, Origin, Payload, Run};
 use telemetryx::event::otlp::{EVENT_FIELD_BYTES_MAX, OtlpDecoder, Output, Signal};
-use telemetryx::event::{Events, JsonDecoder, JsonRecord, check_batch, write_json};
+use telemetryx::event::{Events, JsonDecoder, JsonOptions, JsonRecord, Map, check_batch, write_json};
 use telemetryx::router::gather::{Due, Gather};
 use telemetryx::router::steps::Steps;
 use telemetryx::settings::steps::StepSettings;
@@ -106,6 +106,17 @@ fn decoding_json_allocates_nothing_once_its_buffers_are_there() {
     let (count, decoded) = allocations(|| decoder.lines(body.as_bytes(), |_| Ok::<(), ()>(())));
     assert_eq!((count, decoded.unwrap().accepted), (0, 1_000));
     let (count, decoded) = allocations(|| decoder.document(array.as_bytes(), |_| Ok::<(), ()>(())));
+    assert_eq!((count, decoded.unwrap().accepted), (0, 1_000));
+}
+
+#[test]
+fn decoding_json_of_other_agents_allocates_nothing_once_its_buffers_are_there() {
+    let line = r#"{"level":"warn","ts":1795771426.1240017,"caller":"a.go:12","msg":"größer","req":{"url":"/","tags":["a",1]}}"#;
+    let body = format!("{line}\n").repeat(1_000);
+    let options = JsonOptions { map: Some(Map::Zap), ..JsonOptions::default() };
+    let mut decoder = JsonDecoder::with_options(options);
+    decoder.lines(line.as_bytes(), |_| Ok::<(), ()>(())).unwrap();
+    let (count, decoded) = allocations(|| decoder.lines(body.as_bytes(), |_| Ok::<(), ()>(())));
     assert_eq!((count, decoded.unwrap().accepted), (0, 1_000));
 }
 

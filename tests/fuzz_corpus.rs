@@ -79,6 +79,11 @@ fn steps() {
     run("steps", 1, telemetryx::router::steps::fuzz::settings_and_events);
 }
 
+#[test]
+fn syslog() {
+    run("syslog", 1, telemetryx::event::syslog::fuzz::stream);
+}
+
 /// `make fuzz` runs what `fuzz/Cargo.toml` names: each target has its seeds, and is run above.
 #[test]
 fn every_target_has_a_corpus() {
@@ -87,7 +92,7 @@ fn every_target_has_a_corpus() {
         manifest.split("[[bin]]\nname = \"").skip(1).filter_map(|bin| bin.split('"').next()).collect();
     assert_eq!(
         targets,
-        ["event", "json", "otlp_protobuf", "otlp_json", "frames", "http_request", "chunked_body", "steps"]
+        ["event", "json", "otlp_protobuf", "otlp_json", "frames", "http_request", "chunked_body", "steps", "syslog"]
     );
     for target in targets {
         seeds(target);

@@ -8,6 +8,9 @@
 //! - JSON: the elements of an array, or objects that follow one another, are events. They are read one at a time: the
 //!   array may be larger than memory. What is not an event ends the command, as above.
 //!
+//! With `--map`, `--unknown` and `--time` the JSON is that of other agents and libraries, read as `POST /v1/events` reads it
+//! with `?map=`, `?unknown=` and `?time=`; then every JSON object is an event.
+//!
 //! gzip is unpacked and a byte order mark dropped; other encodings are refused by name (`input`).
 //!
 //! Lines that are there are sent at once, so that it may follow a growing log: `tail -f app.log | telemetryx send`.
@@ -37,7 +40,7 @@ use super::address::Address;
 use super::{Failure, SettingsArgs, print, read_token};
 use crate::client::{self, Client, ClientError, Progress, Stopped};
 use crate::counted::{Counted, PartOf};
-use crate::event::FIELD_NAMES;
+use crate::event::{FIELD_NAMES, JsonOptions, Map, TimeUnit, UnknownKeys};
 use crate::limits::EVENT_NAME_BYTES_MAX;
 use crate::wire::{AckLevel, GoawayCode};
 
@@ -66,6 +69,15 @@ pub(super) struct SendOptions {
     /// Format of the input
     #[arg(long, value_enum, default_value_t = Format::Auto)]
     pub format: Format,
+    /// Whose keys the JSON has: fluentbit, vector, pino, zap, ecs or docker
+    #[arg(long, value_name = "MAP")]
+    pub map: Option<Map>,
+    /// What becomes of unknown keys in JSON: reject or attributes [default: reject]
+    #[arg(long, value_name = "WHAT", conflicts_with = "map")]
+    pub unknown: Option<UnknownKeys>,
+    /// Unit of times in JSON that are numbers: s, ms, us or ns [default: ns, or that of the map]
+    #[arg(long, value_name = "UNIT")]
+    pub time: Option<TimeUnit>,
     /// Name of the events that are created from text
     #[arg(long, default_value = "log", value_parser = name_of_event)]
     pub name: String,
@@ -85,6 +97,25 @@ pub(super) struct SendOptions {
     /// connection, then 30]
     #[arg(long, value_name = "SECONDS")]
     pub timeout: Option<u64>,
+}
+
+impl SendOptions {
+    /// How JSON is read.
+    fn json(&self) -> JsonOptions {
+        JsonOptions { unknown: self.unknown.unwrap_or_default(), map: self.map, time: self.time }
+    }
+
+    /// Whether this line is an event: a JSON object whose keys are all an event's, or any object where other keys are allowed.
+    fn is_event(&self, line: &[u8]) -> bool {
+        let allows_all = self.map.is_some() || self.unknown == Some(UnknownKeys::Attributes);
+        match serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(line) {
+            Ok(object) => {
+                let known = |key: &String| FIELD_NAMES.contains(&key.as_str());
+                !object.is_empty() && (allows_all || object.keys().all(known))
+            }
+            Err(_) => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -262,14 +293,6 @@ fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -
             let error = SendError::LineAndBefore { line: Box::new(line), before };
             Err(Ended { error: Box::new(error), progress, events })
         }
-    }
-}
-
-/// Whether a line is a JSON object, and all its keys are an event's.
-fn looks_like_event(line: &[u8]) -> bool {
-    match serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(line) {
-        Ok(object) => !object.is_empty() && object.keys().all(|key| FIELD_NAMES.contains(&key.as_str())),
-        Err(_) => false,
     }
 }
 

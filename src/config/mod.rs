@@ -23,7 +23,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::batch::shares::Shares;
+use crate::event::UnknownKeys;
 use crate::limits::{self, EVENT_LOOP_BUFFER_BYTES_LOWEST, EVENT_LOOPS_DEFAULT_MAX};
+use crate::settings::Networks;
 use crate::settings::url::not_a_url;
 use crate::sink::{BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
@@ -66,6 +68,10 @@ pub struct Config {
     pub limits: RateLimits,
     /// Names differ; at most [`CLIENTS_MAX`](limits::CLIENTS_MAX).
     pub clients: Vec<Client>,
+    /// `[http]`.
+    pub http: Http,
+    /// `[syslog]`.
+    pub syslog: Syslog,
     /// `[wal]`.
     pub wal: Wal,
     /// What a sink's own batch settings default to.
@@ -146,6 +152,26 @@ impl Server {
     pub fn part_bytes(&self) -> usize {
         self.buffer_bytes / self.event_loops.max(1)
     }
+}
+
+/// `[http]`: bodies of events.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// What becomes of unknown keys in JSON, where a request does not say it.
+    pub unknown_keys: UnknownKeys,
+}
+
+/// `[syslog]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Syslog {
+    /// Over TCP, on the port of agents.
+    pub enabled: bool,
+    /// Over UDP as well, on the port of the same number.
+    pub udp: bool,
+    /// Whose messages are accepted.
+    pub allow: Networks,
 }
 
 /// `[wal]`.

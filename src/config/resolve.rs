@@ -9,7 +9,7 @@ use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
 use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
-use super::{Config, ConfigError, Log, LogFilter, RateLimits, Server, Wal, read_bounded, table};
+use super::{Config, ConfigError, Http, Log, LogFilter, RateLimits, Server, Syslog, Wal, read_bounded, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
 use crate::settings::steps::StepSettings;
@@ -361,6 +361,8 @@ struct Top {
     data_dir: PathBuf,
     server: Server,
     limits: RateLimits,
+    http: Http,
+    syslog: Syslog,
     wal: Wal,
     batch: BatchSettings,
     log: Log,
@@ -380,6 +382,7 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
     let given = Written(entries);
     check_acknowledgement(&top, sinks, &given, problems);
     check_memory(&top.server, &given, problems);
+    check_syslog(&top.syslog, &given, problems);
     let mut valid: Vec<(&ResolvedSink, SinkSettings)> = Vec::with_capacity(sinks.len());
     for sink in sinks {
         let batch = values(&sink.entries).take_table(table::BATCH.name).read()?;
@@ -397,8 +400,9 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
     }
     check_outputs(&valid, problems);
     let sinks = valid.into_iter().map(|(_, settings)| settings).collect();
-    let Top { data_dir, server, limits, wal, batch, log } = top;
-    Ok(Config { data_dir, server, limits, clients: Vec::new(), wal, batch, sinks, log })
+    let Top { data_dir, server, limits, http, syslog, wal, batch, log } = top;
+    let clients = Vec::new();
+    Ok(Config { data_dir, server, limits, clients, http, syslog, wal, batch, sinks, log })
 }
 
 pub(super) fn values<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Values {
@@ -475,6 +479,13 @@ fn check_acknowledgement(top: &Top, sinks: &[ResolvedSink], given: &Written<'_>,
     if top.wal.max_bytes / 2 < top.wal.segment_bytes {
         let segment = given.other("wal.segment_bytes");
         problems.push(format!("{}: must be at least twice {segment}", given.subject("wal.max_bytes")));
+    }
+}
+
+fn check_syslog(syslog: &Syslog, given: &Written<'_>, problems: &mut Vec<String>) {
+    if syslog.udp && !syslog.enabled {
+        let (udp, enabled) = (given.subject("syslog.udp"), given.other("syslog.enabled"));
+        problems.push(format!("{udp}: {enabled} must be true for it"));
     }
 }
 

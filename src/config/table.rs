@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::event::UnknownKeys;
 use crate::limits;
 use crate::settings::{Form, Setting, Value, steps};
 
@@ -24,7 +25,7 @@ impl Section {
 }
 
 /// Every section, in the order of the documented settings file.
-pub(super) const SECTIONS: &[Section] = &[TOP, SERVER, LIMITS, WAL, BATCH, LOG];
+pub(super) const SECTIONS: &[Section] = &[TOP, SERVER, LIMITS, HTTP, SYSLOG, WAL, BATCH, LOG];
 
 const TOP: Section = Section {
     name: "",
@@ -149,8 +150,9 @@ const BURST: Form = Form::Duration { min: limits::RATE_BURST_LOWEST, max: limits
 
 const LIMITS: Section = Section {
     name: "limits",
-    doc: "How much is accepted on receipt. An agent above a limit is not read until what it has sent is paid for; an HTTP \
-          request above one is answered 429. No event is dropped. 0: no limit.",
+    doc: "How much is accepted on receipt. An agent or a syslog connection above a limit is not read until what it has sent is \
+          paid for; an HTTP request above one is answered 429. No event is dropped, except datagrams of syslog. 0: no \
+          limit.",
     settings: &[
         Setting {
             key: "events_per_second",
@@ -168,8 +170,8 @@ const LIMITS: Section = Section {
             key: "agent_events_per_second",
             default: Value::Count(0),
             form: EVENT_RATE,
-            doc: "Events per second of each agent, and of each address that sends over HTTP (of IPv6, each network of 64 \
-                  bits).",
+            doc: "Events per second of each agent, and of each address that sends over HTTP or syslog (of IPv6, each network of \
+                  64 bits).",
         },
         Setting { key: "agent_bytes_per_second", default: Value::Bytes(0), form: BYTE_RATE, doc: "The same in bytes." },
         Setting {
@@ -214,6 +216,45 @@ pub(super) const CLIENT: &[Setting] = &[
         doc: "Time whose events and bytes may come at once after a pause.",
     },
 ];
+
+const HTTP: Section = Section {
+    name: "http",
+    doc: "Events in HTTP requests.",
+    settings: &[Setting {
+        key: "unknown_keys",
+        default: Value::text(UnknownKeys::NAMES[0]),
+        form: Form::Choice(&UnknownKeys::NAMES),
+        doc: "What happens to keys of JSON that no event has. reject: the event is rejected, and the answer names the \
+              key that was probably meant. attributes: they become attributes. ?unknown= in a request overrides it.",
+    }],
+};
+
+const SYSLOG: Section = Section {
+    name: "syslog",
+    doc: "Messages of syslog daemons and devices. They are not acknowledged: see docs/syslog.md.",
+    settings: &[
+        Setting {
+            key: "enabled",
+            default: Value::Flag(false),
+            form: Form::Flag,
+            doc: "Accept syslog over TCP on server.address.",
+        },
+        Setting {
+            key: "udp",
+            default: Value::Flag(false),
+            form: Form::Flag,
+            doc: "Accept syslog over UDP too, on the same address and port number. Datagrams can be lost. It requires \
+                  enabled = true.",
+        },
+        Setting {
+            key: "allow",
+            default: Value::text("127.0.0.0/8,::1"),
+            form: Form::Networks,
+            doc: "Networks whose syslog is accepted, as a list or with commas between them. Syslog has no tokens, and \
+                  the sender's address in a datagram can be forged.",
+        },
+    ],
+};
 
 const WAL: Section = Section {
     name: "wal",

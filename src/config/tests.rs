@@ -590,3 +590,24 @@ fn the_reference_is_in_step_with_the_table() {
         assert!(generated == document::reference(), "run UPDATE_DOCS=1 cargo test --lib config:: and commit");
     }
 }
+
+#[test]
+fn syslog_settings_are_checked() {
+    let config = resolve("[syslog]\nenabled = true\nudp = true\nallow = [\"10.0.0.0/8\", \"::1\"]", &[], &[]);
+    assert!(config.syslog.allow.contain("10.9.9.9".parse().unwrap()));
+    assert!(!config.syslog.allow.contain("127.0.0.1".parse().unwrap()));
+    let default = resolve("", &[], &[]).syslog;
+    assert!(!default.enabled && !default.udp && default.allow.contain("127.0.0.1".parse().unwrap()));
+    file_refused(
+        "[syslog]\nudp = true",
+        "t.toml:2: syslog.udp = true: syslog.enabled (false, default) must be true for it",
+    );
+    file_refused(
+        "[syslog]\nallow = \"10.0.0.0/33\"",
+        "t.toml:2: syslog.allow = \"10.0.0.0/33\": expected addresses and networks, such as [\"10.0.0.0/8\", \"::1\"]",
+    );
+    file_refused(
+        "[http]\nunknown_keys = \"drop\"",
+        "t.toml:2: http.unknown_keys = \"drop\": expected \"reject\" or \"attributes\"",
+    );
+}

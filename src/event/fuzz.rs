@@ -5,7 +5,8 @@ use prost::Message;
 
 use super::proto;
 use super::{
-    AttributeValue, BatchError, Counts, EventError, EventRef, Events, JsonDecoder, JsonRecord, check_batch, write_json,
+    AttributeValue, BatchError, Counts, EventError, EventRef, Events, JsonDecoder, JsonOptions, JsonRecord, Map,
+    check_batch, write_json,
 };
 use crate::limits::{
     ATTRIBUTE_KEY_BYTES_MAX, EVENT_ATTRIBUTES_MAX, EVENT_BODY_BYTES_MAX, EVENT_BYTES_MAX, EVENT_NAME_BYTES_MAX,
@@ -149,7 +150,14 @@ pub fn compare_event(view: &EventRef<'_>, event: &proto::Event) {
 /// # Panics
 /// If it is not.
 pub fn json_round_trip(body: &[u8]) {
-    let mut decoder = JsonDecoder::new();
+    // As other agents' JSON too, each body with one of the maps.
+    let map = Map::ALL.get(body.len() % Map::ALL.len()).copied();
+    for options in [JsonOptions::default(), JsonOptions { map, ..JsonOptions::default() }] {
+        decode_and_read_back(JsonDecoder::with_options(options), body);
+    }
+}
+
+fn decode_and_read_back(mut decoder: JsonDecoder, body: &[u8]) {
     let mut batch = Vec::new();
     let decoded = decoder.document(body, |field| {
         batch.extend_from_slice(field);

@@ -23,6 +23,8 @@
 //! | object in `attributes` | its members, with the names joined by dots; an empty one leaves nothing |
 //! | array in `attributes` | a string: its JSON text without spaces |
 //!
+//! [`JsonOptions`] change this for JSON of other agents: unknown keys become attributes, or a map renames them (`json_map`).
+//!
 //! Numbers beyond a double (`1e999`) and halves of surrogate pairs are not well-formed JSON here. Nesting is capped for
 //! each event, the event object being level 1; deeper events are refused. In steady state nothing allocates but
 //! refusals, and a buffer of serde_json for texts with escapes.
@@ -36,6 +38,7 @@ use super::check::Rejections;
 use super::json_error;
 use super::json_event::{At, EventPlace, Scratch, read_fields};
 use super::json_key::{Key, KeySeed};
+use super::json_options::JsonOptions;
 use super::view::EventRef;
 use crate::limits::FRAME_EVENTS_MAX;
 
@@ -78,6 +81,11 @@ impl JsonDecoder {
     /// A decoder with empty buffers.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A decoder of JSON that is not written for this server.
+    pub fn with_options(options: JsonOptions) -> Self {
+        Self { scratch: Scratch { options, ..Scratch::default() } }
     }
 
     /// Reads one document (`application/json`). `emit` gets each accepted event as a field of an `EventBatch`: what it
@@ -257,8 +265,8 @@ impl<'de, E, F: FnMut(&[u8]) -> Result<(), E>> Visitor<'de> for Document<'_, '_,
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
         let Self(reading) = self;
-        reading.scratch.draft.clear();
-        let first = object.next_key_seed(KeySeed(&mut reading.scratch.draft))?;
+        reading.scratch.begin();
+        let first = object.next_key_seed(KeySeed(reading.scratch))?;
         // The first key decides. An object that also has the other sort of key is refused whichever comes first: as an
         // envelope with a key too many, or as an event with the unknown key `events`.
         if matches!(first, Some(Key::Events)) {

@@ -10,6 +10,8 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use super::draft::Draft;
 use super::foreign::{EarlyTime, FractionalTime, KindHint, SeverityHint};
 use super::json_key::{Field, Key, KeySeed, Quoted};
+use super::json_map::{self, Filled};
+use super::json_options::{JsonOptions, UnknownKeys};
 use super::proto::EventKind;
 use super::rfc3339;
 use super::view::{
@@ -23,10 +25,46 @@ use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, JSON_DEPTH_MAX, JSON_TIME_UNIX_NANO
 pub(super) struct Scratch {
     /// The event that is being read.
     pub draft: Draft,
+    /// How events are read.
+    pub options: JsonOptions,
     /// Names of the objects around an attribute, joined by dots.
-    path: String,
-    /// The JSON text of an array.
-    array: Vec<u8>,
+    pub(super) path: String,
+    /// The JSON text of an array, or the digits of a time.
+    pub(super) array: Vec<u8>,
+    /// Which fields of a mapped event are filled.
+    pub(super) filled: Filled,
+}
+
+impl Scratch {
+    /// Begins the next event.
+    pub(super) fn begin(&mut self) {
+        self.draft.clear();
+        if self.options.map.is_some() {
+            self.filled = Filled::default();
+        }
+    }
+
+    /// The path is this key of the event itself.
+    pub(super) fn set_path(&mut self, key: &str) {
+        self.path.clear();
+        self.push_path(key, false);
+    }
+
+    /// Appends a name to the path; refuses the event instead if the path becomes too long.
+    fn push_path(&mut self, name: &str, is_nested: bool) {
+        let Self { draft, path, .. } = self;
+        if path.len() + usize::from(is_nested) + name.len() > ATTRIBUTE_KEY_BYTES_MAX {
+            draft.refuse(format_args!(
+                "the key of attribute {} has more than {ATTRIBUTE_KEY_BYTES_MAX} bytes",
+                Quoted(name)
+            ));
+            return;
+        }
+        if is_nested {
+            path.push('.');
+        }
+        path.push_str(name);
+    }
 }
 
 /// A value that is neither array nor object.
@@ -147,8 +185,8 @@ impl<'de> Place<'de> for EventPlace<'_> {
     }
 
     fn object<A: MapAccess<'de>>(self, mut object: A) -> Result<(), A::Error> {
-        self.0.draft.clear();
-        let first = object.next_key_seed(KeySeed(&mut self.0.draft))?;
+        self.0.begin();
+        let first = object.next_key_seed(KeySeed(self.0))?;
         read_fields(self.0, &mut object, first)
     }
 }
@@ -160,19 +198,33 @@ pub(super) fn read_fields<'de, A: MapAccess<'de>>(
     first: Option<Key>,
 ) -> Result<(), A::Error> {
     let mut next = first;
-    while let Some(key) = next {
+    while let Some(mut key) = next {
         if key == Key::Events {
-            scratch.draft.refuse("unknown key `events`: an envelope has no keys of an event");
+            match scratch.options.unknown {
+                UnknownKeys::Reject => {
+                    scratch.draft.refuse("unknown key `events`: an envelope has no keys of an event");
+                }
+                UnknownKeys::Attributes => {
+                    scratch.set_path("events");
+                    key = Key::Attribute;
+                }
+            }
         }
         match key {
             Key::Field(field) if !scratch.draft.is_refused() => {
                 object.next_value_seed(At(FieldPlace { scratch: &mut *scratch, field }))?;
             }
+            Key::Attribute if !scratch.draft.is_refused() => {
+                object.next_value_seed(At(AttributePlace { scratch: &mut *scratch, depth: 2 }))?;
+            }
             _ => {
                 object.next_value::<IgnoredAny>()?;
             }
         }
-        next = object.next_key_seed(KeySeed(&mut scratch.draft))?;
+        next = object.next_key_seed(KeySeed(scratch))?;
+    }
+    if scratch.options.map.is_some() {
+        json_map::finish(scratch);
     }
     Ok(())
 }
@@ -184,7 +236,12 @@ struct FieldPlace<'s> {
 
 impl<'de> Place<'de> for FieldPlace<'_> {
     fn scalar(self, value: Scalar<'_>) {
-        let draft = &mut self.scratch.draft;
+        let Scratch { draft, options, array, .. } = self.scratch;
+        if let (Field::Time, Some(unit), Scalar::Int(_) | Scalar::Unsigned(_) | Scalar::Double(_)) =
+            (self.field, options.time, value)
+        {
+            return json_map::put_numeric_time(draft, "time", unit, value, array);
+        }
         match (self.field, value) {
             (_, Scalar::Null) => {}
             (Field::Time, Scalar::Int(nanoseconds @ 0..)) => match nanoseconds as u64 {
@@ -239,7 +296,7 @@ impl<'de> Place<'de> for FieldPlace<'_> {
             return skip_object(object);
         }
         self.scratch.path.clear();
-        read_attributes(self.scratch, object, 2)
+        read_attributes(self.scratch, object, 2, false)
     }
 }
 
@@ -272,24 +329,35 @@ fn put_id<const BYTES: usize>(draft: &mut Draft, key: u32, field: Field, text: &
     if text.is_empty() {
         return draft.put_bytes(key, &[]);
     }
-    let (pairs, odd) = text.as_bytes().as_chunks::<2>();
-    let mut id = [0; BYTES];
-    if pairs.len() != BYTES || !odd.is_empty() {
-        return draft.refuse(format_args!("{}, not {}", field.expected(), Quoted(text)));
+    match hex_id::<BYTES>(text) {
+        Some(id) => draft.put_bytes(key, &id),
+        None => draft.refuse(format_args!("{}, not {}", field.expected(), Quoted(text))),
     }
-    for (byte, [high, low]) in id.iter_mut().zip(pairs) {
-        match (char::from(*high).to_digit(16), char::from(*low).to_digit(16)) {
-            (Some(high), Some(low)) => *byte = (high << 4 | low) as u8,
-            _ => return draft.refuse(format_args!("{}, not {}", field.expected(), Quoted(text))),
-        }
-    }
-    draft.put_bytes(key, &id);
 }
 
-/// Reads an object of attributes whose path is `scratch.path`; `depth` is its own level, 2 for `attributes`.
-fn read_attributes<'de, A: MapAccess<'de>>(scratch: &mut Scratch, mut object: A, depth: usize) -> Result<(), A::Error> {
+/// The bytes of an id in hex digits of either case; `None`: it is not one.
+pub(super) fn hex_id<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
+    let (pairs, odd) = text.as_bytes().as_chunks::<2>();
+    if pairs.len() != BYTES || !odd.is_empty() {
+        return None;
+    }
+    let mut id = [0; BYTES];
+    for (byte, [high, low]) in id.iter_mut().zip(pairs) {
+        *byte = (char::from(*high).to_digit(16)? << 4 | char::from(*low).to_digit(16)?) as u8;
+    }
+    Some(id)
+}
+
+/// Reads an object of attributes whose path is `scratch.path`; `depth` is its own level, 2 for `attributes`. `is_nested`: its
+/// names are joined to the path.
+fn read_attributes<'de, A: MapAccess<'de>>(
+    scratch: &mut Scratch,
+    mut object: A,
+    depth: usize,
+    is_nested: bool,
+) -> Result<(), A::Error> {
     let parent_bytes = scratch.path.len();
-    while object.next_key_seed(PathSeed { scratch, nested: depth > 2 })?.is_some() {
+    while object.next_key_seed(PathSeed { scratch, is_nested })?.is_some() {
         if scratch.draft.is_refused() {
             object.next_value::<IgnoredAny>()?;
         } else {
@@ -307,7 +375,7 @@ fn refuse_depth(draft: &mut Draft) {
 /// Appends a name to the path.
 struct PathSeed<'s> {
     scratch: &'s mut Scratch,
-    nested: bool,
+    is_nested: bool,
 }
 
 impl<'de> DeserializeSeed<'de> for PathSeed<'_> {
@@ -326,18 +394,7 @@ impl Visitor<'_> for PathSeed<'_> {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<(), E> {
-        let Scratch { draft, path, .. } = self.scratch;
-        if path.len() + usize::from(self.nested) + name.len() > ATTRIBUTE_KEY_BYTES_MAX {
-            draft.refuse(format_args!(
-                "the key of attribute {} has more than {ATTRIBUTE_KEY_BYTES_MAX} bytes",
-                Quoted(name)
-            ));
-            return Ok(());
-        }
-        if self.nested {
-            path.push('.');
-        }
-        path.push_str(name);
+        self.scratch.push_path(name, self.is_nested);
         Ok(())
     }
 }
@@ -350,6 +407,11 @@ struct AttributePlace<'s> {
 
 impl<'de> Place<'de> for AttributePlace<'_> {
     fn scalar(self, value: Scalar<'_>) {
+        if let Some(map) = self.scratch.options.map
+            && json_map::put(self.scratch, map, value)
+        {
+            return;
+        }
         let Scratch { draft, path, .. } = self.scratch;
         match value {
             Scalar::Null => {}
@@ -364,7 +426,7 @@ impl<'de> Place<'de> for AttributePlace<'_> {
     fn array<A: SeqAccess<'de>>(self, array: A) -> Result<(), A::Error> {
         self.scratch.array.clear();
         TextPlace { scratch: self.scratch, depth: self.depth }.array(array)?;
-        let Scratch { draft, path, array } = self.scratch;
+        let Scratch { draft, path, array, .. } = self.scratch;
         match std::str::from_utf8(array) {
             Ok(text) => draft.put_attribute(path, AttributeValue::String(text)),
             Err(_) => draft.refuse("an array in `attributes` is not UTF-8"),
@@ -377,7 +439,7 @@ impl<'de> Place<'de> for AttributePlace<'_> {
             refuse_depth(&mut self.scratch.draft);
             return skip_object(object);
         }
-        read_attributes(self.scratch, object, self.depth)
+        read_attributes(self.scratch, object, self.depth, true)
     }
 }
 

@@ -6,6 +6,8 @@ use serde::de::{DeserializeSeed, Deserializer, Visitor};
 
 use super::draft::Draft;
 use super::foreign;
+use super::json_event::Scratch;
+use super::json_options::UnknownKeys;
 use super::nearest::nearest;
 
 /// A field of an event, by its key in JSON.
@@ -101,12 +103,14 @@ pub(super) enum Key {
     Field(Field),
     /// The key of an envelope; an event has none of this name.
     Events,
+    /// An attribute, whose key is the path of the scratch.
+    Attribute,
     /// Not known: the event is refused.
     Unknown,
 }
 
-/// Reads a key of an object; an unknown one refuses the event of the draft.
-pub(super) struct KeySeed<'s>(pub &'s mut Draft);
+/// Reads a key of an object; an unknown one refuses the event of the draft, or is an attribute.
+pub(super) struct KeySeed<'s>(pub &'s mut Scratch);
 
 impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
     type Value = Key;
@@ -124,11 +128,19 @@ impl Visitor<'_> for KeySeed<'_> {
     }
 
     fn visit_str<E>(self, name: &str) -> Result<Key, E> {
+        if self.0.options.map.is_some() {
+            self.0.set_path(name);
+            return Ok(Key::Attribute);
+        }
         Ok(match Field::from_name(name) {
             Some(field) => Key::Field(field),
             None if name == "events" => Key::Events,
+            None if self.0.options.unknown == UnknownKeys::Attributes => {
+                self.0.set_path(name);
+                Key::Attribute
+            }
             None => {
-                refuse_unknown(self.0, name);
+                refuse_unknown(&mut self.0.draft, name);
                 Key::Unknown
             }
         })

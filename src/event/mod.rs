@@ -1,4 +1,4 @@
-//! The event contract: generated types, [`EventRef`], validation and JSON.
+//! The event contract: generated types, [`EventRef`], validation, JSON and syslog.
 //!
 //! ```text
 //!  agent ─▶ EventBatch ─▶ check_batch ─┐
@@ -8,8 +8,9 @@
 //! ```
 //!
 //! `view` reads events in place over the primitives of `protobuf`; `check` holds the rules that every event must keep. `json` reads
-//! bodies, `json_event` one event into a `draft`, `json_key` its keys; `json_out` writes. `json_error`, `nearest` and
-//! `foreign` have the messages for what is rejected. `fuzz` compares with prost.
+//! bodies, `json_event` one event into a `draft`, `json_key` its keys, `json_map` those of other agents; `json_out` writes. `json_error`, `nearest` and
+//! `foreign` have the messages for what is rejected. `syslog` reads
+//! syslog. `fuzz` compares with prost.
 
 pub mod check;
 mod draft;
@@ -21,7 +22,10 @@ pub mod json;
 mod json_error;
 mod json_event;
 mod json_key;
+mod json_map;
+mod json_options;
 pub mod json_out;
+mod json_time;
 pub mod nearest;
 pub mod otlp;
 /// The owned form, generated from `proto/events.proto`: what a client builds, and what the in-place parser is
@@ -30,12 +34,15 @@ pub mod otlp;
 pub mod proto;
 mod protobuf;
 pub mod rfc3339;
+#[cfg(feature = "server")]
+pub mod syslog;
 pub mod view;
 
 pub use check::{BatchError, Counts, EventError, InvalidEvent, Malformed, Rejection, Rejections, check_batch};
 pub use json::{Decoded, JsonDecoder, JsonError};
 pub use json_event::severity_from_name;
 pub use json_key::{FIELD_NAMES, Quoted};
+pub use json_options::{JsonOptions, Map, TimeUnit, UnknownKeys};
 pub use json_out::{JsonRecord, write_attributes_json, write_json};
 pub use protobuf::Fault;
 pub use view::{AttributeValue, EventKind, EventRef, Events};

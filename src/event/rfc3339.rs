@@ -30,6 +30,19 @@ pub enum TimeError {
 /// # Errors
 /// The text is not such a time, or is outside of `[0, 2^63)` nanoseconds.
 pub fn parse(text: &str) -> Result<u64, TimeError> {
+    parse_as(text, false)
+}
+
+/// As [`parse`], and reads what loggers write instead: a comma before the fraction, an offset as `+0100` or `+01`, and no
+/// offset at all, which means UTC.
+///
+/// # Errors
+/// The text is not such a time, or is outside of `[0, 2^63)` nanoseconds.
+pub fn parse_lenient(text: &str) -> Result<u64, TimeError> {
+    parse_as(text, true)
+}
+
+fn parse_as(text: &str, is_lenient: bool) -> Result<u64, TimeError> {
     let mut rest = text.as_bytes();
     let year = number(&mut rest, 4)?;
     byte(&mut rest, b"-")?;
@@ -42,28 +55,65 @@ pub fn parse(text: &str) -> Result<u64, TimeError> {
     let minute = number(&mut rest, 2)?;
     byte(&mut rest, b":")?;
     let second = number(&mut rest, 2)?;
-    let nanos = if byte(&mut rest, b".").is_ok() { fraction(&mut rest)? } else { 0 };
-    let offset_minutes = offset(&mut rest)?;
+    let point: &[u8] = if is_lenient { b".," } else { b"." };
+    let nanos = if byte(&mut rest, point).is_ok() { fraction(&mut rest)? } else { 0 };
+    let offset_minutes = if is_lenient { lenient_offset(&mut rest)? } else { offset(&mut rest)? };
     if !rest.is_empty() {
         return Err(TimeError::Syntax);
     }
 
-    if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
-        return Err(TimeError::NoSuchTime);
+    Civil { year, month, day, hour, minute, second, nanos }.at_offset(offset_minutes)
+}
+
+/// A date and a time of day, as they are written; each part may be out of its range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Civil {
+    /// Year of the Gregorian calendar.
+    pub year: i64,
+    /// 1 to 12.
+    pub month: i64,
+    /// 1 to 31.
+    pub day: i64,
+    /// 0 to 23.
+    pub hour: i64,
+    /// 0 to 59.
+    pub minute: i64,
+    /// 0 to 60.
+    pub second: i64,
+    /// Nanoseconds of the second.
+    pub nanos: u64,
+}
+
+impl Civil {
+    /// Nanoseconds since 1970, as a time in UTC; `None`: there is no such time, or it is out of range.
+    pub fn unix_nano(self) -> Option<u64> {
+        self.at_offset(0).ok()
     }
-    if hour > 23 || minute > 59 || second > 60 {
-        return Err(TimeError::NoSuchTime);
+
+    fn at_offset(self, offset_minutes: i64) -> Result<u64, TimeError> {
+        let Self { year, month, day, hour, minute, second, nanos } = self;
+        if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
+            return Err(TimeError::NoSuchTime);
+        }
+        if hour > 23 || minute > 59 || second > 60 {
+            return Err(TimeError::NoSuchTime);
+        }
+        let minutes = hour * 60 + minute - offset_minutes;
+        if second == 60 && minutes.rem_euclid(24 * 60) != 24 * 60 - 1 {
+            return Err(TimeError::NoSuchTime);
+        }
+        let seconds = days_since_1970(year, month, day) * SECONDS_PER_DAY + minutes * 60 + second;
+        u64::try_from(seconds)
+            .ok()
+            .and_then(|seconds| seconds.checked_mul(NANOS_PER_SECOND)?.checked_add(nanos))
+            .filter(|nanoseconds| *nanoseconds <= TIME_UNIX_NANO_MAX)
+            .ok_or(TimeError::OutOfRange)
     }
-    let minutes = hour * 60 + minute - offset_minutes;
-    if second == 60 && minutes.rem_euclid(24 * 60) != 24 * 60 - 1 {
-        return Err(TimeError::NoSuchTime);
-    }
-    let seconds = days_since_1970(year, month, day) * SECONDS_PER_DAY + minutes * 60 + second;
-    u64::try_from(seconds)
-        .ok()
-        .and_then(|seconds| seconds.checked_mul(NANOS_PER_SECOND)?.checked_add(nanos))
-        .filter(|nanoseconds| *nanoseconds <= TIME_UNIX_NANO_MAX)
-        .ok_or(TimeError::OutOfRange)
+}
+
+/// The year of a time, in UTC.
+pub fn year(unix_nano: u64) -> i64 {
+    date(unix_nano / NANOS_PER_SECOND / SECONDS_PER_DAY as u64).0 as i64
 }
 
 /// UTC with nine digits of a second: `2026-11-23T20:15:48.123456789Z`, ASCII. Sorts as text in order of time.
@@ -128,6 +178,24 @@ fn offset(rest: &mut &[u8]) -> Result<i64, TimeError> {
     let hours = number(rest, 2)?;
     byte(rest, b":")?;
     let minutes = number(rest, 2)?;
+    if hours > 23 || minutes > 59 {
+        return Err(TimeError::NoSuchTime);
+    }
+    Ok(sign * (hours * 60 + minutes))
+}
+
+/// As [`offset`], also without the colon, without minutes, and absent.
+fn lenient_offset(rest: &mut &[u8]) -> Result<i64, TimeError> {
+    let sign = match rest.first() {
+        None => return Ok(0),
+        Some(b'+') => 1,
+        Some(b'-') => -1,
+        Some(_) => return offset(rest),
+    };
+    byte(rest, b"+-")?;
+    let hours = number(rest, 2)?;
+    let has_colon = byte(rest, b":").is_ok();
+    let minutes = if rest.is_empty() && !has_colon { 0 } else { number(rest, 2)? };
     if hours > 23 || minutes > 59 {
         return Err(TimeError::NoSuchTime);
     }

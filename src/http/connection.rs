@@ -13,6 +13,7 @@ use super::proxy_header;
 use super::response::{Answer, CONTINUE, Refusal, error_body};
 use super::routes::{self, Route, Submission, Target};
 use super::{Ingress, Refused};
+use crate::event::UnknownKeys;
 use crate::limits::{HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_IDLE_GRACE, OUTBOX_BYTES_MAX};
 use crate::pipeline::health::Pause;
 use crate::wire::AckLevel;
@@ -26,6 +27,8 @@ pub struct Settings {
     pub max_frame_bytes: usize,
     /// How long a connection may be idle between requests, as announced in whole seconds; at least one.
     pub idle_timeout: Duration,
+    /// What becomes of unknown keys in JSON, where the query does not say it.
+    pub unknown_keys: UnknownKeys,
 }
 
 /// The state machine of one connection. Every method that takes `out` appends what is to be written to the peer.

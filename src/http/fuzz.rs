@@ -12,7 +12,7 @@ use super::head::is_token_byte;
 use super::kept::{Beginnings, Kept};
 use super::{Connection, Ingress, Limited, Needs, Page, Settings};
 use crate::batch::pool::{Buffer, Pool, PoolSlice};
-use crate::event::{Counts, Events, check_batch};
+use crate::event::{Counts, Events, UnknownKeys, check_batch};
 use crate::limits::{
     EVENT_BYTES_MAX, HTTP_BODY_BEGINNING_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX, HTTP_IDLE_TIMEOUT_DEFAULT,
 };
@@ -170,6 +170,7 @@ pub(super) const SETTINGS: Settings = Settings {
     max_body_bytes: 4 * HTTP_BODY_BEGINNING_BYTES,
     max_frame_bytes: 16 * 1024,
     idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
+    unknown_keys: UnknownKeys::Reject,
 };
 
 /// Takes everything and keeps it.

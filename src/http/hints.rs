@@ -71,7 +71,7 @@ fn malformed(error: String) -> Refusal {
 const GZIP: &str = "gzip";
 
 /// The compression that these bytes begin with.
-pub fn compression(bytes: &[u8]) -> Option<&'static str> {
+pub(super) fn compression(bytes: &[u8]) -> Option<&'static str> {
     Some(match bytes {
         [0x1F, 0x8B, ..] => GZIP,
         [0x28, 0xB5, 0x2F, 0xFD, ..] => "Zstandard",
@@ -84,7 +84,7 @@ pub fn compression(bytes: &[u8]) -> Option<&'static str> {
 }
 
 /// An object with a key, or an array of something.
-pub fn looks_like_json(body: &[u8]) -> bool {
+pub(super) fn looks_like_json(body: &[u8]) -> bool {
     match body.trim_ascii_start() {
         [b'{', rest @ ..] => matches!(rest.trim_ascii_start(), [b'"' | b'}', ..]),
         [b'[', rest @ ..] => matches!(rest.trim_ascii_start(), [b'{' | b']', ..]),

@@ -26,7 +26,7 @@ use super::routes::{MediaType, Submission, Target};
 use crate::batch::pool::{Buffer, PoolSlice};
 use crate::batch::shares::packed_bytes;
 use crate::event::otlp::Signal;
-use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, Rejection, Rejections, check_batch};
+use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, JsonOptions, Rejection, Rejections, check_batch};
 use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
 use crate::metrics::RejectReason;
 use crate::rate::{Amount, Received};
@@ -36,7 +36,7 @@ use crate::text::cut;
 const GAPS_SHARED_MAX: usize = 16;
 
 /// One slot to be: events and their `EventBatch` bytes, or rejected records of OTLP.
-pub struct Piece {
+pub(super) struct Piece {
     /// The encoded bytes.
     pub payload: PoolSlice,
     /// How many events or records.
@@ -95,17 +95,17 @@ impl Settled {
     }
 
     /// What it was for.
-    pub fn target(&self) -> Target {
+    pub(super) fn target(&self) -> Target {
         self.target
     }
 
     /// Value of the answer's `Content-Type`.
-    pub fn content_type(&self) -> &'static str {
+    pub(super) fn content_type(&self) -> &'static str {
         self.encoding.content_type()
     }
 
     /// Why everything was refused.
-    pub fn nothing_accepted(&self) -> String {
+    pub(super) fn nothing_accepted(&self) -> String {
         match (self.target, &self.entries) {
             (Target::Otlp(_), Some(summary)) => String::from_utf8_lossy(summary.filled()).into_owned(),
             (Target::Otlp(signal), None) => format!("every {} was rejected", signal.record()),
@@ -114,7 +114,7 @@ impl Settled {
     }
 
     /// The answer's body. `error`: the status, and what went wrong.
-    pub fn body(&self, error: Option<(u16, &str)>) -> Vec<u8> {
+    pub(super) fn body(&self, error: Option<(u16, &str)>) -> Vec<u8> {
         match (self.target, error) {
             (Target::Otlp(_), Some((status, error))) => otlp::status_body(self.encoding, status, error),
             (Target::Otlp(signal), None) => {
@@ -313,13 +313,14 @@ fn decode(
         }
         failed => failed,
     };
+    let json = submission.query.json(settings.unknown_keys);
     match submission.media_type {
         MediaType::Protobuf => from_protobuf(body, settings, ingress).map_err(|failed| instead(failed, body)),
-        MediaType::Json => from_json(settings, ingress, |decoder, emit| decoder.document(body.filled(), emit))
+        MediaType::Json => from_json(json, settings, ingress, |decoder, emit| decoder.document(body.filled(), emit))
             .map_err(|failed| instead(failed, body)),
         MediaType::Ndjson => {
             let (pieces, rejections) =
-                from_json(settings, ingress, |decoder, emit| decoder.lines(body.filled(), emit))?;
+                from_json(json, settings, ingress, |decoder, emit| decoder.lines(body.filled(), emit))?;
             if pieces.is_empty() && rejections.total > 0 {
                 hints::instead(body.filled(), submission).map_or(Ok(()), Err)?;
             }
@@ -367,18 +368,22 @@ fn from_protobuf(
 
 /// `decode` reads the body, and calls what it is given with each accepted event.
 fn from_json<D: Ingress>(
+    options: JsonOptions,
     settings: Settings,
     ingress: &mut D,
     decode: impl FnOnce(&mut JsonDecoder, &mut dyn FnMut(&[u8]) -> Result<(), Failed>) -> Result<Decoded, JsonError<Failed>>,
 ) -> Result<(Vec<Piece>, Rejections), Failed> {
     let mut packing = Packing::new(settings, ingress);
     let decoded =
-        decode(&mut JsonDecoder::new(), &mut |event| packing.push(event, 1)).map_err(|error| match error {
-            JsonError::Emit(failed) => failed,
-            JsonError::Malformed(_) | JsonError::Empty => {
-                Refusal::body(RejectReason::Malformed, cut(&error.to_string(), HTTP_ERROR_BYTES_MAX).to_owned()).into()
+        decode(&mut JsonDecoder::with_options(options), &mut |event| packing.push(event, 1)).map_err(|error| {
+            match error {
+                JsonError::Emit(failed) => failed,
+                JsonError::Malformed(_) | JsonError::Empty => {
+                    Refusal::body(RejectReason::Malformed, cut(&error.to_string(), HTTP_ERROR_BYTES_MAX).to_owned())
+                        .into()
+                }
+                JsonError::TooManyEvents { .. } => Refusal::body(RejectReason::TooLarge, error.to_string()).into(),
             }
-            JsonError::TooManyEvents { .. } => Refusal::body(RejectReason::TooLarge, error.to_string()).into(),
         })?;
     Ok((packing.finish(), decoded.rejected))
 }

@@ -15,6 +15,7 @@
 //! | `connection` | the states above, timers, pipelining, 100-continue |
 //! | `head` | request line and header fields, read strictly |
 //! | `routes` | resources, and what the head of a POST must have before its body is read |
+//! | `query` | the parameters of a POST: the level of its answer, how its JSON is read |
 //! | `body` | Content-Length and chunked, incremental |
 //! | `limited` | the 429 of a sender that is above a limit |
 //! | `kept` | where a body's bytes are: the first 64 KiB outside the pool, or all of it in one pool buffer |
@@ -57,6 +58,7 @@ mod kept;
 mod limited;
 mod otlp;
 mod proxy_header;
+mod query;
 mod response;
 mod routes;
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::text::cut;
 
 /// The encoding of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
+pub(super) enum Encoding {
     /// `{"error":"…"}` and the like: of everything but OTLP.
     Native,
     /// OTLP in JSON.
@@ -32,14 +32,14 @@ pub enum Encoding {
 
 impl Encoding {
     /// Of an answer to a request for OTLP with this content type.
-    pub fn of_otlp(content_type: Option<&str>) -> Self {
+    pub(super) fn of_otlp(content_type: Option<&str>) -> Self {
         let name = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim_ascii();
         let is_protobuf = ["application/x-protobuf", "application/protobuf"];
         if is_protobuf.iter().any(|known| name.eq_ignore_ascii_case(known)) { Self::Protobuf } else { Self::Json }
     }
 
     /// Value of `Content-Type`.
-    pub fn content_type(self) -> &'static str {
+    pub(super) fn content_type(self) -> &'static str {
         match self {
             Self::Native | Self::Json => JSON,
             Self::Protobuf => "application/x-protobuf",
@@ -48,7 +48,7 @@ impl Encoding {
 }
 
 /// A `google.rpc.Status`: the body of an answer to a request that failed.
-pub fn status_body(encoding: Encoding, status: u16, message: &str) -> Vec<u8> {
+pub(super) fn status_body(encoding: Encoding, status: u16, message: &str) -> Vec<u8> {
     let code = code_of(status);
     let mut body = Vec::with_capacity(message.len() + 32);
     if encoding == Encoding::Protobuf {
@@ -77,7 +77,7 @@ fn code_of(status: u16) -> u8 {
 }
 
 /// An `Export…ServiceResponse`: the body of a 200. `message`: why records were rejected.
-pub fn response_body(encoding: Encoding, signal: Signal, rejected: u64, message: &str) -> Vec<u8> {
+pub(super) fn response_body(encoding: Encoding, signal: Signal, rejected: u64, message: &str) -> Vec<u8> {
     let mut body = Vec::new();
     match (encoding, rejected) {
         (Encoding::Protobuf, 0) => {}
@@ -112,7 +112,7 @@ fn put_varint(body: &mut Vec<u8>, value: u64) {
 }
 
 /// What became of a request.
-pub struct Taken {
+pub(super) struct Taken {
     /// Events, in slots.
     pub pieces: Vec<Piece>,
     /// Rejected records as requests of their own, for the dead letters.
@@ -125,7 +125,7 @@ pub struct Taken {
 ///
 /// # Errors
 /// Nothing may be taken of it.
-pub fn decode(
+pub(super) fn decode(
     body: &Buffer,
     submission: Submission,
     signal: Signal,
@@ -182,7 +182,7 @@ fn encoded_bytes_max(settings: Settings, finishing_bytes: usize) -> usize {
 }
 
 /// Slots of the ring that a request takes at most: full ones, one that is being filled, and the rejected records.
-pub fn slots(settings: Settings) -> usize {
+pub(super) fn slots(settings: Settings) -> usize {
     let least = piece_bytes(settings).saturating_sub(EVENT_FIELD_BYTES_MAX).max(EVENT_FIELD_BYTES_MAX / 2);
     OTLP_ENCODED_TIMES_BODY_MAX * settings.max_body_bytes / least + 4
 }

@@ -2,6 +2,7 @@
 
 use super::head::Head;
 use super::otlp::Encoding;
+use super::query::Query;
 use super::response::Refusal;
 use super::{Ingress, Page};
 use crate::event::Quoted;
@@ -25,7 +26,7 @@ pub(super) enum Route {
 
 /// What a POST is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
+pub(super) enum Target {
     /// `/v1/events`.
     Events,
     /// `/v1/logs`, `/v1/metrics`, `/v1/traces`.
@@ -45,7 +46,7 @@ impl Target {
     }
 
     /// Its path.
-    pub fn path(self) -> &'static str {
+    pub(super) fn path(self) -> &'static str {
         match self {
             Self::Events => "/v1/events",
             Self::Otlp(Signal::Logs) => "/v1/logs",
@@ -120,11 +121,13 @@ pub(super) struct Submission {
     pub gzip: bool,
     /// The level at which the answer is sent: `?ack=`, or the server's default.
     pub level: AckLevel,
+    /// What the query says about JSON.
+    pub query: Query,
 }
 
 impl Submission {
     /// # Errors
-    /// 503 while draining; 401; 400 for `?ack=`; 415.
+    /// 503 while draining; 401; 400 for the query; 415.
     pub(super) fn check(head: &Head<'_>, target: Target, ingress: &mut impl Ingress) -> Result<Self, Refusal> {
         if ingress.draining() {
             return Err(draining(ingress));
@@ -132,25 +135,42 @@ impl Submission {
         if !ingress.authorized(head.bearer.map(str::as_bytes)) {
             return Err(Refusal::new(401, "send `Authorization: Bearer TOKEN` with a token of this server"));
         }
-        let level = ingress.ack_level(wanted_level(head.query)?).map_err(Refusal::malformed)?;
+        let query = Query::read(head.query)?;
+        let level = ingress.ack_level(query.level).map_err(Refusal::malformed)?;
         let media_type = media_type(head.content_type, target)?;
+        if query.is_about_json() {
+            check_json_query(target, media_type)?;
+        }
         let gzip = match head.content_encoding {
             None => false,
             Some(coding) if coding.eq_ignore_ascii_case("identity") => false,
             Some(coding) if coding.eq_ignore_ascii_case("gzip") || coding.eq_ignore_ascii_case("x-gzip") => true,
             Some(coding) => return Err(wrong_coding(coding)),
         };
-        Ok(Self { target, media_type, gzip, level })
+        Ok(Self { target, media_type, gzip, level, query })
     }
 
     /// The encoding of its answers.
-    pub fn encoding(self) -> Encoding {
+    pub(super) fn encoding(self) -> Encoding {
         match (self.target, self.media_type) {
             (Target::Events, _) => Encoding::Native,
             (Target::Otlp(_), MediaType::Protobuf) => Encoding::Protobuf,
             (Target::Otlp(_), _) => Encoding::Json,
         }
     }
+}
+
+/// `?map=` and the like with this content.
+fn check_json_query(target: Target, media_type: MediaType) -> Result<(), Refusal> {
+    if let Target::Otlp(_) = target {
+        return Err(Refusal::malformed(
+            "`map`, `time` and `unknown` are about POST /v1/events: leave them out with OTLP",
+        ));
+    }
+    if media_type == MediaType::Protobuf {
+        return Err(Refusal::malformed("`map`, `time` and `unknown` are about JSON: leave them out with protobuf"));
+    }
+    Ok(())
 }
 
 fn wrong_coding(coding: &str) -> Refusal {
@@ -168,23 +188,6 @@ pub(super) fn draining(ingress: &impl Ingress) -> Refusal {
         503,
         "the server is shutting down: nothing of this request was accepted, send it again elsewhere or later",
     )
-}
-
-/// An unknown parameter is refused: a misspelt `ack` would promise less than was asked for.
-fn wanted_level(query: Option<&str>) -> Result<Option<AckLevel>, Refusal> {
-    let mut wanted = None;
-    for parameter in query.unwrap_or_default().split('&').filter(|parameter| !parameter.is_empty()) {
-        match parameter.split_once('=') {
-            Some(("ack", level)) if wanted.is_none() => {
-                // Names of levels need no percent-encoding; whatever has some is unknown.
-                wanted = Some(level.parse().map_err(|_| {
-                    Refusal::malformed("unknown ack level: use ?ack=received, written, synced or delivered")
-                })?);
-            }
-            _ => return Err(Refusal::malformed("the query may have one parameter, `ack`")),
-        }
-    }
-    Ok(wanted)
 }
 
 /// The names of the media types. None is registered but `application/json` and `application/protobuf`: the first of

@@ -14,8 +14,8 @@ use super::serve::{Scratch, Served, serve};
 use super::transport::Transport;
 use super::{Ingress, testing};
 use crate::batch::pool::Pool;
-use crate::event::Events;
 use crate::event::proto::{Event, EventBatch};
+use crate::event::{Events, UnknownKeys};
 use crate::http;
 use crate::ids::{ConnectionId, LoopId, Ticket};
 use crate::limits::{
@@ -77,6 +77,7 @@ impl Bench {
             max_body_bytes: max_frame_bytes,
             max_frame_bytes,
             idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
+            unknown_keys: UnknownKeys::Reject,
         };
         let tokens = Tokens::from_lines("secret", false);
         let mut ingress = testing::ingress(settings, http, testing::NO_LIMITS, tokens, (pool, ring));

@@ -28,6 +28,7 @@ use crate::limits::SILENT_SWEEP_INTERVAL;
 use crate::net::busy::BusyMeter;
 use crate::net::connection::{Connection, Phase};
 use crate::net::connections::Connections;
+use crate::net::datagrams::{BoundDatagrams, Datagrams};
 use crate::net::ingress::Ingress;
 use crate::net::listener::Listener;
 use crate::net::loops::Message;
@@ -43,6 +44,7 @@ pub const DRAIN_SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
 const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
 const LISTENER: Token = Token(usize::MAX - 2);
+const DATAGRAMS: Token = Token(usize::MAX - 3);
 /// Readiness events taken in one poll.
 const EVENTS: usize = 1024;
 /// Connections that the loop's lists and timers hold before they grow.
@@ -134,6 +136,8 @@ pub struct EventLoop {
     /// Of the first loop only.
     signals: Option<Signals>,
     listener: Option<Listener>,
+    /// Of the first loop only.
+    datagrams: Option<Datagrams>,
     connections: Connections,
     drain_timeout: Duration,
     drain_until: Option<Instant>,
@@ -196,6 +200,7 @@ impl EventLoop {
             poll: parts.poll,
             signals: parts.signals,
             listener,
+            datagrams: None,
             connections: Connections::new(ingress.event_loop),
             drain_timeout,
             drain_until: None,
@@ -220,6 +225,16 @@ impl EventLoop {
             unsent_bytes: 0,
             messages: Vec::new(),
         })
+    }
+
+    /// Receives syslog over UDP as well.
+    ///
+    /// # Errors
+    /// The socket cannot be added to the poll.
+    pub fn receive_datagrams(&mut self, socket: BoundDatagrams) -> Result<(), LoopError> {
+        let datagrams = self.datagrams.insert(Datagrams::new(socket));
+        let registered = self.poll.registry().register(datagrams.source(), DATAGRAMS, Interest::READABLE);
+        registered.map_err(failed("registering the socket for datagrams"))
     }
 
     /// Serves until a signal asks for the end and the connections are drained.
@@ -258,12 +273,16 @@ impl EventLoop {
                         listener.set_ready();
                     }
                 }
+                DATAGRAMS => self.datagrams.iter_mut().for_each(Datagrams::set_ready),
                 Token(key) => self.note(key, event),
             }
         }
         self.take_messages();
         self.accept();
         self.serve_delayed();
+        if let Some(datagrams) = &mut self.datagrams {
+            datagrams.receive(&mut self.scratch.read, &mut self.ingress);
+        }
         self.serve_ready();
         self.serve_waiting();
         self.ingress.end_turn();
@@ -292,12 +311,14 @@ impl EventLoop {
     fn timeout(&self) -> Option<Duration> {
         let ready =
             !self.ready.is_empty() || !self.ready_new.is_empty() || !self.ready_others.is_empty() || self.serve_at_once;
-        if ready || self.listener.as_ref().is_some_and(Listener::is_ready) {
+        let accepts = self.listener.as_ref().is_some_and(Listener::is_ready);
+        if ready || accepts || self.datagrams.as_ref().is_some_and(Datagrams::is_ready) {
             return Some(Duration::ZERO);
         }
         let paused = self.listener.as_ref().and_then(Listener::deadline);
         let sweep = self.has_too_many_unknown().then(|| self.silent_swept + SILENT_SWEEP_INTERVAL);
-        let ends = [self.drain_until, self.failed_until, self.ingress.delayed.next_at()];
+        let datagrams = self.datagrams.as_ref().and_then(Datagrams::deadline);
+        let ends = [self.drain_until, self.failed_until, self.ingress.delayed.next_at(), datagrams];
         let next =
             [self.timers.next(), paused, sweep, self.finish_retry_at()].into_iter().chain(ends).flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))

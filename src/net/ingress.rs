@@ -4,6 +4,7 @@
 //! ticket. Nothing is pushed without room in the ring, so nothing accepted is ever lost between here and the log
 //! thread.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +14,7 @@ use crate::batch::Origin;
 use crate::batch::pool::{Buffer, PoolSlice};
 use crate::batch::shares::Share;
 use crate::http::{self, Limited};
-use crate::ids::{LoopId, Ticket};
+use crate::ids::{ClientId, LoopId, Ticket};
 use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX};
 use crate::metrics::{LocalMetrics, Protocol, RejectReason};
 use crate::net::connection::Peer;
@@ -245,6 +246,31 @@ impl Ingress {
         self.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), origin)
     }
 
+    /// The limit that a sender without a session, at this address, has to wait for. `None`: what it sends next is admitted.
+    pub(super) fn limit_on(&self, address: IpAddr, client: Option<ClientId>) -> Option<Wait> {
+        let rates = &self.shared.rates;
+        if !rates.has_limits(client) {
+            return None;
+        }
+        rates.wait(Sender::Address(address), client, self.now)
+    }
+
+    /// Counts and charges what a sender without a session, at this address, has sent.
+    pub(super) fn received(&self, address: IpAddr, client: Option<ClientId>, received: Received) {
+        let rates = &self.shared.rates;
+        if let Some(client) = client {
+            self.counts.received_of(client, received.accepted);
+        }
+        if rates.has_limits(client) {
+            rates.charge(Sender::Address(address), client, received.amount, self.now);
+        }
+    }
+
+    /// When this turn received what it received: nanoseconds since 1970.
+    pub(super) fn received_unix_nano(&self) -> u64 {
+        self.received_unix_nano
+    }
+
     /// Runs `call` with what a session works with.
     pub fn turn<R>(&mut self, loopback: bool, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
         self.turn_counting(loopback, |turn, _| call(turn))
@@ -434,23 +460,13 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn limited(&mut self) -> Option<Limited> {
-        let (rates, client, now) = (&self.ingress.shared.rates, self.peer.client, self.ingress.now);
-        if !rates.has_limits(client) {
-            return None;
-        }
-        let Wait { scope, time } = rates.wait(Sender::Address(self.peer.address.ip()), client, now)?;
+        let Wait { scope, time } = self.ingress.limit_on(self.peer.address.ip(), self.peer.client)?;
         self.ingress.counts.limited(scope, 1);
         Some(Limited { scope, wait: time })
     }
 
     fn received(&mut self, received: Received) {
-        let (rates, client, now) = (&self.ingress.shared.rates, self.peer.client, self.ingress.now);
-        if let Some(client) = client {
-            self.ingress.counts.received_of(client, received.accepted);
-        }
-        if rates.has_limits(client) {
-            rates.charge(Sender::Address(self.peer.address.ip()), client, received.amount, now);
-        }
+        self.ingress.received(self.peer.address.ip(), self.peer.client, received);
     }
 
     fn ack_level(&mut self, wanted: Option<AckLevel>) -> Result<AckLevel, String> {

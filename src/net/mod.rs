@@ -16,6 +16,8 @@
 //! | `connections` | the open connections of a loop, by id |
 //! | `serve` | the share of one connection in a turn, by phase |
 //! | `protocols` | an adapter for each protocol, behind one trait |
+//! | `collector` | encoded events of messages that are not acknowledged, into the current buffer |
+//! | `datagrams` | syslog over UDP |
 //! | `socket` | the buffers of one connection: read and not yet parsed, not yet sent |
 //! | `transport` | what carries the bytes: TCP |
 //! | `intake` | the current buffer, and the reserve that a partial frame may need |
@@ -38,8 +40,10 @@
 #[cfg(test)]
 mod bad_frames_tests;
 mod busy;
+mod collector;
 mod connection;
 mod connections;
+mod datagrams;
 mod delayed;
 mod event_loop;
 mod ingress;
@@ -59,6 +63,7 @@ mod testing;
 mod timers;
 mod transport;
 
+pub use datagrams::{BoundDatagrams, bind_datagrams};
 pub use event_loop::{ConnectionLimits, DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
 pub use ingress::Ingress;
 pub use intake::Intake;

@@ -1,5 +1,6 @@
 //! One connection's share of a turn, by its phase.
 
+use crate::event::syslog::SyslogDecoder;
 use crate::ids::ConnectionId;
 use crate::limits::{DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX};
 use crate::net::connection::{Connection, Phase};
@@ -45,6 +46,8 @@ pub(super) struct Scratch {
     pub read: Box<[u8]>,
     /// Older connections of agents that came in again (R5).
     pub replaced: Vec<ConnectionId>,
+    /// Encodes messages of syslog.
+    pub syslog: SyslogDecoder,
     /// Bytes kept in all [`Socket::unparsed`].
     pub unparsed_bytes: usize,
 }
@@ -55,6 +58,7 @@ impl Scratch {
         Self {
             read: vec![0; HTTP_BODY_BEGINNING_BYTES.max(HEAD_READ_BYTES)].into_boxed_slice(),
             replaced: Vec::new(),
+            syslog: SyslogDecoder::new(),
             unparsed_bytes: 0,
         }
     }

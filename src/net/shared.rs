@@ -20,6 +20,7 @@ use crate::session::marks::Marks;
 use crate::session::rates::Rates;
 use crate::session::server::{SessionSettings, lock};
 use crate::session::tokens::Tokens;
+use crate::settings::Networks;
 use crate::wire::AckLevel;
 
 /// The line of waiting connections must have been there this long before `/ready` says so; a refused POST, and a lack of
@@ -45,6 +46,8 @@ pub struct Shared {
     pub settings: SessionSettings,
     /// Settings of HTTP connections.
     pub http: http::Settings,
+    /// Networks whose syslog is accepted; `None`: syslog is disabled.
+    pub syslog: Option<Networks>,
     /// How many connections may be open.
     pub limits: ConnectionLimits,
     /// Whose frames and requests are accepted.
@@ -84,6 +87,8 @@ pub struct LogLines {
     pub overflow: LogInterval,
     /// Accepting was paused.
     pub accept_pauses: LogInterval,
+    /// Syslog came from outside of the networks that are allowed.
+    pub syslog_refused: LogInterval,
 }
 
 impl Shared {

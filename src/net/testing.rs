@@ -48,6 +48,7 @@ pub(super) fn ingresses(
     let shared = Arc::new(Shared {
         settings,
         http,
+        syslog: None,
         limits,
         tokens,
         rates: Rates::new(RateSettings::default(), Instant::now()),

@@ -5,9 +5,11 @@
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use socket2::{SockRef, TcpKeepalive};
 
 /// A connected socket, not blocking.
 pub(super) enum Transport {
@@ -27,6 +29,13 @@ impl Transport {
         let Self::Plain(stream) = self;
         // Closing the descriptor takes it out of the poll as well.
         let _ = registry.deregister(stream);
+    }
+
+    /// Has the kernel find out when the peer is gone although nothing is sent: for protocols without timeouts.
+    pub(super) fn keep_alive(&mut self, after: Duration) -> io::Result<()> {
+        let Self::Plain(stream) = self;
+        let keepalive = TcpKeepalive::new().with_time(after).with_interval(after / 10);
+        SockRef::from(&*stream).set_tcp_keepalive(&keepalive)
     }
 
     /// Says that we send nothing more. The peer may still be sending.

@@ -111,6 +111,7 @@ impl Sharing {
         Arc::new(Shared {
             settings: session_settings(config, self.server_id, has_required_sinks),
             http: http_settings(config),
+            syslog: config.syslog.enabled.then(|| config.syslog.allow.clone()),
             limits: connection_limits(config, owned.len()),
             tokens: self.tokens,
             rates: Rates::new(rate_settings(config), Instant::now()),
@@ -168,6 +169,7 @@ fn http_settings(config: &Config) -> http::Settings {
         max_body_bytes: config.server.max_body_bytes,
         max_frame_bytes: config.server.max_frame_bytes,
         idle_timeout: config.server.http_idle_timeout,
+        unknown_keys: config.http.unknown_keys,
     }
 }
 

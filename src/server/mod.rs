@@ -75,6 +75,14 @@ pub enum ServerError {
         /// Why not.
         error: io::Error,
     },
+    /// The socket for datagrams cannot be opened.
+    #[error("cannot receive syslog over UDP on {address}: {}", net::bind_problem(error))]
+    ListenDatagrams {
+        /// `server.address`, with its port.
+        address: SocketAddr,
+        /// Why not.
+        error: io::Error,
+    },
     /// The operating system refuses something that the server needs.
     #[error("the system refuses the server {what}: {error}")]
     System {
@@ -173,6 +181,12 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
 
     let listener = bound.listen().map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(system("the address of its socket"))?;
+    let datagrams = if config.syslog.enabled && config.syslog.udp {
+        let cannot_listen = |error| ServerError::ListenDatagrams { address, error };
+        Some(net::bind_datagrams(address).map_err(cannot_listen)?)
+    } else {
+        None
+    };
     if let Some(warning) = access::warning(address, &tokens, server) {
         tracing::warn!(%address, "{warning}");
     }
@@ -180,7 +194,10 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let sharing = loops::Sharing { server_id, tokens, marks, metrics, health: health.clone() };
     let shared = sharing.share(config, &owned, &routers);
     let restored = if has_log { RESTORED } else { Ticket::default() };
-    let event_loops = loops::start(config, owned, &shared, (listener, restored), &mut random)?;
+    let mut event_loops = loops::start(config, owned, &shared, (listener, restored), &mut random)?;
+    if let (Some(datagrams), Some(first)) = (datagrams, event_loops.first_mut()) {
+        first.receive_datagrams(datagrams)?;
+    }
     drop(shared);
     started(address);
     let end = loops::run(event_loops)?;

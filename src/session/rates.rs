@@ -21,7 +21,7 @@ use crate::rate::{Amount, Due, Limit, SharedLimit};
 pub struct RateSettings {
     /// For everybody together.
     pub server: Option<Limit>,
-    /// For each agent, and for each address that sends over HTTP.
+    /// For each agent, and for each address that sends over HTTP or syslog.
     pub agent: Option<Limit>,
     /// For each client, by its [`ClientId`].
     pub clients: Vec<Option<Limit>>,
@@ -51,7 +51,7 @@ enum Peer {
 pub enum Sender {
     /// An agent, of which so much is due.
     Agent(Due),
-    /// Over HTTP, from this address.
+    /// Over HTTP or syslog, from this address.
     Address(IpAddr),
 }
 

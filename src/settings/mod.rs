@@ -16,15 +16,18 @@
 //! | `setting` | a row, and a value against it |
 //! | `values` | the values of a section, read into a struct; what is wrong with one that its row allows |
 //! | `steps` | what of the stream a sink gets, and in what form |
+//! | `networks` | networks in CIDR notation |
 //! | `url` | URLs of stores, of which only the harmless part is shown |
 //! | `hide` | secrets that a peer repeats |
 
 pub mod hide;
+mod networks;
 mod setting;
 pub mod steps;
 pub mod url;
 mod values;
 
+pub use networks::Networks;
 pub use setting::{Form, Raw, SECRET_ITSELF, Secret, Setting, Value, parse_duration};
 pub use url::{Url, Urls};
 pub use values::{Problem, Values};

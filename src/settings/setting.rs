@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::networks::Networks;
 use super::steps::StepForm;
 use super::url::{Url, Urls, is_placeholder, not_a_url};
 use crate::escape::is_escaped;
@@ -86,6 +87,8 @@ pub enum Form {
     Urls,
     /// Of a step of a sink.
     Step(StepForm),
+    /// Addresses and networks in CIDR notation.
+    Networks,
 }
 
 impl Form {
@@ -347,6 +350,13 @@ impl Setting {
                 Raw::List(urls) => own(&urls.join(",")),
                 _ => text().and_then(own),
             },
+            Form::Networks => {
+                let list = match raw {
+                    Raw::List(networks) => networks.join(","),
+                    _ => text()?.to_owned(),
+                };
+                own(&list).filter(|_| list.parse::<Networks>().is_ok())
+            }
         }
     }
 
@@ -385,6 +395,7 @@ impl Setting {
             Form::Step(form) => form.expected().to_owned(),
             Form::Url => "a URL".to_owned(),
             Form::Urls => "URLs, as a list or with commas between them".to_owned(),
+            Form::Networks => "addresses and networks, such as [\"10.0.0.0/8\", \"::1\"]".to_owned(),
         }
     }
 }

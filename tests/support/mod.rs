@@ -18,6 +18,7 @@ pub(crate) mod rows;
 pub(crate) mod server;
 pub(crate) mod stores;
 pub(crate) mod strace;
+pub(crate) mod syslogd;
 pub(crate) mod terminal;
 
 use telemetryx::random::Random;

@@ -7,7 +7,6 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 use super::input::Peeked;
 use super::lines::Line;
-use super::looks_like_event;
 use crate::limits::SEND_LINE_BYTES_MAX;
 
 /// Bytes asked of the input at once.
@@ -155,10 +154,14 @@ fn fill<R: Read>(input: &mut BufReader<R>) -> io::Result<&[u8]> {
 }
 
 /// How an input begins that holds events as JSON over several lines: with an array, or with an object of which the first
-/// line is not the whole. In both, the keys of the first object are all an event's, or there is none.
+/// line is not the whole. In both, the first object is an event, or there is none.
 ///
 /// Waits for no byte more than it takes to tell; `objects`: an object is looked at, too.
-pub(super) fn begins_with_events<R: Read>(text: &mut Peeked<R>, objects: bool) -> bool {
+pub(super) fn begins_with_events<R: Read>(
+    text: &mut Peeked<R>,
+    objects: bool,
+    is_event: impl Fn(&[u8]) -> bool,
+) -> bool {
     let mut at = 0;
     let mut next_after_space = |at: &mut usize| {
         while *at < SEND_LINE_BYTES_MAX {
@@ -197,7 +200,7 @@ pub(super) fn begins_with_events<R: Read>(text: &mut Peeked<R>, objects: bool) -
         let peeked = text.peek(end);
         let Some(object) = peeked.get(begin..end) else { return false };
         if scan.piece(object.get(end - begin - 1..).unwrap_or_default()).1 {
-            return looks_like_event(object) && (in_array || object.contains(&b'\n'));
+            return is_event(object) && (in_array || object.contains(&b'\n'));
         }
     }
     false
@@ -328,7 +331,8 @@ mod tests {
 
     #[test]
     fn events_over_several_lines_are_told_by_the_first_one() {
-        let begins = |text: &str, objects| begins_with_events(&mut Peeked::new(text.as_bytes()), objects);
+        let has_name = |object: &[u8]| object.windows(6).any(|text| text == b"\"name\"");
+        let begins = |text: &str, objects| begins_with_events(&mut Peeked::new(text.as_bytes()), objects, has_name);
         for text in ["[{\"name\":\"a\"}]", " \n[\n {\"name\":\"a\",\n\"body\":\"}\"}, 7", "[]", " [ \n] \n"] {
             assert!(begins(text, false), "{text}");
         }

@@ -15,7 +15,7 @@ use super::input::{self, Text};
 use super::lines::{Line, Lines};
 use super::progress::Live;
 use super::stop::Stop;
-use super::{Ended, Format, LineError, SendError, SendOptions, looks_like_event, shown};
+use super::{Ended, Format, LineError, SendError, SendOptions, shown};
 use crate::client::{Batch, Client, Progress, Refusal, Report};
 use crate::counted::Counted;
 use crate::event::JsonDecoder;
@@ -125,7 +125,7 @@ impl<'a> Sending<'a> {
             batch: Batch::new(),
             event: Event { name: options.name.clone(), ..Event::default() },
             line: Batch::new(),
-            json: JsonDecoder::new(),
+            json: JsonDecoder::with_options(options.json()),
             places: VecDeque::new(),
             events: 0,
             bytes: 0,
@@ -143,7 +143,7 @@ impl<'a> Sending<'a> {
         let name = shown(path);
         let failed = |source| SendError::Read { path: name.clone(), source };
         let mut text = input::open(path, self.stop, &self.read_bytes).map_err(failed)?;
-        let mut format = format_of(self.options.format, path, &mut text);
+        let mut format = format_of(self.options, path, &mut text);
         let mut records = match format {
             Format::Json => Records::Values(Elements::new(text, SEND_LINE_BYTES_MAX)),
             _ => Records::Lines(Lines::new(text, SEND_LINE_BYTES_MAX)),
@@ -167,7 +167,7 @@ impl<'a> Sending<'a> {
                 if line.bytes.is_empty() {
                     empty_lines += 1;
                 } else {
-                    format = if looks_like_event(line.bytes) { Format::Ndjson } else { Format::Text };
+                    format = if self.options.is_event(line.bytes) { Format::Ndjson } else { Format::Text };
                     self.text_lines(if format == Format::Text { empty_lines } else { 0 }, &name)?;
                 }
             }
@@ -359,15 +359,15 @@ fn close(client: Arc<Client>, progress: Progress, live: &Live) -> Result<Progres
 }
 
 /// The format that is asked for; of `Auto` what name and begin of the input say. `Auto`: the first line decides.
-fn format_of(asked: Format, path: &Path, text: &mut Text) -> Format {
-    if asked != Format::Auto {
-        return asked;
+fn format_of(options: &SendOptions, path: &Path, text: &mut Text) -> Format {
+    if options.format != Format::Auto {
+        return options.format;
     }
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let name = name.strip_suffix(".gz").unwrap_or(name);
     match name.rsplit_once('.').map_or("", |(_, end)| end) {
         "ndjson" | "jsonl" => Format::Ndjson,
-        end if begins_with_events(text, end == "json") => Format::Json,
+        end if begins_with_events(text, end == "json", |object| options.is_event(object)) => Format::Json,
         _ => Format::Auto,
     }
 }

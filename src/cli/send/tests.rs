@@ -295,8 +295,13 @@ fn directories_are_named() {
 
 #[test]
 fn the_format_is_told_by_the_name_or_the_first_line() {
+    let looks_like_event = |line: &[u8]| options(&[]).is_event(line);
     assert!(looks_like_event(br#"{"name":"a","attributes":{"b":1}}"#));
     assert!(looks_like_event(br#" {"body":"a"} "#));
+    for arguments in [["--map", "pino"], ["--unknown", "attributes"]] {
+        assert!(options(&arguments).is_event(br#"{"msg":"a","time":1}"#));
+        assert!(!options(&arguments).is_event(b"{}") && !options(&arguments).is_event(b"a"));
+    }
     for text in [r#"{"msg":"a","time":1}"#, "{}", "[]", "1", r#"{"name":"a"} tail"#, r#""name""#, "name"] {
         assert!(!looks_like_event(text.as_bytes()), "{text}");
     }
@@ -387,4 +392,26 @@ fn a_json_line_that_is_no_event_ends_the_command_after_all_before_it() {
     let error = outcome.err().unwrap().to_string();
     assert!(error.contains("x.ndjson:1: the line has 1048587 bytes"), "{error}");
     assert_eq!(events.len(), 0);
+}
+
+#[test]
+fn json_of_other_agents_is_mapped() {
+    let line = br#"{"level":50,"time":1795771426124,"name":"api","msg":"failed","code":7}"#;
+    let (outcome, events) = send_files(&[("app.log", line)], &["--map", "pino"]);
+    outcome.unwrap();
+    let event = &events[0];
+    assert_eq!((event.body.as_str(), event.source.as_str(), event.severity), ("failed", "api", 17));
+    assert_eq!(event.time_unix_nano, 1_795_771_426_124_000_000);
+    assert_eq!(event.attributes.len(), 1);
+}
+
+#[test]
+fn a_wrong_unit_is_named() {
+    let line = br#"{"level":50,"time":1795771426,"msg":"failed"}"#;
+    let (outcome, _) = send_text(line, &["--map", "pino"]);
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("it looks like seconds: set time=s"), "{error}");
+    let (outcome, bodies) = send_text(line, &["--map", "pino", "--time", "s"]);
+    outcome.unwrap();
+    assert_eq!(bodies, ["failed"]);
 }

@@ -16,7 +16,7 @@ use crate::text::cut;
 
 /// Messages as protobuf, reused from record to record.
 #[derive(Debug, Default)]
-pub struct Buffers {
+pub(super) struct Buffers {
     resource: Encoded,
     scope: Encoded,
     record: Encoded,
@@ -26,7 +26,7 @@ pub struct Buffers {
 ///
 /// # Errors
 /// It is malformed or too large, or the output takes no more.
-pub fn read<O: Output>(
+pub(super) fn read<O: Output>(
     mapping: &mut Mapping<'_, O>,
     buffers: &mut Buffers,
     body: &[u8],

@@ -24,7 +24,7 @@ const OBSERVED_TIME: u32 = key(11, FIXED64);
 const EVENT_NAME: u32 = key(12, DELIMITED);
 
 /// The name of a log record that has neither a name nor a body.
-pub const UNNAMED: &[u8] = b"log";
+pub(super) const UNNAMED: &[u8] = b"log";
 
 /// Where the fields of a `LogRecord` are.
 #[derive(Default)]
@@ -98,7 +98,7 @@ impl<O: Output> Mapping<'_, O> {
     ///
     /// # Errors
     /// It is malformed, or there are too many, or the output takes no more.
-    pub fn log(&mut self, group: Group<'_>, bytes: &[u8]) -> Result<(), OtlpError<O::Error>> {
+    pub(super) fn log(&mut self, group: Group<'_>, bytes: &[u8]) -> Result<(), OtlpError<O::Error>> {
         let log = LogRecord::locate(bytes)?;
         if let Err(invalid) = log.judge() {
             LOG_RECORD.validate(bytes, DEPTH_RECORD)?;

@@ -17,15 +17,15 @@ use crate::limits::{
 };
 
 /// Levels that may be entered within a request.
-pub const DEPTH_REQUEST: usize = DEPTH_BATCH;
+pub(super) const DEPTH_REQUEST: usize = DEPTH_BATCH;
 /// Levels that may be entered within `Resource` and within a record (below the messages for resource and scope).
 const DEPTH_RESOURCE: usize = DEPTH_REQUEST - 2;
 /// Levels that may be entered within `InstrumentationScope` and within a record.
-pub const DEPTH_RECORD: usize = DEPTH_REQUEST - 3;
+pub(super) const DEPTH_RECORD: usize = DEPTH_REQUEST - 3;
 
 /// What records have in common: the messages that they are in, as they were sent.
 #[derive(Debug, Clone, Copy)]
-pub struct Group<'g> {
+pub(super) struct Group<'g> {
     /// A `Resource`.
     pub resource: &'g [u8],
     /// An `InstrumentationScope`.
@@ -34,7 +34,7 @@ pub struct Group<'g> {
 
 /// Attributes that were encoded once for all records of a scope, and the source.
 #[derive(Debug)]
-pub struct Prefix {
+pub(super) struct Prefix {
     /// The field `source`; empty: not set.
     source: Vec<u8>,
     /// The attributes that it may come from.
@@ -75,7 +75,7 @@ impl Prefix {
 
     /// Appends source, then name and body by `between`, then the attributes.
     #[inline]
-    pub fn put(&self, writer: &mut Writer<'_>, between: impl FnOnce(&mut Writer<'_>)) {
+    pub(super) fn put(&self, writer: &mut Writer<'_>, between: impl FnOnce(&mut Writer<'_>)) {
         writer.encoded(&self.source, 0);
         between(writer);
         let Mark { bytes, attributes, losses } = self.scope;
@@ -87,7 +87,7 @@ impl Prefix {
 
 /// The part of a record in which its attributes are, with what is between them.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Stretch {
+pub(super) struct Stretch {
     first: usize,
     end: usize,
     /// How many there are.
@@ -97,7 +97,7 @@ pub struct Stretch {
 impl Stretch {
     /// A field between these offsets.
     #[inline(always)]
-    pub fn add(&mut self, first: usize, end: usize) {
+    pub(super) fn add(&mut self, first: usize, end: usize) {
         if self.count == 0 {
             self.first = first;
         }
@@ -107,7 +107,12 @@ impl Stretch {
 
     /// Calls `each` with the content of every field of `key` in the record that the stretch was found in.
     #[inline]
-    pub fn each<E>(self, record: &[u8], key: u32, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn each<E>(
+        self,
+        record: &[u8],
+        key: u32,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut rest = record.get(self.first..self.end).unwrap_or_default();
         while !rest.is_empty() {
             // What was found before is found again.
@@ -126,7 +131,7 @@ impl Stretch {
 }
 
 /// A request while it is read.
-pub struct Mapping<'m, O> {
+pub(super) struct Mapping<'m, O> {
     /// What the request has.
     pub signal: Signal,
     /// Buffers for one record.
@@ -142,12 +147,12 @@ pub struct Mapping<'m, O> {
 
 impl<'m, O: Output> Mapping<'m, O> {
     /// A request of which nothing was read.
-    pub fn new(signal: Signal, scratch: &'m mut Scratch, prefix: &'m mut Prefix, out: &'m mut O) -> Self {
+    pub(super) fn new(signal: Signal, scratch: &'m mut Scratch, prefix: &'m mut Prefix, out: &'m mut O) -> Self {
         Self { signal, scratch, prefix, out, decoded: Decoded::default(), total: 0 }
     }
 
     /// The index of the next record.
-    pub fn next_record(&self) -> usize {
+    pub(super) fn next_record(&self) -> usize {
         self.decoded.accepted + self.decoded.rejected.total
     }
 
@@ -155,7 +160,7 @@ impl<'m, O: Output> Mapping<'m, O> {
     ///
     /// # Errors
     /// It is malformed.
-    pub fn begin_resource(&mut self, resource: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn begin_resource(&mut self, resource: &[u8]) -> Result<(), Malformed> {
         self.prefix.source.clear();
         self.scratch.path.clear();
         self.scratch.path.extend_from_slice(b"resource.");
@@ -211,7 +216,7 @@ impl<'m, O: Output> Mapping<'m, O> {
     ///
     /// # Errors
     /// It is malformed.
-    pub fn begin_scope(&mut self, scope: &[u8]) -> Result<(), Malformed> {
+    pub(super) fn begin_scope(&mut self, scope: &[u8]) -> Result<(), Malformed> {
         const NAME: u32 = key(1, DELIMITED);
         const VERSION: u32 = key(2, DELIMITED);
         const ATTRIBUTES: u32 = key(3, DELIMITED);
@@ -260,7 +265,7 @@ impl<'m, O: Output> Mapping<'m, O> {
     ///
     /// # Errors
     /// It is malformed, or there are too many, or the output takes no more.
-    pub fn record(&mut self, group: Group<'_>, record: &[u8]) -> Result<(), OtlpError<O::Error>> {
+    pub(super) fn record(&mut self, group: Group<'_>, record: &[u8]) -> Result<(), OtlpError<O::Error>> {
         match self.signal {
             Signal::Logs => self.log(group, record),
             Signal::Traces => self.span(group, record),
@@ -272,7 +277,7 @@ impl<'m, O: Output> Mapping<'m, O> {
     ///
     /// # Errors
     /// There are too many.
-    pub fn count(&mut self) -> Result<(), OtlpError<O::Error>> {
+    pub(super) fn count(&mut self) -> Result<(), OtlpError<O::Error>> {
         self.total += 1;
         if self.total > FRAME_EVENTS_MAX { Err(OtlpError::TooManyEvents { max: FRAME_EVENTS_MAX }) } else { Ok(()) }
     }
@@ -281,7 +286,7 @@ impl<'m, O: Output> Mapping<'m, O> {
     ///
     /// # Errors
     /// There are too many, or the output takes no more.
-    pub fn reject(
+    pub(super) fn reject(
         &mut self,
         group: Group<'_>,
         pieces: Pieces<'_>,
@@ -311,26 +316,26 @@ fn note_name(attribute: &[u8], service: &mut Vec<u8>, host: &mut Vec<u8>) {
 
 /// Takes what was read, and returns what follows.
 #[inline(always)]
-pub fn put<'a, T>(field: &mut T, read: Result<(T, &'a [u8]), Fault>) -> Result<&'a [u8], Fault> {
+pub(super) fn put<'a, T>(field: &mut T, read: Result<(T, &'a [u8]), Fault>) -> Result<&'a [u8], Fault> {
     let (value, after) = read?;
     *field = value;
     Ok(after)
 }
 
 /// Why a record is rejected whose time or duration no store holds.
-pub fn time_in_range(field: &'static str, nanoseconds: u64) -> Result<(), Invalid> {
+pub(super) fn time_in_range(field: &'static str, nanoseconds: u64) -> Result<(), Invalid> {
     if nanoseconds > TIME_UNIX_NANO_MAX { Err(Invalid::Time { field, nanoseconds }) } else { Ok(()) }
 }
 
 /// An id of `N` bytes that is not all zeros.
 #[inline(always)]
-pub fn id<const N: usize>(bytes: &[u8]) -> Option<&[u8]> {
+pub(super) fn id<const N: usize>(bytes: &[u8]) -> Option<&[u8]> {
     (bytes.len() == N && bytes.iter().any(|byte| *byte != 0)).then_some(bytes)
 }
 
 /// A record that is well-formed and breaks a rule of OTLP.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Invalid {
+pub(super) enum Invalid {
     /// A time is 2^63 or more.
     #[error("`{field}` is {nanoseconds}: send nanoseconds below 2^63")]
     Time {
@@ -377,7 +382,7 @@ pub enum Invalid {
 
 /// Bytes of a message in pieces, so that a record is wrapped without being copied.
 #[derive(Debug, Clone, Default)]
-pub struct Pieces<'p>(Vec<Piece<'p>>);
+pub(super) struct Pieces<'p>(Vec<Piece<'p>>);
 
 #[derive(Debug, Clone)]
 enum Piece<'p> {
@@ -396,23 +401,23 @@ impl Piece<'_> {
 
 impl<'p> Pieces<'p> {
     /// The content of a message as it was sent.
-    pub fn sent(bytes: &'p [u8]) -> Self {
+    pub(super) fn sent(bytes: &'p [u8]) -> Self {
         Self(vec![Piece::Sent(bytes)])
     }
 
     /// Bytes of fields that were encoded for this.
-    pub fn made(bytes: Vec<u8>) -> Self {
+    pub(super) fn made(bytes: Vec<u8>) -> Self {
         Self(vec![Piece::Made(bytes)])
     }
 
     /// With these after them.
-    pub fn and(mut self, other: Self) -> Self {
+    pub(super) fn and(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self
     }
 
     /// These bytes as the field `number` of a message that has `others` before it; empty ones are left out.
-    pub fn within(self, number: u32, others: &[(u32, &'p [u8])]) -> Self {
+    pub(super) fn within(self, number: u32, others: &[(u32, &'p [u8])]) -> Self {
         let mut head = Vec::new();
         let mut pieces = Vec::with_capacity(self.0.len() + 1 + 2 * others.len());
         for (number, bytes) in others.iter().filter(|(_, bytes)| !bytes.is_empty()) {
@@ -428,13 +433,13 @@ impl<'p> Pieces<'p> {
     }
 
     /// All of them, in order.
-    pub fn slices(&self) -> Vec<&[u8]> {
+    pub(super) fn slices(&self) -> Vec<&[u8]> {
         self.0.iter().map(Piece::bytes).collect()
     }
 }
 
 /// The rejected records in a few words, for the answer.
-pub fn summary(signal: Signal, decoded: &Decoded) -> String {
+pub(super) fn summary(signal: Signal, decoded: &Decoded) -> String {
     let Rejections { named, total } = &decoded.rejected;
     let noun = signal.record();
     let all = decoded.accepted + total;

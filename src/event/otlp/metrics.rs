@@ -21,7 +21,7 @@ const UNIT: u32 = key(3, DELIMITED);
 
 /// The kinds of data that a metric may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
+pub(super) enum Shape {
     /// `Gauge`.
     Gauge,
     /// `Sum`.
@@ -67,7 +67,7 @@ impl Shape {
     }
 
     /// The message of its data points.
-    pub fn point(self) -> &'static Message {
+    pub(super) fn point(self) -> &'static Message {
         match self {
             Self::Gauge | Self::Sum => &NUMBER_DATA_POINT,
             Self::Histogram => &HISTOGRAM_DATA_POINT,
@@ -212,7 +212,7 @@ impl<O: Output> Mapping<'_, O> {
     ///
     /// # Errors
     /// It is malformed, or there are too many, or the output takes no more.
-    pub fn metric(&mut self, group: Group<'_>, bytes: &[u8]) -> Result<(), OtlpError<O::Error>> {
+    pub(super) fn metric(&mut self, group: Group<'_>, bytes: &[u8]) -> Result<(), OtlpError<O::Error>> {
         let metric = Metric::locate(bytes)?;
         let Some((shape, Some(content))) = &metric.data else { return Ok(()) };
         enter(DEPTH_RECORD).map_err(|fault| METRIC.malformed(fault))?;

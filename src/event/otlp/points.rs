@@ -11,7 +11,7 @@ use super::value::{Joined, JsonText, join};
 use crate::event::protobuf::{DELIMITED, FIXED64, VARINT, delimited, field_key, fixed64, key, varint};
 
 /// Levels that may be entered within a data point.
-pub const POINT_DEPTH: usize = DEPTH_RECORD - 2;
+pub(super) const POINT_DEPTH: usize = DEPTH_RECORD - 2;
 
 /// A number of a point or an exemplar.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +22,7 @@ enum Number {
 
 /// Where the fields of a data point of any shape are.
 #[derive(Default)]
-pub struct Point<'a> {
+pub(super) struct Point<'a> {
     /// Nanoseconds since 1970; 0: not set.
     pub time: u64,
     /// Nanoseconds since 1970; 0: not set.
@@ -121,7 +121,7 @@ impl<'a> Point<'a> {
     ///
     /// # Errors
     /// It is malformed.
-    pub fn locate(shape: Shape, bytes: &'a [u8]) -> Result<Self, Malformed> {
+    pub(super) fn locate(shape: Shape, bytes: &'a [u8]) -> Result<Self, Malformed> {
         let message = shape.point();
         let malformed = |fault| message.malformed(fault);
         let (mut point, mut rest) = (Self::default(), bytes);
@@ -201,7 +201,7 @@ impl<'a> Point<'a> {
     }
 
     /// The key of the attributes in a point of this shape.
-    pub fn attributes_key(shape: Shape) -> u32 {
+    pub(super) fn attributes_key(shape: Shape) -> u32 {
         match shape {
             Shape::Gauge | Shape::Sum | Shape::Summary => key(7, DELIMITED),
             Shape::Histogram => key(9, DELIMITED),
@@ -221,7 +221,7 @@ impl<'a> Point<'a> {
     ///
     /// # Errors
     /// The point breaks one.
-    pub fn judge(&self, shape: Shape) -> Result<(), Invalid> {
+    pub(super) fn judge(&self, shape: Shape) -> Result<(), Invalid> {
         const NO_RECORDED_VALUE: u32 = 1;
         match shape {
             Shape::Gauge | Shape::Sum if self.number.is_none() && self.flags & NO_RECORDED_VALUE == 0 => {
@@ -235,7 +235,7 @@ impl<'a> Point<'a> {
     }
 
     /// The value of the event: that of the point, or the sum of a histogram or summary.
-    pub fn value(&self, shape: Shape) -> Option<f64> {
+    pub(super) fn value(&self, shape: Shape) -> Option<f64> {
         match self.number {
             Some(Number::Double(double)) => Some(double),
             Some(Number::Int(integer)) => Some(integer as f64),
@@ -246,7 +246,7 @@ impl<'a> Point<'a> {
     }
 
     /// An integer that a double does not hold exactly.
-    pub fn inexact_integer(&self) -> Option<i64> {
+    pub(super) fn inexact_integer(&self) -> Option<i64> {
         match self.number {
             Some(Number::Int(integer)) if integer as f64 as i128 != i128::from(integer) => Some(integer),
             _ => None,
@@ -254,7 +254,7 @@ impl<'a> Point<'a> {
     }
 
     /// Appends the JSON of a histogram or a summary; nothing for other points. It was checked.
-    pub fn write_body(&self, shape: Shape, bytes: &[u8], json: &mut JsonText) {
+    pub(super) fn write_body(&self, shape: Shape, bytes: &[u8], json: &mut JsonText) {
         if matches!(shape, Shape::Gauge | Shape::Sum) {
             return;
         }
@@ -339,7 +339,7 @@ impl<'a> Point<'a> {
     ///
     /// # Errors
     /// One is malformed.
-    pub fn write_exemplars(&self, shape: Shape, bytes: &[u8], json: &mut JsonText) -> Result<(), Malformed> {
+    pub(super) fn write_exemplars(&self, shape: Shape, bytes: &[u8], json: &mut JsonText) -> Result<(), Malformed> {
         json.raw("[");
         self.exemplars.each(bytes, Self::exemplars_key(shape), |exemplar| write_exemplar(exemplar, json))?;
         json.raw("]");

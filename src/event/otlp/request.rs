@@ -19,7 +19,7 @@ const MEMBERS: u32 = key(2, DELIMITED);
 
 /// The messages of a signal.
 #[derive(Clone, Copy)]
-pub struct Messages {
+pub(super) struct Messages {
     /// `Export…ServiceRequest`.
     pub request: &'static Message,
     /// `ResourceLogs` and its like.
@@ -30,7 +30,7 @@ pub struct Messages {
 
 impl Messages {
     /// Those of `signal`.
-    pub fn of(signal: Signal) -> Self {
+    pub(super) fn of(signal: Signal) -> Self {
         let request = match signal {
             Signal::Logs => &EXPORT_LOGS_SERVICE_REQUEST,
             Signal::Metrics => &EXPORT_METRICS_SERVICE_REQUEST,
@@ -42,7 +42,7 @@ impl Messages {
 }
 
 /// The message of the field `number`. The tables have it.
-pub fn member(message: &'static Message, number: u32) -> &'static Message {
+pub(super) fn member(message: &'static Message, number: u32) -> &'static Message {
     match message.fields.iter().find(|field| field.number == number).map(|field| field.kind) {
         Some(Kind::Message(member)) => member,
         _ => message,
@@ -54,7 +54,7 @@ impl<O: Output> Mapping<'_, O> {
     ///
     /// # Errors
     /// It is malformed or too large, or the output takes no more.
-    pub fn request(&mut self, body: &[u8]) -> Result<(), OtlpError<O::Error>> {
+    pub(super) fn request(&mut self, body: &[u8]) -> Result<(), OtlpError<O::Error>> {
         let messages = Messages::of(self.signal);
         let mut rest = body;
         while !rest.is_empty() {

@@ -7,11 +7,11 @@ use crate::event::protobuf::{
 };
 
 /// Wire type of four little-endian bytes.
-pub const FIXED32: u32 = 5;
+pub(super) const FIXED32: u32 = 5;
 
 /// A message of OTLP.
 #[derive(Debug)]
-pub struct Message {
+pub(super) struct Message {
     /// The name in the `.proto` file, after that of the message around it.
     pub name: &'static str,
     /// By number.
@@ -20,7 +20,7 @@ pub struct Message {
 
 /// A field of a message.
 #[derive(Debug)]
-pub struct Field {
+pub(super) struct Field {
     /// Number on the wire.
     pub number: u32,
     /// The name in the `.proto` file; JSON has it in camel case.
@@ -33,7 +33,7 @@ pub struct Field {
 
 /// What a field holds.
 #[derive(Debug, Clone, Copy)]
-pub enum Kind {
+pub(super) enum Kind {
     /// `string`.
     Text,
     /// `bytes`; base64 in JSON.
@@ -68,7 +68,7 @@ pub enum Kind {
 
 impl Kind {
     /// Wire type of one value.
-    pub fn wire_type(self) -> u32 {
+    pub(super) fn wire_type(self) -> u32 {
         match self {
             Self::Text | Self::Bytes | Self::Id | Self::Message(_) => DELIMITED,
             Self::Fixed64 | Self::SFixed64 | Self::Double => FIXED64,
@@ -79,19 +79,19 @@ impl Kind {
 }
 
 /// A field that occurs at most once.
-pub const fn one(number: u32, name: &'static str, kind: Kind) -> Field {
+pub(super) const fn one(number: u32, name: &'static str, kind: Kind) -> Field {
     Field { number, name, kind, repeated: false }
 }
 
 /// A repeated field.
-pub const fn many(number: u32, name: &'static str, kind: Kind) -> Field {
+pub(super) const fn many(number: u32, name: &'static str, kind: Kind) -> Field {
     Field { number, name, kind, repeated: true }
 }
 
 impl Message {
     /// What is wrong with bytes of this message.
     #[cold]
-    pub fn malformed(&self, fault: Fault) -> Malformed {
+    pub(super) fn malformed(&self, fault: Fault) -> Malformed {
         Malformed { message: self.name, fault }
     }
 
@@ -99,7 +99,7 @@ impl Message {
     ///
     /// # Errors
     /// They are not such a message.
-    pub fn validate(&self, bytes: &[u8], depth: usize) -> Result<(), Malformed> {
+    pub(super) fn validate(&self, bytes: &[u8], depth: usize) -> Result<(), Malformed> {
         let mut rest = bytes;
         while !rest.is_empty() {
             let (key, after) = field_key(rest).map_err(|fault| self.malformed(fault))?;
@@ -112,7 +112,7 @@ impl Message {
     ///
     /// # Errors
     /// It is not such a field.
-    pub fn pass<'a>(&self, key: u32, after: &'a [u8], depth: usize) -> Result<&'a [u8], Malformed> {
+    pub(super) fn pass<'a>(&self, key: u32, after: &'a [u8], depth: usize) -> Result<&'a [u8], Malformed> {
         let (number, wire_type) = (key >> 3, key & 7);
         let Some(field) = self.fields.iter().find(|field| field.number == number) else {
             return skip(key, after, 0, depth).map_err(|fault| self.malformed(fault));
@@ -128,7 +128,7 @@ impl Message {
 
 /// The levels that may be entered within a message that is entered here.
 #[inline(always)]
-pub fn enter(depth: usize) -> Result<usize, Fault> {
+pub(super) fn enter(depth: usize) -> Result<usize, Fault> {
     depth.checked_sub(1).ok_or(Fault::Depth)
 }
 
@@ -164,20 +164,20 @@ fn pass_number(wire_type: u32, bytes: &[u8]) -> Result<&[u8], Fault> {
 
 /// Reads a text.
 #[inline(always)]
-pub fn text(bytes: &[u8]) -> Read<'_, &[u8]> {
+pub(super) fn text(bytes: &[u8]) -> Read<'_, &[u8]> {
     let (text, after) = delimited(bytes)?;
     if is_utf8(text) { Ok((text, after)) } else { Err(Fault::Utf8) }
 }
 
 /// Reads four little-endian bytes.
 #[inline(always)]
-pub fn fixed32(bytes: &[u8]) -> Read<'_, u32> {
+pub(super) fn fixed32(bytes: &[u8]) -> Read<'_, u32> {
     let (value, rest) = bytes.split_first_chunk().ok_or(Fault::Truncated)?;
     Ok((u32::from_le_bytes(*value), rest))
 }
 
 /// The numbers of the repeated field `number` in a message that was checked: their bits, in order, packed or not.
-pub fn each_number(message: &[u8], number: u32, wire_type: u32, mut each: impl FnMut(u64)) {
+pub(super) fn each_number(message: &[u8], number: u32, wire_type: u32, mut each: impl FnMut(u64)) {
     let next = |bytes| match wire_type {
         FIXED64 => fixed64(bytes),
         _ => varint(bytes),

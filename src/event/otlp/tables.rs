@@ -1,4 +1,4 @@
-//! The messages of OTLP as tables: what `schema` checks and `transcode` reads JSON by. Those of opentelemetry-proto 1.9;
+//! The messages of OTLP as tables: what `schema` checks and `transcode` reads JSON by. Those of opentelemetry-proto 1.11;
 //! a test compares them with the official `.proto` files.
 
 use super::schema::Kind::{
@@ -8,7 +8,7 @@ use super::schema::Kind::{
 use super::schema::{Message, many, one};
 
 /// `AnyValue`.
-pub static ANY_VALUE: Message = Message {
+pub(super) static ANY_VALUE: Message = Message {
     name: "AnyValue",
     fields: &[
         one(1, "string_value", Text),
@@ -23,19 +23,21 @@ pub static ANY_VALUE: Message = Message {
 };
 
 /// `ArrayValue`.
-pub static ARRAY_VALUE: Message = Message { name: "ArrayValue", fields: &[many(1, "values", Nested(&ANY_VALUE))] };
+pub(super) static ARRAY_VALUE: Message =
+    Message { name: "ArrayValue", fields: &[many(1, "values", Nested(&ANY_VALUE))] };
 
 /// `KeyValueList`.
-pub static KEY_VALUE_LIST: Message = Message { name: "KeyValueList", fields: &[many(1, "values", Nested(&KEY_VALUE))] };
+pub(super) static KEY_VALUE_LIST: Message =
+    Message { name: "KeyValueList", fields: &[many(1, "values", Nested(&KEY_VALUE))] };
 
 /// `KeyValue`.
-pub static KEY_VALUE: Message = Message {
+pub(super) static KEY_VALUE: Message = Message {
     name: "KeyValue",
     fields: &[one(1, "key", Text), one(2, "value", Nested(&ANY_VALUE)), one(3, "key_strindex", Int32)],
 };
 
 /// `InstrumentationScope`.
-pub static INSTRUMENTATION_SCOPE: Message = Message {
+pub(super) static INSTRUMENTATION_SCOPE: Message = Message {
     name: "InstrumentationScope",
     fields: &[
         one(1, "name", Text),
@@ -46,7 +48,7 @@ pub static INSTRUMENTATION_SCOPE: Message = Message {
 };
 
 /// `EntityRef`.
-pub static ENTITY_REF: Message = Message {
+pub(super) static ENTITY_REF: Message = Message {
     name: "EntityRef",
     fields: &[
         one(1, "schema_url", Text),
@@ -57,7 +59,7 @@ pub static ENTITY_REF: Message = Message {
 };
 
 /// `Resource`.
-pub static RESOURCE: Message = Message {
+pub(super) static RESOURCE: Message = Message {
     name: "Resource",
     fields: &[
         many(1, "attributes", Nested(&KEY_VALUE)),
@@ -67,7 +69,7 @@ pub static RESOURCE: Message = Message {
 };
 
 /// `ResourceLogs`.
-pub static RESOURCE_LOGS: Message = Message {
+pub(super) static RESOURCE_LOGS: Message = Message {
     name: "ResourceLogs",
     fields: &[
         one(1, "resource", Nested(&RESOURCE)),
@@ -77,7 +79,7 @@ pub static RESOURCE_LOGS: Message = Message {
 };
 
 /// `ScopeLogs`.
-pub static SCOPE_LOGS: Message = Message {
+pub(super) static SCOPE_LOGS: Message = Message {
     name: "ScopeLogs",
     fields: &[
         one(1, "scope", Nested(&INSTRUMENTATION_SCOPE)),
@@ -87,7 +89,7 @@ pub static SCOPE_LOGS: Message = Message {
 };
 
 /// `LogRecord`.
-pub static LOG_RECORD: Message = Message {
+pub(super) static LOG_RECORD: Message = Message {
     name: "LogRecord",
     fields: &[
         one(1, "time_unix_nano", Fixed64),
@@ -105,7 +107,7 @@ pub static LOG_RECORD: Message = Message {
 };
 
 /// `ResourceSpans`.
-pub static RESOURCE_SPANS: Message = Message {
+pub(super) static RESOURCE_SPANS: Message = Message {
     name: "ResourceSpans",
     fields: &[
         one(1, "resource", Nested(&RESOURCE)),
@@ -115,7 +117,7 @@ pub static RESOURCE_SPANS: Message = Message {
 };
 
 /// `ScopeSpans`.
-pub static SCOPE_SPANS: Message = Message {
+pub(super) static SCOPE_SPANS: Message = Message {
     name: "ScopeSpans",
     fields: &[
         one(1, "scope", Nested(&INSTRUMENTATION_SCOPE)),
@@ -125,7 +127,7 @@ pub static SCOPE_SPANS: Message = Message {
 };
 
 /// `Span`.
-pub static SPAN: Message = Message {
+pub(super) static SPAN: Message = Message {
     name: "Span",
     fields: &[
         one(1, "trace_id", Id),
@@ -148,7 +150,7 @@ pub static SPAN: Message = Message {
 };
 
 /// `Span.Event`.
-pub static SPAN_EVENT: Message = Message {
+pub(super) static SPAN_EVENT: Message = Message {
     name: "Span.Event",
     fields: &[
         one(1, "time_unix_nano", Fixed64),
@@ -159,7 +161,7 @@ pub static SPAN_EVENT: Message = Message {
 };
 
 /// `Span.Link`.
-pub static SPAN_LINK: Message = Message {
+pub(super) static SPAN_LINK: Message = Message {
     name: "Span.Link",
     fields: &[
         one(1, "trace_id", Id),
@@ -172,10 +174,11 @@ pub static SPAN_LINK: Message = Message {
 };
 
 /// `Status`.
-pub static STATUS: Message = Message { name: "Status", fields: &[one(2, "message", Text), one(3, "code", Enum)] };
+pub(super) static STATUS: Message =
+    Message { name: "Status", fields: &[one(2, "message", Text), one(3, "code", Enum)] };
 
 /// `ResourceMetrics`.
-pub static RESOURCE_METRICS: Message = Message {
+pub(super) static RESOURCE_METRICS: Message = Message {
     name: "ResourceMetrics",
     fields: &[
         one(1, "resource", Nested(&RESOURCE)),
@@ -185,7 +188,7 @@ pub static RESOURCE_METRICS: Message = Message {
 };
 
 /// `ScopeMetrics`.
-pub static SCOPE_METRICS: Message = Message {
+pub(super) static SCOPE_METRICS: Message = Message {
     name: "ScopeMetrics",
     fields: &[
         one(1, "scope", Nested(&INSTRUMENTATION_SCOPE)),
@@ -195,7 +198,7 @@ pub static SCOPE_METRICS: Message = Message {
 };
 
 /// `Metric`.
-pub static METRIC: Message = Message {
+pub(super) static METRIC: Message = Message {
     name: "Metric",
     fields: &[
         one(1, "name", Text),
@@ -211,10 +214,11 @@ pub static METRIC: Message = Message {
 };
 
 /// `Gauge`.
-pub static GAUGE: Message = Message { name: "Gauge", fields: &[many(1, "data_points", Nested(&NUMBER_DATA_POINT))] };
+pub(super) static GAUGE: Message =
+    Message { name: "Gauge", fields: &[many(1, "data_points", Nested(&NUMBER_DATA_POINT))] };
 
 /// `Sum`.
-pub static SUM: Message = Message {
+pub(super) static SUM: Message = Message {
     name: "Sum",
     fields: &[
         many(1, "data_points", Nested(&NUMBER_DATA_POINT)),
@@ -224,13 +228,13 @@ pub static SUM: Message = Message {
 };
 
 /// `Histogram`.
-pub static HISTOGRAM: Message = Message {
+pub(super) static HISTOGRAM: Message = Message {
     name: "Histogram",
     fields: &[many(1, "data_points", Nested(&HISTOGRAM_DATA_POINT)), one(2, "aggregation_temporality", Enum)],
 };
 
 /// `ExponentialHistogram`.
-pub static EXPONENTIAL_HISTOGRAM: Message = Message {
+pub(super) static EXPONENTIAL_HISTOGRAM: Message = Message {
     name: "ExponentialHistogram",
     fields: &[
         many(1, "data_points", Nested(&EXPONENTIAL_HISTOGRAM_DATA_POINT)),
@@ -239,11 +243,11 @@ pub static EXPONENTIAL_HISTOGRAM: Message = Message {
 };
 
 /// `Summary`.
-pub static SUMMARY: Message =
+pub(super) static SUMMARY: Message =
     Message { name: "Summary", fields: &[many(1, "data_points", Nested(&SUMMARY_DATA_POINT))] };
 
 /// `NumberDataPoint`.
-pub static NUMBER_DATA_POINT: Message = Message {
+pub(super) static NUMBER_DATA_POINT: Message = Message {
     name: "NumberDataPoint",
     fields: &[
         one(2, "start_time_unix_nano", Fixed64),
@@ -257,7 +261,7 @@ pub static NUMBER_DATA_POINT: Message = Message {
 };
 
 /// `HistogramDataPoint`.
-pub static HISTOGRAM_DATA_POINT: Message = Message {
+pub(super) static HISTOGRAM_DATA_POINT: Message = Message {
     name: "HistogramDataPoint",
     fields: &[
         one(2, "start_time_unix_nano", Fixed64),
@@ -275,7 +279,7 @@ pub static HISTOGRAM_DATA_POINT: Message = Message {
 };
 
 /// `ExponentialHistogramDataPoint`.
-pub static EXPONENTIAL_HISTOGRAM_DATA_POINT: Message = Message {
+pub(super) static EXPONENTIAL_HISTOGRAM_DATA_POINT: Message = Message {
     name: "ExponentialHistogramDataPoint",
     fields: &[
         many(1, "attributes", Nested(&KEY_VALUE)),
@@ -296,13 +300,13 @@ pub static EXPONENTIAL_HISTOGRAM_DATA_POINT: Message = Message {
 };
 
 /// `ExponentialHistogramDataPoint.Buckets`.
-pub static EXPONENTIAL_HISTOGRAM_DATA_POINT_BUCKETS: Message = Message {
+pub(super) static EXPONENTIAL_HISTOGRAM_DATA_POINT_BUCKETS: Message = Message {
     name: "ExponentialHistogramDataPoint.Buckets",
     fields: &[one(1, "offset", SInt32), many(2, "bucket_counts", UInt64)],
 };
 
 /// `SummaryDataPoint`.
-pub static SUMMARY_DATA_POINT: Message = Message {
+pub(super) static SUMMARY_DATA_POINT: Message = Message {
     name: "SummaryDataPoint",
     fields: &[
         one(2, "start_time_unix_nano", Fixed64),
@@ -316,13 +320,13 @@ pub static SUMMARY_DATA_POINT: Message = Message {
 };
 
 /// `SummaryDataPoint.ValueAtQuantile`.
-pub static SUMMARY_DATA_POINT_VALUE_AT_QUANTILE: Message = Message {
+pub(super) static SUMMARY_DATA_POINT_VALUE_AT_QUANTILE: Message = Message {
     name: "SummaryDataPoint.ValueAtQuantile",
     fields: &[one(1, "quantile", Double), one(2, "value", Double)],
 };
 
 /// `Exemplar`.
-pub static EXEMPLAR: Message = Message {
+pub(super) static EXEMPLAR: Message = Message {
     name: "Exemplar",
     fields: &[
         one(2, "time_unix_nano", Fixed64),
@@ -335,13 +339,13 @@ pub static EXEMPLAR: Message = Message {
 };
 
 /// `ExportLogsServiceRequest`.
-pub static EXPORT_LOGS_SERVICE_REQUEST: Message =
+pub(super) static EXPORT_LOGS_SERVICE_REQUEST: Message =
     Message { name: "ExportLogsServiceRequest", fields: &[many(1, "resource_logs", Nested(&RESOURCE_LOGS))] };
 
 /// `ExportTraceServiceRequest`.
-pub static EXPORT_TRACE_SERVICE_REQUEST: Message =
+pub(super) static EXPORT_TRACE_SERVICE_REQUEST: Message =
     Message { name: "ExportTraceServiceRequest", fields: &[many(1, "resource_spans", Nested(&RESOURCE_SPANS))] };
 
 /// `ExportMetricsServiceRequest`.
-pub static EXPORT_METRICS_SERVICE_REQUEST: Message =
+pub(super) static EXPORT_METRICS_SERVICE_REQUEST: Message =
     Message { name: "ExportMetricsServiceRequest", fields: &[many(1, "resource_metrics", Nested(&RESOURCE_METRICS))] };

@@ -202,7 +202,7 @@ impl<O: Output> Mapping<'_, O> {
     ///
     /// # Errors
     /// It is malformed, or there are too many, or the output takes no more.
-    pub fn span(&mut self, group: Group<'_>, bytes: &[u8]) -> Result<(), OtlpError<O::Error>> {
+    pub(super) fn span(&mut self, group: Group<'_>, bytes: &[u8]) -> Result<(), OtlpError<O::Error>> {
         let span = Span::locate(bytes)?;
         let mut judged = span.judge();
         span.events.each(bytes, EVENTS, |event| {
@@ -318,7 +318,7 @@ const SPAN_KINDS: [&str; 5] = ["internal", "server", "client", "producer", "cons
 const STATUS_CODES: [&str; 2] = ["ok", "error"];
 
 /// Appends the name of an enum's number; the number itself where it is not known, and nothing for 0.
-pub fn put_named(writer: &mut Writer<'_>, key: &str, names: &[&str], number: i32) {
+pub(super) fn put_named(writer: &mut Writer<'_>, key: &str, names: &[&str], number: i32) {
     let name = usize::try_from(number).ok().and_then(|number| names.get(number.wrapping_sub(1)));
     match (number, name) {
         (0, _) => {}

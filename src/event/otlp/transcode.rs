@@ -27,7 +27,7 @@ use crate::limits::{EVENT_BYTES_MAX, OTLP_JSON_RECORD_BYTES_MAX};
 
 /// Protobuf while it is written.
 #[derive(Debug, Default)]
-pub struct Encoded {
+pub(super) struct Encoded {
     /// What was written so far.
     pub bytes: Vec<u8>,
     /// It is longer than [`OTLP_JSON_RECORD_BYTES_MAX`]: the rest is left out, and nothing of it may be used.
@@ -40,7 +40,7 @@ const LENGTH_BITS: usize = 7 * LENGTH_BYTES;
 
 impl Encoded {
     /// Begins the next message.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.is_too_large = false;
     }
@@ -132,7 +132,7 @@ enum Scalar<'a> {
 }
 
 /// Reads an object as this message.
-pub struct MessageSeed<'e> {
+pub(super) struct MessageSeed<'e> {
     /// What it is.
     pub message: &'static Message,
     /// Where it goes.
@@ -193,7 +193,7 @@ impl Visitor<'_> for FieldSeed {
 }
 
 /// Whether `name` is `snake` in lower camel case.
-pub fn is_camel_case_of(name: &str, snake: &str) -> bool {
+pub(super) fn is_camel_case_of(name: &str, snake: &str) -> bool {
     let mut expected = snake.bytes();
     name.bytes().all(|byte| match expected.next() {
         Some(b'_') => expected.next().is_some_and(|next| next.to_ascii_uppercase() == byte),

@@ -33,14 +33,14 @@ const STRING_INDEX: u32 = key(8, VARINT);
 const VALUES: u32 = key(1, DELIMITED);
 
 /// The content of a message that may occur several times and then is one, joined, as protobuf has it.
-pub type Joined<'a> = Option<Cow<'a, [u8]>>;
+pub(super) type Joined<'a> = Option<Cow<'a, [u8]>>;
 
 /// Adds an occurrence. `depth`: levels that may be entered within it.
 ///
 /// # Errors
 /// There are several, and one is malformed: each is a message by itself.
 #[inline(always)]
-pub fn join<'a>(
+pub(super) fn join<'a>(
     joined: &mut Joined<'a>,
     bytes: &'a [u8],
     message: &'static Message,
@@ -70,7 +70,7 @@ fn extend<'a>(
 
 /// An `AnyValue`.
 #[derive(Debug)]
-pub enum Value<'a> {
+pub(super) enum Value<'a> {
     /// Nothing is set.
     None,
     /// Text, number, boolean or bytes.
@@ -87,7 +87,7 @@ impl<'a> Value<'a> {
     /// # Errors
     /// The bytes are no `AnyValue`; arrays and lists are not looked into.
     #[inline]
-    pub fn read(bytes: &'a [u8], depth: usize) -> Result<Self, Malformed> {
+    pub(super) fn read(bytes: &'a [u8], depth: usize) -> Result<Self, Malformed> {
         const STRING: u8 = STRING_VALUE as u8;
         const INT: u8 = INT_VALUE as u8;
         const DOUBLE: u8 = DOUBLE_VALUE as u8;
@@ -170,7 +170,7 @@ impl<'a> Value<'a> {
 
 /// A `KeyValue`, and the content of its value.
 #[derive(Debug)]
-pub struct KeyValue<'a> {
+pub(super) struct KeyValue<'a> {
     /// Checked to be UTF-8.
     pub key: &'a [u8],
     /// An `AnyValue` that is not checked yet.
@@ -183,7 +183,7 @@ impl<'a> KeyValue<'a> {
     /// # Errors
     /// The bytes are no `KeyValue`; the value is not looked into.
     #[inline]
-    pub fn read(bytes: &'a [u8], depth: usize) -> Result<Self, Malformed> {
+    pub(super) fn read(bytes: &'a [u8], depth: usize) -> Result<Self, Malformed> {
         const KEY_BYTE: u8 = KEY as u8;
         const VALUE_BYTE: u8 = VALUE as u8;
         if let [KEY_BYTE, key_bytes @ ..0x80, rest @ ..] = bytes
@@ -224,7 +224,7 @@ impl<'a> KeyValue<'a> {
 
 /// Buffers that are reused from record to record.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub(super) struct Scratch {
     /// The names around an attribute, with their dots.
     pub path: Vec<u8>,
     /// The text of an array among the attributes.
@@ -240,7 +240,12 @@ impl Scratch {
     /// # Errors
     /// The bytes are no `KeyValue`.
     #[inline]
-    pub fn put_attribute(&mut self, writer: &mut Writer<'_>, bytes: &[u8], depth: usize) -> Result<(), Malformed> {
+    pub(super) fn put_attribute(
+        &mut self,
+        writer: &mut Writer<'_>,
+        bytes: &[u8],
+        depth: usize,
+    ) -> Result<(), Malformed> {
         let KeyValue { key, value } = KeyValue::read(bytes, depth)?;
         let value_depth = depth.saturating_sub(1);
         let value = match &value {
@@ -308,7 +313,7 @@ fn each_value<'a>(
 
 /// JSON text of bounded length. What it is made of is read to its end, also where the text is cut.
 #[derive(Debug, Default)]
-pub struct JsonText {
+pub(super) struct JsonText {
     /// What was written so far.
     pub bytes: Vec<u8>,
     /// Something is missing.
@@ -317,48 +322,48 @@ pub struct JsonText {
 
 impl JsonText {
     /// Begins the next text.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.is_cut = false;
     }
 
     /// Appends JSON as it is.
-    pub fn raw(&mut self, json: &str) {
+    pub(super) fn raw(&mut self, json: &str) {
         if self.has_room() {
             self.bytes.extend_from_slice(json.as_bytes());
         }
     }
 
     /// Appends a comma, unless it would be the first member.
-    pub fn comma(&mut self) {
+    pub(super) fn comma(&mut self) {
         if !matches!(self.bytes.last(), Some(b'[' | b'{' | b':') | None) {
             self.raw(",");
         }
     }
 
     /// Appends the key of a member of an object, after a comma where one is needed.
-    pub fn key(&mut self, name: &str) {
+    pub(super) fn key(&mut self, name: &str) {
         self.comma();
         self.text(name.as_bytes());
         self.raw(":");
     }
 
     /// Appends an integer.
-    pub fn integer(&mut self, number: impl serde::Serialize) {
+    pub(super) fn integer(&mut self, number: impl serde::Serialize) {
         if self.has_room() {
             write_number(number, &mut self.bytes);
         }
     }
 
     /// Appends a double; NaN and infinities as texts.
-    pub fn double(&mut self, number: f64) {
+    pub(super) fn double(&mut self, number: f64) {
         if self.has_room() {
             write_double(number, &mut self.bytes);
         }
     }
 
     /// Appends a text that is UTF-8, in quotes.
-    pub fn text(&mut self, text: &[u8]) {
+    pub(super) fn text(&mut self, text: &[u8]) {
         if self.has_room() {
             // More than fits is cut later; escaped it may be six times as long.
             let cut = cut(text, EVENT_BODY_BYTES_MAX);
@@ -368,7 +373,7 @@ impl JsonText {
     }
 
     /// Appends bytes as hexadecimal digits, in quotes.
-    pub fn hex(&mut self, bytes: &[u8]) {
+    pub(super) fn hex(&mut self, bytes: &[u8]) {
         if self.has_room() {
             self.bytes.push(b'"');
             crate::ids::write_hex(bytes.get(..32).unwrap_or(bytes), &mut self.bytes);
@@ -380,7 +385,7 @@ impl JsonText {
     ///
     /// # Errors
     /// An array or list within it is malformed.
-    pub fn value(&mut self, value: &Value<'_>, depth: usize) -> Result<(), Malformed> {
+    pub(super) fn value(&mut self, value: &Value<'_>, depth: usize) -> Result<(), Malformed> {
         match value {
             Value::None => self.raw("null"),
             Value::Scalar(Scalar::Text(text)) => self.text(text),
@@ -406,7 +411,7 @@ impl JsonText {
     ///
     /// # Errors
     /// It is malformed.
-    pub fn array(&mut self, members: &[u8], depth: usize) -> Result<(), Malformed> {
+    pub(super) fn array(&mut self, members: &[u8], depth: usize) -> Result<(), Malformed> {
         let malformed = |fault| ARRAY_VALUE.malformed(fault);
         let depth = enter(depth).map_err(malformed)?;
         self.raw("[");
@@ -428,7 +433,7 @@ impl JsonText {
     ///
     /// # Errors
     /// It is malformed.
-    pub fn list(&mut self, members: &[u8], depth: usize) -> Result<(), Malformed> {
+    pub(super) fn list(&mut self, members: &[u8], depth: usize) -> Result<(), Malformed> {
         let malformed = |fault| KEY_VALUE_LIST.malformed(fault);
         let depth = enter(depth).map_err(malformed)?;
         self.raw("{");
@@ -448,7 +453,7 @@ impl JsonText {
     ///
     /// # Errors
     /// It is malformed.
-    pub fn member(&mut self, bytes: &[u8], depth: usize) -> Result<(), Malformed> {
+    pub(super) fn member(&mut self, bytes: &[u8], depth: usize) -> Result<(), Malformed> {
         let KeyValue { key, value } = KeyValue::read(bytes, depth)?;
         self.comma();
         self.text(key);

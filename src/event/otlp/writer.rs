@@ -24,7 +24,7 @@ pub const EVENT_FIELD_BYTES_MAX: usize = HEAD_BYTES + EVENT_BYTES_MAX;
 
 /// The value of an attribute.
 #[derive(Debug, Clone, Copy)]
-pub enum Scalar<'a> {
+pub(super) enum Scalar<'a> {
     /// Checked to be UTF-8.
     Text(&'a [u8]),
     /// Any integer.
@@ -39,7 +39,7 @@ pub enum Scalar<'a> {
 
 /// The key of an attribute, in two parts.
 #[derive(Debug, Clone, Copy)]
-pub struct Key<'a> {
+pub(super) struct Key<'a> {
     /// The names around it, with their dots.
     pub prefix: &'a [u8],
     /// Its own name.
@@ -48,14 +48,14 @@ pub struct Key<'a> {
 
 impl<'a> Key<'a> {
     /// A key of one part.
-    pub fn of(name: &'a str) -> Self {
+    pub(super) fn of(name: &'a str) -> Self {
         Self { prefix: &[], name: name.as_bytes() }
     }
 }
 
 /// What an event lacks of what was sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Losses {
+pub(super) struct Losses {
     /// A text was cut.
     pub cut: bool,
     /// Attributes that were left out.
@@ -63,7 +63,7 @@ pub struct Losses {
 }
 
 /// Writes the fields of one event, or of the attributes that many have in common.
-pub struct Writer<'o> {
+pub(super) struct Writer<'o> {
     out: &'o mut [u8],
     at: usize,
     /// Where what can be cut or left out ends.
@@ -76,60 +76,66 @@ pub struct Writer<'o> {
 
 impl<'o> Writer<'o> {
     /// Begins an event in `out`, which has room for [`EVENT_FIELD_BYTES_MAX`].
-    pub fn event(out: &'o mut [u8]) -> Self {
+    pub(super) fn event(out: &'o mut [u8]) -> Self {
         let limit = USUAL_HEAD_BYTES + EVENT_BYTES_MAX - OTLP_TAIL_BYTES - OTLP_OWN_BYTES;
         let attributes_max = EVENT_ATTRIBUTES_MAX - OTLP_OWN_ATTRIBUTES;
         Self { out, at: USUAL_HEAD_BYTES, limit, attributes: 0, attributes_max, losses: Losses::default() }
     }
 
     /// Continues with attributes alone, of which there are `attributes` and room for `attributes_max`, at `at`.
-    pub fn attributes(out: &'o mut [u8], at: usize, attributes: usize, attributes_max: usize, losses: Losses) -> Self {
+    pub(super) fn attributes(
+        out: &'o mut [u8],
+        at: usize,
+        attributes: usize,
+        attributes_max: usize,
+        losses: Losses,
+    ) -> Self {
         let limit = out.len();
         Self { out, at, limit, attributes, attributes_max, losses }
     }
 
     /// How far it has written, and how many attributes.
-    pub fn written(&self) -> (usize, usize) {
+    pub(super) fn written(&self) -> (usize, usize) {
         (self.at, self.attributes)
     }
 
     /// From now on come the attributes that are named by us: there is room for them.
-    pub fn begin_own_attributes(&mut self) {
+    pub(super) fn begin_own_attributes(&mut self) {
         self.limit += OTLP_OWN_BYTES;
         self.attributes_max = EVENT_ATTRIBUTES_MAX - MARKERS;
     }
 
     /// Appends bytes that were encoded before: fields of the event, of which `attributes` are attributes.
     #[inline(always)]
-    pub fn encoded(&mut self, bytes: &[u8], attributes: usize) {
+    pub(super) fn encoded(&mut self, bytes: &[u8], attributes: usize) {
         self.raw(bytes);
         self.attributes += attributes;
     }
 
     /// Appends a field of eight bytes.
     #[inline(always)]
-    pub fn fixed64(&mut self, key: u32, value: u64) {
+    pub(super) fn fixed64(&mut self, key: u32, value: u64) {
         self.byte(key as u8);
         self.raw(&value.to_le_bytes());
     }
 
     /// Appends a varint field.
     #[inline(always)]
-    pub fn varint(&mut self, key: u32, value: u64) {
+    pub(super) fn varint(&mut self, key: u32, value: u64) {
         self.byte(key as u8);
         self.put_varint(value);
     }
 
     /// Appends a text, cut to `max` bytes.
     #[inline(always)]
-    pub fn text(&mut self, key: u32, text: &[u8], max: usize) {
+    pub(super) fn text(&mut self, key: u32, text: &[u8], max: usize) {
         let text = self.cut(text, max);
         self.bytes(key, text);
     }
 
     /// Appends a field with a length.
     #[inline(always)]
-    pub fn bytes(&mut self, key: u32, bytes: &[u8]) {
+    pub(super) fn bytes(&mut self, key: u32, bytes: &[u8]) {
         self.byte(key as u8);
         self.put_varint(bytes.len() as u64);
         self.raw(bytes);
@@ -137,7 +143,7 @@ impl<'o> Writer<'o> {
 
     /// Appends an attribute, cut to the room that there is, or leaves it out and counts it.
     #[inline]
-    pub fn attribute(&mut self, key: Key<'_>, value: Scalar<'_>) {
+    pub(super) fn attribute(&mut self, key: Key<'_>, value: Scalar<'_>) {
         let key_bytes = key.prefix.len() + key.name.len();
         // The usual one: short, and there is room.
         if let Scalar::Text(text) = value
@@ -215,7 +221,7 @@ impl<'o> Writer<'o> {
     /// Appends the attributes that say what the event lacks, where it lacks something. Nothing but value, duration and ids may
     /// follow.
     #[inline]
-    pub fn mark_losses(&mut self) {
+    pub(super) fn mark_losses(&mut self) {
         if self.losses == Losses::default() {
             return;
         }
@@ -230,7 +236,7 @@ impl<'o> Writer<'o> {
 
     /// Writes key and length before the event. Returns the bytes of the whole field.
     #[inline]
-    pub fn finish(self) -> usize {
+    pub(super) fn finish(self) -> usize {
         let length = self.at - USUAL_HEAD_BYTES;
         let length_bytes = varint_bytes(length as u64);
         if 1 + length_bytes != USUAL_HEAD_BYTES {
@@ -280,14 +286,14 @@ impl<'o> Writer<'o> {
 }
 
 /// Name of the attribute of an event that lacks something.
-pub const TRUNCATED: &str = "truncated";
+pub(super) const TRUNCATED: &str = "truncated";
 /// Name of the attribute with the number of attributes that were left out.
-pub const TRUNCATED_ATTRIBUTES: &str = "truncated_attributes";
+pub(super) const TRUNCATED_ATTRIBUTES: &str = "truncated_attributes";
 /// How many of these there are.
 const MARKERS: usize = 2;
 
 /// The longest prefix of whole characters within `max` bytes of a text that is UTF-8.
-pub fn cut(text: &[u8], max: usize) -> &[u8] {
+pub(super) fn cut(text: &[u8], max: usize) -> &[u8] {
     let mut end = max.min(text.len());
     while end > 0 && text.get(end).is_some_and(|byte| byte & 0xC0 == 0x80) {
         end -= 1;

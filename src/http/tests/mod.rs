@@ -3,6 +3,7 @@
 mod conformance;
 mod events;
 mod limited;
+mod maps;
 mod messages;
 mod otlp;
 mod refused;

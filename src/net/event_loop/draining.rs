@@ -58,6 +58,10 @@ impl EventLoop {
         if let Some(mut listener) = self.listener.take() {
             let _ = self.poll.registry().deregister(listener.source());
         }
+        if let Some(mut datagrams) = self.datagrams.take() {
+            // What the kernel still has is lost, as what comes later.
+            let _ = self.poll.registry().deregister(datagrams.source());
+        }
     }
 
     /// Ends one connection, or leaves it until what it waits for has come.

@@ -13,6 +13,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use super::{ConnectionLimits, EVENTS, EventLoop, Parts};
 use crate::batch::pool::Pool;
+use crate::event::UnknownKeys;
 use crate::http;
 use crate::ids::{ConnectionId, Ticket};
 use crate::limits::{
@@ -142,6 +143,7 @@ pub(super) fn http_settings() -> http::Settings {
         max_body_bytes: FRAME_BYTES_LOWEST,
         max_frame_bytes: FRAME_BYTES_LOWEST,
         idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT,
+        unknown_keys: UnknownKeys::Reject,
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) const BYE: &str = "bye";
 pub(crate) const REPLACED: &str = "replaced";
 
 /// Whether a connection's first byte is that of a frame.
-pub(super) fn begins_with(first: u8) -> bool {
+pub(super) fn begins_with(first: u8, _ingress: &Ingress) -> bool {
     first == MAGIC[0]
 }
 

@@ -14,7 +14,7 @@ use crate::net::socket::ReadEnd;
 const STEPS_PER_TURN: usize = 16;
 
 /// Accepts every byte: what is not of another protocol gets an HTTP error.
-pub(super) fn begins_with(_first: u8) -> bool {
+pub(super) fn begins_with(_first: u8, _ingress: &Ingress) -> bool {
     true
 }
 

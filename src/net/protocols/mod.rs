@@ -8,6 +8,7 @@
 
 mod frames;
 mod http;
+mod syslog;
 
 pub(super) use self::frames::REPLACED;
 use std::ops::Range;
@@ -20,16 +21,17 @@ use crate::net::serve::{Scratch, Served};
 use crate::net::socket::Socket;
 
 /// Opens the protocol that the first byte belongs to: the first line of the table that accepts the byte.
-const PROTOCOLS: [Row; 2] = [(frames::begins_with, frames::open), (http::begins_with, http::open)];
+const PROTOCOLS: [Row; 3] =
+    [(frames::begins_with, frames::open), (syslog::begins_with, syslog::open), (http::begins_with, http::open)];
 
-/// Whether a connection that begins with this byte speaks the protocol; and its beginning.
-type Row = (fn(u8) -> bool, Open);
+/// Whether a connection that begins with this byte speaks the protocol, where that is enabled; and its beginning.
+type Row = (fn(u8, &Ingress) -> bool, Open);
 
 type Open = fn(&Peer, &Ingress) -> Box<dyn Protocol>;
 
 /// The protocol that begins with `first`.
 pub(super) fn open(first: u8, peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
-    let protocol = PROTOCOLS.iter().find(|(begins_with, _)| begins_with(first));
+    let protocol = PROTOCOLS.iter().find(|(begins_with, _)| begins_with(first, ingress));
     protocol.map_or(http::open as Open, |(_, open)| *open)(peer, ingress)
 }
 

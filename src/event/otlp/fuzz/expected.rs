@@ -20,7 +20,7 @@ use crate::event::otlp::reference::trace::v1::{Span, span};
 use crate::event::view::AttributeValue;
 
 /// What becomes of a record.
-pub enum Record {
+pub(super) enum Record {
     /// It breaks a rule.
     Rejected,
     /// The events that it becomes.
@@ -29,7 +29,7 @@ pub enum Record {
 
 /// An event.
 #[derive(Debug, Clone, Default)]
-pub struct Expected {
+pub(super) struct Expected {
     pub kind: EventKind,
     pub time: u64,
     pub severity: i32,
@@ -46,7 +46,7 @@ pub struct Expected {
 
 /// A value, or a text of JSON whose keys may be in another order.
 #[derive(Debug, Clone)]
-pub enum Datum {
+pub(super) enum Datum {
     Text(String),
     Int(i64),
     Double(f64),
@@ -62,7 +62,7 @@ impl Default for Datum {
 }
 
 impl Datum {
-    pub fn compare_text(&self, text: &str) {
+    pub(super) fn compare_text(&self, text: &str) {
         match self {
             Self::Text(expected) => assert_eq!(text, expected),
             Self::Json(expected) => {
@@ -73,7 +73,7 @@ impl Datum {
         }
     }
 
-    pub fn compare(&self, value: AttributeValue<'_>) {
+    pub(super) fn compare(&self, value: AttributeValue<'_>) {
         match (self, value) {
             (Self::Int(expected), AttributeValue::Int(found)) => assert_eq!(found, *expected),
             (Self::Double(expected), AttributeValue::Double(found)) => assert_eq!(found.to_bits(), expected.to_bits()),
@@ -186,7 +186,7 @@ fn id(id: &[u8], bytes: usize) -> Vec<u8> {
     if is_id(id, bytes) { id.to_vec() } else { Vec::new() }
 }
 
-pub fn logs(request: &ExportLogsServiceRequest) -> Vec<Record> {
+pub(super) fn logs(request: &ExportLogsServiceRequest) -> Vec<Record> {
     let mut records = Vec::new();
     for resource in &request.resource_logs {
         for scope in &resource.scope_logs {
@@ -222,7 +222,7 @@ fn log_record(log: &LogRecord, mut event: Expected) -> Record {
     Record::Events(vec![event])
 }
 
-pub fn traces(request: &ExportTraceServiceRequest) -> Vec<Record> {
+pub(super) fn traces(request: &ExportTraceServiceRequest) -> Vec<Record> {
     let mut records = Vec::new();
     for resource in &request.resource_spans {
         for scope in &resource.scope_spans {
@@ -322,7 +322,7 @@ fn link_json(link: &span::Link) -> Json {
     Json::Object(object)
 }
 
-pub fn metrics(request: &ExportMetricsServiceRequest) -> Vec<Record> {
+pub(super) fn metrics(request: &ExportMetricsServiceRequest) -> Vec<Record> {
     let mut records = Vec::new();
     for resource in &request.resource_metrics {
         for scope in &resource.scope_metrics {

@@ -8,7 +8,7 @@ use crate::event::otlp::schema::{Field, Kind, Message};
 use crate::event::protobuf::{DELIMITED, FIXED64, delimited, field_key, fixed64, varint};
 
 /// A message that prost has encoded. `None`: it has an id that is longer than JSON may have.
-pub fn message(message: &Message, bytes: &[u8]) -> Option<Value> {
+pub(super) fn message(message: &Message, bytes: &[u8]) -> Option<Value> {
     let mut object = Map::new();
     let mut rest = bytes;
     while !rest.is_empty() {

@@ -10,9 +10,7 @@ use super::*;
 use crate::batch::pool::Buffer;
 use crate::batch::shares::Shares;
 use crate::http;
-use crate::limits::{
-    FRAME_BYTES_LOWEST, HTTP_ACK_TIMEOUT, HTTP_IDLE_TIMEOUT_DEFAULT, KEEPALIVE, POOL_PAGE_BYTES, RING_SLOTS,
-};
+use crate::limits::{FRAME_BYTES_LOWEST, HTTP_ACK_TIMEOUT, KEEPALIVE, POOL_PAGE_BYTES, RING_SLOTS};
 use crate::net::connection::Phase;
 use crate::net::event_loop::{ConnectionLimits, LISTENER, Parts};
 use crate::net::{Ingress, testing};
@@ -51,7 +49,7 @@ impl Bench {
             highest_ack: AckLevel::Synced,
         };
         let http =
-            http::Settings { max_body_bytes: BODY, max_frame_bytes: FRAME, idle_timeout: HTTP_IDLE_TIMEOUT_DEFAULT };
+            http::Settings { max_body_bytes: BODY, max_frame_bytes: FRAME, ..super::super::tests::http_settings() };
         let limits = ConnectionLimits { lingering: 10, max_connections: 100, max_unauthenticated: 100 };
         let ingress = testing::ingress(settings, http, limits, Tokens::default(), (pool, sender));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,0 +1,288 @@
+//! Syslog over TCP: messages through scratch memory, their events into the pool's current buffer. Nothing is answered.
+
+use std::time::{Duration, Instant};
+
+use super::{Context, Ending, Priority, Protocol};
+use crate::event::syslog::{Framer, Message};
+use crate::limits::{
+    HELLO_TIMEOUT, HTTP_TORN_HEADS_BYTES_MAX, SYSLOG_KEEPALIVE, SYSLOG_PARTIAL_BYTES, SYSLOG_READ_BYTES,
+};
+use crate::metrics::{self, LimitScope};
+use crate::net::collector::Collector;
+use crate::net::connection::Peer;
+use crate::net::delayed::Delay;
+use crate::net::ingress::Ingress;
+use crate::net::serve::{Served, after_read};
+use crate::net::socket::ReadEnd;
+use crate::session::rates::Wait;
+
+/// Why a connection is closed whose peer is outside of `syslog.allow`.
+const NOT_ALLOWED: &str = "syslog_not_allowed";
+
+/// A message begins with its priority, a count, or a date; and syslog is enabled.
+pub(super) fn begins_with(first: u8, ingress: &Ingress) -> bool {
+    (first == b'<' || first.is_ascii_digit()) && ingress.shared.syslog.is_some()
+}
+
+/// A connection that has sent its first byte.
+pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
+    let is_allowed = ingress.shared.syslog.as_ref().is_some_and(|allowed| allowed.contain(peer.address.ip()));
+    Box::new(Syslog {
+        framer: Framer::default(),
+        opened: peer.opened,
+        paused: None,
+        is_allowed,
+        is_known: false,
+        holds_whole: true,
+        delayed_by: None,
+    })
+}
+
+struct Syslog {
+    framer: Framer,
+    /// Later by the time in which the connection was not read.
+    opened: Instant,
+    /// The connection is not read since then, through no fault of the peer's.
+    paused: Option<Instant>,
+    /// The peer is in one of the networks of the settings.
+    is_allowed: bool,
+    /// A whole message has come.
+    is_known: bool,
+    /// What is unparsed may hold whole messages, for which there was no room.
+    holds_whole: bool,
+    /// What is read next had to wait for this limit.
+    delayed_by: Option<LimitScope>,
+}
+
+impl Protocol for Syslog {
+    fn serve(&mut self, cx: &mut Context<'_>) -> Served {
+        let now = cx.ingress.now;
+        self.set_paused(false, now);
+        let served = self.serve_once(cx);
+        if matches!(served, Served::Wait | Served::Delayed(_)) {
+            self.set_paused(true, now);
+        }
+        served
+    }
+
+    fn priority(&self) -> Priority {
+        if self.is_known { Priority::Others } else { Priority::New }
+    }
+
+    fn is_waiting(&self) -> bool {
+        false
+    }
+
+    fn acknowledge(&mut self, _cx: &mut Context<'_>) {}
+
+    fn deadline(&self, _pressure: bool) -> Option<Instant> {
+        // Afterwards a connection may be quiet for ever: TCP finds out when its peer is gone.
+        (!self.is_known && self.paused.is_none()).then(|| self.opened + HELLO_TIMEOUT)
+    }
+
+    fn set_paused(&mut self, paused: bool, now: Instant) {
+        if paused {
+            self.paused = self.paused.or(Some(now));
+        } else if let Some(since) = self.paused.take() {
+            self.opened += now.saturating_duration_since(since);
+        }
+    }
+
+    fn handle_timeout(&mut self, _pressure: bool, _cx: &mut Context<'_>) -> Option<&'static str> {
+        Some("silent")
+    }
+
+    fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str> {
+        if ending == Ending::Shutdown {
+            // What was read is kept where there is room; what is still in the socket is lost.
+            let unparsed = std::mem::take(&mut cx.socket.unparsed);
+            if self.take_and_keep(unparsed, cx) {
+                self.take_last(cx);
+            }
+        }
+        Some("SHUTDOWN")
+    }
+}
+
+impl Syslog {
+    fn serve_once(&mut self, cx: &mut Context<'_>) -> Served {
+        if !self.is_allowed {
+            log_refused(cx);
+            return Served::Close(NOT_ALLOWED);
+        }
+        if cx.peer.overloaded {
+            return Served::Close("OVERLOADED");
+        }
+        if cx.ingress.draining {
+            return Served::Close("SHUTDOWN");
+        }
+        if self.holds_whole {
+            let unparsed = std::mem::take(&mut cx.socket.unparsed);
+            if !self.take_and_keep(unparsed, cx) {
+                return Served::Wait;
+            }
+        }
+        if !cx.socket.is_readable() {
+            return if cx.socket.is_at_end() { self.at_end(cx) } else { Served::Idle };
+        }
+        if let Some(delay) = self.delay(cx) {
+            return Served::Delayed(delay);
+        }
+        match Collector::begin(cx.ingress) {
+            Some(collector) => collector.put_back(cx.ingress),
+            None => return Served::Wait,
+        }
+        match self.read(cx) {
+            None => Served::Wait,
+            Some(ReadEnd::End) => self.at_end(cx),
+            Some(end) => after_read(cx.socket, end),
+        }
+    }
+
+    /// The limit that keeps the connection from being read.
+    fn delay(&mut self, cx: &Context<'_>) -> Option<Delay> {
+        let client = cx.peer.client;
+        let in_line = || {
+            // Others wait for this limit: what is left of it is theirs first.
+            let has_line = |scope: &LimitScope| cx.ingress.delayed.has_line(*scope, client);
+            let scope = [LimitScope::Client, LimitScope::Server].into_iter().find(has_line)?;
+            Some(Wait { scope, time: Duration::ZERO })
+        };
+        let Wait { scope, time } = cx.ingress.limit_on(cx.peer.address.ip(), client).or_else(in_line)?;
+        self.delayed_by = Some(scope);
+        Some(Delay { scope, client, until: cx.ingress.now + time })
+    }
+
+    /// One read, and its messages. `None`: some of them have to wait for room.
+    fn read(&mut self, cx: &mut Context<'_>) -> Option<ReadEnd> {
+        let mut read = std::mem::take(&mut cx.scratch.read);
+        let limit = read.len().min(SYSLOG_READ_BYTES);
+        let end = cx.socket.read(&mut read[..limit], cx.ingress.now);
+        let bytes = if let ReadEnd::Bytes(bytes) = end { &read[..bytes] } else { &[][..] };
+        let all_fit = if cx.socket.unparsed.is_empty() {
+            // Most reads begin with a message: nothing but the rest is copied.
+            let (used, all_fit) = self.take(bytes, cx);
+            cx.socket.unparsed.extend_from_slice(&bytes[used..]);
+            if all_fit {
+                self.cut_at_budget(cx);
+            }
+            all_fit
+        } else {
+            let mut unparsed = std::mem::take(&mut cx.socket.unparsed);
+            unparsed.extend_from_slice(bytes);
+            self.take_and_keep(unparsed, cx)
+        };
+        cx.scratch.read = read;
+        all_fit.then_some(end)
+    }
+
+    /// Takes the messages of what was not parsed, and keeps the rest. `false`: some of them have to wait for room.
+    fn take_and_keep(&mut self, mut unparsed: Vec<u8>, cx: &mut Context<'_>) -> bool {
+        let (used, all_fit) = self.take(&unparsed, cx);
+        unparsed.drain(..used);
+        if unparsed.is_empty() {
+            unparsed = Vec::new();
+        }
+        cx.socket.unparsed = unparsed;
+        if all_fit {
+            self.cut_at_budget(cx);
+        }
+        all_fit
+    }
+
+    /// Takes every whole message. Returns the bytes that are done, and whether there was room for all.
+    fn take(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> (usize, bool) {
+        self.holds_whole = false;
+        let mut used = 0;
+        let mut collector: Option<Collector> = None;
+        let now = cx.ingress.received_unix_nano();
+        loop {
+            let rest = bytes.get(used..).unwrap_or_default();
+            // Looked at before the step, which cannot be taken back.
+            if collector.as_ref().is_some_and(|collector| !collector.has_room()) {
+                self.hand_on(collector.take(), cx);
+            }
+            if collector.is_none() && !rest.is_empty() {
+                collector = Collector::begin(cx.ingress);
+                if collector.is_none() {
+                    self.holds_whole = true;
+                    return (used, false);
+                }
+            }
+            let Some(step) = self.framer.next(rest) else { break };
+            used += step.consumed;
+            if let (Some(message), Some(collector)) = (step.message, &mut collector) {
+                collector.push(cx.scratch.syslog.decode(message, now));
+                self.known(cx);
+            }
+        }
+        self.hand_on(collector, cx);
+        (used, true)
+    }
+
+    /// Hands on what is collected, and charges it.
+    fn hand_on(&mut self, collector: Option<Collector>, cx: &mut Context<'_>) {
+        let Some(collector) = collector else { return };
+        let received = collector.finish(metrics::Protocol::Syslog, &cx.peer.origin, cx.ingress);
+        if received.accepted > 0 {
+            cx.ingress.received(cx.peer.address.ip(), cx.peer.client, received);
+            if let Some(scope) = self.delayed_by.take() {
+                cx.ingress.counts.limited(scope, received.accepted);
+            }
+        }
+    }
+
+    fn known(&mut self, cx: &mut Context<'_>) {
+        if !self.is_known {
+            self.is_known = true;
+            cx.peer.is_known = true;
+            // Without it a peer that is gone would keep its connection.
+            let _ = cx.socket.transport().keep_alive(SYSLOG_KEEPALIVE);
+        }
+    }
+
+    /// The peer has ended its half: what is left is its last message.
+    fn at_end(&mut self, cx: &mut Context<'_>) -> Served {
+        if self.take_last(cx) { Served::End } else { Served::Wait }
+    }
+
+    fn take_last(&mut self, cx: &mut Context<'_>) -> bool {
+        let unparsed = std::mem::take(&mut cx.socket.unparsed);
+        let last = self.framer.end(&unparsed);
+        let has_room = self.take_one(last, cx);
+        if !has_room {
+            cx.socket.unparsed = unparsed;
+        }
+        has_room
+    }
+
+    /// A message that is not whole is cut where all connections together keep so much that they would be closed.
+    fn cut_at_budget(&mut self, cx: &mut Context<'_>) {
+        let budget = cx.ingress.shared.part_of(HTTP_TORN_HEADS_BYTES_MAX) / 2;
+        if cx.socket.unparsed.len() <= SYSLOG_PARTIAL_BYTES || cx.scratch.unparsed_bytes <= budget {
+            return;
+        }
+        let unparsed = std::mem::take(&mut cx.socket.unparsed);
+        let cut = self.framer.cut(&unparsed);
+        self.take_one(cut, cx);
+    }
+
+    fn take_one(&mut self, message: Option<Message<'_>>, cx: &mut Context<'_>) -> bool {
+        let Some(message) = message else { return true };
+        let Some(mut collector) = Collector::begin(cx.ingress) else { return false };
+        collector.push(cx.scratch.syslog.decode(message, cx.ingress.received_unix_nano()));
+        self.known(cx);
+        self.hand_on(Some(collector), cx);
+        true
+    }
+}
+
+fn log_refused(cx: &mut Context<'_>) {
+    let shared = &cx.ingress.shared;
+    if let Some(allow) = &shared.syslog
+        && let Some(connections) = shared.log_lines.syslog_refused.allows(1, cx.ingress.now)
+    {
+        let peer = cx.peer.address;
+        tracing::warn!(connections, %peer, %allow, "syslog from a network that is not allowed, closed; see syslog.allow");
+    }
+}

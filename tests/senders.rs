@@ -1,0 +1,166 @@
+//! The settings of docs/senders.md, with the programs that they are for.
+#![cfg(feature = "sqlite")]
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+use support::server::{Server, wait_until};
+use support::stores::python;
+use support::syslogd::Daemon;
+
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The code blocks below a heading of the page, the port replaced.
+fn blocks(heading: &str, server: SocketAddr) -> Vec<String> {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/senders.md")).unwrap();
+    let (_, rest) = page.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
+    let section = rest.split("\n## ").next().unwrap();
+    let blocks = section.split("```").skip(1).step_by(2);
+    let blocks = blocks.filter_map(|block| Some(block.split_once('\n')?.1.replace("4640", &server.port().to_string())));
+    blocks.collect()
+}
+
+/// Source, severity, body and attributes of every event, once there are so many.
+#[track_caller]
+fn events(data_dir: &Path, expected: usize) -> Vec<(String, i64, Option<String>, Value)> {
+    let open = || Connection::open_with_flags(data_dir.join("events.db"), OpenFlags::SQLITE_OPEN_READ_ONLY).ok();
+    let count =
+        |database: Connection| database.query_row("SELECT count(*) FROM events", [], |row| row.get::<_, i64>(0)).ok();
+    let arrived = wait_until(TIMEOUT, || open().and_then(count).unwrap_or(0) as usize >= expected);
+    assert!(arrived, "{:?} of {expected} events", open().and_then(count));
+    let database = open().unwrap();
+    let mut query = database
+        .prepare("SELECT source, coalesce(severity, 0), body, coalesce(attributes, '{}') FROM events ORDER BY position")
+        .unwrap();
+    let row = |row: &rusqlite::Row<'_>| {
+        let attributes = row.get::<_, String>(3)?;
+        Ok((row.get(0)?, row.get(1)?, row.get(2)?, serde_json::from_str(&attributes).unwrap()))
+    };
+    query.query_map([], row).unwrap().map(Result::unwrap).collect()
+}
+
+/// `telemetryx send` with this input.
+fn send(server: SocketAddr, arguments: &[&str], input: &[u8]) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_telemetryx"))
+        .args(["send", "--to", &server.to_string(), "--source", "here"])
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+fn python_output(program: &str) -> Vec<u8> {
+    let output = Command::new(python()).args(["-c", program]).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success(), "{program}");
+    output.stdout
+}
+
+#[test]
+fn python_logging() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let settings = blocks("Python logging", server.address()).remove(0);
+    let program = format!(
+        "{settings}\nlog = logging.getLogger('api')\nlog.setLevel(1)\n\
+         for number in range(100): log.warning('größer %d', number, extra={{'user': {{'id': number}}}})\n"
+    );
+    send(server.address(), &["--map", "vector"], &python_output(&program));
+    for (number, (source, severity, body, attributes)) in events(data.path(), 100).into_iter().enumerate() {
+        assert_eq!((source.as_str(), severity, body), ("here", 13, Some(format!("größer {number}"))));
+        assert_eq!((&attributes["user.id"], &attributes["name"]), (&Value::from(number), &Value::from("api")));
+    }
+}
+
+#[test]
+fn structlog_and_the_elastic_common_schema() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let structlog = "import structlog\n\
+        p = structlog.processors\n\
+        structlog.configure(processors=[p.add_log_level, p.TimeStamper(fmt='iso'), p.JSONRenderer()])\n\
+        structlog.get_logger().error('failed', user=5)\n";
+    send(server.address(), &["--map", "vector"], &python_output(structlog));
+    let ecs = "import logging, sys, ecs_logging\n\
+        handler = logging.StreamHandler(sys.stdout)\n\
+        handler.setFormatter(ecs_logging.StdlibFormatter())\n\
+        logging.getLogger().addHandler(handler)\n\
+        logging.error('failed', extra={'http.request.method': 'GET'})\n";
+    send(server.address(), &["--map", "ecs"], &python_output(ecs));
+    let events = events(data.path(), 2);
+    for (_, severity, body, _) in &events {
+        assert_eq!((*severity, body.as_deref()), (17, Some("failed")));
+    }
+    assert_eq!(events[0].3["user"], 5);
+    assert_eq!(events[1].3["http.request.method"], "GET");
+}
+
+/// pino where it is installed: `node` beside it finds it by `NODE_PATH`, or in what `npm install pino` creates here.
+#[test]
+fn pino() {
+    let program = "const log = require('pino')({name: 'api'}); for (let i = 0; i < 100; i++) log.warn({i}, 'größer'); \
+                   log.error(new Error('boom'));";
+    let output = Command::new("node").args(["-e", program]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let Some(output) = output.ok().filter(|output| output.status.success()) else {
+        println!("not run: node with pino is not installed");
+        return;
+    };
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    send(server.address(), &["--map", "pino"], &output.stdout);
+    let events = events(data.path(), 101);
+    for (number, (source, severity, body, attributes)) in events.iter().take(100).enumerate() {
+        assert_eq!((source.as_str(), *severity, body.as_deref()), ("api", 13, Some("größer")));
+        assert_eq!(attributes["i"], number);
+    }
+    assert_eq!((events[100].1, events[100].2.as_deref()), (17, Some("boom")));
+    assert!(events[100].3["err.stack"].is_string());
+}
+
+#[test]
+fn rsyslog_and_syslog_ng() {
+    for heading in ["rsyslog", "syslog-ng"] {
+        let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let server = Server::start(data.path(), &["syslog.enabled=true"]);
+        let file: PathBuf = files.path().join("app.log");
+        fs::write(&file, "one\ntwo\n").unwrap();
+        let settings = blocks(heading, server.address()).remove(0);
+        let _daemon = match heading {
+            "rsyslog" => Daemon::rsyslogd_with(&file, &settings),
+            _ => Daemon::syslog_ng_with(&file, &settings),
+        };
+        let events = events(data.path(), 2);
+        let bodies: Vec<_> = events.iter().filter_map(|(_, _, body, _)| body.as_deref()).collect();
+        assert_eq!(bodies, ["one", "two"], "{heading}");
+        assert!(
+            events.iter().all(|(source, severity, ..)| source == "app" && *severity == 13),
+            "{heading}: {events:?}"
+        );
+    }
+}
+
+#[test]
+fn curl() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    fs::write(data.path().join("app.log"), "{\"level\":30,\"time\":1795771426124,\"msg\":\"two\",\"name\":\"api\"}\n")
+        .unwrap();
+    let commands = blocks("curl", server.address()).remove(0);
+    for command in commands.lines() {
+        let output = Command::new("sh").args(["-c", command]).current_dir(data.path()).output().unwrap();
+        let answer = String::from_utf8_lossy(&output.stdout);
+        assert!(answer.starts_with("{\"accepted\":1"), "{command}: {answer}");
+    }
+    let events = events(data.path(), 2);
+    assert_eq!(events[0].2.as_deref(), Some("hello"));
+    assert_eq!((events[1].0.as_str(), events[1].1, events[1].2.as_deref()), ("api", 9, Some("two")));
+}
