@@ -4,8 +4,6 @@ use prost::Message as _;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::event::EventKind;
-use crate::event::Events;
 use crate::event::otlp::reference::collector::logs::v1::{
     ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
 };
@@ -14,11 +12,15 @@ use crate::event::otlp::reference::common::v1::{AnyValue, KeyValue};
 use crate::event::otlp::reference::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use crate::event::otlp::reference::resource::v1::Resource;
 use crate::event::otlp::{OtlpError, Signal};
+use crate::event::{EventKind, Events};
+use crate::http::Limited;
 use crate::http::fuzz::exchange_body_at;
 use crate::limits::{
     EVENT_ATTRIBUTES_MAX, EVENT_BODY_BYTES_MAX, EVENT_NAME_BYTES_MAX, OTLP_OWN_ATTRIBUTES, OTLP_PREFIX_ATTRIBUTES_MAX,
 };
+use crate::metrics::LimitScope;
 use crate::pipeline::health::Pause;
+use crate::rate::{Amount, Received};
 
 const JSON: &str = "application/json";
 
@@ -196,15 +198,15 @@ fn heads_that_are_refused_are_answered_in_the_encoding_of_the_request() {
 
 /// Bodies in protobuf that are malformed: path, body, and a part of the message.
 const BAD_PROTOBUF: &[(&str, &[u8], &str)] = &[
-    ("/v1/logs", b"\x0a", "the bytes end within it"),
-    ("/v1/logs", b"\x0a\x05\x0a\x03\x0a\x01", "the bytes end within it"),
+    ("/v1/logs", b"\x0a", "it is truncated"),
+    ("/v1/logs", b"\x0a\x05\x0a\x03\x0a\x01", "it is truncated"),
     ("/v1/logs", b"\x00", "a field key is 0"),
     ("/v1/logs", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "a varint exceeds 64 bits"),
     ("/v1/logs", b"\x08\x01", "wire type"),
     ("/v1/logs", b"\x0f", "wire type"),
-    ("/v1/logs", b"\x7c", "a group ends that did not begin"),
+    ("/v1/logs", b"\x7c", "the end of a group without its start"),
     ("/v1/logs", b"\x0a\x02\x10\x01", "`ResourceLogs`"),
-    ("/v1/logs", b"\x0a\x03\x1a\x01\xff", "its text is not UTF-8"),
+    ("/v1/logs", b"\x0a\x03\x1a\x01\xff", "it is not valid UTF-8"),
     ("/v1/logs", b"\x0a\x04\x0a\x02\x08\x01", "`Resource`"),
     ("/v1/logs", b"\x0a\x08\x0a\x06\x0a\x04\x0a\x02\xc3\x28", "`KeyValue`"),
     ("/v1/logs", b"\x0a\x04\x12\x02\x08\x01", "`ScopeLogs`"),
@@ -214,8 +216,8 @@ const BAD_PROTOBUF: &[(&str, &[u8], &str)] = &[
     ("/v1/logs", b"\x0a\x08\x12\x06\x12\x04\x2a\x02\x0a\xff", "`AnyValue`"),
     ("/v1/logs", b"\x0a\x0a\x12\x08\x12\x06\x2a\x04\x2a\x02\x08\x01", "`ArrayValue`"),
     ("/v1/logs", b"\x0a\x0a\x12\x08\x12\x06\x2a\x04\x32\x02\x08\x01", "`KeyValueList`"),
-    ("/v1/logs", b"\x0a\x08\x12\x06\x12\x04\x62\x02\xff\xfe", "its text is not UTF-8"),
-    ("/v1/logs", b"\x0a\x0a\x12\x08\x12\x06\x10\x63\x1a\x02\xff\xff", "its text is not UTF-8"),
+    ("/v1/logs", b"\x0a\x08\x12\x06\x12\x04\x62\x02\xff\xfe", "it is not valid UTF-8"),
+    ("/v1/logs", b"\x0a\x0a\x12\x08\x12\x06\x10\x63\x1a\x02\xff\xff", "it is not valid UTF-8"),
     ("/v1/traces", b"\x0a\x06\x12\x04\x12\x02\x08\x01", "`Span`"),
     ("/v1/traces", b"\x0a\x08\x12\x06\x12\x04\x7a\x02\x10\x01", "`Status`"),
     ("/v1/traces", b"\x0a\x08\x12\x06\x12\x04\x5a\x02\x08\x01", "`Span.Event`"),
@@ -368,4 +370,51 @@ fn a_request_that_becomes_too_much_is_413() {
     let request = logs(vec![LogRecord::default(); crate::limits::FRAME_EVENTS_MAX + 1]).encode_to_vec();
     let decoded = crate::event::otlp::fuzz::protobuf(Signal::Logs, &request);
     assert!(matches!(decoded, Err(OtlpError::TooManyEvents { max: crate::limits::FRAME_EVENTS_MAX })));
+}
+
+#[test]
+fn above_a_limit_the_answer_is_429_in_the_encoding_of_the_request() {
+    let body = logs(vec![log("a")]).encode_to_vec();
+    let request = post_to("/v1/logs", &format!("Content-Type: {PROTOBUF}\r\n"), body);
+    let mut peer = Peer::new();
+    peer.ingress.limited = Some(Limited { scope: LimitScope::Server, wait: Duration::from_millis(2_001) });
+    peer.send(request);
+    assert!(String::from_utf8_lossy(&peer.written).contains("\r\nRetry-After: 3\r\n"));
+    let (status, content_type, body) = answer_of(&mut peer);
+    assert_eq!((status, content_type.as_str()), (429, PROTOBUF));
+    let Status { code, message } = Status::decode(&body[..]).unwrap();
+    assert_eq!(code, 8, "RESOURCE_EXHAUSTED");
+    assert!(message.starts_with("the server receives more than its limit"), "{message}");
+    assert!(peer.ingress.accepted.is_empty() && peer.ingress.received.is_empty());
+}
+
+/// A limit on events counts what is stored: a span with two events is three.
+#[test]
+fn a_request_is_charged_with_its_bytes_and_with_what_it_became() {
+    let invalid = LogRecord { severity_number: 99, ..log("c") };
+    let logs = logs(vec![log("a"), log("b"), invalid]).encode_to_vec();
+    let span = r#"{"traceId":"5b8efff798038103d269b633813fc60c","spanId":"eee19b7ec3c1b174","name":"a",
+        "events":[{"name":"b"},{"name":"c"}]}"#;
+    let spans = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{span}]}}]}}]}}"#);
+    for (path, content_type, body, (events, accepted)) in [
+        ("/v1/logs", PROTOBUF, logs.as_slice(), (3, 2)),
+        ("/v1/traces", JSON, spans.as_bytes(), (3, 3)),
+        ("/v1/traces", JSON, b"{", (1, 0)),
+    ] {
+        let mut peer = Peer::new();
+        peer.send(post_to(path, &format!("Content-Type: {content_type}\r\n"), body));
+        let amount = Amount { events, bytes: body.len() as u64 };
+        assert_eq!(peer.ingress.received, [Received { amount, accepted }], "{path}");
+    }
+}
+
+#[test]
+fn a_query_about_json_is_refused() {
+    for (query, status) in [("?ack=received", 200), ("?map=pino", 400), ("?time=s", 400), ("?unknown=attributes", 400)]
+    {
+        let (found, _, body) = exchange_otlp(&format!("/v1/logs{query}"), JSON, b"{}");
+        assert_eq!(found, status, "{query}");
+        let text = String::from_utf8(body).unwrap();
+        assert_eq!(text.contains("are about POST /v1/events"), status == 400, "{text}");
+    }
 }
