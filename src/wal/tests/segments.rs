@@ -115,6 +115,31 @@ fn a_full_log_takes_nothing_until_a_segment_goes() {
     assert_eq!(positions(&log, 4), (4..=taken + 1).collect::<Vec<_>>());
 }
 
+/// The newest segment is never deleted, even if sinks have all of it: the log goes on in a second one, whatever its size.
+#[test]
+fn a_full_log_accepts_again_once_sinks_have_all_of_it() {
+    let storage = MemoryStorage::default();
+    let smallest = Settings { max_bytes: 2 * settings().segment_bytes, ..settings() };
+    let Opened { mut writer, .. } = try_start(&storage, &smallest).unwrap();
+    let mut was_full = 0;
+    for seq in 1..=300 {
+        // Some records are larger than a segment, and larger than the whole log.
+        let bytes = [250, settings().segment_bytes as usize + 1, 20, smallest.max_bytes as usize + 1][seq as usize % 4];
+        let payload = payload(1, seq, bytes);
+        let origin = origin(1);
+        let frame = [frame(&origin, seq, 1, &payload)];
+        let mut appended = writer.append(&frame);
+        if matches!(appended, Err(AppendError::Full)) {
+            was_full += 1;
+            writer.trim(writer.next_position(), u64::MAX).unwrap();
+            appended = writer.append(&frame);
+        }
+        assert_eq!(appended.unwrap(), seq);
+        writer.sync().unwrap();
+    }
+    assert!(was_full > 100, "{was_full}");
+}
+
 #[test]
 fn positions_are_skipped_in_a_full_log_too() {
     let storage = MemoryStorage::default();
