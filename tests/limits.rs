@@ -485,4 +485,7 @@ fn clients_are_known_by_their_tokens_and_have_limits_and_counters_of_their_own()
     for secret in ["token-of", API_SHA256] {
         assert!(!log.contains(secret) && !page.contains(secret), "{secret} is shown");
     }
+    // The owner of the agent is not disturbed by who tried to take it over: its connection is open, and its numbers continue.
+    agent.send(&data(2, &batch(vec![log_line(0)])));
+    agent.acknowledged(2);
 }
