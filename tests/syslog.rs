@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
 use serde_json::{Value, json};
@@ -273,4 +273,41 @@ fn quiet_connections_stay_and_what_was_read_survives_a_stop() {
     assert!(server.wait(TIMEOUT).success());
     let bodies: Vec<_> = rows(data.path()).into_iter().filter_map(|row| row.body).collect();
     assert_eq!(bodies, ["one", "two", "three"]);
+}
+
+#[test]
+fn a_limit_holds_a_connection_back() {
+    let data = tempfile::tempdir().unwrap();
+    let limit = ["limits.agent_events_per_second=100", "limits.burst=1s"];
+    let server = Server::start(data.path(), &[SYSLOG, &limit].concat());
+    let mut stream = TcpStream::connect(server.address()).unwrap();
+    let begin = Instant::now();
+    let lines: String = (0..200).map(|number| format!("<13>a: {number}\n")).collect();
+    stream.write_all(lines.as_bytes()).unwrap();
+    wait_for_rows(data.path(), 200);
+    stream.write_all(b"<13>a: 200\n").unwrap();
+    let rows = wait_for_rows(data.path(), 201);
+    assert!(begin.elapsed() >= Duration::from_secs(1), "100 more than the burst: {:?}", begin.elapsed());
+    assert!(rows.iter().enumerate().all(|(number, row)| row.body == Some(number.to_string())));
+    // Only messages that came after the burst had to wait; how many depends on the reads.
+    let limited = metric(server.address(), "telemetryx_events_limited_total{scope=\"address\"}").unwrap();
+    assert!((1.0..=101.0).contains(&limited), "{limited}");
+}
+
+#[test]
+fn datagrams_above_a_limit_are_dropped_and_counted() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[SYSLOG, &["limits.agent_events_per_second=1"]].concat());
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let send = || (0..100).for_each(|_| assert_eq!(socket.send_to(b"<13>a: one", server.address()).unwrap(), 10));
+    send();
+    // What is received in one turn is admitted as a whole, and paid for afterwards.
+    let dropped = || metric(server.address(), &format!("{UDP}\"limited\"}}")).unwrap_or(0.0);
+    assert!(wait_until(TIMEOUT, || count(data.path()) as f64 + dropped() >= 100.0));
+    let (stored, before) = (count(data.path()), dropped());
+    assert!(stored >= 2, "the burst");
+    send();
+    assert!(wait_until(TIMEOUT, || dropped() >= before + 90.0), "{} dropped", dropped());
+    let limited = metric(server.address(), "telemetryx_events_limited_total{scope=\"address\"}");
+    assert_eq!(limited, Some(dropped()));
 }
