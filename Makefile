@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom syslog fuzz bench bench-lag bench-compare bench-loops bench-sinks instructions microbench flamegraph image-test alerts-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-sinks instructions microbench flamegraph image-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -43,7 +43,7 @@ torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores 
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test refusals -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=20 ./tools/power-loss
 
-otlp:           ## 100,000 logs, data points and spans each from the OpenTelemetry SDK, and its retries (10 minutes)
+otlp:           ## 100,000 logs, data points and spans each from the OpenTelemetry SDKs, and retries (20 minutes)
 	cargo test --locked --test otlp -- --include-ignored --nocapture --test-threads=1
 
 # The module with `unsafe` (src/batch/pool.rs), its users in the pipeline, and a server under load, with every memory
@@ -53,6 +53,9 @@ asan:           ## AddressSanitizer over pool and pipeline (nightly)
 		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --lib -- batch:: pipeline::
 	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
 		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --test frames
+
+senders:        ## 100,000 records each of Python logging, pino and curl, compared in SQLite (2 minutes)
+	TELEMETRYX_SENDER_RECORDS=100000 cargo test --locked --test senders -- --nocapture --test-threads=1
 
 syslog:         ## 100,000 records of rsyslogd and of syslog-ng over each transport, compared in SQLite (5 minutes)
 	TELEMETRYX_SYSLOG_RECORDS=100000 cargo test --locked --test syslog -- --nocapture --test-threads=1

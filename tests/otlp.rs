@@ -6,18 +6,21 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::Value;
 use support::http;
-use support::server::{Server, own_address, wait_until};
+use support::node::node;
+use support::server::{Server, wait_until};
 use support::stores::python;
 
 /// For a script to end: imports, a debug build of the server, and a busy machine.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(300);
 
-fn script() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/otlp_sdk.py")
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name)
 }
 
 /// The script on its way. Dropping it ends it.
@@ -26,7 +29,7 @@ struct Sender(Child);
 impl Sender {
     fn start(address: std::net::SocketAddr, data_dir: &Path, signal: &str, count: u64, options: &[&str]) -> Self {
         let mut command = Command::new(python());
-        command.arg(script()).args([signal, &format!("http://{address}")]).arg(data_dir.join("events.db"));
+        command.arg(script("otlp_sdk.py")).args([signal, &format!("http://{address}")]).arg(data_dir.join("events.db"));
         command.arg(count.to_string()).args(options).stdin(Stdio::null()).stdout(Stdio::piped());
         // No proxy stands between a test and its server.
         Self(command.env("NO_PROXY", "*").spawn().expect("Python starts"))
@@ -75,6 +78,40 @@ fn metrics_of_the_sdk_are_stored_field_by_field() {
     sent_and_compared("metrics", 2_000, &["--gzip"]);
 }
 
+/// What the SDK for Node has sent is compared as what Python's has.
+fn sent_by_node_and_compared(signal: &str, count: u64, options: &[&str]) {
+    let Some(mut node) = node() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let expected = directory.path().join("expected.ndjson");
+    let endpoint = format!("http://{}", server.address());
+    node.arg(script("otlp_sdk.cjs")).args([signal, &endpoint, &count.to_string()]).args(options);
+    let sent = node.stdout(std::fs::File::create(&expected).unwrap()).status().unwrap();
+    assert!(sent.success(), "{}", server.log());
+    let options = ["--expected", expected.to_str().unwrap()];
+    let summary = Sender::start(server.address(), directory.path(), signal, count, &options).finish();
+    println!("{signal} of Node {options:?}: {summary}");
+    assert!(summary["sent"].as_u64().unwrap() >= count);
+}
+
+#[test]
+fn logs_of_the_sdk_for_node_are_stored_field_by_field() {
+    sent_by_node_and_compared("logs", 2_000, &[]);
+    sent_by_node_and_compared("logs", 2_000, &["gzip", "json"]);
+}
+
+#[test]
+fn traces_of_the_sdk_for_node_are_stored_field_by_field() {
+    sent_by_node_and_compared("traces", 1_000, &["gzip"]);
+    sent_by_node_and_compared("traces", 1_000, &["json"]);
+}
+
+#[test]
+fn metrics_of_the_sdk_for_node_are_stored_field_by_field() {
+    sent_by_node_and_compared("metrics", 1_000, &["gzip"]);
+    sent_by_node_and_compared("metrics", 1_000, &["json"]);
+}
+
 /// `make otlp`.
 #[test]
 #[ignore = "a few minutes"]
@@ -82,6 +119,9 @@ fn a_hundred_thousand_records_of_each_signal() {
     for signal in ["logs", "traces", "metrics"] {
         for options in [&["--timeout", "240"][..], &["--timeout", "240", "--gzip"]] {
             sent_and_compared(signal, 100_000, options);
+        }
+        for options in [&[][..], &["gzip"], &["json"]] {
+            sent_by_node_and_compared(signal, 100_000, options);
         }
     }
 }
@@ -136,36 +176,55 @@ fn a_rejected_record_is_in_the_dead_letters_before_the_answer() {
     assert_eq!(row().unwrap(), ("shop".to_owned(), "hello".to_owned(), 9));
 }
 
-/// A log that no sink empties is full after 1 MiB: 503 with Retry-After. Once the sink takes its events, the SDK's retries
-/// are accepted, and every record is stored at least once. The SDK tries six times, at the pace of Retry-After.
+/// A log that no sink empties is full: 503 with Retry-After. Once the sink takes its events, the SDK's retries are accepted, and
+/// every record is stored at least once. The SDK tries six times, at the pace of Retry-After.
 #[test]
 fn with_a_full_log_the_sdk_sends_again_until_all_is_stored() {
     let directory = tempfile::tempdir().unwrap();
-    let address = own_address();
-    let listen = format!("server.address={address}");
     let database = directory.path().join("events.db");
     let sqlite = format!("sinks.sqlite.path={}", database.display());
-    let small = ["wal.segment_bytes=256KiB", "wal.max_bytes=1MiB", "wal.keep=0s"];
     // A lock on the database: the sink waits for it, and its position does not move.
     let holder = rusqlite::Connection::open(&database).unwrap();
     holder.execute_batch("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=DELETE; BEGIN EXCLUSIVE;").unwrap();
-    let settings = [&["sinks.sqlite.kind=sqlite", &sqlite, &listen][..], &small].concat();
-    let server = Server::start(directory.path(), &settings);
-    let sender = Sender::start(address, directory.path(), "logs", 20_000, &["--repeated", "--timeout", "120"]);
-    let is_full = || refused(server.address()) == Some((503, true));
+    // The smallest log: a batch of the SDK is larger than it.
+    let small = ["wal.segment_bytes=64KiB", "wal.max_bytes=128KiB", "wal.keep=0s"];
+    let server = Server::start(directory.path(), &[&["sinks.sqlite.kind=sqlite", &sqlite][..], &small].concat());
+    let address = server.address();
+    let filler = Filler::start(address);
+    let is_full = || http::get(address, "/ready").1.contains("log_full");
     assert!(wait_until(Duration::from_secs(60), is_full), "{}", server.log());
-    let ready = http::get(address, "/ready");
-    assert!(ready.1.contains("log_full"), "{ready:?}");
-    // Now by the SDK.
+    assert_eq!(refused(address), Some((503, true)));
     let refusals = || http::metric(address, "telemetryx_http_responses_total{status=\"503\"}");
     let before = refusals();
+    let sender = Sender::start(address, directory.path(), "logs", 2_000, &["--repeated", "--timeout", "120"]);
     assert!(wait_until(Duration::from_secs(60), || refusals() > before), "{}", server.log());
+    filler.stop();
     holder.execute_batch("ROLLBACK; PRAGMA locking_mode=NORMAL;").unwrap();
     drop(holder);
     let summary = sender.finish();
     println!("{summary}");
-    assert_eq!(summary["sent"], 20_000);
-    assert!(summary["warnings"].to_string().contains("retrying in"), "{summary}");
+    assert_eq!(summary["sent"], 2_000);
+    assert!(summary["warnings"].to_string().contains("Service Unavailable"), "{summary}");
+}
+
+/// Posts until it is stopped. The request that finds the log full waits, so that no other one has to.
+struct Filler(Arc<AtomicBool>);
+
+impl Filler {
+    fn start(address: std::net::SocketAddr) -> Self {
+        let record = format!(r#"{{"body":{{"stringValue":"{}"}}}}"#, "x".repeat(1_000));
+        let records = vec![record; 30].join(",");
+        let body = format!(r#"{{"resourceLogs":[{{"scopeLogs":[{{"logRecords":[{records}]}}]}}]}}"#);
+        let stopped = Arc::new(AtomicBool::new(false));
+        let is_stopped = stopped.clone();
+        std::thread::spawn(move || while !is_stopped.load(Relaxed) && post_logs(address, &body).is_some() {});
+        Self(stopped)
+    }
+
+    /// Its last request may still be under way.
+    fn stop(self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 /// A required sink that is unavailable, and level `delivered`: the answer is 504 after 30 s, the SDK sends again, and the

@@ -12,11 +12,19 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
+use support::node::node;
 use support::server::{Server, wait_until};
 use support::stores::python;
 use support::syslogd::Daemon;
 
-const TIMEOUT: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(240);
+/// Records of one request of curl: with more it would be too large.
+const RECORDS_PER_REQUEST: usize = 10_000;
+
+/// Records of one sender: `TELEMETRYX_SENDER_RECORDS`, else a few.
+fn records() -> usize {
+    std::env::var("TELEMETRYX_SENDER_RECORDS").map_or(100, |records| records.parse().expect("a number"))
+}
 
 /// The code blocks below a heading of the page, the port replaced.
 fn blocks(heading: &str, server: SocketAddr) -> Vec<String> {
@@ -72,10 +80,13 @@ fn python_logging() {
     let settings = blocks("Python logging", server.address()).remove(0);
     let program = format!(
         "{settings}\nlog = logging.getLogger('api')\nlog.setLevel(1)\n\
-         for number in range(100): log.warning('größer %d', number, extra={{'user': {{'id': number}}}})\n"
+         for number in range({}): log.warning('größer %d', number, extra={{'user': {{'id': number}}}})\n",
+        records()
     );
     send(server.address(), &["--map", "vector"], &python_output(&program));
-    for (number, (source, severity, body, attributes)) in events(data.path(), 100).into_iter().enumerate() {
+    let events = events(data.path(), records());
+    assert_eq!(events.len(), records());
+    for (number, (source, severity, body, attributes)) in events.into_iter().enumerate() {
         assert_eq!((source.as_str(), severity, body), ("here", 13, Some(format!("größer {number}"))));
         assert_eq!((&attributes["user.id"], &attributes["name"]), (&Value::from(number), &Value::from("api")));
     }
@@ -104,26 +115,28 @@ fn structlog_and_the_elastic_common_schema() {
     assert_eq!(events[1].3["http.request.method"], "GET");
 }
 
-/// pino where it is installed: `node` beside it finds it by `NODE_PATH`, or in what `npm install pino` creates here.
 #[test]
 fn pino() {
-    let program = "const log = require('pino')({name: 'api'}); for (let i = 0; i < 100; i++) log.warn({i}, 'größer'); \
-                   log.error(new Error('boom'));";
-    let output = Command::new("node").args(["-e", program]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
-    let Some(output) = output.ok().filter(|output| output.status.success()) else {
-        println!("not run: node with pino is not installed");
-        return;
-    };
+    let Some(mut node) = node() else { return };
+    let program = format!(
+        "const log = require('pino')({{name: 'api'}}); for (let i = 0; i < {}; i++) log.warn({{i}}, 'größer'); \
+         log.error(new Error('boom'));",
+        records()
+    );
+    let output = node.args(["-e", &program]).stderr(Stdio::inherit()).output().unwrap();
+    assert!(output.status.success());
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path(), &[]);
     send(server.address(), &["--map", "pino"], &output.stdout);
-    let events = events(data.path(), 101);
-    for (number, (source, severity, body, attributes)) in events.iter().take(100).enumerate() {
+    let events = events(data.path(), records() + 1);
+    assert_eq!(events.len(), records() + 1);
+    for (number, (source, severity, body, attributes)) in events.iter().take(records()).enumerate() {
         assert_eq!((source.as_str(), *severity, body.as_deref()), ("api", 13, Some("größer")));
         assert_eq!(attributes["i"], number);
     }
-    assert_eq!((events[100].1, events[100].2.as_deref()), (17, Some("boom")));
-    assert!(events[100].3["err.stack"].is_string());
+    let (_, severity, body, attributes) = &events[records()];
+    assert_eq!((*severity, body.as_deref()), (17, Some("boom")));
+    assert!(attributes["err.stack"].is_string());
 }
 
 #[test]
@@ -152,15 +165,29 @@ fn rsyslog_and_syslog_ng() {
 fn curl() {
     let data = tempfile::tempdir().unwrap();
     let server = Server::start(data.path(), &[]);
-    fs::write(data.path().join("app.log"), "{\"level\":30,\"time\":1795771426124,\"msg\":\"two\",\"name\":\"api\"}\n")
-        .unwrap();
-    let commands = blocks("curl", server.address()).remove(0);
-    for command in commands.lines() {
+    let run = |command: &str| {
         let output = Command::new("sh").args(["-c", command]).current_dir(data.path()).output().unwrap();
-        let answer = String::from_utf8_lossy(&output.stdout);
-        assert!(answer.starts_with("{\"accepted\":1"), "{command}: {answer}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let blocks = blocks("curl", server.address());
+    let [events_of_ours, otlp] = &blocks[..] else { panic!("{blocks:?}") };
+    let (one, file) = events_of_ours.trim_end().split_once('\n').expect("two commands");
+    let answer = run(one);
+    assert!(answer.starts_with("{\"accepted\":1"), "{answer}");
+    assert_eq!(run(otlp), "{}");
+    for first in (0..records()).step_by(RECORDS_PER_REQUEST) {
+        let numbers = first..records().min(first + RECORDS_PER_REQUEST);
+        let line =
+            |n: usize| format!("{{\"level\":30,\"time\":1795771426124,\"msg\":\"größer {n}\",\"name\":\"api\"}}\n");
+        fs::write(data.path().join("app.log"), numbers.clone().map(line).collect::<String>()).unwrap();
+        let answer = run(file);
+        assert!(answer.starts_with(&format!("{{\"accepted\":{}", numbers.len())), "{answer}");
     }
-    let events = events(data.path(), 2);
+    let events = events(data.path(), 2 + records());
+    assert_eq!(events.len(), 2 + records());
     assert_eq!(events[0].2.as_deref(), Some("hello"));
-    assert_eq!((events[1].0.as_str(), events[1].1, events[1].2.as_deref()), ("api", 9, Some("two")));
+    assert_eq!((events[1].0.as_str(), events[1].1, events[1].2.as_deref()), ("shop", 9, Some("hello")));
+    for (number, (source, severity, body, _)) in events.iter().skip(2).enumerate() {
+        assert_eq!((source.as_str(), *severity, body.clone()), ("api", 9, Some(format!("größer {number}"))));
+    }
 }

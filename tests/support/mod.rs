@@ -12,6 +12,7 @@ pub(crate) mod ledger;
 #[cfg(feature = "sqlite")]
 pub(crate) mod load;
 pub(crate) mod nginx;
+pub(crate) mod node;
 pub(crate) mod proxy;
 #[cfg(feature = "sqlite")]
 pub(crate) mod rows;
