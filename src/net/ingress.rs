@@ -16,7 +16,7 @@ use crate::batch::shares::Share;
 use crate::http::{self, Limited};
 use crate::ids::{ClientId, LoopId, Ticket};
 use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX};
-use crate::metrics::{LocalMetrics, Protocol, RejectReason};
+use crate::metrics::{LimitScope, LocalMetrics, Protocol, RejectReason};
 use crate::net::connection::Peer;
 use crate::net::delayed::Delayed;
 use crate::net::intake::Intake;
@@ -253,6 +253,12 @@ impl Ingress {
             return None;
         }
         rates.wait(Sender::Address(address), client, self.now)
+    }
+
+    /// The limit for which others wait in line: what is left of it is theirs first.
+    pub(super) fn line_of(&self, client: Option<ClientId>) -> Option<LimitScope> {
+        let has_line = |scope: &LimitScope| self.delayed.has_line(*scope, client);
+        [LimitScope::Client, LimitScope::Server].into_iter().find(has_line)
     }
 
     /// Counts and charges what a sender without a session, at this address, has sent.

@@ -218,11 +218,9 @@ impl Frames {
         let Wait { scope, time } = match self.session.room(rates, now) {
             Err(wait) => wait,
             Ok(bytes) => {
-                let has_line = |scope: &LimitScope| cx.ingress.delayed.has_line(*scope, client);
-                let Some(scope) = [LimitScope::Client, LimitScope::Server].into_iter().find(has_line) else {
+                let Some(scope) = cx.ingress.line_of(client) else {
                     return Ok(bytes.min(READ_BYTES_PER_TURN));
                 };
-                // Others wait for this limit: what is left of it is theirs first.
                 self.session.narrow_window();
                 Wait { scope, time: Duration::ZERO }
             }

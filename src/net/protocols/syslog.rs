@@ -142,13 +142,8 @@ impl Syslog {
     /// The limit that keeps the connection from being read.
     fn delay(&mut self, cx: &Context<'_>) -> Option<Delay> {
         let client = cx.peer.client;
-        let in_line = || {
-            // Others wait for this limit: what is left of it is theirs first.
-            let has_line = |scope: &LimitScope| cx.ingress.delayed.has_line(*scope, client);
-            let scope = [LimitScope::Client, LimitScope::Server].into_iter().find(has_line)?;
-            Some(Wait { scope, time: Duration::ZERO })
-        };
-        let Wait { scope, time } = cx.ingress.limit_on(cx.peer.address.ip(), client).or_else(in_line)?;
+        let behind_others = || Some(Wait { scope: cx.ingress.line_of(client)?, time: Duration::ZERO });
+        let Wait { scope, time } = cx.ingress.limit_on(cx.peer.address.ip(), client).or_else(behind_others)?;
         self.delayed_by = Some(scope);
         Some(Delay { scope, client, until: cx.ingress.now + time })
     }
