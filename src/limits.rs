@@ -25,6 +25,18 @@ pub const STEP_CONDITIONS_MAX: usize = 256;
 /// The n of "keep 1 in n": of more events than this nothing is to be kept.
 pub const SAMPLE_ONE_IN_MAX: u32 = 1_000_000;
 
+/// Rules of one `redact`: they are tried one by one for each attribute.
+pub const REDACT_RULES_MAX: usize = 64;
+/// Bytes of a regular expression as it is written.
+pub const REDACT_PATTERN_BYTES_MAX: usize = 4096;
+/// Bytes of a regular expression once it is compiled, and of its cache of states.
+pub const REDACT_PATTERN_COMPILED_BYTES_MAX: usize = 1 << 20;
+/// Matches that are searched for in one text; what follows the last one is masked as a whole. An expression may look at the
+/// rest of the text for each match: without this bound, the time would be quadratic.
+pub const REDACT_MATCHES_MAX: usize = 256;
+/// Fewest bytes of a key for hashes: what is shorter can be found by trying.
+pub const REDACT_KEY_BYTES_MIN: usize = 16;
+
 /// Events that a router with steps reads before it looks at the clock and its sink again: some tens of milliseconds.
 pub const STEPS_READ_EVENTS: u64 = 65_536;
 /// Highest OpenTelemetry severity number.

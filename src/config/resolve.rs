@@ -52,10 +52,12 @@ pub(super) struct ResolvedSink {
 impl ResolvedSink {
     /// The steps that its values describe.
     fn steps(&self) -> Result<StepSettings, (&'static str, String)> {
-        StepSettings::read(|key| match &self.entries.iter().find(|entry| entry.key == key)?.value {
+        let mut steps = StepSettings::read(|key| match &self.entries.iter().find(|entry| entry.key == key)?.value {
             Value::Text(text) | Value::Nested(text) => Some(text),
             _ => None,
-        })
+        })?;
+        steps.load_files()?;
+        Ok(steps)
     }
 }
 

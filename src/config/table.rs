@@ -238,4 +238,5 @@ pub const SINK: &[Setting] = &[
     steps::SAMPLE_KEEP,
     steps::SAMPLE_BY,
     steps::SAMPLE_ALWAYS,
+    steps::REDACT,
 ];

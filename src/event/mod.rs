@@ -8,7 +8,8 @@
 //!
 //! `view` reads events in place over the primitives of `protobuf`; `check` holds the rules that every event must keep. `json` reads
 //! bodies, `json_event` one event into a `draft`, `json_key` its keys; `json_out` writes. `json_error`, `nearest` and
-//! `foreign` have the messages for what is rejected. `fuzz` compares with prost.
+//! `foreign` have the messages for what is rejected. `rewrite` writes events
+//! anew from others. `fuzz` compares with prost.
 
 pub mod check;
 mod draft;
@@ -27,6 +28,7 @@ pub mod nearest;
 #[rustfmt::skip]
 pub mod proto;
 mod protobuf;
+pub mod rewrite;
 pub mod rfc3339;
 pub mod view;
 

@@ -328,7 +328,7 @@ fn utf8<const CHECK: bool>(bytes: &[u8]) -> Read<'_, &[u8]> {
     Ok((text, after))
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(super) fn text(bytes: &[u8]) -> &str {
     // Below this simdutf8 does the same behind a dispatch that costs as much.
     const SHORT_BYTES: usize = 64;
     if bytes.len() < SHORT_BYTES {
@@ -387,7 +387,7 @@ fn check_any_attribute(bytes: &[u8]) -> Result<usize, Malformed> {
 }
 
 /// Key and value of an accepted attribute.
-fn read_attribute(bytes: &[u8]) -> (&str, AttributeValue<'_>) {
+pub(super) fn read_attribute(bytes: &[u8]) -> (&str, AttributeValue<'_>) {
     let mut attribute = ("", AttributeValue::Null);
     // A fault ends the reading; what was not reached stays unset.
     let _ = read_attribute_into(bytes, &mut attribute);

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `condition` | conditions of `include`, `exclude` and `sample.always` |
 //! | `sample` | which part is kept, and by what |
+//! | `redact` | what is removed, hashed or masked |
 //! | `inline` | nested values of the settings file as text |
 //!
 //! **A new step** has its rows here and in `table::SINK`, a variant of [`StepForm`] for each new kind of value, and a field in
@@ -18,11 +19,13 @@
 
 mod condition;
 pub(super) mod inline;
+pub mod redact;
 mod sample;
 #[cfg(test)]
 mod tests;
 
 pub use condition::{AttributeCondition, AttributeTest, Condition};
+pub use redact::RedactRule;
 pub use sample::{SampleBy, SampleSettings};
 
 use super::setting::{Form, Setting, Value};
@@ -74,6 +77,15 @@ pub(super) const SAMPLE_ALWAYS: Setting = Setting {
           and without the attribute sample_rate.",
 };
 
+/// The row of `redact`.
+pub(super) const REDACT: Setting = Setting {
+    key: "redact",
+    default: Value::nested("[]"),
+    form: Form::Step(StepForm::Redact),
+    doc: "Rules, such as [{ attributes = [\"password\", \"*.token\"], action = \"remove\" }]: what is removed, hashed or \
+          masked before an event reaches the sink. See docs/shaping.md.",
+};
+
 /// What the settings of steps look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepForm {
@@ -83,12 +95,14 @@ pub enum StepForm {
     SampleKeep,
     /// A field, or `"event"`.
     SampleBy,
+    /// A list of rules, or one.
+    Redact,
 }
 
 impl StepForm {
     /// Whether the value is written as TOML tables or lists.
     pub fn is_nested(self) -> bool {
-        matches!(self, Self::Conditions)
+        matches!(self, Self::Conditions | Self::Redact)
     }
 
     /// What is accepted, in words.
@@ -96,6 +110,7 @@ impl StepForm {
         match self {
             Self::Conditions => "a list of conditions",
             Self::SampleKeep => "1/n with n from 1 to 1000000",
+            Self::Redact => "a list of rules",
             Self::SampleBy => "`trace_id`, `source`, `name`, `attributes.KEY` or `event`",
         }
     }
@@ -109,6 +124,7 @@ impl StepForm {
             Self::Conditions => condition::read_all(text).map(|_| ()),
             Self::SampleKeep => sample::read_keep(text).map(|_| ()),
             Self::SampleBy => sample::read_by(text).map(|_| ()),
+            Self::Redact => redact::read_all(text).map(|_| ()),
         }
     }
 }
@@ -127,6 +143,8 @@ pub struct StepSettings {
     pub exclude: Vec<Condition>,
     /// `None`: all events are kept.
     pub sample: Option<SampleSettings>,
+    /// What is changed of the events.
+    pub redact: Vec<RedactRule>,
 }
 
 impl StepSettings {
@@ -146,6 +164,16 @@ impl StepSettings {
             return Err(("sample.always", "has no effect without sample.keep".to_owned()));
         }
         let sample = keep.filter(|one_in| *one_in > 1).map(|one_in| SampleSettings { one_in, by, always });
-        Ok(Self { include: conditions("include")?, exclude: conditions("exclude")?, sample })
+        let (include, exclude) = (conditions("include")?, conditions("exclude")?);
+        let redact = redact::read_all(value("redact").unwrap_or_default()).map_err(|why| ("redact", why))?;
+        Ok(Self { include, exclude, sample, redact })
+    }
+
+    /// Reads the files that the values name.
+    ///
+    /// # Errors
+    /// The key, and what is wrong with a file.
+    pub fn load_files(&mut self) -> Result<(), (&'static str, String)> {
+        redact::load_keys(&mut self.redact).map_err(|why| ("redact", why))
     }
 }

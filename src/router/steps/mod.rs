@@ -25,12 +25,19 @@
 mod conditions;
 mod filter;
 mod open;
+mod redact;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod redact_fuzz;
+#[cfg(test)]
+mod redact_tests;
 mod sample;
 #[cfg(test)]
 mod tests;
 
 pub use filter::Filter;
 pub use open::Open;
+pub use redact::{MASK, Redact};
 pub use sample::{SAMPLE_RATE, Sample};
 
 use std::fmt;
@@ -75,6 +82,9 @@ impl Steps {
         }
         if let Some(sample) = &settings.sample {
             of_events.push(Box::new(Sample::new(sample, server_id)));
+        }
+        if let Some(redact) = Redact::new(&settings.redact) {
+            of_events.push(Box::new(redact));
         }
         Self { of_events, of_deliveries: Vec::new() }
     }
