@@ -39,6 +39,7 @@ proto:          ## generate src/event/proto.rs again from proto/events.proto
 torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores and of refused uploads, 20 of power loss
 	TELEMETRYX_TORTURE_ROUNDS=100 cargo test --locked --test torture -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test store_torture --test store_faults -- --nocapture --test-threads=1
+	cargo test --locked --release --test shaping -- --ignored --nocapture
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test refusals -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=20 ./tools/power-loss
 

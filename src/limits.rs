@@ -20,6 +20,9 @@ pub const EVENT_BYTES_MAX: usize = 128 * 1024;
 /// of collapse, and of aggregate at most one per statistic, `count` and `interval`.
 pub const STEP_ATTRIBUTES_MAX: usize = 16;
 
+/// Bytes of a file of events that `telemetryx check --event` reads.
+pub const PREVIEW_FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
 /// Conditions in one list: they are tried one by one for each event.
 pub const STEP_CONDITIONS_MAX: usize = 256;
 /// The n of "keep 1 in n": of more events than this nothing is to be kept.

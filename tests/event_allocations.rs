@@ -9,9 +9,11 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use telemetryx::batch::{Batch, Origin, Payload, Run};
+use telemetryx::batch::{Batch, Delivery, Origin, Payload, Run};
+use telemetryx::config::steps::StepSettings;
 use telemetryx::event::{Events, JsonDecoder, JsonRecord, check_batch, write_json};
 use telemetryx::router::gather::{Due, Gather};
+use telemetryx::router::steps::Steps;
 use telemetryx::sink::BatchSettings;
 
 struct Counting;
@@ -113,6 +115,40 @@ fn writing_json_allocates_nothing_but_its_output() {
     let (count, ()) =
         allocations(|| Events::accepted(&batch).for_each(|event| write_json(&JsonRecord::event(event), &mut out)));
     assert_eq!(count, 0);
+}
+
+/// One run of so many events.
+fn one_run(events: u32) -> Delivery {
+    let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 });
+    let payload = Payload::Read(batch(events as usize).into());
+    let batch = Batch::new(1, vec![Run { payload, events, received_unix_nano: 1, origin }]);
+    Delivery::new(vec![Arc::new(batch)], 1..=events.into())
+}
+
+/// Allocations of the steps for a delivery of so many events.
+fn allocations_of_steps(settings: &[(&str, &str)], events: u32) -> usize {
+    let value = |key: &str| settings.iter().find(|(other, _)| *other == key).map(|(_, value)| *value);
+    let steps = Steps::new(&StepSettings::read(value).unwrap(), [7; 16]);
+    let delivery = one_run(events);
+    allocations(|| steps.apply_to_events(delivery)).0
+}
+
+#[test]
+fn steps_allocate_nothing_per_event() {
+    for settings in [
+        &[
+            ("include", "[{ kinds = 'span' }, { attributes = { http.status = '2*' } }]"),
+            ("exclude", "{ source = '*x' }"),
+        ][..],
+        &[("exclude", "{ name = 'request' }")],
+        &[("sample.keep", "1/1000"), ("sample.by", "event")],
+        &[("sample.keep", "1/2"), ("sample.by", "event")],
+        &[("sample.keep", "1/10"), ("sample.by", "attributes.http.status")],
+    ] {
+        let (few, many) = (allocations_of_steps(settings, 1_000), allocations_of_steps(settings, 16_000));
+        // Lists and the bytes of the rows grow by doubling.
+        assert!(few <= 40 && many <= few + 20, "{settings:?}: {few} for 1,000 events, {many} for 16,000");
+    }
 }
 
 /// `runs` runs of one event each.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Batch      first_position ─▶ ┌ Run (one frame or request) ┬ Run ┬ Run ┐   shared by all routers (Arc)
-//!  Delivery   picks of runs, a range of positions                        what a sink is asked to store, see `delivery`
+//!  Delivery   picks of runs, made rows, a range of positions             what a sink is asked to store, see `delivery`
 //!  Record     one event with its position and where it came from            what a sink writes
 //! ```
 //!

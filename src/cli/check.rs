@@ -4,8 +4,10 @@
 
 mod findings;
 mod log;
+mod preview;
 
 use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -22,6 +24,9 @@ pub struct CheckArgs {
     /// Also read the whole log and connect to every sink; changes nothing
     #[arg(long)]
     pub(super) connect: bool,
+    /// Show what each sink gets of the events in FILE (NDJSON), and why
+    #[arg(long, value_name = "FILE", conflicts_with = "connect")]
+    pub(super) event: Option<PathBuf>,
     /// Print one JSON document
     #[arg(long)]
     pub(super) json: bool,
@@ -29,7 +34,7 @@ pub struct CheckArgs {
     pub(super) settings: SettingsArgs,
 }
 
-pub(super) fn run(settings: &SettingsArgs, connect: bool, json: bool) -> Result<(), Failure> {
+pub(super) fn run(settings: &SettingsArgs, connect: bool, event: Option<&Path>, json: bool) -> Result<(), Failure> {
     let mut findings = Findings::new(json);
     let settings = match load(settings, &mut findings) {
         Err(Failure::Settings(error)) if json => {
@@ -38,6 +43,9 @@ pub(super) fn run(settings: &SettingsArgs, connect: bool, json: bool) -> Result<
         }
         loaded => loaded?,
     };
+    if let Some(path) = event {
+        return preview::run(path, &settings.config, json);
+    }
     if connect {
         ask(&settings.config, &mut findings)?;
     }

@@ -216,7 +216,7 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
         }
         Some(Command::Check(args)) => {
             shared.merge(args.settings);
-            check::run(&shared, args.connect, args.json)
+            check::run(&shared, args.connect, args.event.as_deref(), args.json)
         }
         Some(Command::Config(args)) => {
             shared.merge(args.settings);

@@ -591,3 +591,49 @@ fn a_sink_tidies_up_between_deliveries_and_trouble_with_it_stops_none() {
     assert_eq!(sink.stored().len(), 300);
     assert_eq!(sink.memory().upkeeps.len(), asked, "after a trouble there is a pause");
 }
+
+#[test]
+fn a_sink_that_gets_nothing_passes_everything_in_few_deliveries() {
+    let sink = MemorySink::default();
+    let exclude = |key: &str| (key == "exclude").then_some("{ source = '*' }");
+    let mut settings = settings();
+    settings.steps = StepSettings::read(exclude).unwrap();
+    settings.batch.max_age = Duration::from_secs(3_600);
+    let mut bench = Bench::with(tempfile::tempdir().unwrap(), &settings, Box::new(sink.clone()));
+    bench.send(1..=1);
+    bench.wait_for_position(1);
+    for first in (2..1_002).step_by(10) {
+        bench.send(first..=first + 9);
+    }
+    bench.queue = None;
+    bench.wait_for_position(1_001);
+    assert_eq!((sink.stored(), counted(&bench.metrics, "out")), (vec![], 1_001));
+    assert_eq!(sink.memory().asked, [(1, 1), (2, 1_001)]);
+    assert!(bench.notified.load(Ordering::SeqCst) > 0);
+}
+
+#[test]
+fn a_refused_row_of_a_step_becomes_the_dead_letter_that_the_store_was_offered() {
+    let sink = MemorySink::with(|memory| memory.poison = vec![7]);
+    let sample = |key: &str| match key {
+        "sample.keep" => Some("1/2"),
+        "sample.by" => Some("source"),
+        _ => None,
+    };
+    let mut settings = settings();
+    settings.steps = StepSettings::read(sample).unwrap();
+    // All of one source, which is kept.
+    let hash = |source: &str| xxhash_rust::xxh64::xxh64(source.as_bytes(), 0) <= u64::MAX / 2;
+    let kept = (0..).map(|number| format!("s{number}")).find(|source| hash(source)).unwrap();
+    let mut bench = Bench::with(tempfile::tempdir().unwrap(), &settings, Box::new(sink.clone()));
+    let events = (1..=9).map(|position| crate::event::proto::Event {
+        source: kept.clone(),
+        ..crate::sink::testing::named(format!("e{position}"))
+    });
+    bench.queue.as_ref().unwrap().offer(&crate::sink::testing::batch_of(1, vec![events.collect()]));
+    bench.finish();
+    assert_eq!(sink.stored(), [1, 2, 3, 4, 5, 6, 8, 9]);
+    let letters = bench.dead_letters();
+    assert_eq!((letters.len(), &letters[0]["position"]), (1, &7.into()));
+    assert_eq!(letters[0]["event"]["attributes"]["sample_rate"], 2);
+}

@@ -20,10 +20,21 @@
 //! The steps run once per delivery. What a sink is asked to store, what bisection halves and what becomes a dead letter are
 //! their result, whose rows keep their bytes while the delivery is retried. `telemetryx dead replay` sends a letter as it is.
 //!
+//! **Rows that stand for several events.** Such a step builds its result with a [`Builder`](crate::batch::Builder) and calls
+//! [`Builder::whole`](crate::batch::Builder::whole): the position must then move only once all of the delivery is stored.
+//! The place where the router has to heed [`Delivery::is_whole`] is `Bisection`, whose parts move the position one
+//! by one today; no step here makes such rows yet. What a sharded sink has already of some of its shards is to be left out before
+//! the steps, in `Gather::pass_steps`.
+//!
 //! **A new step** is one file with a type that implements [`Step`], and a line in [`Steps::new`].
 
 mod conditions;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;
+#[cfg(any(test, feature = "fuzzing"))]
+mod naive;
 mod open;
 mod redact;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -127,7 +127,7 @@ impl Step for Sample {
 
 impl Sample {
     /// Of an event that was sampled before, by the agent or another server, also how many it stood for.
-    fn rate(&self, record: &Record<'_>) -> i64 {
+    pub(super) fn rate(&self, record: &Record<'_>) -> i64 {
         let before = match attribute(record, SAMPLE_RATE) {
             Some(AttributeValue::Int(rate)) if rate > 0 => rate,
             _ => 1,
