@@ -36,11 +36,12 @@ proto:          ## generate src/event/proto.rs again from proto/events.proto
 
 # What `make test` does a dozen times: kills under load and in recovery, connections cut at any byte, and power loss (as
 # root). Prints its seeds and ledgers; TELEMETRYX_TEST_SEED=… repeats a run.
-torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores and of refused uploads, 20 of power loss
+torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores and of refused uploads, a minute of windows, 20 of power loss
 	TELEMETRYX_TORTURE_ROUNDS=100 cargo test --locked --test torture -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test store_torture --test store_faults -- --nocapture --test-threads=1
 	cargo test --locked --release --test shaping -- --ignored --nocapture
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test refusals -- --nocapture --test-threads=1
+	TELEMETRYX_WINDOW_SECONDS=60 TELEMETRYX_SERIES=1000000 cargo test --locked --test windows -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=20 ./tools/power-loss
 
 # The module with `unsafe` (src/batch/pool.rs), its users in the pipeline, and a server under load, with every memory

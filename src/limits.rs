@@ -40,6 +40,15 @@ pub const REDACT_MATCHES_MAX: usize = 256;
 /// Fewest bytes of a key for hashes: what is shorter can be found by trying.
 pub const REDACT_KEY_BYTES_MIN: usize = 16;
 
+/// Shortest interval of aggregate: windows are deliveries, and shorter ones would save little.
+pub const AGGREGATE_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// Longest interval of aggregate: the log keeps the events of a window until it is delivered.
+pub const AGGREGATE_INTERVAL_MAX: Duration = Duration::from_secs(86_400);
+/// Series of one window unless set: some MiB.
+pub const AGGREGATE_SERIES_DEFAULT: u64 = 10_000;
+/// Most series of one window, each of some hundred bytes.
+pub const AGGREGATE_SERIES_MAX: u64 = 1_000_000;
+
 /// Events that a router with steps reads before it looks at the clock and its sink again: some tens of milliseconds.
 pub const STEPS_READ_EVENTS: u64 = 65_536;
 /// Highest OpenTelemetry severity number.

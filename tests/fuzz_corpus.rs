@@ -69,13 +69,18 @@ fn steps() {
     run("steps", 1, telemetryx::router::steps::fuzz::settings_and_events);
 }
 
+#[test]
+fn redaction() {
+    run("redaction", 3, telemetryx::router::steps::redact_fuzz::redaction);
+}
+
 /// `make fuzz` runs what `fuzz/Cargo.toml` names: each target has its seeds, and is run above.
 #[test]
 fn every_target_has_a_corpus() {
     let manifest = fs::read_to_string(Path::new(CORPUS).join("../Cargo.toml")).unwrap();
     let targets: Vec<_> =
         manifest.split("[[bin]]\nname = \"").skip(1).filter_map(|bin| bin.split('"').next()).collect();
-    assert_eq!(targets, ["event", "json", "frames", "http_request", "chunked_body", "steps"]);
+    assert_eq!(targets, ["event", "json", "frames", "http_request", "chunked_body", "steps", "redaction"]);
     for target in targets {
         seeds(target);
     }

@@ -52,6 +52,8 @@ pub struct Delivery {
     /// Of all picks.
     originals: u64,
     filtered: Filtered,
+    /// Events that the store has already.
+    there: u64,
     is_whole: bool,
     from: u64,
     through: u64,
@@ -112,7 +114,8 @@ impl Delivery {
         }
         let made = Arc::default();
         let filtered = Filtered::default();
-        Self { picks, events: 0, originals: 0, filtered, is_whole: false, batches, made, from, through }.counted()
+        Self { picks, events: 0, originals: 0, filtered, there: 0, is_whole: false, batches, made, from, through }
+            .counted()
     }
 
     fn counted(mut self) -> Self {
@@ -123,9 +126,9 @@ impl Delivery {
 
     /// The same batches, other picks.
     fn with(&self, picks: Vec<Stretch>, filtered: Filtered, from: u64, through: u64) -> Self {
-        let (batches, made) = (self.batches.clone(), self.made.clone());
-        Self { batches, made, picks, events: 0, originals: 0, filtered, is_whole: self.is_whole, from, through }
-            .counted()
+        let (batches, made, is_whole) = (self.batches.clone(), self.made.clone(), self.is_whole);
+        let there = if through == self.through { self.there } else { 0 };
+        Self { batches, made, picks, events: 0, originals: 0, filtered, there, is_whole, from, through }.counted()
     }
 
     /// Gives back the room of its picks, unless it is more than `limits::PICKS_KEPT_MAX`.
@@ -149,9 +152,9 @@ impl Delivery {
         self.events
     }
 
-    /// Events of the log that the rows to write stand for.
+    /// Events of the log that the rows to write stand for, and those that the store has already.
     pub fn originals(&self) -> u64 {
-        self.originals
+        self.originals + self.there
     }
 
     /// Events that steps left out of what the delivery covers. Of the parts of a delivery, the last one has them all: they
@@ -230,6 +233,11 @@ impl Delivery {
         *self = self.with(kept, self.filtered, self.from, self.through);
     }
 
+    /// The same positions without rows: made rows elsewhere stand for its events.
+    pub fn folded(&self) -> Self {
+        self.with(Vec::new(), self.filtered, self.from, self.through)
+    }
+
     /// Halves by events; `None`: there are no two events. Both halves together cover what this one covers.
     pub fn split(&self) -> Option<(Self, Self)> {
         let half = self.events.div_ceil(2);
@@ -257,6 +265,16 @@ impl Delivery {
         let middle = second.first()?.first_position;
         let first = self.with(first, Filtered::default(), self.from, middle - 1);
         Some((first, self.with(second, self.filtered, middle, self.through)))
+    }
+
+    /// This delivery and `next`, which were parts of one.
+    pub fn joined(&self, next: &Self) -> Self {
+        let picks = self.picks.iter().chain(&next.picks).cloned().collect();
+        let mut filtered = self.filtered;
+        for (count, more) in filtered.iter_mut().zip(next.filtered) {
+            *count += more;
+        }
+        Self { there: self.there + next.there, ..self.with(picks, filtered, self.from, next.through) }
     }
 
     /// Exchanges each batch for what `exchange` returns, which has the same events at the same positions, and as many bytes

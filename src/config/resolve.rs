@@ -59,6 +59,14 @@ impl ResolvedSink {
         steps.load_files()?;
         Ok(steps)
     }
+
+    /// Whether `batch.max_age` is given for this sink, and not for all of them or none.
+    fn sets_max_age(&self, top: &[Entry]) -> bool {
+        let origin = |entries: &[Entry]| {
+            entries.iter().find(|entry| entry.key == "batch.max_age").map(|entry| entry.origin.clone())
+        };
+        origin(&self.entries) != origin(top)
+    }
 }
 
 /// One value in force. `key` is relative to the sink for a sink's entries.
@@ -373,7 +381,7 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::
             let common = |key| sink.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
             let required = common("required") == Some(&Value::Flag(true));
             let drops_oldest = common("on_full") == Some(&Value::text("drop_oldest"));
-            let batch = match kind.remove("batch") {
+            let mut batch: BatchSettings = match kind.remove("batch") {
                 Some(batch) => batch.try_into()?,
                 None => top.batch,
             };
@@ -382,6 +390,11 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::
             }
             // What relates to another value is wrong in `check_sink`.
             let steps = sink.steps().unwrap_or_default();
+            if let Some(aggregate) = &steps.aggregate
+                && !sink.sets_max_age(entries)
+            {
+                batch.max_age = aggregate.interval;
+            }
             kind.insert("kind".to_owned(), sink.kind.into());
             let name = sink.name.clone();
             Ok(SinkSettings { name, required, drops_oldest, batch, steps, kind: read(kind)? })
@@ -497,7 +510,14 @@ fn check_sink(
             entry.origin, sink.name
         ));
     }
-    if let Err((key, why)) = sink.steps()
+    let steps = sink.steps().and_then(|steps| match &steps.aggregate {
+        // Its shards are told apart by source, also those of rows.
+        Some(aggregate) if settings.kind.shards() > 1 && !aggregate.by.source => {
+            Err(("aggregate.by", "must contain \"source\", by which the shards of this sink are chosen".to_owned()))
+        }
+        _ => Ok(()),
+    });
+    if let Err((key, why)) = steps
         && let Some(entry) = at(key)
     {
         problems.push(format!("{}: sinks.{}.{key}: {why}", entry.origin, sink.name));

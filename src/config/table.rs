@@ -239,4 +239,9 @@ pub const SINK: &[Setting] = &[
     steps::SAMPLE_BY,
     steps::SAMPLE_ALWAYS,
     steps::REDACT,
+    steps::COLLAPSE,
+    steps::AGGREGATE_INTERVAL,
+    steps::AGGREGATE_GAUGES,
+    steps::AGGREGATE_BY,
+    steps::AGGREGATE_MAX_SERIES,
 ];

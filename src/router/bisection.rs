@@ -8,6 +8,15 @@
 //! Halves are halves of the picked events, whatever their positions. Parts are delivered in order of position, because
 //! each one that is stored moves the store's position. A bad event among n costs at most 2 log₂ n + 1 deliveries. The
 //! router and `telemetryx dead replay` both work like this.
+//!
+//! **A delivery that is whole** ([`Delivery::is_whole`]) moves the position once all of it is stored. Where the sink can
+//! rehearse, each attempt but the last one is rolled back, and has what was accepted before in it:
+//!
+//! ```text
+//!  1–8 refused ─▶ try 1–4 ─▶ try 1–6: refused ─▶ try 1–5 ─▶ try 1–6: refused, it is 6 ─▶ store 1–5, 7–8
+//! ```
+//!
+//! Elsewhere its parts are stored one by one, and the position moves after the last one.
 
 use crate::batch::Delivery;
 use crate::sink::{Failure, Refusal, Unavailable};
@@ -19,6 +28,11 @@ pub enum Answer {
     Stored(Delivery),
     /// The first half of the part is next, then the other half.
     Halved,
+    /// The store would take this part of a whole delivery, or has taken it; the position has not moved.
+    Accepted {
+        /// Of this part and those before it.
+        rows: u64,
+    },
     /// The store refuses these events of the part, in order of position and at least one. The part stays next: keep them,
     /// then call [`Bisection::leave_out`].
     Refused(Vec<Refusal>),
@@ -33,12 +47,20 @@ pub enum Answer {
 pub struct Bisection {
     /// In descending order: the last one is next.
     parts: Vec<Delivery>,
+    /// Of a whole delivery, what lies before the parts: the store would take it, or has it.
+    accepted: Option<Delivery>,
+    rehearses: bool,
 }
 
 impl Bisection {
-    /// Begins with the whole of `delivery`.
+    /// Begins with all of `delivery`.
     pub fn new(delivery: Delivery) -> Self {
-        Self { parts: vec![delivery] }
+        Self { parts: vec![delivery], accepted: None, rehearses: false }
+    }
+
+    /// As [`Bisection::new`]; parts of a whole delivery are rolled back where the sink `rehearses`.
+    pub fn rehearsing(delivery: Delivery, rehearses: bool) -> Self {
+        Self { rehearses, ..Self::new(delivery) }
     }
 
     /// What to deliver next; `None`: all is stored.
@@ -46,19 +68,31 @@ impl Bisection {
         self.parts.last()
     }
 
-    /// Takes the next part out; see [`Bisection::put_back`].
+    /// Takes the next part out; see [`Bisection::put_back`]. Of a whole delivery it has what was accepted before, too, where
+    /// that was rolled back.
     pub fn take_next(&mut self) -> Option<Delivery> {
-        self.parts.pop()
+        match &self.accepted {
+            Some(accepted) if self.rehearses => Some(accepted.joined(self.parts.last()?)),
+            Some(_) => self.parts.last().cloned(),
+            None => self.parts.pop(),
+        }
     }
 
     /// The part that was taken out is next again.
     pub fn put_back(&mut self, part: Delivery) {
-        self.parts.push(part);
+        if self.accepted.is_none() {
+            self.parts.push(part);
+        }
+    }
+
+    /// Whether the next part is to be rolled back, to be called after [`Bisection::take_next`].
+    pub fn is_rehearsal(&self, taken: &Delivery) -> bool {
+        self.rehearses && taken.is_whole() && self.parts.len() > usize::from(self.accepted.is_some())
     }
 
     /// All that is left.
     pub fn parts_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
-        self.parts.iter_mut()
+        self.parts.iter_mut().chain(&mut self.accepted)
     }
 
     /// Takes the sink's answer about [`Bisection::next`]. A sink that refuses events, but none that it was asked to
@@ -66,6 +100,7 @@ impl Bisection {
     pub fn answer(&mut self, answer: Result<(), Failure>) -> Answer {
         match answer {
             Ok(()) => match self.parts.pop() {
+                Some(part) if part.is_whole() => self.accept(part),
                 Some(part) => Answer::Stored(part),
                 None => Answer::Halved,
             },
@@ -75,20 +110,42 @@ impl Bisection {
         }
     }
 
-    /// Leaves these rows out of the next part. Returns how many events of the log they stand for.
+    fn accept(&mut self, part: Delivery) -> Answer {
+        let all = match self.accepted.take() {
+            Some(accepted) => accepted.joined(&part),
+            None => part,
+        };
+        if self.parts.is_empty() {
+            return Answer::Stored(all);
+        }
+        let rows = all.events();
+        self.accepted = Some(all);
+        Answer::Accepted { rows }
+    }
+
+    /// What the store was asked for last: the next part, and what was accepted before it where that is asked for again.
+    pub fn asked(&self) -> impl Iterator<Item = &Delivery> {
+        self.accepted.iter().filter(move |_| self.rehearses).chain(self.parts.last())
+    }
+
+    /// Leaves these rows out of what the store was asked for. Returns how many events of the log they stand for.
     pub fn leave_out(&mut self, refusals: &[Refusal]) -> u64 {
-        let Some(part) = self.parts.last_mut() else { return 0 };
         let positions: Vec<u64> = refusals.iter().map(|refusal| refusal.position).collect();
-        let before = part.originals();
-        part.leave_out(&positions);
-        before - part.originals()
+        let asked = self.accepted.iter_mut().filter(|_| self.rehearses).chain(self.parts.last_mut());
+        let mut events = 0;
+        for part in asked {
+            let before = part.originals();
+            part.leave_out(&positions);
+            events += before - part.originals();
+        }
+        events
     }
 
     fn refused(&self, mut refusals: Vec<Refusal>) -> Answer {
         let given = refusals.first().map_or_else(String::new, |refusal| refusal.reason.clone());
         refusals.sort_by_key(|refusal| refusal.position);
         refusals.dedup_by_key(|refusal| refusal.position);
-        let mut ranges = self.next().map(Delivery::position_ranges).unwrap_or_default().into_iter().peekable();
+        let mut ranges = self.asked().flat_map(Delivery::position_ranges).peekable();
         refusals.retain(|refusal| {
             while ranges.next_if(|range| *range.end() < refusal.position).is_some() {}
             ranges.peek().is_some_and(|range| range.contains(&refusal.position))

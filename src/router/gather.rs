@@ -22,7 +22,11 @@
 //!
 //! `max_events` and `max_bytes` then count rows, so that a sink of which most is filtered does not get a transaction for
 //! each few of them, and none for each batch of which nothing is left: these move the position with the next rows, or
-//! after `max_age`.
+//! after `max_age`. With `aggregate` a delivery is a window: it is gathered for `max_age` from its first event on, also by a
+//! router that was idle.
+//!
+//! **Shards.** Of a store with several positions, a shard may have events that others lack. They are left out before the steps:
+//! a row that stands for several events must stand for none that the shard has.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -30,10 +34,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::steps::{Open, Steps};
-use crate::batch::{Batch, Delivery, PickBuffer};
+use crate::batch::{Batch, Delivery, Fate, PickBuffer};
 use crate::event::Events;
 use crate::limits::STEPS_READ_EVENTS;
-use crate::sink::BatchSettings;
+use crate::sink::{BatchSettings, ShardPositions};
 
 /// What to do now.
 #[derive(Debug)]
@@ -56,6 +60,10 @@ pub struct Gather {
     open: Open,
     /// Of the delivery with steps that is being delivered: its last position, and when its oldest event was received.
     lent: Option<(u64, u64)>,
+    /// What shards of the store had when this began; `None`: there is one position for all.
+    shards: Option<ShardPositions>,
+    /// When the open delivery was first looked at.
+    opened: Option<Instant>,
     /// Events that went through the steps since it was last asked what is due.
     read_events: u64,
     /// All positions below are stored, or went through the steps.
@@ -80,6 +88,8 @@ impl Gather {
             held: VecDeque::new(),
             open: Open::default(),
             lent: None,
+            shards: None,
+            opened: None,
             read_events: 0,
             next: 1,
             events: 0,
@@ -121,13 +131,32 @@ impl Gather {
                 return;
             }
             let oldest = batch.runs().first().map_or(0, |run| run.received_unix_nano);
-            let (events, bytes) = self.open.room(self.settings);
+            let (events, bytes) = self.open.room(&self.steps, self.settings);
             let piece = self.delivery(first, events, bytes);
+            let piece = self.without_stored(piece);
             let next = piece.last_position() + 1;
             self.read_events += next - first;
             self.open.add(&self.steps, piece, oldest);
             self.passed(next);
         }
+    }
+
+    /// Leaves out what shards of the store have already.
+    fn without_stored(&self, piece: Delivery) -> Delivery {
+        match &self.shards {
+            Some(shards) if piece.first_position() <= shards.highest() => {
+                piece.shaped(|record, _| match shards.have(record.source(), record.position) {
+                    true => Fate::There,
+                    false => Fate::Keep,
+                })
+            }
+            _ => piece,
+        }
+    }
+
+    /// Whether what is gathered depends on what each shard of the store has.
+    pub fn is_by_shards(&self) -> bool {
+        self.shards.is_some() && !self.steps.is_empty()
     }
 
     /// Bytes of the buffer pool that are held.
@@ -172,10 +201,10 @@ impl Gather {
         self.pinned_bytes = 0;
     }
 
-    /// Begins again after `position`: what was held will be offered again.
-    pub fn restart(&mut self, position: u64) {
+    /// Begins again after `position`: what was held will be offered again. `shards`: what each shard of the store has.
+    pub fn restart(&mut self, position: u64, shards: Option<ShardPositions>) {
         let new = Self::new(self.settings, self.steps.clone());
-        *self = Self { next: position + 1, last_delivery: self.last_delivery, ..new };
+        *self = Self { next: position + 1, shards, last_delivery: self.last_delivery, ..new };
     }
 
     /// No more batches will come: nothing waits for more any longer.
@@ -194,7 +223,11 @@ impl Gather {
         self.read_events = 0;
         self.pass_steps();
         let is_full = !self.has_room();
-        let at = self.last_delivery.map(|last| last + self.settings.max_age);
+        let since = match self.steps.aggregate() {
+            Some(_) if !self.open.is_empty() => Some(*self.opened.get_or_insert(now)),
+            _ => self.last_delivery,
+        };
+        let at = since.map(|since| since + self.settings.max_age);
         let at = at.filter(|at| *at > now && !is_full && !self.closed);
         if !self.open.is_empty() {
             return match at {
@@ -214,6 +247,7 @@ impl Gather {
 
     fn close_delivery(&mut self) -> Due {
         let oldest = self.open.oldest_unix_nano().unwrap_or_default();
+        self.opened = None;
         let Some(delivery) = self.open.close(&self.steps) else { return Due::Nothing };
         self.lent = Some((delivery.last_position(), oldest));
         Due::Now(delivery)
@@ -545,7 +579,7 @@ mod tests {
         gather.stored(15);
         assert!(matches!(gather.due(start), Due::At(_)));
         assert_eq!(positions(&now(gather.due(start + AGE))), 101..=115);
-        gather.restart(15);
+        gather.restart(15, None);
         assert!(gather.is_empty());
         gather.take(batch(14..=20));
         assert_eq!(positions(&now(gather.due(start + AGE))), 16..=20, "what is stored is left out");

@@ -150,3 +150,5 @@ impl Router {
 mod log_tests;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod window_tests;

@@ -225,10 +225,11 @@ impl Worker {
                 log.end - 1
             )));
         }
-        if position != self.position || !self.connected {
+        // What each shard has may be other than it was when rows were made for it.
+        if position != self.position || !self.connected || self.gather.is_by_shards() {
             self.connected = true;
             self.gap = None;
-            self.gather.restart(position);
+            self.gather.restart(position, self.sink.shard_positions());
             self.source.seek(position + 1);
             self.position = position;
             self.progress.restarted(position);
@@ -307,7 +308,7 @@ impl Worker {
 
     /// Delivers all of it, in parts where the store makes that necessary.
     fn deliver(&mut self, delivery: Delivery) -> Done {
-        self.parts = Bisection::new(delivery);
+        self.parts = Bisection::rehearsing(delivery, self.sink.rehearses());
         while let Some(part) = self.parts.take_next() {
             self.check_deadline()?;
             // A reconnect may have found that the store has it already.
@@ -320,6 +321,12 @@ impl Worker {
                     continue;
                 }
                 Answer::Halved => continue,
+                Answer::Accepted { rows } => {
+                    if rows > 0 {
+                        self.refused_in_a_row = 0;
+                    }
+                    continue;
+                }
                 Answer::Refused(refusals) => {
                     self.bury(&refusals)?;
                     continue;
@@ -347,12 +354,15 @@ impl Worker {
         self.wait(unavailable)?;
         let before = self.position;
         self.connect()?;
-        Ok(self.log.is_some() && self.position < before)
+        // Rows of several events are made anew where shards may have some of these events.
+        let is_made_anew = self.position == before && self.gather.is_by_shards();
+        Ok(self.log.is_some() && (self.position < before || is_made_anew))
     }
 
     fn attempt(&mut self, part: &Delivery) -> Result<(), Failure> {
         let started = Instant::now();
-        let result = self.sink.deliver(part);
+        let is_rehearsal = self.parts.is_rehearsal(part);
+        let result = if is_rehearsal { self.sink.rehearse(part) } else { self.sink.deliver(part) };
         let seconds = started.elapsed().as_secs_f64();
         self.metrics.delivery_seconds.observe(seconds);
         let (first, last) = (part.first_position(), part.last_position());
@@ -385,8 +395,7 @@ impl Worker {
     /// and leaves it out.
     fn bury(&mut self, refusals: &[Refusal]) -> Done {
         self.persist(|worker| {
-            let part = worker.parts.next();
-            worker.dead.append(part.into_iter().flat_map(Delivery::records).filter_map(|record| {
+            worker.dead.append(worker.parts.asked().flat_map(Delivery::records).filter_map(|record| {
                 let index = refusals.binary_search_by_key(&record.position, |refusal| refusal.position).ok()?;
                 Some(RefusedEvent { server_id: &worker.server_id, record, refusal: refusals.get(index)? })
             }))

@@ -22,6 +22,7 @@ pub mod postgres;
 pub(crate) mod proxy;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod shards;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod stdout;
@@ -46,6 +47,7 @@ use crate::batch::Delivery;
 use crate::config::setting::Setting;
 use crate::config::steps::StepSettings;
 pub use crate::ids::uuid;
+pub use shards::ShardPositions;
 pub use upkeep::{Clocks, Upkeep};
 
 /// One store. Lives on its router's thread; may block there.
@@ -108,6 +110,24 @@ pub trait Sink: Send {
     /// Whether [`Sink::replay`] is more than a refusal.
     fn replays(&self) -> bool {
         false
+    }
+
+    /// What each shard of the store holds of this log, as of the last connect; `None`: there is one position for all.
+    fn shard_positions(&self) -> Option<ShardPositions> {
+        None
+    }
+
+    /// Whether [`Sink::rehearse`] can be used: the store keeps rows and position in one transaction.
+    fn rehearses(&self) -> bool {
+        false
+    }
+
+    /// Does what [`Sink::deliver`] does, and rolls it back: whether the store would store it.
+    ///
+    /// # Errors
+    /// As those of [`Sink::deliver`].
+    fn rehearse(&mut self, delivery: &Delivery) -> Result<(), Failure> {
+        self.deliver(delivery)
     }
 
     /// How often [`Sink::check_in_place`] is called between deliveries; `None`: never.
@@ -308,6 +328,15 @@ impl Settings {
             #[cfg(feature = "redis")]
             Self::Redis(_) => true,
             _ => false,
+        }
+    }
+
+    /// Parts of the store by source, each with a position of its own; 1: it has one position.
+    pub fn shards(&self) -> u64 {
+        match self {
+            #[cfg(feature = "redis")]
+            Self::Redis(settings) => settings.shards(),
+            _ => 1,
         }
     }
 

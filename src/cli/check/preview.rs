@@ -102,6 +102,10 @@ fn outcome(position: u64, payload: &[u8], steps: &Steps) -> Outcome {
         reasons.extend(delivery.records().next().and_then(|record| step.reason(&record)));
         delivery = step.apply(delivery);
     }
+    if let Some(aggregate) = steps.aggregate() {
+        reasons.extend(delivery.records().next().and_then(|record| aggregate.reason(&record)));
+        delivery = aggregate.apply(delivery);
+    }
     Outcome { reasons, rows: delivery.records().map(|record| row(record.event)).collect() }
 }
 

@@ -54,7 +54,7 @@ use self::entry::Entry;
 use self::errors::{Verdict, verdict};
 pub use self::settings::{KIND, Settings};
 use self::settings::{Place, Server};
-use super::{Failure, Identity, Sink, Unavailable, tls, uuid};
+use super::{Failure, Identity, ShardPositions, Sink, Unavailable, tls, uuid};
 use crate::batch::Delivery;
 
 /// The sink, with its connections.
@@ -477,10 +477,9 @@ impl Redis {
         for shard in &mut self.shards {
             shard.commands.clear();
         }
-        let shards = self.shards.len() as u64;
+        let shards = self.shards.len();
         for record in delivery.records() {
-            let index = u64::from(crc32fast::hash(record.source().as_bytes())) % shards.max(1);
-            let shard = usize::try_from(index).ok().and_then(|index| self.shards.get_mut(index));
+            let shard = self.shards.get_mut(ShardPositions::shard_of(record.source(), shards));
             if let Some(shard) = shard.filter(|shard| record.position > shard.position) {
                 let (stream, maxlen) = (&shard.stream, self.settings.maxlen);
                 self.entry.add(stream, maxlen, &self.server_id, &record, &mut shard.commands);
@@ -573,6 +572,11 @@ impl Sink for Redis {
             }
         }
         Ok(())
+    }
+
+    fn shard_positions(&self) -> Option<ShardPositions> {
+        let positions = || self.shards.iter().map(|shard| shard.position).collect();
+        (self.shards.len() > 1).then(|| ShardPositions::new(positions()))
     }
 
     fn replays(&self) -> bool {

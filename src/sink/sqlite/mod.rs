@@ -325,6 +325,15 @@ impl Sqlite {
         self.store(transaction, delivery)
     }
 
+    /// Does what `write` does, up to the point where all constraints have been checked, the deferred ones too.
+    fn write_and_roll_back(&self, connection: &mut Connection, delivery: &Delivery) -> Result<(), Failure> {
+        // SQLite checks them, and then asks the hook: true makes it roll back.
+        connection.commit_hook(Some(|| true)).map_err(|error| self.unavailable(&error))?;
+        let result = self.write(connection, delivery);
+        connection.commit_hook(None::<fn() -> bool>).map_err(|error| self.unavailable(&error))?;
+        result
+    }
+
     /// Inserts and commits.
     fn store(&self, transaction: Transaction<'_>, delivery: &Delivery) -> Result<(), Failure> {
         let refusals = self.insert(&transaction, delivery)?;
@@ -332,11 +341,27 @@ impl Sqlite {
             // Rolled back when dropped.
             return Err(Failure::Refused(refusals));
         }
-        transaction.commit().map_err(|error| match refusal(&error) {
+        transaction.commit().or_else(|error| match refusal(&error) {
+            _ if was_rolled_back_by_hook(&error) => Ok(()),
             // A deferred constraint names no row.
-            Some((code, reason)) => Failure::BatchRefused { code, reason },
-            None => self.unavailable(&error).into(),
+            Some((code, reason)) => Err(Failure::BatchRefused { code, reason }),
+            None => Err(self.unavailable(&error).into()),
         })
+    }
+
+    fn write_to_its_file(&mut self, delivery: &Delivery, is_rehearsal: bool) -> Result<(), Failure> {
+        let Some(mut connection) = self.connection.take() else {
+            return Err(self.retry("not open").into());
+        };
+        let result = self.confirm();
+        let result = result.and_then(|()| match is_rehearsal {
+            true => self.write_and_roll_back(&mut connection, delivery),
+            false => self.write(&mut connection, delivery),
+        });
+        // Once more: what was committed to a file that was removed meanwhile is not stored yet.
+        let result = result.and_then(|()| self.confirm());
+        self.connection = Some(connection);
+        result
     }
 
     /// Inserts what it can; returns what a constraint or a trigger refuses.
@@ -474,14 +499,7 @@ impl Sink for Sqlite {
         if self.position >= delivery.last_position() {
             return Ok(());
         }
-        let Some(mut connection) = self.connection.take() else {
-            return Err(self.retry("not open").into());
-        };
-        let result = self.confirm();
-        let result = result.and_then(|()| self.write(&mut connection, delivery));
-        // Once more: what was committed to a file that was removed meanwhile is not stored yet.
-        let result = result.and_then(|()| self.confirm());
-        self.connection = Some(connection);
+        let result = self.write_to_its_file(delivery, false);
         if result.is_ok() {
             self.position = delivery.last_position();
             if let Some(keep) = &mut self.keep {
@@ -489,6 +507,14 @@ impl Sink for Sqlite {
             }
         }
         result
+    }
+
+    fn rehearses(&self) -> bool {
+        true
+    }
+
+    fn rehearse(&mut self, delivery: &Delivery) -> Result<(), Failure> {
+        self.write_to_its_file(delivery, true)
     }
 
     fn replays(&self) -> bool {
@@ -543,6 +569,10 @@ impl Drop for Sqlite {
             );
         }
     }
+}
+
+fn was_rolled_back_by_hook(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_CONSTRAINT_COMMITHOOK)
 }
 
 /// Writes all rows of the write-ahead log into the database, and syncs it.
