@@ -51,7 +51,7 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
         &[(
             "include",
             "[{ kinds = 'span' }, { severity = 'fatal' }, { source = ['db-*', 'cache-*'] }, { name = '*.slow' }, \
-              { attributes = { env = 'test', status = '5*' } }]",
+              { attributes = { http.status_code = '5*', http.route = '/admin/*' } }]",
         )],
     ),
     (

@@ -213,9 +213,12 @@ fn sampled_alike(traces: u64) {
             trace_id: id.to_vec(),
             ..Event::default()
         });
-        let spans: Vec<Event> = spans.collect();
-        total += spans.len() as u64;
-        spans.chunks(10_000).for_each(|spans| post_spans(server.address(), spans.to_vec()));
+        let mut spans = spans.peekable();
+        while spans.peek().is_some() {
+            let batch: Vec<Event> = spans.by_ref().take(10_000).collect();
+            total += batch.len() as u64;
+            post_spans(server.address(), batch);
+        }
     }
     let passed = |sink: &str| {
         let count = |name: String| http::metric(server.address(), &name).unwrap_or_default() as u64;

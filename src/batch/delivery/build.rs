@@ -87,6 +87,14 @@ impl Builder {
     /// Begins to take from `delivery`, whose positions follow those of the delivery before. Its positions are covered from
     /// now on, and what was filtered of it is counted, whatever is added.
     pub fn begin(&mut self, delivery: &Delivery) {
+        self.cover(delivery);
+        self.batch_base = self.batches.len();
+        self.batches.extend(delivery.batches.iter().cloned());
+        self.pinned_bytes += delivery.pinned_bytes();
+    }
+
+    /// As [`Builder::begin`], without the batches: only made rows may be kept.
+    fn cover(&mut self, delivery: &Delivery) {
         debug_assert!(self.covered.as_ref().is_none_or(|covered| covered.end == delivery.from));
         let from = self.covered.as_ref().map_or(delivery.from, |covered| covered.start);
         self.covered = Some(from..delivery.through + 1);
@@ -95,9 +103,6 @@ impl Builder {
         }
         self.there += delivery.there;
         self.is_whole |= delivery.is_whole;
-        self.batch_base = self.batches.len();
-        self.batches.extend(delivery.batches.iter().cloned());
-        self.pinned_bytes += delivery.pinned_bytes();
         self.adopted_base = self.adopted.len();
         self.adopted.extend(delivery.made.iter().cloned());
     }
@@ -112,7 +117,7 @@ impl Builder {
             delivery.picks.iter().for_each(|stretch| self.keep_stretch(stretch.clone()));
             return;
         }
-        self.begin(&Delivery { batches: Arc::default(), picks: Vec::new(), ..delivery.clone() });
+        self.cover(delivery);
         for pick in delivery.picks() {
             match pick.stretch.batch {
                 MADE => self.keep(&pick),

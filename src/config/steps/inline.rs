@@ -3,6 +3,8 @@
 use toml::Value as Toml;
 use toml::de::DeValue;
 
+use crate::config::url::not_a_url;
+
 /// `value` as one line of TOML, with `expand` applied to every text in it but the keys.
 ///
 /// # Errors
@@ -48,7 +50,8 @@ pub fn read(text: &str) -> Result<Toml, String> {
 /// What a value is, with its article.
 pub fn name_of(value: &Toml) -> String {
     match value {
-        Toml::String(text) => quoted(text),
+        // In a wrong place it may be a URL with a password in it.
+        Toml::String(text) => quoted(not_a_url(text)),
         Toml::Integer(number) => number.to_string(),
         Toml::Float(number) => number.to_string(),
         Toml::Boolean(flag) => flag.to_string(),

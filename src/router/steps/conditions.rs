@@ -3,6 +3,7 @@
 //! The parts of a condition are tried in the order of their cost: kind and severity, name, source, attributes. Attributes
 //! are read only if a condition needs them, and then once for all conditions.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 
 use crate::batch::Record;
@@ -55,9 +56,15 @@ struct Facts<'r, 'a> {
 impl Conditions {
     /// Compiles the conditions.
     pub fn new(conditions: &[Condition]) -> Self {
-        let mut keys: Vec<String> = Vec::new();
-        let any_of = conditions.iter().map(|condition| Compiled::new(condition, &mut keys)).collect();
-        Self { any_of, keys }
+        let mut index: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut keys = Vec::new();
+        for attribute in conditions.iter().flat_map(|condition| &condition.attributes) {
+            index.entry(&attribute.key).or_insert_with(|| {
+                keys.push(attribute.key.clone());
+                keys.len() - 1
+            });
+        }
+        Self { any_of: conditions.iter().map(|condition| Compiled::new(condition, &index)).collect(), keys }
     }
 
     /// Whether there is no condition.
@@ -78,15 +85,12 @@ impl Conditions {
 }
 
 impl Compiled {
-    fn new(condition: &Condition, keys: &mut Vec<String>) -> Self {
+    fn new(condition: &Condition, index: &BTreeMap<&str, usize>) -> Self {
         let globs = |globs: &[_]| (!globs.is_empty()).then(|| GlobSet::new(globs));
-        let attributes = condition.attributes.iter().map(|attribute| {
-            let index = keys.iter().position(|key| *key == attribute.key).unwrap_or_else(|| {
-                keys.push(attribute.key.clone());
-                keys.len() - 1
-            });
-            (index, Test::new(&attribute.any_of))
-        });
+        let attributes = condition
+            .attributes
+            .iter()
+            .filter_map(|attribute| Some((*index.get(attribute.key.as_str())?, Test::new(&attribute.any_of))));
         Self {
             kinds: condition.kinds.iter().fold(0, |bits, kind| bits | bit(*kind)),
             severity: condition.severity.unwrap_or_default(),
@@ -164,11 +168,11 @@ pub(super) fn with_decimal<T>(number: i64, with: impl FnOnce(&str) -> T) -> T {
 
 impl<'a> Facts<'_, 'a> {
     fn source(&mut self) -> &'a str {
-        *self.source.get_or_insert_with(|| self.record.source())
+        self.source.get_or_insert_with(|| self.record.source())
     }
 
     fn name(&mut self) -> &'a str {
-        *self.name.get_or_insert_with(|| self.record.event.name())
+        self.name.get_or_insert_with(|| self.record.event.name())
     }
 
     fn attribute(&mut self, index: usize, keys: &[String]) -> Option<AttributeValue<'a>> {

@@ -67,7 +67,18 @@ impl Sample {
     }
 
     fn hash(&self, record: &Record<'_>) -> u64 {
-        let hashed = match &self.by {
+        self.hash_of_field(record).unwrap_or_else(|| {
+            let mut bytes = [0; 24];
+            let (server_id, position) = bytes.split_at_mut(16);
+            server_id.copy_from_slice(&self.server_id);
+            position.copy_from_slice(&record.position.to_be_bytes());
+            hash(&bytes)
+        })
+    }
+
+    /// `None`: the position decides.
+    fn hash_of_field(&self, record: &Record<'_>) -> Option<u64> {
+        match &self.by {
             SampleBy::TraceId => record.event.trace_id().map(|id| hash(id)),
             SampleBy::Source => Some(hash(record.source().as_bytes())),
             SampleBy::Name => {
@@ -75,14 +86,7 @@ impl Sample {
             }
             SampleBy::Attribute(key) => attribute(record, key).and_then(hash_of_value),
             SampleBy::Event => None,
-        };
-        hashed.unwrap_or_else(|| {
-            let mut bytes = [0; 24];
-            let (server_id, position) = bytes.split_at_mut(16);
-            server_id.copy_from_slice(&self.server_id);
-            position.copy_from_slice(&record.position.to_be_bytes());
-            hash(&bytes)
-        })
+        }
     }
 }
 
@@ -115,12 +119,13 @@ impl Step for Sample {
     }
 
     fn reason(&self, record: &Record<'_>) -> Option<String> {
+        let by = if self.hash_of_field(record).is_none() { ", decided by the position in the log" } else { "" };
         let one_in = self.one_in;
         match self.decide(record) {
             Decision::NotSampled => None,
             Decision::Exempt(index) => Some(format!("kept: meets condition {} of sample.always", index + 1)),
-            Decision::Kept => Some(format!("kept by sample, as 1 in {one_in}")),
-            Decision::LeftOut => Some(format!("left out by sample, which keeps 1 in {one_in}")),
+            Decision::Kept => Some(format!("kept by sample, as 1 in {one_in}{by}")),
+            Decision::LeftOut => Some(format!("left out by sample, which keeps 1 in {one_in}{by}")),
         }
     }
 }
