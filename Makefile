@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture asan loom fuzz bench bench-lag bench-compare bench-sinks microbench flamegraph image-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture asan loom fuzz bench bench-lag bench-compare bench-loops bench-sinks instructions microbench flamegraph image-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -67,6 +67,10 @@ fuzz:           ## each fuzz target for SECONDS=60
 			$$dict -max_total_time=$(SECONDS) -timeout=20 -artifact_prefix=target/fuzz/artifacts/$$target/ || exit 1; \
 	done
 
+alerts-test:    ## the alert rules and their tests (needs promtool: Debian package prometheus)
+	promtool check rules tools/prometheus/alerts.yaml
+	promtool test rules tools/prometheus/alerts_test.yaml
+
 bench:          ## speed and memory end to end, against others, in one table (10 minutes; installs nats-server)
 	./tools/bench/run
 
@@ -80,6 +84,12 @@ bench-compare:  ## this revision beside another one (BEFORE=), in turn: ratios w
 
 bench-sinks:    ## each sink against a bare loop into the same store; a store that refuses rows, one that stands still (15 minutes)
 	./tools/bench/sinks
+
+bench-loops:    ## two event loops against one: cost of an event, and events per second on the clock (5 minutes)
+	./tools/bench/loops
+
+instructions:   ## instructions of the boundaries between stages (needs valgrind; 2 minutes)
+	./tools/bench/instructions
 
 microbench:     ## the boundaries between stages, one by one
 	cargo bench --locked

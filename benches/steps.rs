@@ -13,11 +13,11 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use prost::Message;
 use telemetryx::batch::{Batch, Delivery, Origin, Payload, Run};
 use telemetryx::cli::bench::sample::Sample;
-use telemetryx::config::steps::StepSettings;
 use telemetryx::event::proto::attribute::Value::StringValue;
 use telemetryx::event::proto::{Attribute, Event, EventBatch};
 use telemetryx::event::{EventKind, check_batch};
 use telemetryx::router::steps::Steps;
+use telemetryx::settings::steps::StepSettings;
 
 const EVENTS: u32 = 1_000;
 

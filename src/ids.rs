@@ -66,6 +66,17 @@ impl LoopId {
     }
 }
 
+/// Names a configured client: its place among those of the settings, from 0 on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u16);
+
+impl ClientId {
+    /// Its place in what there is one of for each client.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// Names a connection for as long as the process lives.
 ///
 /// ```text

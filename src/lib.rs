@@ -1,13 +1,13 @@
-//! telemetryx: takes telemetry events from many agents and puts them into the stores a team already runs, without
-//! losing or duplicating one.
+//! telemetryx: receives telemetry events from many agents and writes them to the stores a team already runs, without
+//! losing any. Frames are stored exactly once in SQLite, PostgreSQL and Redis.
 //!
-//! The modules in the order in which data flows; each imports only from those below it in this list's first half
-//! (contract and protocol: bytes and `now` in, values out, no socket, file, thread or clock) and from the stages
-//! that it hands on to.
+//! The modules, from those that import nothing to those that import the most. ARCHITECTURE.md, "Layers", says what may import
+//! what. The parsers and the protocol (`event`, `wire`, `session`, `http`) take bytes and `now` and return values: no socket, file,
+//! thread or clock.
 //!
 //! ```text
 //!             event loop thread                          log thread          router threads, one a sink
-//!  socket ─▶ net ─▶ wire ─▶ session ─▶ event ─▶ pipeline (pool, ring) ─▶ wal ─▶ batch ─▶ router ─▶ sink
+//!  socket ─▶ net ─▶ wire ─▶ session ─▶ event ─▶ pipeline (rings) ──▶ wal ─▶ batch ─▶ router ─▶ sink
 //!             │ └─▶ http ─▶ event::json ──┘        │          └─── what a router missed ────▶┘     │
 //!             ◀──────────── ACK / 200 ◀── watermark ◀──────────────────────────────────────────────┘
 //! ```
@@ -29,11 +29,15 @@
 //! | `wal` | the write-ahead log: records, segments, one writer, a reader per sink, recovery |
 //! | `batch` | what stages hand to each other: buffer pool, batches, deliveries |
 //! | [`router`] | worker, retry, dead letters |
-//! | [`sink`] | trait, table of kinds, one file a sink |
-//! | `config`, `metrics`, `cli` | settings, registry, commands |
-//! | `descriptors` | file descriptors: the reserve, and errors that say there are none left |
+//! | [`sink`] | trait, table of kinds, a file or directory per sink |
+//! | `server` | start, drain, identity: connects the stages |
+//! | [`settings`] | what settings consist of: rows, values, URLs, secrets |
+//! | [`config`] | all settings of a server, from file, environment and arguments |
+//! | `metrics`, `cli` | registry, commands |
+//! | `rate` | how much may be received in a time |
+//! | `descriptors`, `folder` | file descriptors and their reserve; directories whose creation survives power loss |
 //!
-//! Without the `server` feature (default) only what an agent links is built: the modules above `http`, and `limits`.
+//! Without the `server` feature (default) only what an agent links is built: the modules above `http`.
 
 pub mod backoff;
 pub mod client;
@@ -70,9 +74,13 @@ pub mod net;
 #[cfg(feature = "server")]
 pub mod pipeline;
 #[cfg(feature = "server")]
+pub mod rate;
+#[cfg(feature = "server")]
 pub mod router;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
+pub mod settings;
 #[cfg(feature = "server")]
 pub mod sink;
 #[cfg(feature = "server")]

@@ -16,8 +16,8 @@ pub const ATTRIBUTE_KEY_BYTES_MAX: usize = 128;
 /// Bytes of one encoded event: body, names and attributes together. Bounds what one row can cost a sink.
 pub const EVENT_BYTES_MAX: usize = 128 * 1024;
 
-/// Attributes that the steps of a sink may add to an event, beyond [`EVENT_ATTRIBUTES_MAX`]: `sample_rate` of sample, three
-/// of collapse, and of aggregate at most one per statistic, `count` and `interval`.
+/// Attributes that the steps of a sink may add to an event, beyond [`EVENT_ATTRIBUTES_MAX`]: `sample_rate`, and room for those of
+/// later steps.
 pub const STEP_ATTRIBUTES_MAX: usize = 16;
 
 /// Bytes of a file of events that `telemetryx check --event` reads.
@@ -257,6 +257,30 @@ pub const REFUSAL_LOG_PEERS_MAX: usize = 1_024;
 /// Bytes of the method, the path and the reason in such a line, each.
 pub const REFUSAL_LOG_TEXT_BYTES_MAX: usize = 256;
 
+// ---- limits on receipt ----
+
+/// Bytes that an event takes in an `EventBatch` at least: two of its tag and length, and a name or body of one letter.
+pub const EVENT_BYTES_MIN: u64 = 5;
+/// Addresses, and agents that sent BYE, of which is kept what is due by a limit; some 100 bytes each. The one that was not
+/// seen for the longest time is forgotten first.
+pub const RATE_PEERS_MAX: usize = 4_096;
+/// Bytes that are read at once from an agent of whose limit little is left: so much, or one frame, may be above it.
+pub const LIMITED_READ_BYTES: usize = 4 * 1024;
+/// Unacknowledged payload bytes that an agent may send while it is above a limit: what is not read waits in its socket.
+pub const WINDOW_BYTES_DELAYED: u32 = 64 * 1024;
+/// Largest settable rates, events and bytes per second: beyond them a number is a typing error.
+pub const RATE_EVENTS_LIMIT: u64 = 1_000_000_000;
+/// See [`RATE_EVENTS_LIMIT`].
+pub const RATE_BYTES_LIMIT: u64 = 1 << 40;
+/// Default burst of a limit.
+pub const RATE_BURST_DEFAULT: Duration = Duration::from_secs(2);
+/// Smallest settable burst: HTTP clients wait for whole seconds, and would not reach their rate below.
+pub const RATE_BURST_LOWEST: Duration = Duration::from_secs(1);
+/// Largest settable burst: an hour's worth at once is as good as no limit.
+pub const RATE_BURST_LIMIT: Duration = Duration::from_secs(3_600);
+/// Configured clients: a token is compared with that of each.
+pub const CLIENTS_MAX: usize = 1_024;
+
 // ---- pipeline ----
 
 /// Default bytes of the buffer pool.
@@ -461,6 +485,7 @@ const _: () = assert!(HTTP_BODY_BEGINNING_BYTES_LOWEST * CONNECTIONS_DEFAULT <= 
 const _: () = assert!(HTTP_BODY_BEGINNING_BYTES.is_power_of_two());
 const _: () = assert!(2 * (HTTP_BODY_BYTES_LIMIT / FRAME_BYTES_LOWEST) + 32 <= RING_SLOTS);
 const _: () = assert!(EPOCH_FIRST_MAX < EPOCH_LIMIT);
+const _: () = assert!(WINDOW_BYTES_DELAYED < WINDOW_BYTES && LIMITED_READ_BYTES >= 2 * HEADER_BYTES);
 // A lost commit's events, of which the smallest takes five bytes, fit into the jump.
 const _: () = assert!(WAL_PAYLOAD_BYTES_MAX as u64 / 5 < WAL_POSITION_JUMP);
 const _: () = assert!(EVENT_BYTES_MAX + HELLO_BYTES_MAX <= GRPC_REQUEST_BYTES_MAX / 4);

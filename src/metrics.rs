@@ -7,10 +7,11 @@ mod process;
 
 use std::sync::Arc;
 
+use prometheus::core::Collector;
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use prometheus::{Registry, TextEncoder};
+pub use prometheus::{IntCounter, IntGauge};
 
 pub use local::LocalMetrics;
 
@@ -49,6 +50,24 @@ impl Protocol {
     const NAMES: [&'static str; 2] = ["frames", "http"];
 }
 
+/// Whom a limit is for: the closed set of `scope` of `telemetryx_events_limited_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum LimitScope {
+    /// Everybody together.
+    Server,
+    /// A configured client.
+    Client,
+    /// An agent.
+    Agent,
+    /// An address that sends over HTTP.
+    Address,
+}
+
+impl LimitScope {
+    const NAMES: [&'static str; 4] = ["server", "client", "agent", "address"];
+}
+
 /// Which step left an event out: the closed set of `step` of `telemetryx_events_filtered_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
@@ -69,12 +88,7 @@ impl FilterStep {
 /// The metrics of the server.
 pub struct Metrics {
     registry: Registry,
-    events_received: Vec<IntCounter>,
-    events_rejected: Vec<IntCounter>,
-    connections_closed: IntCounterVec,
-    connections_cut: IntCounterVec,
-    http_responses: IntCounterVec,
-    http_responses_ok: IntCounter,
+    receipt: Receipt,
     /// `telemetryx_connections`: open connections.
     pub connections: IntGauge,
     /// `telemetryx_connections_refused_total`: connections above a limit.
@@ -85,34 +99,180 @@ pub struct Metrics {
     pub ring_capacity: IntGauge,
     /// `telemetryx_buffers_in_use`: bytes of the buffer pool in use.
     pub buffer_bytes_in_use: IntGauge,
-    duplicates_dropped: IntCounter,
+    /// `telemetryx_buffer_bytes_capacity`: bytes of the buffer pool.
+    pub buffer_bytes_capacity: IntGauge,
     /// `telemetryx_frames_missing_total`: frames that were acknowledged at a low level and then lost.
     pub frames_missing: IntCounter,
-    ack_seconds: Histogram,
-    /// `telemetryx_wal_sync_seconds`: duration of each fdatasync of the log.
-    pub wal_sync_seconds: Histogram,
-    /// `telemetryx_wal_bytes`: bytes of all segments of the log.
-    pub wal_bytes: IntGauge,
     /// `telemetryx_accept_pauses_total`: how often accepting paused for lack of file descriptors.
     pub accept_pauses: IntCounter,
     /// `telemetryx_read_pauses_total`: how often reading paused for lack of memory or room in the ring.
     pub read_pauses: IntCounter,
-    events_delivered: IntCounterVec,
-    events_dead: IntCounterVec,
-    events_filtered: IntCounterVec,
-    events_dropped: IntCounterVec,
-    sink_lag_events: IntGaugeVec,
-    sink_delivery_seconds: HistogramVec,
-    sink_retries: IntCounterVec,
-    events_expired: IntCounterVec,
-    sink_rows: IntCounterVec,
-    sink_up: IntGaugeVec,
     loop_busy_ratio: GaugeVec,
-    sink_oldest_seconds: GaugeVec,
-    /// `telemetryx_buffer_bytes_capacity`: bytes of the buffer pool.
-    pub buffer_bytes_capacity: IntGauge,
+    loop_connections: IntGaugeVec,
+    /// `telemetryx_wal_sync_seconds`: duration of each fdatasync of the log.
+    pub wal_sync_seconds: Histogram,
+    /// `telemetryx_wal_bytes`: bytes of all segments of the log.
+    pub wal_bytes: IntGauge,
     /// `telemetryx_wal_bytes_max`: most bytes of all segments of the log.
     pub wal_bytes_max: IntGauge,
+    sinks: Sinks,
+}
+
+/// What is counted on receipt, by protocol, reason or status.
+struct Receipt {
+    events_received: Vec<IntCounter>,
+    events_rejected: Vec<IntCounter>,
+    events_limited: Vec<IntCounter>,
+    client_events: IntCounterVec,
+    duplicates_dropped: IntCounter,
+    ack_seconds: Histogram,
+    connections_closed: IntCounterVec,
+    connections_cut: IntCounterVec,
+    http_responses: IntCounterVec,
+    http_responses_ok: IntCounter,
+}
+
+impl Receipt {
+    fn new(on: &Registration) -> Result<Self, prometheus::Error> {
+        let received = on.counters("telemetryx_events_received_total", "Events accepted on receipt.", &["protocol"])?;
+        let rejected = on.counters("telemetryx_events_rejected_total", "Events rejected on receipt.", &["reason"])?;
+        let limited = on.counters(
+            "telemetryx_events_limited_total",
+            "Events that were delayed by a limit; a request that was answered 429 counts as one.",
+            &["scope"],
+        )?;
+        let http_responses = on.counters("telemetryx_http_responses_total", "HTTP answers, by status.", &["status"])?;
+        Ok(Self {
+            events_received: Protocol::NAMES.iter().map(|name| received.with_label_values(&[name])).collect(),
+            events_rejected: RejectReason::NAMES.iter().map(|name| rejected.with_label_values(&[name])).collect(),
+            events_limited: LimitScope::NAMES.iter().map(|scope| limited.with_label_values(&[scope])).collect(),
+            client_events: on.counters(
+                "telemetryx_client_events_total",
+                "Events accepted from a client.",
+                &["client"],
+            )?,
+            duplicates_dropped: on.counter("telemetryx_duplicates_dropped_total", "Frames sent again and dropped.")?,
+            ack_seconds: on.histogram(
+                "telemetryx_ack_seconds",
+                "From the last byte of a frame or request to its ACK or answer.",
+            )?,
+            connections_closed: on.counters(
+                "telemetryx_connections_closed_total",
+                "Connections ended, by reason.",
+                &["reason"],
+            )?,
+            connections_cut: on.counters(
+                "telemetryx_connections_cut_total",
+                "Connections closed while the peer was still sending after its refusal, by reason: the answer may be lost.",
+                &["reason"],
+            )?,
+            http_responses_ok: http_responses.with_label_values(&["200"]),
+            http_responses,
+        })
+    }
+}
+
+/// What is shown of each sink, by its name.
+struct Sinks {
+    delivered: IntCounterVec,
+    dead: IntCounterVec,
+    filtered: IntCounterVec,
+    dropped: IntCounterVec,
+    expired: IntCounterVec,
+    rows: IntCounterVec,
+    retries: IntCounterVec,
+    lag: IntGaugeVec,
+    up: IntGaugeVec,
+    oldest_seconds: GaugeVec,
+    delivery_seconds: HistogramVec,
+}
+
+impl Sinks {
+    fn new(on: &Registration) -> Result<Self, prometheus::Error> {
+        let by_sink = &["sink"];
+        Ok(Self {
+            delivered: on.counters("telemetryx_events_delivered_total", "Events stored by a sink.", by_sink)?,
+            dead: on.counters("telemetryx_events_dead_total", "Events kept in dead letters.", by_sink)?,
+            filtered: on.counters(
+                "telemetryx_events_filtered_total",
+                "Events that the steps of a sink left out, counted when their delivery is stored.",
+                &["sink", "step"],
+            )?,
+            dropped: on.counters(
+                "telemetryx_events_dropped_total",
+                "Events lost by a setting.",
+                &["sink", "reason"],
+            )?,
+            expired: on.counters(
+                "telemetryx_events_expired_total",
+                "Events deleted from a store because of their age.",
+                by_sink,
+            )?,
+            rows: on.counters(
+                "telemetryx_sink_rows_total",
+                "Rows written by a sink, each counted once when its delivery is stored.",
+                by_sink,
+            )?,
+            retries: on.counters("telemetryx_sink_retries_total", "Deliveries tried again.", by_sink)?,
+            lag: on.gauges("telemetryx_sink_lag_events", "Events that a sink has yet to store.", by_sink)?,
+            up: on.gauges("telemetryx_sink_up", "Whether a sink delivers.", by_sink)?,
+            oldest_seconds: on.ratios(
+                "telemetryx_sink_oldest_seconds",
+                "Age of the oldest event that a sink has yet to store.",
+                "sink",
+            )?,
+            delivery_seconds: on.histograms(
+                "telemetryx_sink_delivery_seconds",
+                "Duration of one delivery to a sink.",
+                by_sink,
+            )?,
+        })
+    }
+}
+
+/// Creates metrics on a registry.
+struct Registration(Registry);
+
+impl Registration {
+    fn register<M: Collector + 'static>(&self, metric: M) -> Result<(), prometheus::Error> {
+        self.0.register(Box::new(metric))
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        let metric = IntCounter::new(name, help)?;
+        self.register(metric.clone()).map(|()| metric)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.register(metric.clone()).map(|()| metric)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        let metric = IntGauge::new(name, help)?;
+        self.register(metric.clone()).map(|()| metric)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.register(metric.clone()).map(|()| metric)
+    }
+
+    /// Gauges of numbers that are not whole.
+    fn ratios(&self, name: &str, help: &str, label: &str) -> Result<GaugeVec, prometheus::Error> {
+        let metric = GaugeVec::new(Opts::new(name, help), &[label])?;
+        self.register(metric.clone()).map(|()| metric)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> Result<Histogram, prometheus::Error> {
+        let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))?;
+        self.register(metric.clone()).map(|()| metric)
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+        let metric = HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), labels)?;
+        self.register(metric.clone()).map(|()| metric)
+    }
 }
 
 /// The metrics of one sink.
@@ -139,189 +299,106 @@ pub struct SinkMetrics {
 impl Metrics {
     /// A registry with every metric of the server at zero.
     pub fn new() -> Result<Arc<Self>, prometheus::Error> {
-        let registry = Registry::new();
-        let counter = |name: &str, help: &str| {
-            let metric = IntCounter::new(name, help)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
-        };
-        let gauge = |name: &str, help: &str| {
-            let metric = IntGauge::new(name, help)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
-        };
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
-        };
-        let gauges = |name: &str, help: &str, labels: &[&str]| {
-            let metric = IntGaugeVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(metric.clone())).map(|()| metric)
-        };
-        registry.register(Box::new(process::Process::new()?))?;
-        let loop_busy_ratio = GaugeVec::new(
-            Opts::new("telemetryx_loop_busy_ratio", "Share of the last second in which an event loop did not wait."),
-            &["loop"],
-        )?;
-        registry.register(Box::new(loop_busy_ratio.clone()))?;
-        let build = gauges("telemetryx_build_info", "Always 1; its labels say what runs.", &["version"])?;
+        let on = Registration(Registry::new());
+        on.register(process::Process::new()?)?;
+        let build = on.gauges("telemetryx_build_info", "Always 1; its labels say what runs.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let sink_oldest_seconds = GaugeVec::new(
-            Opts::new("telemetryx_sink_oldest_seconds", "Age of the oldest event that a sink has yet to store."),
-            &["sink"],
-        )?;
-        registry.register(Box::new(sink_oldest_seconds.clone()))?;
-        let received = counters("telemetryx_events_received_total", "Events accepted on receipt.", &["protocol"])?;
-        let rejected = counters("telemetryx_events_rejected_total", "Events rejected on receipt.", &["reason"])?;
-        let http_responses = counters("telemetryx_http_responses_total", "HTTP answers, by status.", &["status"])?;
-        let lag = IntGaugeVec::new(
-            Opts::new("telemetryx_sink_lag_events", "Events that a sink has yet to store."),
-            &["sink"],
-        )?;
-        registry.register(Box::new(lag.clone()))?;
-        let delivery = HistogramVec::new(
-            HistogramOpts::new("telemetryx_sink_delivery_seconds", "Duration of one delivery to a sink.")
-                .buckets(SECONDS.to_vec()),
-            &["sink"],
-        )?;
-        registry.register(Box::new(delivery.clone()))?;
-        let ack_seconds = Histogram::with_opts(
-            HistogramOpts::new(
-                "telemetryx_ack_seconds",
-                "From the last byte of a frame or request to its ACK or answer.",
-            )
-            .buckets(SECONDS.to_vec()),
-        )?;
-        registry.register(Box::new(ack_seconds.clone()))?;
-        let wal_sync_seconds = Histogram::with_opts(
-            HistogramOpts::new("telemetryx_wal_sync_seconds", "Duration of one fdatasync of the log.")
-                .buckets(SECONDS.to_vec()),
-        )?;
-        registry.register(Box::new(wal_sync_seconds.clone()))?;
         Ok(Arc::new(Self {
-            events_received: Protocol::NAMES.iter().map(|name| received.with_label_values(&[name])).collect(),
-            events_rejected: RejectReason::NAMES.iter().map(|name| rejected.with_label_values(&[name])).collect(),
-            connections_closed: counters(
-                "telemetryx_connections_closed_total",
-                "Connections ended, by reason.",
-                &["reason"],
-            )?,
-            connections_cut: counters(
-                "telemetryx_connections_cut_total",
-                "Connections closed while the peer was still sending after its refusal, by reason: the answer may be lost.",
-                &["reason"],
-            )?,
-            http_responses_ok: http_responses.with_label_values(&["200"]),
-            http_responses,
-            connections: gauge("telemetryx_connections", "Open connections.")?,
-            connections_refused: counter("telemetryx_connections_refused_total", "Connections over a cap.")?,
-            ring_depth: gauge("telemetryx_ring_depth", "Slots waiting in the ring.")?,
-            ring_capacity: gauge("telemetryx_ring_capacity", "Slots that the ring holds.")?,
-            buffer_bytes_in_use: gauge("telemetryx_buffers_in_use", "Bytes of the buffer pool in use.")?,
-            duplicates_dropped: counter("telemetryx_duplicates_dropped_total", "Frames sent again and dropped.")?,
-            frames_missing: counter(
+            receipt: Receipt::new(&on)?,
+            connections: on.gauge("telemetryx_connections", "Open connections.")?,
+            connections_refused: on.counter("telemetryx_connections_refused_total", "Connections over a cap.")?,
+            ring_depth: on.gauge("telemetryx_ring_depth", "Slots waiting in the ring.")?,
+            ring_capacity: on.gauge("telemetryx_ring_capacity", "Slots that the ring holds.")?,
+            buffer_bytes_in_use: on.gauge("telemetryx_buffers_in_use", "Bytes of the buffer pool in use.")?,
+            buffer_bytes_capacity: on.gauge("telemetryx_buffer_bytes_capacity", "Bytes of the buffer pool.")?,
+            frames_missing: on.counter(
                 "telemetryx_frames_missing_total",
                 "Frames that were acknowledged and are missing from the log.",
             )?,
-            accept_pauses: counter(
+            accept_pauses: on.counter(
                 "telemetryx_accept_pauses_total",
                 "Times that accepting paused because no descriptor was free.",
             )?,
-            read_pauses: counter(
+            read_pauses: on.counter(
                 "telemetryx_read_pauses_total",
                 "Times that reading paused because no memory or ring slot was free.",
             )?,
-            ack_seconds,
-            wal_sync_seconds,
-            wal_bytes: gauge("telemetryx_wal_bytes", "Bytes of all segments of the log.")?,
-            events_delivered: counters("telemetryx_events_delivered_total", "Events stored by a sink.", &["sink"])?,
-            events_dead: counters("telemetryx_events_dead_total", "Events kept in dead letters.", &["sink"])?,
-            events_filtered: counters(
-                "telemetryx_events_filtered_total",
-                "Events that the steps of a sink left out, counted when their delivery is stored.",
-                &["sink", "step"],
+            loop_busy_ratio: on.ratios(
+                "telemetryx_loop_busy_ratio",
+                "Share of the last second in which an event loop did not wait.",
+                "loop",
             )?,
-            events_dropped: counters(
-                "telemetryx_events_dropped_total",
-                "Events lost by a setting.",
-                &["sink", "reason"],
+            loop_connections: on.gauges(
+                "telemetryx_loop_connections",
+                "Open connections of an event loop.",
+                &["loop"],
             )?,
-            sink_retries: counters("telemetryx_sink_retries_total", "Deliveries tried again.", &["sink"])?,
-            events_expired: counters(
-                "telemetryx_events_expired_total",
-                "Events deleted from a store because of their age.",
-                &["sink"],
-            )?,
-            sink_rows: counters(
-                "telemetryx_sink_rows_total",
-                "Rows written by a sink, each counted once when its delivery is stored.",
-                &["sink"],
-            )?,
-            sink_up: gauges("telemetryx_sink_up", "Whether a sink delivers.", &["sink"])?,
-            sink_oldest_seconds,
-            loop_busy_ratio,
-            buffer_bytes_capacity: gauge("telemetryx_buffer_bytes_capacity", "Bytes of the buffer pool.")?,
-            wal_bytes_max: gauge("telemetryx_wal_bytes_max", "Most bytes of all segments of the log.")?,
-            sink_lag_events: lag,
-            sink_delivery_seconds: delivery,
-            registry,
+            wal_sync_seconds: on.histogram("telemetryx_wal_sync_seconds", "Duration of one fdatasync of the log.")?,
+            wal_bytes: on.gauge("telemetryx_wal_bytes", "Bytes of all segments of the log.")?,
+            wal_bytes_max: on.gauge("telemetryx_wal_bytes_max", "Most bytes of all segments of the log.")?,
+            sinks: Sinks::new(&on)?,
+            registry: on.0,
         }))
     }
 
     /// `telemetryx_events_rejected_total` for this reason.
     pub fn events_rejected(&self, reason: RejectReason) -> &IntCounter {
-        &self.events_rejected[reason as usize]
+        &self.receipt.events_rejected[reason as usize]
     }
 
     /// `reason`: a name from a closed set of ours.
     pub fn connection_closed(&self, reason: &'static str) {
-        self.connections_closed.with_label_values(&[reason]).inc();
+        self.receipt.connections_closed.with_label_values(&[reason]).inc();
     }
 
-    /// `ratio`: 0 to 1.
-    pub fn show_loop(&self, event_loop: usize, ratio: f64) {
-        self.loop_busy_ratio.with_label_values(&[event_loop.to_string().as_str()]).set(ratio);
+    /// `ratio`: 0 to 1, how busy it was in the last second.
+    pub fn show_loop(&self, event_loop: usize, ratio: f64, connections: i64) {
+        let event_loop = event_loop.to_string();
+        self.loop_busy_ratio.with_label_values(&[event_loop.as_str()]).set(ratio);
+        self.loop_connections.with_label_values(&[event_loop.as_str()]).set(connections);
     }
 
     /// A half-closed connection was closed before the peer had ended or paused. `reason`: a name from a closed set of ours.
     pub fn connection_cut(&self, reason: &'static str) {
-        self.connections_cut.with_label_values(&[reason]).inc();
+        self.receipt.connections_cut.with_label_values(&[reason]).inc();
     }
 
     /// Counts an HTTP answer of this status.
     pub fn http_response(&self, status: u16) {
         match status {
-            200 => self.http_responses_ok.inc(),
-            _ => self.http_responses.with_label_values(&[status.to_string().as_str()]).inc(),
+            200 => self.receipt.http_responses_ok.inc(),
+            _ => self.receipt.http_responses.with_label_values(&[status.to_string().as_str()]).inc(),
         }
     }
 
     /// Events that the user's settings gave up: `reason` is a name from a closed set of ours.
     pub fn events_dropped(&self, sink: &str, reason: &'static str) -> IntCounter {
-        self.events_dropped.with_label_values(&[sink, reason])
+        self.sinks.dropped.with_label_values(&[sink, reason])
     }
 
     /// Events kept in the dead letters of `sink`; `ingest`: those that were rejected on receipt.
     pub fn events_dead(&self, sink: &str) -> IntCounter {
-        self.events_dead.with_label_values(&[sink])
+        self.sinks.dead.with_label_values(&[sink])
     }
 
     /// Resolves the labels of one sink.
     pub fn sink(&self, sink: &str) -> SinkMetrics {
         SinkMetrics {
-            events_delivered: self.events_delivered.with_label_values(&[sink]),
-            rows: self.sink_rows.with_label_values(&[sink]),
-            events_filtered: FilterStep::NAMES.map(|step| self.events_filtered.with_label_values(&[sink, step])),
+            events_delivered: self.sinks.delivered.with_label_values(&[sink]),
+            events_filtered: FilterStep::NAMES.map(|step| self.sinks.filtered.with_label_values(&[sink, step])),
+            rows: self.sinks.rows.with_label_values(&[sink]),
             events_dead: self.events_dead(sink),
-            lag_events: self.sink_lag_events.with_label_values(&[sink]),
-            delivery_seconds: self.sink_delivery_seconds.with_label_values(&[sink]),
-            retries: self.sink_retries.with_label_values(&[sink]),
-            events_expired: self.events_expired.with_label_values(&[sink]),
+            lag_events: self.sinks.lag.with_label_values(&[sink]),
+            delivery_seconds: self.sinks.delivery_seconds.with_label_values(&[sink]),
+            retries: self.sinks.retries.with_label_values(&[sink]),
+            events_expired: self.sinks.expired.with_label_values(&[sink]),
         }
     }
 
     /// Sets what is looked at when the page is asked for.
     pub fn show_sink(&self, sink: &str, is_up: bool, oldest_seconds: f64) {
-        self.sink_up.with_label_values(&[sink]).set(is_up.into());
-        self.sink_oldest_seconds.with_label_values(&[sink]).set(oldest_seconds);
+        self.sinks.up.with_label_values(&[sink]).set(is_up.into());
+        self.sinks.oldest_seconds.with_label_values(&[sink]).set(oldest_seconds);
     }
 
     /// The Prometheus text format.

@@ -1,6 +1,22 @@
-//! The wall clock as the event format has it: nanoseconds since 1970.
+//! The wall clock as the event format has it (nanoseconds since 1970), and both clocks as a value.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Two clocks, read at the same moment. What can be stepped gets this passed in.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Never goes back.
+    pub monotonic: Instant,
+    /// The host's time of day. It may be set.
+    pub wall: SystemTime,
+}
+
+impl Now {
+    /// Reads both clocks.
+    pub fn read() -> Self {
+        Self { monotonic: Instant::now(), wall: SystemTime::now() }
+    }
+}
 
 /// Nanoseconds since 1970; 0 before, and `u64::MAX` from the year 2554 on.
 pub fn unix_nano(wall: SystemTime) -> u64 {

@@ -9,27 +9,31 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::server::wait_until;
+use telemetryx::batch::Batch;
 use telemetryx::batch::pool::Pool;
-use telemetryx::config::steps::StepSettings;
 use telemetryx::http;
 use telemetryx::ids::LoopId;
 use telemetryx::metrics::Metrics;
 use telemetryx::net::{self, ConnectionLimits, EventLoop, Ingress, Intake, LoopState, Loops, Mailbox};
 use telemetryx::pipeline::commit;
-use telemetryx::pipeline::group_commit::{GroupCommit, Holder, LoopEnd};
+use telemetryx::pipeline::group_commit::{self, GroupCommit, Holder, LoopEnd, Outlets};
 use telemetryx::pipeline::ring::ring;
 use telemetryx::pipeline::rings::Rings;
 use telemetryx::pipeline::watermark::Watermarks;
 use telemetryx::random::Random;
+use telemetryx::rate::Limit;
 use telemetryx::router::{Drain, Router, Shared, SinkProgress};
 use telemetryx::session::marks::Marks;
+use telemetryx::session::rates::{RateSettings, Rates};
 use telemetryx::session::server::SessionSettings;
 use telemetryx::session::tokens::Tokens;
+use telemetryx::settings::steps::StepSettings;
 use telemetryx::sink::{self, Identity, SinkSettings};
+use telemetryx::time::Now;
 use telemetryx::wal::{self, DirStorage};
 use telemetryx::wire::AckLevel;
 
@@ -82,7 +86,12 @@ static ALLOCATOR: Counting = Counting;
 const FRAME_BYTES: usize = 1 << 20;
 
 /// Starts a server's threads in this process, with a log or without; the address it listens on.
-fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) -> std::net::SocketAddr {
+fn start(
+    directory: &std::path::Path,
+    metrics: &Arc<Metrics>,
+    with_log: bool,
+    rates: RateSettings,
+) -> std::net::SocketAddr {
     let parts = net::Parts::new().unwrap();
     let log = with_log.then(|| {
         let settings = wal::Settings {
@@ -105,36 +114,33 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         drain: Arc::new(Drain::default()),
         notify: Arc::new(|| {}),
     };
-    let kind: sink::Settings = toml::from_str("kind = 'discard'").unwrap();
+    let config = Box::new(sink::discard::DiscardSettings {});
     let batch = sink::BatchSettings { max_events: 10_000, max_bytes: 4 << 20, max_age: Duration::from_millis(50) };
-    let settings = SinkSettings {
-        name: "discard".to_owned(),
-        required: true,
-        drops_oldest: false,
-        steps: StepSettings::default(),
-        batch,
-        kind,
-    };
-    let sink = sink::open("discard", &settings.kind, shared.identity);
+    let (name, steps) = ("discard".to_owned(), StepSettings::default());
+    let settings = SinkSettings { name, required: true, drops_oldest: false, steps, batch, config };
+    let sink = settings.open(shared.identity);
     let (queue, router) = Router::start(&settings, sink, &shared).unwrap();
     let (mut sender, receiver) = ring(1024, Box::new(parts.wake()));
     let rings = Rings::new(vec![receiver]);
     let watermarks = Arc::new(Watermarks::default());
     let progress = router.progress().clone();
     std::mem::forget(router);
-    let group_commit = log.map(|opened| GroupCommit {
+    let log_parts = log.map(|opened| group_commit::Parts {
         writer: opened.writer,
         holders: vec![Box::new(Discard(progress))],
         loops: vec![LoopEnd { watermarks: watermarks.clone(), wake: Box::new(parts.wake()) }],
         health: Arc::default(),
         metrics: metrics.clone(),
-        sleep: Box::new(|_| panic!("the log takes everything")),
+        is_over: Box::new(|_| panic!("the log takes everything")),
     });
     let log_thread = thread::spawn(move || {
         COUNTER.set(Some(&LOG));
-        match group_commit {
-            Some(group_commit) => {
-                group_commit.run(rings, |_| Ok(()), |batch| queue.offer(batch));
+        match log_parts {
+            Some(parts) => {
+                let offer = Box::new(move |batch: &Arc<Batch>| queue.offer(batch));
+                let outlets = Outlets { keep_refused: Box::new(|_| Ok(())), offer };
+                let group_commit = GroupCommit::new(parts, outlets, rings, Now::read());
+                group_commit::thread::run(group_commit, |_| panic!("the log takes everything"));
             }
             None => commit::run(rings, |_| {}, |batch| queue.offer(batch)),
         }
@@ -160,6 +166,7 @@ fn start(directory: &std::path::Path, metrics: &Arc<Metrics>, with_log: bool) ->
         http,
         limits: ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 },
         tokens: Tokens::default(),
+        rates: Rates::new(rates, Instant::now()),
         marks: Mutex::new(Marks::new(100, Duration::from_secs(3600))),
         metrics: metrics.clone(),
         watermarks: vec![watermarks],
@@ -203,14 +210,17 @@ fn send(agent: &mut RawAgent, payload: &[u8], frames: u64, seq: &mut u64) {
 #[test]
 fn no_frame_and_no_event_allocates_between_socket_and_batch() {
     // One after the other: they share the counters.
-    no_allocation(false);
-    no_allocation(true);
+    no_allocation(false, RateSettings::default());
+    no_allocation(true, RateSettings::default());
+    // Limits that are looked at and charged, and that make the agent wait now and then.
+    let limit = |bytes| Limit::new(1_000_000, bytes, Duration::from_secs(1));
+    no_allocation(true, RateSettings { server: limit(0), agent: limit(40_000_000), clients: Vec::new() });
 }
 
-fn no_allocation(with_log: bool) {
+fn no_allocation(with_log: bool, rates: RateSettings) {
     let directory = tempfile::tempdir().unwrap();
     let metrics = Metrics::new().unwrap();
-    let address = start(directory.path(), &metrics, with_log);
+    let address = start(directory.path(), &metrics, with_log, rates);
     let delivered = metrics.sink("discard").events_delivered;
     let mut sent = 0;
     // Acknowledged is not yet batched: the log thread is done when its sink is.

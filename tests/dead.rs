@@ -186,8 +186,8 @@ fn what_cannot_be_done_is_said_and_leaves_the_files_as_they_are() {
     let folder = files();
     let before = (file(&folder, "old"), file(&folder, "sqlite"), file(&folder, "ingest"));
     for (arguments, code, said) in [
-        (&["list", "--sink", "pg"][..], 1, "no sink is named `pg`: there is sqlite"),
-        (&["replay", "--sink", "old"], 1, "no sink is named `old`: there is sqlite"),
+        (&["list", "--sink", "pg"][..], 1, "no sink is named `pg`; the sinks are: sqlite"),
+        (&["replay", "--sink", "old"], 1, "no sink is named `old`; the sinks are: sqlite"),
         (&["replay", "--sink", "ingest"], 1, "`telemetryx dead show --sink ingest` shows"),
         (&["replay", "--sink", "sqlite"], 1, "events.db: unable to open database file"),
         (&["replay", "--sink", "sqlite", "--set", "sinks.sqlite.kind=stdout"], 1, "dead show --json"),

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use telemetryx::event::JsonDecoder;
-use telemetryx::metrics::Metrics;
+use telemetryx::metrics::{LocalMetrics, Metrics};
 use telemetryx::wire::header::FrameKind;
 use telemetryx::wire::{
     AckLevel, Decoded, FrameError, Goaway, GoawayCode, Header, Hello, NackCode, PayloadCaps, Welcome, answer, decode,
@@ -189,8 +189,8 @@ fn metric_names(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-#[test]
-fn every_metric_stands_in_the_page_and_no_other() {
+/// Name and type of every metric.
+fn metrics() -> BTreeSet<(String, String)> {
     let metrics = Metrics::new().unwrap();
     // Families appear with their first label.
     metrics.connection_closed("end");
@@ -198,8 +198,9 @@ fn every_metric_stands_in_the_page_and_no_other() {
     metrics.http_response(200);
     metrics.sink("sqlite");
     metrics.show_sink("sqlite", true, 0.0);
-    metrics.show_loop(0, 0.0);
+    metrics.show_loop(0, 0.0, 0);
     metrics.events_dropped("sqlite", "dead_letters_full");
+    LocalMetrics::new(&metrics, &["api".to_owned()]);
     let text = String::from_utf8(metrics.text()).unwrap();
     let types: BTreeSet<(String, String)> = text
         .lines()
@@ -207,7 +208,12 @@ fn every_metric_stands_in_the_page_and_no_other() {
         .map(|(name, kind)| (name.to_owned(), kind.to_owned()))
         .collect();
     assert!(types.len() >= 20, "{text}");
+    types
+}
 
+#[test]
+fn every_metric_stands_in_the_page_and_no_other() {
+    let types = metrics();
     let page = page("docs/operations.md");
     let table: BTreeSet<(String, String)> = page
         .lines()
@@ -221,6 +227,20 @@ fn every_metric_stands_in_the_page_and_no_other() {
         assert!(mentioned.remove(table), "the page mentions the table {table}");
     }
     assert_eq!(mentioned, types.into_iter().map(|(name, _)| name).collect());
+}
+
+/// Names without the suffixes that Prometheus gives to the series of a histogram.
+#[test]
+fn alerts_and_dashboards_name_metrics_that_exist() {
+    let names: BTreeSet<String> = metrics().into_iter().map(|(name, _)| name).collect();
+    for file in ["tools/prometheus/alerts.yaml", "tools/prometheus/alerts_test.yaml", "tools/grafana/dashboard.json"] {
+        let named = metric_names(&page(file));
+        assert!(named.len() > 10, "{file} names only {named:?}");
+        for name in named {
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+            assert!(names.contains(family.unwrap_or(&name)), "{file} names {name}, which does not exist");
+        }
+    }
 }
 
 fn pages() -> Vec<PathBuf> {

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use telemetryx::batch::{Batch, Delivery, Origin, Payload, Run};
-use telemetryx::config::steps::StepSettings;
 use telemetryx::event::{Events, JsonDecoder, JsonRecord, check_batch, write_json};
 use telemetryx::router::gather::{Due, Gather};
 use telemetryx::router::steps::Steps;
+use telemetryx::settings::steps::StepSettings;
 use telemetryx::sink::BatchSettings;
 
 struct Counting;

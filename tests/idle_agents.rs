@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::agent::{RawAgent, batch, data, hello, log_line};
+use support::http::metric;
 use support::server::{Server, resident_bytes};
 
 const IDLE: usize = 10_000;
@@ -41,7 +42,8 @@ fn ten_thousand_idle_agents_cost_little_memory_and_no_latency() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let server = Server::start(directory.path(), &["sinks.discard.kind=discard", "wal.enabled=false"]);
+    let server =
+        Server::start(directory.path(), &["sinks.discard.kind=discard", "wal.enabled=false", "server.event_loops=2"]);
     let (mut busy, _) = RawAgent::greeted(server.address(), hello(id(0), 0));
     let mut seq = 0;
     ack_p99(&mut busy, &mut seq);
@@ -55,6 +57,9 @@ fn ten_thousand_idle_agents_cost_little_memory_and_no_latency() {
     let idle: Vec<RawAgent> =
         (1..=IDLE).map(|index| RawAgent::greeted(server.address(), hello(id(index), 0)).0).collect();
     let connected = started.elapsed();
+    let [first, second] = ["0", "1"].map(|event_loop| {
+        metric(server.address(), &format!("telemetryx_loop_connections{{loop=\"{event_loop}\"}}")).unwrap_or_default()
+    });
     let each = resident_bytes(server.pid()).saturating_sub(before) / IDLE as u64;
     // What the idle agents cost, they cost all the time; other work passes.
     let beside = (0..10).map(|_| best_p99()).find(|beside| *beside <= limit(alone)).unwrap_or_else(&mut best_p99);
@@ -65,6 +70,7 @@ fn ten_thousand_idle_agents_cost_little_memory_and_no_latency() {
     println!(
         "{IDLE} idle agents within {connected:?}: {each} bytes each; ack p99 {alone:?} alone, {beside:?} beside them"
     );
+    assert!(first.max(second) <= 1.2 * first.min(second), "{first} and {second} connections of the two loops");
     assert!(each <= BYTES_EACH_MAX, "{each} bytes an idle agent");
     assert!(beside <= limit(alone), "{alone:?} became {beside:?}");
 }

@@ -86,6 +86,8 @@ fn a_variable_that_almost_names_a_setting_is_refused() {
         ("TELEMETRYX_CONFIG_FILE", "TELEMETRYX_CONFIG"),
         ("TELEMETRYX_CONFG", "TELEMETRYX_CONFIG"),
         ("TELEMETRYX_SINKS_PG_URL_FILE", "TELEMETRYX__SINKS__PG__URL_FILE"),
+        ("TELEMETRYX_CLIENTS_API_TOKEN_FILE", "TELEMETRYX__CLIENTS__API__TOKEN_FILE"),
+        ("TELEMETRYX_CLIENT_API_BURST", "TELEMETRYX__CLIENTS__API__BURST"),
         ("TELEMETRYX_SINKS_OUT_BATCH_MAX_AGE", "TELEMETRYX__SINKS__OUT__BATCH__MAX_AGE"),
     ] {
         let output = telemetryx(folder.path(), &["check"]).env(variable, "secret").output().unwrap();
@@ -198,13 +200,46 @@ fn check_warns_of_an_address_that_is_open_to_everybody() {
         text(&output.stdout).to_owned()
     };
     let open = "server.address=0.0.0.0:4640";
-    let warning = "warning: 0.0.0.0:4640: anybody who reaches this address can send events: set server.tokens_file\n";
+    let warning = "warning: 0.0.0.0:4640: anybody who reaches this address can send events: set server.tokens_file or [[clients]]\n";
     assert!(check(&[open]).ends_with(warning), "{}", check(&[open]));
     let shown = check(&[open, "server.tokens_file=tokens"]);
     assert!(shown.contains("warning: 0.0.0.0:4640: tokens are accepted from this machine only"), "{shown}");
     let trusted = ["server.address=[::]:4640", "server.tokens_file=tokens", "server.allow_plaintext_tokens=true"];
     for quiet in [&trusted[..], &[]] {
         assert!(!check(quiet).contains("warning"), "{}", check(quiet));
+    }
+}
+
+#[test]
+fn a_token_belongs_to_one_client_and_its_file_holds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in
+        [("tokens", "common\n"), ("one", "secret\n"), ("same", "secret"), ("empty", "\n"), ("two", "a\nb")]
+    {
+        fs::write(folder.path().join(name), text).unwrap();
+    }
+    for (sets, problem) in [
+        (
+            &["clients.a.token_file=one", "clients.b.token_file=same"][..],
+            "clients.b: its token is also that of clients.a",
+        ),
+        (&["clients.a.token_file=tokens"], "clients.a: its token is also in server.tokens_file: remove it there"),
+        (&["clients.a.token_file=empty"], "clients.a.token_file: empty contains no token: write one into it"),
+        (
+            &["clients.a.token_file=two"],
+            "clients.a.token_file: two has more than one line, or a control character: write one token into it",
+        ),
+        (
+            &["clients.a.token_file=none"],
+            "clients.a.token_file: none cannot be read: No such file or directory (os error 2)",
+        ),
+    ] {
+        let sets = sets.iter().copied().chain(["server.tokens_file=tokens"]);
+        let arguments: Vec<&str> = ["check"].into_iter().chain(sets.flat_map(|set| ["--set", set])).collect();
+        let output = telemetryx(folder.path(), &arguments).output().unwrap();
+        refused(&output, problem);
+        let shown = [text(&output.stderr), text(&output.stdout)].concat();
+        assert!(!shown.contains("secret") && !shown.contains("common"), "{shown}");
     }
 }
 

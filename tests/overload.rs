@@ -87,8 +87,9 @@ struct Seen {
 
 /// Reads events until the server has closed the pipe.
 fn read_all(fifo: &Path, seen: &Mutex<Seen>) {
-    for line in BufReader::new(File::open(fifo).unwrap()).lines() {
-        let line: serde_json::Value = serde_json::from_str(&line.unwrap()).unwrap();
+    // The first line is empty.
+    for line in BufReader::new(File::open(fifo).unwrap()).lines().map(Result::unwrap).filter(|line| !line.is_empty()) {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let key = match line["value"].as_f64() {
             Some(value) => format!("{value}"),
             None => line["name"].as_str().unwrap().to_owned(),

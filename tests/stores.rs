@@ -449,7 +449,10 @@ fn the_printed_statements_make_tables_that_will_do() {
     assert!(wait_until(PATIENCE, || count(postgres, &database) == 3), "{}", server.log());
 
     let none = telemetryx(folder.path(), &["config", "--ddl", "x", "--set", "sinks.out.kind=stdout"]);
-    assert_eq!((none.status.code(), text(&none.stderr)), (Some(1), "telemetryx: no sink is named `x`: there is out\n"));
+    assert_eq!(
+        (none.status.code(), text(&none.stderr)),
+        (Some(1), "telemetryx: no sink is named `x`; the sinks are: out\n")
+    );
     let none = telemetryx(folder.path(), &["config", "--ddl", "out", "--set", "sinks.out.kind=stdout"]);
     assert_eq!((none.status.code(), text(&none.stderr)), (Some(1), "telemetryx: sink `out` writes into no table\n"));
 }

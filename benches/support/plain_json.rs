@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Error, MapAccess, Visitor};
 
 #[derive(Deserialize)]
 #[allow(dead_code)] // decoding is all that is asked for
-pub struct PlainEvent<'a> {
+pub(crate) struct PlainEvent<'a> {
     #[serde(borrow)]
     pub time: Cow<'a, str>,
     #[serde(borrow)]
@@ -27,7 +27,7 @@ pub struct PlainEvent<'a> {
 }
 
 #[allow(dead_code)]
-pub enum PlainValue<'a> {
+pub(crate) enum PlainValue<'a> {
     Null,
     Bool(bool),
     Int(i64),
@@ -105,6 +105,6 @@ impl<'de> Deserialize<'de> for PlainValue<'de> {
 }
 
 /// Decodes an array of events; the number of them.
-pub fn decode(body: &[u8]) -> usize {
+pub(crate) fn decode(body: &[u8]) -> usize {
     serde_json::from_slice::<Vec<PlainEvent<'_>>>(body).map_or(0, |events| std::hint::black_box(events).len())
 }

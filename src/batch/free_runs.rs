@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// The words that have bits of these pages, each with those bits.
-pub fn bits(range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
+pub(super) fn bits(range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
     let mut page = range.start;
     std::iter::from_fn(move || {
         if page >= range.end {
@@ -19,7 +19,11 @@ pub fn bits(range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
 
 /// The runs of set bits `within` a range of pages, in order. `word` returns 64 pages of the map. A run ends early once it
 /// has `enough` pages; the next one then begins where it ended.
-pub fn runs(word: impl Fn(usize) -> u64, within: Range<usize>, enough: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn runs(
+    word: impl Fn(usize) -> u64,
+    within: Range<usize>,
+    enough: usize,
+) -> impl Iterator<Item = Range<usize>> {
     let mut page = within.start;
     std::iter::from_fn(move || {
         let mut start = page;

@@ -10,7 +10,7 @@ use crate::batch::{Batch, Origin, Payload, Run};
 use crate::event::proto::{Event, EventBatch};
 
 /// Events called `e<position>`, as one frame of an agent.
-pub fn pooled_batch(positions: RangeInclusive<u64>) -> Arc<Batch> {
+pub(crate) fn pooled_batch(positions: RangeInclusive<u64>) -> Arc<Batch> {
     let events: Vec<_> =
         positions.clone().map(|position| Event { name: format!("e{position}"), ..Event::default() }).collect();
     let count = events.len() as u32;

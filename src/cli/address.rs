@@ -13,7 +13,7 @@ const HOST_BYTES_MAX: usize = 253;
 
 /// A host and a port; the host is not looked up yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
+pub(super) struct Address {
     /// A name, an IPv4 address, or an IPv6 address without brackets.
     pub host: String,
     /// Never 0.
@@ -22,7 +22,7 @@ pub struct Address {
 
 /// Why a text is not an address. The message does not repeat the text: it may hold a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AddressError {
+pub(super) enum AddressError {
     #[error("the host is missing: expected HOST or HOST:PORT")]
     NoHost,
     #[error("the port is not a number from 1 to 65535")]
@@ -102,7 +102,7 @@ impl Address {
     ///
     /// # Errors
     /// The name does not resolve.
-    pub fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
+    pub(super) fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
         resolve::addresses(&self.host, self.port).map_err(|error| {
             Failure::Failed(format!(
                 "cannot resolve host {:?}: {error}; check the name, or use an IP address",
@@ -115,7 +115,7 @@ impl Address {
     ///
     /// # Errors
     /// The settings are wrong, or leave the port to the system.
-    pub fn or_of_settings(asked: Option<&Self>, settings: &SettingsArgs, option: &str) -> Result<Self, Failure> {
+    pub(super) fn or_of_settings(asked: Option<&Self>, settings: &SettingsArgs, option: &str) -> Result<Self, Failure> {
         if let Some(asked) = asked {
             return Ok(asked.clone());
         }

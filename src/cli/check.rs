@@ -20,7 +20,7 @@ use crate::sink::{self, Identity};
 use crate::wal::{DirStorage, inspect};
 
 #[derive(Args)]
-pub struct CheckArgs {
+pub(super) struct CheckArgs {
     /// Also read the whole log and connect to every sink; changes nothing
     #[arg(long)]
     pub(super) connect: bool,
@@ -60,7 +60,7 @@ pub(super) fn run(settings: &SettingsArgs, connect: bool, event: Option<&Path>, 
 fn load(settings: &SettingsArgs, findings: &mut Findings) -> Result<Resolved, Failure> {
     let settings = settings.load()?;
     let server = &settings.config.server;
-    let tokens = access::read_tokens(server)?;
+    let tokens = access::read_tokens(&settings.config)?;
     access::check_files(&settings.config)?;
     findings.summary(&settings)?;
     if let Some(warning) = access::warning(server.address, &tokens, server) {
@@ -91,10 +91,10 @@ fn ask(config: &Config, findings: &mut Findings) -> Result<(), Failure> {
     // Another owner than any server's: what is only looked at is fenced from nobody.
     let identity = Identity { server_id: server_id.unwrap_or_default(), owner: [0; 16], log_end: u64::MAX };
     for settings in &config.sinks {
-        let mut sink = sink::open(&settings.name, &settings.kind, &identity);
+        let mut sink = settings.open(&identity);
         let (message, ok) = match sink.probe() {
             Ok(()) => {
-                let output = settings.kind.output().map(|output| format!(", {output}"));
+                let output = settings.config.output().map(|output| format!(", {output}"));
                 (format!("{}{}", sink.probed(), output.unwrap_or_default()), true)
             }
             Err(unavailable) => (Escaped(unavailable).to_string(), false),

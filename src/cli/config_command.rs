@@ -4,10 +4,10 @@ use clap::Args;
 
 use super::{Failure, SettingsArgs, print};
 use crate::config::document;
-use crate::config::url::not_a_url;
+use crate::settings::url::not_a_url;
 
 #[derive(Args)]
-pub struct ConfigArgs {
+pub(super) struct ConfigArgs {
     /// Print a settings file with all keys, their documentation and defaults
     #[arg(long)]
     pub defaults: bool,
@@ -18,7 +18,7 @@ pub struct ConfigArgs {
     pub(super) settings: SettingsArgs,
 }
 
-pub fn run(settings: &SettingsArgs, defaults: bool, ddl: Option<&str>) -> Result<(), Failure> {
+pub(super) fn run(settings: &SettingsArgs, defaults: bool, ddl: Option<&str>) -> Result<(), Failure> {
     if defaults {
         // Also where the present settings are wrong: this is how to put them right.
         return print(&document::default_file());
@@ -28,9 +28,13 @@ pub fn run(settings: &SettingsArgs, defaults: bool, ddl: Option<&str>) -> Result
     let sinks = &resolved.config.sinks;
     let Some(sink) = sinks.iter().find(|sink| sink.name == name) else {
         let names: Vec<_> = sinks.iter().map(|sink| sink.name.as_str()).collect();
-        return Err(Failure::Failed(format!("no sink is named `{}`: there is {}", not_a_url(name), names.join(", "))));
+        return Err(Failure::Failed(format!(
+            "no sink is named `{}`; the sinks are: {}",
+            not_a_url(name),
+            names.join(", ")
+        )));
     };
-    match sink.kind.ddl() {
+    match sink.config.ddl() {
         Some(ddl) => print(&ddl),
         None => Err(Failure::Failed(format!("sink `{name}` writes into no table"))),
     }

@@ -14,11 +14,11 @@ use ureq::unversioned::transport::DefaultConnector;
 use super::address::{Address, AddressError};
 use super::terminal::fit;
 use super::{Failure, SettingsArgs, print};
-use crate::config::hide::hide_in_all;
-use crate::config::url::Url;
 use crate::escape::escape;
 use crate::limits;
 use crate::resolve::http::SystemResolver;
+use crate::settings::hide::hide_in_all;
+use crate::settings::url::Url;
 #[cfg(feature = "http-sink")]
 use crate::sink::tls;
 
@@ -28,7 +28,7 @@ const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 const ERROR_CHARS_MAX: usize = 1_000;
 
 #[derive(Args)]
-pub struct HealthArgs {
+pub(super) struct HealthArgs {
     /// Server to query, such as localhost:4640 or https://example.org/telemetryx/health [default: server.address]
     #[arg(value_name = "URL")]
     pub url: Option<String>,
@@ -41,7 +41,7 @@ pub struct HealthArgs {
 }
 
 /// One GET of /health. `Ok` with status 200 only.
-pub fn run(args: &HealthArgs) -> Result<(), Failure> {
+pub(super) fn run(args: &HealthArgs) -> Result<(), Failure> {
     let HealthArgs { url, settings, .. } = args;
     let url = match url {
         Some(url) => health_url(url).map_err(|error| Failure::Usage(error.to_string()))?,

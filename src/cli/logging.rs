@@ -30,12 +30,12 @@ use crate::time::now_unix_nano;
 static JSON: AtomicBool = AtomicBool::new(false);
 
 /// Sets the format of [`message`].
-pub fn set_format(format: LogFormat) {
+pub(super) fn set_format(format: LogFormat) {
     JSON.store(format == LogFormat::Json, Ordering::Relaxed);
 }
 
 /// Writes a line of a command to standard error: `telemetryx: …`, or JSON where log lines are. Waits for standard error.
-pub fn message(level: Level, text: &str) {
+pub(super) fn message(level: Level, text: &str) {
     let line = match JSON.load(Ordering::Relaxed) {
         true => json_line(level, text, Map::new()),
         false => format!("telemetryx: {}\n", escape(text)),
@@ -45,7 +45,7 @@ pub fn message(level: Level, text: &str) {
 }
 
 /// A line as the log has them.
-pub fn json_line(level: Level, message: &str, fields: Map<String, serde_json::Value>) -> String {
+pub(super) fn json_line(level: Level, message: &str, fields: Map<String, serde_json::Value>) -> String {
     let mut line = Map::new();
     let time = rfc3339::format(now_unix_nano());
     line.insert("timestamp".to_owned(), String::from_utf8_lossy(&time).into());
@@ -58,12 +58,12 @@ pub fn json_line(level: Level, message: &str, fields: Map<String, serde_json::Va
 }
 
 /// Log output of this process. Dropping it waits, for a bounded time, until the last lines are out.
-pub struct Logging {
+pub(super) struct Logging {
     lines: Lines,
 }
 
 /// Starts log output, once in a process.
-pub fn start(format: LogFormat, filter: LogFilter) -> Result<Logging, Failure> {
+pub(super) fn start(format: LogFormat, filter: LogFilter) -> Result<Logging, Failure> {
     let lines = Lines::new(format);
     let writer = lines.clone();
     thread::Builder::new()
@@ -85,13 +85,13 @@ pub fn start(format: LogFormat, filter: LogFilter) -> Result<Logging, Failure> {
 }
 
 /// Makes a panic one JSON line, too.
-pub fn panics_as_json() {
+pub(super) fn panics_as_json() {
     std::panic::set_hook(Box::new(|panic| message(Level::ERROR, &panic.to_string())));
 }
 
 impl Logging {
     /// Writes lines that appear whatever is filtered, in their order among the log lines.
-    pub fn print(&self, lines: &str) {
+    pub(super) fn print(&self, lines: &str) {
         for line in lines.split_inclusive('\n') {
             self.lines.push(line.as_bytes());
         }

@@ -13,10 +13,10 @@ use clap::error::{ContextKind, ContextValue, ErrorKind as ArgumentErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing::Level;
 
-use crate::config::url::{HIDDEN, Url};
 use crate::config::{self, ConfigError, LogFormat, Resolved};
 use crate::escape::escape_lines;
 use crate::limits::SETTINGS_FILE_BYTES_MAX;
+use crate::settings::url::{HIDDEN, Url};
 
 mod address;
 pub mod bench;

@@ -18,13 +18,13 @@ const VARIABLE: &str = "TELEMETRYX_PROFILE";
 /// periodic hides between them.
 const SAMPLES_PER_SECOND: i32 = 199;
 
-pub struct Profile {
+pub(super) struct Profile {
     running: Option<(ProfilerGuard<'static>, PathBuf)>,
 }
 
 impl Profile {
     /// Starts to take samples, if [`VARIABLE`] is set.
-    pub fn start() -> Result<Self, Failure> {
+    pub(super) fn start() -> Result<Self, Failure> {
         let Some(path) = std::env::var_os(VARIABLE) else { return Ok(Self { running: None }) };
         // The first signal builds the tables and allocates for that. It must not come within malloc: raised here, once.
         let first = take_samples(1)?;
@@ -34,7 +34,7 @@ impl Profile {
     }
 
     /// Writes the flamegraph of all samples since the start.
-    pub fn write(self) -> Result<(), Failure> {
+    pub(super) fn write(self) -> Result<(), Failure> {
         let Some((guard, path)) = self.running else { return Ok(()) };
         let report = guard.report().build().map_err(|error| failed("collecting samples", error))?;
         let file = File::create(&path).map_err(|error| failed("creating its file", error))?;

@@ -7,7 +7,7 @@ use super::{Failure, SettingsArgs, logging, started};
 use crate::config::LogFormat;
 use crate::{descriptors, server};
 
-pub fn run(settings: &SettingsArgs) -> Result<(), Failure> {
+pub(super) fn run(settings: &SettingsArgs) -> Result<(), Failure> {
     let settings = settings.load()?;
     // Held to the end: dropping it writes out the last lines.
     let logging = logging::start(settings.config.log.format, settings.log_filter)?;

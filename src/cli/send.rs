@@ -48,7 +48,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 const ACK_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Args)]
-pub struct SendArgs {
+pub(super) struct SendArgs {
     #[command(flatten)]
     pub options: SendOptions,
     #[command(flatten)]
@@ -56,7 +56,7 @@ pub struct SendArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct SendOptions {
+pub(super) struct SendOptions {
     /// Files to send; `-` or none: standard input. gzip is unpacked
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
@@ -88,7 +88,7 @@ pub struct SendOptions {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// JSON or NDJSON if the input begins with an event or the name ends in .ndjson or .jsonl, else text
     Auto,
     /// Each line is the body of an event
@@ -174,7 +174,7 @@ impl From<Ended> for Failure {
 }
 
 /// Sends, and prints one line about it. `Ok`: all events are acknowledged, none is refused.
-pub fn run(settings: &SettingsArgs, options: &SendOptions) -> Result<(), Failure> {
+pub(super) fn run(settings: &SettingsArgs, options: &SendOptions) -> Result<(), Failure> {
     let address = Address::or_of_settings(options.to.as_ref(), settings, "send --to")?;
     let live = Live::new(&files(options));
     let stop = Stop::on_signals({

@@ -20,15 +20,17 @@ struct Started {
 }
 
 /// The lines in the format of the log, each with its end.
-pub fn lines(address: SocketAddr, config: &Config) -> String {
+pub(super) fn lines(address: SocketAddr, config: &Config) -> String {
     // As a person would write it from here.
     let here = std::env::current_dir().ok();
     let near = |path: &Path| {
         let relative = here.as_ref().and_then(|here| path.strip_prefix(here).ok());
         relative.unwrap_or(path).display().to_string()
     };
-    let sinks =
-        config.sinks.iter().map(|sink| (sink.name.clone(), sink.kind.output().map(|output| near(Path::new(&output)))));
+    let sinks = config.sinks.iter().map(|sink| {
+        let output = sink.config.output().map(|output| near(Path::new(&output.to_string())));
+        (sink.name.clone(), output)
+    });
     let log = config.wal.enabled.then(|| near(&config.data_dir.join("wal")));
     let started = Started { address, log, sinks: sinks.collect() };
     match config.log.format {

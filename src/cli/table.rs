@@ -8,7 +8,7 @@ use super::terminal::{fit, width};
 /// Spaces between two columns.
 const GAP: usize = 2;
 
-pub struct Column {
+pub(super) struct Column {
     head: &'static str,
     align: Align,
     narrow: Narrow,
@@ -31,42 +31,42 @@ enum Align {
 
 impl Column {
     /// Text that is never cut.
-    pub const fn text(head: &'static str) -> Self {
+    pub(super) const fn text(head: &'static str) -> Self {
         Self { head, align: Align::Left, narrow: Narrow::Whole }
     }
 
     /// Numbers, aligned to the right, never cut.
-    pub const fn number(head: &'static str) -> Self {
+    pub(super) const fn number(head: &'static str) -> Self {
         Self { head, align: Align::Right, narrow: Narrow::Whole }
     }
 
     /// Text that is left out where the terminal is too narrow for the table.
-    pub const fn optional(head: &'static str) -> Self {
+    pub(super) const fn optional(head: &'static str) -> Self {
         Self { head, align: Align::Left, narrow: Narrow::LeftOut }
     }
 
     /// Text that is cut, to `narrowest` columns at the least, where the terminal is too narrow for the table.
-    pub const fn flexible(head: &'static str, narrowest: usize) -> Self {
+    pub(super) const fn flexible(head: &'static str, narrowest: usize) -> Self {
         Self { head, align: Align::Left, narrow: Narrow::Cut(narrowest) }
     }
 }
 
-pub struct Table<const N: usize> {
+pub(super) struct Table<const N: usize> {
     columns: [Column; N],
     rows: Vec<[String; N]>,
 }
 
 impl<const N: usize> Table<N> {
-    pub fn new(columns: [Column; N]) -> Self {
+    pub(super) fn new(columns: [Column; N]) -> Self {
         Self { columns, rows: Vec::new() }
     }
 
-    pub fn row(&mut self, cells: [String; N]) {
+    pub(super) fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
     }
 
     /// The head and the rows, a line each. No line is wider than `columns`; `None`: nothing is cut.
-    pub fn render(&self, columns: Option<usize>) -> String {
+    pub(super) fn render(&self, columns: Option<usize>) -> String {
         let widths = self.widths(columns);
         let mut text = String::new();
         let head = self.columns.each_ref().map(|column| column.head);

@@ -14,7 +14,7 @@ const HELP_COLUMNS_MAX: usize = 100;
 const HELP_COLUMNS_MIN: usize = 40;
 
 /// Columns of the terminal that standard output is; `None`: it is not a terminal, or does not know.
-pub fn columns() -> Option<usize> {
+pub(super) fn columns() -> Option<usize> {
     columns_of(stdout())
 }
 
@@ -27,18 +27,18 @@ fn columns_of(output: impl IsTerminal + AsFd) -> Option<usize> {
 }
 
 /// Columns at which help and usage errors wrap.
-pub fn help_columns() -> usize {
+pub(super) fn help_columns() -> usize {
     let columns = columns().or_else(|| columns_of(stderr())).unwrap_or(HELP_COLUMNS);
     columns.clamp(HELP_COLUMNS_MIN, HELP_COLUMNS_MAX)
 }
 
 /// Columns that the text takes on a terminal; it has no control characters.
-pub fn width(text: &str) -> usize {
+pub(super) fn width(text: &str) -> usize {
     text.width()
 }
 
 /// The text in at most `columns`; where it is longer, it ends in `…`.
-pub fn fit(text: &str, columns: usize) -> Cow<'_, str> {
+pub(super) fn fit(text: &str, columns: usize) -> Cow<'_, str> {
     if width(text) <= columns {
         return Cow::Borrowed(text);
     }

@@ -99,7 +99,7 @@ pub enum ClientError {
     #[error(transparent)]
     Frame(#[from] QueueError),
     /// The events before `index` are taken, the others are not.
-    #[error("event {index} takes {bytes} bytes; the server takes frames of {max}")]
+    #[error("event {index} has {bytes} bytes, too many for a frame: the server accepts at most {max}")]
     EventTooLarge {
         /// Index of the event in the slice that was passed to the call.
         index: usize,

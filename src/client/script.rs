@@ -9,7 +9,7 @@ use crate::event::proto::{Event, EventBatch};
 use crate::wire::{AckLevel, Decoded, FrameKind, Header, Hello, PayloadCaps, Welcome, answer, decode};
 
 /// A WELCOME with fixed limits and ack level *received*.
-pub fn welcome(last_seq: u64, resumed: bool) -> Welcome {
+pub(crate) fn welcome(last_seq: u64, resumed: bool) -> Welcome {
     Welcome {
         version: 1,
         ack: AckLevel::Received,
@@ -27,7 +27,7 @@ pub fn welcome(last_seq: u64, resumed: bool) -> Welcome {
 }
 
 /// The server's end of one connection.
-pub struct Peer {
+pub(crate) struct Peer {
     /// The accepted connection.
     pub stream: TcpStream,
     inbox: Vec<u8>,
@@ -35,7 +35,7 @@ pub struct Peer {
 
 impl Peer {
     /// The next frame; `None` once the agent has closed its side.
-    pub fn frame(&mut self) -> Option<(Header, Vec<u8>)> {
+    pub(crate) fn frame(&mut self) -> Option<(Header, Vec<u8>)> {
         loop {
             if let Decoded::Frame { header, payload } = decode(&self.inbox, PayloadCaps { data: 1 << 20 }).unwrap() {
                 let frame = (header, payload.to_vec());
@@ -52,7 +52,7 @@ impl Peer {
 
     /// The sequence number and the events of the next DATA, skipping other frames; `None` once the agent has closed its
     /// side.
-    pub fn data(&mut self) -> Option<(u64, Vec<Event>)> {
+    pub(crate) fn data(&mut self) -> Option<(u64, Vec<Event>)> {
         loop {
             let (header, payload) = self.frame()?;
             if header.kind == FrameKind::Data {
@@ -62,7 +62,7 @@ impl Peer {
     }
 
     /// Reads HELLO and returns its `oldest_seq`.
-    pub fn hello(&mut self) -> u64 {
+    pub(crate) fn hello(&mut self) -> u64 {
         let (header, payload) = self.frame().expect("HELLO");
         assert_eq!(header.kind, FrameKind::Hello);
         let hello = Hello::decode(&payload).unwrap();
@@ -70,7 +70,7 @@ impl Peer {
     }
 
     /// Sends what `write` appends. Errors are ignored.
-    pub fn say(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn say(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let mut bytes = Vec::new();
         write(&mut bytes);
         // The agent may have gone.
@@ -78,19 +78,19 @@ impl Peer {
     }
 
     /// Reads HELLO and sends WELCOME, which acknowledges everything below `oldest_seq`.
-    pub fn greet(&mut self) {
+    pub(crate) fn greet(&mut self) {
         let last_seq = self.hello() - 1;
         self.say(|out| welcome(last_seq, last_seq > 0).encode(out));
     }
 
     /// Sends an ACK of every frame up to `seq`, with a window of 4 MiB.
-    pub fn ack(&mut self, seq: u64) {
+    pub(crate) fn ack(&mut self, seq: u64) {
         self.say(|out| answer::ack(seq, 4 << 20, out));
     }
 }
 
 /// A server whose n-th connection (from 0) is handed to `script`; the address is returned.
-pub fn serve(mut script: impl FnMut(usize, Peer) + Send + 'static) -> String {
+pub(crate) fn serve(mut script: impl FnMut(usize, Peer) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {

@@ -4,11 +4,14 @@ use std::fmt::{self, Write};
 
 use super::layers::Origin;
 use super::resolve::{Entry, Resolved};
-use super::setting::{Setting, Value};
-use super::table::{BATCH, SECTIONS, SINK};
+use super::table::{BATCH, CLIENT, SECTIONS, SINK};
+use crate::settings::{Setting, Value};
 use crate::sink::{self, Kind};
 
 const WIDTH: usize = 110;
+/// What clients are for.
+const CLIENTS_DOC: &str = "Tokens with a name, and limits for all that is sent with each. Once there is one, every agent and \
+                           every POST needs a token: of a client, or of server.tokens_file.";
 
 /// The settings file with every key, its meaning and its default; the other kinds of sink are commented out.
 pub fn default_file() -> String {
@@ -26,6 +29,15 @@ pub fn default_file() -> String {
         for setting in section.settings {
             key(&mut out, setting, setting.key, "");
         }
+    }
+    out.push('\n');
+    comment(&mut out, CLIENTS_DOC);
+    out += "# [[clients]]\n# name = \"api\"\n";
+    for setting in CLIENT {
+        // One of the two that name a token has to be there.
+        let example = Value::text("/run/secrets/api-token");
+        let default = if setting.key == "token_file" { example } else { setting.default.clone() };
+        key(&mut out, &Setting { default, ..setting.clone() }, setting.key, "# ");
     }
     for (index, kind) in sink::KINDS.iter().enumerate() {
         out.push('\n');
@@ -78,13 +90,13 @@ fn comment(out: &mut String, text: &str) {
 impl Resolved {
     /// Name and kind of each sink.
     pub fn sink_kinds(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind))
+        self.sinks.iter().map(|sink| (sink.name.as_str(), sink.kind.name))
     }
 
     /// One line: file, address, sinks.
     pub fn summary(&self) -> String {
         let file = self.file.as_deref().unwrap_or("no settings file");
-        let sinks: Vec<_> = self.sinks.iter().map(|sink| format!("{} ({})", sink.name, sink.kind)).collect();
+        let sinks: Vec<_> = self.sinks.iter().map(|sink| format!("{} ({})", sink.name, sink.kind.name)).collect();
         format!("settings OK: {file} · {} · sinks {}", self.config.server.address, sinks.join(", "))
     }
 }
@@ -101,13 +113,19 @@ impl fmt::Display for Resolved {
             }
             line(out, key, entry)?;
         }
+        for client in &self.clients {
+            writeln!(out, "\n[[clients]]\nname = \"{}\" # {}", client.client.name, client.origin)?;
+            for entry in &client.entries {
+                line(out, &entry.key, entry)?;
+            }
+        }
         for sink in &self.sinks {
             writeln!(out, "\n[[sinks]]")?;
             let sink_origin = match &sink.origin {
                 Origin::Default => "the default sink",
                 origin => &origin.to_string(),
             };
-            writeln!(out, "name = \"{}\" # {sink_origin}\nkind = \"{}\"", sink.name, sink.kind)?;
+            writeln!(out, "name = \"{}\" # {sink_origin}\nkind = \"{}\"", sink.name, sink.kind.name)?;
             for entry in &sink.entries {
                 line(out, &entry.key, entry)?;
             }
@@ -139,10 +157,12 @@ pub fn reference() -> String {
         }
         rows(&mut out, section.settings.iter().map(|setting| (setting.key.to_owned(), setting)));
     }
+    out += &format!("\n### `[[clients]]`\n\n{CLIENTS_DOC}\n");
+    rows(&mut out, CLIENT.iter().map(|setting| (setting.key.to_owned(), setting)));
     out += "\n### `[[sinks]]`\n\nEvery sink has `name` (default: its kind), `kind` (default: its name) and these:\n";
     let batch = BATCH.settings.iter().map(|setting| (BATCH.key(setting), setting));
     rows(&mut out, SINK.iter().map(|setting| (setting.key.to_owned(), setting)).chain(batch));
-    for Kind { name, doc, settings } in sink::KINDS {
+    for Kind { name, doc, settings, .. } in sink::KINDS {
         out += &format!("\n#### `kind = \"{name}\"`\n\n{doc}\n");
         rows(&mut out, settings.iter().map(|setting| (setting.key.to_owned(), setting)));
     }

@@ -8,13 +8,13 @@
 //! ```
 
 use super::log_filter::FILTER_VARIABLE;
-use super::setting::{Form, Setting};
 use super::{FILE_VARIABLE, table};
 use crate::event::nearest::edits;
+use crate::settings::{Form, Setting};
 use crate::sink;
 
 /// What every setting's variable begins with.
-pub const VARIABLE_PREFIX: &str = "TELEMETRYX__";
+pub(super) const VARIABLE_PREFIX: &str = "TELEMETRYX__";
 const PROGRAM: &str = "TELEMETRYX";
 /// A name of other programs, too: it must have the double underscore.
 const PROGRAM_OF_OTHERS: &str = "TELEMETRY";
@@ -37,12 +37,12 @@ const FOREIGN: &[(&str, &str)] = &[
 const PROGRAM_EDITS_MAX: usize = 2;
 
 /// The variable of the setting `key`: `server.address` is `TELEMETRYX__SERVER__ADDRESS`.
-pub fn variable(key: &str) -> String {
+pub(super) fn variable(key: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", key.replace('.', "__").replace('-', "_").to_ascii_uppercase())
 }
 
 /// The variable that `name` almost is. `None`: it is one, or is nothing like one.
-pub fn meant(name: &str, value: &str) -> Option<String> {
+pub(super) fn meant(name: &str, value: &str) -> Option<String> {
     if OWN.contains(&name) {
         return None;
     }
@@ -83,7 +83,7 @@ pub fn meant(name: &str, value: &str) -> Option<String> {
         .filter(|(known, _)| distance(known) <= allowed(known))
         .min_by_key(|(known, _)| distance(known))
         .map(|(_, own)| (*own).to_owned());
-    nearest.or_else(|| of_a_sink(&words))
+    nearest.or_else(|| of_a_sink(&words)).or_else(|| of_a_client(&words))
 }
 
 /// `SINKS_NAME_KEY` as it should be.
@@ -94,12 +94,24 @@ fn of_a_sink(words: &str) -> Option<String> {
     let of_batches = table::BATCH.settings.iter().map(|setting| (table::BATCH.key(setting), setting));
     let mut keys: Vec<String> = of_kinds.chain(of_all).chain(of_batches).flat_map(names_of).collect();
     keys.push("kind".to_owned());
+    of_named("sinks", rest, keys)
+}
+
+/// `CLIENTS_NAME_KEY` as it should be.
+fn of_a_client(words: &str) -> Option<String> {
+    let rest = words.strip_prefix("CLIENTS_").or_else(|| words.strip_prefix("CLIENT_"))?;
+    let keys = table::CLIENT.iter().map(|setting| (setting.key.to_owned(), setting)).flat_map(names_of);
+    of_named("clients", rest, keys.collect())
+}
+
+/// `NAME_KEY`, where `section` has these keys under any name.
+fn of_named(section: &str, rest: &str, mut keys: Vec<String>) -> Option<String> {
     // `batch.max_bytes` before a `max_bytes`.
     keys.sort_by_key(|key| std::cmp::Reverse(key.len()));
     keys.iter().find_map(|key| {
         let words = key.replace('.', "_").to_ascii_uppercase();
         let name = rest.strip_suffix(&words)?.strip_suffix('_').filter(|name| !name.is_empty())?;
-        Some(variable(&format!("sinks.{name}.{key}")))
+        Some(variable(&format!("{section}.{name}.{key}")))
     })
 }
 

@@ -6,14 +6,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::layers::{Given, GivenSink, Keys, Merged, Origin};
-use super::setting::Raw;
-use super::steps;
-use super::steps::inline::inline;
+use super::table;
+use crate::settings::Raw;
+use crate::settings::steps::inline::inline;
 
 type Environment = BTreeMap<String, String>;
 
 /// Reads the text of the file `name`. A file that is not TOML gives one problem and no keys.
-pub fn read(name: &str, text: &str, environment: &Environment, problems: &mut Vec<String>) -> Merged {
+pub(super) fn read(name: &str, text: &str, environment: &Environment, problems: &mut Vec<String>) -> Merged {
     let mut reader = Reader { name, text, environment, problems };
     let mut merged = Merged::default();
     match DeTable::parse(text) {
@@ -51,6 +51,13 @@ impl Reader<'_> {
                     let origin = self.origin(key);
                     self.problems.push(format!("{origin}: sinks are written as [[sinks]], each with its name"));
                 }
+                ("clients", DeValue::Array(clients)) => {
+                    merged.clients.extend(clients.iter().filter_map(|client| self.client(client)));
+                }
+                ("clients", _) => {
+                    let origin = self.origin(key);
+                    self.problems.push(format!("{origin}: clients are written as [[clients]], each with its name"));
+                }
                 (name, _) => self.leaves(name.to_owned(), key, value, &mut merged.keys),
             }
         }
@@ -81,11 +88,34 @@ impl Reader<'_> {
         }
     }
 
+    fn client(&mut self, client: &Spanned<DeValue<'_>>) -> Option<GivenSink> {
+        let mut keys = Keys::new();
+        let origin = Origin::File { name: self.name.to_owned(), line: line_of(self.text, client.span().start) };
+        let DeValue::Table(table) = client.get_ref() else {
+            self.problems.push(format!("{origin}: clients are written as [[clients]], each with its name"));
+            return None;
+        };
+        for (key, value) in table {
+            self.leaves(key.get_ref().clone().into_owned(), key, value, &mut keys);
+        }
+        match keys.remove("name") {
+            Some(Given { raw: Raw::Text(name), origin }) => Some(GivenSink { name, origin, keys }),
+            Some(Given { raw, origin }) => {
+                self.problems.push(format!("{origin}: name = {raw}: expected text"));
+                None
+            }
+            None => {
+                self.problems.push(format!("{origin}: this client needs a name"));
+                None
+            }
+        }
+    }
+
     /// Puts the value, or what is in the table, into `keys` under dotted names.
     fn leaves(&mut self, path: String, key: &Spanned<impl Sized>, value: &Spanned<DeValue<'_>>, keys: &mut Keys) {
         let origin = self.origin(key);
         let raw = match value.get_ref() {
-            nested @ (DeValue::Table(_) | DeValue::Array(_)) if steps::is_nested(&path) => {
+            nested @ (DeValue::Table(_) | DeValue::Array(_)) if table::is_nested(&path) => {
                 match inline(nested, &|text: &str| expand(text, self.environment)) {
                     Ok(text) => Raw::Nested(text),
                     Err(why) => {

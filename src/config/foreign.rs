@@ -2,7 +2,7 @@
 
 /// What a key of another name leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meant {
+pub(super) enum Meant {
     /// A key beside it, or of the whole settings where it is in no sink.
     Key(&'static str),
     /// What is not set by a key.
@@ -54,7 +54,7 @@ const KEYS_OF_SINKS: &[(&str, Meant)] = &[
 ];
 
 /// Returns what an unknown `key` leads to: of a sink, or of the whole settings.
-pub fn meant(key: &str, of_sink: bool) -> Option<Meant> {
+pub(super) fn meant(key: &str, of_sink: bool) -> Option<Meant> {
     let folded: String = key.chars().filter(|c| !matches!(c, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect();
     let keys = if of_sink { KEYS_OF_SINKS } else { KEYS };
     keys.iter().find(|(foreign, _)| *foreign == folded).map(|(_, meant)| *meant)

@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::clients;
 use super::environment::{self, VARIABLE_PREFIX};
 use super::file;
-use super::setting::Raw;
-use super::url::not_a_url;
+use crate::settings::Raw;
+use crate::settings::url::not_a_url;
 
 /// Also the name of a file and the value of a metric's label.
 const SINK_NAME_BYTES_MAX: usize = 64;
@@ -78,9 +79,9 @@ pub struct Given {
 }
 
 /// The given keys of one section or sink.
-pub type Keys = BTreeMap<String, Given>;
+pub(super) type Keys = BTreeMap<String, Given>;
 
-/// A sink that a layer named.
+/// A sink or client that a layer named.
 pub struct GivenSink {
     /// Name in `[sinks.NAME]`.
     pub name: String,
@@ -93,10 +94,12 @@ pub struct GivenSink {
 /// The values of all layers, for each key the one that overrides the others.
 #[derive(Default)]
 pub struct Merged {
-    /// By full key, `section.key`; without those of sinks.
+    /// By full key, `section.key`; without those of sinks and clients.
     pub keys: Keys,
     /// In the order in which they were first named.
     pub sinks: Vec<GivenSink>,
+    /// As the sinks.
+    pub clients: Vec<GivenSink>,
 }
 
 impl Layers {
@@ -149,6 +152,13 @@ impl Merged {
             }
             ["sinks", ..] => problems
                 .push(format!("{}: a sink's setting is named sinks.NAME.KEY, such as sinks.sqlite.path", given.origin)),
+            ["clients", name, key @ ..] if !key.is_empty() => {
+                clients::place(&mut self.clients, name, &key.join("."), given);
+            }
+            ["clients", ..] => problems.push(format!(
+                "{}: a client's setting is named clients.NAME.KEY, such as clients.api.token_file",
+                given.origin
+            )),
             _ => {
                 self.keys.insert(segments.join("."), given);
             }

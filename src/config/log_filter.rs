@@ -11,7 +11,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use crate::event::nearest::nearest;
 
 /// What is logged: a level, or targets with levels.
-pub const FILTER_VARIABLE: &str = "TELEMETRYX_LOG";
+pub(super) const FILTER_VARIABLE: &str = "TELEMETRYX_LOG";
 
 const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace", "off"];
 /// What other programs call them.

@@ -9,6 +9,9 @@
 //!                 Config ◀─────┴─────▶ Resolved: values with where they came from (document.rs prints them)
 //! ```
 //!
+//! The keys of a sink are rows of its kind, in [`crate::sink::KINDS`]: this module is above [`crate::sink`], and what both
+//! need is below both, in [`crate::settings`].
+//!
 //! After [`load`] no setting is wrong: nothing else in the server checks one. All problems are reported together.
 
 use std::collections::BTreeMap;
@@ -21,27 +24,28 @@ use serde::Deserialize;
 
 use crate::batch::shares::Shares;
 use crate::limits::{self, EVENT_LOOP_BUFFER_BYTES_LOWEST, EVENT_LOOPS_DEFAULT_MAX};
+use crate::settings::url::not_a_url;
 use crate::sink::{BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 
+pub mod clients;
 pub mod document;
 mod environment;
 mod file;
 mod foreign;
-pub mod hide;
 mod layers;
 mod log_filter;
 mod resolve;
 #[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 mod secrets_tests;
-pub mod setting;
-pub mod steps;
 mod table;
 // The default sink is SQLite.
 #[cfg(all(test, feature = "sqlite"))]
+mod clients_tests;
+#[cfg(all(test, feature = "sqlite"))]
 mod tests;
-pub mod url;
 
+pub use clients::Client;
 pub use layers::Layers;
 pub use log_filter::LogFilter;
 pub use resolve::Resolved;
@@ -51,13 +55,17 @@ const FILE_VARIABLE: &str = "TELEMETRYX_CONFIG";
 /// Read from the working directory if it is there and no other file is named.
 const FILE_DEFAULT: &str = "telemetryx.toml";
 
-/// Every setting of a server, checked.
-#[derive(Debug, Clone, PartialEq)]
+/// Every setting of a server, checked. `Debug` shows no secret.
+#[derive(Debug)]
 pub struct Config {
     /// Directory of everything that the server keeps.
     pub data_dir: PathBuf,
     /// `[server]`.
     pub server: Server,
+    /// `[limits]`.
+    pub limits: RateLimits,
+    /// Names differ; at most [`CLIENTS_MAX`](limits::CLIENTS_MAX).
+    pub clients: Vec<Client>,
     /// `[wal]`.
     pub wal: Wal,
     /// What a sink's own batch settings default to.
@@ -100,6 +108,22 @@ pub struct Server {
     pub tokens_file: Option<PathBuf>,
     /// Whether tokens are accepted on unencrypted connections from other machines.
     pub allow_plaintext_tokens: bool,
+}
+
+/// `[limits]`; 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimits {
+    /// Of everybody together.
+    pub events_per_second: u64,
+    /// Of everybody together.
+    pub bytes_per_second: u64,
+    /// Of each agent or address.
+    pub agent_events_per_second: u64,
+    /// Of each agent or address.
+    pub agent_bytes_per_second: u64,
+    /// Time whose events and bytes may come at once.
+    pub burst: Duration,
 }
 
 impl Config {
@@ -196,7 +220,7 @@ pub fn load(file: Option<&Path>, set: Vec<(String, String)>) -> Result<Resolved,
             Err(error) => {
                 return Err(problem(format!(
                     "{by}{}: cannot be read: {error}",
-                    url::not_a_url(&path.display().to_string())
+                    not_a_url(&path.display().to_string())
                 )));
             }
         },

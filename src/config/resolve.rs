@@ -4,18 +4,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
+use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
 use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
-use super::setting::{Form, Raw, SECRET_ITSELF, Setting, Value};
-use super::steps::StepSettings;
-use super::url::{is_placeholder, not_a_url};
-use super::{Config, ConfigError, Log, LogFilter, Server, Wal, read_bounded, table};
+use super::{Config, ConfigError, Log, LogFilter, RateLimits, Server, Wal, read_bounded, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
-use crate::sink::{self, BatchSettings, SinkSettings};
+use crate::settings::steps::StepSettings;
+use crate::settings::url::{is_placeholder, not_a_url};
+use crate::settings::{Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values};
+use crate::sink::{self, BatchSettings, Kind, Output, SinkConfig, SinkSettings};
 use crate::wire::AckLevel;
 
 /// The section of which every table is a sink.
@@ -34,15 +34,16 @@ pub struct Resolved {
     pub(super) entries: Vec<Entry>,
     /// In the order in which they were first named.
     pub(super) sinks: Vec<ResolvedSink>,
+    /// As the sinks.
+    pub(super) clients: Vec<ResolvedClient>,
 }
 
 /// A checked sink, and where each of its values came from.
-#[derive(Debug)]
 pub(super) struct ResolvedSink {
     /// Name in `[sinks.NAME]`.
     pub name: String,
-    /// The name of its kind, as in `kind = "…"`.
-    pub kind: &'static str,
+    /// Its kind.
+    pub kind: &'static Kind,
     /// Where the sink was first named.
     pub origin: Origin,
     /// Its values, in the order of the tables of settings.
@@ -50,14 +51,21 @@ pub(super) struct ResolvedSink {
 }
 
 impl ResolvedSink {
-    /// The steps that its values describe.
-    fn steps(&self) -> Result<StepSettings, (&'static str, String)> {
-        let mut steps = StepSettings::read(|key| match &self.entries.iter().find(|entry| entry.key == key)?.value {
+    /// The steps that its values describe, for a store with so many `shards`. The error is the key, and what is wrong.
+    fn steps(&self, shards: u64) -> Result<StepSettings, (&'static str, String)> {
+        let mut steps = StepSettings::read(|key| match &self.at(key)?.value {
             Value::Text(text) | Value::Nested(text) => Some(text),
+            Value::Flag(true) => Some("true"),
             _ => None,
         })?;
         steps.load_files()?;
-        Ok(steps)
+        match &steps.aggregate {
+            // Its shards are told apart by source, also those of rows.
+            Some(aggregate) if shards > 1 && !aggregate.by.source => {
+                Err(("aggregate.by", "must contain \"source\", by which the shards of this sink are chosen".to_owned()))
+            }
+            _ => Ok(steps),
+        }
     }
 
     /// Whether `batch.max_age` is given for this sink, and not for all of them or none.
@@ -83,7 +91,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// The value as it may be shown. A default is not a secret.
-    pub fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         match self.origin {
             Origin::Default => self.value.to_string(),
             _ => self.form.shown(&self.value),
@@ -127,6 +135,7 @@ impl Layers {
             .collect();
         let entries = check_keys("", rows, merged.keys, &mut problems);
         let data_dir = text_of(&entries, "data_dir").to_owned();
+        let clients = clients::resolve(merged.clients, &mut problems);
         let mut given_sinks = merged.sinks;
         if given_sinks.is_empty() {
             given_sinks.extend(default_sink());
@@ -136,15 +145,14 @@ impl Layers {
             .filter_map(|given| resolve_sink(given, &entries, &data_dir, &mut problems))
             .collect();
         if problems.is_empty() {
-            match typed(&entries, &sinks) {
-                Ok(config) => {
-                    check_relations(&config, &entries, &sinks, &mut problems);
-                    if problems.is_empty() {
-                        let file = self.file.as_ref().map(|(name, _)| name.clone());
-                        return Ok(Resolved { config, file, log_filter, entries, sinks });
-                    }
+            match typed(&entries, &sinks, &mut problems) {
+                Ok(mut config) if problems.is_empty() => {
+                    config.clients = clients.iter().map(|client| client.client.clone()).collect();
+                    let file = self.file.as_ref().map(|(name, _)| name.clone());
+                    return Ok(Resolved { config, file, log_filter, entries, sinks, clients });
                 }
-                Err(error) => problems.push(format!("a bug in the table of settings: {}", error.message())),
+                Ok(_) => {}
+                Err(bug) => problems.push(bug.why),
             }
         }
         Err(ConfigError { problems })
@@ -155,6 +163,13 @@ impl Layers {
 fn default_sink() -> Option<GivenSink> {
     let kind = sink::KINDS.first()?;
     Some(GivenSink { name: kind.name.to_owned(), origin: Origin::Default, keys: Keys::new() })
+}
+
+/// As [`Entry`].
+impl fmt::Debug for ResolvedSink {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} ({}): {:?}", self.name, self.kind.name, self.entries)
+    }
 }
 
 /// Takes the rows' keys out of `keys`, checks them, and complains about what is left. `prefix` is put before keys
@@ -216,14 +231,16 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
 fn hint_for(prefix: &str, key: &str, origin: &Origin, known: &[String]) -> String {
     let names: Vec<&str> = known.iter().map(String::as_str).collect();
     let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
+    let list = nearest(first, &[SINKS, CLIENTS]).unwrap_or(SINKS);
+    let is_of_a_list = prefix.is_empty() && nearest(first, &[SINKS, CLIENTS]).is_some();
     let meant = match foreign::meant(key, !prefix.is_empty()) {
         Some(Meant::Advice(advice)) => return format!(": {advice}"),
         // Not every kind of sink has it.
         Some(Meant::Key(name)) if names.contains(&name) => Some(name.to_owned()),
-        _ if prefix.is_empty() && nearest(first, &[SINKS]).is_some() => match (origin, rest) {
-            (Origin::File { .. }, _) => return format!(": did you mean `[[{SINKS}]]`?"),
-            (_, Some(rest)) => Some(format!("{SINKS}.{rest}")),
-            (_, None) => Some(format!("{SINKS}.NAME.KEY")),
+        _ if is_of_a_list => match (origin, rest) {
+            (Origin::File { .. }, _) => return format!(": did you mean `[[{list}]]`?"),
+            (_, Some(rest)) => Some(format!("{list}.{rest}")),
+            (_, None) => Some(format!("{list}.NAME.KEY")),
         },
         // Of a table's key, as in `headrs.a`, the table may be what is misspelt.
         _ => nearest(key, &names).or_else(|| rest.and_then(|_| nearest(first, &names))).map(str::to_owned),
@@ -351,90 +368,99 @@ fn resolve_sink(
         row.default.0 = row.default.0.within(data_dir);
     }
     let entries = check_keys(&format!("sinks.{name}."), rows, given.keys, problems);
-    Some(ResolvedSink { name, kind: kind.name, origin: given.origin, entries })
+    Some(ResolvedSink { name, kind, origin: given.origin, entries })
 }
 
-/// The values as the types of the code. Fails only where table and types differ.
-fn typed(entries: &[Entry], sinks: &[ResolvedSink]) -> Result<Config, toml::de::Error> {
-    #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Top {
-        data_dir: PathBuf,
-        server: Server,
-        wal: Wal,
-        batch: BatchSettings,
-        log: Log,
-    }
-    fn read<T: DeserializeOwned>(table: toml::Table) -> Result<T, toml::de::Error> {
-        toml::Value::Table(table).try_into()
-    }
+/// The values of all sections but those of sinks.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Top {
+    data_dir: PathBuf,
+    server: Server,
+    limits: RateLimits,
+    wal: Wal,
+    batch: BatchSettings,
+    log: Log,
+}
 
-    let mut top: Top = read(tree(entries))?;
+/// The values as the types of the code. What is wrong with one beside another becomes a problem; the sinks of the result are
+/// those without one.
+///
+/// # Errors
+/// Table and types differ, which is a bug.
+fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) -> Result<Config, Problem> {
+    let mut top: Top = values(entries).read()?;
     let default_ack = entries.iter().any(|entry| entry.key == "server.ack" && entry.origin == Origin::Default);
     if !top.wal.enabled && default_ack {
         top.server.ack = AckLevel::Received;
     }
-    let sinks = sinks
-        .iter()
-        .map(|sink| {
-            let mut kind = tree(&sink.entries);
-            let common = |key| sink.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
-            let required = common("required") == Some(&Value::Flag(true));
-            let drops_oldest = common("on_full") == Some(&Value::text("drop_oldest"));
-            let mut batch: BatchSettings = match kind.remove("batch") {
-                Some(batch) => batch.try_into()?,
-                None => top.batch,
-            };
-            for row in table::SINK {
-                kind.remove(row.key.split('.').next().unwrap_or_default());
-            }
-            // What relates to another value is wrong in `check_sink`.
-            let steps = sink.steps().unwrap_or_default();
-            if let Some(aggregate) = &steps.aggregate
-                && !sink.sets_max_age(entries)
-            {
-                batch.max_age = aggregate.interval;
-            }
-            kind.insert("kind".to_owned(), sink.kind.into());
-            let name = sink.name.clone();
-            Ok(SinkSettings { name, required, drops_oldest, batch, steps, kind: read(kind)? })
-        })
-        .collect::<Result<_, toml::de::Error>>()?;
-    Ok(Config { data_dir: top.data_dir, server: top.server, wal: top.wal, batch: top.batch, sinks, log: top.log })
-}
-
-/// Dotted keys as nested tables. An empty path is left out: none.
-fn tree(entries: &[Entry]) -> toml::Table {
-    let mut tree = toml::Table::new();
-    for entry in entries {
-        if entry.form == Form::Path && entry.value == Value::text("") {
-            continue;
-        }
-        match entry.key.split_once('.') {
-            None => {
-                tree.insert(entry.key.clone(), entry.value.to_toml());
-            }
-            Some((section, key)) => {
-                let section = tree.entry(section).or_insert_with(|| toml::Value::Table(toml::Table::new()));
-                if let Some(section) = section.as_table_mut() {
-                    section.insert(key.to_owned(), entry.value.to_toml());
-                }
-            }
-        }
-    }
-    tree
-}
-
-/// Checks that involve more than one row.
-fn check_relations(config: &Config, entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) {
     let given = Written(entries);
-    check_acknowledgement(config, &given, problems);
-    check_memory(&config.server, &given, problems);
-    let both: Vec<_> = sinks.iter().zip(&config.sinks).collect();
-    for (sink, settings) in &both {
-        check_sink(sink, settings, &config.server, &given, problems);
+    check_acknowledgement(&top, sinks, &given, problems);
+    check_memory(&top.server, &given, problems);
+    let mut valid: Vec<(&ResolvedSink, SinkSettings)> = Vec::with_capacity(sinks.len());
+    for sink in sinks {
+        let mut batch: BatchSettings = values(&sink.entries).take_table(table::BATCH.name).read()?;
+        check_sink(sink, batch, &top.server, &given, problems);
+        let config = sink.parse();
+        let shards = config.as_ref().map_or(1, |config| config.shards());
+        let steps = sink.steps(shards).unwrap_or_else(|(key, why)| {
+            let origin = sink.at(key).map_or(&sink.origin, |entry| &entry.origin);
+            problems.push(format!("{origin}: sinks.{}.{key}: {why}", sink.name));
+            StepSettings::default()
+        });
+        if let Some(aggregate) = &steps.aggregate
+            && !sink.sets_max_age(entries)
+        {
+            batch.max_age = aggregate.interval;
+        }
+        match config {
+            Ok(config) => {
+                let (required, drops_oldest) = (sink.is_required(), sink.drops_oldest());
+                let name = sink.name.clone();
+                valid.push((sink, SinkSettings { name, required, drops_oldest, batch, steps, config }));
+            }
+            Err(problem) => problems.push(sink.describe(&problem)),
+        }
     }
-    check_outputs(&both, problems);
+    check_outputs(&valid, problems);
+    let sinks = valid.into_iter().map(|(_, settings)| settings).collect();
+    let Top { data_dir, server, limits, wal, batch, log } = top;
+    Ok(Config { data_dir, server, limits, clients: Vec::new(), wal, batch, sinks, log })
+}
+
+pub(super) fn values<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Values {
+    let mut values = Values::default();
+    entries.into_iter().for_each(|entry| values.insert(&entry.key, entry.form, &entry.value));
+    values
+}
+
+impl ResolvedSink {
+    fn at(&self, key: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    fn is_required(&self) -> bool {
+        self.at("required").is_some_and(|entry| entry.value == Value::Flag(true))
+    }
+
+    fn drops_oldest(&self) -> bool {
+        self.at("on_full").is_some_and(|entry| entry.value == Value::text("drop_oldest"))
+    }
+
+    /// The values of its kind's own rows, as the kind reads them.
+    fn parse(&self) -> Result<Box<dyn SinkConfig>, Problem> {
+        let of_every_sink = |entry: &Entry| table::SINK.iter().any(|row| row.key == entry.key);
+        let mut own = values(self.entries.iter().filter(|entry| !of_every_sink(entry)));
+        own.take_table(table::BATCH.name);
+        (self.kind.parse)(own)
+    }
+
+    fn describe(&self, Problem { key, why }: &Problem) -> String {
+        match self.at(key) {
+            Some(entry) => format!("{}: sinks.{}.{key} = {}: {why}", entry.origin, self.name, entry.shown()),
+            None => format!("{}: sinks.{}: {why}", self.origin, self.name),
+        }
+    }
 }
 
 /// The settings as they were given, for messages.
@@ -464,16 +490,16 @@ impl Written<'_> {
     }
 }
 
-fn check_acknowledgement(config: &Config, given: &Written<'_>, problems: &mut Vec<String>) {
+fn check_acknowledgement(top: &Top, sinks: &[ResolvedSink], given: &Written<'_>, problems: &mut Vec<String>) {
     let ack = given.subject("server.ack");
-    if config.server.ack > AckLevel::Received && !config.wal.enabled {
+    if top.server.ack > AckLevel::Received && !top.wal.enabled {
         let enabled = given.other("wal.enabled");
         problems.push(format!("{ack}: without a log, {enabled}, only \"received\" can be promised"));
     }
-    if config.server.ack == AckLevel::Delivered && config.sinks.iter().all(|sink| !sink.required) {
+    if top.server.ack == AckLevel::Delivered && !sinks.iter().any(ResolvedSink::is_required) {
         problems.push(format!("{ack}: no sink is required, so it would promise nothing"));
     }
-    if config.wal.max_bytes / 2 < config.wal.segment_bytes {
+    if top.wal.max_bytes / 2 < top.wal.segment_bytes {
         let segment = given.other("wal.segment_bytes");
         problems.push(format!("{}: must be at least twice {segment}", given.subject("wal.max_bytes")));
     }
@@ -495,36 +521,23 @@ fn check_memory(server: &Server, given: &Written<'_>, problems: &mut Vec<String>
 
 fn check_sink(
     sink: &ResolvedSink,
-    settings: &SinkSettings,
+    batch: BatchSettings,
     server: &Server,
     given: &Written<'_>,
     problems: &mut Vec<String>,
 ) {
-    let at = |key: &str| sink.entries.iter().find(|entry| entry.key == key);
-    if settings.drops_oldest
-        && settings.required
-        && let Some(entry) = at("on_full")
+    if sink.drops_oldest()
+        && sink.is_required()
+        && let Some(entry) = sink.at("on_full")
     {
         problems.push(format!(
             "{}: sinks.{}.on_full = \"drop_oldest\": a required sink may not lose events; set its required = false",
             entry.origin, sink.name
         ));
     }
-    let steps = sink.steps().and_then(|steps| match &steps.aggregate {
-        // Its shards are told apart by source, also those of rows.
-        Some(aggregate) if settings.kind.shards() > 1 && !aggregate.by.source => {
-            Err(("aggregate.by", "must contain \"source\", by which the shards of this sink are chosen".to_owned()))
-        }
-        _ => Ok(()),
-    });
-    if let Err((key, why)) = steps
-        && let Some(entry) = at(key)
-    {
-        problems.push(format!("{}: sinks.{}.{key}: {why}", entry.origin, sink.name));
-    }
     // A batch pins the buffers that its events came in: one that cannot fill before the pool is empty never would.
-    if settings.batch.max_bytes > server.part_bytes() / 4
-        && let Some(entry) = at("batch.max_bytes")
+    if batch.max_bytes > server.part_bytes() / 4
+        && let Some(entry) = sink.at("batch.max_bytes")
     {
         let (name, buffer) = (&sink.name, given.other("server.buffer_bytes"));
         problems.push(format!(
@@ -534,25 +547,20 @@ fn check_sink(
             given.per_loop(server)
         ));
     }
-    if let Err((key, why)) = settings.kind.check()
-        && let Some(entry) = at(&key)
-    {
-        problems.push(format!("{}: sinks.{}.{key} = {}: {why}", entry.origin, sink.name, entry.shown()));
-    }
 }
 
 /// No two sinks write to the same place.
-fn check_outputs(sinks: &[(&ResolvedSink, &SinkSettings)], problems: &mut Vec<String>) {
-    let mut outputs: Vec<(&sink::Settings, &ResolvedSink)> = Vec::new();
+fn check_outputs(sinks: &[(&ResolvedSink, SinkSettings)], problems: &mut Vec<String>) {
+    let mut outputs: Vec<(Output, &ResolvedSink)> = Vec::new();
     for (sink, settings) in sinks {
-        let Some(output) = settings.kind.output() else { continue };
-        if let Some((_, first)) = outputs.iter().find(|(taken, _)| taken.shares_output_with(&settings.kind)) {
+        let Some(output) = settings.config.output() else { continue };
+        if let Some((_, first)) = outputs.iter().find(|(taken, _)| *taken == output) {
             problems.push(format!(
                 "{}: sinks.{} writes to {output}, where sinks.{} ({}) writes too; give each its own",
                 sink.origin, sink.name, first.name, first.origin
             ));
         }
-        outputs.push((&settings.kind, *sink));
+        outputs.push((output, sink));
     }
 }
 

@@ -2,7 +2,7 @@
 //! sink: nothing that is printed, logged or shown holds a piece of them.
 
 use super::*;
-use crate::sink::{self, Identity};
+use crate::sink::Identity;
 
 /// What stands around the sign in a secret. A letter's case may change where it is taken for a host.
 const PIECES: [&str; 2] = ["hunter", "zebra"];
@@ -49,7 +49,7 @@ fn look(text: &str, what: &str, value: &str) {
 }
 
 /// Everything that is said of these settings, by every command and the server.
-fn say_everything(kind: &str, set: &[(String, String)], value: &str) -> bool {
+fn say_everything(set: &[(String, String)], value: &str) -> bool {
     let layers = Layers { set: set.to_vec(), ..Layers::default() };
     let resolved = match layers.resolve() {
         Ok(resolved) => resolved,
@@ -62,10 +62,10 @@ fn say_everything(kind: &str, set: &[(String, String)], value: &str) -> bool {
     look(&resolved.to_string(), "config", value);
     look(&format!("{resolved:?}"), "debug", value);
     look(&resolved.summary(), "check", value);
-    let settings = &resolved.config.sinks[0].kind;
-    look(&settings.output().unwrap(), "output", value);
+    let settings = &resolved.config.sinks[0];
+    look(&settings.config.output().unwrap().to_string(), "output", value);
     let identity = Identity { server_id: [1; 16], owner: [2; 16], log_end: u64::MAX };
-    let mut sink = sink::open(kind, settings, &identity);
+    let mut sink = settings.open(&identity);
     if let Err(unavailable) = sink.connect() {
         look(&unavailable.to_string(), "connect", value);
     }
@@ -86,11 +86,11 @@ fn no_part_of_a_secret_in_a_url_is_shown() {
             let secret = PIECES.join(sign);
             let value = url.replace('$', &secret).replacen("s://", &format!("{scheme}://"), 1);
             let url_key = |key: &str| vec![(format!("sinks.{kind}.{key}"), value.clone())];
-            accepted += u32::from(say_everything(kind, &url_key("url"), &value));
+            accepted += u32::from(say_everything(&url_key("url"), &value));
             if kind == "redis" && url.starts_with("s://") {
                 // A list: where one is not a URL, nobody knows where it ends.
                 let two = format!("redis://127.0.0.1:1,{value}");
-                say_everything(kind, &[("sinks.redis.urls".to_owned(), two)], &value);
+                say_everything(&[("sinks.redis.urls".to_owned(), two)], &value);
             }
         }
     }
@@ -111,7 +111,7 @@ fn no_part_of_a_token_or_header_is_shown() {
         ] {
             let url = (format!("sinks.{kind}.url"), "http://127.0.0.1:1".to_owned());
             for value in [secret.clone(), format!("Bearer {secret}")] {
-                say_everything(kind, &[url.clone(), (format!("sinks.{kind}.{key}"), value.clone())], &value);
+                say_everything(&[url.clone(), (format!("sinks.{kind}.{key}"), value.clone())], &value);
             }
         }
     }
@@ -132,7 +132,7 @@ fn a_url_in_a_wrong_place_is_not_shown() {
         "log.format",
         "wal",
     ] {
-        assert!(!say_everything("postgres", &[(key.to_owned(), url.to_owned())], key), "{key} is accepted");
+        assert!(!say_everything(&[(key.to_owned(), url.to_owned())], key), "{key} is accepted");
     }
     for file in [
         format!("[[sinks]]\nname = \"{url}\"\nkind = \"postgres\""),

@@ -3,12 +3,11 @@
 
 use std::time::Duration;
 
-use super::setting::{Form, Setting, Value};
-use super::steps;
 use crate::limits;
+use crate::settings::{Form, Setting, Value, steps};
 
 /// A part of the file. Its rows' keys are relative to `name`; the first section has none.
-pub struct Section {
+pub(super) struct Section {
     /// Name of the TOML table; empty for the keys before the first table.
     pub name: &'static str,
     /// What its settings are for, in full sentences; may be empty.
@@ -19,13 +18,13 @@ pub struct Section {
 
 impl Section {
     /// The full key of a row of this section.
-    pub fn key(&self, setting: &Setting) -> String {
+    pub(super) fn key(&self, setting: &Setting) -> String {
         if self.name.is_empty() { setting.key.to_owned() } else { format!("{}.{}", self.name, setting.key) }
     }
 }
 
 /// Every section, in the order of the documented settings file.
-pub const SECTIONS: &[Section] = &[TOP, SERVER, WAL, BATCH, LOG];
+pub(super) const SECTIONS: &[Section] = &[TOP, SERVER, LIMITS, WAL, BATCH, LOG];
 
 const TOP: Section = Section {
     name: "",
@@ -133,7 +132,7 @@ const SERVER: Section = Section {
             key: "tokens_file",
             default: Value::text(""),
             form: Form::Path,
-            doc: "File of accepted tokens, one per line. Empty: no token is required.",
+            doc: "File of accepted tokens, one per line. Without it and without clients no token is required.",
         },
         Setting {
             key: "allow_plaintext_tokens",
@@ -143,6 +142,78 @@ const SERVER: Section = Section {
         },
     ],
 };
+
+const EVENT_RATE: Form = Form::Count { min: 0, max: limits::RATE_EVENTS_LIMIT };
+const BYTE_RATE: Form = Form::Bytes { min: 0, max: limits::RATE_BYTES_LIMIT };
+const BURST: Form = Form::Duration { min: limits::RATE_BURST_LOWEST, max: limits::RATE_BURST_LIMIT };
+
+const LIMITS: Section = Section {
+    name: "limits",
+    doc: "How much is accepted on receipt. An agent above a limit is not read until what it has sent is paid for; an HTTP \
+          request above one is answered 429. No event is dropped. 0: no limit.",
+    settings: &[
+        Setting {
+            key: "events_per_second",
+            default: Value::Count(0),
+            form: EVENT_RATE,
+            doc: "Events per second of everybody together.",
+        },
+        Setting {
+            key: "bytes_per_second",
+            default: Value::Bytes(0),
+            form: BYTE_RATE,
+            doc: "The same in bytes: payloads of frames, and HTTP bodies as they were sent.",
+        },
+        Setting {
+            key: "agent_events_per_second",
+            default: Value::Count(0),
+            form: EVENT_RATE,
+            doc: "Events per second of each agent, and of each address that sends over HTTP (of IPv6, each network of 64 \
+                  bits).",
+        },
+        Setting { key: "agent_bytes_per_second", default: Value::Bytes(0), form: BYTE_RATE, doc: "The same in bytes." },
+        Setting {
+            key: "burst",
+            default: Value::Duration(limits::RATE_BURST_DEFAULT),
+            form: BURST,
+            doc: "Time whose events and bytes may come at once after a pause, for all limits of this section.",
+        },
+    ],
+};
+
+/// What every client has.
+pub(super) const CLIENT: &[Setting] = &[
+    Setting {
+        key: "token_sha256",
+        default: Value::text(""),
+        form: Form::Secret,
+        doc: "SHA-256 of the client's token, the 64 hexadecimal digits that sha256sum prints.",
+    },
+    Setting {
+        key: "token_file",
+        default: Value::text(""),
+        form: Form::Path,
+        doc: "File that contains the token itself, in place of token_sha256.",
+    },
+    Setting {
+        key: "events_per_second",
+        default: Value::Count(0),
+        form: EVENT_RATE,
+        doc: "Events per second of all that is sent with this token. 0: no limit.",
+    },
+    Setting {
+        key: "bytes_per_second",
+        default: Value::Bytes(0),
+        form: BYTE_RATE,
+        doc: "The same in bytes: payloads of frames, and HTTP bodies as they were sent. 0: no limit.",
+    },
+    Setting {
+        key: "burst",
+        default: Value::Duration(limits::RATE_BURST_DEFAULT),
+        form: BURST,
+        doc: "Time whose events and bytes may come at once after a pause.",
+    },
+];
 
 const WAL: Section = Section {
     name: "wal",
@@ -179,7 +250,7 @@ const WAL: Section = Section {
 };
 
 /// Also the `batch.*` keys of each sink, whose defaults are then what this section says.
-pub const BATCH: Section = Section {
+pub(super) const BATCH: Section = Section {
     name: "batch",
     doc: "How events are grouped into deliveries. An idle sink receives events at once; these settings bound the \
           deliveries that are collected while it is busy. Each sink may set its own.",
@@ -218,7 +289,7 @@ const LOG: Section = Section {
 };
 
 /// What every sink has besides `kind`, `batch.*` and its kind's own keys.
-pub const SINK: &[Setting] = &[
+pub(super) const SINK: &[Setting] = &[
     Setting {
         key: "required",
         default: Value::Flag(true),
@@ -245,3 +316,8 @@ pub const SINK: &[Setting] = &[
     steps::AGGREGATE_BY,
     steps::AGGREGATE_MAX_SERIES,
 ];
+
+/// Whether the values of this key of a sink are kept as text, and not as a value for each key in them.
+pub(super) fn is_nested(key: &str) -> bool {
+    SINK.iter().any(|row| row.key == key && matches!(row.form, Form::Step(form) if form.is_nested()))
+}

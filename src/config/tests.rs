@@ -1,8 +1,8 @@
-//! What users see of the settings: which layer wins, what each mistake is told, what is shown.
+//! What users see of the settings: which layer wins, the message for each mistake, what is shown.
 
-use super::setting::{Form, Raw, Setting, Value};
 use super::*;
-use crate::sink;
+use crate::settings::{Form, Raw, Setting, Value};
+use crate::sink::{self, SinkConfig, file, sqlite};
 
 /// The layers of one test.
 fn layers(file: &str, environment: &[(&str, &str)], set: &[(&str, &str)]) -> Layers {
@@ -57,17 +57,34 @@ fn defaults_are_the_ones_of_the_design() {
     assert_eq!(config.sinks.len(), 1);
     assert_eq!((config.sinks[0].name.as_str(), config.sinks[0].required), ("sqlite", true));
     assert_eq!(config.sinks[0].batch, batch);
-    assert_eq!(config.sinks[0].kind, sqlite("telemetryx-data/events.db"));
+    assert_is(&config.sinks[0], &sqlite("telemetryx-data/events.db"));
 }
 
-fn sqlite(path: &str) -> sink::Settings {
-    sink::Settings::Sqlite(sink::sqlite::Settings { path: path.into(), keep: None })
+fn sqlite(path: &str) -> sqlite::SqliteSettings {
+    sqlite::SqliteSettings { path: path.into(), keep: None }
+}
+
+/// Fails where the settings of the sink's kind are others.
+#[track_caller]
+fn assert_is(sink: &SinkSettings, expected: &dyn SinkConfig) {
+    assert_eq!(format!("{:?}", sink.config), format!("{expected:?}"));
+}
+
+/// All values, also secrets.
+fn values(resolved: &Resolved) -> Vec<(String, Value)> {
+    let of_sinks = resolved.sinks.iter().flat_map(|sink| {
+        let entry =
+            |key: &str, value: &Value| (format!("sinks.{} ({}).{key}", sink.name, sink.kind.name), value.clone());
+        sink.entries.iter().map(move |other| entry(&other.key, &other.value))
+    });
+    resolved.entries.iter().map(|entry| (entry.key.clone(), entry.value.clone())).chain(of_sinks).collect()
 }
 
 #[test]
 fn every_default_passes_its_own_row() {
     let kinds = sink::KINDS.iter().flat_map(|kind| kind.settings);
-    for row in table::SECTIONS.iter().flat_map(|section| section.settings).chain(table::SINK).chain(kinds) {
+    let sections = table::SECTIONS.iter().flat_map(|section| section.settings);
+    for row in sections.chain(table::SINK).chain(table::CLIENT).chain(kinds) {
         let raw = match &row.default {
             Value::Flag(flag) => Raw::Flag(*flag),
             Value::Text(text) => Raw::Text(text.clone().into_owned()),
@@ -113,10 +130,13 @@ fn top_level_keys_have_variables_too() {
 
 #[test]
 fn the_default_sink_follows_data_dir() {
-    let path = |set: &[(&str, &str)]| resolve("", &[], set).sinks[0].kind.clone();
-    assert_eq!(path(&[("data_dir", "/var/t/")]), sqlite("/var/t/events.db"));
-    assert_eq!(path(&[("data_dir", "/")]), sqlite("/events.db"));
-    assert_eq!(path(&[("data_dir", "/var/t"), ("sinks.sqlite.path", "x.db")]), sqlite("x.db"));
+    for (set, path) in [
+        (&[("data_dir", "/var/t/")][..], "/var/t/events.db"),
+        (&[("data_dir", "/")], "/events.db"),
+        (&[("data_dir", "/var/t"), ("sinks.sqlite.path", "x.db")], "x.db"),
+    ] {
+        assert_is(&resolve("", &[], set).sinks[0], &sqlite(path));
+    }
 }
 
 #[test]
@@ -146,9 +166,8 @@ fn a_sink_is_set_by_name_in_every_layer() {
     assert!(!sink.required);
     let batch = BatchSettings { max_events: 7, max_bytes: 1 << 20, max_age: Duration::from_secs(1) };
     assert_eq!(sink.batch, batch);
-    assert!(
-        matches!(&sink.kind, sink::Settings::File(file) if file.path == Path::new("p") && file.rotate_bytes == 1_048_576)
-    );
+    let rotate_age = Duration::from_secs(24 * 3600);
+    assert_is(sink, &file::FileSettings { path: "p".into(), rotate_bytes: 1_048_576, rotate_age });
 }
 
 #[test]
@@ -463,9 +482,11 @@ fn a_table_of_secrets_comes_from_every_layer_and_is_never_shown() {
     ];
     let set = [("sinks.http.headers.KEPT", "hunter6")];
     let resolved = layers(file, &environment, &set).resolve().unwrap();
-    let sink::Settings::Http(http) = &resolved.config.sinks[0].kind else { panic!("{resolved:?}") };
-    let headers: Vec<_> = http.headers.iter().map(|(name, value)| (name.as_str(), value.reveal())).collect();
+    let mut headers = values(&resolved);
+    headers.retain(|(key, _)| key.contains("headers"));
+    headers.sort_unstable_by(|one, other| one.0.cmp(&other.0));
     let expected = [("KEPT", "hunter6"), ("X-Api-Key", "hunter2"), ("x-tenant", "hunter4"), ("x.y", "hunter1")];
+    let expected = expected.map(|(name, value)| (format!("sinks.http (http).headers.{name}"), Value::text(value)));
     assert_eq!(headers, expected);
     let shown = resolved.to_string();
     for line in [
@@ -519,8 +540,8 @@ fn two_http_sinks_may_differ_in_what_is_not_shown_of_their_urls() {
 #[test]
 fn the_documented_file_gives_the_defaults() {
     let text = document::default_file();
-    let from_file = resolve(&text, &[], &[]);
-    assert_eq!(from_file, resolve("", &[], &[]));
+    let of_file = |text: &str| values(&layers(text, &[], &[]).resolve().unwrap());
+    assert_eq!(of_file(&text), of_file(""));
     // Each key is there, if only as a comment.
     let kinds = sink::KINDS.iter().flat_map(|kind| kind.settings);
     for row in table::SECTIONS.iter().flat_map(|section| section.settings).chain(table::SINK).chain(kinds) {
@@ -534,7 +555,7 @@ fn the_documented_file_gives_the_defaults() {
         _ => line,
     });
     let all = resolve(&all.collect::<Vec<_>>().join("\n"), &[], &[]);
-    assert_eq!(all.sinks.len(), sink::KINDS.len());
+    assert_eq!((all.sinks.len(), all.clients.len()), (sink::KINDS.len(), 1));
 }
 
 #[test]
@@ -543,7 +564,7 @@ fn the_settings_in_force_read_back_as_the_same() {
     let resolved =
         layers(file, &[("TELEMETRYX__BATCH__MAX_AGE", "1s")], &[("server.max_agents", "9")]).resolve().unwrap();
     let shown = resolved.to_string();
-    assert_eq!(resolve(&shown, &[], &[]), resolved.config, "{shown}");
+    assert_eq!(values(&layers(&shown, &[], &[]).resolve().unwrap()), values(&resolved), "{shown}");
     for line in [
         "address = \"0.0.0.0:1\" # t.toml:2",
         "max_agents = 9 # --set",

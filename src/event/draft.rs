@@ -23,7 +23,7 @@ const USUAL_BYTES: usize = 512;
 
 /// The encoded event and the first reason to refuse it; reused from event to event.
 #[derive(Debug)]
-pub struct Draft {
+pub(super) struct Draft {
     field: Vec<u8>,
     refusal: Option<String>,
 }
@@ -38,35 +38,35 @@ impl Default for Draft {
 
 impl Draft {
     /// Begins the next event.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.field.truncate(HEADER_BYTES);
         self.refusal = None;
     }
 
     /// The first reason counts.
-    pub fn refuse(&mut self, reason: impl Display) {
+    pub(super) fn refuse(&mut self, reason: impl Display) {
         if self.refusal.is_none() {
             self.refusal = Some(reason.to_string());
         }
     }
 
     /// Whether the event has a reason to be refused.
-    pub fn is_refused(&self) -> bool {
+    pub(super) fn is_refused(&self) -> bool {
         self.refusal.is_some()
     }
 
     /// The first reason to refuse the event, which is removed; `None`: there is none.
-    pub fn take_refusal(&mut self) -> Option<String> {
+    pub(super) fn take_refusal(&mut self) -> Option<String> {
         self.refusal.take()
     }
 
     /// The encoded event.
-    pub fn event(&self) -> &[u8] {
+    pub(super) fn event(&self) -> &[u8] {
         self.field.get(HEADER_BYTES..).unwrap_or_default()
     }
 
     /// The event as a field of an `EventBatch`: key, length, event.
-    pub fn batch_field(&mut self) -> &[u8] {
+    pub(super) fn batch_field(&mut self) -> &[u8] {
         let event_bytes = self.event().len() as u64;
         let start = HEADER_BYTES.saturating_sub(1 + varint_bytes(event_bytes));
         let mut header = self.field.iter_mut().skip(start).take(HEADER_BYTES - start);
@@ -82,7 +82,7 @@ impl Draft {
     }
 
     /// Whether `bytes` more can be written; if not, the event is refused.
-    pub fn has_room(&mut self, bytes: usize) -> bool {
+    pub(super) fn has_room(&mut self, bytes: usize) -> bool {
         if self.event().len().saturating_add(bytes) > EVENT_BYTES_MAX {
             self.refuse(format_args!("event has more than {EVENT_BYTES_MAX} bytes"));
         }
@@ -90,7 +90,7 @@ impl Draft {
     }
 
     /// Appends a varint field. Refuses the event instead if it becomes too long.
-    pub fn put_varint(&mut self, key: u32, value: u64) {
+    pub(super) fn put_varint(&mut self, key: u32, value: u64) {
         if self.has_room(varint_bytes(value) + 1) {
             self.field.push(key as u8);
             put_varint(&mut self.field, value);
@@ -98,7 +98,7 @@ impl Draft {
     }
 
     /// Appends a field of eight little-endian bytes. Refuses the event instead if it becomes too long.
-    pub fn put_fixed64(&mut self, key: u32, value: u64) {
+    pub(super) fn put_fixed64(&mut self, key: u32, value: u64) {
         if self.has_room(9) {
             self.field.push(key as u8);
             self.field.extend_from_slice(&value.to_le_bytes());
@@ -106,7 +106,7 @@ impl Draft {
     }
 
     /// Appends a field with a length: text, bytes or a message. Refuses the event instead if it becomes too long.
-    pub fn put_bytes(&mut self, key: u32, bytes: &[u8]) {
+    pub(super) fn put_bytes(&mut self, key: u32, bytes: &[u8]) {
         if self.has_room(delimited_bytes(bytes)) {
             self.field.push(key as u8);
             put_varint(&mut self.field, bytes.len() as u64);
@@ -115,7 +115,7 @@ impl Draft {
     }
 
     /// Appends an attribute. Refuses the event instead if it becomes too long.
-    pub fn put_attribute(&mut self, key: &str, value: AttributeValue<'_>) {
+    pub(super) fn put_attribute(&mut self, key: &str, value: AttributeValue<'_>) {
         let value_bytes = match value {
             AttributeValue::Null => 0,
             AttributeValue::String(text) => delimited_bytes(text.as_bytes()),

@@ -133,7 +133,7 @@ const KEYS: &[(&str, &str)] = &[
 ];
 
 /// What to use instead of a key that is well known elsewhere.
-pub fn advice(key: &str) -> Option<&'static str> {
+pub(super) fn advice(key: &str) -> Option<&'static str> {
     let letters = |text: &'static str| text.bytes();
     KEYS.iter()
         .find(|(known, _)| {
@@ -188,7 +188,7 @@ fn meant<'a>(text: &str, known: &[&'a str], foreign: &[(&str, &'a str)]) -> Opti
 }
 
 /// The next step after a `kind` that is not known; may be empty.
-pub struct KindHint<'a>(pub &'a str);
+pub(super) struct KindHint<'a>(pub &'a str);
 
 impl fmt::Display for KindHint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -203,7 +203,7 @@ impl fmt::Display for KindHint<'_> {
 }
 
 /// The next step after a `severity` that is not known; may be empty.
-pub struct SeverityHint<'a>(pub &'a str);
+pub(super) struct SeverityHint<'a>(pub &'a str);
 
 impl fmt::Display for SeverityHint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -218,7 +218,7 @@ impl fmt::Display for SeverityHint<'_> {
 }
 
 /// Why an integer `time` before 1980 is rejected: with the unit that it looks like.
-pub struct EarlyTime(pub i64);
+pub(super) struct EarlyTime(pub i64);
 
 impl fmt::Display for EarlyTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -231,7 +231,7 @@ impl fmt::Display for EarlyTime {
 }
 
 /// Why a `time` with a fraction or an exponent is rejected.
-pub struct FractionalTime(pub f64);
+pub(super) struct FractionalTime(pub f64);
 
 impl fmt::Display for FractionalTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

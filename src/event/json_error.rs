@@ -7,31 +7,31 @@ use std::fmt::Write;
 const WORD_BYTES_MAX: usize = 16;
 
 /// Whether the bytes begin as UTF-16 does: with its byte order mark, or with an ASCII character of two bytes.
-pub fn is_utf16(bytes: &[u8]) -> bool {
+pub(super) fn is_utf16(bytes: &[u8]) -> bool {
     matches!(bytes, [0xFF, 0xFE, ..] | [0xFE, 0xFF, ..] | [0, 1..=0x7F, ..] | [1..=0x7F, 0, ..])
 }
 
 /// The message for text that is UTF-16.
-pub const UTF16: &str = "the text is UTF-16: encode it as UTF-8";
+pub(super) const UTF16: &str = "the text is UTF-16: encode it as UTF-8";
 /// The message for text that begins with a UTF-8 byte order mark.
-pub const BYTE_ORDER_MARK: &str = "it begins with a byte order mark: leave it out";
+pub(super) const BYTE_ORDER_MARK: &str = "it begins with a byte order mark: leave it out";
 
 /// The message for a byte that is not UTF-8, within the event of this index if there are several.
-pub fn not_utf8(byte: usize, event: Option<usize>) -> String {
+pub(super) fn not_utf8(byte: usize, event: Option<usize>) -> String {
     let mut message = format!("byte {byte} is not UTF-8");
     push_event(&mut message, event);
     message + ": encode texts as UTF-8"
 }
 
 /// The message for an error in a document, within the event of this index if there are several.
-pub fn in_document(text: &str, error: &serde_json::Error, event: Option<usize>) -> String {
+pub(super) fn in_document(text: &str, error: &serde_json::Error, event: Option<usize>) -> String {
     let mut place = format!(" at line {} column {}", error.line(), error.column());
     push_event(&mut place, event);
     message(text, error, &place)
 }
 
 /// The message for an error in a line of NDJSON, whose number is known.
-pub fn in_line(line: &str, error: &serde_json::Error) -> String {
+pub(super) fn in_line(line: &str, error: &serde_json::Error) -> String {
     message(line, error, &format!(" at column {}", error.column()))
 }
 

@@ -20,7 +20,7 @@ use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, JSON_DEPTH_MAX, JSON_TIME_UNIX_NANO
 
 /// Buffers that are reused from event to event.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub(super) struct Scratch {
     /// The event that is being read.
     pub draft: Draft,
     /// Names of the objects around an attribute, joined by dots.
@@ -31,7 +31,7 @@ pub struct Scratch {
 
 /// A value that is neither array nor object.
 #[derive(Debug, Clone, Copy)]
-pub enum Scalar<'a> {
+pub(super) enum Scalar<'a> {
     /// `null`.
     Null,
     /// `true` or `false`.
@@ -47,7 +47,7 @@ pub enum Scalar<'a> {
 }
 
 /// Where a value stands, and so what it means.
-pub trait Place<'de>: Sized {
+pub(super) trait Place<'de>: Sized {
     /// Takes a value that is neither array nor object.
     fn scalar(self, value: Scalar<'_>);
     /// Reads an array to its end.
@@ -63,7 +63,7 @@ pub trait Place<'de>: Sized {
 }
 
 /// A place, as serde requires it.
-pub struct At<P>(pub P);
+pub(super) struct At<P>(pub P);
 
 impl<'de, P: Place<'de>> DeserializeSeed<'de> for At<P> {
     type Value = ();
@@ -130,7 +130,7 @@ fn skip_object<'de, A: MapAccess<'de>>(mut object: A) -> Result<(), A::Error> {
 }
 
 /// The place of an event: the draft holds it, or why it is refused, afterwards.
-pub struct EventPlace<'s>(pub &'s mut Scratch);
+pub(super) struct EventPlace<'s>(pub &'s mut Scratch);
 
 const NO_OBJECT: &str = "an event must be an object";
 
@@ -154,7 +154,7 @@ impl<'de> Place<'de> for EventPlace<'_> {
 }
 
 /// Reads the fields of an event from its first key on.
-pub fn read_fields<'de, A: MapAccess<'de>>(
+pub(super) fn read_fields<'de, A: MapAccess<'de>>(
     scratch: &mut Scratch,
     object: &mut A,
     first: Option<Key>,

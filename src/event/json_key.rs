@@ -10,7 +10,7 @@ use super::nearest::nearest;
 
 /// A field of an event, by its key in JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field {
+pub(super) enum Field {
     /// `time`.
     Time,
     /// `kind`.
@@ -73,7 +73,7 @@ impl Field {
     }
 
     /// What its value must be, as a sentence.
-    pub fn expected(self) -> &'static str {
+    pub(super) fn expected(self) -> &'static str {
         match self {
             Self::Time => "`time` must be an RFC 3339 text or integer nanoseconds from 0 to 2^63 - 1",
             Self::Kind => "`kind` must be \"log\", \"gauge\", \"counter\" or \"span\"",
@@ -96,7 +96,7 @@ impl Field {
 
 /// A key of an event or a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Key {
+pub(super) enum Key {
     /// The key of a field of an event.
     Field(Field),
     /// The key of an envelope; an event has none of this name.
@@ -106,7 +106,7 @@ pub enum Key {
 }
 
 /// Reads a key of an object; an unknown one refuses the event of the draft.
-pub struct KeySeed<'s>(pub &'s mut Draft);
+pub(super) struct KeySeed<'s>(pub &'s mut Draft);
 
 impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
     type Value = Key;

@@ -7,19 +7,19 @@
 use crate::limits::PROTOBUF_DEPTH_MAX;
 
 /// How many levels may still be entered; counted down, as prost counts.
-pub const DEPTH_BATCH: usize = PROTOBUF_DEPTH_MAX;
+pub(super) const DEPTH_BATCH: usize = PROTOBUF_DEPTH_MAX;
 /// Levels that may still be entered within an `Event`.
-pub const DEPTH_EVENT: usize = DEPTH_BATCH - 1;
+pub(super) const DEPTH_EVENT: usize = DEPTH_BATCH - 1;
 /// Levels that may still be entered within an `Attribute`.
-pub const DEPTH_ATTRIBUTE: usize = DEPTH_EVENT - 1;
+pub(super) const DEPTH_ATTRIBUTE: usize = DEPTH_EVENT - 1;
 
 // The key of a field is its number and its wire type; the numbers are those of proto/events.proto.
 /// Wire type of varints.
-pub const VARINT: u32 = 0;
+pub(super) const VARINT: u32 = 0;
 /// Wire type of eight little-endian bytes.
-pub const FIXED64: u32 = 1;
+pub(super) const FIXED64: u32 = 1;
 /// Wire type of texts, bytes and messages: a length as a varint, then so many bytes.
-pub const DELIMITED: u32 = 2;
+pub(super) const DELIMITED: u32 = 2;
 const GROUP_START: u32 = 3;
 const GROUP_END: u32 = 4;
 const FIXED32: u32 = 5;
@@ -28,7 +28,7 @@ const FIXED32: u32 = 5;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// The bytes end before the value does.
-    #[error("the bytes end within it")]
+    #[error("it is truncated")]
     Truncated,
     /// A varint is longer than 64 bits.
     #[error("a varint exceeds 64 bits")]
@@ -37,30 +37,30 @@ pub enum Fault {
     #[error("a field key is 0 or exceeds 32 bits")]
     Key,
     /// A known field with another wire type than in the schema, or a wire type that protobuf does not have.
-    #[error("its wire type is not the one of the schema")]
+    #[error("it has another wire type than in the schema")]
     WireType,
-    /// The end of a group that did not begin.
-    #[error("a group ends that did not begin")]
+    /// The end of a group without its start.
+    #[error("the end of a group without its start")]
     GroupEnd,
     /// Groups are nested too deep.
     #[error("groups are nested deeper than {PROTOBUF_DEPTH_MAX}")]
     Depth,
     /// A text is not UTF-8.
-    #[error("its text is not UTF-8")]
+    #[error("it is not valid UTF-8")]
     Utf8,
 }
 
 /// The value that was read and the bytes after it, or what is wrong.
-pub type Read<'a, T> = Result<(T, &'a [u8]), Fault>;
+pub(super) type Read<'a, T> = Result<(T, &'a [u8]), Fault>;
 
 /// The key of a field: number and wire type.
-pub const fn key(number: u32, wire_type: u32) -> u32 {
+pub(super) const fn key(number: u32, wire_type: u32) -> u32 {
     number << 3 | wire_type
 }
 
 /// Reads a varint.
 #[inline(always)]
-pub fn varint(bytes: &[u8]) -> Read<'_, u64> {
+pub(super) fn varint(bytes: &[u8]) -> Read<'_, u64> {
     match bytes {
         [byte, rest @ ..] if *byte < 0x80 => Ok((u64::from(*byte), rest)),
         _ => long_varint(bytes),
@@ -86,21 +86,21 @@ fn long_varint(bytes: &[u8]) -> Read<'_, u64> {
 
 /// The key of the next field. Its number is checked by [`skip`], where all keys end that no message knows.
 #[inline(always)]
-pub fn field_key(bytes: &[u8]) -> Read<'_, u32> {
+pub(super) fn field_key(bytes: &[u8]) -> Read<'_, u32> {
     let (key, rest) = varint(bytes)?;
     Ok((u32::try_from(key).map_err(|_| Fault::Key)?, rest))
 }
 
 /// Reads eight little-endian bytes.
 #[inline(always)]
-pub fn fixed64(bytes: &[u8]) -> Read<'_, u64> {
+pub(super) fn fixed64(bytes: &[u8]) -> Read<'_, u64> {
     let (value, rest) = bytes.split_first_chunk().ok_or(Fault::Truncated)?;
     Ok((u64::from_le_bytes(*value), rest))
 }
 
 /// Reads a length and so many bytes.
 #[inline(always)]
-pub fn delimited(bytes: &[u8]) -> Read<'_, &[u8]> {
+pub(super) fn delimited(bytes: &[u8]) -> Read<'_, &[u8]> {
     let (len, rest) = varint(bytes)?;
     usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len)).ok_or(Fault::Truncated)
 }
@@ -108,7 +108,7 @@ pub fn delimited(bytes: &[u8]) -> Read<'_, &[u8]> {
 /// Skips a field that the message does not know. `known` is the highest number that it does know: such a field came
 /// with a wrong wire type. `depth`: levels that may still be entered.
 #[cold]
-pub fn skip(key: u32, bytes: &[u8], known: u32, depth: usize) -> Result<&[u8], Fault> {
+pub(super) fn skip(key: u32, bytes: &[u8], known: u32, depth: usize) -> Result<&[u8], Fault> {
     let (number, wire_type) = (key >> 3, key & 7);
     if number == 0 {
         return Err(Fault::Key);
@@ -138,7 +138,7 @@ pub fn skip(key: u32, bytes: &[u8], known: u32, depth: usize) -> Result<&[u8], F
 }
 
 /// Appends a varint.
-pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -147,13 +147,13 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Number of bytes that [`put_varint`] appends.
-pub const fn varint_bytes(value: u64) -> usize {
+pub(super) const fn varint_bytes(value: u64) -> usize {
     (64 - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
 /// Whether `bytes` are UTF-8. Most are short and ASCII: eight bytes at a time, the last eight overlapping.
 #[inline(always)]
-pub fn is_utf8(bytes: &[u8]) -> bool {
+pub(super) fn is_utf8(bytes: &[u8]) -> bool {
     is_short_ascii(bytes) || simdutf8::basic::from_utf8(bytes).is_ok()
 }
 

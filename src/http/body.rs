@@ -17,7 +17,7 @@ use crate::metrics::RejectReason;
 
 /// The state of receiving a body: separates its bytes from the framing.
 #[derive(Debug)]
-pub enum Framing {
+pub(super) enum Framing {
     /// Bytes still to come.
     Length(usize),
     /// In chunks, each with its length before it.
@@ -27,7 +27,12 @@ pub enum Framing {
 impl Framing {
     /// Takes what belongs to this body from `input` into `body`, as much as that has room for; it is at most `max_bytes`.
     /// Returns how much of `input` was consumed, and whether the body is whole.
-    pub fn receive(&mut self, input: &[u8], body: &mut Kept, max_bytes: usize) -> Result<(usize, bool), Refusal> {
+    pub(super) fn receive(
+        &mut self,
+        input: &[u8],
+        body: &mut Kept,
+        max_bytes: usize,
+    ) -> Result<(usize, bool), Refusal> {
         match self {
             Self::Length(missing) => {
                 let taken = input.get(..body.room().min(*missing)).unwrap_or(input);
@@ -40,7 +45,7 @@ impl Framing {
     }
 
     /// Bytes of the whole body, of which `received` have come; for chunked, whose length is not known, `max_bytes`.
-    pub fn whole_bytes(&self, received: usize, max_bytes: usize) -> usize {
+    pub(super) fn whole_bytes(&self, received: usize, max_bytes: usize) -> usize {
         match self {
             Self::Length(missing) => received + missing,
             Self::Chunked(_) => max_bytes,
@@ -48,7 +53,7 @@ impl Framing {
     }
 
     /// Whether the next bytes are the body's own, not its framing's.
-    pub fn is_within_data(&self) -> bool {
+    pub(super) fn is_within_data(&self) -> bool {
         match self {
             Self::Length(missing) => *missing > 0,
             Self::Chunked(chunked) => matches!(chunked.state, ChunkState::Data { .. }),
@@ -58,7 +63,7 @@ impl Framing {
 
 /// Decoder of the chunked coding.
 #[derive(Debug)]
-pub struct Chunked {
+pub(super) struct Chunked {
     state: ChunkState,
     /// Bytes of extensions and trailers that may still come.
     extra: usize,
@@ -143,7 +148,7 @@ impl Extension {
 
 impl Chunked {
     /// A body whose first chunk is to come.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { state: ChunkState::Size { size: 0, digits: 0 }, extra: HTTP_HEAD_BYTES_MAX }
     }
 
@@ -248,7 +253,7 @@ fn is_field_byte(byte: u8) -> bool {
 }
 
 /// The refusal of a body of more than `max_bytes`: 413.
-pub fn too_large(max_bytes: usize) -> Refusal {
+pub(super) fn too_large(max_bytes: usize) -> Refusal {
     Refusal::body(
         RejectReason::TooLarge,
         format!("the body is larger than {max_bytes} bytes (server.max_body_bytes): send less at once"),

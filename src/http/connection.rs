@@ -407,6 +407,9 @@ impl Connection {
         if let Some(pause) = ingress.log_pause() {
             return Err(paused(pause));
         }
+        if let Some(limited) = ingress.limited() {
+            return Err(limited.refusal());
+        }
         let (kept, close) = (Kept::new(), head.close);
         Ok(Body { submission, framing, kept, lacks: None, whole: None, close, since: now })
     }
@@ -494,6 +497,7 @@ impl Connection {
         let answer = Answer {
             allow: refusal.allow,
             accept_encoding: refusal.accept_encoding,
+            retry_after: refusal.retry_after,
             head_only: ending.head_only,
             ..Answer::json(refusal.status, &body, close)
         };

@@ -10,7 +10,7 @@ use super::body::{Chunked, Framing};
 use super::date::DATE_BYTES;
 use super::head::is_token_byte;
 use super::kept::{Beginnings, Kept};
-use super::{Connection, Ingress, Needs, Page, Settings};
+use super::{Connection, Ingress, Limited, Needs, Page, Settings};
 use crate::batch::pool::{Buffer, Pool, PoolSlice};
 use crate::event::{Counts, Events, check_batch};
 use crate::limits::{
@@ -18,6 +18,7 @@ use crate::limits::{
 };
 use crate::metrics::RejectReason;
 use crate::pipeline::health::Pause;
+use crate::rate::Received;
 use crate::wire::AckLevel;
 
 /// Reads `bytes` as requests on one connection: whole, byte by byte with bodies read in place, and in two parts.
@@ -202,6 +203,10 @@ pub struct FakeIngress {
     pub(super) statuses: Vec<u16>,
     /// Bodies that were refused for lack of room.
     pub(super) no_room: usize,
+    /// The limit that POSTs have to wait for.
+    pub(super) limited: Option<Limited>,
+    /// What was charged, body by body.
+    pub(super) received: Vec<Received>,
 }
 
 impl FakeIngress {
@@ -222,6 +227,8 @@ impl FakeIngress {
             rejected: Vec::new(),
             statuses: Vec::new(),
             no_room: 0,
+            limited: None,
+            received: Vec::new(),
         }
     }
 
@@ -254,6 +261,14 @@ impl Ingress for FakeIngress {
 
     fn authorized(&mut self, token: Option<&[u8]>) -> bool {
         self.token.is_none() || self.token == token
+    }
+
+    fn limited(&mut self) -> Option<Limited> {
+        self.limited
+    }
+
+    fn received(&mut self, received: Received) {
+        self.received.push(received);
     }
 
     fn ack_level(&mut self, wanted: Option<AckLevel>) -> Result<AckLevel, String> {

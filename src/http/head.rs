@@ -17,7 +17,7 @@ const REQUEST_LINE_EXTRA_BYTES: usize = 64;
 
 /// Finds the end of a head in bytes that come in pieces; the caller offers the same bytes again with more after them.
 #[derive(Debug, Default)]
-pub struct HeadScan {
+pub(super) struct HeadScan {
     /// Bytes that were looked at.
     seen: usize,
     /// Bytes of the current line so far.
@@ -32,13 +32,13 @@ pub struct HeadScan {
 
 impl HeadScan {
     /// Whether bytes of a head have come.
-    pub fn begun(&self) -> bool {
+    pub(super) fn begun(&self) -> bool {
         self.seen > 0
     }
 
     /// Looks at what is new in `input`, which begins where the head does. `Some`: the range of the whole head, from
     /// the request line to the end of the empty line.
-    pub fn advance(&mut self, input: &[u8]) -> Result<Option<std::ops::Range<usize>>, Refusal> {
+    pub(super) fn advance(&mut self, input: &[u8]) -> Result<Option<std::ops::Range<usize>>, Refusal> {
         for &byte in input.iter().skip(self.seen) {
             if self.seen >= HTTP_HEAD_BYTES_MAX {
                 return Err(Refusal::new(431, format!("the request head is larger than {HTTP_HEAD_BYTES_MAX} bytes")));
@@ -81,7 +81,7 @@ fn target_too_long() -> Refusal {
 
 /// How the body's end is found (RFC 9112, section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyLength {
+pub(super) enum BodyLength {
     /// Content-Length; 0 where neither field is there.
     Known(u64),
     /// `Transfer-Encoding: chunked`.
@@ -90,7 +90,7 @@ pub enum BodyLength {
 
 /// A whole head that was found valid. Borrows from the bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Head<'a> {
+pub(super) struct Head<'a> {
     /// As sent; case matters.
     pub method: &'a str,
     /// The path of the target, before `?`. Begins with `/`; `*` for `OPTIONS *`.
@@ -116,7 +116,7 @@ impl<'a> Head<'a> {
     ///
     /// # Errors
     /// 400, 414, 417, 431, 501 or 505. The framing of what follows is not known then: the connection must end.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
         let line_end = bytes.windows(2).position(|two| two == b"\r\n").unwrap_or(bytes.len());
         let (line, fields) = bytes.split_at_checked(line_end).unwrap_or((bytes, &[]));
         let fields = fields.get(2..).unwrap_or(&[]);
@@ -297,7 +297,7 @@ impl<'a> Fields<'_, 'a> {
 }
 
 /// RFC 9110, section 5.6.2.
-pub fn is_token_byte(byte: u8) -> bool {
+pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 

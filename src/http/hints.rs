@@ -9,7 +9,7 @@ use crate::limits::FRAME_EVENTS_MAX;
 use crate::metrics::RejectReason;
 
 /// A better message for a body of which nothing could be read, if it is something else than its head declares.
-pub fn instead(body: &[u8], submission: Submission) -> Option<Refusal> {
+pub(super) fn instead(body: &[u8], submission: Submission) -> Option<Refusal> {
     if let Some(name) = compression(body) {
         let error = match (submission.gzip, name) {
             (true, GZIP) => "the body is gzip within gzip: compress it once".to_owned(),
@@ -43,7 +43,7 @@ pub fn instead(body: &[u8], submission: Submission) -> Option<Refusal> {
 }
 
 /// The message for a body that cannot be unpacked. `member`: where the gzip member that failed begins.
-pub fn not_gzip(packed: &[u8], member: usize, error: &std::io::Error) -> Refusal {
+pub(super) fn not_gzip(packed: &[u8], member: usize, error: &std::io::Error) -> Refusal {
     let bytes = packed.len();
     let rest = packed.get(member..).unwrap_or_default();
     let is_gzip = rest.starts_with(b"\x1f\x8b") || rest == b"\x1f";

@@ -13,9 +13,10 @@ use crate::limits::{
     FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_BODY_BEGINNING_BYTES, HTTP_FINISH_RETRY,
     STALLED_FRAME_TIMEOUT,
 };
+use crate::rate::{Amount, Received};
 
 /// The body of a POST /v1/events that is not answered yet.
-pub struct Body {
+pub(super) struct Body {
     /// The head's fields about the body.
     pub submission: Submission,
     /// How far the body was received.
@@ -34,7 +35,7 @@ pub struct Body {
 
 /// Of a body that is whole.
 #[derive(Debug, Clone, Copy)]
-pub struct Whole {
+pub(super) struct Whole {
     since: Instant,
     /// From then on it is tried with what room there is, although it might not be enough.
     pub retry_at: Instant,
@@ -53,7 +54,7 @@ pub enum Room {
 
 impl Body {
     /// Whether all that may come has to be in the pool before `more` bytes are taken: they end the body, or its beginning.
-    pub fn is_to_be_reserved(&self, more: usize) -> bool {
+    pub(super) fn is_to_be_reserved(&self, more: usize) -> bool {
         let Some(left) = self.kept.before_reserving() else { return false };
         match &self.framing {
             Framing::Length(missing) => more >= left.min(*missing),
@@ -65,7 +66,7 @@ impl Body {
     ///
     /// # Errors
     /// There is none; nothing has changed.
-    pub fn make_room(
+    pub(super) fn make_room(
         &mut self,
         more: usize,
         reserve: bool,
@@ -96,7 +97,7 @@ impl Body {
     ///
     /// # Errors
     /// As of [`ingest::ingest`].
-    pub fn finish(
+    pub(super) fn finish(
         &mut self,
         settings: Settings,
         now: Instant,
@@ -109,15 +110,23 @@ impl Body {
             whole.retry_at = now + HTTP_FINISH_RETRY;
         }
         self.lacks = self.reserve(self.kept.len(), ingress).err();
-        let needs = ingest::needs(self.kept.len(), self.submission, settings);
+        let bytes = self.kept.len();
+        let needs = ingest::needs(bytes, self.submission, settings);
         let is_tried = is_due || (is_first && self.came_at_once()) || ingress.can_finish(needs);
         let Kept::Pool(buffer) = &mut self.kept else { return Ok(None) };
         // A chunked one had room for the largest.
         buffer.trim();
         if is_tried {
             match ingest::ingest(buffer, self.submission, settings, ingress) {
-                Ok(finished) => return Ok(Some(finished)),
-                Err(Failed::Refused(refusal)) => return Err(refusal),
+                Ok(finished) => {
+                    ingress.received(finished.0.received(bytes));
+                    return Ok(Some(finished));
+                }
+                Err(Failed::Refused(refusal)) => {
+                    // It counts as one rejected event, too.
+                    ingress.received(Received { amount: Amount { events: 1, bytes: bytes as u64 }, accepted: 0 });
+                    return Err(refusal);
+                }
                 Err(Failed::NoRoom) => {}
             }
         }
@@ -126,12 +135,12 @@ impl Body {
     }
 
     /// Whether the body was whole before more than a beginning had to be reserved for it.
-    pub fn came_at_once(&self) -> bool {
+    pub(super) fn came_at_once(&self) -> bool {
         self.kept.len() <= HTTP_BODY_BEGINNING_BYTES
     }
 
     /// Below 64 KiB/s, its first 2 s left out. A whole body is not.
-    pub fn is_slow(&self, now: Instant) -> bool {
+    pub(super) fn is_slow(&self, now: Instant) -> bool {
         let transfer = Duration::from_secs_f64(self.kept.len() as f64 / FRAME_RATE_MIN_BYTES_PER_SECOND as f64);
         self.whole.is_none() && now >= self.since + STALLED_FRAME_TIMEOUT + transfer
     }
@@ -139,7 +148,7 @@ impl Body {
     /// R11: 10 s and what the slowest allowed rate needs; for chunked, whose length is unknown, for what has come. A whole
     /// body that was admitted waits for room as long as its answer would for the log; one that came at once may be sent again
     /// sooner.
-    pub fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         if let Some(whole) = self.whole {
             return whole.since + if self.came_at_once() { HTTP_FINISH_RETRY } else { HTTP_ACK_TIMEOUT };
         }

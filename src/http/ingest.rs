@@ -26,6 +26,7 @@ use crate::batch::shares::packed_bytes;
 use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, Rejection, Rejections, check_batch};
 use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
 use crate::metrics::RejectReason;
+use crate::rate::{Amount, Received};
 use crate::text::cut;
 
 /// A body with more gaps than this between its accepted events is packed again, so that it does not fill the ring.
@@ -39,7 +40,7 @@ struct Piece {
 
 /// What became of a request's events; the text of its answer, kept in the pool while the answer waits, where bodies are
 /// received: the memory for whole bodies must not wait for the answer.
-pub struct Settled {
+pub(super) struct Settled {
     accepted: u64,
     rejected: u64,
     listed: u64,
@@ -70,20 +71,28 @@ impl Settled {
     }
 
     /// Whether the body had events and every one was refused.
-    pub fn nothing_but_refused(&self) -> bool {
+    pub(super) fn nothing_but_refused(&self) -> bool {
         self.accepted == 0 && self.rejected > 0
     }
 
     /// The answer's body.
-    pub fn body(&self, error: Option<&str>) -> Vec<u8> {
+    pub(super) fn body(&self, error: Option<&str>) -> Vec<u8> {
         let entries = self.entries.as_ref().map_or(&[][..], Buffer::filled);
         result_body(error, self.accepted, entries, self.listed, self.rejected)
     }
 }
 
+impl Settled {
+    /// What a body of `bytes` was, for limits.
+    pub(super) fn received(&self, bytes: usize) -> Received {
+        let amount = Amount { events: self.accepted + self.rejected, bytes: bytes as u64 };
+        Received { amount, accepted: self.accepted }
+    }
+}
+
 /// Why nothing of a body was taken.
 #[derive(Debug)]
-pub enum Failed {
+pub(super) enum Failed {
     /// The body breaks a rule; sending it again does not help.
     Refused(Refusal),
     /// Pool or ring have no room for what the body becomes. The body is as it was: try again.
@@ -100,7 +109,7 @@ impl From<Refusal> for Failed {
 ///
 /// # Errors
 /// Nothing was taken: 400, 413, or there is no room.
-pub fn ingest(
+pub(super) fn ingest(
     body: &mut Buffer,
     submission: Submission,
     settings: Settings,
@@ -142,7 +151,7 @@ pub struct Needs {
 
 /// The largest needs of a body of `bytes`. A pool whose share for this is not in use has room for them; see
 /// [`Shares`](crate::batch::shares::Shares).
-pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs {
+pub(super) fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs {
     let Settings { max_body_bytes, max_frame_bytes, .. } = settings;
     let unpacked_bytes = if submission.gzip { max_body_bytes } else { 0 };
     // JSON can become many times as long: the key of an object is repeated in the keys of all its members.
@@ -157,7 +166,7 @@ pub fn needs(bytes: usize, submission: Submission, settings: Settings) -> Needs 
 }
 
 /// The refusal of a body for which the pool has no memory: 503.
-pub fn no_memory() -> Refusal {
+pub(super) fn no_memory() -> Refusal {
     Refusal::new(503, "the server is out of buffers: nothing of this request was accepted, send it again")
 }
 

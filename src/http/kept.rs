@@ -40,7 +40,7 @@ impl Beginnings {
 
 /// Bytes outside the pool. Dropping them gives their share of the budget back.
 #[derive(Debug, Default)]
-pub struct Beginning {
+pub(super) struct Beginning {
     bytes: Vec<u8>,
     /// The budget and what is taken of it: the capacity of `bytes`.
     taken: Option<(Beginnings, usize)>,
@@ -48,19 +48,19 @@ pub struct Beginning {
 
 impl Beginning {
     /// Bytes that are taken of the budget.
-    pub fn taken(&self) -> usize {
+    pub(super) fn taken(&self) -> usize {
         self.taken.as_ref().map_or(0, |(_, taken)| *taken)
     }
 
     /// Bytes of the budget that `more` bytes need beside what is taken.
-    pub fn growth(&self, more: usize) -> usize {
+    pub(super) fn growth(&self, more: usize) -> usize {
         let wanted = (self.bytes.len() + more).max(HTTP_BODY_BEGINNING_BYTES_LOWEST).next_power_of_two();
         wanted.min(HTTP_BODY_BEGINNING_BYTES).saturating_sub(self.taken())
     }
 
     /// Makes room for `more` bytes, at most up to [`HTTP_BODY_BEGINNING_BYTES`] in all. `false`: the budget has not enough
     /// left, and nothing has changed.
-    pub fn grow(&mut self, more: usize, budget: &Beginnings) -> bool {
+    pub(super) fn grow(&mut self, more: usize, budget: &Beginnings) -> bool {
         let growth = self.growth(more);
         if growth > 0 {
             if !budget.take(growth) {
@@ -84,7 +84,7 @@ impl Drop for Beginning {
 
 /// The bytes of a body so far.
 #[derive(Debug)]
-pub enum Kept {
+pub(super) enum Kept {
     /// Outside of the pool; at most 64 KiB.
     Beginning(Beginning),
     /// The buffer has room for all that may come.
@@ -93,12 +93,12 @@ pub enum Kept {
 
 impl Kept {
     /// No bytes, which take no memory.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::Beginning(Beginning::default())
     }
 
     /// Number of bytes so far.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         match self {
             Self::Beginning(beginning) => beginning.bytes.len(),
             Self::Pool(buffer) => buffer.len(),
@@ -106,7 +106,7 @@ impl Kept {
     }
 
     /// Bytes that can be appended.
-    pub fn room(&self) -> usize {
+    pub(super) fn room(&self) -> usize {
         match self {
             Self::Beginning(beginning) => beginning.taken().saturating_sub(beginning.bytes.len()),
             Self::Pool(buffer) => buffer.room(),
@@ -114,7 +114,7 @@ impl Kept {
     }
 
     /// Bytes of a beginning that may still come before the rest has to be reserved; `None`: it is reserved.
-    pub fn before_reserving(&self) -> Option<usize> {
+    pub(super) fn before_reserving(&self) -> Option<usize> {
         match self {
             Self::Beginning(beginning) => Some(HTTP_BODY_BEGINNING_BYTES - beginning.bytes.len()),
             Self::Pool(_) => None,
@@ -123,7 +123,7 @@ impl Kept {
 
     /// Appends `bytes`, or nothing and `false` where they are more than [`Kept::room`].
     #[must_use]
-    pub fn extend(&mut self, bytes: &[u8]) -> bool {
+    pub(super) fn extend(&mut self, bytes: &[u8]) -> bool {
         if bytes.len() > self.room() {
             return false;
         }
@@ -138,7 +138,7 @@ impl Kept {
 
     /// Continues in `buffer`. `false`: it has no room for what there is, and nothing has changed. Does nothing where the body
     /// is in the pool already.
-    pub fn move_to(&mut self, mut buffer: Buffer) -> bool {
+    pub(super) fn move_to(&mut self, mut buffer: Buffer) -> bool {
         if let Self::Beginning(beginning) = self {
             if !buffer.extend(&beginning.bytes) {
                 return false;

@@ -16,6 +16,7 @@
 //! | `head` | request line and header fields, read strictly |
 //! | `routes` | resources, and what the head of a POST must have before its body is read |
 //! | `body` | Content-Length and chunked, incremental |
+//! | `limited` | the 429 of a sender that is above a limit |
 //! | `kept` | where a body's bytes are: the first 64 KiB outside the pool, or all of it in one pool buffer |
 //! | `incoming` | a body on its way in: its room, its rate, its time |
 //! | `proxy_header` | recognises the header of the PROXY protocol, to name it in the 400 |
@@ -38,6 +39,7 @@
 //!   body: nothing is taken that would wait in memory and be sent again meanwhile.
 //! * **All or nothing**: events are handed on only once the whole document was found valid and the ring has room for
 //!   all.
+//! * **A POST above a limit** ([`Ingress::limited`]) gets 429 by its head. What was admitted is charged once it is whole.
 //! * HTTP/1.0 is answered and closed: nginx and old health checks still use it. Everything else gets 505.
 
 mod body;
@@ -51,6 +53,7 @@ mod hints;
 mod incoming;
 mod ingest;
 mod kept;
+mod limited;
 mod proxy_header;
 mod response;
 mod routes;
@@ -62,10 +65,12 @@ pub use date::{DATE_BYTES, HttpDate};
 pub use incoming::Room;
 pub use ingest::Needs;
 pub use kept::Beginnings;
+pub use limited::Limited;
 
 use crate::batch::pool::{Buffer, PoolSlice};
 use crate::metrics::RejectReason;
 use crate::pipeline::health::Pause;
+use crate::rate::Received;
 use crate::wire::AckLevel;
 
 /// The pages that GET and HEAD can ask for.
@@ -109,6 +114,15 @@ pub trait Ingress {
 
     /// Whether a POST with this bearer token is allowed; `None`: it came without one. Compares in constant time.
     fn authorized(&mut self, token: Option<&[u8]>) -> bool;
+
+    /// The limit that a POST has to wait for, whose sender [`Ingress::authorized`] was asked about; `None`: its body may
+    /// come. What is admitted here is taken, whatever is due by the time its body is whole.
+    fn limited(&mut self) -> Option<Limited> {
+        None
+    }
+
+    /// A whole body was read that this sender has sent: counts and charges it.
+    fn received(&mut self, _received: Received) {}
 
     /// The level that `?ack=` asks for (`None`: it does not), if the server offers it; else why not, for a 400.
     fn ack_level(&mut self, wanted: Option<AckLevel>) -> Result<AckLevel, String>;

@@ -10,12 +10,12 @@ const SIGNATURE: &[u8] = b"\r\n\r\n\0";
 const UNDECIDED_BYTES: usize = 4;
 
 /// Whether the next byte decides what `input` is: the answer must not depend on how the bytes were split.
-pub fn is_undecided(input: &[u8]) -> bool {
+pub(super) fn is_undecided(input: &[u8]) -> bool {
     input.len() == UNDECIDED_BYTES && SIGNATURE.starts_with(input)
 }
 
 /// The refusal of bytes that begin with a PROXY header; `None` where they do not.
-pub fn refusal(input: &[u8]) -> Option<Refusal> {
+pub(super) fn refusal(input: &[u8]) -> Option<Refusal> {
     let version = match input {
         [b'P', b'R', b'O', b'X', b'Y', b' ', family @ ..]
             if [&b"TCP4"[..], b"TCP6", b"UNKNOWN"].iter().any(|known| family.starts_with(known)) =>

@@ -9,15 +9,15 @@ use crate::limits::RETRY_HINT_MS;
 use crate::metrics::RejectReason;
 
 /// Content type of every body that is not a page.
-pub const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110, section 10.1.1).
-pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+pub(super) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// Why a request is not served: the peer's fault (4xx), not offered (501, 505), or not now (503, 504).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{status}: {error}")]
-pub struct Refusal {
+pub(super) struct Refusal {
     /// HTTP status of the answer, 4xx or 5xx.
     pub status: u16,
     /// What is wrong and what to do instead; becomes `{"error":"…"}`.
@@ -26,18 +26,20 @@ pub struct Refusal {
     pub allow: Option<&'static str>,
     /// Of a 415 because of the content coding: the codings that are accepted (RFC 9110, section 12.5.3).
     pub accept_encoding: Option<&'static str>,
+    /// Of a 429: when to send the request again, in whole seconds.
+    pub retry_after: Option<u64>,
     /// Of a POST whose events are lost with it: what the events count as. Not for what can be sent again as it is.
     pub reason: Option<RejectReason>,
 }
 
 impl Refusal {
     /// A refusal without further header fields, which rejects no events.
-    pub fn new(status: u16, error: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, error: error.into(), allow: None, accept_encoding: None, reason: None }
+    pub(super) fn new(status: u16, error: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, error: error.into(), allow: None, accept_encoding: None, retry_after: None, reason: None }
     }
 
     /// A refused body.
-    pub fn body(reason: RejectReason, error: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn body(reason: RejectReason, error: impl Into<Cow<'static, str>>) -> Self {
         let status = match reason {
             RejectReason::Malformed | RejectReason::Invalid => 400,
             RejectReason::TooLarge => 413,
@@ -47,14 +49,14 @@ impl Refusal {
     }
 
     /// A request that is not valid HTTP, or asks for something that the server does not have.
-    pub fn malformed(error: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn malformed(error: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, error)
     }
 }
 
 /// One answer, to be written by [`Answer::write`].
 #[derive(Debug)]
-pub struct Answer<'a> {
+pub(super) struct Answer<'a> {
     /// HTTP status.
     pub status: u16,
     /// Value of `Content-Type`.
@@ -65,6 +67,8 @@ pub struct Answer<'a> {
     pub allow: Option<&'a str>,
     /// Value of `Accept-Encoding`; `None`: left out.
     pub accept_encoding: Option<&'a str>,
+    /// Value of `Retry-After`, seconds; `None`: that of the status, or left out.
+    pub retry_after: Option<u64>,
     /// The request was a HEAD: the length is sent, the body is not.
     pub head_only: bool,
     /// The connection ends after this answer.
@@ -75,13 +79,14 @@ pub struct Answer<'a> {
 
 impl<'a> Answer<'a> {
     /// An answer to anything but a HEAD.
-    pub fn json(status: u16, body: &'a [u8], close: bool) -> Self {
+    pub(super) fn json(status: u16, body: &'a [u8], close: bool) -> Self {
         Self {
             status,
             content_type: JSON,
             body,
             allow: None,
             accept_encoding: None,
+            retry_after: None,
             head_only: false,
             close,
             keep_alive: None,
@@ -89,7 +94,7 @@ impl<'a> Answer<'a> {
     }
 
     /// Appends the answer to `out`. `date`: the wall clock, see [`HttpDate`](super::HttpDate).
-    pub fn write(&self, date: &[u8; DATE_BYTES], out: &mut Vec<u8>) {
+    pub(super) fn write(&self, date: &[u8; DATE_BYTES], out: &mut Vec<u8>) {
         // Writing into a Vec cannot fail.
         let _ = write!(out, "HTTP/1.1 {} {}\r\n", self.status, reason_phrase(self.status));
         out.extend_from_slice(b"Date: ");
@@ -105,10 +110,13 @@ impl<'a> Answer<'a> {
         match self.status {
             401 => out.extend_from_slice(b"WWW-Authenticate: Bearer\r\n"),
             // Probes send GETs and take no hints: a hint on /ready does no harm.
-            503 => {
+            503 if self.retry_after.is_none() => {
                 let _ = write!(out, "Retry-After: {}\r\n", RETRY_HINT_MS.div_ceil(1000));
             }
             _ => {}
+        }
+        if let Some(seconds) = self.retry_after {
+            let _ = write!(out, "Retry-After: {seconds}\r\n");
         }
         if self.close {
             out.extend_from_slice(b"Connection: close\r\n");
@@ -124,7 +132,7 @@ impl<'a> Answer<'a> {
 }
 
 /// `{"error":"…"}`
-pub fn error_body(error: &str) -> Vec<u8> {
+pub(super) fn error_body(error: &str) -> Vec<u8> {
     let mut body = Vec::with_capacity(error.len() + 16);
     body.extend_from_slice(br#"{"error":"#);
     push_json_string(&mut body, error);
@@ -134,7 +142,7 @@ pub fn error_body(error: &str) -> Vec<u8> {
 
 /// `{"error":"…","accepted":n,"rejected":[…],"rejected_total":n}`: the error only where there is one, the total only
 /// where it is more than `listed`. `entries` are the joined entries of the list, `{"index":i,"error":"…"},…`.
-pub fn result_body(error: Option<&str>, accepted: u64, entries: &[u8], listed: u64, total: u64) -> Vec<u8> {
+pub(super) fn result_body(error: Option<&str>, accepted: u64, entries: &[u8], listed: u64, total: u64) -> Vec<u8> {
     let mut body = Vec::with_capacity(entries.len() + 128);
     body.push(b'{');
     if let Some(error) = error {
@@ -153,7 +161,7 @@ pub fn result_body(error: Option<&str>, accepted: u64, entries: &[u8], listed: u
 }
 
 /// `text` as a JSON string, quotes included.
-pub fn push_json_string(out: &mut Vec<u8>, text: &str) {
+pub(super) fn push_json_string(out: &mut Vec<u8>, text: &str) {
     // A string always is representable, and a Vec takes it.
     let _ = serde_json::to_writer(out, text);
 }
@@ -198,6 +206,7 @@ mod tests {
         body: b"{}",
         allow: None,
         accept_encoding: None,
+        retry_after: None,
         head_only: false,
         close: false,
         keep_alive: None,
@@ -224,6 +233,9 @@ mod tests {
         assert!(with(401, None).contains("\r\nWWW-Authenticate: Bearer\r\n"));
         assert!(with(405, Some("POST")).contains("\r\nAllow: POST\r\n"));
         assert!(with(503, None).contains("\r\nRetry-After: 2\r\n"));
+        assert!(!with(429, None).contains("Retry-After"));
+        let answer = written(&Answer { status: 429, retry_after: Some(7), ..PLAIN });
+        assert!(answer.starts_with("HTTP/1.1 429 Too Many Requests\r\n") && answer.contains("\r\nRetry-After: 7\r\n"));
         assert!(with(400, None).contains("\r\nConnection: close\r\n"));
         assert!(!written(&PLAIN).contains("Connection"));
     }

@@ -14,7 +14,7 @@ const SERVER_METHODS: &str = "GET, HEAD, POST";
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Route {
+pub(super) enum Route {
     /// A page, for GET and HEAD.
     Page(Page),
     /// `/v1/events`, for POST.
@@ -24,7 +24,7 @@ pub enum Route {
 impl Route {
     /// # Errors
     /// 404; 405 with Allow.
-    pub fn find(head: &Head<'_>) -> Result<Self, Refusal> {
+    pub(super) fn find(head: &Head<'_>) -> Result<Self, Refusal> {
         let (route, methods) = match head.path {
             "/health" => (Self::Page(Page::Health), PAGE_METHODS),
             "/ready" => (Self::Page(Page::Ready), PAGE_METHODS),
@@ -61,7 +61,7 @@ fn wrong_method(method: &str, allow: &'static str) -> Refusal {
 
 /// What the body of a POST is (protocol, "HTTP on the same port").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MediaType {
+pub(super) enum MediaType {
     /// `application/json`: one document of events.
     Json,
     /// `application/x-ndjson`: one event per line.
@@ -72,7 +72,7 @@ pub enum MediaType {
 
 /// The fields of the head of a POST /v1/events about its body and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Submission {
+pub(super) struct Submission {
     /// How the events are encoded.
     pub media_type: MediaType,
     /// Whether the body is compressed with gzip.
@@ -84,7 +84,7 @@ pub struct Submission {
 impl Submission {
     /// # Errors
     /// 503 while draining; 401; 400 for `?ack=`; 415.
-    pub fn check(head: &Head<'_>, ingress: &mut impl Ingress) -> Result<Self, Refusal> {
+    pub(super) fn check(head: &Head<'_>, ingress: &mut impl Ingress) -> Result<Self, Refusal> {
         if ingress.draining() {
             return Err(draining(ingress));
         }
@@ -109,7 +109,7 @@ fn wrong_coding(coding: &str) -> Refusal {
 }
 
 /// Why a POST is refused while [`Ingress::draining`].
-pub fn draining(ingress: &impl Ingress) -> Refusal {
+pub(super) fn draining(ingress: &impl Ingress) -> Refusal {
     if ingress.overloaded() {
         let error = "too many connections (server.max_connections): nothing of this request was accepted, retry later";
         return Refusal::new(503, error);

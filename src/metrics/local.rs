@@ -3,28 +3,47 @@
 
 use prometheus::local::{LocalHistogram, LocalIntCounter};
 
-use super::{Metrics, Protocol};
+use super::{LimitScope, Metrics, Protocol};
+use crate::ids::ClientId;
 
 /// What one loop counts by itself until [`LocalMetrics::flush`].
 pub struct LocalMetrics {
     events_received: Vec<LocalIntCounter>,
+    events_limited: Vec<LocalIntCounter>,
+    /// By the ids of the clients.
+    client_events: Vec<LocalIntCounter>,
     duplicates_dropped: LocalIntCounter,
     ack_seconds: LocalHistogram,
 }
 
 impl LocalMetrics {
-    /// Counters at zero that [`LocalMetrics::flush`] adds to `metrics`.
-    pub fn new(metrics: &Metrics) -> Self {
+    /// Counters at zero that [`LocalMetrics::flush`] adds to `metrics`. `clients`: their names, by their ids.
+    pub fn new(metrics: &Metrics, clients: &[String]) -> Self {
+        let of_client = |name: &String| metrics.receipt.client_events.with_label_values(&[name]).local();
         Self {
-            events_received: metrics.events_received.iter().map(prometheus::IntCounter::local).collect(),
-            duplicates_dropped: metrics.duplicates_dropped.local(),
-            ack_seconds: metrics.ack_seconds.local(),
+            events_limited: metrics.receipt.events_limited.iter().map(prometheus::IntCounter::local).collect(),
+            client_events: clients.iter().map(of_client).collect(),
+            events_received: metrics.receipt.events_received.iter().map(prometheus::IntCounter::local).collect(),
+            duplicates_dropped: metrics.receipt.duplicates_dropped.local(),
+            ack_seconds: metrics.receipt.ack_seconds.local(),
         }
     }
 
     /// `events` were accepted.
     pub fn received(&self, protocol: Protocol, events: u32) {
         self.events_received[protocol as usize].inc_by(u64::from(events));
+    }
+
+    /// `events` of a client were accepted.
+    pub fn received_of(&self, client: ClientId, events: u64) {
+        if let Some(counter) = self.client_events.get(client.index()) {
+            counter.inc_by(events);
+        }
+    }
+
+    /// `events` had to wait for a limit.
+    pub fn limited(&self, scope: LimitScope, events: u64) {
+        self.events_limited[scope as usize].inc_by(events);
     }
 
     /// A frame was sent again, and dropped.
@@ -40,6 +59,8 @@ impl LocalMetrics {
     /// Adds what was counted to the metrics of the server.
     pub fn flush(&self) {
         self.events_received.iter().for_each(LocalIntCounter::flush);
+        self.events_limited.iter().for_each(LocalIntCounter::flush);
+        self.client_events.iter().for_each(LocalIntCounter::flush);
         self.duplicates_dropped.flush();
         self.ack_seconds.flush();
     }

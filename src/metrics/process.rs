@@ -16,7 +16,7 @@ use rustix::process::{Resource, getrlimit};
 const STAT_BYTES: usize = 1024;
 
 /// All `process_*` metrics.
-pub struct Process {
+pub(super) struct Process {
     /// `/proc/self/stat`, open. `None`: there is no /proc, and all of it stays 0.
     stat: Option<File>,
     cpu_seconds: Counter,
@@ -44,7 +44,7 @@ impl Process {
     ///
     /// # Errors
     /// Never with these names.
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
         let gauge = IntGauge::new;
         let process = Self {
             stat: File::open("/proc/self/stat").ok(),

@@ -28,6 +28,7 @@ use crate::session::fuzz::{Heard, heard};
 use crate::session::marks::{Marks, Restored};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
+use crate::time::Now;
 use crate::wire::{AckLevel, FrameKind, GoawayCode, Header, Hello, NackCode};
 
 const MAX_FRAME: u32 = FRAME_BYTES_LOWEST as u32;
@@ -94,7 +95,7 @@ impl Bench {
         let age = Duration::ZERO;
         let known = Restored { agent_id: KNOWN_AGENT, epoch: 5, last_seq: 1, last_crc: Some(0), has_frames: true, age };
         self.ingress.shared.marks().restore(known, Ticket { number: 1, ..Ticket::default() }, self.ingress.now);
-        self.ingress.begin_turn();
+        self.ingress.begin_turn(Now::read());
 
         let (mut peer, ours) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -153,7 +154,7 @@ impl Bench {
                 Served::Again | Served::Hold => {}
                 Served::Idle => return,
                 Served::Close(_) | Served::Gone(_) => return,
-                Served::Wait | Served::End | Served::NeedsRoom => panic!("{served:?}"),
+                Served::Wait | Served::End | Served::NeedsRoom | Served::Delayed(_) => panic!("{served:?}"),
             }
         }
     }
@@ -183,7 +184,7 @@ fn what_a_closing_connection_is_still_sent_costs_a_bounded_read_per_turn_and_no_
     ours.set_nonblocking(true).unwrap();
     peer.set_nonblocking(true).unwrap();
     let stream = mio::net::TcpStream::from_std(OwnedFd::from(ours).into());
-    bench.ingress.begin_turn();
+    bench.ingress.begin_turn(Now::read());
     let mut connection = Connection::new(
         ConnectionId::new(LoopId(0), 1, 0),
         Transport::Plain(stream),
@@ -279,11 +280,17 @@ fn hello_with(change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 // ---- the tables ----
 
 /// Each of these ends the connection with the code beside it, behind a sound HELLO or as the first frame.
-fn ends_the_connection() -> Vec<(bool, &'static str, Vec<u8>, GoawayCode)> {
+/// Whether a HELLO comes before it, what it is, its bytes, and the code of the GOAWAY.
+type Ending = (bool, &'static str, Vec<u8>, GoawayCode);
+
+fn ends_the_connection() -> Vec<Ending> {
+    [first_frames(), hellos(), later_frames()].concat()
+}
+
+fn first_frames() -> Vec<Ending> {
     use FrameKind as F;
-    use GoawayCode::{AckLevel as NoLevel, Auth, Fenced, Protocol, SeqGap, Version};
+    use GoawayCode::{Protocol, Version};
     let header = |kind, length: u32| Header { length, ..Header::empty(kind, 1, 0) }.encode().to_vec();
-    let data_header = || empty(F::Data);
     let hello = |hello| bytes_of(hello);
     vec![
         // The first frame.
@@ -306,7 +313,13 @@ fn ends_the_connection() -> Vec<(bool, &'static str, Vec<u8>, GoawayCode)> {
         (false, "PONG first", empty(F::Pong), Protocol),
         (false, "GOAWAY first", empty(F::Goaway), Protocol),
         (false, "a version 2 HELLO", forged(hello(HELLO), |h| h[4] = 2), Version),
-        // HELLO.
+    ]
+}
+
+fn hellos() -> Vec<Ending> {
+    use GoawayCode::{AckLevel as NoLevel, Auth, Fenced, Protocol, Version};
+    let hello = |hello| bytes_of(hello);
+    vec![
         (false, "no payload", hello_of(b""), Protocol),
         (false, "47 bytes", hello_with(|p| p.truncate(47)), Protocol),
         (false, "a name that is cut", hello_with(|p| p.truncate(p.len() - 1)), Protocol),
@@ -333,7 +346,16 @@ fn ends_the_connection() -> Vec<(bool, &'static str, Vec<u8>, GoawayCode)> {
         (false, "ack 5", hello(Hello { ack: Err(5), ..HELLO }), NoLevel),
         (false, "ack 2^32 - 1", hello(Hello { ack: Err(u32::MAX), ..HELLO }), NoLevel),
         (false, "an old epoch", hello(Hello { agent_id: KNOWN_AGENT, epoch: 4, ..HELLO }), Fenced),
-        // Behind a HELLO: no frame.
+    ]
+}
+
+/// Behind a HELLO: no frame, and frames out of place.
+fn later_frames() -> Vec<Ending> {
+    use FrameKind as F;
+    use GoawayCode::{Protocol, SeqGap, Version};
+    let header = |kind, length: u32| Header { length, ..Header::empty(kind, 1, 0) }.encode().to_vec();
+    let data_header = || empty(F::Data);
+    vec![
         (true, "magic", damaged(data(1, "a"), 0), Protocol),
         (true, "text", b"GET / HTTP/1.1\r\n\r\n".to_vec(), Protocol),
         (true, "a bit of seq", damaged(data(1, "a"), 16), Protocol),

@@ -42,7 +42,7 @@ impl Busy {
 
 /// What a loop measures of itself.
 #[derive(Debug)]
-pub struct BusyMeter {
+pub(super) struct BusyMeter {
     window_began: Instant,
     busy: Duration,
     turn_began: Instant,
@@ -50,18 +50,18 @@ pub struct BusyMeter {
 
 impl BusyMeter {
     /// A meter whose first second begins at `now`.
-    pub fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self { window_began: now, busy: Duration::ZERO, turn_began: now }
     }
 
     /// The loop has waited, and continues.
-    pub fn turn_begins(&mut self, now: Instant, shown: &Busy) {
+    pub(super) fn turn_begins(&mut self, now: Instant, shown: &Busy) {
         self.turn_began = now;
         shown.turn.set(Some(now));
     }
 
     /// The loop is about to wait.
-    pub fn turn_ends(&mut self, now: Instant, shown: &Busy) {
+    pub(super) fn turn_ends(&mut self, now: Instant, shown: &Busy) {
         self.busy += now.saturating_duration_since(self.turn_began);
         shown.turn.set(None);
         let window = now.saturating_duration_since(self.window_began);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::batch::Origin;
-use crate::ids::ConnectionId;
+use crate::ids::{ClientId, ConnectionId};
 use crate::limits::{HELLO_TIMEOUT, SILENT_AFTER};
 use crate::net::ingress::Ingress;
 use crate::net::linger::Linger;
@@ -19,7 +19,7 @@ use crate::net::socket::Socket;
 use crate::net::transport::Transport;
 
 /// Where a connection stands.
-pub enum Phase {
+pub(super) enum Phase {
     /// Nothing was read yet.
     Undecided,
     /// Its first byte has decided its protocol.
@@ -31,7 +31,7 @@ pub enum Phase {
 }
 
 /// Who is at the other end.
-pub struct Peer {
+pub(super) struct Peer {
     /// Number of the connection.
     pub connection: ConnectionId,
     /// The peer's address, as accepted.
@@ -46,10 +46,12 @@ pub struct Peer {
     pub is_known: bool,
     /// What its events are marked with.
     pub origin: Arc<Origin>,
+    /// Whose token it has shown: in its HELLO, or with the request that is being received.
+    pub client: Option<ClientId>,
 }
 
 /// A connection of an event loop.
-pub struct Connection {
+pub(super) struct Connection {
     /// Its number; not used again.
     pub id: ConnectionId,
     /// Its socket, with what is not parsed and not sent yet.
@@ -62,6 +64,8 @@ pub struct Connection {
     pub queued: bool,
     /// Is in the line of those that wait for memory or ring.
     pub waiting: bool,
+    /// Is not read for now because of a limit; see [`Delayed`](crate::net::delayed::Delayed).
+    pub is_delayed: bool,
     /// Is in the list of those that wait for a watermark.
     pub awaiting: bool,
     /// The poll reported that both directions are closed.
@@ -74,7 +78,13 @@ pub struct Connection {
 
 impl Connection {
     /// An accepted connection, of which nothing was read yet.
-    pub fn new(id: ConnectionId, transport: Transport, address: SocketAddr, overloaded: bool, now: Instant) -> Self {
+    pub(super) fn new(
+        id: ConnectionId,
+        transport: Transport,
+        address: SocketAddr,
+        overloaded: bool,
+        now: Instant,
+    ) -> Self {
         let ip = address.ip().to_canonical();
         let origin = Origin { agent_id: None, agent: None, default_source: ip.to_string(), epoch: 0 };
         let peer = Peer {
@@ -85,6 +95,7 @@ impl Connection {
             opened: now,
             is_known: false,
             origin: Arc::new(origin),
+            client: None,
         };
         Self {
             id,
@@ -93,6 +104,7 @@ impl Connection {
             phase: Phase::Undecided,
             queued: false,
             waiting: false,
+            is_delayed: false,
             awaiting: false,
             is_reset: false,
             scheduled: None,
@@ -101,7 +113,7 @@ impl Connection {
     }
 
     /// The protocol of an open connection.
-    pub fn protocol(&self) -> Option<&dyn Protocol> {
+    pub(super) fn protocol(&self) -> Option<&dyn Protocol> {
         match &self.phase {
             Phase::Open(protocol) => Some(protocol.as_ref()),
             _ => None,
@@ -109,7 +121,7 @@ impl Connection {
     }
 
     /// The mark that its HELLO waits for has been given back: the HELLO is shown again.
-    pub fn mark_is_free(&mut self) {
+    pub(super) fn mark_is_free(&mut self) {
         if let Phase::Open(protocol) = &mut self.phase {
             protocol.mark_is_free();
         }
@@ -117,7 +129,7 @@ impl Connection {
 
     /// Begins to close: the last answer is in the outbox or sent. Later calls change nothing. Returns the reason that
     /// stands.
-    pub fn close(&mut self, reason: &'static str, ingress: &mut Ingress) -> &'static str {
+    pub(super) fn close(&mut self, reason: &'static str, ingress: &mut Ingress) -> &'static str {
         let reason = *self.close_reason.get_or_insert(reason);
         if let Phase::Open(protocol) = &mut self.phase {
             protocol.closed(reason, &self.peer, ingress);
@@ -130,7 +142,7 @@ impl Connection {
     }
 
     /// Goes on closing once everything is sent. `true`: the connection can be dropped.
-    pub fn finish_closing(&mut self, now: Instant) -> bool {
+    pub(super) fn finish_closing(&mut self, now: Instant) -> bool {
         match self.phase {
             Phase::Closing if self.socket.is_flushed() => {
                 if self.socket.is_at_end() || self.socket.transport().end_sending().is_err() {
@@ -146,28 +158,28 @@ impl Connection {
     }
 
     /// The last answer is in the outbox or sent.
-    pub fn is_closing(&self) -> bool {
+    pub(super) fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing | Phase::Lingering(_))
     }
 
     /// The answer is sent, our half is closed, and the peer may still be sending.
-    pub fn is_lingering(&self) -> bool {
+    pub(super) fn is_lingering(&self) -> bool {
         matches!(self.phase, Phase::Lingering(_))
     }
 
     /// Bytes of frames that came with the HELLO, or of a partial header: they need slots of the ring once they are parsed.
-    pub fn kept_frame_bytes(&self) -> usize {
+    pub(super) fn kept_frame_bytes(&self) -> usize {
         let is_agent = self.protocol().is_some_and(|protocol| protocol.priority() == Priority::Agents);
         if is_agent { self.socket.unparsed.len() } else { 0 }
     }
 
     /// Neither known nor received from for a while, and nothing of it waits to be read (R12).
-    pub fn is_silent(&self, now: Instant) -> bool {
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
         !self.peer.is_known && !self.queued && !self.waiting && now >= self.socket.heard() + SILENT_AFTER
     }
 
     /// When something must happen here although the peer does nothing.
-    pub fn deadline(&self, pressure: bool) -> Option<Instant> {
+    pub(super) fn deadline(&self, pressure: bool) -> Option<Instant> {
         let own = match &self.phase {
             Phase::Undecided => Some(self.peer.opened + HELLO_TIMEOUT),
             Phase::Open(protocol) => protocol.deadline(pressure),

@@ -1,6 +1,6 @@
-//! The open connections of a loop, by the number that names each for as long as the process lives.
+//! The open connections of a loop, by id.
 //!
-//! A place is used again, a number is not: the number of a closed connection finds nothing.
+//! Places in the table are used again, ids are not: the id of a closed connection finds nothing.
 
 use slab::Slab;
 
@@ -8,7 +8,7 @@ use crate::ids::{ConnectionId, LoopId};
 use crate::net::connection::Connection;
 
 /// The connections of one loop.
-pub struct Connections {
+pub(super) struct Connections {
     event_loop: LoopId,
     slab: Slab<Connection>,
     generation: u32,
@@ -16,27 +16,27 @@ pub struct Connections {
 
 impl Connections {
     /// No connections.
-    pub fn new(event_loop: LoopId) -> Self {
+    pub(super) fn new(event_loop: LoopId) -> Self {
         Self { event_loop, slab: Slab::new(), generation: 0 }
     }
 
     /// Of all phases.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.slab.len()
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
 
     /// The place that the next connection gets.
-    pub fn next_key(&self) -> usize {
+    pub(super) fn next_key(&self) -> usize {
         self.slab.vacant_key()
     }
 
     /// Adds what `connect` makes of its number.
-    pub fn insert(&mut self, connect: impl FnOnce(ConnectionId) -> Connection) -> ConnectionId {
+    pub(super) fn insert(&mut self, connect: impl FnOnce(ConnectionId) -> Connection) -> ConnectionId {
         self.generation = self.generation.wrapping_add(1);
         let entry = self.slab.vacant_entry();
         let id = ConnectionId::new(self.event_loop, self.generation, entry.key());
@@ -46,43 +46,43 @@ impl Connections {
 
     /// How many there ever were.
     #[cfg(test)]
-    pub fn opened(&self) -> u32 {
+    pub(super) fn opened(&self) -> u32 {
         self.generation
     }
 
     /// The connection; `None`: it is closed.
-    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
+    pub(super) fn get(&self, id: ConnectionId) -> Option<&Connection> {
         self.slab.get(id.key()).filter(|connection| connection.id == id)
     }
 
     /// The connection; `None`: it is closed.
-    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+    pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         self.slab.get_mut(id.key()).filter(|connection| connection.id == id)
     }
 
     /// By the token of the poll.
-    pub fn at_key(&mut self, key: usize) -> Option<&mut Connection> {
+    pub(super) fn at_key(&mut self, key: usize) -> Option<&mut Connection> {
         self.slab.get_mut(key)
     }
 
     /// Takes the connection out; `None`: it is closed already.
-    pub fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<Connection> {
         self.get(id)?;
         self.slab.try_remove(id.key())
     }
 
     /// Every connection, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = &Connection> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Connection> {
         self.slab.iter().map(|(_, connection)| connection)
     }
 
     /// Every connection, in no particular order.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
         self.slab.iter_mut().map(|(_, connection)| connection)
     }
 
     /// The numbers of all connections.
-    pub fn ids(&self) -> Vec<ConnectionId> {
+    pub(super) fn ids(&self) -> Vec<ConnectionId> {
         self.iter().map(|connection| connection.id).collect()
     }
 }

@@ -4,6 +4,7 @@ mod accept;
 mod acknowledging;
 mod bodies;
 mod closing;
+mod delaying;
 mod draining;
 mod messages;
 mod serving;
@@ -34,6 +35,7 @@ use crate::net::protocols::{Context, Protocol};
 use crate::net::roster::Roster;
 use crate::net::serve::Scratch;
 use crate::net::timers::Timers;
+use crate::time::Now;
 
 /// Signals that ask for an orderly end. SIGHUP too: a terminal that is closed must not cost events.
 pub const DRAIN_SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
@@ -46,7 +48,7 @@ const EVENTS: usize = 1024;
 /// Connections that the loop's lists and timers hold before they grow.
 const LISTS: usize = 1024;
 
-/// What ends the loop against its will. The system is at fault: descriptors, memory, permissions.
+/// Why a loop had to stop: a system call failed (descriptors, memory, permissions).
 #[derive(Debug, thiserror::Error)]
 #[error("the event loop cannot continue: {doing}: {error}")]
 pub struct LoopError {
@@ -106,7 +108,7 @@ impl Parts {
 pub enum Ended {
     /// Every connection was notified and closed.
     Drained,
-    /// The drain timeout was over first; the number of connections cut.
+    /// The drain timed out while connections were still open; they are cut.
     TimedOut {
         /// Connections that were open at that moment.
         connections: usize,
@@ -137,28 +139,28 @@ pub struct EventLoop {
     drain_until: Option<Instant>,
     /// The log has failed: until then what peers still send is discarded, so that they receive the notice.
     failed_until: Option<Instant>,
-    /// Agents to be served in this or the next turn.
+    /// Ids of agents that are to be served in this or the next turn.
     ready: VecDeque<ConnectionId>,
-    /// Those whose protocol is not known yet, or whose HELLO is not accepted yet; some in each turn. A first read
-    /// is cheap, and an agent that connects must not wait until the pages of all others are written.
+    /// Ids of connections whose protocol is not known yet, or whose HELLO is not accepted yet; some are served in each turn. A first
+    /// read is cheap, and an agent that connects must not wait until the pages of all others are written.
     ready_new: VecDeque<ConnectionId>,
-    /// All others to be served, some in each turn.
+    /// Ids of all others that are to be served, some in each turn.
     ready_others: VecDeque<ConnectionId>,
-    /// In line for memory, in order; each needs slots of the ring as well.
+    /// Ids of connections that wait for memory, in order; each needs slots of the ring as well.
     waiting: VecDeque<ConnectionId>,
-    /// In line for slots of the ring only: their frames have their memory, and free it once they are parsed.
+    /// Ids of connections that wait for slots of the ring only: their frames have their memory, and free it once they are parsed.
     waiting_for_ring: VecDeque<ConnectionId>,
-    /// HTTP bodies that are whole, in line for memory or ring to become events.
+    /// Ids of connections whose HTTP bodies are complete and wait for memory or slots to become events.
     finishing: VecDeque<ConnectionId>,
-    /// A connection in line can be served now.
+    /// A connection that waits can be served now: the next poll does not wait.
     serve_at_once: bool,
-    /// Wait for a watermark.
+    /// Ids of connections that wait for a watermark.
     awaiting: Vec<ConnectionId>,
-    /// Have shown neither a valid HELLO nor a whole HTTP head.
+    /// Connections that have sent neither a valid HELLO nor a complete HTTP head.
     unknown: Roster,
     /// When silent ones among them were last looked for.
     silent_swept: Instant,
-    /// Half-closed, while the peer may still be sending.
+    /// Connections that are half-closed while the peer may still be sending.
     lingering: Roster,
     timers: Timers,
     busy: BusyMeter,
@@ -242,7 +244,7 @@ impl EventLoop {
 
     /// Does what is due, with what the poll has found.
     fn turn_with(&mut self, events: &Events) -> Option<Ended> {
-        self.ingress.begin_turn();
+        self.ingress.begin_turn(Now::read());
         self.busy.turn_begins(self.ingress.now, &self.ingress.state().busy);
         if let Some(listener) = &mut self.listener {
             listener.begin_turn(self.ingress.now);
@@ -261,6 +263,7 @@ impl EventLoop {
         }
         self.take_messages();
         self.accept();
+        self.serve_delayed();
         self.serve_ready();
         self.serve_waiting();
         self.ingress.end_turn();
@@ -294,7 +297,7 @@ impl EventLoop {
         }
         let paused = self.listener.as_ref().and_then(Listener::deadline);
         let sweep = self.has_too_many_unknown().then(|| self.silent_swept + SILENT_SWEEP_INTERVAL);
-        let ends = [self.drain_until, self.failed_until];
+        let ends = [self.drain_until, self.failed_until, self.ingress.delayed.next_at()];
         let next =
             [self.timers.next(), paused, sweep, self.finish_retry_at()].into_iter().chain(ends).flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
@@ -322,7 +325,7 @@ impl EventLoop {
         // Both directions are closed: nobody waits for an answer. A peer that has only half-closed does.
         if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
             connection.is_reset = true;
-            if connection.waiting {
+            if connection.waiting || connection.is_delayed {
                 self.remove(id, "broken");
                 return;
             }

@@ -11,25 +11,32 @@ use std::time::Instant;
 
 use crate::batch::Origin;
 use crate::batch::pool::{Buffer, PoolSlice};
-use crate::http;
+use crate::http::{self, Limited};
 use crate::ids::{LoopId, Ticket};
 use crate::limits::{DEAD_LETTER_REASON_BYTES_MAX, HEADER_BYTES, HTTP_BODY_BEGINNINGS_BYTES_MAX};
 use crate::metrics::{LocalMetrics, Protocol, RejectReason};
+use crate::net::connection::Peer;
+use crate::net::delayed::Delayed;
 use crate::net::intake::Intake;
 use crate::net::shared::{LoopState, Shared};
 use crate::pipeline::health::Pause;
 use crate::pipeline::ring::{Content, Slot, SlotSender};
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
+use crate::rate::Received;
 use crate::session::admission::{Admission, admit};
+use crate::session::rates::{Sender, Wait};
 use crate::session::receive::{self, Data, Taken};
 use crate::session::server::{Gate, ServerSession, Turn};
 use crate::text::cut;
-use crate::time::now_unix_nano;
+use crate::time::{Now, unix_nano};
 use crate::wire::{AckLevel, Header, NackCode};
 
 /// Slots that one frame may take: its accepted events, and its payload for the dead letters.
-pub const SLOTS_PER_FRAME: usize = 2;
+pub(super) const SLOTS_PER_FRAME: usize = 2;
+/// Delayed connections that need no further memory.
+const DELAYED: usize = 1024;
+
 /// What one loop owns of ingress, and what it shares with the others.
 pub struct Ingress {
     /// What all loops share.
@@ -56,6 +63,8 @@ pub struct Ingress {
     starved_since: Option<Instant>,
     /// Whole HTTP bodies wait in line for memory or ring; what is kept for them is not for others.
     pub finishing: bool,
+    /// Agents' connections that are not read because of a limit.
+    pub delayed: Delayed,
     /// For the beginnings of HTTP bodies.
     pub beginnings: http::Beginnings,
     /// Scratch of `admit`: the good ranges of a payload, and a copy of the others.
@@ -75,7 +84,9 @@ impl Ingress {
         random: Random,
         last_ticket: u64,
     ) -> Self {
-        let counts = LocalMetrics::new(&shared.metrics);
+        let clients = shared.tokens.clients();
+        let counts = LocalMetrics::new(&shared.metrics, clients);
+        let delayed = Delayed::new(clients.len(), DELAYED);
         let beginnings = http::Beginnings::new(shared.part_of(HTTP_BODY_BEGINNINGS_BYTES_MAX));
         Self {
             shared,
@@ -91,6 +102,7 @@ impl Ingress {
             draining: false,
             starved_since: None,
             finishing: false,
+            delayed,
             beginnings,
             ranges: Vec::new(),
             refused: Vec::new(),
@@ -98,11 +110,11 @@ impl Ingress {
         }
     }
 
-    /// Reads the clocks, once a turn.
-    pub fn begin_turn(&mut self) {
-        self.now = Instant::now();
+    /// Once a turn: everything in it has this time.
+    pub fn begin_turn(&mut self, now: Now) {
+        self.now = now.monotonic;
         self.metrics_page = None;
-        self.received_unix_nano = now_unix_nano();
+        self.received_unix_nano = unix_nano(now.wall);
     }
 
     /// What was accepted in this turn is *received*, and the log thread is woken.
@@ -121,7 +133,7 @@ impl Ingress {
         self.ring.room() >= SLOTS_PER_FRAME
     }
 
-    /// Bytes of which every frame finds its slots, however small the frames are.
+    /// How many bytes may be read so that every frame in them gets its slots, even if all frames are empty.
     pub fn bytes_within_slots(&self) -> usize {
         self.ring.room() / SLOTS_PER_FRAME * HEADER_BYTES
     }
@@ -136,8 +148,8 @@ impl Ingress {
     }
 
     /// Puts on its way into the log that the agent is done and its mark deleted; `last_seq` is the last number that was
-    /// acknowledged. Ask for [`Ingress::has_slots`] first. No answer waits for it: until it is in the log, a new start of the
-    /// server remembers the agent again, which costs room and nothing else.
+    /// acknowledged. Ask for [`Ingress::has_slots`] first. No answer waits for it: if the server restarts before it is in the log, it
+    /// knows the agent again, which only uses a place in the table.
     pub fn log_bye(&mut self, last_seq: u64, origin: &Arc<Origin>) {
         if self.shared.settings.has_log() {
             self.push(Content::Bye, last_seq, 0, None, origin);
@@ -219,6 +231,19 @@ impl Ingress {
         ticket
     }
 
+    /// Puts the events of a request on their way into the log. Ask for [`Ingress::has_slots`] first.
+    pub fn accept(
+        &mut self,
+        protocol: Protocol,
+        payload: PoolSlice,
+        events: u32,
+        level: AckLevel,
+        origin: &Arc<Origin>,
+    ) -> Ticket {
+        self.counts.received(protocol, events);
+        self.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), origin)
+    }
+
     /// Runs `call` with what a session works with.
     pub fn turn<R>(&mut self, loopback: bool, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
         self.turn_counting(loopback, |turn, _| call(turn))
@@ -234,12 +259,12 @@ impl Ingress {
 
     /// Ingress for one agent.
     pub fn frames<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool) -> FrameIngress<'a> {
-        FrameIngress { ingress: self, origin, loopback }
+        FrameIngress { ingress: self, origin, loopback, received: Received::default() }
     }
 
-    /// Ingress for one HTTP connection. `overloaded`: there are more connections than allowed, so it has pages only.
-    pub fn http<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool, overloaded: bool) -> HttpIngress<'a> {
-        HttpIngress { ingress: self, origin, loopback, overloaded }
+    /// Ingress for one HTTP connection. One that is `overloaded` has pages only.
+    pub(super) fn http<'a>(&'a mut self, peer: &'a mut Peer) -> HttpIngress<'a> {
+        HttpIngress { ingress: self, peer }
     }
 
     fn ready_page(&self) -> (u16, Vec<u8>) {
@@ -277,6 +302,8 @@ pub struct FrameIngress<'a> {
     ingress: &'a mut Ingress,
     origin: &'a Arc<Origin>,
     loopback: bool,
+    /// What was handed on.
+    pub received: Received,
 }
 
 impl receive::Ingress for FrameIngress<'_> {
@@ -335,6 +362,7 @@ impl receive::Ingress for FrameIngress<'_> {
 
 impl FrameIngress<'_> {
     fn accept(&mut self, payload: PoolSlice, events: u32, payload_crc: Option<u32>, data: &Data) -> Ticket {
+        self.received.add(events, events, payload.len());
         let content = Content::Events { payload, events, payload_crc };
         self.ingress.counts.received(Protocol::Frames, events);
         let Header { seq, payload_crc, .. } = data.header;
@@ -343,6 +371,7 @@ impl FrameIngress<'_> {
 
     /// Sends a payload that was refused on its way to the dead letters.
     fn reject(&mut self, data: &Data, code: NackCode, reason: &str, events: u32, payload: PoolSlice) -> Ticket {
+        self.received.add(events, 0, payload.len());
         let Header { seq, payload_crc, .. } = data.header;
         let why = match code {
             NackCode::Malformed | NackCode::Decompress => RejectReason::Malformed,
@@ -360,11 +389,9 @@ impl FrameIngress<'_> {
 }
 
 /// Ingress as the HTTP machine sees it.
-pub struct HttpIngress<'a> {
+pub(super) struct HttpIngress<'a> {
     ingress: &'a mut Ingress,
-    origin: &'a Arc<Origin>,
-    loopback: bool,
-    overloaded: bool,
+    peer: &'a mut Peer,
 }
 
 impl http::Ingress for HttpIngress<'_> {
@@ -399,7 +426,30 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn authorized(&mut self, token: Option<&[u8]>) -> bool {
-        self.ingress.shared.tokens.gate(self.loopback).admit(token.unwrap_or_default()).is_ok()
+        let gate = self.ingress.shared.tokens.gate(self.peer.is_private);
+        let admitted = gate.admit(token.unwrap_or_default());
+        self.peer.client = admitted.ok().flatten();
+        admitted.is_ok()
+    }
+
+    fn limited(&mut self) -> Option<Limited> {
+        let (rates, client, now) = (&self.ingress.shared.rates, self.peer.client, self.ingress.now);
+        if !rates.has_limits(client) {
+            return None;
+        }
+        let Wait { scope, time } = rates.wait(Sender::Address(self.peer.address.ip()), client, now)?;
+        self.ingress.counts.limited(scope, 1);
+        Some(Limited { scope, wait: time })
+    }
+
+    fn received(&mut self, received: Received) {
+        let (rates, client, now) = (&self.ingress.shared.rates, self.peer.client, self.ingress.now);
+        if let Some(client) = client {
+            self.ingress.counts.received_of(client, received.accepted);
+        }
+        if rates.has_limits(client) {
+            rates.charge(Sender::Address(self.peer.address.ip()), client, received.amount, now);
+        }
     }
 
     fn ack_level(&mut self, wanted: Option<AckLevel>) -> Result<AckLevel, String> {
@@ -420,7 +470,7 @@ impl http::Ingress for HttpIngress<'_> {
 
     fn reserve(&mut self, bytes: usize) -> Option<Buffer> {
         // Agents that wait in line come first: what is freed is theirs.
-        if self.overloaded || self.ingress.starved_since.is_some() {
+        if self.peer.overloaded || self.ingress.starved_since.is_some() {
             return None;
         }
         self.ingress.intake.take_for_body(bytes)
@@ -454,8 +504,7 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn accept(&mut self, payload: PoolSlice, events: u32, level: AckLevel) -> u64 {
-        self.ingress.counts.received(Protocol::Http, events);
-        self.ingress.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), self.origin).number
+        self.ingress.accept(Protocol::Http, payload, events, level, &self.peer.origin).number
     }
 
     fn is_written(&self, ticket: u64) -> bool {
@@ -468,7 +517,8 @@ impl http::Ingress for HttpIngress<'_> {
 
     fn refused(&mut self, refused: &http::Refused<'_>) {
         // Without a session an origin is named by the peer's IP address.
-        self.ingress.shared.log_lines.refusals.log(&self.origin.default_source, refused, self.ingress.now);
+        let client = self.ingress.shared.tokens.name_of(self.peer.client);
+        self.ingress.shared.log_lines.refusals.log(&self.peer.origin.default_source, client, refused, self.ingress.now);
     }
 
     fn answered(&mut self, status: u16) {
@@ -480,11 +530,11 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn draining(&self) -> bool {
-        self.ingress.draining || self.overloaded
+        self.ingress.draining || self.peer.overloaded
     }
 
     fn overloaded(&self) -> bool {
-        self.overloaded && !self.ingress.draining
+        self.peer.overloaded && !self.ingress.draining
     }
 }
 

@@ -12,7 +12,7 @@ use crate::limits::{
 
 /// The clock of one half-closed connection. It starts when the last byte of the answer is written.
 #[derive(Debug)]
-pub struct Linger {
+pub(super) struct Linger {
     since: Instant,
     /// When bytes last came.
     heard: Instant,
@@ -27,18 +27,18 @@ pub struct Linger {
 
 impl Linger {
     /// A connection that was half-closed at `now`.
-    pub fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self { since: now, heard: now, discarded: 0, last: now + LINGER_TIMEOUT, draining: false, makes_room: false }
     }
 
     /// Notes `bytes` that came and were thrown away.
-    pub fn discarded(&mut self, bytes: usize, now: Instant) {
+    pub(super) fn discarded(&mut self, bytes: usize, now: Instant) {
         self.discarded += bytes as u64;
         self.heard = now;
     }
 
     /// The server drains: there is less time from `now` on.
-    pub fn drain(&mut self, now: Instant) {
+    pub(super) fn drain(&mut self, now: Instant) {
         if !self.draining {
             self.draining = true;
             self.last = self.last.min(now + LINGER_DRAIN_TIMEOUT);
@@ -46,22 +46,22 @@ impl Linger {
     }
 
     /// It is closed now, because others need its place.
-    pub fn make_room(&mut self) {
+    pub(super) fn make_room(&mut self) {
         self.makes_room = true;
     }
 
     /// When to close unless bytes come before: the peer has paused, was too slow, or has had its time.
-    pub fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Instant {
         self.paused().min(self.slow()).min(self.last)
     }
 
     /// Whether the time is up even for a peer whose bytes are there to be read.
-    pub fn is_over(&self, now: Instant) -> bool {
+    pub(super) fn is_over(&self, now: Instant) -> bool {
         now >= self.last
     }
 
     /// Why a connection that is closed at `now` was cut short; `None` where the peer paused or its time is not up.
-    pub fn cut(&self, now: Instant) -> Option<&'static str> {
+    pub(super) fn cut(&self, now: Instant) -> Option<&'static str> {
         if self.makes_room {
             Some("limit")
         } else if now >= self.paused() {

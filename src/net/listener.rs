@@ -58,7 +58,7 @@ pub fn bind_problem(error: &io::Error) -> String {
 }
 
 /// What one turn of accepting came to.
-pub enum Accepted {
+pub(super) enum Accepted {
     /// A new connection and its peer's address.
     Connection(TcpStream, SocketAddr),
     /// No more for now.
@@ -68,7 +68,7 @@ pub enum Accepted {
 }
 
 /// The listening socket and its state.
-pub struct Listener {
+pub(super) struct Listener {
     listener: TcpListener,
     /// Connections may wait in the backlog.
     ready: bool,
@@ -78,22 +78,22 @@ pub struct Listener {
 
 impl Listener {
     /// A listener that has connections to accept.
-    pub fn new(listener: std::net::TcpListener) -> Self {
+    pub(super) fn new(listener: std::net::TcpListener) -> Self {
         Self { listener: TcpListener::from_std(listener), ready: true, paused_until: None, accepts_left: 0 }
     }
 
     /// The socket, to be added to or removed from a poll.
-    pub fn source(&mut self) -> &mut TcpListener {
+    pub(super) fn source(&mut self) -> &mut TcpListener {
         &mut self.listener
     }
 
     /// Notes that the poll reported the socket as ready.
-    pub fn set_ready(&mut self) {
+    pub(super) fn set_ready(&mut self) {
         self.ready = true;
     }
 
     /// A new turn begins.
-    pub fn begin_turn(&mut self, now: Instant) {
+    pub(super) fn begin_turn(&mut self, now: Instant) {
         self.accepts_left = ACCEPTS_PER_TURN;
         if self.paused_until.is_some_and(|until| now >= until) {
             (self.paused_until, self.ready) = (None, true);
@@ -101,17 +101,17 @@ impl Listener {
     }
 
     /// Whether the next turn has connections to accept without an event of the poll.
-    pub fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         self.ready && self.paused_until.is_none()
     }
 
     /// When accepting continues after a pause; `None`: it is not paused.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         self.paused_until
     }
 
     /// Accepts one connection, unless this turn's number is reached. Skips connections that the peer gave up.
-    pub fn accept(&mut self, now: Instant) -> Accepted {
+    pub(super) fn accept(&mut self, now: Instant) -> Accepted {
         while self.is_ready() && self.accepts_left > 0 {
             self.accepts_left -= 1;
             match self.listener.accept() {

@@ -24,7 +24,7 @@ impl LogLimit {
         let mut second = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if second.since.is_none_or(|since| now >= since + WINDOW) {
             if second.suppressed > 0 {
-                tracing::info!(lines = second.suppressed, "more lines about connections were left out");
+                tracing::info!(lines = second.suppressed, "more log lines about connections were suppressed");
             }
             *second = Second { since: Some(now), lines: 0, suppressed: 0 };
         }

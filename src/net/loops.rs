@@ -6,7 +6,8 @@
 //!  loop 1 shows the HELLO again ◀── Message::Free ────────────────────────────── loop 0
 //! ```
 //!
-//! Messages are few: one per connection, and two per takeover. No frame and no event passes here.
+//! Messages are few: one per connection, two per takeover, one per loop when the server drains or lacks room for connections. No frame
+//! and no event passes here.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -70,6 +71,11 @@ impl Loops {
     /// Connections of all loops.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Connections of one loop, or that are on their way to it.
+    pub fn connections_of(&self, event_loop: LoopId) -> usize {
+        self.mailboxes.get(event_loop.index()).map_or(0, |mailbox| mailbox.connections.load(Ordering::Relaxed))
     }
 
     /// Connections of all loops that are not answered and half-closed.

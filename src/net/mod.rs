@@ -1,4 +1,4 @@
-//! The event loop: the only part that names mio.
+//! Networking: event loops, connections, protocols. The only module that uses mio.
 //!
 //! ```text
 //!  a turn    poll ─▶ note who is readable ─▶ accept ─▶ serve each once (bounded read, parse, push) ─▶ wake the log thread
@@ -10,11 +10,14 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `event_loop` | the turn: who is served, acknowledged, timed out, closed |
+//! | `event_loop` | the turn; in its folder a file for each of: accepting, serving, acknowledging, timers, closing, draining, messages |
 //! | `event_loop/bodies` | room for HTTP bodies: whose is closed where there is none, and who waits |
-//! | `connection` | one socket: what was read and not yet parsed, what is to be sent and not yet written |
-//! | `connections` | the open connections of a loop, by number |
-//! | `serve` | reads and parses for one connection, by protocol |
+//! | `connection` | one connection: its phase, its peer, the lists it is in |
+//! | `connections` | the open connections of a loop, by id |
+//! | `serve` | the share of one connection in a turn, by phase |
+//! | `protocols` | an adapter for each protocol, behind one trait |
+//! | `socket` | the buffers of one connection: read and not yet parsed, not yet sent |
+//! | `transport` | what carries the bytes: TCP |
 //! | `intake` | the current buffer, and the reserve that a partial frame may need |
 //! | `ingress` | everything accepted goes through here: tickets, ring, counters; what one loop owns |
 //! | `shared` | what all loops share |
@@ -27,8 +30,9 @@
 //! | `timers` | deadlines of connections |
 //! | `log_limit` | so many log lines about connections a second |
 //!
-//! **Backpressure is one rule**: where the ring has no slot or the pool no room for a whole largest frame, a connection
-//! is not read but put into the waiting line; the freeing thread wakes the loop, which serves the line in order.
+//! **Backpressure is one rule**: a connection for which the ring has no slot, or the pool no room for a frame of the largest size, is
+//! not read but waits in line (`EventLoop` has three: for memory, for slots, and for bodies that are complete); the thread that frees
+//! wakes the loop, which serves the lines in order.
 //! Sockets are registered edge-triggered for both directions, so *not reading* needs no system call.
 
 #[cfg(test)]
@@ -36,6 +40,7 @@ mod bad_frames_tests;
 mod busy;
 mod connection;
 mod connections;
+mod delayed;
 mod event_loop;
 mod ingress;
 mod intake;

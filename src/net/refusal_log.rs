@@ -26,15 +26,16 @@ struct Line {
 
 impl RefusalLog {
     /// Logs a refused request of `peer` (an IP address), or counts it for the peer's next line.
-    pub fn log(&self, peer: &str, refused: &Refused<'_>, now: Instant) {
+    /// `client`: its name, where the request had the token of one.
+    pub fn log(&self, peer: &str, client: Option<&str>, refused: &Refused<'_>, now: Instant) {
         let Some(unlogged) = self.allows(peer, refused.status, now) else { return };
         let status = refused.status;
         let [method, path, reason] =
             [refused.method, refused.path, refused.reason].map(|text| cut(text, REFUSAL_LOG_TEXT_BYTES_MAX));
         match status {
             // The server's own trouble, not the peer's mistake.
-            500 | 503 | 504 => tracing::warn!(peer, status, method, path, reason, unlogged, "request failed"),
-            _ => tracing::info!(peer, status, method, path, reason, unlogged, "request refused"),
+            500 | 503 | 504 => tracing::warn!(peer, client, status, method, path, reason, unlogged, "request failed"),
+            _ => tracing::info!(peer, client, status, method, path, reason, unlogged, "request refused"),
         }
     }
 

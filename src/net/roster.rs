@@ -6,7 +6,7 @@ use crate::ids::ConnectionId;
 
 /// Entries of connections that have left the state stay until they are skipped or swept: leaving costs nothing.
 #[derive(Debug, Default)]
-pub struct Roster {
+pub(super) struct Roster {
     order: VecDeque<ConnectionId>,
     members: usize,
 }
@@ -16,12 +16,12 @@ const STALE: usize = 64;
 
 impl Roster {
     /// The number of connections in the state.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.members
     }
 
     /// A connection enters the state. `is_member` returns whether one is still in it.
-    pub fn enter(&mut self, id: ConnectionId, is_member: impl Fn(ConnectionId) -> bool) {
+    pub(super) fn enter(&mut self, id: ConnectionId, is_member: impl Fn(ConnectionId) -> bool) {
         if self.order.len() > 2 * self.members + STALE {
             self.order.retain(|id| is_member(*id));
         }
@@ -30,12 +30,12 @@ impl Roster {
     }
 
     /// A connection has left the state.
-    pub fn leave(&mut self) {
+    pub(super) fn leave(&mut self) {
         self.members = self.members.saturating_sub(1);
     }
 
     /// The connection that has been in the state for the longest time.
-    pub fn oldest(&mut self, is_member: impl Fn(ConnectionId) -> bool) -> Option<ConnectionId> {
+    pub(super) fn oldest(&mut self, is_member: impl Fn(ConnectionId) -> bool) -> Option<ConnectionId> {
         while let Some(id) = self.order.front().copied() {
             if is_member(id) {
                 return Some(id);
@@ -46,7 +46,7 @@ impl Roster {
     }
 
     /// All entries, the oldest first; some may have left.
-    pub fn iter(&self) -> impl Iterator<Item = ConnectionId> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = ConnectionId> {
         self.order.iter().copied()
     }
 }

@@ -3,6 +3,7 @@
 use crate::ids::ConnectionId;
 use crate::limits::{DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX};
 use crate::net::connection::{Connection, Phase};
+use crate::net::delayed::Delay;
 use crate::net::ingress::Ingress;
 use crate::net::protocols::{self, Context};
 use crate::net::socket::{ReadEnd, Socket};
@@ -13,11 +14,11 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// where a closed connection would look like a fault of the network.
 const TLS_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
 /// Bytes of one read of a head: most requests are smaller, and what is left over stays with the connection.
-pub const HEAD_READ_BYTES: usize = 16 * 1024;
+pub(super) const HEAD_READ_BYTES: usize = 16 * 1024;
 
 /// What to do with the connection next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Served {
+pub(super) enum Served {
     /// Its socket is empty: wait for the poll.
     Idle,
     /// There may be more: serve it again in the next turn.
@@ -28,6 +29,8 @@ pub enum Served {
     NeedsRoom,
     /// Not before a watermark or the peer's reading moves on.
     Hold,
+    /// Not before what it has sent is paid for.
+    Delayed(Delay),
     /// The peer has ended its half: close once everything is acknowledged.
     End,
     /// The last answer is in `out`.
@@ -37,7 +40,7 @@ pub enum Served {
 }
 
 /// What serving shares besides ingress.
-pub struct Scratch {
+pub(super) struct Scratch {
     /// Reads that must not need the pool.
     pub read: Box<[u8]>,
     /// Older connections of agents that came in again (R5).
@@ -48,7 +51,7 @@ pub struct Scratch {
 
 impl Scratch {
     /// Allocates the read buffer.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             read: vec![0; HTTP_BODY_BEGINNING_BYTES.max(HEAD_READ_BYTES)].into_boxed_slice(),
             replaced: Vec::new(),
@@ -58,7 +61,12 @@ impl Scratch {
 }
 
 /// Reads once and parses what is there. Answers are appended to `out`.
-pub fn serve(connection: &mut Connection, ingress: &mut Ingress, scratch: &mut Scratch, out: &mut Vec<u8>) -> Served {
+pub(super) fn serve(
+    connection: &mut Connection,
+    ingress: &mut Ingress,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) -> Served {
     let Connection { phase, socket, peer, .. } = connection;
     let unparsed_before = socket.unparsed.len();
     let mut cx = Context { socket, peer, ingress, scratch, out };
@@ -124,7 +132,7 @@ fn discard(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
 }
 
 /// What comes after a read whose bytes are parsed.
-pub fn after_read(socket: &Socket, end: ReadEnd) -> Served {
+pub(super) fn after_read(socket: &Socket, end: ReadEnd) -> Served {
     match end {
         ReadEnd::Bytes(_) => Served::Again,
         ReadEnd::Empty if socket.is_readable() => Served::Again,

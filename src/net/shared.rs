@@ -17,6 +17,7 @@ use crate::pipeline::health::{LogHealth, Pause};
 use crate::pipeline::ring::RingGauge;
 use crate::pipeline::watermark::{Watermarks, has_reached};
 use crate::session::marks::Marks;
+use crate::session::rates::Rates;
 use crate::session::server::{SessionSettings, lock};
 use crate::session::tokens::Tokens;
 use crate::wire::AckLevel;
@@ -48,6 +49,8 @@ pub struct Shared {
     pub limits: ConnectionLimits,
     /// Whose frames and requests are accepted.
     pub tokens: Tokens,
+    /// How much they may send.
+    pub rates: Rates,
     /// Looked into at HELLO, at BYE, and when an agent is gone.
     pub marks: Mutex<Marks>,
     /// The metrics of the server.
@@ -113,8 +116,8 @@ impl Shared {
         reached()
     }
 
-    /// The last tickets of what agents have sent through the loops other than `own` and left: what an agent whose mark is
-    /// free has sent through these is at or below them.
+    /// For each loop other than `own`, its highest ticket at the moment when an agent last left it. Everything that an agent whose
+    /// mark is free has sent through that loop has this ticket or a lower one.
     pub fn left_tickets(&self, own: LoopId) -> Vec<Ticket> {
         let others = self.states.iter().enumerate().filter(|(index, _)| *index != own.index());
         let left = |(index, state): (usize, &LoopState)| Ticket {
@@ -161,7 +164,8 @@ impl Shared {
         metrics.buffer_bytes_in_use.set(sum(|state| state.pool.bytes_in_use()));
         metrics.buffer_bytes_capacity.set(sum(|state| state.pool.capacity_bytes()));
         for (index, state) in self.states.iter().enumerate() {
-            metrics.show_loop(index, state.busy.ratio(now));
+            let connections = self.loops.connections_of(LoopId(index as u8));
+            metrics.show_loop(index, state.busy.ratio(now), connections as i64);
         }
         for sink in (self.sinks)() {
             metrics.show_sink(&sink.name, sink.is_up, sink.oldest.as_secs_f64());

@@ -8,7 +8,7 @@ use crate::net::transport::Transport;
 
 /// What a read came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReadEnd {
+pub(super) enum ReadEnd {
     /// So many bytes were read; at least one.
     Bytes(usize),
     /// Nothing for now.
@@ -20,7 +20,7 @@ pub enum ReadEnd {
 }
 
 /// A socket with its buffers and state.
-pub struct Socket {
+pub(super) struct Socket {
     transport: Transport,
     /// There may be bytes: no read has come back empty since the poll reported the socket.
     readable: bool,
@@ -36,7 +36,7 @@ pub struct Socket {
 
 impl Socket {
     /// A socket that may have bytes to read.
-    pub fn new(transport: Transport, now: Instant) -> Self {
+    pub(super) fn new(transport: Transport, now: Instant) -> Self {
         Self {
             transport,
             readable: true,
@@ -49,37 +49,37 @@ impl Socket {
     }
 
     /// The connection below, to register it with a poll or end sending.
-    pub fn transport(&mut self) -> &mut Transport {
+    pub(super) fn transport(&mut self) -> &mut Transport {
         &mut self.transport
     }
 
     /// The poll reported that there may be something to read.
-    pub fn set_readable(&mut self) {
+    pub(super) fn set_readable(&mut self) {
         self.readable = true;
     }
 
     /// Whether a read may return bytes.
-    pub fn is_readable(&self) -> bool {
+    pub(super) fn is_readable(&self) -> bool {
         self.readable
     }
 
     /// Whether there is something to parse, here or still to be read.
-    pub fn has_more(&self) -> bool {
+    pub(super) fn has_more(&self) -> bool {
         self.readable || !self.unparsed.is_empty()
     }
 
     /// The peer has closed its half.
-    pub fn is_at_end(&self) -> bool {
+    pub(super) fn is_at_end(&self) -> bool {
         self.end_of_stream
     }
 
     /// When bytes were last received; at first, when the connection was accepted.
-    pub fn heard(&self) -> Instant {
+    pub(super) fn heard(&self) -> Instant {
         self.heard
     }
 
     /// One read into `room`, which is not empty: nothing read would be taken for the peer's end.
-    pub fn read(&mut self, room: &mut [u8], now: Instant) -> ReadEnd {
+    pub(super) fn read(&mut self, room: &mut [u8], now: Instant) -> ReadEnd {
         debug_assert!(!room.is_empty(), "a read without room looks like the peer's end");
         match self.transport.read(room) {
             Ok(0) => {
@@ -98,7 +98,7 @@ impl Socket {
     }
 
     /// Sends `bytes`, or keeps what is not taken at once. `Err`: the connection is broken.
-    pub fn send(&mut self, bytes: &[u8], now: Instant) -> io::Result<()> {
+    pub(super) fn send(&mut self, bytes: &[u8], now: Instant) -> io::Result<()> {
         if !self.outbox.is_empty() {
             self.outbox.extend_from_slice(bytes);
             return Ok(());
@@ -112,7 +112,7 @@ impl Socket {
     }
 
     /// The socket may take more.
-    pub fn flush(&mut self, now: Instant) -> io::Result<()> {
+    pub(super) fn flush(&mut self, now: Instant) -> io::Result<()> {
         if self.outbox.is_empty() {
             return Ok(());
         }
@@ -128,22 +128,22 @@ impl Socket {
     }
 
     /// Bytes that are not sent yet.
-    pub fn unsent(&self) -> usize {
+    pub(super) fn unsent(&self) -> usize {
         self.outbox.len()
     }
 
     /// Whether everything is sent.
-    pub fn is_flushed(&self) -> bool {
+    pub(super) fn is_flushed(&self) -> bool {
         self.outbox.is_empty()
     }
 
     /// The peer leaves so much unread that it is not read either.
-    pub fn is_choked(&self) -> bool {
+    pub(super) fn is_choked(&self) -> bool {
         self.outbox.len() >= OUTBOX_BYTES_MAX
     }
 
     /// When the peer has left answers unread for too long; `None`: there are none.
-    pub fn write_deadline(&self) -> Option<Instant> {
+    pub(super) fn write_deadline(&self) -> Option<Instant> {
         (!self.outbox.is_empty()).then(|| self.outbox_progress + WRITE_TIMEOUT)
     }
 }

@@ -1,6 +1,7 @@
 //! The ingress of event loops for tests, with nothing behind it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use crate::batch::pool::Pool;
 use crate::http;
@@ -13,11 +14,12 @@ use crate::net::{ConnectionLimits, Ingress, Intake};
 use crate::pipeline::ring::SlotSender;
 use crate::random::Random;
 use crate::session::marks::Marks;
+use crate::session::rates::{RateSettings, Rates};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
 
 /// The ingress of the only loop of a server without sinks.
-pub fn ingress(
+pub(super) fn ingress(
     settings: SessionSettings,
     http: http::Settings,
     limits: ConnectionLimits,
@@ -29,7 +31,7 @@ pub fn ingress(
 }
 
 /// The ingresses of all loops of a server without sinks.
-pub fn ingresses(
+pub(super) fn ingresses(
     settings: SessionSettings,
     http: http::Settings,
     limits: ConnectionLimits,
@@ -48,6 +50,7 @@ pub fn ingresses(
         http,
         limits,
         tokens,
+        rates: Rates::new(RateSettings::default(), Instant::now()),
         marks: Mutex::new(Marks::new(10, DEDUPE_RETENTION)),
         metrics: Metrics::new().unwrap(),
         watermarks: rest.iter().map(|_| Arc::default()).collect(),
@@ -66,5 +69,5 @@ pub fn ingresses(
 }
 
 /// Limits that tests do not reach; no connection may linger.
-pub const NO_LIMITS: ConnectionLimits =
+pub(super) const NO_LIMITS: ConnectionLimits =
     ConnectionLimits { lingering: 0, max_connections: 1_000, max_unauthenticated: 100 };

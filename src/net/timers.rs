@@ -12,18 +12,23 @@ use crate::ids::ConnectionId;
 
 /// The deadlines of a loop's connections.
 #[derive(Debug)]
-pub struct Timers {
+pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Instant, ConnectionId)>>,
 }
 
 impl Timers {
     /// `capacity` entries need no further memory.
-    pub fn with_capacity(capacity: usize) -> Self {
+    pub(super) fn with_capacity(capacity: usize) -> Self {
         Self { heap: BinaryHeap::with_capacity(capacity) }
     }
 
     /// The connection is looked at by `deadline`. `scheduled` is its earliest entry, kept by the connection.
-    pub fn schedule(&mut self, connection: ConnectionId, deadline: Option<Instant>, scheduled: &mut Option<Instant>) {
+    pub(super) fn schedule(
+        &mut self,
+        connection: ConnectionId,
+        deadline: Option<Instant>,
+        scheduled: &mut Option<Instant>,
+    ) {
         let Some(deadline) = deadline else { return };
         if scheduled.is_none_or(|at| deadline < at) {
             *scheduled = Some(deadline);
@@ -32,12 +37,12 @@ impl Timers {
     }
 
     /// When the next entry comes up.
-    pub fn next(&self) -> Option<Instant> {
+    pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
     /// Takes an entry that is due: its time and its connection, which may be gone or have newer entries.
-    pub fn due(&mut self, now: Instant) -> Option<(Instant, ConnectionId)> {
+    pub(super) fn due(&mut self, now: Instant) -> Option<(Instant, ConnectionId)> {
         (self.next()? <= now).then(|| self.heap.pop().map(|Reverse(entry)| entry)).flatten()
     }
 }

@@ -10,33 +10,33 @@ use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
 /// A connected socket, not blocking.
-pub enum Transport {
+pub(super) enum Transport {
     /// TCP without encryption.
     Plain(TcpStream),
 }
 
 impl Transport {
     /// Asks the poll for both directions, edge-triggered: not reading needs no system call.
-    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let Self::Plain(stream) = self;
         registry.register(stream, token, Interest::READABLE | Interest::WRITABLE)
     }
 
     /// Removes the socket from the poll.
-    pub fn deregister(&mut self, registry: &Registry) {
+    pub(super) fn deregister(&mut self, registry: &Registry) {
         let Self::Plain(stream) = self;
         // Closing the descriptor takes it out of the poll as well.
         let _ = registry.deregister(stream);
     }
 
     /// Says that we send nothing more. The peer may still be sending.
-    pub fn end_sending(&mut self) -> io::Result<()> {
+    pub(super) fn end_sending(&mut self) -> io::Result<()> {
         let Self::Plain(stream) = self;
         stream.shutdown(Shutdown::Write)
     }
 
     /// One read, again where a signal came between. `Ok(0)`: the peer sends nothing more; `room` is not empty.
-    pub fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+    pub(super) fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
         let Self::Plain(stream) = self;
         loop {
             match stream.read(room) {
@@ -47,7 +47,7 @@ impl Transport {
     }
 
     /// Writes as much as is taken at once; returns how much that was.
-    pub fn write(&mut self, mut bytes: &[u8]) -> io::Result<usize> {
+    pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<usize> {
         let Self::Plain(stream) = self;
         let mut written = 0;
         while !bytes.is_empty() {

@@ -176,16 +176,6 @@ impl SlotSender {
         self.ring.vacant_len()
     }
 
-    /// Slots that the log thread has not taken.
-    pub fn depth(&self) -> usize {
-        self.ring.occupied_len()
-    }
-
-    /// Slots that the ring holds.
-    pub fn capacity(&self) -> usize {
-        self.ring.capacity().get()
-    }
-
     /// Hands `slot` on, or gives it back where the ring is full: ask for [`SlotSender::room`] first.
     pub fn push(&mut self, slot: Slot) -> Result<(), Slot> {
         let (ticket, is_let_go) = (slot.ticket, slot.is_let_go);

@@ -8,17 +8,15 @@
 //!
 //! The order of each loop is kept; between loops there is none.
 
-use std::time::{Duration, Instant};
-
 use crate::pipeline::ring::{Slot, SlotReceiver};
 
-/// What ended a wait for slots.
+/// What there is to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waited {
+pub enum Found {
     /// At least one slot waits.
     Slots,
-    /// The time was over, and no slot waits.
-    TimedOut,
+    /// No slot waits.
+    Nothing,
     /// The loops are gone, and their rings are empty.
     Gone,
 }
@@ -34,11 +32,6 @@ impl Rings {
     /// One ring a loop, in the order of the loops.
     pub fn new(rings: Vec<SlotReceiver>) -> Self {
         Self { rings, first: 0 }
-    }
-
-    /// How many loops there are.
-    pub fn loops(&self) -> usize {
-        self.rings.len()
     }
 
     /// Moves up to `max` slots into `slots` while `enough` of the last one is false, without waiting.
@@ -60,32 +53,24 @@ impl Rings {
         self.first = (self.first + 1) % count.max(1);
     }
 
-    /// Waits until there is a slot. `false`: there is none and the loops are gone.
-    pub fn wait(&self) -> bool {
-        loop {
-            match self.wait_until(None) {
-                Waited::Slots => return true,
-                Waited::Gone => return false,
-                Waited::TimedOut => {}
-            }
+    /// What there is to take, without waiting.
+    pub fn look(&self) -> Found {
+        // In this order: a slot pushed before its loop went is still seen.
+        let are_gone = self.rings.iter().all(SlotReceiver::is_closed);
+        if self.rings.iter().any(|ring| !ring.is_empty()) {
+            return Found::Slots;
         }
+        if are_gone { Found::Gone } else { Found::Nothing }
     }
 
-    /// Waits until there is a slot, or until `until`. Every loop unparks the thread that waits here.
-    pub fn wait_until(&self, until: Option<Instant>) -> Waited {
+    /// Waits until there is a slot. `false`: there is none and the loops are gone. Every loop unparks the thread that waits
+    /// here.
+    pub fn wait(&self) -> bool {
         loop {
-            // In this order: a slot pushed before its loop went is still seen.
-            let are_gone = self.rings.iter().all(SlotReceiver::is_closed);
-            if self.rings.iter().any(|ring| !ring.is_empty()) {
-                return Waited::Slots;
-            }
-            if are_gone {
-                return Waited::Gone;
-            }
-            match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => std::thread::park(),
-                Some(Duration::ZERO) => return Waited::TimedOut,
-                Some(left) => std::thread::park_timeout(left),
+            match self.look() {
+                Found::Slots => return true,
+                Found::Gone => return false,
+                Found::Nothing => std::thread::park(),
             }
         }
     }
@@ -127,11 +112,11 @@ mod tests {
         let (mut senders, mut rings) = rings(2);
         senders[1].push(slot(&mut pool, LoopId(1), 1)).unwrap();
         drop(senders.remove(1));
-        let soon = Some(Instant::now());
-        assert_eq!(rings.wait_until(soon), Waited::Slots);
+        assert_eq!(rings.look(), Found::Slots);
         assert_eq!(taken(&mut rings, 9), [(1, 1)]);
-        assert_eq!(rings.wait_until(soon), Waited::TimedOut, "loop 0 is there");
+        assert_eq!(rings.look(), Found::Nothing, "loop 0 is there");
         senders.clear();
-        assert_eq!(rings.wait_until(None), Waited::Gone);
+        assert_eq!(rings.look(), Found::Gone);
+        assert!(!rings.wait());
     }
 }

@@ -18,12 +18,14 @@
 //!
 //! Elsewhere its parts are stored one by one, and the position moves after the last one.
 
+use std::borrow::Cow;
+
 use crate::batch::Delivery;
 use crate::sink::{Failure, Refusal, Unavailable};
 
 /// What a sink's answer about [`Bisection::next`] means.
 #[derive(Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// This part is stored, and no longer next.
     Stored(Delivery),
     /// The first half of the part is next, then the other half.
@@ -44,7 +46,7 @@ pub enum Answer {
 
 /// The parts of a delivery that are still to be stored.
 #[derive(Debug, Default)]
-pub struct Bisection {
+pub(crate) struct Bisection {
     /// In descending order: the last one is next.
     parts: Vec<Delivery>,
     /// Of a whole delivery, what lies before the parts: the store would take it, or has it.
@@ -54,50 +56,47 @@ pub struct Bisection {
 
 impl Bisection {
     /// Begins with all of `delivery`.
-    pub fn new(delivery: Delivery) -> Self {
+    pub(crate) fn new(delivery: Delivery) -> Self {
         Self { parts: vec![delivery], accepted: None, rehearses: false }
     }
 
     /// As [`Bisection::new`]; parts of a whole delivery are rolled back where the sink `rehearses`.
-    pub fn rehearsing(delivery: Delivery, rehearses: bool) -> Self {
+    pub(crate) fn rehearsing(delivery: Delivery, rehearses: bool) -> Self {
         Self { rehearses, ..Self::new(delivery) }
     }
 
     /// What to deliver next; `None`: all is stored.
-    pub fn next(&self) -> Option<&Delivery> {
+    pub(crate) fn next(&self) -> Option<&Delivery> {
         self.parts.last()
     }
 
-    /// Takes the next part out; see [`Bisection::put_back`]. Of a whole delivery it has what was accepted before, too, where
-    /// that was rolled back.
-    pub fn take_next(&mut self) -> Option<Delivery> {
-        match &self.accepted {
-            Some(accepted) if self.rehearses => Some(accepted.joined(self.parts.last()?)),
-            Some(_) => self.parts.last().cloned(),
-            None => self.parts.pop(),
-        }
+    /// Of all that is left; `None`: all is stored.
+    pub(crate) fn last_position(&self) -> Option<u64> {
+        self.parts.first().map(Delivery::last_position)
     }
 
-    /// The part that was taken out is next again.
-    pub fn put_back(&mut self, part: Delivery) {
-        if self.accepted.is_none() {
-            self.parts.push(part);
-        }
+    /// What to ask the sink for: the next part, and before it, of a whole delivery, what was rolled back.
+    pub(crate) fn attempt(&self) -> Option<Cow<'_, Delivery>> {
+        let part = self.parts.last()?;
+        Some(match &self.accepted {
+            Some(accepted) if self.rehearses => Cow::Owned(accepted.joined(part)),
+            _ => Cow::Borrowed(part),
+        })
     }
 
-    /// Whether the next part is to be rolled back, to be called after [`Bisection::take_next`].
-    pub fn is_rehearsal(&self, taken: &Delivery) -> bool {
-        self.rehearses && taken.is_whole() && self.parts.len() > usize::from(self.accepted.is_some())
+    /// Whether the attempt is to be rolled back: more of a whole delivery comes after it.
+    pub(crate) fn is_rehearsal(&self) -> bool {
+        self.rehearses && self.parts.len() > 1 && self.parts.last().is_some_and(Delivery::is_whole)
     }
 
     /// All that is left.
-    pub fn parts_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
+    pub(crate) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
         self.parts.iter_mut().chain(&mut self.accepted)
     }
 
     /// Takes the sink's answer about [`Bisection::next`]. A sink that refuses events, but none that it was asked to
     /// store, is down: asked again, it would refuse the same for ever.
-    pub fn answer(&mut self, answer: Result<(), Failure>) -> Answer {
+    pub(crate) fn answer(&mut self, answer: Result<(), Failure>) -> Answer {
         match answer {
             Ok(()) => match self.parts.pop() {
                 Some(part) if part.is_whole() => self.accept(part),
@@ -123,13 +122,13 @@ impl Bisection {
         Answer::Accepted { rows }
     }
 
-    /// What the store was asked for last: the next part, and what was accepted before it where that is asked for again.
-    pub fn asked(&self) -> impl Iterator<Item = &Delivery> {
+    /// What the attempt consists of.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = &Delivery> {
         self.accepted.iter().filter(move |_| self.rehearses).chain(self.parts.last())
     }
 
-    /// Leaves these rows out of what the store was asked for. Returns how many events of the log they stand for.
-    pub fn leave_out(&mut self, refusals: &[Refusal]) -> u64 {
+    /// Leaves these rows out of what the sink was asked for. Returns how many events of the log they stand for.
+    pub(crate) fn leave_out(&mut self, refusals: &[Refusal]) -> u64 {
         let positions: Vec<u64> = refusals.iter().map(|refusal| refusal.position).collect();
         let asked = self.accepted.iter_mut().filter(|_| self.rehearses).chain(self.parts.last_mut());
         let mut events = 0;

@@ -17,7 +17,7 @@
 //! | `steps` | what the settings of the sink leave of it | none |
 //! | `retry` | delays between attempts, rate of warnings | none |
 //! | `bisection` | what is left of a delivery: without refused rows, halved where the store names none | none |
-//! | `worker` | the thread: queue, clock, sink | all of it |
+//! | `worker` | what is next: gather, deliver, pause; its thread loops over it | all of it |
 //! | `drain` | the end: one deadline for all routers | sleeps |
 //! | `progress` | position and status, for others to read | none |
 //! | `positions` | position files of stores that keep none | files |
@@ -50,13 +50,15 @@ use std::time::Instant;
 
 pub use drain::Drain;
 pub use progress::{SinkProgress, SinkState, SinkStatus};
+pub use worker::Worker;
 
 use crate::batch::Batch;
 use crate::metrics::Metrics;
+use crate::random::Random;
 use crate::sink::{Identity, Sink, SinkSettings};
+use crate::time::Now;
 use crate::wal::Log;
 use queue::Queue;
-use source::Source;
 
 /// Called by a router after its position moved.
 pub type Notify = Arc<dyn Fn() + Send + Sync>;
@@ -119,19 +121,14 @@ impl Router {
     /// # Errors
     /// If the system gives no thread.
     pub fn start(settings: &SinkSettings, sink: Box<dyn Sink>, shared: &Shared<'_>) -> io::Result<(RouterQueue, Self)> {
-        let log_end = shared.log.as_ref().map_or(1, |log| log.end());
-        let queue = Arc::new(Queue::new(shared.log.as_ref().map(|_| shared.share_bytes), log_end));
-        let source = Source::new(queue.clone(), shared.log.as_ref());
+        let (queue, worker) = Worker::new(settings, sink, shared, Random::from_system(), Now::read());
+        let progress = worker.progress().clone();
         let (running, ended) = mpsc::sync_channel(0);
-        let lag_events = shared.metrics.sink(&settings.name).lag_events;
-        let progress = Arc::new(SinkProgress::new(settings, lag_events, shared.log.clone()));
-        progress.offered(log_end - 1, None);
-        let worker = worker::Worker::new(settings, sink, shared, source, progress.clone());
         thread::Builder::new().name(format!("router {}", settings.name)).spawn(move || {
-            worker.run();
+            worker::thread::run(worker);
             drop(running);
         })?;
-        Ok((RouterQueue { queue, progress: progress.clone() }, Self { progress, ended }))
+        Ok((queue, Self { progress, ended }))
     }
 
     /// What the router shows while it runs.

@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use prometheus::IntGauge;
-
 use crate::limits::SINK_WAIT_MAX;
+use crate::metrics::IntGauge;
 use crate::sink::SinkSettings;
-use crate::time::now_unix_nano;
+use crate::time::{Now, unix_nano};
 use crate::wal::Log;
 
 /// How a sink is doing. `Display` is what log lines show.
@@ -223,9 +222,9 @@ impl SinkProgress {
     }
 
     /// `oldest_unix_nano`: when the oldest of what the router still holds was received; `None`: it holds nothing.
-    pub(super) fn passed(&self, position: u64, oldest_unix_nano: Option<u64>) {
+    pub(super) fn passed(&self, position: u64, oldest_unix_nano: Option<u64>, now: Now) {
         if self.position.fetch_max(position, Ordering::Release) < position {
-            self.progressed();
+            self.progressed(now.monotonic);
         }
         match oldest_unix_nano {
             Some(oldest) => self.holds(oldest),
@@ -233,7 +232,7 @@ impl SinkProgress {
                 self.oldest_unix_nano.store(0, Ordering::Release);
                 // Offered in between, and not marked because of what was there before.
                 if position < self.offered.load(Ordering::Acquire) {
-                    self.set_oldest_if_none(now_unix_nano());
+                    self.set_oldest_if_none(unix_nano(now.wall));
                 }
             }
             // The router takes it next, and then knows.
@@ -243,8 +242,8 @@ impl SinkProgress {
     }
 
     /// The sink works: what waits is expected to be delivered from now on.
-    pub(super) fn progressed(&self) {
-        let nanos = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    pub(super) fn progressed(&self, now: Instant) {
+        let nanos = u64::try_from(now.saturating_duration_since(self.started).as_nanos()).unwrap_or(u64::MAX);
         self.progressed_nano.store(nanos, Ordering::Release);
     }
 
@@ -283,7 +282,6 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::router::tests::settings;
-    use crate::time::unix_nano;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -305,16 +303,16 @@ mod tests {
         progress.offered(20, received(start + 5 * SECOND));
         assert_eq!(progress.oldest_age(start + 9 * SECOND), 9 * SECOND, "before the router has taken anything");
         progress.holds(unix_nano(start));
-        progress.passed(10, received(start + 5 * SECOND));
+        progress.passed(10, received(start + 5 * SECOND), Now::read());
         assert_eq!(progress.oldest_age(start + 9 * SECOND), 4 * SECOND);
-        progress.passed(20, None);
+        progress.passed(20, None, Now::read());
         assert_eq!(progress.oldest_age(start + 99 * SECOND), Duration::ZERO);
         progress.offered(21, received(start + 98 * SECOND));
         assert_eq!(progress.oldest_age(start + 99 * SECOND), SECOND);
         assert_eq!(progress.oldest_age(start), Duration::ZERO, "the clock went back");
         // What is held no longer, and not taken from the queue yet.
         progress.offered(30, received(start + 99 * SECOND));
-        progress.passed(21, None);
+        progress.passed(21, None, Now::read());
         assert_eq!(progress.oldest_age(start + 99 * SECOND), SECOND);
     }
 
@@ -325,19 +323,19 @@ mod tests {
         let wait = progress.wait_max;
         assert_eq!(progress.state(start, wall), SinkState::Connecting);
         progress.set_status(SinkStatus::Ok);
-        progress.progressed();
+        progress.progressed(Instant::now());
         assert_eq!(progress.state(start + 100 * wait, wall + 100 * wait), SinkState::Ok, "nothing waits");
         progress.offered(10, received(wall));
         assert_eq!(progress.state(start + wait, wall + wait), SinkState::Ok);
         assert_eq!(progress.state(start + wait + SECOND, wall + wait + SECOND), SinkState::Stalled);
         // What was in the log for an hour is on its way.
         progress.holds(unix_nano(wall - 100 * wait));
-        progress.passed(5, received(wall - 99 * wait));
+        progress.passed(5, received(wall - 99 * wait), Now::read());
         assert_eq!(progress.state(start + wait, wall + wait), SinkState::Behind);
         // An answer that it has passed the same again is no progress.
-        progress.passed(5, received(wall - 99 * wait));
+        progress.passed(5, received(wall - 99 * wait), Now::read());
         assert_eq!(progress.state(start + 2 * wait, wall + 2 * wait), SinkState::Stalled);
-        progress.passed(10, None);
+        progress.passed(10, None, Now::read());
         assert_eq!(progress.state(start + 2 * wait, wall + 2 * wait), SinkState::Ok);
         progress.offered(11, received(wall));
         for (status, state) in [

@@ -32,7 +32,7 @@ struct State {
 
 /// The queue of one router.
 #[derive(Debug)]
-pub struct Queue {
+pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
     /// Bytes of the pool that a router may hold; `None`: there is no log to fall back on.
@@ -41,7 +41,7 @@ pub struct Queue {
 
 /// What the router finds.
 #[derive(Debug)]
-pub enum Taken {
+pub(super) enum Taken {
     /// The batch that follows.
     Batch(Arc<Batch>),
     /// Nothing here. Positions below `behind` were offered.
@@ -50,13 +50,13 @@ pub enum Taken {
 
 impl Queue {
     /// `behind`: everything below this position is in the log already.
-    pub fn new(share_bytes: Option<usize>, behind: u64) -> Self {
+    pub(super) fn new(share_bytes: Option<usize>, behind: u64) -> Self {
         let state = State { behind, ..State::default() };
         Self { state: Mutex::new(state), changed: Condvar::new(), share_bytes }
     }
 
     /// Hands over the batch that follows. Without a log it waits while the queue is full.
-    pub fn offer(&self, batch: &Arc<Batch>) {
+    pub(super) fn offer(&self, batch: &Arc<Batch>) {
         let mut state = self.lock();
         let bytes = batch.pinned_bytes();
         match self.share_bytes {
@@ -87,7 +87,7 @@ impl Queue {
     }
 
     /// There is nothing between what was offered and `end`, in the log either.
-    pub fn skipped_to(&self, end: u64) {
+    pub(super) fn skipped_to(&self, end: u64) {
         let mut state = self.lock();
         state.behind = state.behind.max(end);
         drop(state);
@@ -95,7 +95,7 @@ impl Queue {
     }
 
     /// The next batch; the router then holds `taken_bytes` of the pool besides it.
-    pub fn take(&self, taken_bytes: usize) -> Taken {
+    pub(super) fn take(&self, taken_bytes: usize) -> Taken {
         let mut state = self.lock();
         state.is_let_go = false;
         let taken = match state.batches.pop_front() {
@@ -116,7 +116,7 @@ impl Queue {
 
     /// Empties the queue, and keeps it empty until the router takes again: what is offered meanwhile is read from the log.
     /// The router holds nothing of the pool either. Without a log this changes nothing.
-    pub fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         if self.share_bytes.is_none() {
             return;
         }
@@ -129,7 +129,7 @@ impl Queue {
     }
 
     /// Waits until there is a batch, or positions from `next` on to read, or the end; not longer than `until`.
-    pub fn wait(&self, next: u64, until: Option<Instant>) {
+    pub(super) fn wait(&self, next: u64, until: Option<Instant>) {
         let mut state = self.lock();
         while state.batches.is_empty() && state.behind <= next && !state.closed {
             state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
@@ -141,7 +141,7 @@ impl Queue {
     }
 
     /// No more batches will come, or the router has ended.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
     }

@@ -19,7 +19,7 @@ use crate::wal::{Log, MissingReason, Read, Reader};
 
 /// What comes next.
 #[derive(Debug)]
-pub enum Next {
+pub(super) enum Next {
     /// The batch that contains the next position; it may begin before that.
     Batch(Arc<Batch>),
     /// Positions that no longer are, or never were, in the log.
@@ -31,7 +31,7 @@ pub enum Next {
 }
 
 /// The batches of one router.
-pub struct Source {
+pub(super) struct Source {
     queue: Arc<Queue>,
     /// `None`: there is no log, so the queue leaves nothing out.
     log: Option<(Arc<Log>, Reader)>,
@@ -45,12 +45,12 @@ pub struct Source {
 
 impl Source {
     /// A source that begins at position 1. `log`: where missed batches are read; `None`: there is none.
-    pub fn new(queue: Arc<Queue>, log: Option<&Arc<Log>>) -> Self {
+    pub(super) fn new(queue: Arc<Queue>, log: Option<&Arc<Log>>) -> Self {
         Self { queue, log: log.map(|log| (log.clone(), log.reader(1))), next: 1, known: 0, ahead: None }
     }
 
     /// Goes on at `position`; backwards too, where there is a log.
-    pub fn seek(&mut self, position: u64) {
+    pub(super) fn seek(&mut self, position: u64) {
         self.next = position;
         self.ahead = None;
         if let Some((log, _)) = &self.log {
@@ -59,11 +59,17 @@ impl Source {
         }
     }
 
+    /// Everything up to `position` is stored, also where it did not come from here since the last [`Source::seek`]: it is not
+    /// read again, and not missed if the log has dropped it since.
+    pub(super) fn passed(&mut self, position: u64) {
+        self.next = self.next.max(position.saturating_add(1));
+    }
+
     /// What comes next, without waiting. `taken_bytes`: what the router holds of the pool.
     ///
     /// # Errors
     /// The log cannot be read now.
-    pub fn next(&mut self, taken_bytes: usize) -> io::Result<Next> {
+    pub(super) fn next(&mut self, taken_bytes: usize) -> io::Result<Next> {
         loop {
             let held = taken_bytes + self.ahead.as_ref().map_or(0, |batch| batch.pinned_bytes());
             let (batch, closed) = match mem::take(&mut self.ahead) {
@@ -114,7 +120,7 @@ impl Source {
     }
 
     /// Lets go of the buffer pool until [`Source::next`] is called again; see [`Queue::let_go`].
-    pub fn let_go(&mut self) {
+    pub(super) fn let_go(&mut self) {
         if self.log.is_some() {
             // What was taken out of the queue was offered, so it is below `behind`.
             self.ahead = None;
@@ -123,7 +129,7 @@ impl Source {
     }
 
     /// Waits for more, or for the end; not longer than `until`.
-    pub fn wait(&self, until: Option<Instant>) {
+    pub(super) fn wait(&self, until: Option<Instant>) {
         self.queue.wait(self.next, until);
     }
 }

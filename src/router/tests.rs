@@ -10,10 +10,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::batch::Delivery;
-use crate::config::steps::StepSettings;
 use crate::limits::REFUSED_IN_A_ROW_MAX;
+use crate::settings::steps::StepSettings;
 use crate::sink::testing::{batch, identity};
-use crate::sink::{self, BatchSettings, Clocks, Failure, Refusal, Settings, Unavailable, Upkeep, discard, file};
+use crate::sink::{BatchSettings, Clocks, Failure, Refusal, SinkConfig, Unavailable, Upkeep, discard, file};
 
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -48,24 +48,24 @@ pub(super) struct Memory {
 pub(super) struct MemorySink(Arc<Mutex<Memory>>);
 
 impl MemorySink {
-    pub fn with(change: impl FnOnce(&mut Memory)) -> Self {
+    pub(super) fn with(change: impl FnOnce(&mut Memory)) -> Self {
         let sink = Self::default();
         change(&mut sink.memory());
         sink
     }
 
-    pub fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+    pub(super) fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.0.lock().unwrap()
     }
 
-    pub fn stored(&self) -> Vec<u64> {
+    pub(super) fn stored(&self) -> Vec<u64> {
         self.memory().stored.clone()
     }
 }
 
 impl Memory {
     /// Refuses these positions, one by one or as a batch.
-    pub fn refuse(&mut self, positions: Vec<u64>, unnamed: bool) {
+    pub(super) fn refuse(&mut self, positions: Vec<u64>, unnamed: bool) {
         (self.poison, self.unnamed) = (positions, unnamed);
     }
 }
@@ -158,15 +158,9 @@ const BATCH: BatchSettings = BatchSettings { max_events: 100, max_bytes: 1 << 20
 
 /// Of a sink called `out`.
 pub(super) fn settings() -> SinkSettings {
-    let kind = Settings::Discard(discard::Settings {});
-    SinkSettings {
-        name: "out".into(),
-        required: true,
-        drops_oldest: false,
-        steps: StepSettings::default(),
-        batch: BATCH,
-        kind,
-    }
+    let config = Box::new(discard::DiscardSettings {});
+    let steps = StepSettings::default();
+    SinkSettings { name: "out".into(), required: true, drops_oldest: false, steps, batch: BATCH, config }
 }
 
 impl Bench {
@@ -479,8 +473,8 @@ fn a_fifo_without_a_reader_does_not_hold_the_end_of_the_server() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-    let settings = Settings::File(file::Settings { path: path.clone(), rotate_bytes: 0, rotate_age: Duration::ZERO });
-    let mut bench = Bench::in_dir(dir, sink::open("out", &settings, &identity(1)));
+    let settings = file::FileSettings { path: path.clone(), rotate_bytes: 0, rotate_age: Duration::ZERO };
+    let mut bench = Bench::in_dir(dir, settings.open("out", &identity(1)));
     assert!(bench.router.progress().wait_for_first_connect(Instant::now() + PATIENCE));
     assert_eq!(bench.router.progress().status(), SinkStatus::Ok);
     bench.send(1..=3);
@@ -502,8 +496,8 @@ fn a_poison_row_in_sqlite_is_buried_and_everything_else_is_stored_once() {
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
-    let settings = Settings::Sqlite(sqlite::Settings { path: path.clone(), keep: None });
-    let open = |owner| sink::open("out", &settings, &identity(owner));
+    let settings = sqlite::SqliteSettings { path: path.clone(), keep: None };
+    let open = |owner| settings.open("out", &identity(owner));
     open(9).connect().unwrap();
     let user = rusqlite::Connection::open(&path).unwrap();
     user.execute_batch(

@@ -1,17 +1,59 @@
 //! Who may send: the tokens of the settings, and what to warn of. A start and `telemetryx check` share it.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
-use crate::config::{self, ConfigError};
-use crate::session::tokens::Tokens;
+use crate::config::clients::ClientToken;
+use crate::config::{self, Client, ConfigError};
+use crate::session::tokens::{TokenHash, Tokens};
+use crate::sink::SinkSettings;
 
-/// Reads the file that `server.tokens_file` names; no tokens where none is named.
+/// Reads the tokens of `server.tokens_file` and those of the clients, in their order.
 ///
 /// # Errors
-/// The file cannot be read, is not text, or contains no token.
-pub fn read_tokens(server: &config::Server) -> Result<Tokens, ConfigError> {
-    let Some(path) = &server.tokens_file else { return Ok(Tokens::default()) };
+/// A file cannot be read, is not text, or contains no token; or two clients have the same token.
+pub fn read_tokens(config: &config::Config) -> Result<Tokens, ConfigError> {
+    let mut tokens = read_tokens_file(&config.server)?;
+    let mut problems = Vec::new();
+    for client in &config.clients {
+        let name = &client.name;
+        let known = match token_of(client) {
+            Ok(token) => tokens.add_client(name, token),
+            Err(why) => {
+                problems.push(format!("clients.{name}.token_file: {why}"));
+                continue;
+            }
+        };
+        match known {
+            Ok(()) => {}
+            Err(Some(other)) => problems.push(format!("clients.{name}: its token is also that of clients.{other}")),
+            Err(None) => {
+                problems.push(format!("clients.{name}: its token is also in server.tokens_file: remove it there"))
+            }
+        }
+    }
+    if problems.is_empty() { Ok(tokens) } else { Err(ConfigError { problems }) }
+}
+
+/// The token of a client by its hash; the file of one is read here.
+fn token_of(client: &Client) -> Result<TokenHash, String> {
+    let path = match &client.token {
+        ClientToken::Sha256(token) => return Ok(*token),
+        ClientToken::File(path) => path,
+    };
+    let shown = path.display();
+    let text = config::read_bounded(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    match text.trim() {
+        "" => Err(format!("{shown} contains no token: write one into it")),
+        token if token.contains(char::is_control) => {
+            Err(format!("{shown} has more than one line, or a control character: write one token into it"))
+        }
+        token => Ok(TokenHash::of(token.as_bytes())),
+    }
+}
+
+/// Reads the file that `server.tokens_file` names; no tokens where none is named.
+fn read_tokens_file(server: &config::Server) -> Result<Tokens, ConfigError> {
+    let Some(path) = &server.tokens_file else { return Ok(Tokens::from_lines("", server.allow_plaintext_tokens)) };
     let problem = |why: String| ConfigError { problems: vec![format!("server.tokens_file: {} {why}", path.display())] };
     let lines = config::read_bounded(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
     if let Some(line) = lines.lines().position(|line| line.trim().contains(char::is_control)) {
@@ -28,7 +70,9 @@ pub fn read_tokens(server: &config::Server) -> Result<Tokens, ConfigError> {
 pub fn warning(address: SocketAddr, tokens: &Tokens, server: &config::Server) -> Option<&'static str> {
     match (address.ip().is_loopback(), tokens.is_empty()) {
         (true, _) => None,
-        (false, true) => Some("anybody who reaches this address can send events: set server.tokens_file"),
+        (false, true) => {
+            Some("anybody who reaches this address can send events: set server.tokens_file or [[clients]]")
+        }
         (false, false) if server.allow_plaintext_tokens => None,
         (false, false) => Some(
             "tokens are accepted from this machine only: set server.allow_plaintext_tokens where the network is trusted",
@@ -41,11 +85,7 @@ pub fn warning(address: SocketAddr, tokens: &Tokens, server: &config::Server) ->
 /// # Errors
 /// Names each file that cannot be used.
 pub fn check_files(config: &config::Config) -> Result<(), ConfigError> {
-    let files = config.sinks.iter().filter_map(|sink| Some((sink, sink.kind.ca_file()?)));
-    let problem = |(sink, path): (&crate::sink::SinkSettings, &Path)| {
-        let why = crate::sink::check_ca_file(path).err()?;
-        Some(format!("sinks.{}.{why}", sink.name))
-    };
-    let problems: Vec<String> = files.filter_map(problem).collect();
+    let problem = |sink: &SinkSettings| Some(format!("sinks.{}.{}", sink.name, sink.config.check().err()?));
+    let problems: Vec<String> = config.sinks.iter().filter_map(problem).collect();
     if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
 }

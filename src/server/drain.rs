@@ -24,7 +24,7 @@ const LOG_END_TIMEOUT: Duration = Duration::from_secs(2);
 const ROUTERS_MIN: Duration = Duration::from_millis(200);
 
 /// What has to end, and in which order.
-pub struct Ending {
+pub(super) struct Ending {
     /// Ends when the rings have ended.
     pub log_thread: LogThread,
     /// End when their queues have ended.
@@ -41,7 +41,7 @@ pub struct Ending {
 
 impl Ending {
     /// Lets the rest be delivered, and reports what is missing.
-    pub fn finish(self, end: End) -> Result<(), ServerError> {
+    pub(super) fn finish(self, end: End) -> Result<(), ServerError> {
         if self.health.failure().is_some() {
             let unwritten = self.log_thread.wait(LOG_END_TIMEOUT).unwrap_or_default();
             return Err(ServerError::log_failed(&self.health, unwritten.let_go_events));
@@ -90,7 +90,7 @@ impl Ending {
 }
 
 /// The first SIGTERM, SIGINT or SIGHUP drains (the event loop sees to it); a second one ends the process at once.
-pub fn exit_on_second_signal() -> io::Result<()> {
+pub(super) fn exit_on_second_signal() -> io::Result<()> {
     let once = Arc::new(AtomicBool::new(false));
     for signal in net::DRAIN_SIGNALS {
         // In this order: the first signal finds the flag down and then raises it.

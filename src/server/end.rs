@@ -8,7 +8,8 @@ pub(super) fn report(unwritten: Option<&Unwritten>, undelivered: u64) {
     match unwritten {
         None => tracing::warn!(
             undelivered,
-            "shut down while the log accepted nothing; everything that was acknowledged is in the log"
+            "shut down while the log accepted nothing: its thread did not end in time; everything that was acknowledged is \
+             in the log"
         ),
         Some(&Unwritten { events: events @ 1.., rejected_payloads, .. }) => tracing::warn!(
             events,

@@ -9,18 +9,20 @@ use super::ServerError;
 use crate::config::Config;
 use crate::ids::{LoopId, Ticket, new_uuid};
 use crate::limits::{WAL_POSITION_JUMP, WAL_UNKNOWN_JUMP};
+use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
-use crate::router::Router;
+use crate::router::SinkProgress;
 use crate::router::removed::{Removed, removed};
 use crate::session::marks::{Marks, Restored};
 use crate::time::now_unix_nano;
-use crate::wal::{self, DirStorage, Log, Writer};
+use crate::wal::{self, AgentMark, DirStorage, Log, Writer};
+use crate::wire::AckLevel;
 
 /// All that was in the log before this start, as a ticket of the first loop.
-pub const RESTORED: Ticket = Ticket { event_loop: LoopId(0), number: 1 };
+pub(super) const RESTORED: Ticket = Ticket { event_loop: LoopId(0), number: 1 };
 
 /// Where the server stands with its log.
-pub struct Keeping {
+pub(super) struct Keeping {
     /// Id of the log; without a log, of this start of the server.
     pub server_id: [u8; 16],
     /// `None`: there is none.
@@ -30,7 +32,7 @@ pub struct Keeping {
 }
 
 /// Opens the log and reads what it knows of agents.
-pub fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerError> {
+pub(super) fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerError> {
     let server = &config.server;
     let mut marks = Marks::new(server.max_agents, server.dedupe_retention);
     if !config.wal.enabled {
@@ -50,8 +52,20 @@ pub fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerE
             .map_err(|error| ServerError::DataDir { path: settings.dir.clone(), error })?,
     );
     let opened = wal::open(&settings, storage, random, now_unix_nano)?;
-    let now = Instant::now();
-    for mark in &opened.marks {
+    restore(&mut marks, &opened.marks, now_unix_nano, Instant::now());
+    let (oldest_position, next_position) = (opened.log.oldest(), opened.log.end());
+    if opened.report.is_clean() {
+        tracing::info!(agents = marks.len(), oldest_position, next_position, "log opened: {}", opened.report);
+    } else {
+        tracing::warn!(agents = marks.len(), oldest_position, next_position, "log opened: {}", opened.report);
+    }
+    warn_of_removed_sinks(config, &opened.server_id, oldest_position, next_position);
+    Ok(Keeping { server_id: opened.server_id, log: Some((opened.writer, opened.log)), marks })
+}
+
+/// Puts back what the log knows of agents. `now` and `now_unix_nano` are the same moment.
+pub(super) fn restore(marks: &mut Marks, known: &[AgentMark], now_unix_nano: u64, now: Instant) {
+    for mark in known {
         let restored = Restored {
             agent_id: mark.agent_id,
             epoch: mark.epoch,
@@ -62,14 +76,13 @@ pub fn open_log(config: &Config, random: &mut Random) -> Result<Keeping, ServerE
         };
         marks.restore(restored, RESTORED, now);
     }
-    let (oldest_position, next_position) = (opened.log.oldest(), opened.log.end());
-    if opened.report.is_clean() {
-        tracing::info!(agents = marks.len(), oldest_position, next_position, "log opened: {}", opened.report);
-    } else {
-        tracing::warn!(agents = marks.len(), oldest_position, next_position, "log opened: {}", opened.report);
-    }
-    warn_of_removed_sinks(config, &opened.server_id, oldest_position, next_position);
-    Ok(Keeping { server_id: opened.server_id, log: Some((opened.writer, opened.log)), marks })
+}
+
+/// What was in the log at start has reached every level but *delivered*.
+pub(super) fn has_restored(watermarks: &Watermarks, next_position: u64) {
+    watermarks.advance(AckLevel::Received, RESTORED.number);
+    watermarks.advance(AckLevel::Written, RESTORED.number);
+    watermarks.synced(RESTORED.number, next_position);
 }
 
 /// The log keeps nothing for a sink that is not in the settings.
@@ -87,11 +100,11 @@ fn warn_of_removed_sinks(config: &Config, server_id: &[u8; 16], oldest: u64, nex
 
 /// A log that ends before what a sink holds of it is an older copy: no position may be given out a second time. A sink
 /// that has not reported what it holds may hold more; a log that never had an event is not known to any.
-pub fn go_on_behind_sinks(writer: &mut Writer, routers: &[Router]) -> Result<(), ServerError> {
+pub(super) fn go_on_behind_sinks(writer: &mut Writer, sinks: &[&SinkProgress]) -> Result<(), ServerError> {
     let next = writer.next_position();
     // In this order: who is placed by now has also said how far ahead it is.
-    let all_placed = routers.iter().all(|router| router.progress().is_placed());
-    let ahead = routers.iter().map(|router| router.progress().ahead()).max().unwrap_or_default();
+    let all_placed = sinks.iter().all(|sink| sink.is_placed());
+    let ahead = sinks.iter().map(|sink| sink.ahead()).max().unwrap_or_default();
     let mut position = if ahead >= next { ahead + WAL_POSITION_JUMP } else { next };
     if next > 1 && !all_placed {
         position = position.max(next + WAL_UNKNOWN_JUMP);
@@ -106,7 +119,7 @@ pub fn go_on_behind_sinks(writer: &mut Writer, routers: &[Router]) -> Result<(),
 }
 
 /// Keeps a second process out of the data directory for as long as the file lives.
-pub fn lock(data_dir: &Path) -> Result<File, ServerError> {
+pub(super) fn lock(data_dir: &Path) -> Result<File, ServerError> {
     let failed = |error| ServerError::DataDir { path: data_dir.to_owned(), error };
     fs::create_dir_all(data_dir).map_err(failed)?;
     let file = File::create(data_dir.join("lock")).map_err(failed)?;

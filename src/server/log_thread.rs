@@ -10,26 +10,27 @@ use crate::batch::Batch;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::pipeline::commit::{self, RefusedPayload};
-use crate::pipeline::group_commit::{GroupCommit, Holder, Unwritten};
+use crate::pipeline::group_commit::{self, GroupCommit, Holder, Outlets, Parts, Unwritten};
 use crate::pipeline::rings::Rings;
 use crate::router::dead::{DeadLetters, INGEST, RefusedFrame};
 use crate::router::{Drain, Router, RouterQueue, SinkProgress};
 use crate::sink::SinkSettings;
+use crate::time::Now;
 
 /// Pause before dead letters that could not be written are written again.
 const DEAD_LETTERS_RETRY: Duration = Duration::from_secs(1);
 
 /// A running log thread.
-pub struct LogThread {
+pub(super) struct LogThread {
     handle: thread::JoinHandle<()>,
     ended: mpsc::Receiver<Unwritten>,
 }
 
 impl LogThread {
-    /// `group_commit`: `None` without a log.
-    pub fn start(
+    /// `log`: `None` without a log.
+    pub(super) fn start(
         config: &Config,
-        group_commit: Option<GroupCommit>,
+        log: Option<Parts>,
         rings: Rings,
         queues: Vec<RouterQueue>,
         (metrics, drain): (&Arc<Metrics>, &Arc<Drain>),
@@ -39,44 +40,49 @@ impl LogThread {
         let drain = drain.clone();
         let (ends, ended) = mpsc::sync_channel(1);
         let run = move || {
-            let keep_refused = |refused: &[RefusedPayload]| {
+            let keep_refused = move |refused: &[RefusedPayload]| {
                 letters.append(refused.iter().map(letter))?;
                 events_dead.inc_by(refused.iter().map(|payload| u64::from(payload.events)).sum());
                 Ok(())
             };
-            let offer = |batch: &Arc<Batch>| queues.iter().for_each(|queue| queue.offer(batch));
-            let unwritten = match group_commit {
-                Some(group_commit) => group_commit.run(rings, keep_refused, offer),
+            let offer = move |batch: &Arc<Batch>| queues.iter().for_each(|queue| queue.offer(batch));
+            let unwritten = match log {
+                Some(parts) => {
+                    let outlets = Outlets { keep_refused: Box::new(keep_refused), offer: Box::new(offer) };
+                    let group_commit = GroupCommit::new(parts, outlets, rings, Now::read());
+                    group_commit::thread::run(group_commit, |until| drain.sleep(until, drain.begun()))
+                }
                 None => {
-                    commit::run(rings, |refused| keep(refused, keep_refused, &drain), offer);
+                    commit::run(rings, |refused| keep(refused, &keep_refused, &drain), offer);
                     Unwritten::default()
                 }
             };
             // Nobody listens where a loop has failed.
             let _ = ends.send(unwritten);
         };
-        let handle = thread::Builder::new().name("log".to_owned()).spawn(run).map_err(system("thread for the log"))?;
+        let handle =
+            thread::Builder::new().name("log".to_owned()).spawn(run).map_err(system("a thread for the log"))?;
         Ok(Self { handle, ended })
     }
 
     /// The thread, to be woken by the rings.
-    pub fn thread(&self) -> &Thread {
+    pub(super) fn thread(&self) -> &Thread {
         self.handle.thread()
     }
 
     /// Waits until it has ended, not longer than `time`. `None`: it has not.
-    pub fn wait(&self, time: Duration) -> Option<Unwritten> {
+    pub(super) fn wait(&self, time: Duration) -> Option<Unwritten> {
         self.ended.recv_timeout(time).ok()
     }
 
     /// Whether the thread has ended.
-    pub fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.handle.is_finished()
     }
 }
 
 /// For whom the log keeps events.
-pub fn holders(config: &Config, routers: &[Router]) -> Vec<Box<dyn Holder>> {
+pub(super) fn holders(config: &Config, routers: &[Router]) -> Vec<Box<dyn Holder>> {
     struct SinkHolder {
         progress: Arc<SinkProgress>,
         drops_oldest: bool,
@@ -101,14 +107,10 @@ pub fn holders(config: &Config, routers: &[Router]) -> Vec<Box<dyn Holder>> {
     config.sinks.iter().zip(routers).map(holder).collect()
 }
 
-/// Sleeps, and returns whether the server continues.
-pub fn sleep_until_drained(drain: &Arc<Drain>) -> Box<dyn Fn(Duration) -> bool + Send> {
+/// Whether the drain is over: then the log thread waits for nothing any more.
+pub(super) fn is_over(drain: &Arc<Drain>) -> Box<dyn Fn(Instant) -> bool + Send> {
     let drain = drain.clone();
-    Box::new(move |duration| {
-        let now = Instant::now();
-        drain.sleep(now + duration, drain.begun());
-        !drain.passed(now)
-    })
+    Box::new(move |now| drain.passed(now))
 }
 
 fn letter(refused: &RefusedPayload) -> RefusedFrame<'_> {

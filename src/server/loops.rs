@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use super::{ServerError, system};
 use crate::batch::pool::Pool;
 use crate::batch::shares::Shares;
-use crate::config::Config;
+use crate::config::{Client, Config};
 use crate::descriptors;
 use crate::http;
 use crate::ids::{LoopId, Ticket};
@@ -22,14 +22,16 @@ use crate::pipeline::health::LogHealth;
 use crate::pipeline::ring::{LetGo, SlotReceiver, SlotSender, ring};
 use crate::pipeline::watermark::Watermarks;
 use crate::random::Random;
+use crate::rate::Limit;
 use crate::router::{Router, SinkProgress};
 use crate::session::marks::Marks;
+use crate::session::rates::{RateSettings, Rates};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
 use crate::wire::AckLevel;
 
 /// What one loop owns before it runs.
-pub struct Owned {
+pub(super) struct Owned {
     parts: Parts,
     pool: Pool,
     ring: SlotSender,
@@ -40,7 +42,7 @@ pub struct Owned {
 }
 
 /// What each loop owns, and the log thread's ends of their rings.
-pub fn divide(config: &Config, parts: Vec<Parts>) -> (Vec<Owned>, Vec<SlotReceiver>) {
+pub(super) fn divide(config: &Config, parts: Vec<Parts>) -> (Vec<Owned>, Vec<SlotReceiver>) {
     let server = &config.server;
     let share_bytes = server.buffer_bytes / parts.len().max(1);
     let own = |parts: Parts| {
@@ -55,27 +57,27 @@ pub fn divide(config: &Config, parts: Vec<Parts>) -> (Vec<Owned>, Vec<SlotReceiv
 
 impl Owned {
     /// What the log thread has of this loop.
-    pub fn log_end(&self) -> LoopEnd {
+    pub(super) fn log_end(&self) -> LoopEnd {
         LoopEnd { watermarks: self.watermarks.clone(), wake: Box::new(self.parts.wake()) }
     }
 
     /// Sets the thread that slots of this loop wake.
-    pub fn set_log_thread(&mut self, thread: &thread::Thread) {
+    pub(super) fn set_log_thread(&mut self, thread: &thread::Thread) {
         self.ring.set_log_thread(thread.clone());
     }
 
     /// What the other loops see of this one.
-    pub fn mailbox(&self) -> Mailbox {
+    pub(super) fn mailbox(&self) -> Mailbox {
         Mailbox::new(self.parts.wake())
     }
 
     /// What the loop will show of itself.
-    pub fn state(&self) -> LoopState {
+    pub(super) fn state(&self) -> LoopState {
         LoopState::new(self.pool.gauge(), self.ring.gauge())
     }
 
     /// The loop itself. `listener`: of the loop that accepts for all.
-    pub fn event_loop(
+    pub(super) fn event_loop(
         self,
         config: &Config,
         shared: Arc<Shared>,
@@ -89,7 +91,7 @@ impl Owned {
 }
 
 /// What becomes part of [`Shared`] as it is.
-pub struct Sharing {
+pub(super) struct Sharing {
     /// Sent in WELCOME.
     pub server_id: [u8; 16],
     /// Who may send events.
@@ -104,13 +106,14 @@ pub struct Sharing {
 
 impl Sharing {
     /// What the loops share. `owned` and `routers` are those of this server.
-    pub fn share(self, config: &Config, owned: &[Owned], routers: &[Router]) -> Arc<Shared> {
+    pub(super) fn share(self, config: &Config, owned: &[Owned], routers: &[Router]) -> Arc<Shared> {
         let has_required_sinks = routers.iter().any(|router| router.progress().required());
         Arc::new(Shared {
             settings: session_settings(config, self.server_id, has_required_sinks),
             http: http_settings(config),
             limits: connection_limits(config, owned.len()),
             tokens: self.tokens,
+            rates: Rates::new(rate_settings(config), Instant::now()),
             marks: Mutex::new(self.marks),
             metrics: self.metrics,
             watermarks: owned.iter().map(|own| own.watermarks.clone()).collect(),
@@ -125,7 +128,7 @@ impl Sharing {
 }
 
 /// The loops, each on what it owns; the first one accepts. `restored`: the ticket that stands for what was in the log at start.
-pub fn start(
+pub(super) fn start(
     config: &Config,
     owned: Vec<Owned>,
     shared: &Arc<Shared>,
@@ -168,6 +171,17 @@ fn http_settings(config: &Config) -> http::Settings {
     }
 }
 
+fn rate_settings(config: &Config) -> RateSettings {
+    let limits = config.limits;
+    let of_client = |client: &Client| Limit::new(client.events_per_second, client.bytes_per_second, client.burst);
+    RateSettings {
+        server: Limit::new(limits.events_per_second, limits.bytes_per_second, limits.burst),
+        agent: Limit::new(limits.agent_events_per_second, limits.agent_bytes_per_second, limits.burst),
+        // In the order in which the tokens know them.
+        clients: config.clients.iter().map(of_client).collect(),
+    }
+}
+
 fn connection_limits(config: &Config, event_loops: usize) -> ConnectionLimits {
     let server = &config.server;
     let users = descriptors::Users { sinks: config.sinks.len(), event_loops };
@@ -204,7 +218,7 @@ fn sink_report(progress: &SinkProgress) -> SinkReport {
 }
 
 /// How the loops ended.
-pub struct End {
+pub(super) struct End {
     /// The worst end of any loop.
     pub ended: Ended,
     /// When the drain must be over; `None`: it never began.
@@ -212,7 +226,7 @@ pub struct End {
 }
 
 /// Runs all loops, the first one on this thread, until the last has ended. Their rings end with them.
-pub fn run(event_loops: Vec<EventLoop>) -> Result<End, ServerError> {
+pub(super) fn run(event_loops: Vec<EventLoop>) -> Result<End, ServerError> {
     let mut event_loops = event_loops.into_iter();
     let Some(mut first) = event_loops.next() else { unreachable!("a server has an event loop") };
     let mut others = Vec::new();
@@ -221,12 +235,12 @@ pub fn run(event_loops: Vec<EventLoop>) -> Result<End, ServerError> {
         let run = move || {
             let ended = event_loop.run();
             if let Err(error) = &ended {
-                tracing::error!(%error, event_loop = index + 1, "an event loop failed, the server ends");
+                tracing::error!(%error, event_loop = index + 1, "an event loop failed, the server stops");
                 event_loop.tell_others_to_drain();
             }
             ended
         };
-        others.push(thread::Builder::new().name(name).spawn(run).map_err(system("thread for an event loop"))?);
+        others.push(thread::Builder::new().name(name).spawn(run).map_err(system("a thread for an event loop"))?);
     }
     let mut ended = first.run();
     let deadline = first.drain_deadline();

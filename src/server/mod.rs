@@ -20,6 +20,8 @@ mod end;
 mod identity;
 mod log_thread;
 mod loops;
+#[cfg(test)]
+mod simulation_tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,14 +37,13 @@ use crate::config::{Config, ConfigError};
 use crate::ids::{Ticket, new_uuid};
 use crate::metrics::Metrics;
 use crate::net::{self, LoopError, Parts};
-use crate::pipeline::group_commit::GroupCommit;
+use crate::pipeline::group_commit;
 use crate::pipeline::health::LogHealth;
 use crate::pipeline::rings::Rings;
 use crate::random::Random;
-use crate::router::{self, Drain, Router, RouterQueue};
-use crate::sink::{self, Identity};
+use crate::router::{self, Drain, Router, RouterQueue, SinkProgress};
+use crate::sink::Identity;
 use crate::wal::{self, Log, Writer};
-use crate::wire::AckLevel;
 
 /// The port opens once every sink has answered, or after this time: a dead sink must not keep agents out.
 const FIRST_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -75,9 +76,9 @@ pub enum ServerError {
         error: io::Error,
     },
     /// The operating system refuses something that the server needs.
-    #[error("the system has no {what} left: {error}")]
+    #[error("the system refuses the server {what}: {error}")]
     System {
-        /// What it refuses, for the message.
+        /// What it refuses, with its article.
         what: &'static str,
         /// Why.
         error: io::Error,
@@ -133,7 +134,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
 /// Runs the server until a signal ends it. `started` is called once with the address that it listens on.
 pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServerError> {
     let server = &config.server;
-    let tokens = access::read_tokens(server)?;
+    let tokens = access::read_tokens(config)?;
     let cannot_listen = |error| ServerError::Listen { address: server.address, error };
     let bound = net::bind(server.address).map_err(cannot_listen);
     // A start that cannot listen creates no data directory. Where there is one, another server in it is the better reason.
@@ -141,10 +142,10 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let _lock = identity::lock(&config.data_dir)?;
     let bound = bound?;
     let mut random = Random::from_system();
-    let metrics = Metrics::new().map_err(io::Error::other).map_err(system("metrics"))?;
+    let metrics = Metrics::new().map_err(io::Error::other).map_err(system("its metrics"))?;
     let Keeping { server_id, log, marks } = identity::open_log(config, &mut random)?;
     let parts = Parts::of_loops(config.event_loops(cores()))?;
-    drain::exit_on_second_signal().map_err(system("signal slot"))?;
+    drain::exit_on_second_signal().map_err(system("a signal handler"))?;
     let drain = Arc::new(Drain::default());
 
     let log_end = log.as_ref().map_or(u64::MAX, |(_, log)| log.end());
@@ -155,23 +156,23 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let (mut owned, receivers) = loops::divide(config, parts);
     let health = Arc::new(LogHealth::default());
     let has_log = log.is_some();
-    let group_commit = match log {
-        Some((writer, _)) => Some(GroupCommit {
+    let log_parts = match log {
+        Some((writer, _)) => Some(group_commit::Parts {
             writer: behind_sinks(writer, &routers, &queues, &owned)?,
             holders: log_thread::holders(config, &routers),
             loops: owned.iter().map(Owned::log_end).collect(),
             health: health.clone(),
             metrics: metrics.clone(),
-            sleep: log_thread::sleep_until_drained(&drain),
+            is_over: log_thread::is_over(&drain),
         }),
         None => None,
     };
-    let log_thread = LogThread::start(config, group_commit, Rings::new(receivers), queues, (&metrics, &drain))?;
+    let log_thread = LogThread::start(config, log_parts, Rings::new(receivers), queues, (&metrics, &drain))?;
     owned.iter_mut().for_each(|own| own.set_log_thread(log_thread.thread()));
     let promises = owned.iter().map(|own| (own.let_go.clone(), own.watermarks.clone())).collect();
 
     let listener = bound.listen().map_err(cannot_listen)?;
-    let address = listener.local_addr().map_err(system("address"))?;
+    let address = listener.local_addr().map_err(system("the address of its socket"))?;
     if let Some(warning) = access::warning(address, &tokens, server) {
         tracing::warn!(%address, "{warning}");
     }
@@ -211,8 +212,8 @@ fn start_routers(
     };
     let (mut queues, mut routers) = (Vec::new(), Vec::<Router>::new());
     for settings in &config.sinks {
-        let sink = sink::open(&settings.name, &settings.kind, identity);
-        let (queue, router) = Router::start(settings, sink, &shared).map_err(system("thread for a router"))?;
+        let sink = settings.open(identity);
+        let (queue, router) = Router::start(settings, sink, &shared).map_err(system("a thread for a router"))?;
         queues.push(queue);
         routers.push(router);
     }
@@ -233,12 +234,11 @@ fn behind_sinks(
     queues: &[RouterQueue],
     owned: &[Owned],
 ) -> Result<Writer, ServerError> {
-    identity::go_on_behind_sinks(&mut writer, routers)?;
+    let sinks: Vec<&SinkProgress> = routers.iter().map(|router| router.progress().as_ref()).collect();
+    identity::go_on_behind_sinks(&mut writer, &sinks)?;
     queues.iter().for_each(|queue| queue.skipped_to(writer.next_position()));
-    if let Some(Owned { watermarks, .. }) = owned.get(RESTORED.event_loop.index()) {
-        watermarks.advance(AckLevel::Received, RESTORED.number);
-        watermarks.advance(AckLevel::Written, RESTORED.number);
-        watermarks.synced(RESTORED.number, writer.next_position());
+    if let Some(own) = owned.get(RESTORED.event_loop.index()) {
+        identity::has_restored(&own.watermarks, writer.next_position());
     }
     Ok(writer)
 }

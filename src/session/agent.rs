@@ -9,8 +9,8 @@
 //! ```
 //!
 //! What must hold:
-//! - What outlives a connection is the backlog: frames not acknowledged, numbered once, sent again byte by byte as
-//!   they were (R6, R7). Neither does the epoch change after the first WELCOME. The exception is R16's empty frame.
+//! - The backlog outlives a connection: frames that are not acknowledged, numbered once, sent again as the same bytes (R6, R7).
+//!   The epoch does not change after the first WELCOME. The exception to both is the empty frame of R16.
 //! - Bytes in flight stay within the server's window (R10), bytes retained within `queue_bytes`; one frame always goes.
 //! - Whatever the server sends, this side does not panic: invalid bytes end the connection, and the frames stay.
 
@@ -78,7 +78,7 @@ pub enum SettingsError {
     #[error("agent_id is all zero: generate 16 random bytes")]
     AgentId,
     /// Token and name are too long for one HELLO.
-    #[error("token and name make a HELLO of {found} bytes; the most is {HELLO_BYTES_MAX}: shorten them")]
+    #[error("token and name make a HELLO of {found} bytes, the maximum is {HELLO_BYTES_MAX}: shorten them")]
     Hello {
         /// Bytes of the HELLO's payload.
         found: usize,

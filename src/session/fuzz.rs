@@ -8,7 +8,7 @@ use super::marks::Marks;
 use super::receive::{Consumed, Data, End, Ingress, Taken};
 use super::server::{Gate, ServerSession, SessionSettings, Turn, lock};
 use crate::event::{Counts, check_batch};
-use crate::ids::{ConnectionId, LoopId, Ticket};
+use crate::ids::{ClientId, ConnectionId, LoopId, Ticket};
 use crate::limits::{DEDUPE_RETENTION, HEADER_BYTES, KEEPALIVE};
 use crate::wire::header::MAGIC;
 use crate::wire::{AckLevel, Decoded, FrameKind, Goaway, GoawayCode, Header, NackCode, PayloadCaps, decode};
@@ -82,8 +82,8 @@ struct Outcome {
 struct OpenGate;
 
 impl Gate for OpenGate {
-    fn admit(&self, _token: &[u8]) -> Result<(), &'static str> {
-        Ok(())
+    fn admit(&self, _token: &[u8]) -> Result<Option<ClientId>, &'static str> {
+        Ok(None)
     }
 }
 

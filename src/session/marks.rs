@@ -16,8 +16,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::ids::{ConnectionId, Ticket};
+use crate::ids::{ClientId, ConnectionId, Ticket};
 use crate::limits::{EPOCH_FIRST_MAX, EPOCH_LIMIT};
+use crate::rate::Due;
 
 /// Created once by an agent, at random, and kept by it.
 pub type AgentId = [u8; 16];
@@ -35,6 +36,10 @@ pub struct Mark {
     pub last_ticket: Ticket,
     /// A frame of the agent was taken, in any epoch. One that never sent a frame need not be remembered.
     pub has_frames: bool,
+    /// What is due by a limit on the agent. Not in the log: a new start of the server asks for nothing.
+    pub due: Due,
+    /// The client that the agent belongs to: the first one whose token it has shown (R5). Not in the log.
+    pub client: Option<ClientId>,
 }
 
 impl Mark {
@@ -76,11 +81,13 @@ pub struct Asking {
     pub connection: ConnectionId,
     /// The same HELLO was shown before, and had to wait for the mark.
     pub again: bool,
+    /// Whose token is in it.
+    pub client: Option<ClientId>,
 }
 
 impl From<ConnectionId> for Asking {
     fn from(connection: ConnectionId) -> Self {
-        Self { connection, again: false }
+        Self { connection, again: false, client: None }
     }
 }
 
@@ -153,6 +160,9 @@ pub enum GreetingError {
         /// `server.max_agents`.
         max: usize,
     },
+    /// The agent belongs to another client.
+    #[error("this agent_id belongs to another client: give each agent an agent_id of its own")]
+    OtherClient,
     /// A new epoch would reach 2^62.
     #[error("this agent_id has used up its epochs: give the agent a new agent_id")]
     EpochsUsedUp,
@@ -193,7 +203,8 @@ impl Marks {
     pub fn restore(&mut self, restored: Restored, ticket: Ticket, now: Instant) {
         let Restored { agent_id, epoch, last_seq, last_crc, has_frames, age } = restored;
         let last_seen = now.checked_sub(age).unwrap_or(now);
-        let mark = Mark { epoch, last_seq, last_crc, last_ticket: ticket, has_frames };
+        let mark =
+            Mark { epoch, last_seq, last_crc, last_ticket: ticket, has_frames, due: Due::default(), client: None };
         self.entries.insert(agent_id, Entry { mark, last_seen, lent_to: None, waiting: None });
     }
 
@@ -220,7 +231,7 @@ impl Marks {
         now: Instant,
         random: u64,
     ) -> Result<Greeted, GreetingError> {
-        let Asking { connection, again } = asking.into();
+        let Asking { connection, again, client } = asking.into();
         let before_oldest = oldest_seq.saturating_sub(1);
         let Some(entry) = self.entries.get_mut(&agent_id) else {
             self.make_room(now)?;
@@ -232,10 +243,15 @@ impl Marks {
                 last_crc: None,
                 last_ticket: Ticket::default(),
                 has_frames: false,
+                due: Due::default(),
+                client,
             };
             self.entries.insert(agent_id, Entry { mark, last_seen: now, lent_to: Some(connection), waiting: None });
             return Ok(Greeted::Accepted(Greeting::new(&mark, oldest_seq, false, 0), mark));
         };
+        if entry.mark.client.is_some_and(|owner| client != Some(owner)) {
+            return Err(GreetingError::OtherClient);
+        }
         let current = entry.mark.epoch;
         if epoch != 0 && epoch < current {
             return Err(GreetingError::Fenced { epoch, current });
@@ -262,6 +278,8 @@ impl Marks {
             }
             (mark.epoch, mark.last_seq, mark.last_crc) = (epoch, before_oldest, None);
         }
+        // Accepted: not before does the agent belong to the client.
+        mark.client = client;
         (entry.last_seen, entry.lent_to, entry.waiting) = (now, Some(connection), None);
         Ok(Greeted::Accepted(Greeting::new(mark, oldest_seq, resumed, missing), *mark))
     }
@@ -386,7 +404,7 @@ mod tests {
             let (mut marks, now) = marks();
             let (greeting, mark) = accepted(&mut marks, A, (0, 1), id(1), (now, 7));
             let greet = |marks: &mut Marks, connection, again| {
-                marks.greet(A, greeting.epoch, 1, Asking { connection, again }, now, 0).unwrap()
+                marks.greet(A, greeting.epoch, 1, Asking { connection, again, client: None }, now, 0).unwrap()
             };
             assert_eq!(greet(&mut marks, id(2), false), Greeted::LentTo(id(1)));
             assert_eq!(greet(&mut marks, id(3), false), Greeted::LentTo(id(1)));
@@ -398,6 +416,29 @@ mod tests {
                 assert_eq!(matches!(greeted, Greeted::Superseded), number == 2, "{greeted:?}");
             }
         }
+    }
+
+    #[test]
+    fn an_agent_belongs_to_the_first_client_whose_token_it_has_shown() {
+        let (mut marks, now) = marks();
+        let asking =
+            |number, client: Option<u16>| Asking { connection: id(number), again: false, client: client.map(ClientId) };
+        let Ok(Greeted::Accepted(Greeting { epoch, .. }, mark)) = marks.greet(A, 0, 1, asking(1, None), now, 7) else {
+            panic!("a new agent")
+        };
+        send(&mut marks, A, mark, 1..=1, now);
+        let Ok(Greeted::Accepted(_, mark)) = marks.greet(A, epoch, 2, asking(2, Some(1)), now, 0) else {
+            panic!("it belongs to nobody yet")
+        };
+        for other in [None, Some(0)] {
+            let refused = Err(GreetingError::OtherClient);
+            assert_eq!(marks.greet(A, epoch, 2, asking(3, other), now, 0), refused, "while it is connected");
+            assert_eq!(marks.greet(A, 1, 2, asking(3, other), now, 0), refused, "its epoch is not told");
+        }
+        assert_eq!(marks.greet(A, epoch, 2, asking(4, Some(1)), now, 0), Ok(Greeted::LentTo(id(2))));
+        send(&mut marks, A, mark, 2..=2, now);
+        assert_eq!(marks.greet(A, epoch, 2, asking(5, Some(0)), now, 0), Err(GreetingError::OtherClient));
+        assert!(matches!(marks.greet(A, epoch, 3, asking(6, Some(1)), now, 0), Ok(Greeted::Accepted(..))));
     }
 
     #[test]
@@ -466,7 +507,12 @@ mod tests {
         let (mut marks, now) = marks();
         let (_, mark) = accepted(&mut marks, A, (EPOCH_LIMIT - 1, 1), id(1), (now, 0));
         send(&mut marks, A, mark, 1..=1, now);
-        assert_eq!(marks.greet(A, 0, 1, id(2), now, 0), Err(GreetingError::EpochsUsedUp));
+        let of_client = |number, client| Asking { connection: id(number), again: false, client };
+        let refused = marks.greet(A, 0, 1, of_client(2, Some(ClientId(1))), now, 0);
+        assert_eq!(refused, Err(GreetingError::EpochsUsedUp));
+        // Refused, it does not belong to the client.
+        let other = marks.greet(A, EPOCH_LIMIT - 1, 1, of_client(3, Some(ClientId(2))), now, 0);
+        assert!(matches!(other, Ok(Greeted::Accepted(..))), "{other:?}");
     }
 
     #[test]

@@ -11,7 +11,11 @@ pub mod fuzz;
 #[cfg(feature = "server")]
 pub mod marks;
 #[cfg(feature = "server")]
+pub mod rates;
+#[cfg(feature = "server")]
 pub mod receive;
+#[cfg(feature = "server")]
+mod recent;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(all(test, feature = "server"))]

@@ -2,24 +2,27 @@
 //!
 //! ```text
 //!             HELLO accepted            ticket of the older connection passed        BYE
-//!  Opening ───────────────────▶ Settling ───────────────────────────────────▶ Streaming ──▶ Closed
-//!     │  5 s (R12)                                              DATA, PING │      ▲            ▲
-//!     └──────────── GOAWAY ──────────────────────────────────────────────────────┴────────────┘
+//!  Opening ───────────────────▶ Settling ───────────────────────────────────▶ Streaming ──▶ Left (mark given back)
+//!     │ 5 s (R12)                  │                                 DATA, PING │
+//!     └─────────── GOAWAY ─────────┴──────────────── GOAWAY ────────────────────┴─────────▶ Closed
 //! ```
 //!
 //! Bytes and `now` come in ([`super::receive`]); answers are appended to `out`; events go to an
 //! [`Ingress`](super::receive::Ingress). The session keeps a FIFO of (ticket, seq) and answers all up to a watermark with
-//! one ACK (R1).
+//! one ACK (R1). The file `limited` has what a session does about limits.
+
+mod limited;
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::marks::{AgentId, Asking, Greeted, Greeting, GreetingError, Mark, Marks, Place};
-use crate::ids::{ConnectionId, Ticket};
+use crate::ids::{ClientId, ConnectionId, Ticket};
 use crate::limits::{
     ACK_REPEAT, FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, RETRY_HINT_MS, STALLED_FRAME_TIMEOUT,
 };
+use crate::rate::Due;
 use crate::wire::answer;
 use crate::wire::hello::{CODECS, common_version};
 use crate::wire::{AckLevel, FrameError, FrameKind, Goaway, GoawayCode, Header, Hello, NackCode, PayloadCaps, Welcome};
@@ -81,8 +84,11 @@ pub fn lock(marks: &Mutex<Marks>) -> MutexGuard<'_, Marks> {
 
 /// Decides on tokens; the server's is in constant time.
 pub trait Gate {
-    /// `Err`: why the agent is not let in, for GOAWAY(AUTH).
-    fn admit(&self, token: &[u8]) -> Result<(), &'static str>;
+    /// The client that the token belongs to, if it is the token of one.
+    ///
+    /// # Errors
+    /// Why the agent is not let in, for GOAWAY(AUTH).
+    fn admit(&self, token: &[u8]) -> Result<Option<ClientId>, &'static str>;
 }
 
 /// What every call gets: the clock, fresh randomness, and what all sessions of the server share.
@@ -137,9 +143,9 @@ enum Reason {
     AckLevel { wanted: String, highest: &'static str, because: &'static str },
     #[error("{0}")]
     Plain(&'static str),
-    #[error("frame {seq} came, {expected} is next: frames were lost on the agent's side, or reordered")]
+    #[error("received frame {seq}, expected {expected}: frames were lost on the agent's side, or reordered")]
     Gap { seq: u64, expected: u64 },
-    #[error("frame {0} came again with other bytes: an agent must resend what it sent")]
+    #[error("frame {0} was sent again with other bytes: an agent must resend the same bytes")]
     Altered(u64),
 }
 
@@ -182,6 +188,8 @@ pub struct ServerSession {
     /// Lent by [`Marks`] from HELLO on; see [`ServerSession::leave`].
     mark: Option<Mark>,
     name: String,
+    /// Whose token was in HELLO.
+    client: Option<ClientId>,
     level: AckLevel,
     pending: VecDeque<Pending>,
     pending_bytes: u64,
@@ -194,6 +202,9 @@ pub struct ServerSession {
     /// The caller does not read this connection: its peer must not be blamed, and is sent the last ACK every second.
     paused: bool,
     keepalive: Duration,
+    /// What is due by a limit on the agent; kept in its mark while it is not connected.
+    due: Due,
+    window: limited::Window,
 }
 
 impl ServerSession {
@@ -208,6 +219,7 @@ impl ServerSession {
             agent_id: [0; 16],
             mark: None,
             name: String::new(),
+            client: None,
             level: settings.default_ack,
             pending: VecDeque::new(),
             pending_bytes: 0,
@@ -217,6 +229,8 @@ impl ServerSession {
             has_asked: false,
             paused: false,
             keepalive: settings.keepalive,
+            due: Due::default(),
+            window: limited::Window::default(),
         }
     }
 
@@ -233,6 +247,11 @@ impl ServerSession {
     /// HELLO's name; may be empty.
     pub fn agent_name(&self) -> &str {
         &self.name
+    }
+
+    /// The client whose token was in HELLO, once it was accepted.
+    pub fn client(&self) -> Option<ClientId> {
+        self.client
     }
 
     /// Whether a HELLO was accepted.
@@ -296,7 +315,7 @@ impl ServerSession {
             let reason = Reason::Version { min: hello.min_version, max: hello.max_version };
             return Err((GoawayCode::Version, reason));
         }
-        turn.gate.admit(hello.token).map_err(|reason| (GoawayCode::Auth, Reason::Plain(reason)))?;
+        let client = turn.gate.admit(hello.token).map_err(|reason| (GoawayCode::Auth, Reason::Plain(reason)))?;
         let wanted = match hello.ack {
             Ok(level) => level.unwrap_or(settings.default_ack),
             Err(wanted) => {
@@ -306,12 +325,13 @@ impl ServerSession {
         if wanted > settings.highest_ack {
             return Err((GoawayCode::AckLevel, settings.not_offered(wanted as u32)));
         }
-        let asking = Asking { connection: self.connection, again: self.has_asked };
+        let asking = Asking { connection: self.connection, again: self.has_asked, client };
         self.has_asked = true;
         let greeted = lock(turn.marks)
             .greet(hello.agent_id, hello.epoch, hello.oldest_seq, asking, turn.now, turn.random)
             .map_err(|error| match error {
                 GreetingError::Fenced { .. } => (GoawayCode::Fenced, error.into()),
+                GreetingError::OtherClient => (GoawayCode::Auth, error.into()),
                 GreetingError::TooManyAgents { .. } => (GoawayCode::Overloaded, error.into()),
                 GreetingError::EpochsUsedUp => (GoawayCode::Protocol, error.into()),
             })?;
@@ -320,7 +340,8 @@ impl ServerSession {
             Greeted::LentTo(older) => return Ok(Step::LentTo(older)),
             Greeted::Superseded => return Ok(Step::Superseded),
         };
-        (self.agent_id, self.mark) = (hello.agent_id, Some(mark));
+        (self.agent_id, self.mark, self.due) = (hello.agent_id, Some(mark), mark.due);
+        self.client = client;
         self.name = hello.name.to_owned();
         self.level = wanted;
         self.state = State::Settling(greeting);
@@ -443,11 +464,11 @@ impl ServerSession {
         self.pending.push_back(Pending { ticket, seq: header.seq, bytes: header.length, received: now });
     }
 
-    /// Whether something waits for a watermark, or a duplicate asks for its ACK.
+    /// Whether something waits for a watermark, a duplicate asks for its ACK, or the window is to be opened again.
     pub fn is_waiting(&self) -> bool {
         match self.state {
             State::Settling(_) => true,
-            State::Streaming => self.ack_due || !self.pending.is_empty(),
+            State::Streaming => self.ack_due || self.window.is_due() || !self.pending.is_empty(),
             State::Opening | State::Left | State::Closed => false,
         }
     }
@@ -473,13 +494,13 @@ impl ServerSession {
             self.ack_due = true;
             self.pending.pop_front();
         }
-        if self.ack_due {
+        if self.ack_due || self.window.is_due() {
             self.write_ack(turn, out);
         }
     }
 
     fn write_ack(&mut self, turn: &Turn<'_>, out: &mut Vec<u8>) {
-        answer::ack(self.acked_seq, turn.settings.window_bytes, out);
+        answer::ack(self.acked_seq, self.window.bytes_to_send(turn.settings), out);
         (self.ack_due, self.acked_at) = (false, turn.now);
     }
 
@@ -573,6 +594,7 @@ impl ServerSession {
     pub fn leave(&mut self, is_replaced: bool, marks: &mut Marks, now: Instant) {
         self.state = State::Left;
         if let Some(mark) = self.mark.take() {
+            let mark = Mark { due: self.due, ..mark };
             marks.give_back(&self.agent_id, mark, self.connection, is_replaced, now);
         }
     }

@@ -18,6 +18,7 @@ use crate::limits::*;
 use crate::wire::{AckLevel, Decoded, FrameKind, Goaway, GoawayCode, Header, Hello, NackCode, Welcome, decode};
 
 mod bye;
+mod limits;
 
 const AGENT: [u8; 16] = [7; 16];
 const SECOND: Duration = Duration::from_secs(1);

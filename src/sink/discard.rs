@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Failure, Kind, Sink, Unavailable};
+use super::{Failure, Identity, Kind, Output, Sink, SinkConfig, Unavailable};
 use crate::batch::Delivery;
 
 /// What the settings know of it.
@@ -10,12 +10,23 @@ pub const KIND: Kind = Kind {
     name: "discard",
     doc: "Accepts all events and stores none, to measure the parts before the sink.",
     settings: &[],
+    parse: |values| Ok(Box::new(values.read::<DiscardSettings>()?)),
 };
 
 /// `kind = "discard"` has no settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {}
+pub struct DiscardSettings {}
+
+impl SinkConfig for DiscardSettings {
+    fn open(&self, _name: &str, _identity: &Identity) -> Box<dyn Sink> {
+        Box::new(Discard)
+    }
+
+    fn output(&self) -> Option<Output> {
+        None
+    }
+}
 
 /// The sink.
 pub struct Discard;

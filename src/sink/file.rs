@@ -5,7 +5,9 @@
 //! saves its position. A delivery that fails is cut off the file again.
 //!
 //! A FIFO is opened by the first delivery, because that waits for its reader; a write waits for room. Neither spins
-//! nor ends before the reader does its part: a server that drains gives up on it from outside.
+//! nor ends before the reader does its part: a server that drains gives up on it from outside. A server that ends meanwhile may
+//! leave a part of a line in the FIFO. So the first delivery of each process begins with an empty line: otherwise the reader would
+//! take that part and the first event as one line, and lose the event.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -16,17 +18,18 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 
 use super::ndjson::{LINE_START, Lines};
-use super::{Failure, Identity, Kind, Sink, Unavailable};
+use super::{Failure, Identity, Kind, Output, Sink, SinkConfig, Unavailable};
 use crate::batch::Delivery;
-use crate::config::setting::{Form, Setting, Value};
 use crate::event::rfc3339;
 use crate::limits;
+use crate::settings::{Form, Setting, Value};
 use crate::time::unix_nano;
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
     name: "file",
-    doc: "A file or FIFO with one JSON object per line. At least once.",
+    doc: "A file or FIFO with one JSON object per line. At least once. After each start of the server, a FIFO is first \
+          sent an empty line, which ends a line that was left unfinished.",
     settings: &[
         Setting {
             key: "path",
@@ -47,12 +50,13 @@ pub const KIND: Kind = Kind {
             doc: "A file of this age is rotated before the next delivery; 0s: never.",
         },
     ],
+    parse: |values| Ok(Box::new(values.read::<FileSettings>()?)),
 };
 
-/// `kind = "file"`: one JSON object a line.
+/// `kind = "file"`: one JSON object per line.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub struct FileSettings {
     /// File or FIFO to append to; a file and its directory are created if they are missing.
     pub path: PathBuf,
     /// A file of this size is rotated before the next delivery; 0: never.
@@ -61,18 +65,31 @@ pub struct Settings {
     pub rotate_age: Duration,
 }
 
+impl SinkConfig for FileSettings {
+    fn open(&self, _name: &str, identity: &Identity) -> Box<dyn Sink> {
+        Box::new(File::new(self, identity))
+    }
+
+    fn output(&self) -> Option<Output> {
+        Some(Output::file(&self.path))
+    }
+}
+
 /// Bytes in which the start of a partial line is looked for: an event as JSON with every byte escaped, and more.
 const TORN_LINE_BYTES_MAX: u64 = 8 * limits::EVENT_BYTES_MAX as u64;
 
 /// The sink, with the file that it writes.
 pub struct File {
-    settings: Settings,
+    settings: FileSettings,
     lines: Lines,
     open: Option<Open>,
+    /// An earlier process may have left a part of a line in the FIFO.
+    may_follow_partial_line: bool,
 }
 
 struct Open {
     file: fs::File,
+    is_fifo: bool,
     /// `None`: a FIFO or another device, which is neither cut, rotated nor synced.
     regular: Option<Regular>,
 }
@@ -87,8 +104,9 @@ struct Regular {
 
 impl File {
     /// A sink that has not opened its file.
-    pub fn new(settings: &Settings, identity: &Identity) -> Self {
-        Self { settings: settings.clone(), lines: Lines::new(identity), open: None }
+    pub fn new(settings: &FileSettings, identity: &Identity) -> Self {
+        let lines = Lines::new(identity);
+        Self { settings: settings.clone(), lines, open: None, may_follow_partial_line: true }
     }
 
     fn path(&self) -> &Path {
@@ -108,7 +126,7 @@ impl File {
         let mut file = OpenOptions::new().append(true).create(true).read(readable).open(self.path())?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Ok(Open { file, regular: None });
+            return Ok(Open { file, is_fifo: metadata.file_type().is_fifo(), regular: None });
         }
         if is_new {
             fs::File::open(folder)?.sync_all()?;
@@ -116,7 +134,7 @@ impl File {
         let end = cut_torn_line(&mut file, metadata.len())?;
         let created = metadata.created().unwrap_or_else(|_| SystemTime::now());
         let regular = Regular { device: metadata.dev(), inode: metadata.ino(), end, created };
-        Ok(Open { file, regular: Some(regular) })
+        Ok(Open { file, is_fifo: false, regular: Some(regular) })
     }
 
     fn write(&mut self, delivery: &Delivery) -> io::Result<()> {
@@ -131,6 +149,10 @@ impl File {
             Some(open) => open,
             None => self.open()?,
         };
+        if open.is_fifo && self.may_follow_partial_line {
+            open.file.write_all(b"\n")?;
+            self.may_follow_partial_line = false;
+        }
         open.write(&mut self.lines, delivery)?;
         self.open = Some(open);
         Ok(())
@@ -184,7 +206,7 @@ impl Open {
         fs::metadata(path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == (device, inode))
     }
 
-    fn is_due_for_rotation(&self, settings: &Settings, now: SystemTime) -> bool {
+    fn is_due_for_rotation(&self, settings: &FileSettings, now: SystemTime) -> bool {
         let Some(Regular { end, created, .. }) = self.regular else { return false };
         let is_large = settings.rotate_bytes > 0 && end >= settings.rotate_bytes;
         let is_old =
@@ -236,13 +258,14 @@ fn cut_torn_line(file: &mut fs::File, len: u64) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::BufRead;
     use std::process::Command;
     use std::sync::mpsc;
     use std::thread;
 
     use tempfile::TempDir;
 
-    use super::super::testing::{self, Store, delivery, identity};
+    use super::super::testing::{self, Store, delivery, identity, retry};
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -261,7 +284,7 @@ mod tests {
         }
 
         fn file(&self, rotate_bytes: u64, rotate_age: Duration) -> File {
-            File::new(&Settings { path: self.path(), rotate_bytes, rotate_age }, &identity(1))
+            File::new(&FileSettings { path: self.path(), rotate_bytes, rotate_age }, &identity(1))
         }
 
         fn never_rotated(&self) -> File {
@@ -278,7 +301,7 @@ mod tests {
     }
 
     fn never_rotated(path: &Path) -> File {
-        let settings = Settings { path: path.to_owned(), rotate_bytes: 0, rotate_age: Duration::ZERO };
+        let settings = FileSettings { path: path.to_owned(), rotate_bytes: 0, rotate_age: Duration::ZERO };
         File::new(&settings, &identity(1))
     }
 
@@ -413,8 +436,25 @@ mod tests {
     fn a_full_disk_passes_and_leaves_no_part_of_a_delivery() {
         let mut sink = never_rotated(Path::new("/dev/full"));
         sink.connect().unwrap();
-        let result = sink.deliver(&delivery(1..=1));
-        assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+        retry(sink.deliver(&delivery(1..=1)));
+    }
+
+    #[test]
+    fn a_part_of_a_line_that_an_earlier_process_left_in_a_fifo_costs_no_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        // For reading and writing: that waits for nobody, and what is written stays.
+        let mut held = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        for (process, event) in (1..=2).zip(1..) {
+            held.write_all(LINE_START).unwrap();
+            let mut sink = never_rotated(&path);
+            sink.connect().unwrap();
+            sink.deliver(&delivery(event..=event)).unwrap();
+            let lines = io::BufReader::new(held.try_clone().unwrap()).lines().map(Result::unwrap);
+            let whole = lines.filter(|line| line.ends_with('}')).take(1).collect::<String>();
+            assert_eq!(positions(&whole), [event], "process {process}: {whole}");
+        }
     }
 
     #[test]
@@ -439,10 +479,9 @@ mod tests {
             assert_eq!(delivered.recv_timeout(PATIENCE), Ok(Ok(())));
             let mut some = [0; 1000];
             reader.read_exact(&mut some).unwrap();
-            assert!(some.starts_with(LINE_START));
+            assert!(some.trim_ascii_start().starts_with(LINE_START));
         }
-        let result = delivered.recv_timeout(PATIENCE).unwrap();
-        assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+        retry(delivered.recv_timeout(PATIENCE).unwrap());
         let mut text = String::new();
         fs::File::open(&path).unwrap().read_to_string(&mut text).unwrap();
         assert_eq!(delivered.recv_timeout(PATIENCE), Ok(Ok(())));

@@ -3,8 +3,8 @@
 //! A sink only implements its store's protocol. Retry, backoff, deadlines, bisection, dead letters, metrics and the
 //! positions of stores that keep none are the router's.
 //!
-//! Adding a sink is one file with its [`Kind`], its `Settings` and its `Sink`, one variant of [`Settings`], and its
-//! lines in [`KINDS`], [`open`] and [`Settings::output`].
+//! A new kind is a directory with a [`Sink`] and a [`SinkConfig`] (see [`kind`]), its module and its line in [`KINDS`]
+//! below, and a cargo feature if it has dependencies of its own. Nothing else names a kind.
 
 pub mod creatable;
 pub mod discard;
@@ -13,7 +13,10 @@ pub mod file;
 pub mod grpc;
 #[cfg(feature = "http-sink")]
 pub mod http;
+pub mod kind;
 mod ndjson;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+pub mod ownership;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(test)]
@@ -36,17 +39,13 @@ pub(crate) mod testing;
 pub(crate) mod tls;
 pub mod upkeep;
 
-use std::borrow::Cow;
-use std::path::Path;
 use std::time::Duration;
 
-use serde::Deserialize;
 use thiserror::Error;
 
 use crate::batch::Delivery;
-use crate::config::setting::Setting;
-use crate::config::steps::StepSettings;
 pub use crate::ids::uuid;
+pub use kind::{BatchSettings, Kind, Output, SinkConfig, SinkSettings};
 pub use shards::ShardPositions;
 pub use upkeep::{Clocks, Upkeep};
 
@@ -240,192 +239,6 @@ pub struct Identity {
     pub log_end: u64,
 }
 
-/// One `[[sinks]]` section.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SinkSettings {
-    /// Label of its metrics, name of its files: letters, digits, `-` and `_`. `ingest` is taken by the dead letters.
-    pub name: String,
-    /// Acknowledgements of level `delivered` wait for this sink.
-    pub required: bool,
-    /// When the log is full of what this sink has not taken, its oldest events are dropped; else the log waits for it.
-    pub drops_oldest: bool,
-    /// How its events are gathered into deliveries.
-    pub batch: BatchSettings,
-    /// What of the stream it gets, and in what form.
-    pub steps: StepSettings,
-    /// The sink's kind, with the settings of that kind.
-    pub kind: Settings,
-}
-
-/// How events are gathered into one delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BatchSettings {
-    /// Events of one delivery; at least 1.
-    pub max_events: u64,
-    /// Encoded bytes of one delivery; one event is always allowed.
-    pub max_bytes: usize,
-    /// After a delivery, the wait for more events to fill the next one. An idle sink is served at once.
-    pub max_age: Duration,
-}
-
-/// `kind = "…"` with the settings of that kind beside it.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Settings {
-    /// `sqlite`: an SQLite database.
-    #[cfg(feature = "sqlite")]
-    Sqlite(sqlite::Settings),
-    /// `postgres`: a table in PostgreSQL.
-    #[cfg(feature = "postgres")]
-    Postgres(postgres::Settings),
-    /// `redis`: streams in Redis.
-    #[cfg(feature = "redis")]
-    Redis(redis::Settings),
-    /// `grpc`: a gRPC service of the user's.
-    #[cfg(feature = "grpc")]
-    Grpc(grpc::Settings),
-    /// `http`: an HTTP service of the user's.
-    #[cfg(feature = "http-sink")]
-    Http(http::Settings),
-    /// `file`: NDJSON in a file or FIFO.
-    File(file::Settings),
-    /// `stdout`: NDJSON on standard output.
-    Stdout(stdout::Settings),
-    /// `discard`: nothing is stored.
-    Discard(discard::Settings),
-}
-
-/// The sink called `name`. Touches nothing outside before [`Sink::connect`].
-#[cfg_attr(
-    not(any(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc")),
-    expect(unused_variables)
-)] // files need no name
-pub fn open(name: &str, settings: &Settings, identity: &Identity) -> Box<dyn Sink> {
-    match settings {
-        #[cfg(feature = "sqlite")]
-        Settings::Sqlite(settings) => Box::new(sqlite::Sqlite::new(name, settings, identity)),
-        #[cfg(feature = "postgres")]
-        Settings::Postgres(settings) => Box::new(postgres::Postgres::new(name, settings, identity)),
-        #[cfg(feature = "redis")]
-        Settings::Redis(settings) => Box::new(redis::Redis::new(name, settings, identity)),
-        #[cfg(feature = "grpc")]
-        Settings::Grpc(settings) => Box::new(grpc::Grpc::new(name, settings, identity)),
-        #[cfg(feature = "http-sink")]
-        Settings::Http(settings) => Box::new(http::Http::new(settings, identity)),
-        Settings::File(settings) => Box::new(file::File::new(settings, identity)),
-        Settings::Stdout(_) => Box::new(stdout::Stdout::new(identity)),
-        Settings::Discard(_) => Box::new(discard::Discard),
-    }
-}
-
-impl Settings {
-    /// Whether [`Sink::stored_position`] connects to another process to read the position.
-    pub fn keeps_position_in_a_server(&self) -> bool {
-        match self {
-            #[cfg(feature = "postgres")]
-            Self::Postgres(_) => true,
-            #[cfg(feature = "redis")]
-            Self::Redis(_) => true,
-            _ => false,
-        }
-    }
-
-    /// Parts of the store by source, each with a position of its own; 1: it has one position.
-    pub fn shards(&self) -> u64 {
-        match self {
-            #[cfg(feature = "redis")]
-            Self::Redis(settings) => settings.shards(),
-            _ => 1,
-        }
-    }
-
-    /// What the sink writes to: two sinks may not write to the same. `None`: nothing.
-    pub fn output(&self) -> Option<String> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(settings) => Some(file_output(&settings.path)),
-            #[cfg(feature = "postgres")]
-            Self::Postgres(settings) => Some(settings.output()),
-            #[cfg(feature = "redis")]
-            Self::Redis(settings) => Some(settings.output()),
-            #[cfg(feature = "grpc")]
-            Self::Grpc(settings) => Some(settings.output()),
-            #[cfg(feature = "http-sink")]
-            Self::Http(settings) => Some(settings.output()),
-            Self::File(settings) => Some(file_output(&settings.path)),
-            Self::Stdout(_) => Some("standard output".to_owned()),
-            Self::Discard(_) => None,
-        }
-    }
-
-    /// Whether both write to the same.
-    pub fn shares_output_with(&self, other: &Self) -> bool {
-        match (self, other) {
-            // What is shown of a URL leaves out its query.
-            #[cfg(feature = "http-sink")]
-            (Self::Http(one), Self::Http(other)) => one.url == other.url,
-            #[cfg(feature = "postgres")]
-            (Self::Postgres(one), Self::Postgres(other)) => one.shares_output_with(other),
-            _ => self.output().is_some_and(|output| Some(output) == other.output()),
-        }
-    }
-
-    /// What no row of the table of settings can check of a value: the key, and what is wrong with it.
-    pub fn check(&self) -> Result<(), (Cow<'static, str>, String)> {
-        #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc"))]
-        let of_row = |(key, why): (&'static str, String)| (Cow::Borrowed(key), why);
-        match self {
-            #[cfg(feature = "postgres")]
-            Self::Postgres(settings) => settings.check().map_err(of_row),
-            #[cfg(feature = "redis")]
-            Self::Redis(settings) => settings.check().map_err(of_row),
-            #[cfg(feature = "grpc")]
-            Self::Grpc(settings) => settings.check().map_err(of_row),
-            #[cfg(feature = "http-sink")]
-            Self::Http(settings) => settings.check(),
-            _ => Ok(()),
-        }
-    }
-
-    /// The file of authorities for TLS that it names.
-    pub fn ca_file(&self) -> Option<&Path> {
-        match self {
-            #[cfg(feature = "postgres")]
-            Self::Postgres(settings) => settings.ca_file.as_deref(),
-            #[cfg(feature = "redis")]
-            Self::Redis(settings) => settings.ca_file.as_deref(),
-            #[cfg(feature = "grpc")]
-            Self::Grpc(settings) => settings.ca_file.as_deref(),
-            #[cfg(feature = "http-sink")]
-            Self::Http(settings) => settings.ca_file.as_deref(),
-            _ => None,
-        }
-    }
-
-    /// The statements that create its tables; `None`: it has none.
-    pub fn ddl(&self) -> Option<String> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(_) => Some(sqlite::ddl()),
-            #[cfg(feature = "postgres")]
-            Self::Postgres(settings) => settings.ddl(),
-            _ => None,
-        }
-    }
-}
-
-/// Reads a file of authorities as a sink does when it connects.
-///
-/// # Errors
-/// Names the key, the file, and what is wrong with it.
-pub fn check_ca_file(path: &Path) -> Result<(), String> {
-    #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
-    return tls::authorities(path).map(drop);
-    #[cfg(not(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink")))]
-    Err(format!("ca_file {}: no sink of this build has TLS", path.display()))
-}
-
 /// What a person looks at when a store cannot be reached; empty where the error itself is enough.
 #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 fn connection_advice(error: &std::io::Error) -> &'static str {
@@ -447,34 +260,6 @@ fn with_advice(reason: &str, advice: &str) -> String {
     if advice.is_empty() { reason.to_owned() } else { format!("{reason}: {advice}") }
 }
 
-/// What to do about rows in `tables` (events, positions) of a log whose position is missing. `owner`: of the sink that
-/// finds it, which then continues.
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-fn missing_position(tables: (&str, &str), [server_id, sink, owner]: [&str; 3], last: u64) -> String {
-    let (events, positions) = tables;
-    format!(
-        "{events} has rows of this log up to position {last}, and {positions} has no position of it: it was removed. \
-         To continue after them: INSERT INTO {positions} (server_id, sink, position, owner) \
-         VALUES ('{server_id}', '{sink}', {last}, '{owner}'); with 0 in place of {last} everything that the log still has \
-         is delivered again, and rows that are there stay"
-    )
-}
-
-/// A file as an output, the same for every way to write its path that no link makes different.
-fn file_output(path: &Path) -> String {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
-}
-
-/// What the settings need to know of a kind of sink.
-pub struct Kind {
-    /// As in `kind = "…"`.
-    pub name: &'static str,
-    /// What it is for and what it guarantees, in full sentences; printed into the documented settings.
-    pub doc: &'static str,
-    /// Its own keys, beside those that every sink has.
-    pub settings: &'static [Setting],
-}
-
 /// The table of kinds. The first is the default sink.
 pub const KINDS: &[Kind] = &[
     #[cfg(feature = "sqlite")]
@@ -491,49 +276,3 @@ pub const KINDS: &[Kind] = &[
     stdout::KIND,
     discard::KIND,
 ];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(text: &str) -> Result<Settings, toml::de::Error> {
-        toml::from_str(text)
-    }
-
-    #[test]
-    fn the_settings_of_a_kind_are_beside_it() {
-        let settings =
-            parse("kind = 'file'\npath = '/x'\nrotate_bytes = 5\nrotate_age = { secs = 7, nanos = 0 }").unwrap();
-        let expected = file::Settings { path: "/x".into(), rotate_bytes: 5, rotate_age: Duration::from_secs(7) };
-        assert_eq!(settings, Settings::File(expected));
-    }
-
-    #[test]
-    fn unknown_kinds_and_keys_are_refused_by_name() {
-        assert!(parse("kind = 'kafka'").unwrap_err().to_string().contains("kafka"));
-        for kind in ["file", "stdout", "discard"] {
-            let error = parse(&format!("kind = '{kind}'\npaht = 'x'")).unwrap_err();
-            assert!(error.to_string().contains("paht"), "{kind}: {error}");
-        }
-    }
-
-    struct Nothing(Settings);
-
-    impl testing::Store for Nothing {
-        const EXACTLY_ONCE: bool = false;
-        const KEEPS_POSITIONS: bool = false;
-
-        fn sink(&self, owner: u8) -> Box<dyn Sink> {
-            open("out", &self.0, &testing::identity(owner))
-        }
-
-        fn stored(&self) -> Option<Vec<testing::Row>> {
-            None
-        }
-    }
-
-    #[test]
-    fn discard_passes_the_conformance_suite() {
-        testing::conformance(|| Nothing(Settings::Discard(discard::Settings {})));
-    }
-}

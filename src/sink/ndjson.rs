@@ -8,10 +8,10 @@ use crate::event::{JsonRecord, write_json};
 use crate::limits;
 
 /// Every line begins so.
-pub const LINE_START: &[u8] = b"{\"server_id\":\"";
+pub(super) const LINE_START: &[u8] = b"{\"server_id\":\"";
 
 /// Appends the event as one JSON object, without a newline.
-pub fn write_record(server_id: &[u8; 16], record: &Record<'_>, out: &mut Vec<u8>) {
+pub(super) fn write_record(server_id: &[u8; 16], record: &Record<'_>, out: &mut Vec<u8>) {
     let record = JsonRecord {
         server_id: Some(*server_id),
         position: Some(record.position),
@@ -25,19 +25,19 @@ pub fn write_record(server_id: &[u8; 16], record: &Record<'_>, out: &mut Vec<u8>
 }
 
 /// Writes deliveries as lines, in bounded chunks that end with a line.
-pub struct Lines {
+pub(super) struct Lines {
     server_id: [u8; 16],
     chunk: Vec<u8>,
 }
 
 impl Lines {
     /// A writer of lines that name this server.
-    pub fn new(identity: &Identity) -> Self {
+    pub(super) fn new(identity: &Identity) -> Self {
         Self { server_id: identity.server_id, chunk: Vec::new() }
     }
 
     /// Writes the events of `delivery`.
-    pub fn write(&mut self, delivery: &Delivery, out: &mut impl Write) -> io::Result<()> {
+    pub(super) fn write(&mut self, delivery: &Delivery, out: &mut impl Write) -> io::Result<()> {
         self.chunk.clear();
         for record in delivery.records() {
             write_record(&self.server_id, &record, &mut self.chunk);

@@ -7,39 +7,53 @@ use std::os::fd::{AsFd, OwnedFd};
 use serde::Deserialize;
 
 use super::ndjson::Lines;
-use super::{Failure, Identity, Kind, Sink, Unavailable};
+use super::{Failure, Identity, Kind, Output, Sink, SinkConfig, Unavailable};
 use crate::batch::Delivery;
 use crate::escape::escape_lines;
 
 /// What the settings know of it.
-pub const KIND: Kind =
-    Kind { name: "stdout", doc: "One JSON object per line on standard output. At least once.", settings: &[] };
+pub const KIND: Kind = Kind {
+    name: "stdout",
+    doc: "One JSON object per line on standard output. At least once.",
+    settings: &[],
+    parse: |values| Ok(Box::new(values.read::<StdoutSettings>()?)),
+};
 
 /// `kind = "stdout"` has no settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {}
+pub struct StdoutSettings {}
+
+impl SinkConfig for StdoutSettings {
+    fn open(&self, _name: &str, identity: &Identity) -> Box<dyn Sink> {
+        Box::new(Stdout::new(identity))
+    }
+
+    fn output(&self) -> Option<Output> {
+        Some(Output::new("standard output"))
+    }
+}
 
 /// The sink.
 pub struct Stdout {
     lines: Lines,
     /// Not `std::io::Stdout`: its buffer would keep what a failed delivery left, and write it in front of the next.
-    out: Option<Output>,
+    out: Option<Writer>,
 }
 
 /// Standard output. What a terminal would act on is escaped for one, so that an event cannot change it.
-struct Output {
+struct Writer {
     file: File,
     is_terminal: bool,
 }
 
-impl Output {
+impl Writer {
     fn new(descriptor: OwnedFd) -> Self {
         Self { is_terminal: descriptor.is_terminal(), file: descriptor.into() }
     }
 }
 
-impl Write for Output {
+impl Write for Writer {
     /// Called with whole lines of JSON, where escaped text means the same.
     fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
         if !self.is_terminal {
@@ -65,7 +79,7 @@ impl Sink for Stdout {
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         let descriptor = io::stdout().as_fd().try_clone_to_owned();
         let descriptor = descriptor.map_err(|error| Unavailable::down(format!("stdout: {error}")))?;
-        self.out = Some(Output::new(descriptor));
+        self.out = Some(Writer::new(descriptor));
         Ok(None)
     }
 
@@ -86,12 +100,12 @@ impl Sink for Stdout {
 mod tests {
     use std::io::{Read, pipe};
 
-    use super::super::testing::{delivery, identity, without};
+    use super::super::testing::{delivery, down, identity, without};
     use super::*;
 
     fn into_pipe() -> (Stdout, io::PipeReader) {
         let (reader, writer) = pipe().unwrap();
-        let stdout = Stdout { out: Some(Output::new(OwnedFd::from(writer))), ..Stdout::new(&identity(1)) };
+        let stdout = Stdout { out: Some(Writer::new(OwnedFd::from(writer))), ..Stdout::new(&identity(1)) };
         (stdout, reader)
     }
 
@@ -114,7 +128,7 @@ mod tests {
         let line = "{\"name\":\"\u{9b}2J\u{202e}ö\"}\n";
         for (is_terminal, expected) in [(false, line), (true, "{\"name\":\"\\u009B2J\\u202Eö\"}\n")] {
             let (mut reader, writer) = pipe().unwrap();
-            let mut output = Output { is_terminal, ..Output::new(OwnedFd::from(writer)) };
+            let mut output = Writer { is_terminal, ..Writer::new(OwnedFd::from(writer)) };
             output.write_all(line.as_bytes()).unwrap();
             drop(output);
             let mut written = String::new();
@@ -127,8 +141,7 @@ mod tests {
     fn a_reader_that_went_away_is_down() {
         let (mut stdout, reader) = into_pipe();
         drop(reader);
-        let result = stdout.deliver(&delivery(1..=1));
-        assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{result:?}");
+        down(stdout.deliver(&delivery(1..=1)));
     }
 
     #[test]

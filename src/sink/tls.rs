@@ -21,14 +21,14 @@ use rustls::pki_types::pem::PemObject;
 /// # Errors
 /// The file cannot be read or has no certificate; the text is for people.
 #[cfg(any(feature = "postgres", feature = "redis"))]
-pub fn verifying(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+pub(crate) fn verifying(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let config = builder()?.with_root_certificates(roots(ca_file)?).with_no_client_auth();
     Ok(Arc::new(config))
 }
 
 /// Who has to act when TLS fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trouble {
+pub(crate) enum Trouble {
     /// The certificate is not trusted, or is another name's.
     Certificate,
     /// What answers does not use TLS.
@@ -40,7 +40,7 @@ pub enum Trouble {
 }
 
 /// What a TLS error means.
-pub fn trouble(error: &rustls::Error) -> Trouble {
+pub(crate) fn trouble(error: &rustls::Error) -> Trouble {
     use rustls::AlertDescription::{BadCertificate, CertificateRequired, HandshakeFailure};
     match error {
         rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => Trouble::Certificate,
@@ -54,7 +54,7 @@ pub fn trouble(error: &rustls::Error) -> Trouble {
 }
 
 /// TLS's own error in an error of a connection or in one of its causes.
-pub fn error_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+pub(crate) fn error_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     std::iter::successors(Some(error), |&error| error.source()).find_map(|error| {
         // What an I/O error holds is not its source.
         let held = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
@@ -64,7 +64,7 @@ pub fn error_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Erro
 
 /// TLS's own error in an error of the HTTP client.
 #[cfg(feature = "http-sink")]
-pub fn error_of_http(error: &ureq::Error) -> Option<&rustls::Error> {
+pub(crate) fn error_of_http(error: &ureq::Error) -> Option<&rustls::Error> {
     match error {
         ureq::Error::Rustls(error) => Some(error),
         ureq::Error::Io(error) => error_in(error),
@@ -77,7 +77,7 @@ pub fn error_of_http(error: &ureq::Error) -> Option<&rustls::Error> {
 /// # Errors
 /// As [`verifying`].
 #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc"))]
-pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+pub(crate) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
@@ -92,7 +92,7 @@ pub fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
 ///
 /// # Errors
 /// As those of [`verifying`].
-pub fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let failed = |why: &dyn std::fmt::Display| format!("ca_file {}: {why}", ca_file.display());
     let mut certificates = Vec::new();
     let mut roots = RootCertStore::empty();
@@ -107,6 +107,14 @@ pub fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>, Strin
     Ok(certificates)
 }
 
+/// Reads a file of authorities as a sink does when it connects.
+///
+/// # Errors
+/// As those of [`verifying`].
+pub(crate) fn check_authorities(ca_file: Option<&Path>) -> Result<(), String> {
+    ca_file.map_or(Ok(()), |path| authorities(path).map(drop))
+}
+
 #[cfg(any(feature = "postgres", feature = "redis"))]
 fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, String> {
     // Named here, so that no process-wide default has to be installed first.
@@ -117,12 +125,12 @@ fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier
 
 /// The cryptography of all TLS connections: ring.
 #[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
-pub fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
 #[cfg(feature = "postgres")]
-pub use any_certificate::unverified;
+pub(crate) use any_certificate::unverified;
 
 #[cfg(feature = "postgres")]
 mod any_certificate {
@@ -134,7 +142,7 @@ mod any_certificate {
     use super::{Arc, CertificateDer, ClientConfig, builder, ring};
 
     /// Encrypts and trusts any certificate: protects from eavesdropping, not from a man in the middle.
-    pub fn unverified() -> Result<Arc<ClientConfig>, String> {
+    pub(crate) fn unverified() -> Result<Arc<ClientConfig>, String> {
         let config = builder()?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(ring::default_provider())))

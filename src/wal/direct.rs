@@ -28,7 +28,7 @@ use crate::descriptors;
 use crate::limits::{WAL_BLOCK_BYTES, WAL_STAGING_BYTES};
 
 /// A segment's file.
-pub struct DirectFile {
+pub(super) struct DirectFile {
     /// Through the page cache.
     file: File,
     /// `None`: there is no other way.
@@ -48,7 +48,7 @@ impl DirectFile {
     ///
     /// # Errors
     /// No file descriptor is left. That passes, whereas a segment without `O_DIRECT` would stay so to its end.
-    pub fn new(file: File, path: &Path) -> io::Result<Self> {
+    pub(super) fn new(file: File, path: &Path) -> io::Result<Self> {
         let direct = OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
         Self::with(file, direct)
     }

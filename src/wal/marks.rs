@@ -26,7 +26,7 @@ pub struct AgentMark {
 }
 
 /// The marks of all agents, as of the end of the log.
-pub struct MarkTable {
+pub(super) struct MarkTable {
     marks: HashMap<[u8; 16], AgentMark>,
     max_agents: usize,
     retention: Duration,
@@ -36,28 +36,28 @@ pub struct MarkTable {
 
 impl MarkTable {
     /// An empty table. [`MarkTable::sweep`] drops marks beyond `max_agents`, if they are older than `retention`.
-    pub fn new(max_agents: usize, retention: Duration) -> Self {
+    pub(super) fn new(max_agents: usize, retention: Duration) -> Self {
         Self { marks: HashMap::new(), max_agents, retention, newest_unix_nano: 0 }
     }
 
     /// Replaces the table with the marks that a segment begins with.
-    pub fn replace(&mut self, marks: Vec<AgentMark>) {
+    pub(super) fn replace(&mut self, marks: Vec<AgentMark>) {
         self.newest_unix_nano = marks.iter().map(|mark| mark.last_seen_unix_nano).max().unwrap_or(0);
         self.marks = marks.into_iter().map(|mark| (mark.agent_id, mark)).collect();
     }
 
     /// All marks, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = &AgentMark> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &AgentMark> {
         self.marks.values()
     }
 
     /// Number of marks.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.marks.len()
     }
 
     /// A commit whose first event has `first_position` is in the log.
-    pub fn apply_all(&mut self, first_position: u64, runs: &[LoggedRun]) {
+    pub(super) fn apply_all(&mut self, first_position: u64, runs: &[LoggedRun]) {
         let mut next = first_position;
         for run in runs {
             next += u64::from(run.events);
@@ -66,7 +66,7 @@ impl MarkTable {
     }
 
     /// A run entered the log; `last_position` is its last event's, or the one before it.
-    pub fn apply(&mut self, kind: Kind, origin: &Origin, received_unix_nano: u64, last_position: u64) {
+    pub(super) fn apply(&mut self, kind: Kind, origin: &Origin, received_unix_nano: u64, last_position: u64) {
         let Some(agent_id) = origin.agent_id else { return };
         let (seq, crc) = match kind {
             Kind::Frame { seq, sent_crc } => (seq, Some(sent_crc)),
@@ -113,7 +113,7 @@ impl MarkTable {
     }
 
     /// Forgets down to the limit: agents that never sent a frame first, then those unseen for the retention time.
-    pub fn sweep(&mut self) {
+    pub(super) fn sweep(&mut self) {
         self.forget(false);
     }
 

@@ -77,7 +77,7 @@ pub enum AppendError {
     #[error("no file descriptor for a segment of the log: {0}; raise the limit of open files")]
     NoDescriptors(io::Error),
     /// Nothing has changed; call again after [`Writer::trim`] or [`Writer::drop_oldest`].
-    #[error("the log has reached wal.max_bytes and a sink still needs all of it")]
+    #[error("the log has reached wal.max_bytes and a sink still needs all of it: fix the sink or raise wal.max_bytes")]
     Full,
     /// Exit.
     #[error(transparent)]
@@ -85,4 +85,4 @@ pub enum AppendError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -22,7 +22,7 @@ use crate::limits::WAL_POSITION_JUMP;
 
 /// One segment of the log.
 #[derive(Debug, Clone, Copy)]
-pub struct Segment {
+pub(super) struct Segment {
     /// Its name, with its first position.
     pub name: segment::Name,
     /// By the clock of receipts; the segment before it was closed then.
@@ -41,7 +41,7 @@ impl Segment {
 }
 
 /// Which segments there are; only the writer changes it.
-pub struct Shape {
+pub(super) struct Shape {
     /// In order; the last one is being written. Never empty.
     pub segments: Vec<Segment>,
     /// What was left out before segments that are deleted by now; as many ranges as there were starts with such a jump.

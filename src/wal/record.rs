@@ -20,11 +20,11 @@ use crate::batch::Origin;
 use crate::limits::{WAL_PAYLOAD_BYTES_MAX, WAL_TABLES_BYTES_MAX};
 
 /// First bytes of a record. 0xF5 starts no UTF-8 text; together with the segment's id it starts nothing else.
-pub const MAGIC: [u8; 4] = [0xF5, b'R', b'E', b'C'];
+pub(super) const MAGIC: [u8; 4] = [0xF5, b'R', b'E', b'C'];
 /// Bytes of a [`SegmentId`].
-pub const SEGMENT_ID_BYTES: usize = 8;
+pub(super) const SEGMENT_ID_BYTES: usize = 8;
 /// Bytes of a record's header.
-pub const HEADER_BYTES: usize = size_of::<Header>();
+pub(super) const HEADER_BYTES: usize = size_of::<Header>();
 /// Bytes of the header that its checksum covers.
 const CHECKED_BYTES: usize = HEADER_BYTES - 4;
 
@@ -32,12 +32,12 @@ const COMMIT: u32 = 1;
 const MARKS: u32 = 2;
 
 /// 8 random bytes of a segment, in each of its records: no peer can know them, so none can embed a record in an event.
-pub type SegmentId = [u8; SEGMENT_ID_BYTES];
+pub(super) type SegmentId = [u8; SEGMENT_ID_BYTES];
 
 /// The header as it is on disk, little-endian.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-pub struct Header {
+pub(super) struct Header {
     magic: [u8; 4],
     segment_id: SegmentId,
     kind: U32,
@@ -149,7 +149,7 @@ pub struct Entry<'a> {
 
 /// One run as the log has it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LoggedRun {
+pub(super) struct LoggedRun {
     /// What the run is.
     pub kind: Kind,
     /// Where it came from.
@@ -166,7 +166,7 @@ pub struct LoggedRun {
 
 /// The content of a record's tables.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Content {
+pub(super) enum Content {
     /// The runs of a commit, in order of position.
     Commit(Vec<LoggedRun>),
     /// The marks of all agents.
@@ -176,7 +176,7 @@ pub enum Content {
 /// A record does not fit into what a reader would take: the caller's commit is larger than its own limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a commit of {payload_bytes} payload bytes and {tables_bytes} bytes of tables is larger than a record may be")]
-pub struct TooLarge {
+pub(super) struct TooLarge {
     /// Bytes of its tables.
     pub tables_bytes: usize,
     /// Bytes of its payloads.
@@ -185,7 +185,7 @@ pub struct TooLarge {
 
 impl Header {
     /// Reads a header of the segment; the checksum is not looked at yet, for it covers the tables too.
-    pub fn read(bytes: &[u8], segment_id: &SegmentId) -> Option<Self> {
+    pub(super) fn read(bytes: &[u8], segment_id: &SegmentId) -> Option<Self> {
         let (header, _) = Self::read_from_prefix(bytes).ok()?;
         let tables_max = match header.kind.get() {
             COMMIT => WAL_TABLES_BYTES_MAX,
@@ -201,7 +201,7 @@ impl Header {
     }
 
     /// Whether header and tables are as they were written.
-    pub fn covers(&self, tables: &[u8]) -> bool {
+    pub(super) fn covers(&self, tables: &[u8]) -> bool {
         self.computed_crc(tables) == self.crc.get()
     }
 
@@ -213,42 +213,42 @@ impl Header {
     }
 
     /// Position of the first event; of the next event if it has none.
-    pub fn first_position(&self) -> u64 {
+    pub(super) fn first_position(&self) -> u64 {
         self.first_position.get()
     }
 
     /// Number of events.
-    pub fn events(&self) -> u64 {
+    pub(super) fn events(&self) -> u64 {
         self.events.get()
     }
 
     /// The position after the last event.
-    pub fn end_position(&self) -> u64 {
+    pub(super) fn end_position(&self) -> u64 {
         self.first_position() + self.events()
     }
 
     /// Bytes of the segment that were synced when the record was appended.
-    pub fn synced_bytes(&self) -> u64 {
+    pub(super) fn synced_bytes(&self) -> u64 {
         self.synced_bytes.get()
     }
 
     /// Bytes of the tables.
-    pub fn tables_bytes(&self) -> usize {
+    pub(super) fn tables_bytes(&self) -> usize {
         self.tables_bytes.get() as usize
     }
 
     /// Bytes of all payloads.
-    pub fn payload_bytes(&self) -> usize {
+    pub(super) fn payload_bytes(&self) -> usize {
         self.payload_bytes.get() as usize
     }
 
     /// Bytes of the whole record.
-    pub fn record_bytes(&self) -> u64 {
+    pub(super) fn record_bytes(&self) -> u64 {
         HEADER_BYTES as u64 + u64::from(self.tables_bytes.get()) + u64::from(self.payload_bytes.get())
     }
 
     /// Reads the tables; they are covered. `None`: they contradict each other or the header.
-    pub fn content(&self, tables: &[u8]) -> Option<Content> {
+    pub(super) fn content(&self, tables: &[u8]) -> Option<Content> {
         match self.kind.get() {
             COMMIT => self.commit(tables).map(Content::Commit),
             MARKS => marks(tables).map(Content::Marks),
@@ -324,7 +324,7 @@ fn marks(tables: &[u8]) -> Option<Vec<AgentMark>> {
 
 /// Where a record stands.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
+pub(super) struct Place {
     /// The segment that it is written to.
     pub segment_id: SegmentId,
     /// The log that the segment belongs to.
@@ -337,7 +337,7 @@ pub struct Place {
 
 /// Builds header and tables of a record; its buffers are used again. The payloads follow them on disk.
 #[derive(Default)]
-pub struct Encoder {
+pub(super) struct Encoder {
     head: Vec<u8>,
     runs: Vec<u8>,
     kind: u32,
@@ -349,7 +349,7 @@ pub struct Encoder {
 
 impl Encoder {
     /// Takes a commit's tables. The record is complete after [`Encoder::finish`].
-    pub fn commit(&mut self, entries: &[Entry<'_>]) -> Result<(), TooLarge> {
+    pub(super) fn commit(&mut self, entries: &[Entry<'_>]) -> Result<(), TooLarge> {
         self.begin(COMMIT);
         let mut last: Option<&Arc<Origin>> = None;
         for entry in entries {
@@ -368,7 +368,7 @@ impl Encoder {
     }
 
     /// Takes the table of marks.
-    pub fn marks<'a>(&mut self, marks: impl Iterator<Item = &'a AgentMark>) {
+    pub(super) fn marks<'a>(&mut self, marks: impl Iterator<Item = &'a AgentMark>) {
         self.begin(MARKS);
         for mark in marks {
             let has_crc = if mark.last_crc.is_some() { MARK_HAS_CRC } else { 0 };
@@ -434,12 +434,12 @@ impl Encoder {
     }
 
     /// Bytes of the whole record, payloads included.
-    pub fn record_bytes(&self) -> u64 {
+    pub(super) fn record_bytes(&self) -> u64 {
         (self.head.len() + self.payload_bytes) as u64
     }
 
     /// Header and tables, ready to be written.
-    pub fn finish(&mut self, place: Place) -> &[u8] {
+    pub(super) fn finish(&mut self, place: Place) -> &[u8] {
         let mut header = Header {
             magic: MAGIC,
             segment_id: place.segment_id,

@@ -24,7 +24,7 @@ const START_BYTES: usize = MAGIC.len() + SEGMENT_ID_BYTES;
 
 /// One step of the walk.
 #[derive(Debug)]
-pub enum Step {
+pub(super) enum Step {
     /// A record with valid header and tables. Its payloads were not looked at; [`Scan::payload`] does.
     Record(Box<Found>),
     /// Bytes that are not a record, with a valid one after them. `positions` are those that were in them.
@@ -35,7 +35,7 @@ pub enum Step {
 
 /// A valid record.
 #[derive(Debug)]
-pub struct Found {
+pub(super) struct Found {
     /// Where the record begins in the segment.
     pub offset: u64,
     /// The record's header.
@@ -46,13 +46,13 @@ pub struct Found {
 
 impl Found {
     /// Where the next record begins.
-    pub fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.offset + self.header.record_bytes()
     }
 }
 
 /// A walk that goes from one record to the next.
-pub struct Scan {
+pub(super) struct Scan {
     window: Window,
     segment_id: SegmentId,
     /// The next record begins here …
@@ -63,7 +63,7 @@ pub struct Scan {
 
 impl Scan {
     /// A walk that begins after the header of the segment.
-    pub fn new(file: Arc<dyn StorageFile>, name: &segment::Name) -> Self {
+    pub(super) fn new(file: Arc<dyn StorageFile>, name: &segment::Name) -> Self {
         Self {
             window: Window { file, buffer: Vec::new(), start: 0 },
             segment_id: name.id,
@@ -73,17 +73,17 @@ impl Scan {
     }
 
     /// Where the next record is expected.
-    pub fn offset(&self) -> u64 {
+    pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
     /// The position that the next record is expected to begin with.
-    pub fn position(&self) -> u64 {
+    pub(super) fn position(&self) -> u64 {
         self.position
     }
 
     /// The next step; looks at no byte from `limit` on. After `End` it stays where it is.
-    pub fn next(&mut self, limit: u64) -> io::Result<Step> {
+    pub(super) fn next(&mut self, limit: u64) -> io::Result<Step> {
         if let Some(found) = self.record_at(self.offset, limit)?
             && found.header.first_position() == self.position
         {
@@ -103,7 +103,7 @@ impl Scan {
     }
 
     /// The payloads of `found`, all in one. `None`: a run's bytes are not as they were written.
-    pub fn payload(&mut self, found: &Found) -> io::Result<Option<Bytes>> {
+    pub(super) fn payload(&mut self, found: &Found) -> io::Result<Option<Bytes>> {
         let begin = found.offset + (record::HEADER_BYTES + found.header.tables_bytes()) as u64;
         let mut payload = vec![0; found.header.payload_bytes()];
         self.window.copy(begin, &mut payload)?;
@@ -150,7 +150,7 @@ impl Scan {
 }
 
 /// The runs with their part of the record's payload.
-pub fn slices<'a>(runs: &'a [LoggedRun], payload: &'a Bytes) -> impl Iterator<Item = (&'a LoggedRun, Bytes)> {
+pub(super) fn slices<'a>(runs: &'a [LoggedRun], payload: &'a Bytes) -> impl Iterator<Item = (&'a LoggedRun, Bytes)> {
     let mut begin = 0;
     runs.iter().map_while(move |run| {
         let end = begin + run.payload_bytes as usize;

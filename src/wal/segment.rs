@@ -17,9 +17,9 @@ use super::record::SegmentId;
 /// First bytes of a segment.
 const MAGIC: [u8; 4] = [0xF5, b'S', b'E', b'G'];
 /// Version of the format of segments and records. Every version keeps the layout of this header.
-pub const VERSION: u16 = 1;
+pub(super) const VERSION: u16 = 1;
 /// Bytes of a segment's header.
-pub const HEADER_BYTES: usize = size_of::<Layout>();
+pub(super) const HEADER_BYTES: usize = size_of::<Layout>();
 const _: () = assert!(HEADER_BYTES == 56);
 /// What the header has room for: 65,536 starts in a row without an event and with a store that does not answer.
 const LEFT_OUT_MAX: u64 = (1 << 48) - 1;
@@ -42,7 +42,7 @@ struct Layout {
 
 /// A segment's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub(super) struct Header {
     /// Format of the segment, [`VERSION`] for those that this program writes.
     pub version: u16,
     /// The log that it belongs to.
@@ -59,7 +59,7 @@ pub struct Header {
 
 impl Header {
     /// `None`: corrupt, or never written.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (layout, _) = Layout::ref_from_prefix(bytes).ok()?;
         let sound = layout.magic == MAGIC && crc32fast::hash(bytes.get(..CRC_OFFSET)?) == layout.crc.get();
         sound.then(|| Self {
@@ -73,7 +73,7 @@ impl Header {
     }
 
     /// The header as written, with its checksum.
-    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+    pub(super) fn encode(&self) -> [u8; HEADER_BYTES] {
         let left_out = self.left_out.min(LEFT_OUT_MAX);
         let mut layout = Layout {
             magic: MAGIC,
@@ -93,7 +93,7 @@ impl Header {
 
 /// The fields of a segment's file name. Ordered as the segments were created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Name {
+pub(super) struct Name {
     /// Position of its first event.
     pub first_position: u64,
     /// Counts the segments; tells those apart that begin at one position because nothing was stored in the older.
@@ -104,7 +104,7 @@ pub struct Name {
 
 impl Name {
     /// `None`: not a segment's name.
-    pub fn parse(file: &str) -> Option<Self> {
+    pub(super) fn parse(file: &str) -> Option<Self> {
         let mut parts = file.strip_suffix(SUFFIX)?.split('-');
         let (position, number, id) = (parts.next()?, parts.next()?, parts.next()?);
         let name = Self {

@@ -47,7 +47,7 @@ pub trait StorageFile: Send + Sync {
 
 /// What a call lacked that passes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shortage {
+pub(super) enum Shortage {
     /// The disk, or a quota, is full.
     Space,
     /// The process or the system has no file descriptor left.
@@ -56,7 +56,7 @@ pub enum Shortage {
 
 impl Shortage {
     /// `None`: waiting does not help against `error`.
-    pub fn of(error: &io::Error) -> Option<Self> {
+    pub(super) fn of(error: &io::Error) -> Option<Self> {
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(Self::Space),
             _ => descriptors::are_exhausted_by(error).then_some(Self::Descriptors),
@@ -65,7 +65,7 @@ impl Shortage {
 }
 
 /// Reads until `buffer` is full or the file ends. Returns the bytes read.
-pub fn read_full_at(file: &dyn StorageFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_full_at(file: &dyn StorageFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, offset + filled as u64) {
@@ -79,7 +79,11 @@ pub fn read_full_at(file: &dyn StorageFile, buffer: &mut [u8], offset: u64) -> i
 }
 
 /// Writes all of `slices`. Returns the bytes written, and the error that kept the rest from being written.
-pub fn write_all_at(file: &dyn StorageFile, mut slices: &mut [IoSlice<'_>], offset: u64) -> (u64, io::Result<()>) {
+pub(super) fn write_all_at(
+    file: &dyn StorageFile,
+    mut slices: &mut [IoSlice<'_>],
+    offset: u64,
+) -> (u64, io::Result<()>) {
     let mut written = 0;
     while let Some(first) = slices.get(..slices.len().min(crate::limits::WAL_SLICES_MAX)).filter(|s| !s.is_empty()) {
         match file.write_at(first, offset + written) {

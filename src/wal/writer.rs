@@ -74,7 +74,7 @@ pub(super) struct Begun {
 
 impl Begin<'_> {
     /// Creates the file. `encoder` holds the marks.
-    pub fn write(&self, encoder: &mut Encoder) -> io::Result<Begun> {
+    pub(super) fn write(&self, encoder: &mut Encoder) -> io::Result<Begun> {
         let file_name = self.name.to_string();
         let offset = segment::HEADER_BYTES as u64 + encoder.record_bytes();
         let bytes = self.bytes.max(offset);

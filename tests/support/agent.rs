@@ -9,29 +9,29 @@ use telemetryx::event::proto::{Attribute, Event, EventBatch, attribute};
 use telemetryx::wire::{Decoded, FrameKind, Goaway, GoawayCode, Header, Hello, PayloadCaps, Welcome, decode};
 
 /// Longest wait for an answer: a debug build on a busy machine needs a while.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const CAPS: PayloadCaps = PayloadCaps { data: 1 << 20 };
 
 /// A frame that the server sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     pub header: Header,
     pub payload: Vec<u8>,
 }
 
 impl Answer {
     /// GOAWAY's code.
-    pub fn goaway(&self) -> Option<GoawayCode> {
+    pub(crate) fn goaway(&self) -> Option<GoawayCode> {
         (self.header.kind == FrameKind::Goaway).then(|| Goaway::decode(&self.payload)?.code.ok()).flatten()
     }
 }
 
-pub struct RawAgent {
+pub(crate) struct RawAgent {
     pub stream: TcpStream,
     unread: Vec<u8>,
 }
 
-pub fn hello(agent_id: [u8; 16], epoch: u64) -> Hello<'static> {
+pub(crate) fn hello(agent_id: [u8; 16], epoch: u64) -> Hello<'static> {
     Hello {
         min_version: 1,
         max_version: 1,
@@ -46,11 +46,11 @@ pub fn hello(agent_id: [u8; 16], epoch: u64) -> Hello<'static> {
 }
 
 impl RawAgent {
-    pub fn connect(address: SocketAddr) -> Self {
+    pub(crate) fn connect(address: SocketAddr) -> Self {
         Self::try_connect(address).expect("the server listens")
     }
 
-    pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn try_connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
@@ -58,19 +58,19 @@ impl RawAgent {
     }
 
     /// Connects, says HELLO, and hears WELCOME.
-    pub fn greeted(address: SocketAddr, hello: Hello<'_>) -> (Self, Welcome) {
+    pub(crate) fn greeted(address: SocketAddr, hello: Hello<'_>) -> (Self, Welcome) {
         let mut agent = Self::connect(address);
         agent.send(&hello_bytes(hello));
         let welcome = agent.answer(FrameKind::Welcome);
         (agent, Welcome::decode(&welcome.payload).unwrap())
     }
 
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("the server reads");
     }
 
     /// The next frame. `None`: the server has closed its half.
-    pub fn next(&mut self) -> io::Result<Option<Answer>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Answer>> {
         let mut chunk = [0; 16 * 1024];
         loop {
             if let Ok(Decoded::Frame { header, payload }) = decode(&self.unread, CAPS) {
@@ -86,7 +86,7 @@ impl RawAgent {
     }
 
     /// Whether [`RawAgent::next`] would not wait long: something has come, or the connection has ended.
-    pub fn has_unread(&self) -> io::Result<bool> {
+    pub(crate) fn has_unread(&self) -> io::Result<bool> {
         if matches!(decode(&self.unread, CAPS), Ok(Decoded::Frame { .. })) {
             return Ok(true);
         }
@@ -97,14 +97,14 @@ impl RawAgent {
     }
 
     /// The next frame, which must be of this kind.
-    pub fn answer(&mut self, kind: FrameKind) -> Answer {
+    pub(crate) fn answer(&mut self, kind: FrameKind) -> Answer {
         let answer = self.next().expect("the server answers in time").expect("the server has not closed");
         assert_eq!(answer.header.kind, kind, "{answer:?}");
         answer
     }
 
     /// Reads ACKs until one covers `seq`.
-    pub fn acknowledged(&mut self, seq: u64) {
+    pub(crate) fn acknowledged(&mut self, seq: u64) {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         while self.answer(FrameKind::Ack).header.seq < seq {
             assert!(Instant::now() < deadline, "no ACK of {seq} in time");
@@ -112,7 +112,7 @@ impl RawAgent {
     }
 
     /// Half-closes and reads to the end; what is heard on the way.
-    pub fn finish(mut self) -> Vec<Answer> {
+    pub(crate) fn finish(mut self) -> Vec<Answer> {
         self.stream.shutdown(Shutdown::Write).unwrap();
         let mut heard = Vec::new();
         while let Some(answer) = self.next().expect("the server closes in order") {
@@ -122,27 +122,27 @@ impl RawAgent {
     }
 }
 
-pub fn hello_bytes(hello: Hello<'_>) -> Vec<u8> {
+pub(crate) fn hello_bytes(hello: Hello<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     hello.encode(&mut bytes);
     bytes
 }
 
 /// A DATA frame of `payload`.
-pub fn data(seq: u64, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn data(seq: u64, payload: &[u8]) -> Vec<u8> {
     [&Header::data(seq, payload).encode()[..], payload].concat()
 }
 
-pub fn batch(events: Vec<Event>) -> Vec<u8> {
+pub(crate) fn batch(events: Vec<Event>) -> Vec<u8> {
     EventBatch { events }.encode_to_vec()
 }
 
-pub fn named(name: &str) -> Event {
+pub(crate) fn named(name: &str) -> Event {
     Event { name: name.to_owned(), ..Event::default() }
 }
 
 /// A log line of about 220 bytes with four attributes; `value` numbers it.
-pub fn log_line(value: u64) -> Event {
+pub(crate) fn log_line(value: u64) -> Event {
     let attribute = |key: &str, value| Attribute { key: key.to_owned(), value: Some(value) };
     Event {
         time_unix_nano: 1_700_000_000_000_000_000 + value,

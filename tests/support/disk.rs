@@ -12,7 +12,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 /// A file system of its own. Dropping it unmounts it.
-pub struct Disk {
+pub(crate) struct Disk {
     directory: TempDir,
 }
 
@@ -24,14 +24,14 @@ fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587D, struct.pack('I', 2))
 
 impl Disk {
     /// Memory that is full after so many bytes.
-    pub fn tmpfs(bytes: u64) -> Result<Self, String> {
+    pub(crate) fn tmpfs(bytes: u64) -> Result<Self, String> {
         let disk = Self::unmounted()?;
         run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "telemetryx-test"], &disk.path())?;
         Ok(disk)
     }
 
     /// An ext4 of so many bytes.
-    pub fn ext4(bytes: u64) -> Result<Self, String> {
+    pub(crate) fn ext4(bytes: u64) -> Result<Self, String> {
         let disk = Self::unmounted()?;
         let image = disk.image();
         let file = std::fs::File::create(&image).map_err(|error| error.to_string())?;
@@ -51,17 +51,17 @@ impl Disk {
     }
 
     /// Where it is mounted.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.directory.path().join("mount")
     }
 
     /// The power goes: whatever was not synced is lost, and until [`Disk::remount`] every call fails.
-    pub fn cut_power(&self) {
+    pub(crate) fn cut_power(&self) {
         run("python3", &["-c", SHUTDOWN], &self.path()).expect("an ext4 can be shut down");
     }
 
     /// The power is back. Nobody may have a file open.
-    pub fn remount(&self) {
+    pub(crate) fn remount(&self) {
         run("umount", &[], &self.path()).expect("nobody uses the disk any more");
         self.mount_image().expect("ext4 recovers by its journal");
     }
@@ -92,12 +92,12 @@ fn run_with(command: &mut Command) -> Result<(), String> {
 }
 
 /// Says why a test shows nothing here.
-pub fn skip(test: &str, reason: &str) {
+pub(crate) fn skip(test: &str, reason: &str) {
     println!("SKIPPED {test}: {reason}");
 }
 
 /// Size of a file or of all files in a folder.
-pub fn bytes_in(path: &Path) -> u64 {
+pub(crate) fn bytes_in(path: &Path) -> u64 {
     let Ok(entries) = std::fs::read_dir(path) else { return path.metadata().map_or(0, |data| data.len()) };
     entries.filter_map(Result::ok).map(|entry| bytes_in(&entry.path())).sum()
 }

@@ -12,13 +12,13 @@ use std::thread::{self, JoinHandle};
 use super::ledger::Row;
 
 /// A FIFO that somebody has open, so that the sink can open it, and nobody reads.
-pub struct Fifo {
+pub(crate) struct Fifo {
     path: PathBuf,
     held: File,
 }
 
 /// Reads the FIFO until told to stop, and keeps what it reads.
-pub struct Reader {
+pub(crate) struct Reader {
     read: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     path: PathBuf,
@@ -27,7 +27,7 @@ pub struct Reader {
 
 /// What came, in its order.
 #[derive(Default)]
-pub struct Lines {
+pub(crate) struct Lines {
     /// The first copy of each event.
     pub events: Vec<serde_json::Value>,
     /// Lines that came again, as at least once allows: same log, same position.
@@ -35,7 +35,7 @@ pub struct Lines {
 }
 
 impl Fifo {
-    pub fn make(path: PathBuf) -> Self {
+    pub(crate) fn make(path: PathBuf) -> Self {
         assert!(Command::new("mkfifo").arg(&path).status().expect("there is a mkfifo command").success());
         // For reading and writing: that waits for nobody.
         let held = File::options().read(true).write(true).open(&path).unwrap();
@@ -43,12 +43,12 @@ impl Fifo {
     }
 
     /// The settings of a sink named `stuck` that writes to it.
-    pub fn sink(&self) -> [String; 2] {
+    pub(crate) fn sink(&self) -> [String; 2] {
         ["sinks.stuck.kind=file".to_owned(), format!("sinks.stuck.path={}", self.path.display())]
     }
 
     /// From now on somebody reads.
-    pub fn read(&self) -> Reader {
+    pub(crate) fn read(&self) -> Reader {
         let (read, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let file = self.held.try_clone().unwrap();
         let thread = thread::spawn({
@@ -79,12 +79,12 @@ fn collect(reader: BufReader<File>, read: &AtomicU64, stop: &AtomicBool) -> Line
 
 impl Reader {
     /// Different events read so far.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.read.load(SeqCst)
     }
 
     /// Reads no more.
-    pub fn finish(self) -> Lines {
+    pub(crate) fn finish(self) -> Lines {
         self.stop.store(true, SeqCst);
         std::fs::write(&self.path, "\n").unwrap(); // wakes it
         self.thread.join().expect("reading does not panic")
@@ -93,7 +93,7 @@ impl Reader {
 
 impl Lines {
     /// The events of a ledger, in the order of their arrival.
-    pub fn rows(&self) -> impl Iterator<Item = Row> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Row> {
         let entries = self.events.iter().filter(|event| event["name"] == super::ledger::NAME);
         entries.map(|event| Row {
             sender: event["source"].as_str().unwrap_or_default().to_owned(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Status and body of the answer.
-pub fn request(address: SocketAddr, text: &str) -> io::Result<(u16, String)> {
+pub(crate) fn request(address: SocketAddr, text: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.write_all(text.as_bytes())?;
@@ -21,20 +21,20 @@ pub fn request(address: SocketAddr, text: &str) -> io::Result<(u16, String)> {
 }
 
 /// Status and body. Panics without an answer: pages are answered under any load.
-pub fn get(address: SocketAddr, path: &str) -> (u16, String) {
+pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let text = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
     request(address, &text).expect("the server answers in time")
 }
 
 /// Posts JSON; `query` is for instance `?ack=written`. An error: nobody knows whether it was taken.
-pub fn post(address: SocketAddr, query: &str, body: &str) -> io::Result<(u16, String)> {
+pub(crate) fn post(address: SocketAddr, query: &str, body: &str) -> io::Result<(u16, String)> {
     let head = format!("POST /v1/events{query} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json");
     let length = body.len();
     request(address, &format!("{head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"))
 }
 
 /// The value of a metric, with its labels as they are printed: `telemetryx_sink_lag_events{sink="slow"}`.
-pub fn metric(address: SocketAddr, name: &str) -> Option<f64> {
+pub(crate) fn metric(address: SocketAddr, name: &str) -> Option<f64> {
     let (_, page) = get(address, "/metrics");
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }

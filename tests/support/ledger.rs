@@ -13,14 +13,14 @@ use telemetryx::event::proto::Event;
 use telemetryx::random::Random;
 
 /// Name of every event in a ledger. Others (probes of a test) are left out of account.
-pub const NAME: &str = "entry";
+pub(crate) const NAME: &str = "entry";
 
 /// Lost events that are named, of each sender.
 const FIRST_LOST: usize = 10;
 
 /// One agent, or one HTTP client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sender {
+pub(crate) struct Sender {
     /// `source` of its events.
     pub name: String,
     /// It sent the events 1, 2, 3 … `events`, and all are acknowledged.
@@ -32,13 +32,13 @@ pub struct Sender {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     pub seed: u64,
     pub senders: Vec<Sender>,
 }
 
 /// An event as a store has it.
-pub struct Row {
+pub(crate) struct Row {
     pub sender: String,
     pub number: u64,
     pub body: String,
@@ -46,7 +46,7 @@ pub struct Row {
 
 /// What became of the events in one store.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub acknowledged: u64,
     pub lost: u64,
     /// Of frames. Requests that were repeated are at least once.
@@ -63,7 +63,7 @@ pub struct Outcome {
 }
 
 /// The text of an event: 8 to 247 characters that no other event has.
-pub fn body(seed: u64, sender: &str, number: u64) -> String {
+pub(crate) fn body(seed: u64, sender: &str, number: u64) -> String {
     let sender = sender.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
     let mut random =
         Random::seeded(seed ^ sender.wrapping_mul(0x9e37_79b9) ^ number.wrapping_mul(0xd134_2543_de82_ef95));
@@ -72,7 +72,7 @@ pub fn body(seed: u64, sender: &str, number: u64) -> String {
 }
 
 /// The event that this number stands for.
-pub fn event(seed: u64, sender: &str, number: u64) -> Event {
+pub(crate) fn event(seed: u64, sender: &str, number: u64) -> Event {
     Event {
         name: NAME.to_owned(),
         source: sender.to_owned(),
@@ -83,12 +83,12 @@ pub fn event(seed: u64, sender: &str, number: u64) -> Event {
 }
 
 impl Ledger {
-    pub fn events(&self) -> u64 {
+    pub(crate) fn events(&self) -> u64 {
         self.senders.iter().map(|sender| sender.events).sum()
     }
 
     /// Compares with a store's rows, in the order of their positions.
-    pub fn compare(&self, rows: impl IntoIterator<Item = Row>) -> Outcome {
+    pub(crate) fn compare(&self, rows: impl IntoIterator<Item = Row>) -> Outcome {
         struct Account<'a> {
             sender: &'a Sender,
             seen: Vec<bool>,
@@ -133,7 +133,7 @@ impl Ledger {
     }
 
     /// Compares with the table `events` of an SQLite sink, which must hold the events of one log only.
-    pub fn compare_sqlite(&self, path: &Path) -> Outcome {
+    pub(crate) fn compare_sqlite(&self, path: &Path) -> Outcome {
         let database = open(path);
         let logs: i64 =
             database.query_row("SELECT count(DISTINCT server_id) FROM events", [], |row| row.get(0)).unwrap();
@@ -150,14 +150,14 @@ impl Ledger {
 }
 
 /// The database of a sink, to look at beside the server.
-pub fn open(path: &Path) -> Connection {
+pub(crate) fn open(path: &Path) -> Connection {
     let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
     database.busy_timeout(Duration::from_secs(10)).unwrap();
     database
 }
 
 /// Rows of the table so far; 0 before there is a table.
-pub fn rows_stored(path: &Path) -> u64 {
+pub(crate) fn rows_stored(path: &Path) -> u64 {
     let Ok(database) = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY) else { return 0 };
     let _ = database.busy_timeout(Duration::from_secs(10));
     database.query_row("SELECT count(*) FROM events", [], |row| row.get::<_, i64>(0)).unwrap_or(0) as u64
@@ -165,14 +165,14 @@ pub fn rows_stored(path: &Path) -> u64 {
 
 impl Outcome {
     /// Panics unless everything acknowledged is there once, in order and as it was sent.
-    pub fn assert_clean(&self) {
+    pub(crate) fn assert_clean(&self) {
         let wrong =
             [self.lost, self.stored_twice, self.out_of_order, self.altered, self.sent_by_nobody, self.requests_lost];
         assert_eq!(wrong, [0; 6], "{self}");
     }
 
     /// Panics unless everything acknowledged is there, in order and as it was sent. Some may be there again.
-    pub fn assert_at_least_once(&self) {
+    pub(crate) fn assert_at_least_once(&self) {
         let wrong = [self.lost, self.out_of_order, self.altered, self.sent_by_nobody, self.requests_lost];
         assert_eq!(wrong, [0; 5], "{self}");
     }

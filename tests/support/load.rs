@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_millis(20);
 
 /// Who sends what, how fast.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub(crate) struct Plan {
     pub seed: u64,
     /// One agent each.
     pub agents: Vec<AckLevel>,
@@ -49,7 +49,7 @@ pub struct Plan {
 impl Plan {
     /// Eight agents, most at level synced, some at written and delivered, and two HTTP clients, at some thousand events
     /// a second.
-    pub fn mixed(seed: u64) -> Self {
+    pub(crate) fn mixed(seed: u64) -> Self {
         use AckLevel::{Delivered, Synced, Written};
         Self {
             seed,
@@ -65,7 +65,7 @@ impl Plan {
 }
 
 /// A load on its way. It goes on until [`Load::finish`].
-pub struct Load {
+pub(crate) struct Load {
     seed: u64,
     shared: Arc<Shared>,
     senders: Vec<JoinHandle<Sender>>,
@@ -79,7 +79,7 @@ struct Shared {
 }
 
 impl Load {
-    pub fn start(address: SocketAddr, plan: &Plan) -> Self {
+    pub(crate) fn start(address: SocketAddr, plan: &Plan) -> Self {
         let shared = Arc::new(Shared::default());
         let agents = plan.agents.iter().enumerate().map(|(index, &level)| {
             let agent = Agent::new(index as u8, level, address, plan, &shared);
@@ -94,18 +94,18 @@ impl Load {
     }
 
     /// Events acknowledged so far.
-    pub fn acknowledged(&self) -> u64 {
+    pub(crate) fn acknowledged(&self) -> u64 {
         self.shared.acknowledged.load(SeqCst)
     }
 
     /// Events sent so far, acknowledged or not.
-    pub fn sent(&self) -> u64 {
+    pub(crate) fn sent(&self) -> u64 {
         self.shared.sent.load(SeqCst)
     }
 
     /// Waits until so many events more are acknowledged. Panics when they are not in time, or when a sender met what
     /// must not be.
-    pub fn wait_for_acknowledged(&self, more: u64, timeout: Duration) {
+    pub(crate) fn wait_for_acknowledged(&self, more: u64, timeout: Duration) {
         let target = self.acknowledged() + more;
         let reached = wait_until(timeout, || self.acknowledged() >= target || self.has_failed());
         assert!(!self.has_failed(), "a sender gave up: its words are above");
@@ -113,7 +113,7 @@ impl Load {
     }
 
     /// No new events from now on; returns when all that were sent are acknowledged.
-    pub fn finish(self, timeout: Duration) -> Ledger {
+    pub(crate) fn finish(self, timeout: Duration) -> Ledger {
         self.shared.stop.store(true, SeqCst);
         let finished = wait_until(timeout, || self.senders.iter().all(JoinHandle::is_finished));
         let (acknowledged, sent) = (self.acknowledged(), self.sent());

@@ -2,29 +2,29 @@
 
 #![allow(dead_code)] // every test file is a crate of its own and uses a part
 
-pub mod agent;
-pub mod disk;
+pub(crate) mod agent;
+pub(crate) mod disk;
 #[cfg(feature = "sqlite")]
-pub mod fifo;
-pub mod http;
+pub(crate) mod fifo;
+pub(crate) mod http;
 #[cfg(feature = "sqlite")]
-pub mod ledger;
+pub(crate) mod ledger;
 #[cfg(feature = "sqlite")]
-pub mod load;
-pub mod nginx;
-pub mod proxy;
+pub(crate) mod load;
+pub(crate) mod nginx;
+pub(crate) mod proxy;
 #[cfg(feature = "sqlite")]
-pub mod rows;
-pub mod server;
-pub mod stores;
-pub mod strace;
-pub mod terminal;
+pub(crate) mod rows;
+pub(crate) mod server;
+pub(crate) mod stores;
+pub(crate) mod strace;
+pub(crate) mod terminal;
 
 use telemetryx::random::Random;
 
 /// The seed of a randomized test: `TELEMETRYX_TEST_SEED`, else another one each time. Printed, so that a failure can
 /// be run again.
-pub fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let seed = match std::env::var("TELEMETRYX_TEST_SEED") {
         Ok(seed) => seed.parse().expect("TELEMETRYX_TEST_SEED is a number"),
         Err(_) => Random::from_system().next_u64(),

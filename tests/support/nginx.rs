@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::server::wait_until;
 
 /// A running nginx. Dropping it ends it.
-pub struct Nginx {
+pub(crate) struct Nginx {
     process: Child,
     address: SocketAddr,
     directory: tempfile::TempDir,
@@ -20,7 +20,7 @@ fn free_port() -> SocketAddr {
 
 impl Nginx {
     /// Starts nginx in front of `upstream`; `request_buffering` is nginx's own setting of that name.
-    pub fn start(upstream: SocketAddr, request_buffering: bool) -> Self {
+    pub(crate) fn start(upstream: SocketAddr, request_buffering: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().display();
         let address = free_port();
@@ -55,12 +55,12 @@ impl Nginx {
         nginx
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// What nginx reported.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         let read = |name| std::fs::read_to_string(self.directory.path().join(name)).unwrap_or_default();
         read("start.log") + &read("error.log")
     }

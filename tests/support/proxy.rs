@@ -31,7 +31,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// When and how connections break. The default breaks none.
 #[derive(Debug, Clone, Default)]
-pub struct CutPlan {
+pub(crate) struct CutPlan {
     pub seed: u64,
     /// Bytes from client to target before the cut. Empty: this direction causes none.
     pub bytes: Range<u64>,
@@ -43,7 +43,7 @@ pub struct CutPlan {
     pub delay: Duration,
 }
 
-pub struct Proxy {
+pub(crate) struct Proxy {
     address: SocketAddr,
     shared: Arc<Shared>,
     acceptor: Option<JoinHandle<()>>,
@@ -64,7 +64,7 @@ struct Shared {
 
 impl Proxy {
     /// Listens on a free port of 127.0.0.1 and forwards to `target`.
-    pub fn start(target: SocketAddr, plan: CutPlan) -> io::Result<Self> {
+    pub(crate) fn start(target: SocketAddr, plan: CutPlan) -> io::Result<Self> {
         println!("proxy to {target}: {plan:?}");
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
@@ -87,42 +87,42 @@ impl Proxy {
         Ok(Self { address, shared, acceptor: Some(acceptor) })
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Connections accepted so far.
-    pub fn connections(&self) -> u64 {
+    pub(crate) fn connections(&self) -> u64 {
         self.shared.connections.load(SeqCst)
     }
 
     /// Connections cut so far.
-    pub fn cuts(&self) -> u64 {
+    pub(crate) fn cuts(&self) -> u64 {
         self.shared.cuts.load(SeqCst)
     }
 
     /// Bytes forwarded so far, both directions together.
-    pub fn forwarded_bytes(&self) -> u64 {
+    pub(crate) fn forwarded_bytes(&self) -> u64 {
         self.shared.forwarded_bytes.load(SeqCst)
     }
 
     /// No more cuts from now on: connections live as long as their ends want.
-    pub fn calm(&self) {
+    pub(crate) fn calm(&self) {
         self.shared.calm.store(true, SeqCst);
     }
 
     /// New connections go to `target`, for instance to a server that was started again on another port.
-    pub fn retarget(&self, target: SocketAddr) {
+    pub(crate) fn retarget(&self, target: SocketAddr) {
         *lock(&self.shared.target) = target;
     }
 
     /// Forwards nothing more, but keeps all connections open and accepts new ones: half-open peers.
-    pub fn stall(&self) {
+    pub(crate) fn stall(&self) {
         self.shared.stalled.store(true, SeqCst);
     }
 
     /// Ends a stall; nothing was lost.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.shared.stalled.store(false, SeqCst);
     }
 }

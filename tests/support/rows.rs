@@ -6,7 +6,7 @@ use super::ledger::{NAME, Row};
 use super::stores::{Postgres, Redis};
 
 /// Table `events` of a sink `postgres`, in the order of positions. It must hold the events of one log only.
-pub fn of_postgres(server: &Postgres, database: &str) -> Vec<Row> {
+pub(crate) fn of_postgres(server: &Postgres, database: &str) -> Vec<Row> {
     let ask = |sql: &str| server.psql(database, sql).unwrap();
     assert_eq!(ask("SELECT count(DISTINCT server_id) FROM events"), "1\n", "the log was begun anew");
     let rows = ask(&format!("SELECT source, value, body FROM events WHERE name = '{NAME}' ORDER BY position"));
@@ -18,7 +18,7 @@ pub fn of_postgres(server: &Postgres, database: &str) -> Vec<Row> {
 }
 
 /// The entries of a stream in its own order, which must be the one of their positions.
-pub fn of_redis(server: &Redis, stream: &str) -> Vec<Row> {
+pub(crate) fn of_redis(server: &Redis, stream: &str) -> Vec<Row> {
     let text = server.cli(&["--json", "xrange", stream, "-", "+"]);
     let Ok(Value::Array(entries)) = serde_json::from_str(&text) else { panic!("{stream}: {text}") };
     let mut before = 0;

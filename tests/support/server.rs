@@ -15,13 +15,13 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(5);
 
 /// A running server. Dropping it kills it.
-pub struct Server {
+pub(crate) struct Server {
     process: Process,
     address: SocketAddr,
 }
 
 /// A server that has been started and may not listen yet. Dropping it kills it.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     log: Arc<Log>,
 }
@@ -35,7 +35,7 @@ struct Log {
 
 /// An address on which a server can be started again and again: nobody else listens on this process's own part of
 /// 127.0.0.0/8, and no connection out of this machine ever takes a port of it.
-pub fn own_address() -> SocketAddr {
+pub(crate) fn own_address() -> SocketAddr {
     static NEXT_PORT: AtomicU16 = AtomicU16::new(4640);
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     (Ipv4Addr::new(127, 64 | high, middle, low), NEXT_PORT.fetch_add(1, Ordering::Relaxed)).into()
@@ -45,22 +45,22 @@ impl Server {
     /// Starts `telemetryx` with its log and its default sink in `data_dir`, on a free port of 127.0.0.1 unless
     /// `settings` say otherwise: they are further `section.key=value`. Panics with what the server said if it does not
     /// listen in time.
-    pub fn start(data_dir: &Path, settings: &[&str]) -> Self {
+    pub(crate) fn start(data_dir: &Path, settings: &[&str]) -> Self {
         Self::launch(data_dir, settings).listening()
     }
 
     /// Starts the process and does not wait for it.
-    pub fn launch(data_dir: &Path, settings: &[&str]) -> Process {
+    pub(crate) fn launch(data_dir: &Path, settings: &[&str]) -> Process {
         Self::launch_with(data_dir, settings, &[])
     }
 
     /// Starts the process with these variables in its environment, and does not wait for it.
-    pub fn launch_with(data_dir: &Path, settings: &[&str], environment: &[(&str, &str)]) -> Process {
+    pub(crate) fn launch_with(data_dir: &Path, settings: &[&str], environment: &[(&str, &str)]) -> Process {
         Self::launch_by(Command::new(env!("CARGO_BIN_EXE_telemetryx")), data_dir, settings, environment)
     }
 
     /// Starts the server with this limit of open files, soft and hard.
-    pub fn start_with_open_files(data_dir: &Path, settings: &[&str], open_files: u32) -> Self {
+    pub(crate) fn start_with_open_files(data_dir: &Path, settings: &[&str], open_files: u32) -> Self {
         let mut shell = Command::new("sh");
         // The shell becomes the server: the process id stays.
         shell.args(["-c", r#"ulimit -n "$0"; exec "$@""#, &open_files.to_string()]);
@@ -91,54 +91,54 @@ impl Server {
         Process { child, log }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.child.id()
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// What the server has written to standard error.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.process.log.text()
     }
 
     /// The same once it contains `text`: what a server writes is there a moment after what it does.
-    pub fn log_with(&self, text: &str) -> String {
+    pub(crate) fn log_with(&self, text: &str) -> String {
         wait_until(START_TIMEOUT, || self.log().contains(text));
         self.log()
     }
 
     /// Asks for an orderly end (SIGTERM).
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         self.signal("TERM");
     }
 
     /// Sends the signal named so, as in `kill -TERM`.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         self.process.signal(name);
     }
 
     /// The process, however it is doing.
-    pub fn process(&mut self) -> &mut Process {
+    pub(crate) fn process(&mut self) -> &mut Process {
         &mut self.process
     }
 
     /// Ends the process at once (SIGKILL) and waits for it.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.kill();
     }
 
     /// Waits for the process to end by itself. Panics with its log when it does not in time.
-    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
+    pub(crate) fn wait(&mut self, timeout: Duration) -> ExitStatus {
         self.process.wait(timeout)
     }
 }
 
 impl Process {
     /// Waits until it listens. Panics with what the server said if it does not in time.
-    pub fn listening(mut self) -> Server {
+    pub(crate) fn listening(mut self) -> Server {
         match self.log.wait_for(bound_address, START_TIMEOUT) {
             Some(address) => Server { process: self, address },
             None => {
@@ -150,24 +150,24 @@ impl Process {
     }
 
     /// Sends the signal named so, as in `kill -TERM`.
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status();
         assert!(status.expect("there is a kill command").success(), "the server is gone:\n{}", self.log.text());
     }
 
     /// Whether it has begun to listen.
-    pub fn listens(&self) -> bool {
+    pub(crate) fn listens(&self) -> bool {
         self.log.wait_for(bound_address, Duration::ZERO).is_some()
     }
 
     /// Ends the process at once (SIGKILL) and waits for it.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().expect("the server can be killed");
         self.child.wait().expect("a killed server ends");
     }
 
     /// Waits for the process to end by itself. Panics with its log when it does not in time.
-    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
+    pub(crate) fn wait(&mut self, timeout: Duration) -> ExitStatus {
         let mut exited = None;
         let ended = wait_until(timeout, || {
             exited = self.child.try_wait().expect("the server is our child");
@@ -179,7 +179,7 @@ impl Process {
     }
 
     /// What the process has written to standard error.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.log.text()
     }
 }
@@ -238,7 +238,7 @@ fn bound_address(line: &str) -> Option<SocketAddr> {
 }
 
 /// Looks again and again until the condition holds. False: not within `timeout`.
-pub fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
+pub(crate) fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + timeout;
     loop {
         if condition() {
@@ -252,7 +252,7 @@ pub fn wait_until(timeout: Duration, mut condition: impl FnMut() -> bool) -> boo
 }
 
 /// Memory of a process that is in RAM.
-pub fn resident_bytes(pid: u32) -> u64 {
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024

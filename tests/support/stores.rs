@@ -88,7 +88,7 @@ impl Drop for Leashed {
 }
 
 /// By its number: `STOP`, `CONT`, `KILL` …
-pub fn signal_process(pid: u32, signal: &str) {
+pub(crate) fn signal_process(pid: u32, signal: &str) {
     let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().expect("kill");
     assert!(status.success(), "kill -{signal} {pid}");
 }
@@ -147,7 +147,7 @@ fn words(words: &[&str]) -> Vec<OsString> {
 }
 
 /// A PostgreSQL cluster. User `postgres` needs no password; [`Postgres::url`] is for it.
-pub struct Postgres {
+pub(crate) struct Postgres {
     port: u16,
     process: Option<Leashed>,
     folder: PathBuf,
@@ -155,13 +155,13 @@ pub struct Postgres {
 
 impl Postgres {
     /// One for all tests of this process that do not stop or break it. Each uses a database of its own.
-    pub fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(&[]))
     }
 
     /// `options`: further settings, such as `ssl=on`.
-    pub fn start(options: &[&str]) -> Self {
+    pub(crate) fn start(options: &[&str]) -> Self {
         let folder = folder("postgres");
         let data = folder.join("data");
         fs::create_dir(&data).unwrap();
@@ -182,7 +182,7 @@ impl Postgres {
     }
 
     /// Starts it again where it was, after [`Postgres::stop`] or [`Postgres::kill`].
-    pub fn go_on(&mut self, options: &[&str]) {
+    pub(crate) fn go_on(&mut self, options: &[&str]) {
         let mut command = unprivileged();
         command.push(program("postgres").into());
         command.extend([OsString::from("-D"), self.data().into()]);
@@ -198,12 +198,12 @@ impl Postgres {
         self.process = Some(process);
     }
 
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.process.take().expect("it runs").stop();
     }
 
     /// Kill -9, of it and of every server process of its clients.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let process = self.process.take().expect("it runs");
         // Stopped, it has no further children.
         process.signal("STOP");
@@ -219,7 +219,7 @@ impl Postgres {
     }
 
     /// `STOP` or `CONT`, to it and every server process of its clients.
-    pub fn signal_all(&self, signal: &str) {
+    pub(crate) fn signal_all(&self, signal: &str) {
         let pid = self.process.as_ref().expect("it runs").pid;
         for child in children(pid) {
             signal_process(child.parse().unwrap(), signal);
@@ -227,20 +227,20 @@ impl Postgres {
         signal_process(pid, signal);
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
-    pub fn url(&self, database: &str) -> String {
+    pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
     /// Makes an empty database and returns its name.
-    pub fn database(&self) -> String {
+    pub(crate) fn database(&self) -> String {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("t{}", NEXT.fetch_add(1, Ordering::Relaxed));
         self.psql("postgres", &format!("CREATE DATABASE {name}")).unwrap();
@@ -248,7 +248,7 @@ impl Postgres {
     }
 
     /// Makes an empty database whose tables are all below `path`, which is made, and returns its name.
-    pub fn database_on(&self, path: &Path) -> String {
+    pub(crate) fn database_on(&self, path: &Path) -> String {
         fs::create_dir(path).unwrap();
         if is_root() {
             run(&[words(&["chown", "postgres:"]), vec![path.into()]].concat(), "chown");
@@ -260,7 +260,7 @@ impl Postgres {
     }
 
     /// Runs statements as a user would; returns rows of fields with `|` between them.
-    pub fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
+    pub(crate) fn psql(&self, database: &str, sql: &str) -> Result<String, String> {
         let output = Command::new(program("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.url(database), "-c", sql])
             .env("PGCLIENTENCODING", "UTF8")
@@ -275,7 +275,7 @@ impl Postgres {
     }
 
     /// Puts a file into the data folder, as the server's user owns it, and has it read the settings again.
-    pub fn put_file(&self, name: &str, text: &str) {
+    pub(crate) fn put_file(&self, name: &str, text: &str) {
         let path = self.data().join(name);
         fs::File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
         run(&[words(&["chmod", "600"]), vec![path.clone().into()]].concat(), "chmod");
@@ -289,7 +289,7 @@ impl Postgres {
 }
 
 /// PgBouncer in front of a PostgreSQL, for user `postgres`.
-pub struct PgBouncer {
+pub(crate) struct PgBouncer {
     port: u16,
     /// Its folder goes with it.
     _process: Leashed,
@@ -297,7 +297,7 @@ pub struct PgBouncer {
 
 impl PgBouncer {
     /// `mode`: its `pool_mode`.
-    pub fn start(postgres: &Postgres, mode: &str) -> Self {
+    pub(crate) fn start(postgres: &Postgres, mode: &str) -> Self {
         let (port, folder) = (free_port(), folder("pgbouncer"));
         let settings = folder.join("pgbouncer.ini");
         let text = format!(
@@ -322,7 +322,7 @@ impl PgBouncer {
         Self { port, _process: process }
     }
 
-    pub fn url(&self, database: &str) -> String {
+    pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 }
@@ -359,7 +359,7 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// A Redis server.
-pub struct Redis {
+pub(crate) struct Redis {
     port: u16,
     process: Option<Leashed>,
     folder: PathBuf,
@@ -368,7 +368,7 @@ pub struct Redis {
 
 impl Redis {
     /// `options` as on its command line. With `--tls-port PORT` among them that is [`Redis::port`].
-    pub fn start(options: &[&str]) -> Self {
+    pub(crate) fn start(options: &[&str]) -> Self {
         let port = free_port();
         let options = options.iter().map(|option| option.replace("{port}", &port.to_string())).collect();
         let mut redis = Self { port, process: None, folder: folder("redis"), options };
@@ -377,7 +377,7 @@ impl Redis {
     }
 
     /// Starts it again where it was, as docs/operations.md says.
-    pub fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         let folder = self.folder.join("data");
         fs::create_dir_all(&folder).unwrap();
         self.repair_append_only_file(&folder);
@@ -414,30 +414,30 @@ impl Redis {
         assert!(output.status.success(), "redis-check-aof: {}", String::from_utf8_lossy(&output.stdout));
     }
 
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         self.process.take().expect("it runs").stop();
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let process = self.process.take().expect("it runs");
         process.signal("KILL");
         process.stop();
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         self.process.as_ref().expect("it runs").signal(signal);
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// Runs one command as a user would; returns what `redis-cli` prints.
-    pub fn cli(&self, arguments: &[&str]) -> String {
+    pub(crate) fn cli(&self, arguments: &[&str]) -> String {
         let port = self.port.to_string();
         let mut command = words(&["redis-cli", "-h", "127.0.0.1", "-p", &port]);
         command.extend(words(arguments));
@@ -446,13 +446,13 @@ impl Redis {
 }
 
 /// Three primaries that share the slots.
-pub struct RedisCluster {
+pub(crate) struct RedisCluster {
     pub nodes: Vec<Redis>,
 }
 
 impl RedisCluster {
     /// `options`: further ones of each node; the later of two holds.
-    pub fn start(options: &[&str]) -> Self {
+    pub(crate) fn start(options: &[&str]) -> Self {
         let ranges = [("0", "5460"), ("5461", "10922"), ("10923", "16383")];
         let bus_ports: Vec<u16> = ranges.iter().map(|_| free_port()).collect();
         let nodes: Vec<Redis> = bus_ports
@@ -479,19 +479,19 @@ impl RedisCluster {
         Self { nodes }
     }
 
-    pub fn urls(&self) -> String {
+    pub(crate) fn urls(&self) -> String {
         self.nodes.iter().map(Redis::url).collect::<Vec<_>>().join(",")
     }
 
     /// The node that serves the key.
-    pub fn node_of(&self, key: &str) -> &Redis {
+    pub(crate) fn node_of(&self, key: &str) -> &Redis {
         let served = |node: &&Redis| !node.cli(&["get", key]).starts_with("MOVED");
         self.nodes.iter().find(served).expect("a node serves it")
     }
 }
 
 /// The Python that `tools/test` has put beside what cargo builds, with what tools/python/requirements.txt names.
-pub fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let program = std::env::current_exe().expect("a test knows where it is");
     let folders = program.ancestors().map(|folder| folder.join("python/bin/python3"));
     let found = folders.into_iter().find(|python| python.exists());
@@ -500,7 +500,7 @@ pub fn python() -> PathBuf {
 
 /// A receiver of the `grpc` sink: `tests/support/grpc_receiver.py`, which is `tools/python/telemetryx_receiver.py` with
 /// the example's table in SQLite and with ways to fail.
-pub struct Receiver {
+pub(crate) struct Receiver {
     port: u16,
     process: Option<Leashed>,
     folder: PathBuf,
@@ -509,14 +509,14 @@ pub struct Receiver {
 
 impl Receiver {
     /// `options`: `--token TOKEN`, `--tls KEY CERTIFICATE`, `--workers NUMBER`, `--unchecked`.
-    pub fn start(options: &[&str]) -> Self {
+    pub(crate) fn start(options: &[&str]) -> Self {
         let options = options.iter().map(|&option| option.to_owned()).collect();
         let mut receiver = Self { port: free_port(), process: None, folder: folder("grpc"), options };
         receiver.go_on();
         receiver
     }
 
-    pub fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/grpc_receiver.py");
         let mut command =
             vec![python().into(), "-B".into(), script.into(), self.database().into(), self.control_file().into()];
@@ -530,25 +530,25 @@ impl Receiver {
         self.process = Some(process);
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let process = self.process.take().expect("it runs");
         process.signal("KILL");
         process.stop();
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         self.process.as_ref().expect("it runs").signal(signal);
     }
 
     /// From the next call on it does so: JSON as `grpc_receiver.py` takes it; `{}`: nothing wrong.
-    pub fn control(&self, control: &str) {
+    pub(crate) fn control(&self, control: &str) {
         let new = self.folder.join("control.new");
         fs::write(&new, control).unwrap();
         fs::rename(&new, self.control_file()).unwrap();
     }
 
     /// One line for each call: the number of its events.
-    pub fn calls(&self) -> Vec<usize> {
+    pub(crate) fn calls(&self) -> Vec<usize> {
         let text = fs::read_to_string(self.folder.join("control.calls")).unwrap_or_default();
         text.lines().map(|line| line.parse().unwrap()).collect()
     }
@@ -557,25 +557,25 @@ impl Receiver {
         self.folder.join("control")
     }
 
-    pub fn database(&self) -> PathBuf {
+    pub(crate) fn database(&self) -> PathBuf {
         self.folder.join("received.db")
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.process.as_ref().expect("it runs").log()
     }
 }
 
 /// A service that takes events over HTTP: `http_service.py` beside this file says what it does.
-pub struct HttpService {
+pub(crate) struct HttpService {
     port: u16,
     process: Leashed,
     kept: PathBuf,
@@ -583,7 +583,7 @@ pub struct HttpService {
 }
 
 /// One request that it has kept.
-pub struct Request {
+pub(crate) struct Request {
     pub path: String,
     /// Names in lower case.
     pub headers: serde_json::Map<String, serde_json::Value>,
@@ -594,20 +594,20 @@ pub struct Request {
 
 impl Request {
     /// The value of a header; empty: there is none.
-    pub fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.as_str()).unwrap_or_default()
     }
 }
 
 impl HttpService {
     /// One for all tests of this process that do not stop it. Each uses a name of its own.
-    pub fn shared() -> &'static Self {
+    pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<HttpService> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(None))
     }
 
     /// `tls`: files of certificate and key.
-    pub fn start(tls: Option<[&Path; 2]>) -> Self {
+    pub(crate) fn start(tls: Option<[&Path; 2]>) -> Self {
         let (port, folder) = (free_port(), folder("http"));
         let kept = folder.join("kept");
         fs::create_dir(&kept).unwrap();
@@ -624,37 +624,37 @@ impl HttpService {
     }
 
     /// Another name at each call, for [`HttpService::url`] and the rest.
-    pub fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("r{}", NEXT.fetch_add(1, Ordering::Relaxed));
         fs::create_dir(self.kept.join(&name)).unwrap();
         name
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn url(&self, name: &str) -> String {
+    pub(crate) fn url(&self, name: &str) -> String {
         format!("{}://localhost:{}/{name}/events", self.scheme, self.port)
     }
 
     /// What to answer from now on: `what` is `answer`, `early`, `poison` or `echo`.
-    pub fn tell(&self, name: &str, what: &str, bytes: &[u8]) {
+    pub(crate) fn tell(&self, name: &str, what: &str, bytes: &[u8]) {
         let file = self.kept.join(name).join(what);
         fs::write(file.with_extension("part"), bytes).unwrap();
         fs::rename(file.with_extension("part"), file).unwrap();
     }
 
     /// To keep everything again.
-    pub fn tell_nothing(&self, name: &str) {
+    pub(crate) fn tell_nothing(&self, name: &str) {
         for what in ["answer", "early", "poison", "echo"] {
             let _ = fs::remove_file(self.kept.join(name).join(what));
         }
     }
 
     /// In the order of their answers.
-    pub fn requests(&self, name: &str) -> Vec<Request> {
+    pub(crate) fn requests(&self, name: &str) -> Vec<Request> {
         let number = |number: usize| self.kept.join(name).join(format!("{number:06}.json"));
         let heads = (1..).map(number).map_while(|path| Some((fs::read_to_string(&path).ok()?, path)));
         heads
@@ -674,7 +674,7 @@ impl HttpService {
             .collect()
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         self.process.signal(signal);
     }
 }

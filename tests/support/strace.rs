@@ -9,14 +9,14 @@ use super::server::wait_until;
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running strace. Dropping it lets its process go on as if nothing had been.
-pub struct Strace {
+pub(crate) struct Strace {
     child: Child,
 }
 
 impl Strace {
     /// Attaches to the process and injects `fault` (as in `strace -e inject=fdatasync:…`) into calls on this file.
     /// An error: the reason why it cannot be done here.
-    pub fn inject(pid: u32, fault: &str, file: &Path) -> Result<Self, String> {
+    pub(crate) fn inject(pid: u32, fault: &str, file: &Path) -> Result<Self, String> {
         let call = fault.split(':').next().unwrap_or(fault);
         let child = Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-p", &pid.to_string(), "-e", &format!("trace={call}")])
@@ -56,7 +56,7 @@ fn all_threads_are_traced(pid: u32) -> bool {
 }
 
 /// The newest segment of the log in `data_dir`.
-pub fn newest_segment(data_dir: &Path) -> PathBuf {
+pub(crate) fn newest_segment(data_dir: &Path) -> PathBuf {
     let files = std::fs::read_dir(data_dir.join("wal")).expect("there is a log").map(|entry| entry.unwrap().path());
     files
         .filter(|path| path.extension().is_some_and(|extension| extension == "seg"))

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// Runs a shell command line in `folder` on a terminal; returns all that it printed there, and its exit code.
-pub fn run(folder: &Path, columns: usize, line: &str) -> (String, Option<i32>) {
+pub(crate) fn run(folder: &Path, columns: usize, line: &str) -> (String, Option<i32>) {
     let line = format!("stty cols {columns} rows 40; {line}");
     let output = Command::new("script")
         .args(["--quiet", "--return", "--flush", "--command", &line, "/dev/null"])
@@ -19,7 +19,7 @@ pub fn run(folder: &Path, columns: usize, line: &str) -> (String, Option<i32>) {
 }
 
 /// What a person saw on each line at any time: without sequences that move the cursor or erase.
-pub fn seen(output: &str) -> Vec<String> {
+pub(crate) fn seen(output: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut rest = output.chars();
     while let Some(c) = rest.next() {

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import random
 import shutil
 import socket
 import statistics
@@ -104,6 +105,14 @@ class Bench:
         return float(subprocess.run(command, capture_output=True, text=True, check=True,
                                     preexec_fn=on(self.server_cpu)).stdout)
 
+    def run(self, sender, settings, options):
+        """One run of `sender` against a server of its own: its report."""
+        port, server = self.start_telemetryx(*settings)
+        try:
+            return sender.send(port, *options)
+        finally:
+            self.end(server, port)
+
     def end(self, process, port):
         """Ends one server, and deletes what it stored."""
         process.terminate()
@@ -145,6 +154,29 @@ def wait_until_quiet(load=0.3, seconds=180):
     """Waits until nothing else runs, by the load of the last minute. Whether it is so."""
     print(f"waiting for a load below {load} (at most {seconds} s)", file=sys.stderr, flush=True)
     return wait_for(lambda: os.getloadavg()[0] < load, seconds)
+
+
+def interval(ratios, draws=2000):
+    """Median, and the 95 % interval of the median by resampling."""
+    generator = random.Random(1)
+    medians = sorted(statistics.median(generator.choices(ratios, k=len(ratios))) for _ in range(draws))
+    return statistics.median(ratios), medians[draws // 40], medians[-draws // 40 - 1]
+
+
+def compare(what, pairs, this, other):
+    """Measures both in turn, and prints the median of this/other with its 95 % interval."""
+    ratios = []
+    for number in range(pairs):
+        # Whatever the first run of a pair does to the second meets both sides as often.
+        if number % 2:
+            theirs = other()
+            ours = this()
+        else:
+            ours = this()
+            theirs = other()
+        ratios.append(ours / theirs)
+    median, low, high = interval(ratios)
+    print(f"| {what} | **{median:.3f}** | {low:.3f} to {high:.3f} | {pairs} |", flush=True)
 
 
 def free_port():

@@ -9,7 +9,7 @@ use crate::wire::header::{FrameKind, VERSION};
 use crate::wire::hello::CODECS;
 use crate::wire::{AckLevel, Decoded, Goaway, Header, Hello, PayloadCaps, Welcome, answer, decode};
 
-pub struct Frames {
+pub(super) struct Frames {
     hello: Vec<u8>,
     welcome: Option<Welcome>,
     next_seq: u64,
@@ -21,12 +21,12 @@ pub struct Frames {
 }
 
 impl Frames {
-    pub fn message(batch: &SampleBatch) -> Message {
+    pub(super) fn message(batch: &SampleBatch) -> Message {
         let body = batch.encoded.bytes().to_vec();
         Message { crc: crc32fast::hash(&body), body }
     }
 
-    pub fn new(agent_id: [u8; 16], token: &[u8], ack: Option<AckLevel>) -> Self {
+    pub(super) fn new(agent_id: [u8; 16], token: &[u8], ack: Option<AckLevel>) -> Self {
         let mut hello = Vec::new();
         Hello {
             min_version: VERSION,

@@ -5,13 +5,13 @@ use super::talk::{Answered, Message, Talk, TalkError};
 use crate::wire::AckLevel;
 
 #[derive(Default)]
-pub struct Http {
+pub(super) struct Http {
     waiting: bool,
 }
 
 impl Http {
     /// `token`: empty, or without control characters.
-    pub fn message(batch: &SampleBatch, host: &str, token: &[u8], ack: Option<AckLevel>) -> Message {
+    pub(super) fn message(batch: &SampleBatch, host: &str, token: &[u8], ack: Option<AckLevel>) -> Message {
         let query = ack.map_or(String::new(), |level| format!("?ack={}", level.name()));
         let mut body = format!(
             "POST /v1/events{query} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n",

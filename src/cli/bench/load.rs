@@ -37,7 +37,7 @@ const LATENCY_MICROS_MAX: u64 = 60_000_000;
 
 /// Why the run failed.
 #[derive(Debug, thiserror::Error)]
-pub enum LoadError {
+pub(super) enum LoadError {
     #[error("{address}: {error}; is a server listening there?")]
     Connect { address: SocketAddr, error: io::Error },
     #[error("{0}: no answer to the greeting within 5 s")]
@@ -52,28 +52,28 @@ pub enum LoadError {
 
 /// When what is sent counts.
 #[derive(Debug, Clone, Copy)]
-pub struct Window {
+pub(super) struct Window {
     pub begin: Instant,
     pub end: Instant,
 }
 
 /// What all threads count, from the first message on.
 #[derive(Debug, Default)]
-pub struct Counted {
+pub(super) struct Counted {
     pub messages: AtomicU64,
     pub bytes: AtomicU64,
     pub refused: AtomicU64,
 }
 
 /// What a thread brings back.
-pub struct Latencies {
+pub(super) struct Latencies {
     pub micros: Histogram<u64>,
     /// Messages without an answer at the end of all waiting.
     pub unanswered: u64,
 }
 
 impl Latencies {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let micros = Histogram::new_with_max(LATENCY_MICROS_MAX, 3).expect("constants that a histogram takes");
         Self { micros, unanswered: 0 }
     }
@@ -86,7 +86,7 @@ struct InFlight {
 }
 
 /// One connection.
-pub struct Line {
+pub(super) struct Line {
     address: SocketAddr,
     stream: TcpStream,
     talk: Box<dyn Talk>,
@@ -106,7 +106,7 @@ pub struct Line {
 
 impl Line {
     /// Connects and greets.
-    pub fn open(
+    pub(super) fn open(
         address: SocketAddr,
         talk: Box<dyn Talk>,
         messages: Arc<[Message]>,
@@ -156,7 +156,7 @@ impl Line {
     }
 
     /// The first message is due at `begin`.
-    pub fn start_at(&mut self, begin: Instant) {
+    pub(super) fn start_at(&mut self, begin: Instant) {
         self.due = begin;
     }
 
@@ -263,7 +263,7 @@ impl Line {
 }
 
 /// Runs the lines of one thread until `window` is over and all is answered.
-pub fn drive(lines: &mut [Line], window: &Window, counted: &Counted) -> Result<Latencies, LoadError> {
+pub(super) fn drive(lines: &mut [Line], window: &Window, counted: &Counted) -> Result<Latencies, LoadError> {
     let mut latencies = Latencies::new();
     let mut room = vec![0; READ_BYTES];
     let mut ready: Vec<PollFlags> = Vec::with_capacity(lines.len());

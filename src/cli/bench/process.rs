@@ -9,13 +9,13 @@ use std::time::Duration;
 const LISTEN: &str = "0A";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Process {
+pub(super) struct Process {
     pub pid: u32,
 }
 
 impl Process {
     /// Who listens on the port of `address`, which must be this host's.
-    pub fn listening_on(address: SocketAddr) -> Option<Self> {
+    pub(super) fn listening_on(address: SocketAddr) -> Option<Self> {
         let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
         let sockets: Vec<_> = tables
             .iter()
@@ -35,18 +35,18 @@ impl Process {
     }
 
     /// This process.
-    pub fn this() -> Self {
+    pub(super) fn this() -> Self {
         Self { pid: std::process::id() }
     }
 
     /// CPU time so far, user and system, of all its threads. In steps of 10 ms.
-    pub fn cpu_time(&self) -> Option<Duration> {
+    pub(super) fn cpu_time(&self) -> Option<Duration> {
         cpu_ticks(&fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?)
             .map(|ticks| Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 
     /// Memory that is resident now.
-    pub fn resident_bytes(&self) -> Option<u64> {
+    pub(super) fn resident_bytes(&self) -> Option<u64> {
         resident_bytes(&fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?)
     }
 }

@@ -11,7 +11,7 @@ use crate::counted::Counted;
 /// The line is written this often: the sender shares its CPUs with the terminal.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-pub struct Progress {
+pub(super) struct Progress {
     bar: ProgressBar,
     begin: Instant,
     window: Window,
@@ -19,7 +19,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    pub fn new(window: &Window) -> Self {
+    pub(super) fn new(window: &Window) -> Self {
         let begin = Instant::now();
         let bar = ProgressBar::new((window.end - begin).as_millis() as u64);
         let style = ProgressStyle::with_template("{bar:20} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -27,7 +27,7 @@ impl Progress {
     }
 
     /// So many events are acknowledged, those of the warm-up too.
-    pub fn show(&self, events: u64) {
+    pub(super) fn show(&self, events: u64) {
         let now = Instant::now();
         if self.bar.is_hidden() || self.shown.get().is_some_and(|shown| now - shown < INTERVAL) {
             return;
@@ -47,7 +47,7 @@ impl Progress {
         format!("{what} · {} · {rate:.0}/s", Counted(events, "event"))
     }
 
-    pub fn clear(&self) {
+    pub(super) fn clear(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -8,7 +8,7 @@ use crate::counted::Counted;
 
 /// What the server's process spent while it was measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ServerCost {
+pub(super) struct ServerCost {
     pub pid: u32,
     /// User and system, all threads.
     pub cpu_seconds: f64,
@@ -18,7 +18,7 @@ pub struct ServerCost {
 }
 
 #[derive(Debug)]
-pub struct Report {
+pub(super) struct Report {
     pub protocol: &'static str,
     pub connections: u32,
     pub event_bytes: usize,
@@ -54,7 +54,7 @@ impl Report {
     }
 
     /// One JSON object and a newline.
-    pub fn json(&self) -> String {
+    pub(super) fn json(&self) -> String {
         let mut latency: serde_json::Map<_, _> = PERCENTILES
             .iter()
             .map(|(name, percentile)| ((*name).to_owned(), self.milliseconds(*percentile).into()))
@@ -88,7 +88,7 @@ impl Report {
     }
 
     /// A few lines.
-    pub fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let mut text = format!(
             "{} · {} · {} of {} per message · {:.1} s\n",
             self.protocol,

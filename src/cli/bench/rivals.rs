@@ -10,14 +10,14 @@ use crate::limits::{WINDOW_BYTES, WINDOW_FRAMES};
 
 /// A NATS server: each event is a core PUB, and a PING behind each batch stands for the acknowledgement that NATS does
 /// not have. The window is that of frames.
-pub struct Nats {
+pub(super) struct Nats {
     greeted: bool,
     in_flight: VecDeque<usize>,
     in_flight_bytes: usize,
 }
 
 impl Nats {
-    pub fn message(batch: &SampleBatch) -> Message {
+    pub(super) fn message(batch: &SampleBatch) -> Message {
         let mut body = Vec::with_capacity(batch.encoded.bytes().len() + 24 * batch.each.len());
         let mut line = String::new();
         for event in &batch.each {
@@ -31,7 +31,7 @@ impl Nats {
         Message { body, crc: 0 }
     }
 
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { greeted: false, in_flight: VecDeque::new(), in_flight_bytes: 0 }
     }
 }
@@ -79,7 +79,7 @@ impl Talk for Nats {
 }
 
 /// A program that reads and says nothing: the frames of [`Frames`], as fast as TCP takes them.
-pub struct Mute(pub Frames);
+pub(super) struct Mute(pub Frames);
 
 impl Talk for Mute {
     fn greeting(&self) -> Vec<u8> {

@@ -7,7 +7,7 @@
 //! ```
 
 /// A message that is encoded once and sent many times.
-pub struct Message {
+pub(super) struct Message {
     pub body: Vec<u8>,
     /// Checksum of the body, where its protocol has one.
     pub crc: u32,
@@ -15,7 +15,7 @@ pub struct Message {
 
 /// What was answered since the last look, in the order of sending.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Answered {
+pub(super) struct Answered {
     pub messages: u64,
     /// Those whose events were refused, all or some.
     pub refused: u64,
@@ -23,7 +23,7 @@ pub struct Answered {
 
 /// Why there is no talking on.
 #[derive(Debug, thiserror::Error)]
-pub enum TalkError {
+pub(super) enum TalkError {
     #[error("the server sent bytes that are not a frame: {0}")]
     Frame(#[from] crate::wire::FrameError),
     #[error("{0}")]
@@ -37,7 +37,7 @@ pub enum TalkError {
 }
 
 /// One connection's talk.
-pub trait Talk: Send {
+pub(super) trait Talk: Send {
     /// The first words.
     fn greeting(&self) -> Vec<u8>;
     /// The greeting is answered.

@@ -7,7 +7,7 @@ use crate::config::{ConfigError, Resolved};
 
 /// One thing that was looked at.
 #[derive(Debug)]
-pub struct Finding {
+pub(super) struct Finding {
     /// What it is: `address`, `data_dir`, `log`, `sink`.
     pub subject: &'static str,
     /// Which one: the address itself, the directory, the name of the sink.
@@ -18,19 +18,19 @@ pub struct Finding {
 }
 
 #[derive(Debug)]
-pub struct Findings {
+pub(super) struct Findings {
     json: bool,
     found: Vec<Finding>,
 }
 
 impl Findings {
     /// `json`: nothing is printed before [`Findings::document`].
-    pub fn new(json: bool) -> Self {
+    pub(super) fn new(json: bool) -> Self {
         Self { json, found: Vec::new() }
     }
 
     /// Adds what was found, and prints it at once where that is text.
-    pub fn add(&mut self, finding: Finding) -> Result<(), Failure> {
+    pub(super) fn add(&mut self, finding: Finding) -> Result<(), Failure> {
         let Finding { subject, name, message, .. } = &finding;
         let line = format!("{subject} {name}: {message}\n");
         self.found.push(finding);
@@ -38,12 +38,12 @@ impl Findings {
     }
 
     /// Prints the line about the settings, where that is text.
-    pub fn summary(&self, settings: &Resolved) -> Result<(), Failure> {
+    pub(super) fn summary(&self, settings: &Resolved) -> Result<(), Failure> {
         if self.json { Ok(()) } else { print(&format!("{}\n", settings.summary())) }
     }
 
     /// Adds a warning about the address.
-    pub fn warn(&mut self, address: &str, warning: &str) -> Result<(), Failure> {
+    pub(super) fn warn(&mut self, address: &str, warning: &str) -> Result<(), Failure> {
         let finding =
             Finding { subject: "address", name: address.to_owned(), ok: true, message: format!("warning: {warning}") };
         self.found.push(finding);
@@ -51,12 +51,12 @@ impl Findings {
     }
 
     /// How many are not ok.
-    pub fn failed(&self) -> usize {
+    pub(super) fn failed(&self) -> usize {
         self.found.iter().filter(|finding| !finding.ok).count()
     }
 
     /// Prints the document, where JSON is asked for.
-    pub fn document(&self, settings: &Resolved) -> Result<(), Failure> {
+    pub(super) fn document(&self, settings: &Resolved) -> Result<(), Failure> {
         if !self.json {
             return Ok(());
         }
@@ -78,6 +78,6 @@ impl Findings {
 }
 
 /// The document where the settings are wrong: there is nothing to look at.
-pub fn print_problems(error: &ConfigError) -> Result<(), Failure> {
+pub(super) fn print_problems(error: &ConfigError) -> Result<(), Failure> {
     print(&format!("{}\n", json!({ "ok": false, "problems": error.problems })))
 }

@@ -10,7 +10,7 @@ use crate::wal::{Damage, InspectedSegment, Inspection, Place};
 const NAMED_MAX: usize = 16;
 
 /// Returns what to print about the log in `dir`, and whether all of it is as it was written.
-pub fn report(found: &Inspection, dir: &Path) -> (String, bool) {
+pub(super) fn report(found: &Inspection, dir: &Path) -> (String, bool) {
     let places =
         || found.segments.iter().flat_map(|segment| segment.damaged.iter().map(move |damage| (segment, damage)));
     let (segments, corrupt) = (found.segments.len(), places().count());

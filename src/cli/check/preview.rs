@@ -31,7 +31,7 @@ struct Outcome {
 }
 
 /// Prints what becomes of each event of the file; with `json` one document.
-pub fn run(path: &Path, config: &Config, json: bool) -> Result<(), Failure> {
+pub(super) fn run(path: &Path, config: &Config, json: bool) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", Escaped(path.display())));
     let file = File::open(path).map_err(failed)?;
     let mut lines = BufReader::new(file.take(PREVIEW_FILE_BYTES_MAX));

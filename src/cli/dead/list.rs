@@ -27,7 +27,7 @@ struct Group {
     reason: String,
 }
 
-pub fn run(config: &Config, which: &Which, json: bool) -> Result<(), Failure> {
+pub(super) fn run(config: &Config, which: &Which, json: bool) -> Result<(), Failure> {
     let mut groups: BTreeMap<(String, String), Group> = BTreeMap::new();
     for name in names(config, which)? {
         visit(&config.data_dir, &name, &which.selection, |Found { letter, .. }| {

@@ -29,13 +29,13 @@ use crate::limits::DEAD_BAD_LINES_NAMED;
 use crate::router::dead::{self, INGEST, ReadLetter, Seen, Snapshot};
 
 #[derive(Args)]
-pub struct DeadArgs {
+pub(super) struct DeadArgs {
     #[command(subcommand)]
     pub command: DeadCommand,
 }
 
 #[derive(Subcommand)]
-pub enum DeadCommand {
+pub(super) enum DeadCommand {
     /// Count dead letters per sink and code, each with an example of the reason
     List {
         #[command(flatten)]
@@ -90,7 +90,7 @@ pub enum DeadCommand {
     },
 }
 
-pub fn run(mut settings: SettingsArgs, command: DeadCommand) -> Result<(), Failure> {
+pub(super) fn run(mut settings: SettingsArgs, command: DeadCommand) -> Result<(), Failure> {
     match command {
         DeadCommand::List { which, json, settings: after } => {
             settings.merge(after);
@@ -163,7 +163,7 @@ fn names(config: &Config, which: &Which) -> Result<Vec<String>, Failure> {
 
 fn no_such_sink(config: &Config, name: &str) -> Failure {
     let names: Vec<_> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
-    Failure::Failed(format!("no sink is named `{name}`: there is {}", names.join(", ")))
+    Failure::Failed(format!("no sink is named `{name}`; the sinks are: {}", names.join(", ")))
 }
 
 /// Two commands that both replay, or rewrite, would do it twice. Held until it is dropped; `None`: there is nothing yet.

@@ -23,12 +23,12 @@ use crate::escape::{Escaped, escape};
 use crate::limits;
 use crate::router::bisection::{Answer, Bisection};
 use crate::router::dead::{self, Content, INGEST, ReadLetter, Seen};
-use crate::sink::{self, Identity, NoReplay, Refusal, Sink, SinkSettings, Unavailable};
+use crate::sink::{Identity, NoReplay, Refusal, Sink, SinkSettings, Unavailable};
 
 /// Reasons for which letters stay that are named.
 const REASONS_NAMED: usize = 5;
 
-pub fn run(config: &Config, name: &str, selection: &Selection, dry_run: bool) -> Result<(), Failure> {
+pub(super) fn run(config: &Config, name: &str, selection: &Selection, dry_run: bool) -> Result<(), Failure> {
     if name == INGEST {
         return Err(Failure::Failed(
             "events rejected on receipt belong to no sink: fix the sender (`telemetryx dead show --sink ingest` shows \
@@ -130,7 +130,7 @@ impl<'s> Replay<'s> {
             _ => {
                 // Nothing is written under an owner.
                 let identity = Identity { server_id: log, owner: [0; 16], log_end: u64::MAX };
-                sink::open(&self.settings.name, &self.settings.kind, &identity)
+                self.settings.open(&identity)
             }
         };
         if self.dry_run {

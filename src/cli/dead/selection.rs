@@ -2,14 +2,14 @@
 
 use clap::Args;
 
-use crate::config::setting::parse_duration;
 use crate::event::rfc3339;
 use crate::router::dead::{Content, ReadLetter};
+use crate::settings::parse_duration;
 use crate::time::now_unix_nano;
 
 /// Of all sinks, or of one.
 #[derive(Debug, Default, Args)]
-pub struct Which {
+pub(crate) struct Which {
     /// Only letters of this sink; `ingest` for events that were rejected on receipt
     #[arg(long, value_name = "NAME")]
     pub sink: Option<String>,
@@ -18,7 +18,7 @@ pub struct Which {
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq, Args)]
-pub struct Selection {
+pub(crate) struct Selection {
     /// Only letters with this code, such as 23514
     #[arg(long)]
     code: Option<String>,
@@ -34,14 +34,14 @@ pub struct Selection {
 }
 
 impl Which {
-    pub fn is_everything(&self) -> bool {
+    pub(crate) fn is_everything(&self) -> bool {
         self.sink.is_none() && self.selection == Selection::default()
     }
 }
 
 impl Selection {
     /// What to print where no letter is selected.
-    pub fn none(&self) -> String {
+    pub(crate) fn none(&self) -> String {
         match self.position {
             Some(position) if (Self { position: None, ..self.clone() }) == Self::default() => {
                 format!("no dead letter of position {position}\n")
@@ -52,7 +52,7 @@ impl Selection {
     }
 
     /// A letter without a time fits no bound of time.
-    pub fn wants(&self, letter: &ReadLetter<'_>) -> bool {
+    pub(crate) fn wants(&self, letter: &ReadLetter<'_>) -> bool {
         let position = match letter.content {
             Content::Event { position, .. } => Some(position),
             Content::Frame { .. } => None,

@@ -18,7 +18,7 @@ use crate::router::dead::{Content, ReadLetter};
 /// Without `--limit` and `--json`.
 const LETTERS_SHOWN: u64 = 20;
 
-pub fn run(config: &Config, which: &Which, limit: Option<u64>, json: bool) -> Result<(), Failure> {
+pub(super) fn run(config: &Config, which: &Which, limit: Option<u64>, json: bool) -> Result<(), Failure> {
     let limit = match limit {
         Some(0) => u64::MAX,
         Some(limit) => limit,

@@ -101,11 +101,7 @@ fn letters_of_several_logs_in_any_order_are_stored_once_in_bounded_deliveries() 
     ];
     let config = config::load(None, set.to_vec()).unwrap().config;
     let settings: &SinkSettings = &config.sinks[0];
-    let mut server = crate::sink::open(
-        "sqlite",
-        &settings.kind,
-        &Identity { server_id: [1; 16], owner: [1; 16], log_end: u64::MAX },
-    );
+    let mut server = settings.open(&Identity { server_id: [1; 16], owner: [1; 16], log_end: u64::MAX });
     server.connect().unwrap();
     fs::create_dir(dir.path().join("dead")).unwrap();
     let line = |log: &str, position: u64| {

@@ -13,7 +13,7 @@ use crate::limits::SEND_LINE_BYTES_MAX;
 /// Bytes asked of the input at once.
 const READ_BYTES: usize = 256 * 1024;
 
-pub struct Elements<R> {
+pub(super) struct Elements<R> {
     input: BufReader<R>,
     value: Vec<u8>,
     bytes_max: usize,
@@ -41,7 +41,7 @@ enum Array {
 
 impl<R: Read> Elements<R> {
     /// Keeps at most `bytes_max` bytes of a value.
-    pub fn new(input: R, bytes_max: usize) -> Self {
+    pub(super) fn new(input: R, bytes_max: usize) -> Self {
         Self {
             input: BufReader::with_capacity(READ_BYTES, input),
             value: Vec::new(),
@@ -54,7 +54,7 @@ impl<R: Read> Elements<R> {
     }
 
     /// Whether the next value may have to be waited for.
-    pub fn may_wait(&self) -> bool {
+    pub(super) fn may_wait(&self) -> bool {
         self.input.buffer().is_empty()
     }
 
@@ -63,7 +63,7 @@ impl<R: Read> Elements<R> {
     /// # Errors
     /// The input cannot be read, ends within a value or an array, or is not a sequence of values; `self.number` is the
     /// line then.
-    pub fn next(&mut self) -> io::Result<Option<Line<'_>>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
         loop {
             let next = self.next_after_space()?;
             self.number = self.line;
@@ -158,7 +158,7 @@ fn fill<R: Read>(input: &mut BufReader<R>) -> io::Result<&[u8]> {
 /// line is not the whole. In both, the keys of the first object are all an event's, or there is none.
 ///
 /// Waits for no byte more than it takes to tell; `objects`: an object is looked at, too.
-pub fn begins_with_events<R: Read>(text: &mut Peeked<R>, objects: bool) -> bool {
+pub(super) fn begins_with_events<R: Read>(text: &mut Peeked<R>, objects: bool) -> bool {
     let mut at = 0;
     let mut next_after_space = |at: &mut usize| {
         while *at < SEND_LINE_BYTES_MAX {

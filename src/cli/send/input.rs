@@ -34,13 +34,13 @@ const UNREADABLE: [(&[u8], &str, &str); 6] = [
 ];
 
 /// A text that is read from its begin.
-pub type Text = Peeked<Box<dyn Read>>;
+pub(super) type Text = Peeked<Box<dyn Read>>;
 
 /// Opens the file, or standard input. `read_bytes` counts what is read of it, before it is unpacked.
 ///
 /// # Errors
 /// The file cannot be read, or holds what is not UTF-8 text.
-pub fn open(path: &Path, stop: &Stop, read_bytes: &Rc<Cell<u64>>) -> io::Result<Text> {
+pub(super) fn open(path: &Path, stop: &Stop, read_bytes: &Rc<Cell<u64>>) -> io::Result<Text> {
     let raw: Box<dyn Read> = if is_standard_input(path) {
         Box::new(Watched { input: io::stdin(), stop: stop.clone(), read_bytes: read_bytes.clone() })
     } else {
@@ -57,7 +57,7 @@ pub fn open(path: &Path, stop: &Stop, read_bytes: &Rc<Cell<u64>>) -> io::Result<
 ///
 /// # Errors
 /// It is missing, may not be read, or is a directory.
-pub fn check(path: &Path) -> io::Result<()> {
+pub(super) fn check(path: &Path) -> io::Result<()> {
     let metadata = std::fs::metadata(path)?;
     if metadata.is_dir() {
         return Err(ErrorKind::IsADirectory.into());
@@ -106,7 +106,7 @@ fn half_zeros(bytes: &[u8], count: usize) -> bool {
 }
 
 /// An input whose first bytes can be looked at.
-pub struct Peeked<R> {
+pub(super) struct Peeked<R> {
     input: R,
     head: Vec<u8>,
     /// Bytes of `head` that were read.
@@ -116,13 +116,13 @@ pub struct Peeked<R> {
 }
 
 impl<R: Read> Peeked<R> {
-    pub fn new(input: R) -> Self {
+    pub(super) fn new(input: R) -> Self {
         Self { input, head: Vec::new(), at: 0, failed: None }
     }
 
     /// The next `bytes` bytes, fewer at the end of the input, or where it cannot be read: reading comes to the error. Reads
     /// only until there are so many.
-    pub fn peek(&mut self, bytes: usize) -> &[u8] {
+    pub(super) fn peek(&mut self, bytes: usize) -> &[u8] {
         while self.head.len() - self.at < bytes && self.failed.is_none() {
             let filled = self.head.len();
             self.head.resize(filled + PEEK_BYTES, 0);

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufReader, Read};
 const READ_BYTES: usize = 256 * 1024;
 
 /// Reads lines that end with `\n`, `\r\n` or the input.
-pub struct Lines<R> {
+pub(super) struct Lines<R> {
     input: BufReader<R>,
     line: Vec<u8>,
     bytes_max: usize,
@@ -18,7 +18,7 @@ pub struct Lines<R> {
 
 /// A line without its end.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Line<'a> {
+pub(super) struct Line<'a> {
     pub bytes: &'a [u8],
     /// Bytes of it beyond the largest length; they are not in `bytes`.
     pub cut_bytes: u64,
@@ -26,7 +26,7 @@ pub struct Line<'a> {
 
 impl<R: Read> Lines<R> {
     /// Keeps at most `bytes_max` bytes of a line.
-    pub fn new(input: R, bytes_max: usize) -> Self {
+    pub(super) fn new(input: R, bytes_max: usize) -> Self {
         Self {
             input: BufReader::with_capacity(READ_BYTES, input),
             line: Vec::new(),
@@ -37,12 +37,12 @@ impl<R: Read> Lines<R> {
     }
 
     /// Whether the next line may have to be waited for.
-    pub fn may_wait(&self) -> bool {
+    pub(super) fn may_wait(&self) -> bool {
         self.input.buffer().is_empty()
     }
 
     /// The next line; `None` at the end of the input.
-    pub fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
+    pub(super) fn next_line(&mut self) -> io::Result<Option<Line<'_>>> {
         self.line.clear();
         // Two more, so that a line of exactly that many bytes is seen with its end.
         let limit = self.bytes_max as u64 + 2;

@@ -13,7 +13,7 @@ use crate::client::{Client, Progress};
 use crate::counted::{Counted, PartOf};
 
 /// What two threads look at: the one that sends, and the one that ends the command after a signal.
-pub struct Live {
+pub(super) struct Live {
     stage: Mutex<Stage>,
     /// Events read so far.
     events: AtomicU64,
@@ -32,7 +32,7 @@ enum Stage {
 
 impl Live {
     /// The bar is drawn on standard error, if that is a terminal. It has an end if all of `files` are files.
-    pub fn new(files: &[PathBuf]) -> Arc<Self> {
+    pub(super) fn new(files: &[PathBuf]) -> Arc<Self> {
         let sizes = files.iter().map(|file| std::fs::metadata(file).ok().filter(|data| data.is_file()));
         let total: Option<u64> = sizes.map(|size| size.map(|data| data.len())).sum();
         // Not one column more than 80: 16 + 5 + events, rate and time.
@@ -44,12 +44,12 @@ impl Live {
         Arc::new(Self { stage: Mutex::default(), events: AtomicU64::new(0), bar: bar.with_style(style) })
     }
 
-    pub fn connected(&self, client: &Arc<Client>) {
+    pub(super) fn connected(&self, client: &Arc<Client>) {
         self.set(Stage::Sending(Arc::downgrade(client)));
     }
 
     /// The client is about to be closed, and these are its numbers.
-    pub fn closing(&self, progress: Progress) {
+    pub(super) fn closing(&self, progress: Progress) {
         self.set(Stage::Closing(progress));
     }
 
@@ -58,7 +58,7 @@ impl Live {
     }
 
     /// `events` are sent; `read_bytes` of the files are read, as they are on disk.
-    pub fn sent(&self, events: u64, read_bytes: u64) {
+    pub(super) fn sent(&self, events: u64, read_bytes: u64) {
         self.events.store(events, Ordering::Relaxed);
         let rate = events as f64 / self.bar.elapsed().as_secs_f64().max(0.001);
         self.bar.set_position(read_bytes);
@@ -66,18 +66,18 @@ impl Live {
     }
 
     /// Everything is sent and only acknowledgements are missing: the bar shows all of it.
-    pub fn all_sent(&self, events: u64, read_bytes: u64) {
+    pub(super) fn all_sent(&self, events: u64, read_bytes: u64) {
         self.sent(events, read_bytes);
         // It is drawn a few times per second only, and this is the last time.
         self.bar.force_draw();
     }
 
-    pub fn clear(&self) {
+    pub(super) fn clear(&self) {
         self.bar.finish_and_clear();
     }
 
     /// Prints a warning above the bar.
-    pub fn warn(&self, line: &str) {
+    pub(super) fn warn(&self, line: &str) {
         if std::io::stderr().is_terminal() {
             self.bar.suspend(|| logging::message(Level::WARN, line));
         } else {
@@ -95,7 +95,7 @@ impl Live {
     }
 
     /// Ends the process after a signal whose command did not end in time.
-    pub fn give_up(&self, signal: u8) {
+    pub(super) fn give_up(&self, signal: u8) {
         let progress = self.progress();
         self.clear();
         let how_far = how_far(&progress, self.events.load(Ordering::Relaxed));
@@ -105,7 +105,7 @@ impl Live {
 }
 
 /// `3 of 5 events were acknowledged`, and what is known of the others.
-pub fn how_far(progress: &Progress, events: u64) -> String {
+pub(super) fn how_far(progress: &Progress, events: u64) -> String {
     if events == 0 {
         return "no events were sent".to_owned();
     }

@@ -30,7 +30,7 @@ const TRUNCATED: &str = "truncated";
 
 /// What was sent.
 #[derive(Debug)]
-pub struct Sent {
+pub(super) struct Sent {
     pub progress: Progress,
     pub events: u64,
     /// Of all lines, unpacked.
@@ -39,7 +39,7 @@ pub struct Sent {
 }
 
 /// A client and the frame that is being filled for it.
-pub struct Sending<'a> {
+pub(super) struct Sending<'a> {
     options: &'a SendOptions,
     stop: &'a Stop,
     live: &'a Live,
@@ -116,7 +116,7 @@ impl Records {
 }
 
 impl<'a> Sending<'a> {
-    pub fn new(client: Client, options: &'a SendOptions, stop: &'a Stop, live: &'a Live) -> Self {
+    pub(super) fn new(client: Client, options: &'a SendOptions, stop: &'a Stop, live: &'a Live) -> Self {
         let client = Arc::new(client);
         live.connected(&client);
         Self {
@@ -139,7 +139,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Reads the file to its end. What it ends with is in a frame that is queued.
-    pub fn file(&mut self, path: &Path) -> Result<(), SendError> {
+    pub(super) fn file(&mut self, path: &Path) -> Result<(), SendError> {
         let name = shown(path);
         let failed = |source| SendError::Read { path: name.clone(), source };
         let mut text = input::open(path, self.stop, &self.read_bytes).map_err(failed)?;
@@ -276,7 +276,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Waits for the last acknowledgement, and closes the connection.
-    pub fn finish(mut self) -> Result<Sent, Ended> {
+    pub(super) fn finish(mut self) -> Result<Sent, Ended> {
         if let Err(error) = self.send_batch() {
             return Err(self.failed(error));
         }
@@ -309,7 +309,7 @@ impl<'a> Sending<'a> {
     }
 
     /// The command ends with this error.
-    pub fn failed(&self, error: SendError) -> Ended {
+    pub(super) fn failed(&self, error: SendError) -> Ended {
         self.live.clear();
         self.warn_of_changes();
         let progress = self.client.progress();

@@ -20,7 +20,7 @@ use crate::limits::SEND_INTERRUPT_TIMEOUT;
 
 /// Whether the command is to stop. A clone is another handle.
 #[derive(Clone, Default)]
-pub struct Stop {
+pub(super) struct Stop {
     /// Number of the last signal; 0: none came.
     signal: Arc<AtomicUsize>,
     /// Readable once a signal came; `None`: signals are not watched.
@@ -33,7 +33,7 @@ impl Stop {
     ///
     /// # Errors
     /// The system gives no pipe, signal slot or thread.
-    pub fn on_signals(give_up: impl FnOnce(u8) + Send + 'static) -> io::Result<Self> {
+    pub(super) fn on_signals(give_up: impl FnOnce(u8) + Send + 'static) -> io::Result<Self> {
         let (signalled, wake_reader) = UnixStream::pair()?;
         let (mut watched, wake_watcher) = UnixStream::pair()?;
         let stop = Self { signal: Arc::default(), signalled: Some(Arc::new(signalled)) };
@@ -59,7 +59,7 @@ impl Stop {
     }
 
     /// The signal that asked the command to stop.
-    pub fn signal(&self) -> Option<u8> {
+    pub(super) fn signal(&self) -> Option<u8> {
         u8::try_from(self.signal.load(Ordering::Relaxed)).ok().filter(|signal| *signal > 0)
     }
 
@@ -67,7 +67,7 @@ impl Stop {
     ///
     /// # Errors
     /// The command is to stop: [`Stop::signal`] says so too.
-    pub fn wait_for(&self, input: BorrowedFd<'_>) -> io::Result<()> {
+    pub(super) fn wait_for(&self, input: BorrowedFd<'_>) -> io::Result<()> {
         let Some(signalled) = &self.signalled else { return Ok(()) };
         loop {
             if self.signal().is_some() {

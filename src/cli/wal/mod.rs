@@ -16,13 +16,13 @@ use crate::wal::{DirStorage, Inspection, inspect};
 const AGENTS_SHOWN: usize = 20;
 
 #[derive(Args)]
-pub struct WalArgs {
+pub(super) struct WalArgs {
     #[command(subcommand)]
     pub command: WalCommand,
 }
 
 #[derive(Subcommand)]
-pub enum WalCommand {
+pub(super) enum WalCommand {
     /// Show segments, agents and the position of each sink
     Inspect {
         /// Show all agents, not only the 20 that were seen last
@@ -47,7 +47,7 @@ pub enum WalCommand {
     },
 }
 
-pub fn run(mut settings: SettingsArgs, command: WalCommand) -> Result<(), Failure> {
+pub(super) fn run(mut settings: SettingsArgs, command: WalCommand) -> Result<(), Failure> {
     match command {
         WalCommand::Inspect { agents, connect, json, settings: after } => {
             settings.merge(after);

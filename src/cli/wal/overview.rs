@@ -19,7 +19,13 @@ use crate::wal::{AgentMark, Inspection};
 const ID_DIGITS: usize = 8;
 
 /// `agents`: how many are shown. `columns`: of the terminal; `None`: nothing is cut.
-pub fn text(dir: &Path, found: &Inspection, agents: usize, sinks: &[SinkPosition], columns: Option<usize>) -> String {
+pub(super) fn text(
+    dir: &Path,
+    found: &Inspection,
+    agents: usize,
+    sinks: &[SinkPosition],
+    columns: Option<usize>,
+) -> String {
     let mut text = String::new();
     let log = format!("log {}", dir.display());
     text += &columns.map_or(log.as_str().into(), |columns| fit(&log, columns));
@@ -117,7 +123,7 @@ fn sinks_table(sinks: &[SinkPosition]) -> Table<3> {
 }
 
 /// One document and a newline.
-pub fn json(dir: &Path, found: &Inspection, sinks: &[SinkPosition]) -> String {
+pub(super) fn json(dir: &Path, found: &Inspection, sinks: &[SinkPosition]) -> String {
     let segments: Vec<Value> = found
         .segments
         .iter()

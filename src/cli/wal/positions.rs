@@ -2,12 +2,12 @@
 
 use crate::config::Config;
 use crate::router::positions::{PositionFile, Saved};
-use crate::sink::{self, Identity, SinkSettings};
+use crate::sink::{Identity, SinkSettings};
 use crate::wal::Inspection;
 
 /// A sink and its position.
 #[derive(Debug, PartialEq, Eq)]
-pub struct SinkPosition {
+pub(super) struct SinkPosition {
     pub sink: String,
     pub position: Position,
     /// Positions of the log after it; `None`: the position is not known.
@@ -15,7 +15,7 @@ pub struct SinkPosition {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Position {
+pub(super) enum Position {
     /// The last one that is stored; 0: none of this log.
     Stored(u64),
     /// It is in a store to which a connection takes `--connect`.
@@ -26,7 +26,7 @@ pub enum Position {
 
 /// One for each sink of the settings, in their order. With `connect`, stores that keep the position are asked for it;
 /// nothing is changed there.
-pub fn of_sinks(config: &Config, found: &Inspection, connect: bool) -> Vec<SinkPosition> {
+pub(super) fn of_sinks(config: &Config, found: &Inspection, connect: bool) -> Vec<SinkPosition> {
     let server_id = found.server_id.unwrap_or_default();
     let last = found.next_position().saturating_sub(1);
     let of_sink = |sink: &SinkSettings| {
@@ -50,12 +50,12 @@ fn position(config: &Config, sink: &SinkSettings, server_id: &[u8; 16], connect:
         Ok(Some(saved)) if saved.begins => saved.position,
         _ => 0,
     };
-    if sink.kind.keeps_position_in_a_server() && !connect {
+    if sink.config.keeps_position_in_a_server() && !connect {
         return (Position::NotAsked, 0);
     }
     // Not the owner of any position: what is only read is fenced from nobody.
     let identity = Identity { server_id: *server_id, owner: [0; 16], log_end: u64::MAX };
-    let read = match sink::open(&sink.name, &sink.kind, &identity).stored_position() {
+    let read = match sink.open(&identity).stored_position() {
         Ok(Some(stored)) => Ok(stored),
         Ok(None) => {
             let position = |saved: Saved| if saved.begins { 0 } else { saved.position };

@@ -9,7 +9,7 @@ use crate::counted::Counted;
 use crate::wal::{Damage, Inspection};
 
 /// Prints what was found. `Ok`: nothing is corrupt.
-pub fn run(found: &Inspection, json: bool) -> Result<(), Failure> {
+pub(super) fn run(found: &Inspection, json: bool) -> Result<(), Failure> {
     print(&if json { self::json(found) } else { text(found) })?;
     match places(found).count() {
         0 => Ok(()),
@@ -51,7 +51,7 @@ fn json(found: &Inspection) -> String {
 }
 
 /// A corrupt place; positions are `null` where none are lost, or they are not known.
-pub fn place(file: &str, damage: &Damage) -> Value {
+pub(super) fn place(file: &str, damage: &Damage) -> Value {
     let positions = (!damage.positions.is_empty()).then(|| (damage.positions.start, damage.positions.end - 1));
     json!({
         "file": file,

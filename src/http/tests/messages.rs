@@ -196,116 +196,120 @@ fn a_fault_within_an_array_is_named_with_its_event() {
     );
 }
 
+const TIME: &str = "use `time`: an RFC 3339 text, or integer nanoseconds since 1970";
+const BODY: &str = "use `body`";
+const SEVERITY: &str = "use `severity`: \"trace\", \"debug\", \"info\", \"warn\", \"error\", \"fatal\", or 1 to 24";
+const SOURCE: &str = "use `source`";
+const ATTRIBUTES: &str = "use `attributes`: an object";
+const PUT: &str = "put it into `attributes`";
+const DURATION: &str = "use `duration_nano`, in nanoseconds";
+const MILLIS: &str = "use `duration_nano`, in nanoseconds: milliseconds × 1,000,000";
+const OTLP: &str = "this is OTLP, which is not supported yet: send events to POST /v1/events";
+
+/// Keys that other agents send, and the advice in the answer to each.
+const KEYS_OF_AGENTS: &[(&str, &[(&str, &str)])] = &[
+    ("Fluent Bit", &[("date", TIME), ("log", BODY), ("stream", PUT), ("kubernetes", PUT)]),
+    ("Vector", &[("timestamp", TIME), ("message", BODY), ("host", SOURCE), ("source_type", PUT), ("file", PUT)]),
+    ("pino", &[("level", SEVERITY), ("msg", BODY), ("hostname", SOURCE), ("pid", PUT), ("responseTime", MILLIS)]),
+    ("zap", &[("ts", TIME), ("logger", PUT), ("caller", PUT), ("stacktrace", PUT), ("lvl", SEVERITY)]),
+    (
+        "ECS",
+        &[
+            ("@timestamp", TIME),
+            ("log.level", SEVERITY),
+            ("service.name", SOURCE),
+            ("labels", ATTRIBUTES),
+            ("tags", ATTRIBUTES),
+            ("ecs.version", PUT),
+            ("trace.id", "use `trace_id`"),
+            ("span.id", "use `span_id`"),
+            ("parent.id", "use `parent_span_id`"),
+            ("event", "use `name` for what happened, `body` for a text"),
+        ],
+    ),
+    (
+        "OTLP",
+        &[
+            ("resourceLogs", OTLP),
+            ("resourceMetrics", OTLP),
+            ("resourceSpans", OTLP),
+            ("resource_logs", OTLP),
+            ("scopeLogs", OTLP),
+            ("logRecords", OTLP),
+            ("timeUnixNano", TIME),
+            ("observedTimeUnixNano", TIME),
+            ("severityText", SEVERITY),
+            ("severityNumber", SEVERITY),
+            ("traceId", "use `trace_id`"),
+            ("parentSpanId", "use `parent_span_id`"),
+            ("resource", ATTRIBUTES),
+        ],
+    ),
+    ("Docker", &[("log", BODY), ("attrs", ATTRIBUTES)]),
+    ("Loki", &[("streams", "this is a push body of Loki, which is not supported: send events"), ("line", BODY)]),
+    (
+        "Datadog",
+        &[
+            ("ddsource", SOURCE),
+            ("ddtags", ATTRIBUTES),
+            ("hostname", SOURCE),
+            ("service", SOURCE),
+            ("status", PUT),
+            ("dd.trace_id", "use `trace_id`"),
+        ],
+    ),
+    ("journald", &[("MESSAGE", BODY), ("PRIORITY", SEVERITY), ("_HOSTNAME", SOURCE)]),
+    ("GELF", &[("short_message", BODY), ("full_message", BODY), ("facility", PUT)]),
+    ("Splunk", &[("fields", ATTRIBUTES), ("sourcetype", PUT), ("index", PUT)]),
+    (
+        "durations",
+        &[
+            ("duration_ms", MILLIS),
+            ("elapsed_ms", MILLIS),
+            ("durationMs", MILLIS),
+            ("duration", DURATION),
+            ("elapsed", DURATION),
+            ("latency", DURATION),
+            ("duration_us", "use `duration_nano`, in nanoseconds: microseconds × 1,000"),
+            ("duration_s", "use `duration_nano`, in nanoseconds: seconds × 1,000,000,000"),
+            ("duration_ns", DURATION),
+        ],
+    ),
+    (
+        "others",
+        &[
+            ("type", "put it into `attributes`; `kind` is \"log\", \"gauge\", \"counter\" or \"span\""),
+            ("id", PUT),
+            ("uid", PUT),
+            ("node", PUT),
+            ("size", PUT),
+            ("title", PUT),
+            ("data", PUT),
+            ("user", PUT),
+            ("text", BODY),
+            ("position", "the server sets it: leave it out"),
+            ("received_at", "the server sets it: leave it out"),
+        ],
+    ),
+    (
+        "typing errors",
+        &[
+            ("nmae", "did you mean `name`?"),
+            ("atributes", "did you mean `attributes`?"),
+            ("severty", "did you mean `severity`?"),
+            ("NAME", "did you mean `name`?"),
+            ("trace_idd", "did you mean `trace_id`?"),
+        ],
+    ),
+];
+
 #[test]
 fn a_key_of_another_agent_is_answered_with_ours() {
-    const TIME: &str = "use `time`: an RFC 3339 text, or integer nanoseconds since 1970";
-    const BODY: &str = "use `body`";
-    const SEVERITY: &str = "use `severity`: \"trace\", \"debug\", \"info\", \"warn\", \"error\", \"fatal\", or 1 to 24";
-    const SOURCE: &str = "use `source`";
-    const ATTRIBUTES: &str = "use `attributes`: an object";
-    const PUT: &str = "put it into `attributes`";
-    const DURATION: &str = "use `duration_nano`, in nanoseconds";
-    const MILLIS: &str = "use `duration_nano`, in nanoseconds: milliseconds × 1,000,000";
-    const OTLP: &str = "this is OTLP, which is not supported yet: send events to POST /v1/events";
-    for (agent, keys) in [
-        ("Fluent Bit", &[("date", TIME), ("log", BODY), ("stream", PUT), ("kubernetes", PUT)][..]),
-        ("Vector", &[("timestamp", TIME), ("message", BODY), ("host", SOURCE), ("source_type", PUT), ("file", PUT)]),
-        ("pino", &[("level", SEVERITY), ("msg", BODY), ("hostname", SOURCE), ("pid", PUT), ("responseTime", MILLIS)]),
-        ("zap", &[("ts", TIME), ("logger", PUT), ("caller", PUT), ("stacktrace", PUT), ("lvl", SEVERITY)]),
-        (
-            "ECS",
-            &[
-                ("@timestamp", TIME),
-                ("log.level", SEVERITY),
-                ("service.name", SOURCE),
-                ("labels", ATTRIBUTES),
-                ("tags", ATTRIBUTES),
-                ("ecs.version", PUT),
-                ("trace.id", "use `trace_id`"),
-                ("span.id", "use `span_id`"),
-                ("parent.id", "use `parent_span_id`"),
-                ("event", "use `name` for what happened, `body` for a text"),
-            ],
-        ),
-        (
-            "OTLP",
-            &[
-                ("resourceLogs", OTLP),
-                ("resourceMetrics", OTLP),
-                ("resourceSpans", OTLP),
-                ("resource_logs", OTLP),
-                ("scopeLogs", OTLP),
-                ("logRecords", OTLP),
-                ("timeUnixNano", TIME),
-                ("observedTimeUnixNano", TIME),
-                ("severityText", SEVERITY),
-                ("severityNumber", SEVERITY),
-                ("traceId", "use `trace_id`"),
-                ("parentSpanId", "use `parent_span_id`"),
-                ("resource", ATTRIBUTES),
-            ],
-        ),
-        ("Docker", &[("log", BODY), ("attrs", ATTRIBUTES)]),
-        ("Loki", &[("streams", "this is a push body of Loki, which is not supported: send events"), ("line", BODY)]),
-        (
-            "Datadog",
-            &[
-                ("ddsource", SOURCE),
-                ("ddtags", ATTRIBUTES),
-                ("hostname", SOURCE),
-                ("service", SOURCE),
-                ("status", PUT),
-                ("dd.trace_id", "use `trace_id`"),
-            ],
-        ),
-        ("journald", &[("MESSAGE", BODY), ("PRIORITY", SEVERITY), ("_HOSTNAME", SOURCE)]),
-        ("GELF", &[("short_message", BODY), ("full_message", BODY), ("facility", PUT)]),
-        ("Splunk", &[("fields", ATTRIBUTES), ("sourcetype", PUT), ("index", PUT)]),
-        (
-            "durations",
-            &[
-                ("duration_ms", MILLIS),
-                ("elapsed_ms", MILLIS),
-                ("durationMs", MILLIS),
-                ("duration", DURATION),
-                ("elapsed", DURATION),
-                ("latency", DURATION),
-                ("duration_us", "use `duration_nano`, in nanoseconds: microseconds × 1,000"),
-                ("duration_s", "use `duration_nano`, in nanoseconds: seconds × 1,000,000,000"),
-                ("duration_ns", DURATION),
-            ],
-        ),
-        (
-            "others",
-            &[
-                ("type", "put it into `attributes`; `kind` is \"log\", \"gauge\", \"counter\" or \"span\""),
-                ("id", PUT),
-                ("uid", PUT),
-                ("node", PUT),
-                ("size", PUT),
-                ("title", PUT),
-                ("data", PUT),
-                ("user", PUT),
-                ("text", BODY),
-                ("position", "the server sets it: leave it out"),
-                ("received_at", "the server sets it: leave it out"),
-            ],
-        ),
-        (
-            "typing errors",
-            &[
-                ("nmae", "did you mean `name`?"),
-                ("atributes", "did you mean `attributes`?"),
-                ("severty", "did you mean `severity`?"),
-                ("NAME", "did you mean `name`?"),
-                ("trace_idd", "did you mean `trace_id`?"),
-            ],
-        ),
-    ] {
-        for (key, advice) in keys {
+    for (agent, keys) in KEYS_OF_AGENTS {
+        for (key, advice) in *keys {
             let error = format!("0: unknown key `{key}`: {advice}");
             answers(post(JSON, format!("{{\"name\":\"a\",\"{key}\":1}}")), 400, &error);
-            assert_eq!(advice.matches("did you mean").count(), usize::from(agent == "typing errors"));
+            assert_eq!(advice.matches("did you mean").count(), usize::from(*agent == "typing errors"));
         }
     }
 }

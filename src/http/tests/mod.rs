@@ -2,6 +2,7 @@
 
 mod conformance;
 mod events;
+mod limited;
 mod messages;
 mod refused;
 mod requests;

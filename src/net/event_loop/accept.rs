@@ -64,7 +64,7 @@ impl EventLoop {
             shared.loops.tell_others(self.ingress.event_loop, || Message::MakeRoom);
             if let Some(connections) = shared.log_lines.overflow.allows(1, self.ingress.now) {
                 let max_connections = limits.max_connections;
-                tracing::warn!(connections, %peer, max_connections, "too many connections, closed new ones without an answer");
+                tracing::warn!(connections, %peer, max_connections, "too many connections: new ones are closed without an answer; raise server.max_connections");
             }
             return;
         }

@@ -25,11 +25,12 @@ impl EventLoop {
             if added > 0 && unsent_bytes + added > outboxes_max {
                 gone = Some("outboxes_over_budget");
             }
-            let mut left = false;
+            let (mut left, mut was_delayed) = (false, false);
             if let Some(reason) = close {
                 connection.close(reason, &mut self.ingress);
                 // It needs neither memory nor ring any more: what it still sends is read and discarded.
                 connection.waiting = false;
+                was_delayed = std::mem::take(&mut connection.is_delayed);
                 // Whatever it was, it is answered: it takes no place of those that are silent.
                 left = !std::mem::replace(&mut connection.peer.is_known, true);
             }
@@ -38,6 +39,9 @@ impl EventLoop {
             self.scratch.unparsed_bytes -= dropped;
             if left {
                 self.known();
+            }
+            if was_delayed {
+                self.leave_delayed();
             }
         }
         self.out = out;
@@ -75,6 +79,9 @@ impl EventLoop {
         }
         self.scratch.unparsed_bytes = self.scratch.unparsed_bytes.saturating_sub(connection.socket.unparsed.len());
         self.unsent_bytes -= connection.socket.unsent();
+        if connection.is_delayed {
+            self.leave_delayed();
+        }
         let reason = connection.close(reason, &mut self.ingress);
         tracing::debug!(connection = id.get(), peer = %connection.peer.address, reason, "disconnected");
         self.ingress.shared.loops.left(self.ingress.event_loop);

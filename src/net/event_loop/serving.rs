@@ -16,6 +16,7 @@ impl EventLoop {
         if let Some(connection) = self.connections.get_mut(id)
             && !connection.queued
             && !connection.waiting
+            && !connection.is_delayed
         {
             connection.queued = true;
             if let Phase::Open(protocol) = &mut connection.phase {
@@ -142,6 +143,7 @@ impl EventLoop {
         match served {
             Served::Again => self.enqueue(id),
             Served::Wait => self.line_up(id),
+            Served::Delayed(delay) => self.delay(id, delay),
             // Held for its answers, and they are all sent: no event of the poll will say so.
             Served::Hold if !waits && self.connections.get(id).is_some_and(|held| held.socket.is_flushed()) => {
                 self.enqueue(id)

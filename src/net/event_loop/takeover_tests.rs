@@ -99,7 +99,7 @@ impl Two {
     }
 
     fn depth(&self, index: usize) -> usize {
-        self.loops[index].ingress.ring.depth()
+        self.loops[index].ingress.ring.gauge().depth()
     }
 }
 

@@ -79,7 +79,7 @@ impl Bench {
         let (mut client, id) = self.connect(&hello(KNOWN[0]));
         self.turns_until("the agent is greeted", |event_loop| event_loop.connections.get(id).unwrap().peer.is_known);
         client.write_all(&empty_frames(slots as u64)).unwrap();
-        self.turns_until("its frames are taken", |event_loop| event_loop.ingress.ring.depth() == slots);
+        self.turns_until("its frames are taken", |event_loop| event_loop.ingress.ring.gauge().depth() == slots);
         client
     }
 
@@ -196,7 +196,7 @@ fn while_the_ring_has_fewer_slots_than_what_is_kept_needs_the_loop_sleeps() {
     assert!(waits(&mut bench.event_loop, id));
 
     bench.log_thread.take(SLOTS, &mut Vec::new(), |_| false);
-    bench.turns_until("what was kept is taken", |event_loop| event_loop.ingress.ring.depth() == 2);
+    bench.turns_until("what was kept is taken", |event_loop| event_loop.ingress.ring.gauge().depth() == 2);
     assert!(!waits(&mut bench.event_loop, id));
 }
 

@@ -1,40 +1,47 @@
 //! Agents: frames straight into the pool's current buffer, and to their session.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Context, Ending, Priority, Protocol};
 use crate::batch::Origin;
 use crate::batch::pool::Buffer;
 use crate::ids::{Ticket, hex};
 use crate::limits::{HELLO_FRAME_BYTES, READ_BYTES_PER_TURN};
+use crate::metrics::LimitScope;
 use crate::net::connection::Peer;
+use crate::net::delayed::Delay;
 use crate::net::ingress::Ingress;
 use crate::net::serve::{Served, after_read};
 use crate::net::socket::{ReadEnd, Socket};
+use crate::rate::Received;
 use crate::session::marks::Greeting;
+use crate::session::rates::Wait;
 use crate::session::receive::{Consumed, End};
 use crate::session::server::ServerSession;
 use crate::wire::GoawayCode;
 use crate::wire::header::MAGIC;
 
 /// Why a connection is closed whose agent sent BYE.
-pub const BYE: &str = "bye";
+pub(super) const BYE: &str = "bye";
 /// Why a connection is closed whose agent has a newer one.
-pub const REPLACED: &str = "replaced";
+pub(crate) const REPLACED: &str = "replaced";
 
 /// Whether a connection's first byte is that of a frame.
-pub fn begins_with(first: u8) -> bool {
+pub(super) fn begins_with(first: u8) -> bool {
     first == MAGIC[0]
 }
 
 /// A session that waits for HELLO.
-pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
+pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
     Box::new(Frames {
         session: ServerSession::new(peer.connection, &ingress.shared.settings, peer.opened),
         partial: None,
         waits_for_mark: false,
         unlogged_epoch: None,
+        is_refused: false,
+        is_limited: false,
+        delayed_by: None,
     })
 }
 
@@ -50,6 +57,12 @@ struct Frames {
     /// An older connection of the agent holds its mark, and was asked to close.
     waits_for_mark: bool,
     unlogged_epoch: Option<UnloggedEpoch>,
+    /// What it sent, or when, is why the connection ends.
+    is_refused: bool,
+    /// There are limits for this agent.
+    is_limited: bool,
+    /// What is read next had to wait for this limit.
+    delayed_by: Option<LimitScope>,
 }
 
 /// The agent's epoch is new, and not on its way into the log yet.
@@ -63,13 +76,7 @@ struct UnloggedEpoch {
 impl Protocol for Frames {
     fn serve(&mut self, cx: &mut Context<'_>) -> Served {
         let served = self.serve_once(cx);
-        if let Served::Close(reason) = served
-            && reason != BYE
-            && cx.ingress.shared.log_lines.connections.allows(cx.ingress.now)
-        {
-            let Peer { connection, address, origin, .. } = &*cx.peer;
-            tracing::warn!(connection = connection.get(), peer = %address, agent = origin.agent, reason, "agent disconnected by the server");
-        }
+        self.is_refused = matches!(served, Served::Close(reason) if reason != BYE);
         served
     }
 
@@ -122,9 +129,19 @@ impl Protocol for Frames {
             ingress.an_agent_leaves();
         }
         self.session.leave(reason == REPLACED, &mut ingress.shared.marks(), ingress.now);
-        if self.session.is_authenticated() && ingress.shared.log_lines.connections.allows(ingress.now) {
-            let Peer { connection, origin, .. } = peer;
-            tracing::info!(connection = connection.get(), agent = origin.agent, reason, "agent disconnected");
+        if !(self.is_refused || self.session.is_authenticated())
+            || !ingress.shared.log_lines.connections.allows(ingress.now)
+        {
+            return;
+        }
+        let Peer { connection, address, origin, client, .. } = peer;
+        let (connection, agent) = (connection.get(), &origin.agent);
+        let client = ingress.shared.tokens.name_of(*client);
+        match self.is_refused {
+            true => {
+                tracing::warn!(connection, peer = %address, agent, client, reason, "agent disconnected by the server")
+            }
+            false => tracing::info!(connection, agent, client, reason, "agent disconnected"),
         }
     }
 
@@ -171,10 +188,46 @@ impl Frames {
         if !cx.ingress.has_slots() {
             return self.wait(now);
         }
-        match self.partial.take() {
-            Some(partial) => self.continue_partial(partial, cx),
-            None => self.read_frames(cx),
+        // One that has begun is read to its end, so that it holds no memory while its connection waits.
+        if let Some(partial) = self.partial.take() {
+            return self.continue_partial(partial, cx);
         }
+        if !self.is_limited {
+            return self.read_frames(READ_BYTES_PER_TURN, cx);
+        }
+        match self.room(cx) {
+            Err(delay) => {
+                self.delayed_by = Some(delay.scope);
+                self.session.set_paused(true, now);
+                Served::Delayed(delay)
+            }
+            Ok(bytes) => {
+                let served = self.read_frames(bytes, cx);
+                if served == Served::Idle {
+                    self.delayed_by = None;
+                    self.session.open_window();
+                }
+                served
+            }
+        }
+    }
+
+    /// Bytes that may be read now, as far as limits are concerned.
+    fn room(&mut self, cx: &mut Context<'_>) -> Result<usize, Delay> {
+        let (rates, client, now) = (&cx.ingress.shared.rates, cx.peer.client, cx.ingress.now);
+        let Wait { scope, time } = match self.session.room(rates, now) {
+            Err(wait) => wait,
+            Ok(bytes) => {
+                let has_line = |scope: &LimitScope| cx.ingress.delayed.has_line(*scope, client);
+                let Some(scope) = [LimitScope::Client, LimitScope::Server].into_iter().find(has_line) else {
+                    return Ok(bytes.min(READ_BYTES_PER_TURN));
+                };
+                // Others wait for this limit: what is left of it is theirs first.
+                self.session.narrow_window();
+                Wait { scope, time: Duration::ZERO }
+            }
+        };
+        Err(Delay { scope, client, until: now + time })
     }
 
     /// Until the HELLO is accepted, bytes stay outside the pool.
@@ -210,8 +263,11 @@ impl Frames {
     fn greeted(&mut self, greeting: &Greeting, cx: &mut Context<'_>) {
         let (ingress, peer) = (&mut *cx.ingress, &mut *cx.peer);
         let agent_id = self.session.agent_id().copied().unwrap_or_default();
+        self.session.add_due(ingress.shared.rates.remembered(agent_id));
         let name = self.session.agent_name();
         peer.is_known = true;
+        peer.client = self.session.client();
+        self.is_limited = ingress.shared.rates.has_limits(peer.client);
         peer.origin = Arc::new(Origin {
             agent_id: Some(agent_id),
             agent: Some(if name.is_empty() { hex(&agent_id) } else { name.to_owned() }),
@@ -234,6 +290,7 @@ impl Frames {
                 connection = peer.connection.get(),
                 agent = peer.origin.agent,
                 peer = %peer.address,
+                client = ingress.shared.tokens.name_of(peer.client),
                 epoch = greeting.epoch,
                 last_seq = greeting.last_seq,
                 resumed = greeting.resumed,
@@ -285,14 +342,14 @@ impl Frames {
         self.keep(&mut buffer, 0, consumed, cx)
     }
 
-    /// Reads into the buffer that all agents share.
-    fn read_frames(&mut self, cx: &mut Context<'_>) -> Served {
+    /// Reads at most `bytes` into the buffer that all agents share.
+    fn read_frames(&mut self, bytes: usize, cx: &mut Context<'_>) -> Served {
         if !cx.ingress.intake.prepare() {
             return self.wait(cx.ingress.now);
         }
         // Every frame of the read must find its slots: what is read is parsed, and never has to wait half-way.
         let within_slots = cx.ingress.bytes_within_slots().saturating_sub(cx.socket.unparsed.len());
-        let limit = READ_BYTES_PER_TURN.min(within_slots);
+        let limit = bytes.min(within_slots);
         if limit == 0 {
             return self.wait(cx.ingress.now);
         }
@@ -330,7 +387,25 @@ impl Frames {
     /// Parses the frames from `start` on.
     fn parse(&mut self, source: &mut Buffer, start: usize, cx: &mut Context<'_>) -> Consumed {
         let mut ingress = cx.ingress.frames(&cx.peer.origin, cx.peer.is_private);
-        self.session.receive(source, start, &mut ingress, cx.out)
+        let consumed = self.session.receive(source, start, &mut ingress, cx.out);
+        let received = ingress.received;
+        self.charge(received, cx);
+        consumed
+    }
+
+    fn charge(&mut self, received: Received, cx: &mut Context<'_>) {
+        if received == Received::default() {
+            return;
+        }
+        if let Some(client) = cx.peer.client {
+            cx.ingress.counts.received_of(client, received.accepted);
+        }
+        if self.is_limited {
+            if let Some(scope) = self.delayed_by.take() {
+                cx.ingress.counts.limited(scope, received.amount.events);
+            }
+            self.session.charge(received.amount, &cx.ingress.shared.rates, cx.ingress.now);
+        }
     }
 
     /// Keeps what parsing from `start` on left over.
@@ -339,7 +414,10 @@ impl Frames {
         let rest = source.filled().get(at..).unwrap_or_default();
         match consumed.end {
             End::All => return Served::Again,
-            End::Bye => return Served::Close(BYE),
+            End::Bye => {
+                self.leave_due(cx);
+                return Served::Close(BYE);
+            }
             End::Closed(code) => return Served::Close(code.name()),
             // Ours to keep: a HELLO is accepted once, and every frame that was read has its slots.
             End::Greeted(_) | End::LentTo(_) | End::Superseded | End::NoRoom => {
@@ -357,6 +435,13 @@ impl Frames {
         }
         source.rewind(at);
         Served::Again
+    }
+
+    /// The agent's mark is deleted, but not what is due by it.
+    fn leave_due(&self, cx: &Context<'_>) {
+        if let Some(agent_id) = self.session.agent_id() {
+            cx.ingress.shared.rates.remember(*agent_id, self.session.due(), cx.ingress.now);
+        }
     }
 
     /// Not read for now, through no fault of the peer's: its timers stand, and it is sent the last ACK every second.

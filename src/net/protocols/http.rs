@@ -14,12 +14,12 @@ use crate::net::socket::ReadEnd;
 const STEPS_PER_TURN: usize = 16;
 
 /// Accepts every byte: what is not of another protocol gets an HTTP error.
-pub fn begins_with(_first: u8) -> bool {
+pub(super) fn begins_with(_first: u8) -> bool {
     true
 }
 
 /// A connection that waits for a request.
-pub fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
+pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
     Box::new(Http { machine: Connection::new(ingress.shared.http, peer.opened) })
 }
 
@@ -69,7 +69,7 @@ impl Protocol for Http {
         if cx.ingress.watermark(level) >= ticket {
             let now = cx.ingress.now;
             cx.ingress.counts.acknowledged(now.saturating_duration_since(cx.socket.heard()).as_secs_f64());
-            let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+            let mut ingress = cx.ingress.http(cx.peer);
             self.machine.acknowledged(now, &mut ingress, cx.out);
         }
     }
@@ -84,14 +84,14 @@ impl Protocol for Http {
 
     fn handle_timeout(&mut self, _pressure: bool, cx: &mut Context<'_>) -> Option<&'static str> {
         let now = cx.ingress.now;
-        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        let mut ingress = cx.ingress.http(cx.peer);
         self.machine.handle_timeout(now, &mut ingress, cx.out);
         self.machine.closing().then_some("http_timeout")
     }
 
     fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str> {
         let now = cx.ingress.now;
-        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        let mut ingress = cx.ingress.http(cx.peer);
         if ending == Ending::LogFailed {
             self.machine.log_failed(now, &mut ingress, cx.out);
         }
@@ -105,13 +105,13 @@ impl Protocol for Http {
 
     fn take_room(&mut self, cx: &mut Context<'_>) -> bool {
         let now = cx.ingress.now;
-        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        let mut ingress = cx.ingress.http(cx.peer);
         self.machine.take_room(now, &mut ingress, cx.out)
     }
 
     fn refuse_room(&mut self, cx: &mut Context<'_>) {
         let now = cx.ingress.now;
-        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        let mut ingress = cx.ingress.http(cx.peer);
         self.machine.refuse_room(now, &mut ingress, cx.out);
     }
 
@@ -136,7 +136,7 @@ impl Protocol for Http {
 
     fn press_body(&mut self, cx: &mut Context<'_>) -> Option<&'static str> {
         let now = cx.ingress.now;
-        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        let mut ingress = cx.ingress.http(cx.peer);
         self.machine.press_body(now, &mut ingress, cx.out);
         self.machine.closing().then_some("body_timeout")
     }
@@ -150,7 +150,7 @@ impl Http {
                 let end = cx.socket.read(&mut room[..limit], cx.ingress.now);
                 if let ReadEnd::Bytes(bytes) = end {
                     let now = cx.ingress.now;
-                    let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+                    let mut ingress = cx.ingress.http(cx.peer);
                     self.machine.body_filled(bytes, now, &mut ingress, cx.out);
                 }
                 end
@@ -186,7 +186,7 @@ impl Http {
 
     fn offer(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> usize {
         let now = cx.ingress.now;
-        let mut ingress = cx.ingress.http(&cx.peer.origin, cx.peer.is_private, cx.peer.overloaded);
+        let mut ingress = cx.ingress.http(cx.peer);
         let used = self.machine.receive(bytes, now, &mut ingress, cx.out).min(bytes.len());
         // A whole head was read.
         cx.peer.is_known |= used > 0;

@@ -4,12 +4,12 @@
 //!  first byte ─▶ PROTOCOLS ─▶ Box<dyn Protocol> ── serve ─▶ acknowledge ─▶ … ─▶ handle_timeout, end
 //! ```
 //!
-//! A new protocol is one file here and one line in the table.
+//! A new protocol is one file here, one line in the table, and its name among those that are counted (`metrics::Protocol`).
 
 mod frames;
 mod http;
 
-pub use self::frames::REPLACED;
+pub(super) use self::frames::REPLACED;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -28,13 +28,13 @@ type Row = (fn(u8) -> bool, Open);
 type Open = fn(&Peer, &Ingress) -> Box<dyn Protocol>;
 
 /// The protocol that begins with `first`.
-pub fn open(first: u8, peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
+pub(super) fn open(first: u8, peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
     let protocol = PROTOCOLS.iter().find(|(begins_with, _)| begins_with(first));
     protocol.map_or(http::open as Open, |(_, open)| *open)(peer, ingress)
 }
 
 /// What a protocol works with besides its own state.
-pub struct Context<'a> {
+pub(super) struct Context<'a> {
     /// The connection's socket.
     pub socket: &'a mut Socket,
     /// Who is at the other end.
@@ -49,7 +49,7 @@ pub struct Context<'a> {
 
 /// Who is served first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Priority {
+pub(super) enum Priority {
     /// Accepted agents: all of them in each turn.
     Agents,
     /// Those that have not shown yet who they are. A first read is cheap, and an agent that connects must not wait until
@@ -61,7 +61,7 @@ pub enum Priority {
 
 /// Why the server ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub(super) enum Ending {
     /// The server drains: once what was taken is acknowledged.
     Shutdown,
     /// The log failed: at once, for nothing can be kept any more.
@@ -69,7 +69,7 @@ pub enum Ending {
 }
 
 /// A body that comes too slowly.
-pub struct SlowBody {
+pub(super) struct SlowBody {
     /// Average rate since the body could begin.
     pub bytes_per_second: u64,
     /// What it holds of the budget for beginnings.
@@ -80,7 +80,7 @@ pub struct SlowBody {
 
 /// An open connection of one protocol. Where a method returns a reason, the last answer is in `out` and the connection
 /// closes; the reason is for the counter.
-pub trait Protocol: Send {
+pub(super) trait Protocol: Send {
     /// Reads and parses a share of one turn.
     fn serve(&mut self, cx: &mut Context<'_>) -> Served;
 
@@ -109,6 +109,8 @@ pub trait Protocol: Send {
 
     /// The connection is open no longer, for `reason`.
     fn closed(&mut self, _reason: &'static str, _peer: &Peer, _ingress: &mut Ingress) {}
+
+    // What follows has a default: protocols that hold memory of the pool, keep marks of agents or have bodies override it.
 
     /// Holds memory of the pool for what is partly received, and needs slots of the ring only.
     fn holds_partial(&self) -> bool {

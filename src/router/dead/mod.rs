@@ -1,8 +1,9 @@
 //! Dead letters: what a sink refuses (`dead/<sink>.ndjson`) and what is rejected on receipt (`dead/ingest.ndjson`), one
-//! JSON object per line. On disk before the refusal is reported to anyone.
+//! JSON object per line. What a sink refused is on disk before the sink's position passes it. What came in a frame is written by the
+//! log thread after the NACK; an ACK of a level above *received* waits for it.
 //!
 //! ```text
-//!  router, net ─── append (locked, synced) ──▶ dead/<name>.ndjson ──▶ read up to what was whole when it began
+//!  router, log ─── append (locked, synced) ──▶ dead/<name>.ndjson ──▶ read up to what was whole when it began
 //!                                                     ▲
 //!   `dead drop|replay` ── rewrite: copy what stays ───┘ then, locked, what was appended meanwhile, and rename
 //! ```

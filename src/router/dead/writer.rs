@@ -8,7 +8,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use prometheus::IntCounter;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::file::{beside, create_anew, give_mode_and_owner, locked};
@@ -18,7 +17,7 @@ use crate::event::json_out::write_base64;
 use crate::event::{AttributeValue, EventRef, JsonRecord, rfc3339, write_json};
 use crate::ids::write_hex;
 use crate::limits;
-use crate::metrics::Metrics;
+use crate::metrics::{IntCounter, Metrics};
 use crate::sink::Refusal;
 use crate::text::cut;
 use crate::{descriptors, folder};

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use crate::batch::Record;
-use crate::config::steps::{AttributeTest, Condition};
 use crate::event::{AttributeValue, EventKind};
 use crate::glob::GlobSet;
+use crate::settings::steps::{AttributeTest, Condition};
 
 /// Keys of attributes that are read in one pass over the attributes of an event; for each one beyond these there is a pass
 /// of its own.
@@ -17,7 +17,7 @@ const KEYS_AT_ONCE: usize = 16;
 
 /// A list of conditions, of which an event has to meet one.
 #[derive(Debug, Clone, Default)]
-pub struct Conditions {
+pub(super) struct Conditions {
     any_of: Vec<Compiled>,
     /// All keys that conditions look at, each once.
     keys: Vec<String>,
@@ -55,7 +55,7 @@ struct Facts<'r, 'a> {
 
 impl Conditions {
     /// Compiles the conditions.
-    pub fn new(conditions: &[Condition]) -> Self {
+    pub(super) fn new(conditions: &[Condition]) -> Self {
         let mut index: BTreeMap<&str, usize> = BTreeMap::new();
         let mut keys = Vec::new();
         for attribute in conditions.iter().flat_map(|condition| &condition.attributes) {
@@ -68,18 +68,18 @@ impl Conditions {
     }
 
     /// Whether there is no condition.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.any_of.is_empty()
     }
 
     /// The index of the first condition that the event meets; `None`: it meets none.
-    pub fn first_met(&self, record: &Record<'_>) -> Option<usize> {
+    pub(super) fn first_met(&self, record: &Record<'_>) -> Option<usize> {
         let mut facts = Facts { record, source: None, name: None, attributes: None };
         self.any_of.iter().position(|condition| condition.is_met(&mut facts, &self.keys))
     }
 
     /// Whether the event meets one of the conditions.
-    pub fn are_met(&self, record: &Record<'_>) -> bool {
+    pub(super) fn are_met(&self, record: &Record<'_>) -> bool {
         self.first_met(record).is_some()
     }
 }

@@ -3,8 +3,8 @@
 use super::Step;
 use super::conditions::Conditions;
 use crate::batch::{Delivery, Fate, Record};
-use crate::config::steps::StepSettings;
 use crate::metrics::FilterStep;
+use crate::settings::steps::StepSettings;
 
 /// Leaves out what does not meet a condition of `include`, if there is one, and what meets one of `exclude`.
 #[derive(Debug)]

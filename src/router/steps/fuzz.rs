@@ -6,9 +6,9 @@ use prost::Message;
 
 use super::{Steps, naive};
 use crate::batch::{Batch, Delivery, Origin, Payload, Run};
-use crate::config::steps::StepSettings;
 use crate::event::proto::{Event, EventBatch};
 use crate::event::{JsonDecoder, check_batch};
+use crate::settings::steps::StepSettings;
 
 const SERVER_ID: [u8; 16] = [7; 16];
 const DEFAULT_SOURCE: &str = "192.0.2.1";

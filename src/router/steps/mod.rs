@@ -1,21 +1,21 @@
 //! Steps: what a sink gets of what its router gathered, as its settings ask for it.
 //!
 //! ```text
-//!  delivery ─▶ include ─▶ exclude ─▶ sample ─▶ redact ┬─▶ collapse ─▶ aggregate ─▶ delivery ─▶ sink
-//!              └────────── piece by piece ────────────┘   └── all of it ──────┘
+//!  delivery ─▶ include ─▶ exclude ─▶ sample ┬─▶ (steps of whole deliveries) ─▶ delivery ─▶ sink
+//!              └────── piece by piece ──────┘
 //! ```
 //!
-//! A step is a pure function from a delivery to a delivery: the same one gives the same result, on every server and each
-//! time that it is delivered again. It has no clock, and remembers nothing from one delivery to the next. It may
+//! A step is a pure function from a delivery to a delivery: the same one gives the same result each time that it is delivered
+//! again. It uses no clock, and remembers nothing from one delivery to the next. It may
 //!
 //! * leave events out: their positions stay covered, and [`Delivery::filtered`] counts them;
 //! * write another row in the place of an event, or of several: a made row, see [`crate::batch::delivery`].
 //!
 //! It never changes the order or the positions that are covered.
 //!
-//! The steps up to redact look at one event at a time. They run on each piece as it is gathered ([`Open::add`]), so that
-//! what they leave out is not held. So does aggregate, which keeps totals of counters and gauges in place of them.
-//! Collapse looks at all other events of a delivery ([`Open::close`]).
+//! The steps up to redact look at one event at a time. They run on each piece as it is gathered ([`Open::add`]), so that what they
+//! leave out is not held. So does aggregate, which keeps totals of counters and gauges in place of them. Collapse looks at all other
+//! events of a delivery ([`Open::close`]).
 //!
 //! The steps run once per delivery. What a sink is asked to store, what bisection halves and what becomes a dead letter are
 //! their result, whose rows keep their bytes while the delivery is retried. `telemetryx dead replay` sends a letter as it is.
@@ -58,8 +58,8 @@ pub use sample::{SAMPLE_RATE, Sample};
 use std::fmt;
 
 use crate::batch::{Delivery, Record};
-use crate::config::steps::StepSettings;
 use crate::metrics::SinkMetrics;
+use crate::settings::steps::StepSettings;
 
 /// A step with its settings.
 pub trait Step: Send + Sync {

@@ -1,12 +1,12 @@
 //! Conditions and sampling by their definition, on owned events: what the steps are compared with.
 
-use crate::config::steps::{AttributeTest, Condition, SampleBy, SampleSettings, StepSettings};
 use crate::event::EventKind;
 use crate::event::proto::attribute::Value;
 use crate::event::proto::{Attribute, Event};
+use crate::settings::steps::{AttributeTest, Condition, SampleBy, SampleSettings, StepSettings};
 
 /// Whether the event meets the condition. `default_source`: stands in for a source that is not set.
-pub fn meets(condition: &Condition, event: &Event, default_source: &str) -> bool {
+pub(super) fn meets(condition: &Condition, event: &Event, default_source: &str) -> bool {
     let kind = match event.kind() {
         EventKind::Unspecified => EventKind::Log,
         kind => kind,
@@ -45,7 +45,7 @@ fn holds(test: &AttributeTest, value: &Option<Value>) -> bool {
 }
 
 /// What include, exclude and sample leave of `events`, whose first one has position `first`: positions and events.
-pub fn shaped(
+pub(super) fn shaped(
     settings: &StepSettings,
     server_id: [u8; 16],
     default_source: &str,

@@ -21,7 +21,7 @@ use ring::hmac;
 use super::Step;
 use super::conditions::with_decimal;
 use crate::batch::{Delivery, Fate, Record};
-use crate::config::steps::RedactRule;
+use crate::settings::steps::RedactRule;
 use crate::event::rewrite::{EventField, EventFields, put_attribute, put_body};
 use crate::event::{AttributeValue, EventRef};
 use crate::glob::GlobSet;

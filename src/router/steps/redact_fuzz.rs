@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::{Redact, Step};
 use crate::batch::{Batch, Delivery, Origin, Payload, Run};
-use crate::config::steps::redact::read_all;
+use crate::settings::steps::redact::read_all;
 use crate::event::proto::{Attribute, Event, EventBatch, attribute};
 use crate::limits::{EVENT_BODY_BYTES_MAX, EVENT_BYTES_MAX};
 

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use super::redact_fuzz::redaction;
 use super::{MASK, Redact, Step};
 use crate::batch::Delivery;
-use crate::config::steps::redact::{load_keys, read_all};
+use crate::settings::steps::redact::{load_keys, read_all};
 use crate::event::proto::attribute::Value;
 use crate::event::proto::{Attribute, Event};
 use crate::glob::Glob;

@@ -20,9 +20,9 @@ use xxhash_rust::xxh64::xxh64;
 use super::Step;
 use super::conditions::{Conditions, attribute, with_decimal};
 use crate::batch::{Delivery, Fate, Record};
-use crate::config::steps::{SampleBy, SampleSettings};
 use crate::event::{AttributeValue, EventKind};
 use crate::metrics::FilterStep;
+use crate::settings::steps::{SampleBy, SampleSettings};
 
 /// The attribute of kept events: how many events each of them stands for.
 pub const SAMPLE_RATE: &str = "sample_rate";

@@ -6,12 +6,12 @@ use prost::Message;
 
 use super::*;
 use crate::batch::Fate;
-use crate::config::steps::{SampleBy, SampleSettings};
 use crate::event::proto::attribute::Value;
 use crate::event::proto::{Attribute, Event, EventBatch};
 use crate::event::{EventKind, JsonRecord, write_json};
 use crate::limits::EVENT_ATTRIBUTES_MAX;
 use crate::metrics::FilterStep;
+use crate::settings::steps::{SampleBy, SampleSettings};
 use crate::sink::BatchSettings;
 use crate::sink::testing::{SERVER_ID, batch_of, delivery_of, named, origin};
 
@@ -86,7 +86,10 @@ fn more_keys_than_are_read_at_once_are_found_too() {
     let keys: Vec<String> = (0..40).map(|key| format!("k{key}")).collect();
     let event = Event { attributes: keys.iter().map(|key| attribute(key, Value::IntValue(1))).collect(), ..named("e") };
     let all: Vec<String> = keys.iter().map(|key| format!("{key} = 1")).collect();
-    assert_eq!(kept(&[("include", &format!("{{ attributes = {{ {} }} }}", all.join(", ")))], &[event.clone()]), [1]);
+    assert_eq!(
+        kept(&[("include", &format!("{{ attributes = {{ {} }} }}", all.join(", ")))], std::slice::from_ref(&event)),
+        [1]
+    );
     let other = format!("{{ attributes = {{ {}, k39 = 2 }} }}", all[..39].join(", "));
     assert_eq!(kept(&[("include", &other)], &[event]).len(), 0);
 }

@@ -31,7 +31,7 @@ pub enum QueueError {
         max: usize,
     },
     /// The payload is larger than the server accepts.
-    #[error("a payload of {bytes} bytes; the server takes {max}")]
+    #[error("a payload of {bytes} bytes is too large: the server accepts at most {max}")]
     TooLarge {
         /// Bytes of the payload.
         bytes: usize,
@@ -39,7 +39,7 @@ pub enum QueueError {
         max: usize,
     },
     /// The frame has this many events, more than [`FRAME_EVENTS_MAX`].
-    #[error("a frame of {0} events; the most is 65,536")]
+    #[error("a frame of {0} events is too large: the maximum is 65,536")]
     TooManyEvents(u32),
     /// [`Agent::close`](super::Agent::close) was called.
     #[error("the agent is closing")]
@@ -121,7 +121,7 @@ pub(super) struct Backlog {
 
 impl Backlog {
     /// An empty backlog of at most `queued_bytes_max` bytes.
-    pub fn new(queued_bytes_max: usize) -> Self {
+    pub(super) fn new(queued_bytes_max: usize) -> Self {
         Self {
             frames: VecDeque::new(),
             queued_bytes: 0,
@@ -135,33 +135,33 @@ impl Backlog {
     }
 
     /// Whether every frame is acknowledged.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.frames.is_empty()
     }
 
     /// Payload bytes of the oldest frame.
-    pub fn oldest_bytes(&self) -> usize {
+    pub(super) fn oldest_bytes(&self) -> usize {
         self.frames.front().map_or(0, Frame::payload_bytes)
     }
 
     /// Frames on the way over this connection.
-    pub fn in_flight(&self) -> u64 {
+    pub(super) fn in_flight(&self) -> u64 {
         self.sent_seq - self.progress.acked_seq
     }
 
     /// Highest number ever handed out for writing.
-    pub fn written_seq(&self) -> u64 {
+    pub(super) fn written_seq(&self) -> u64 {
         self.written_seq
     }
 
     /// Whether a payload of this size may be queued now. The first frame always may.
-    pub fn has_room(&self, payload_bytes: usize) -> bool {
+    pub(super) fn has_room(&self, payload_bytes: usize) -> bool {
         let bytes = HEADER_BYTES + payload_bytes + size_of::<Frame>();
         self.frames.is_empty() || self.queued_bytes + bytes <= self.queued_bytes_max
     }
 
     /// Gives a payload its number and keeps it.
-    pub fn push(&mut self, payload: &[u8], events: u32, payload_bytes_max: usize) -> Result<u64, QueueError> {
+    pub(super) fn push(&mut self, payload: &[u8], events: u32, payload_bytes_max: usize) -> Result<u64, QueueError> {
         if payload.len() > payload_bytes_max {
             return Err(QueueError::TooLarge { bytes: payload.len(), max: payload_bytes_max });
         }
@@ -179,7 +179,7 @@ impl Backlog {
     }
 
     /// The next frame to write, if the window lets it through; one is always allowed (R10).
-    pub fn next_frame(&mut self, window: Window) -> Option<Bytes> {
+    pub(super) fn next_frame(&mut self, window: Window) -> Option<Bytes> {
         let in_flight = self.in_flight();
         if window.bytes == 0 || in_flight >= u64::from(window.frames.max(1)) {
             return None;
@@ -197,13 +197,13 @@ impl Backlog {
     }
 
     /// Nothing is on the way any more: the connection is over.
-    pub fn rewind(&mut self) {
+    pub(super) fn rewind(&mut self) {
         (self.sent_seq, self.in_flight_bytes) = (self.progress.acked_seq, 0);
     }
 
     /// The next frames go to a server that does not know the earlier ones; everything up to `last_seq` is settled.
     /// Returns how many events are sent a second time by that.
-    pub fn change_server(&mut self, last_seq: u64) -> u64 {
+    pub(super) fn change_server(&mut self, last_seq: u64) -> u64 {
         let written = self.written_here_seq.saturating_sub(last_seq) as usize;
         self.written_here_seq = last_seq;
         let doubled = self.frames.iter().take(written).map(|frame| u64::from(frame.events)).sum();
@@ -212,13 +212,13 @@ impl Backlog {
     }
 
     /// A number that the server names lies between `min` and what was written.
-    pub fn check(&self, found: u64, min: u64) -> Result<(), ServerFault> {
+    pub(super) fn check(&self, found: u64, min: u64) -> Result<(), ServerFault> {
         let max = self.written_seq;
         if (min..=max).contains(&found) { Ok(()) } else { Err(ServerFault::Sequence { found, min, max }) }
     }
 
     /// Drops the frames up to `seq`. A server may know of more than this connection has carried.
-    pub fn acknowledge(&mut self, seq: u64) {
+    pub(super) fn acknowledge(&mut self, seq: u64) {
         while self.progress.acked_seq < seq
             && let Some(frame) = self.frames.pop_front()
         {
@@ -234,7 +234,7 @@ impl Backlog {
 
     /// A NACK. The frame stays until the ACK that follows: if the connection is lost before, the server may have
     /// forgotten both, and the same bytes must fill the number (R7). `None`: known already.
-    pub fn refuse(&mut self, seq: u64, code: u32, payload: &[u8]) -> Option<Refusal> {
+    pub(super) fn refuse(&mut self, seq: u64, code: u32, payload: &[u8]) -> Option<Refusal> {
         let index = seq.checked_sub(self.progress.acked_seq + 1)?;
         let frame = self.frames.get_mut(index as usize).filter(|frame| frame.refused.is_none())?;
         let code = NackCode::from_wire(code).ok_or(code);
@@ -251,7 +251,7 @@ impl Backlog {
 
     /// Replaces the oldest frame by an empty one (R16), and returns its number, payload and events. `None`: it is
     /// empty already.
-    pub fn set_aside_oldest(&mut self) -> Option<(u64, Bytes, u32)> {
+    pub(super) fn set_aside_oldest(&mut self) -> Option<(u64, Bytes, u32)> {
         let seq = self.progress.acked_seq + 1;
         let frame = self.frames.front_mut().filter(|frame| frame.payload_bytes() > 0)?;
         let aside = std::mem::replace(frame, Frame::new(seq, &[], 0));

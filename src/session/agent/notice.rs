@@ -107,7 +107,7 @@ pub enum ServerFault {
         found: AckLevel,
     },
     /// WELCOME has an epoch that is out of range or differs from the agent's.
-    #[error("the server gave epoch {found}, not the requested {asked} (0: a new one, below 2^62)")]
+    #[error("the server gave epoch {found} instead of {asked} (if 0, a new one below 2^62 was requested)")]
     Epoch {
         /// The epoch in HELLO; 0 asks for a new one.
         asked: u64,

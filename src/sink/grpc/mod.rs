@@ -3,7 +3,7 @@
 //! ```text
 //!  delivery ─▶ parts (≤ 1 MiB, ≤ 10,000 events) ─▶ Deliver ─▶ verdicts: refused here, all others taken ─▶ next part
 //!                                                 in_flight   retry_after_ms: nothing taken
-//!                                                 at a time   a status: nothing taken (see `status`)
+//!                                                 at a time   a status: nothing taken (see `errors`)
 //! ```
 //!
 //! **At least once.** The receiver keeps no position for the router; (server_id, position) of every event lets it
@@ -16,10 +16,10 @@
 //! **Time.** Each request has its deadline, the connection its own; nothing else waits. A runtime of this thread turns
 //! during these waits only, and dies with its connection.
 
+mod encode;
+mod errors;
 mod preface;
-mod request;
 mod settings;
-mod status;
 #[cfg(all(test, feature = "sqlite"))]
 mod tests;
 
@@ -31,11 +31,10 @@ use http::Uri;
 use http::uri::PathAndQuery;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
-use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 
-use self::request::{DeliverCodec, Head, Part};
-pub use self::settings::{KIND, Settings};
+use self::encode::{DeliverCodec, Head, Part};
+pub use self::settings::{GrpcSettings, KIND};
 use super::{Failure, Identity, Refusal, Sink, Unavailable, tls};
 use crate::batch::Delivery;
 use crate::event::proto::DeliverResponse;
@@ -47,9 +46,7 @@ const METHOD: &str = "/telemetryx.v1.Sink/Deliver";
 
 /// The sink, with its connection.
 pub struct Grpc {
-    settings: Settings,
-    /// The receiver, for messages.
-    place: String,
+    settings: Arc<GrpcSettings>,
     head: Arc<Head>,
     connection: Option<Connection>,
     /// Of the delivery in hand: positions that the receiver has answered for. As many ranges as a delivery has parts.
@@ -118,26 +115,20 @@ fn endpoint(uri: Uri) -> Endpoint {
 
 impl Grpc {
     /// A sink that is not connected. `sink`: its name, sent with each request.
-    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
+    pub fn new(sink: &str, settings: &GrpcSettings, identity: &Identity) -> Self {
         let head = Head { server_id: identity.server_id, sink: sink.to_owned() };
-        Self {
-            place: settings.output(),
-            settings: settings.clone(),
-            head: Arc::new(head),
-            connection: None,
-            taken: Vec::new(),
-        }
+        Self { settings: Arc::new(settings.clone()), head: Arc::new(head), connection: None, taken: Vec::new() }
     }
 
     fn open(&self) -> Result<Connection, Unavailable> {
-        let down = |why: String| Unavailable::down(format!("{}: {why}", self.place));
-        let retry = |why: String| Unavailable::retry(format!("{}: {why}", self.place));
-        let uri = self.settings.uri().map_err(down)?;
-        let is_encrypted = settings::is_encrypted(&uri);
+        let down = |why: String| Unavailable::down(format!("{}: {why}", self.settings.place()));
+        let retry = |why: String| Unavailable::retry(format!("{}: {why}", self.settings.place()));
+        let uri = &self.settings.uri;
+        let is_encrypted = self.settings.is_encrypted();
         if !is_encrypted {
             // With TLS the handshake agrees on HTTP/2.
             let patience = self.settings.deadline.min(limits::STORE_CONNECT_TIMEOUT);
-            preface::check(&uri, patience).map_err(|error| error.unavailable(&self.place))?;
+            preface::check(uri, patience).map_err(|error| error.unavailable(self.settings.place()))?;
         }
         let mut endpoint = endpoint(uri.clone())
             .user_agent(concat!("telemetryx/", env!("CARGO_PKG_VERSION")))
@@ -157,7 +148,7 @@ impl Grpc {
             Ok(Ok(channel)) => Ok(Connection { runtime: Some(runtime), channel }),
             Ok(Err(error)) => {
                 runtime.shutdown_background();
-                Err(status::unconnected(&self.place, &error, |text| self.settings.hide(text)))
+                Err(errors::unconnected(self.settings.place(), &error, |text| self.settings.hide(text)))
             }
             Err(_) => {
                 runtime.shutdown_background();
@@ -168,15 +159,11 @@ impl Grpc {
     }
 
     /// How the requests of the delivery in hand are made.
-    fn call(&self, channel: &Channel) -> Result<Call, Failure> {
-        let authorization = self.settings.authorization();
-        Ok(Call {
+    fn call(&self, channel: &Channel) -> Call {
+        Call {
             client: tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(limits::GRPC_ANSWER_BYTES_MAX),
-            authorization: authorization.map_err(|why| Unavailable::down(format!("{}: {why}", self.place)))?,
-            deadline: self.settings.deadline,
-            place: self.place.clone().into(),
-            settings: Arc::new(self.settings.clone()),
-        })
+            settings: self.settings.clone(),
+        }
     }
 }
 
@@ -193,11 +180,11 @@ impl Sink for Grpc {
 
     fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         self.taken.retain(|positions| *positions.end() >= delivery.first_position());
-        let parts = request::parts(&self.head, delivery, &self.taken);
+        let parts = encode::parts(&self.head, delivery, &self.taken);
         let Some(Connection { runtime: Some(runtime), channel }) = &self.connection else {
-            return Err(Unavailable::retry(format!("{}: not connected", self.place)).into());
+            return Err(Unavailable::retry(format!("{}: not connected", self.settings.place())).into());
         };
-        let call = self.call(channel)?;
+        let call = self.call(channel);
         let outcome = runtime.block_on(deliver_all(parts, &call, self.settings.in_flight));
         self.taken.extend(outcome.taken);
         if !outcome.refusals.is_empty() {
@@ -234,7 +221,9 @@ async fn deliver_all(parts: Vec<Part>, call: &Call, in_flight: usize) -> Outcome
         match calls.join_next().await {
             None => break,
             Some(Ok((positions, answer))) => outcome.add(positions, answer),
-            Some(Err(error)) => outcome.failure = Some(Unavailable::retry(format!("{}: {error}", call.place)).into()),
+            Some(Err(error)) => {
+                outcome.failure = Some(Unavailable::retry(format!("{}: {error}", call.settings.place())).into())
+            }
         }
     }
     outcome.refusals.sort_unstable_by_key(|refusal| refusal.position);
@@ -245,10 +234,7 @@ async fn deliver_all(parts: Vec<Part>, call: &Call, in_flight: usize) -> Outcome
 #[derive(Clone)]
 struct Call {
     client: tonic::client::Grpc<Channel>,
-    authorization: Option<MetadataValue<Ascii>>,
-    deadline: Duration,
-    place: Arc<str>,
-    settings: Arc<Settings>,
+    settings: Arc<GrpcSettings>,
 }
 
 impl Call {
@@ -256,30 +242,31 @@ impl Call {
     async fn deliver(self, part: Part) -> (RangeInclusive<u64>, Result<Vec<Refusal>, Failure>) {
         let (range, events) = (part.positions(), part.events());
         let positions = part.position_of_each();
-        let (deadline, place, settings) = (self.deadline, self.place.clone(), self.settings.clone());
+        let settings = self.settings.clone();
+        let (deadline, place) = (settings.deadline, settings.place());
         let answer = match tokio::time::timeout(deadline, self.send(part)).await {
             Ok(answer) => answer,
             Err(_) => Err(Unavailable::retry(format!("{place}: no answer within {} ms", deadline.as_millis())).into()),
         };
         let hide = |text: &str| settings.hide(text);
-        (range, answer.and_then(|response| refusals(&place, response, events, positions, hide)))
+        (range, answer.and_then(|response| refusals(place, response, events, positions, hide)))
     }
 
     async fn send(mut self, part: Part) -> Result<DeliverResponse, Failure> {
         let mut request = tonic::Request::new(part);
         // A little more than it gets: its end, too, is to have our words.
-        request.set_timeout(self.deadline + Duration::from_secs(1));
-        if let Some(authorization) = self.authorization {
-            request.metadata_mut().insert("authorization", authorization);
+        request.set_timeout(self.settings.deadline + Duration::from_secs(1));
+        if let Some(authorization) = &self.settings.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
         }
         let hide = |text: &str| self.settings.hide(text);
-        self.client.ready().await.map_err(|error| status::unconnected(&self.place, &error, hide))?;
+        self.client.ready().await.map_err(|error| errors::unconnected(self.settings.place(), &error, hide))?;
         let path = PathAndQuery::from_static(METHOD);
         let answer = self.client.unary(request, path, DeliverCodec).await;
-        let answer = answer.map_err(|status| status::failure(&self.place, &status, hide))?;
+        let answer = answer.map_err(|status| errors::failure(self.settings.place(), &status, hide))?;
         answer
             .into_inner()
-            .map_err(|error| broken(&self.place, &format!("its answer is not a DeliverResponse ({error})")))
+            .map_err(|error| broken(self.settings.place(), &format!("its answer is not a DeliverResponse ({error})")))
     }
 }
 

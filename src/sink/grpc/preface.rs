@@ -22,7 +22,7 @@ const SETTING_BYTES: u32 = 6;
 
 /// Why no HTTP/2 was answered.
 #[derive(Debug, Error)]
-pub enum NoHttp2 {
+pub(super) enum NoHttp2 {
     /// The connection cannot be opened, or failed.
     #[error("{}", with_advice(&.0.to_string(), connection_advice(.0)))]
     Connection(#[from] io::Error),
@@ -45,7 +45,7 @@ pub enum NoHttp2 {
 
 impl NoHttp2 {
     /// What it means for the sink at `place`.
-    pub fn unavailable(&self, place: &str) -> Unavailable {
+    pub(super) fn unavailable(&self, place: &str) -> Unavailable {
         let reason = format!("{place}: {self}");
         match self {
             Self::Connection(_) | Self::Silent(_) | Self::Closed => Unavailable::retry(reason),
@@ -58,7 +58,7 @@ impl NoHttp2 {
 ///
 /// # Errors
 /// There is no connection, or no HTTP/2.
-pub fn check(uri: &Uri, patience: Duration) -> Result<(), NoHttp2> {
+pub(super) fn check(uri: &Uri, patience: Duration) -> Result<(), NoHttp2> {
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let mut stream = resolve::connect(host, uri.port_u16().unwrap_or(80), limits::STORE_CONNECT_TIMEOUT)?;
     stream.set_read_timeout(Some(patience))?;

@@ -7,10 +7,11 @@ use http::Uri;
 use serde::Deserialize;
 use tonic::metadata::{Ascii, MetadataValue};
 
-use super::super::Kind;
-use crate::config::hide::hide;
-use crate::config::setting::{Form, Secret, Setting, Url, Value};
+use super::Grpc;
 use crate::limits;
+use crate::settings::hide::hide;
+use crate::settings::{Form, Problem, Secret, Setting, Url, Value};
+use crate::sink::{Identity, Kind, Output, Sink, SinkConfig, tls};
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
@@ -51,80 +52,120 @@ pub const KIND: Kind = Kind {
                   10,000 events. 1: events arrive in the order of their positions, except when they are sent again.",
         },
     ],
+    parse: |values| Ok(Box::new(values.read::<GrpcSection>()?.validate()?)),
 };
 
-/// `kind = "grpc"`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// `kind = "grpc"`, each value as its row allows.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// The receiver: host, port, and whether TLS is used.
+pub(super) struct GrpcSection {
     pub url: Url,
-    /// Certificates (PEM) to trust, for https only; `None`: the public authorities.
     pub ca_file: Option<PathBuf>,
     /// Empty: none.
     pub token: Secret,
-    /// Longest time for one request.
     pub deadline: Duration,
-    /// Requests of one delivery that are sent at a time; at least 1.
     pub in_flight: usize,
 }
 
-impl Settings {
-    /// What a person must change, and in which key.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
-        let uri = self.uri().map_err(|why| ("url", why))?;
+/// `kind = "grpc"`.
+#[derive(Debug, Clone)]
+pub struct GrpcSettings {
+    /// The receiver: its host, its port, and whether TLS is used. It holds no secret.
+    pub(super) uri: Uri,
+    /// Certificates (PEM) to trust, for https only; `None`: the public authorities.
+    pub(super) ca_file: Option<PathBuf>,
+    token: Secret,
+    /// The metadata with the token, which `Debug` does not show; `None`: no token.
+    pub(super) authorization: Option<MetadataValue<Ascii>>,
+    /// Longest time for one request.
+    pub(super) deadline: Duration,
+    /// Requests of one delivery that are sent at a time; at least 1.
+    pub(super) in_flight: usize,
+    output: Output,
+}
+
+impl GrpcSection {
+    /// Checks the values against each other, and parses URL and token.
+    pub(super) fn validate(self) -> Result<GrpcSettings, Problem> {
+        let uri = uri(&self.url).map_err(|why| Problem::new("url", why))?;
         if self.ca_file.is_some() && !is_encrypted(&uri) {
-            return Err(("ca_file", "is for https:// only".to_owned()));
+            return Err(Problem::new("ca_file", "is for https:// only"));
         }
-        self.authorization().map(drop).map_err(|why| ("token", why))
-    }
-
-    /// The receiver, without secrets.
-    pub fn output(&self) -> String {
-        match self.uri() {
-            Ok(uri) => format!("grpc {}", uri.to_string().trim_end_matches('/')),
-            Err(_) => "grpc".to_owned(),
-        }
-    }
-
-    /// Where the receiver is; it names a host and holds no secret.
-    pub fn uri(&self) -> Result<Uri, String> {
-        const EXPECTED: &str = "expected http://host:port or https://host:port";
-        let parts = self.url.parts().map_err(|why| format!("{why}: {EXPECTED}"))?;
-        if !matches!(parts.scheme, "http" | "https") || parts.hosts.len() != 1 {
-            return Err(EXPECTED.to_owned());
-        }
-        if parts.user.is_some() || parts.password.is_some() {
-            return Err("contains a user or password: give the receiver a token instead (token, token_file)".to_owned());
-        }
-        if !matches!(parts.path.as_str(), "" | "/") || parts.query.is_some() {
-            return Err(format!("has a path or query, which gRPC does not: {EXPECTED}"));
-        }
-        format!("{}://{}/", parts.scheme, parts.hosts_text()).parse().map_err(|_| EXPECTED.to_owned())
-    }
-
-    /// `text`, which the receiver sent, without the token.
-    pub fn hide(&self, text: &str) -> String {
-        hide(text, [self.token.reveal()])
-    }
-
-    /// The metadata that shows the token.
-    pub fn authorization(&self) -> Result<Option<MetadataValue<Ascii>>, String> {
-        let token = self.token.reveal().trim();
-        if token.is_empty() {
-            return Ok(None);
-        }
-        let expected = || "expected visible ASCII characters without a space".to_owned();
-        if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(expected());
-        }
-        let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| expected())?;
-        value.set_sensitive(true);
-        Ok(Some(value))
+        let authorization = authorization(&self.token).map_err(|why| Problem::new("token", why))?;
+        Ok(GrpcSettings {
+            output: Output::new(format!("grpc {}", uri.to_string().trim_end_matches('/'))),
+            uri,
+            ca_file: self.ca_file,
+            token: self.token,
+            authorization,
+            deadline: self.deadline,
+            in_flight: self.in_flight,
+        })
     }
 }
 
-/// Whether TLS is used.
-pub fn is_encrypted(uri: &Uri) -> bool {
+impl SinkConfig for GrpcSettings {
+    fn open(&self, name: &str, identity: &Identity) -> Box<dyn Sink> {
+        Box::new(Grpc::new(name, self, identity))
+    }
+
+    fn output(&self) -> Option<Output> {
+        Some(self.output.clone())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        tls::check_authorities(self.ca_file.as_deref())
+    }
+}
+
+impl GrpcSettings {
+    /// The receiver, for messages.
+    pub(super) fn place(&self) -> &str {
+        self.output.shown()
+    }
+
+    /// `text`, which the receiver sent, without the token.
+    pub(super) fn hide(&self, text: &str) -> String {
+        hide(text, [self.token.reveal()])
+    }
+
+    /// Whether TLS is used.
+    pub(super) fn is_encrypted(&self) -> bool {
+        is_encrypted(&self.uri)
+    }
+}
+
+/// Where the receiver is.
+fn uri(url: &Url) -> Result<Uri, String> {
+    const EXPECTED: &str = "expected http://host:port or https://host:port";
+    let parts = url.parts().map_err(|why| format!("{why}: {EXPECTED}"))?;
+    if !matches!(parts.scheme, "http" | "https") || parts.hosts.len() != 1 {
+        return Err(EXPECTED.to_owned());
+    }
+    if parts.user.is_some() || parts.password.is_some() {
+        return Err("contains a user or password: give the receiver a token instead (token, token_file)".to_owned());
+    }
+    if !matches!(parts.path.as_str(), "" | "/") || parts.query.is_some() {
+        return Err(format!("has a path or query, which gRPC does not: {EXPECTED}"));
+    }
+    format!("{}://{}/", parts.scheme, parts.hosts_text()).parse().map_err(|_| EXPECTED.to_owned())
+}
+
+/// The metadata that shows the token.
+fn authorization(token: &Secret) -> Result<Option<MetadataValue<Ascii>>, String> {
+    let token = token.reveal().trim();
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let expected = || "expected visible ASCII characters without a space".to_owned();
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(expected());
+    }
+    let mut value = MetadataValue::try_from(format!("Bearer {token}")).map_err(|_| expected())?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+fn is_encrypted(uri: &Uri) -> bool {
     uri.scheme_str() == Some("https")
 }

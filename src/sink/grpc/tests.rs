@@ -8,18 +8,25 @@ use std::time::Instant;
 
 use prost::Message;
 
+use super::settings::GrpcSection;
 use super::*;
 use crate::batch::{Batch, Payload, Run};
-use crate::config::setting::{Secret, Url};
 use crate::event::proto::{DeliverRequest, Event, EventBatch, Verdict};
+use crate::settings::{Problem, Secret, Url};
 use crate::sink::stores::{HttpService, Receiver};
 use crate::sink::testing::{
-    self, RECEIVED_UNIX_NANO, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, http_origin, identity,
-    named, origin, part, without,
+    self, RECEIVED_UNIX_NANO, Row, SERVER_ID, Store, batch, batch_of, delivery, delivery_of, down, http_origin,
+    identity, named, origin, part, retry, retry_after, run, without,
 };
 
-fn settings(url: &str) -> Settings {
-    Settings {
+impl GrpcSection {
+    fn valid(&self) -> GrpcSettings {
+        self.clone().validate().unwrap()
+    }
+}
+
+fn settings(url: &str) -> GrpcSection {
+    GrpcSection {
         url: Url::new(url),
         ca_file: None,
         token: Secret::new(""),
@@ -28,11 +35,11 @@ fn settings(url: &str) -> Settings {
     }
 }
 
-fn grpc(settings: &Settings) -> Grpc {
-    Grpc::new("main", settings, &identity(1))
+fn grpc(settings: &GrpcSection) -> Grpc {
+    Grpc::new("main", &settings.valid(), &identity(1))
 }
 
-fn connected(settings: &Settings) -> Grpc {
+fn connected(settings: &GrpcSection) -> Grpc {
     let mut sink = grpc(settings);
     assert_eq!(sink.connect(), Ok(None));
     sink
@@ -46,16 +53,12 @@ impl Python {
         Self(Receiver::start(&[]))
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self) -> GrpcSection {
         settings(&self.0.url())
     }
 
     fn connected(&self) -> Grpc {
         connected(&self.settings())
-    }
-
-    fn positions(&self) -> Vec<u64> {
-        self.rows().unwrap().into_iter().map(|(position, _)| position).collect()
     }
 }
 
@@ -65,7 +68,7 @@ impl Store for Python {
     const NAN_IS_UNSET: bool = true;
 
     fn sink(&self, owner: u8) -> Box<dyn Sink> {
-        Box::new(Grpc::new("main", &self.settings(), &identity(owner)))
+        Box::new(Grpc::new("main", &self.settings().valid(), &identity(owner)))
     }
 
     fn stored(&self) -> Option<Vec<Row>> {
@@ -78,24 +81,8 @@ impl Store for Python {
 
     fn sink_through(&self, address: SocketAddr, owner: u8) -> Box<dyn Sink> {
         // A connection that is cut without a word is noticed by the deadline.
-        let settings = Settings { deadline: Duration::from_secs(2), ..settings(&format!("http://{address}")) };
-        Box::new(Grpc::new("main", &settings, &identity(owner)))
-    }
-}
-
-#[track_caller]
-fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
-    match result.map_err(Into::into) {
-        Err(Failure::Unavailable(Unavailable::Down { reason })) => reason,
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-fn retry<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
-    match result.map_err(Into::into) {
-        Err(Failure::Unavailable(Unavailable::Retry { reason, .. })) => reason,
-        other => panic!("{other:?}"),
+        let settings = GrpcSection { deadline: Duration::from_secs(2), ..settings(&format!("http://{address}")) };
+        Box::new(Grpc::new("main", &settings.valid(), &identity(owner)))
     }
 }
 
@@ -109,7 +96,7 @@ fn passes_the_conformance_suite() {
 /// What the parts say, as prost reads them.
 fn requests(delivery: &Delivery, except: &[u64], taken: &[RangeInclusive<u64>]) -> Vec<DeliverRequest> {
     let head = Arc::new(Head { server_id: SERVER_ID, sink: "main".into() });
-    let parts = request::parts(&head, &without(delivery, except), taken);
+    let parts = encode::parts(&head, &without(delivery, except), taken);
     parts.iter().map(decoded).collect()
 }
 
@@ -124,12 +111,6 @@ fn decoded(part: &Part) -> DeliverRequest {
     assert_eq!(part.position_of_each().collect::<Vec<_>>(), request.positions);
     assert_eq!(part.positions(), request.positions[0]..=*request.positions.last().unwrap());
     request
-}
-
-fn run(events: Vec<Event>, origin: crate::batch::Origin) -> Run {
-    let count = events.len() as u32;
-    let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
-    Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin: Arc::new(origin) }
 }
 
 #[test]
@@ -207,7 +188,7 @@ fn what_an_agent_sent_between_events_makes_no_request_too_large() {
             }
             let run = Run { payload: Payload::Read(payload.into()), events, ..run(Vec::new(), origin()) };
             let head = Arc::new(Head { server_id: SERVER_ID, sink: "main".into() });
-            let parts = request::parts(&head, &delivery_of(Arc::new(Batch::new(1, vec![run]))), &[]);
+            let parts = encode::parts(&head, &delivery_of(Arc::new(Batch::new(1, vec![run]))), &[]);
             let mut names = Vec::new();
             for part in &parts {
                 let mut request = Vec::new();
@@ -305,9 +286,9 @@ fn verdicts_on_no_event_or_twice_on_one_are_a_broken_receiver() {
 
 #[test]
 fn a_time_to_come_back_after_is_kept_and_capped() {
-    let after = |retry_after_ms| match refused(&[1], DeliverResponse { verdicts: vec![verdict(0)], retry_after_ms }) {
-        Err(Failure::Unavailable(Unavailable::Retry { after, .. })) => after,
-        other => panic!("{other:?}"),
+    let after = |retry_after_ms| {
+        let verdicts = vec![verdict(0)];
+        retry_after(refused(&[1], DeliverResponse { verdicts, retry_after_ms })).1
     };
     assert_eq!(after(1_500), Some(Duration::from_millis(1_500)));
     assert_eq!(after(u32::MAX), Some(limits::RETRY_AFTER_MAX));
@@ -328,7 +309,7 @@ fn an_event_that_is_refused_goes_nowhere_and_all_others_arrive() {
 #[test]
 fn parts_that_were_taken_are_not_sent_again_after_another_one_failed() {
     let store = Python::start();
-    let mut sink = connected(&Settings { in_flight: 1, ..store.settings() });
+    let mut sink = connected(&GrpcSection { in_flight: 1, ..store.settings() });
     store.0.control(r#"{"after": 1, "status": ["UNAVAILABLE", "full"]}"#);
     let reason = retry(sink.deliver(&delivery(1..=35_000)));
     assert!(reason.contains("UNAVAILABLE: full"), "{reason}");
@@ -346,12 +327,12 @@ fn parts_that_were_taken_are_not_sent_again_after_another_one_failed() {
 #[test]
 fn bisection_sends_nothing_twice() {
     let store = Python::start();
-    let mut sink = connected(&Settings { in_flight: 1, ..store.settings() });
+    let mut sink = connected(&GrpcSection { in_flight: 1, ..store.settings() });
     store.0.control(r#"{"dislike": "bad"}"#);
     let events = (1..=30_000).map(|at| named(if at == 9_000 { "bad" } else { "e" })).collect();
     let whole = delivery_of(batch_of(1, vec![events]));
     // As the router halves it; the second part was on its way when the first one failed.
-    let mut sink_of_two = connected(&Settings { in_flight: 2, ..store.settings() });
+    let mut sink_of_two = connected(&GrpcSection { in_flight: 2, ..store.settings() });
     for sink in [&mut sink_of_two, &mut sink] {
         assert!(matches!(sink.deliver(&whole), Err(Failure::BatchRefused { .. })));
     }
@@ -368,7 +349,7 @@ fn bisection_sends_nothing_twice() {
 #[test]
 fn a_refusal_beside_a_failure_is_told_first() {
     let store = Python::start();
-    let mut sink = connected(&Settings { in_flight: 1, ..store.settings() });
+    let mut sink = connected(&GrpcSection { in_flight: 1, ..store.settings() });
     store.0.control(r#"{"after": 1, "status": ["UNAVAILABLE", "full"]}"#);
     let events = (1..=20_000).map(|at| named(if at == 5 { "forbidden" } else { "e" })).collect();
     let delivery = delivery_of(batch_of(1, vec![events]));
@@ -443,12 +424,8 @@ fn an_answer_that_is_none_is_a_broken_receiver() {
 fn a_receiver_that_asks_for_time_is_tried_again() {
     let store = Python::start();
     store.0.control(r#"{"retry_after": 0.25}"#);
-    match store.connected().deliver(&delivery(1..=2)) {
-        Err(Failure::Unavailable(Unavailable::Retry { after, .. })) => {
-            assert_eq!(after, Some(Duration::from_millis(250)));
-        }
-        other => panic!("{other:?}"),
-    }
+    let (_, after) = retry_after(store.connected().deliver(&delivery(1..=2)));
+    assert_eq!(after, Some(Duration::from_millis(250)));
     assert!(store.positions().is_empty());
 }
 
@@ -463,7 +440,7 @@ fn a_stopped_receiver_is_noticed_by_the_deadline_and_found_again() {
     let store = Python::start();
     let mut sink = store.connected();
     assert_eq!(sink.deliver(&delivery(1..=10)), Ok(()));
-    sink.settings.deadline = Duration::from_millis(300);
+    Arc::make_mut(&mut sink.settings).deadline = Duration::from_millis(300);
     let mut deliver = |first: u64| {
         sink.connect()?;
         sink.deliver(&delivery(first..=first + 9))
@@ -485,11 +462,11 @@ fn a_stopped_receiver_is_noticed_by_the_deadline_and_found_again() {
 }
 
 /// Listens and does so with each connection.
-fn peer(talk: impl Fn(std::net::TcpStream) + Send + 'static) -> Settings {
+fn peer(talk: impl Fn(std::net::TcpStream) + Send + 'static) -> GrpcSection {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || listener.incoming().flatten().for_each(talk));
-    Settings { deadline: Duration::from_millis(300), ..settings(&format!("http://{address}")) }
+    GrpcSection { deadline: Duration::from_millis(300), ..settings(&format!("http://{address}")) }
 }
 
 #[test]
@@ -537,7 +514,7 @@ fn a_crash_of_a_receiver_loses_and_doubles_nothing() {
 #[test]
 fn many_requests_at_a_time_are_each_stored_once() {
     let store = Python::start();
-    let mut sink = connected(&Settings { in_flight: 3, ..store.settings() });
+    let mut sink = connected(&GrpcSection { in_flight: 3, ..store.settings() });
     let event = |position: u64| Event { body: "x".repeat(40_000), ..named(format!("e{position}")) };
     let batches: Vec<_> = (0..10).map(|at| batch_of(at * 20 + 1, vec![(1..=20).map(event).collect()])).collect();
     assert_eq!(sink.deliver(&without(&Delivery::new(batches, 3..=198), &[100])), Ok(()));
@@ -552,8 +529,8 @@ fn many_requests_at_a_time_are_each_stored_once() {
 fn a_token_is_shown_to_the_receiver_and_to_nobody_else() {
     let receiver = Receiver::start(&["--token", "right-one"]);
     let deliver = |token: &str| {
-        let settings = Settings { token: Secret::new(token), ..settings(&receiver.url()) };
-        assert!(!format!("{settings:?}").contains("right"));
+        let settings = GrpcSection { token: Secret::new(token), ..settings(&receiver.url()) };
+        assert!(!format!("{settings:?} {:?}", settings.valid()).contains("right"));
         connected(&settings).deliver(&delivery(1..=1))
     };
     let reason = down(deliver(""));
@@ -567,7 +544,7 @@ fn what_a_receiver_repeats_of_the_metadata_shows_no_token() {
     // Longer than a code or a reason may be: what is cut would not be found afterwards.
     let token = format!("hunter{}/%zebra", "0".repeat(2_000));
     let receiver = Receiver::start(&["--token", &token]);
-    let settings = Settings { token: Secret::new(&token), ..settings(&receiver.url()) };
+    let settings = GrpcSection { token: Secret::new(&token), ..settings(&receiver.url()) };
     for echo in ["VERDICT", "UNAUTHENTICATED", "INVALID_ARGUMENT", "UNAVAILABLE"] {
         receiver.control(&format!(r#"{{"echo": "{echo}"}}"#));
         let failure = connected(&settings).deliver(&delivery(1..=1)).unwrap_err();
@@ -586,7 +563,7 @@ fn tls_is_verified() {
     let receiver = Receiver::start(&["--token", "secret", "--tls", &path("key"), &path("crt")]);
     let deliver = |host: &str, ca_file: Option<String>| {
         let url = format!("https://{host}:{}", receiver.port());
-        let settings = Settings { ca_file: ca_file.map(Into::into), token: Secret::new("secret"), ..settings(&url) };
+        let settings = GrpcSection { ca_file: ca_file.map(Into::into), token: Secret::new("secret"), ..settings(&url) };
         let mut sink = grpc(&settings);
         sink.connect()?;
         sink.deliver(&delivery(1..=1_000))
@@ -642,14 +619,14 @@ fn what_does_not_speak_http_2_is_named() {
 
 #[test]
 fn wrong_settings_are_named() {
-    let with = |change: fn(&mut Settings)| {
+    let with = |change: fn(&mut GrpcSection)| {
         let mut settings = settings("http://h:1");
         change(&mut settings);
-        settings.check()
+        settings.validate()
     };
-    assert_eq!(with(|_| {}), Ok(()));
-    let wrong: BTreeMap<&str, fn(&mut Settings)> = BTreeMap::from([
-        ("expected http://host:port", (|settings| settings.url = Url::new("h:1")) as fn(&mut Settings)),
+    assert!(with(|_| {}).is_ok());
+    let wrong: BTreeMap<&str, fn(&mut GrpcSection)> = BTreeMap::from([
+        ("expected http://host:port", (|settings| settings.url = Url::new("h:1")) as fn(&mut GrpcSection)),
         ("or https://host:port", |settings| settings.url = Url::new("grpc://h:1")),
         ("has a path", |settings| settings.url = Url::new("http://h:1/x")),
         ("give the receiver a token", |settings| settings.url = Url::new("http://u:secret@h:1")),
@@ -657,10 +634,10 @@ fn wrong_settings_are_named() {
         ("visible ASCII", |settings| settings.token = Secret::new("a\nb")),
     ]);
     for (words, change) in wrong {
-        let (_, why) = with(change).unwrap_err();
+        let Problem { why, .. } = with(change).unwrap_err();
         assert!(why.contains(words) && !why.contains("secret"), "{why}");
     }
-    assert_eq!(settings("https://h").output(), "grpc https://h");
+    assert_eq!(settings("https://h").valid().place(), "grpc https://h");
 }
 
 #[test]

@@ -20,13 +20,13 @@ use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTi
 
 /// Wraps the connections of the connector before it.
 #[derive(Debug, Clone, Default)]
-pub struct EarlyAnswers {
+pub(super) struct EarlyAnswers {
     cut_short: Arc<AtomicBool>,
 }
 
 impl EarlyAnswers {
     /// Whether a request since the last call was not sent whole.
-    pub fn take_cut_short(&self) -> bool {
+    pub(super) fn take_cut_short(&self) -> bool {
         self.cut_short.swap(false, Ordering::Relaxed)
     }
 }
@@ -41,7 +41,7 @@ impl<In: Transport> Connector<In> for EarlyAnswers {
 
 /// A transport that reads the peer's answer after a write has failed.
 #[derive(Debug)]
-pub struct EarlyAnswer<T> {
+pub(super) struct EarlyAnswer<T> {
     inner: T,
     /// Why the peer accepts no more bytes; `None`: it does.
     broken: Option<io::Error>,

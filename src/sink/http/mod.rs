@@ -15,9 +15,9 @@
 //!
 //! **Connections** are kept and used again after an answer that was read whole; after trouble there is a new one.
 
-mod answer;
-mod body;
 mod early_answer;
+mod encode;
+mod errors;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -26,14 +26,13 @@ use std::io;
 use std::sync::Arc;
 
 use ureq::Agent;
-use ureq::http::Uri;
-use ureq::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
+use ureq::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
 
-use self::answer::{Answer, unavailable};
 use self::early_answer::EarlyAnswers;
-pub use self::settings::{Format, KIND, Settings};
+use self::errors::{Answer, unavailable};
+pub use self::settings::{Format, HttpSettings, KIND};
 use super::{Failure, Identity, Sink, Unavailable, connection_advice, tls, uuid, with_advice};
 use crate::batch::Delivery;
 use crate::limits;
@@ -45,7 +44,7 @@ const POSITIONS: &str = "telemetryx-positions";
 
 /// The sink, with its HTTP client.
 pub struct Http {
-    settings: Settings,
+    settings: HttpSettings,
     server_id: [u8; 16],
     client: Option<Client>,
 }
@@ -54,24 +53,19 @@ pub struct Http {
 struct Client {
     agent: Agent,
     early_answers: EarlyAnswers,
-    uri: Uri,
-    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Http {
     /// A sink that has sent nothing yet.
-    pub fn new(settings: &Settings, identity: &Identity) -> Self {
+    pub fn new(settings: &HttpSettings, identity: &Identity) -> Self {
         Self { settings: settings.clone(), server_id: identity.server_id, client: None }
     }
 
     fn down(&self, reason: &str) -> Unavailable {
-        Unavailable::down(format!("{}: {reason}", self.settings.output()))
+        Unavailable::down(format!("{}: {reason}", self.settings.place()))
     }
 
     fn client(&self) -> Result<Client, Unavailable> {
-        let wrong = |(key, why)| self.down(&format!("{key}: {why}"));
-        let uri = self.settings.uri().map_err(wrong)?;
-        let headers = self.settings.sent_headers().map_err(wrong)?;
         let roots = match &self.settings.ca_file {
             None => RootCerts::WebPki,
             Some(path) => {
@@ -97,19 +91,20 @@ impl Http {
         let connector =
             ().chain(TcpConnector::default()).chain(early_answers.clone()).chain(RustlsConnector::default());
         let agent = Agent::with_parts(config, connector, SystemResolver);
-        Ok(Client { agent, early_answers, uri, headers })
+        Ok(Client { agent, early_answers })
     }
 }
 
 impl Sink for Http {
     /// Whether a server listens there; no request is sent.
     fn probe(&mut self) -> Result<(), Unavailable> {
-        let Client { uri, .. } = self.client()?;
+        self.client()?;
+        let uri = &self.settings.uri;
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let refused = |error: io::Error| {
             let reason = with_advice(&error.to_string(), connection_advice(&error));
-            Unavailable::retry(format!("{}: {reason}", self.settings.output()))
+            Unavailable::retry(format!("{}: {reason}", self.settings.place()))
         };
         resolve::connect(host, port, limits::STORE_CONNECT_TIMEOUT).map(drop).map_err(refused)
     }
@@ -138,18 +133,18 @@ impl Sink for Http {
             let reason = "more ranges of positions than fit into a header".to_owned();
             return Err(Failure::BatchRefused { code: "POSITIONS".to_owned(), reason });
         }
-        let Settings { format, gzip, .. } = self.settings;
-        let Some(Client { agent, early_answers, uri, headers }) = &self.client else {
-            return Err(Unavailable::retry(format!("{}: not connected", self.settings.output())).into());
+        let HttpSettings { uri, format, gzip, headers, .. } = &self.settings;
+        let Some(Client { agent, early_answers }) = &self.client else {
+            return Err(Unavailable::retry(format!("{}: not connected", self.settings.place())).into());
         };
-        let body = body::encode(format, gzip, &self.server_id, delivery)
+        let body = encode::encode(*format, *gzip, &self.server_id, delivery)
             .map_err(|error| Unavailable::retry(error.to_string()))?;
         let mut request = agent
             .post(uri)
             .header(CONTENT_TYPE, format.media_type())
             .header(SERVER_ID, uuid(&self.server_id))
-            .header(POSITIONS, body::header(&positions));
-        if gzip {
+            .header(POSITIONS, encode::header(&positions));
+        if *gzip {
             request = request.header(CONTENT_ENCODING, "gzip");
         }
         for (name, value) in headers {

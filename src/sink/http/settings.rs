@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,10 +12,11 @@ use serde::Deserialize;
 use ureq::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use ureq::http::uri::Uri;
 
-use super::super::Kind;
-use crate::config::hide::hide;
-use crate::config::setting::{Form, Secret, Setting, Url, Value};
-use crate::config::url::Parts;
+use super::Http;
+use crate::settings::hide::hide;
+use crate::settings::url::Parts;
+use crate::settings::{Form, Problem, Secret, Setting, Url, Value};
+use crate::sink::{Identity, Kind, Output, Sink, SinkConfig, tls};
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
@@ -72,26 +74,56 @@ pub const KIND: Kind = Kind {
                   is sent again.",
         },
     ],
+    parse: |values| Ok(Box::new(values.read::<HttpSection>()?.validate()?)),
 };
 
-/// `kind = "http"`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// `kind = "http"`, each value as its row allows.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Where requests go; user and password become `Authorization: Basic`.
+pub(super) struct HttpSection {
     pub url: Url,
-    /// Encoding of the body.
     pub format: Format,
-    /// Whether the body is compressed.
     pub gzip: bool,
-    /// Further header fields of each request, by name.
     pub headers: BTreeMap<String, Secret>,
     /// Empty: none.
     pub token: Secret,
-    /// For https only.
     pub ca_file: Option<PathBuf>,
-    /// Longest time for one request, name resolution and answer included.
     pub timeout: Duration,
+}
+
+/// `kind = "http"`.
+#[derive(Clone)]
+pub struct HttpSettings {
+    /// Where requests go, without user and password.
+    pub(super) uri: Uri,
+    /// Encoding of the body.
+    pub(super) format: Format,
+    /// Whether the body is compressed.
+    pub(super) gzip: bool,
+    /// Further header fields of each request, with that of the token or of the URL's user.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+    /// For https only; `None`: the public authorities.
+    pub(super) ca_file: Option<PathBuf>,
+    /// Longest time for one request, name resolution and answer included.
+    pub(super) timeout: Duration,
+    /// What the service may repeat of URL, headers and token, and must not be shown.
+    secrets: Vec<Secret>,
+    output: Output,
+}
+
+/// Not derived: it would show the query of the URL.
+impl fmt::Debug for HttpSettings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { output, format, gzip, headers, ca_file, timeout, .. } = self;
+        out.debug_struct("HttpSettings")
+            .field("output", output)
+            .field("format", format)
+            .field("gzip", gzip)
+            .field("headers", headers)
+            .field("ca_file", ca_file)
+            .field("timeout", timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Encoding of a request's body.
@@ -133,38 +165,37 @@ const OWN_HEADERS: &[&str] = &[
     "user-agent",
 ];
 
-type Problem = (Cow<'static, str>, String);
-
-fn problem(key: &'static str, why: &str) -> Problem {
-    (key.into(), why.to_owned())
-}
-
-impl Settings {
-    /// What a person must change, and in which key.
-    pub fn check(&self) -> Result<(), Problem> {
+impl HttpSection {
+    /// Checks the values against each other, and parses URL and headers.
+    pub(super) fn validate(self) -> Result<HttpSettings, Problem> {
         let uri = self.uri()?;
-        self.sent_headers()?;
+        let headers = self.sent_headers()?;
         if self.ca_file.is_some() && uri.scheme_str() != Some("https") {
-            return Err(problem("ca_file", "is for https:// only"));
+            return Err(Problem::new("ca_file", "is for https:// only"));
         }
-        Ok(())
-    }
-
-    /// Where to, without secrets.
-    pub fn output(&self) -> String {
-        format!("http {}", self.url)
+        Ok(HttpSettings {
+            uri,
+            headers,
+            secrets: self.secrets(),
+            // What is shown of a URL leaves out its query.
+            output: Output::with_hidden(format!("http {}", self.url), format!("http {}", self.url.reveal())),
+            format: self.format,
+            gzip: self.gzip,
+            ca_file: self.ca_file,
+            timeout: self.timeout,
+        })
     }
 
     /// Where to, without user and password.
-    pub(super) fn uri(&self) -> Result<Uri, Problem> {
+    fn uri(&self) -> Result<Uri, Problem> {
         const EXPECTED: &str = "expected http:// or https://, a host, and a path with %XX for other signs";
-        let parts = self.url.parts().map_err(|why| problem("url", &format!("{why}: {EXPECTED}")))?;
+        let parts = self.url.parts().map_err(|why| Problem::new("url", format!("{why}: {EXPECTED}")))?;
         if !matches!(parts.scheme, "http" | "https") || parts.hosts.len() != 1 {
-            return Err(problem("url", EXPECTED));
+            return Err(Problem::new("url", EXPECTED));
         }
         let query = parts.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
         let text = format!("{}://{}{}{query}", parts.scheme, parts.hosts_text(), parts.path);
-        text.parse().map_err(|_| problem("url", EXPECTED))
+        text.parse().map_err(|_| Problem::new("url", EXPECTED))
     }
 
     /// `Authorization: Basic` of the user and password in the URL.
@@ -179,8 +210,8 @@ impl Settings {
         Some(format!("Basic {}", STANDARD.encode(login)))
     }
 
-    /// `text`, which the service sent, without the secrets that it got.
-    pub(super) fn hide(&self, text: &str) -> String {
+    /// What the service gets and may repeat, whole and in pieces.
+    fn secrets(&self) -> Vec<Secret> {
         let parts = self.url.parts().ok();
         let mut secrets = parts.map(Parts::secrets).unwrap_or_default();
         // A key may stand where a user does.
@@ -191,11 +222,11 @@ impl Settings {
             secrets.push(header);
         }
         secrets.push(self.token.reveal().into());
-        hide(text, secrets.iter().map(|secret| &**secret))
+        secrets.into_iter().map(Secret::new).collect()
     }
 
     /// The headers that the settings name, ready to be sent. They do not show themselves.
-    pub(super) fn sent_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Problem> {
+    fn sent_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Problem> {
         let value = |text: &str| {
             let mut value = HeaderValue::from_str(text).ok()?;
             value.set_sensitive(true);
@@ -203,7 +234,7 @@ impl Settings {
         };
         let mut headers = Vec::with_capacity(self.headers.len() + 1);
         for (name, text) in &self.headers {
-            let refuse = |why: &str| (Cow::from(format!("headers.{name}")), why.to_owned());
+            let refuse = |why: &str| Problem::new(format!("headers.{name}"), why);
             if OWN_HEADERS.iter().any(|own| own.eq_ignore_ascii_case(name)) {
                 return Err(refuse("is a header that the sink sets itself"));
             }
@@ -212,27 +243,50 @@ impl Settings {
             let value = value(text.reveal()).ok_or_else(|| refuse("contains a character that no header may have"))?;
             headers.push((header, value));
         }
-        let named = self.named("authorization").is_some();
+        let named = self.headers.keys().any(|name| name.eq_ignore_ascii_case("authorization"));
         if let Some(basic) = self.basic() {
             if named || !self.token.reveal().is_empty() {
-                return Err(problem("url", "a user in it and token or headers.Authorization: keep one"));
+                return Err(Problem::new("url", "a user in it and token or headers.Authorization: keep one"));
             }
             headers.extend(value(&basic).map(|value| (AUTHORIZATION, value)));
         }
         let token = self.token.reveal();
         if !token.is_empty() {
             if named {
-                return Err(problem("token", "headers.Authorization is given too: keep one"));
+                return Err(Problem::new("token", "headers.Authorization is given too: keep one"));
             }
-            let value = value(&format!("Bearer {token}"))
-                .ok_or_else(|| problem("token", "contains a character that no header may have, such as a line end"))?;
+            let value = value(&format!("Bearer {token}")).ok_or_else(|| {
+                Problem::new("token", "contains a character that no header may have, such as a line end")
+            })?;
             headers.push((AUTHORIZATION, value));
         }
         Ok(headers)
     }
+}
 
-    fn named(&self, header: &str) -> Option<&Secret> {
-        self.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(header)).map(|(_, value)| value)
+impl SinkConfig for HttpSettings {
+    fn open(&self, _name: &str, identity: &Identity) -> Box<dyn Sink> {
+        Box::new(Http::new(self, identity))
+    }
+
+    fn output(&self) -> Option<Output> {
+        Some(self.output.clone())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        tls::check_authorities(self.ca_file.as_deref())
+    }
+}
+
+impl HttpSettings {
+    /// Where to, for messages.
+    pub(super) fn place(&self) -> &str {
+        self.output.shown()
+    }
+
+    /// `text`, which the service sent, without the secrets that it got.
+    pub(super) fn hide(&self, text: &str) -> String {
+        hide(text, self.secrets.iter().map(Secret::reveal))
     }
 }
 

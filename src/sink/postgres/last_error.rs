@@ -10,11 +10,11 @@ use crate::limits;
 
 /// Of one connection; a clone is another handle.
 #[derive(Debug, Clone, Default)]
-pub struct LastError(Arc<Mutex<Reader>>);
+pub(super) struct LastError(Arc<Mutex<Reader>>);
 
 /// An error as the server sent it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerError {
+pub(super) struct ServerError {
     /// SQLSTATE.
     pub code: String,
     /// The primary message.
@@ -39,17 +39,17 @@ const READY_FOR_QUERY: u8 = b'Z';
 
 impl LastError {
     /// Bytes that came from the server.
-    pub fn read(&self, bytes: &[u8]) {
+    pub(super) fn read(&self, bytes: &[u8]) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).read(bytes);
     }
 
     /// Forgets everything: a new connection begins.
-    pub fn reset(&self) {
+    pub(super) fn reset(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Reader::default();
     }
 
     /// The error after which the server was not ready for another statement.
-    pub fn take(&self) -> Option<ServerError> {
+    pub(super) fn take(&self) -> Option<ServerError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).last.take()
     }
 }

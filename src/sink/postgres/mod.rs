@@ -11,7 +11,7 @@
 //!     └─ no answer ─▶ connect again: the position shows whether it was committed
 //! ```
 //!
-//! **Sorting.** SQLSTATE decides who has to act (`sqlstate`). The row that COPY names only shows where to cut: a row is
+//! **Sorting.** SQLSTATE decides who has to act (`errors`, `sqlstate`). The row that COPY names only shows where to cut: a row is
 //! refused because it was refused alone. Not where it is the table that is wrong: a column that requires a value which
 //! no row brings, or a partition that no row of many finds.
 //!
@@ -19,16 +19,16 @@
 //! (`stream`), the connection is thrown away, and the router connects again, for ever. (Not on a Unix socket, which the
 //! client library does not hand out.)
 //!
-//! **Fencing.** As in `sqlite`: the first connect of a process takes the position, a later one only looks. Both lock its
-//! row first, and so wait for a COMMIT of a lost connection that is still on its way.
+//! **Fencing**: see [`ownership`](super::ownership); the statements are in `position`. A connect locks the row of the
+//! position first, and so waits for a COMMIT of a lost connection that is still on its way.
 //!
 //! **Replay** copies what is not there yet, in pieces, and leaves the position alone.
 
-#[cfg(test)]
-mod encoding_tests;
+mod encode;
+mod errors;
 mod last_error;
 mod pieces;
-mod rows;
+mod position;
 mod session;
 mod settings;
 mod sqlstate;
@@ -43,37 +43,30 @@ use std::io::{self, Write as _};
 use postgres::config::{Host, SslMode, SslNegotiation};
 use postgres::{Error, ToStatement};
 
-use self::last_error::{LastError, ServerError};
+use self::encode::Rows;
+use self::errors::{code, lacks_partition, named_line, refuses};
+use self::last_error::LastError;
 use self::pieces::Pieces;
-use self::rows::Rows;
-use self::session::{
-    Session, Trouble, chain, code, columns, db_error, describe, lacks_partition, named_line, refuses, text,
-};
-pub use self::settings::{KIND, Settings, Tls};
-use self::sqlstate::{Place, Verdict, advice, pooler_advice, verdict};
-use self::stream::{Connector, Deadline, Encryption, NoTlsOffered};
+use self::session::{Session, columns, text};
+pub use self::settings::{KIND, PostgresSettings, Tls};
+use self::sqlstate::advice;
+use self::stream::{Connector, Deadline, Encryption};
 use self::tables::Tables;
-use super::{Failure, Identity, Refusal, Sink, Unavailable, connection_advice, tls, uuid};
+use super::ownership::{Connect, FIRST, Ownership, OwnershipError};
+use super::{Failure, Identity, Refusal, Sink, Unavailable, tls};
 use crate::batch::{Delivery, Record};
 use crate::{descriptors, limits};
 
 /// The sink, with its connection.
 pub struct Postgres {
-    sink: String,
-    settings: Settings,
+    settings: PostgresSettings,
     tables: Option<Tables>,
     server_id: [u8; 16],
-    owner: String,
-    /// A position from here on is another, newer log's.
-    log_end: u64,
-    /// This process has taken the position once.
-    owned: bool,
+    ownership: Ownership,
     session: Option<Session>,
     /// Of `session`, or of the one that ended last.
     last_error: LastError,
     rows: Rows,
-    /// The store's position as of the last look or commit.
-    position: u64,
     /// Rows without a partition that were refused, since it last took a row.
     unplaced_in_a_row: u64,
 }
@@ -97,19 +90,15 @@ struct Found {
 
 impl Postgres {
     /// A sink that is not connected. `sink`: its name, under which the position is stored.
-    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
+    pub fn new(sink: &str, settings: &PostgresSettings, identity: &Identity) -> Self {
         Self {
-            sink: sink.to_owned(),
             settings: settings.clone(),
-            tables: Tables::named(&settings.table),
+            tables: Some(settings.tables.clone()),
             server_id: identity.server_id,
-            owner: uuid(&identity.owner),
-            log_end: identity.log_end,
-            owned: false,
+            ownership: Ownership::new(sink, identity, 1),
             session: None,
             last_error: LastError::default(),
             rows: Rows::default(),
-            position: 0,
             unplaced_in_a_row: 0,
         }
     }
@@ -119,7 +108,7 @@ impl Postgres {
         if descriptors::lack(limits::POSTGRES_DESCRIPTORS) {
             return Err(self.retry("out of file descriptors"));
         }
-        let mut config = self.settings.config().map_err(|why| self.down(&why))?;
+        let mut config = self.settings.config.clone();
         settings::give_unknown_localhost(&mut config);
         let encryption = self.encryption(config.get_ssl_mode()).map_err(|why| self.down(&why))?;
         let deadline = Deadline::default();
@@ -169,24 +158,18 @@ impl Postgres {
         session.run(&self.begin()).map_err(sql)?;
         self.prepare_tables(session, &tables)?;
         let held = self.read_position(session, " FOR UPDATE").map_err(sql)?;
-        match &held {
-            Some((position, owner)) if self.owned && *owner != self.owner => return Err(self.fenced(*position)),
-            Some((position, _)) if !self.owned && *position >= self.log_end => return Ok(*position),
-            Some(_) => {}
-            None => self.check_missing(session)?,
-        }
-        let Tables { positions, .. } = &tables;
-        let (server_id, sink, owner) = (uuid(&self.server_id), &self.sink, &self.owner);
-        session
-            .run(&format!(
-                "INSERT INTO {positions} (server_id, sink, position, owner) VALUES ('{server_id}', '{sink}', 0, '{owner}') \
-                 ON CONFLICT (server_id, sink) DO UPDATE SET owner = excluded.owner"
-            ))
-            .map_err(sql)?;
+        let position = match self.ownership.connect(FIRST, held.as_ref()).map_err(|error| self.stopped(&error))? {
+            Connect::LeaveAlone { position } => return Ok(position),
+            Connect::Take { position } => position,
+            Connect::New => {
+                self.check_missing(session)?;
+                0
+            }
+        };
+        self.take_position(session).map_err(sql)?;
         session.run("COMMIT").map_err(sql)?;
-        self.owned = true;
-        self.position = held.map_or(0, |(position, _)| position);
-        Ok(self.position)
+        self.ownership.taken(FIRST, position);
+        Ok(position)
     }
 
     fn prepare_tables(&self, session: &mut Session, tables: &Tables) -> Result<(), Unavailable> {
@@ -219,7 +202,7 @@ impl Postgres {
         if found.is_empty() {
             return Err(self.down(&format!(
                 "there is no table {table}: run what `telemetryx config --ddl {}` prints, or set create = true",
-                self.sink
+                self.ownership.sink()
             )));
         }
         let problems = tables::problems(wanted, found);
@@ -227,7 +210,7 @@ impl Postgres {
             return Err(self.down(&format!(
                 "table {table} {}: alter it (`telemetryx config --ddl {}` prints what it must have), or name another table",
                 problems.join(", "),
-                self.sink
+                self.ownership.sink()
             )));
         }
         Ok(())
@@ -241,47 +224,6 @@ impl Postgres {
              SET LOCAL statement_timeout = {ms}; SET LOCAL lock_timeout = {ms}; \
              SET LOCAL idle_in_transaction_session_timeout = {ms}"
         )
-    }
-
-    fn read_position(&self, session: &mut Session, lock: &str) -> Result<Option<(u64, String)>, Error> {
-        let positions = self.tables.as_ref().map_or("", |tables| &tables.positions);
-        let (server_id, sink) = (uuid(&self.server_id), &self.sink);
-        let rows = session.select(&format!(
-            "SELECT position, owner FROM {positions} WHERE server_id = '{server_id}' AND sink = '{sink}'{lock}"
-        ))?;
-        Ok(rows.first().map(|row| {
-            let position = text(row, 0).parse().unwrap_or(0);
-            (position, text(row, 1).to_owned())
-        }))
-    }
-
-    /// Fails with what to do where the table has rows of this log and no sink has a position of it: that it begins anew
-    /// is not what anybody asked for. (A sink that was renamed begins anew: rows that are there stay.)
-    fn check_missing(&self, session: &mut Session) -> Result<(), Unavailable> {
-        let Some(Tables { events, positions }) = &self.tables else { return Ok(()) };
-        let server_id = uuid(&self.server_id);
-        let rows = session
-            .select(&format!(
-                "SELECT position FROM {events} WHERE server_id = '{server_id}' \
-                 AND NOT EXISTS (SELECT 1 FROM {positions} WHERE server_id = '{server_id}') \
-                 ORDER BY position DESC LIMIT 1"
-            ))
-            .map_err(|error| self.unavailable(&error))?;
-        let Some(last) = rows.first().and_then(|row| text(row, 0).parse().ok()) else { return Ok(()) };
-        let ids = [server_id.as_str(), &self.sink, &self.owner];
-        Err(self.down(&super::missing_position((events, positions), ids, last)))
-    }
-
-    /// Begins the transaction of a delivery: its position first. `false`: it was not where this process had left it.
-    fn move_position(&self, session: &mut Session, last: u64) -> Result<bool, Error> {
-        let positions = self.tables.as_ref().map_or("", |tables| &tables.positions);
-        let (server_id, sink, owner, old) = (uuid(&self.server_id), &self.sink, &self.owner, self.position);
-        let moved = session.run(&format!(
-            "{}; UPDATE {positions} SET position = {last} \
-             WHERE server_id = '{server_id}' AND sink = '{sink}' AND owner = '{owner}' AND position = {old}",
-            self.begin()
-        ))?;
-        Ok(moved > 0)
     }
 
     fn write_in_session(&mut self, delivery: &Delivery, end: End) -> Result<(), Failure> {
@@ -447,7 +389,7 @@ impl Postgres {
     /// Those of this log that the table has, of the ones that fit `within`.
     fn positions_there(&self, session: &mut Session, within: &str) -> Result<HashSet<u64>, Error> {
         let events = self.tables.as_ref().map_or("", |tables| &tables.events);
-        let server_id = uuid(&self.server_id);
+        let server_id = self.ownership.server_id();
         let rows = session
             .select(&format!("SELECT position FROM {events} WHERE server_id = '{server_id}' AND position {within}"))?;
         Ok(rows.iter().filter_map(|row| text(row, 0).parse().ok()).collect())
@@ -469,97 +411,16 @@ impl Postgres {
         self.end(session, found.refusals, End::Commit)
     }
 
-    /// The position was not where this process had left it.
-    fn not_moved(&self, session: &mut Session, last: u64) -> Result<(), Failure> {
-        match self.read_position(session, "").map_err(|error| self.unavailable(&error))? {
-            Some((position, _)) if position >= last => Ok(()),
-            Some((position, owner)) if owner != self.owner => Err(self.fenced(position).into()),
-            _ => Err(self.retry("the position of this sink was changed").into()),
-        }
-    }
-
-    fn fenced(&self, position: u64) -> Unavailable {
-        self.down(&format!(
-            "fenced at position {position}: another server with the same log delivers as sink `{}`; stop one of them, \
-             then start this one again",
-            self.sink
-        ))
-    }
-
     fn retry(&self, reason: &str) -> Unavailable {
-        Unavailable::retry(format!("{}: {reason}", self.settings.output()))
+        Unavailable::retry(format!("{}: {reason}", self.settings.place()))
     }
 
     fn down(&self, reason: &str) -> Unavailable {
-        Unavailable::down(format!("{}: {reason}", self.settings.output()))
+        Unavailable::down(format!("{}: {reason}", self.settings.place()))
     }
 
-    /// The error on one line, without the secrets of the settings: a server or a pooler may quote them.
-    fn describe(&self, error: &Trouble) -> String {
-        self.settings.hide(&describe(error))
-    }
-
-    fn unavailable(&self, error: &Trouble) -> Unavailable {
-        let reason = self.describe(error);
-        if let Some(error) = db_error(error) {
-            return self.reported(error.code().code(), error.message(), error.routine(), reason);
-        }
-        if let Some(ServerError { code, message }) = self.last_error.take() {
-            let reason = format!("{} (SQLSTATE {code}), and the connection was closed", self.settings.hide(&message));
-            return self.reported(&code, &message, None, reason);
-        }
-        let mut passes = error.downcast_ref::<Error>().is_some_and(Error::is_closed);
-        let mut look_at = "";
-        for error in chain(error) {
-            let Some(error) = error.downcast_ref::<io::Error>() else { continue };
-            passes = true;
-            if look_at.is_empty() {
-                look_at = connection_advice(error);
-            }
-            if error.get_ref().is_some_and(|inner| inner.is::<NoTlsOffered>()) {
-                return self.down(&reason);
-            }
-            if let Some(error) = tls::error_in(error) {
-                return self.down(&format!("{reason}: {}", tls_advice(error)));
-            }
-        }
-        match (passes, look_at) {
-            (true, "") => self.retry(&reason),
-            (true, advice) => self.retry(&format!("{reason}: {advice}")),
-            // What is left are settings that the server asks for, such as a password.
-            (false, _) if reason.contains("password missing") => self.down(&format!(
-                "{reason}: the server requires one: write it into url (postgres://user:password@…), or the whole URL \
-                 into \
-                 the file of url_file; PGPASSWORD, PGPASSFILE and ~/.pgpass are not read"
-            )),
-            (false, _) => self.down(&format!("{reason}: check url")),
-        }
-    }
-
-    /// What the server, or a pooler before it, reports.
-    fn reported(&self, code: &str, message: &str, routine: Option<&str>, reason: String) -> Unavailable {
-        if let Some(advice) = pooler_advice(message) {
-            return self.down(&format!("{reason}: {advice}"));
-        }
-        let advice = advice(code, routine);
-        let reason = if advice.is_empty() { reason } else { format!("{reason}: {advice}") };
-        match verdict(code, Place::Elsewhere) {
-            Verdict::Retry => self.retry(&reason),
-            Verdict::Refused | Verdict::Down => self.down(&reason),
-        }
-    }
-}
-
-fn tls_advice(error: &rustls::Error) -> &'static str {
-    match tls::trouble(error) {
-        tls::Trouble::Certificate => {
-            "check the server's certificate, its name, and ca_file; or set tls = \"require\" to encrypt without \
-             checking it"
-        }
-        tls::Trouble::ClientCertificate => {
-            "if the server requires a client certificate, change that in its pg_hba.conf"
-        }
-        tls::Trouble::NotTls | tls::Trouble::Other => "server and sink do not agree on TLS: see the server's log",
+    fn stopped(&self, error: &OwnershipError) -> Unavailable {
+        error.at(&self.settings.place())
     }
 }
 
@@ -596,7 +457,7 @@ impl Sink for Postgres {
     fn stored_position(&mut self) -> Result<Option<u64>, Unavailable> {
         let mut session = self.open()?;
         match self.read_position(&mut session, "") {
-            Ok(held) => Ok(Some(held.map_or(0, |(position, _)| position))),
+            Ok(held) => Ok(Some(held.map_or(0, |held| held.position))),
             Err(error) if code(&error) == UNDEFINED_TABLE => Ok(Some(0)),
             Err(error) => Err(self.unavailable(&error)),
         }
@@ -606,19 +467,19 @@ impl Sink for Postgres {
         self.session = None;
         let mut session = self.open()?;
         let position = self.prepare(&mut session)?;
-        if self.owned {
+        if self.ownership.is_owner() {
             self.session = Some(session);
         }
         Ok(Some(position))
     }
 
     fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
-        if self.position >= delivery.last_position() {
+        if self.ownership.lowest() >= delivery.last_position() {
             return Ok(());
         }
         let result = self.write_in_session(delivery, End::Commit);
         if result.is_ok() {
-            self.position = delivery.last_position();
+            self.ownership.moved(FIRST, delivery.last_position());
         }
         result
     }

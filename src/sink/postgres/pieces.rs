@@ -14,7 +14,7 @@ use std::ops::Range;
 
 /// The rows that are neither stored nor refused yet.
 #[derive(Debug)]
-pub struct Pieces {
+pub(super) struct Pieces {
     /// In descending order: the last one is next.
     left: Vec<Range<usize>>,
     /// Rows that a piece may have.
@@ -25,13 +25,13 @@ pub struct Pieces {
 
 impl Pieces {
     /// Of so many rows.
-    pub fn of(rows: usize) -> Self {
+    pub(super) fn of(rows: usize) -> Self {
         Self { left: iter::once(0..rows).collect(), rows_max: rows, sound_from: 0 }
     }
 
     /// The piece to store next; `None`: every row is stored or refused. Answer with [`Pieces::stored`] or
     /// [`Pieces::refused`].
-    pub fn next(&mut self) -> Option<Range<usize>> {
+    pub(super) fn next(&mut self) -> Option<Range<usize>> {
         let piece = loop {
             let piece = self.left.pop()?;
             if !piece.is_empty() {
@@ -44,13 +44,13 @@ impl Pieces {
     }
 
     /// All rows of the piece are stored.
-    pub fn stored(&mut self) {
+    pub(super) fn stored(&mut self) {
         self.rows_max = self.rows_max.saturating_mul(2);
     }
 
     /// The store refuses `piece`, because of its row number `line`, counted from 0, if it named one. Returns whether the
     /// piece is one row, which is refused.
-    pub fn refused(&mut self, piece: Range<usize>, line: Option<usize>) -> bool {
+    pub(super) fn refused(&mut self, piece: Range<usize>, line: Option<usize>) -> bool {
         if piece.len() <= 1 {
             self.rows_max = (2 * (piece.start - self.sound_from)).max(1);
             self.sound_from = piece.end;

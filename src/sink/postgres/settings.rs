@@ -1,7 +1,7 @@
 //! The settings and their checks.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use postgres::Config;
 use postgres::config::Host;
 use serde::Deserialize;
 
-use super::super::Kind;
+use super::Postgres;
 use super::tables::Tables;
-use crate::config::hide::hide;
-use crate::config::setting::{Form, Setting, Url, Value};
-use crate::config::url::{Parts, decoded_text};
 use crate::escape::escape;
 use crate::resolve;
+use crate::settings::hide::hide;
+use crate::settings::url::{Parts, decoded_text};
+use crate::settings::{Form, Problem, Secret, Setting, Url, Value};
+use crate::sink::{Identity, Kind, Output, Sink, SinkConfig, tls};
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
@@ -67,24 +68,54 @@ pub const KIND: Kind = Kind {
                   the delivery is tried again.",
         },
     ],
+    parse: |values| Ok(Box::new(values.read::<PostgresSection>()?.validate()?)),
 };
 
-/// `kind = "postgres"`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// `kind = "postgres"`, each value as its row allows.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Hosts, database and login.
+pub(super) struct PostgresSection {
     pub url: Url,
     /// As [`Tables::named`] takes it.
     pub table: String,
-    /// Whether missing tables are created.
     pub create: bool,
-    /// Whether the connection is encrypted.
     pub tls: Tls,
-    /// For [`Tls::Verify`] only.
     pub ca_file: Option<PathBuf>,
-    /// Longest time for the answer to one statement.
     pub timeout: Duration,
+}
+
+/// `kind = "postgres"`.
+#[derive(Clone)]
+pub struct PostgresSettings {
+    /// How to connect: hosts, database and login. At least one host, and a database.
+    pub(super) config: Config,
+    /// The two tables.
+    pub(super) tables: Tables,
+    /// Whether missing tables are created.
+    pub(super) create: bool,
+    /// Whether the connection is encrypted.
+    pub(super) tls: Tls,
+    /// For [`Tls::Verify`] only; `None`: the public authorities.
+    pub(super) ca_file: Option<PathBuf>,
+    /// Longest time for the answer to one statement.
+    pub(super) timeout: Duration,
+    output: Output,
+    /// Password and parameters of the URL.
+    secrets: Vec<Secret>,
+}
+
+/// Not derived: it would show parameters of the URL.
+impl fmt::Debug for PostgresSettings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { output, create, tls, ca_file, timeout, .. } = self;
+        out.debug_struct("PostgresSettings")
+            .field("output", output)
+            .field("create", create)
+            .field("tls", tls)
+            .field("ca_file", ca_file)
+            .field("timeout", timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Whether and how strictly a connection is encrypted.
@@ -101,103 +132,129 @@ pub enum Tls {
     Verify,
 }
 
-impl Settings {
-    /// What a person must change, and in which key.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
-        if Tables::named(&self.table).is_none() {
-            let why = "expected a name such as events or schema.events: lower-case letters, digits and _".to_owned();
-            return Err(("table", why));
-        }
-        let config = self.config().map_err(|why| ("url", why))?;
+impl PostgresSection {
+    /// Checks the values against each other, and parses URL and table.
+    pub(super) fn validate(self) -> Result<PostgresSettings, Problem> {
+        let Some(tables) = Tables::named(&self.table) else {
+            let why = "expected a name such as events or schema.events: lower-case letters, digits and _";
+            return Err(Problem::new("table", why));
+        };
+        let of_url = |why: String| Problem::new("url", why);
+        let parts = self.url.parts().map_err(|why| of_url(format!("{why}: {EXPECTED}")))?;
+        let config = config(parts).map_err(of_url)?;
         if config.get_hosts().is_empty() {
-            return Err(("url", "names no host".to_owned()));
+            return Err(Problem::new("url", "names no host"));
         }
-        if config.get_dbname().is_none() {
+        let Some(database) = config.get_dbname() else {
             // libpq takes the name of the user, which is not shown: nobody would see where the events go.
-            return Err((
-                "url",
-                "names no database: write it after the host, as in postgres://user@host:5432/database".to_owned(),
-            ));
-        }
+            let why = "names no database: write it after the host, as in postgres://user@host:5432/database";
+            return Err(Problem::new("url", why));
+        };
+        self.check_encryption(&config)?;
+        let place = |database: &str| format!("postgres {}/{database} table {}", hosts(&config), self.table);
+        Ok(PostgresSettings {
+            output: Output::with_hidden(place(&escape(database)), place(database)),
+            secrets: secrets(parts),
+            tables,
+            create: self.create,
+            tls: self.tls,
+            ca_file: self.ca_file,
+            timeout: self.timeout,
+            config,
+        })
+    }
+
+    /// Whether TLS is possible where it is required.
+    fn check_encryption(&self, config: &Config) -> Result<(), Problem> {
         let sockets = config.get_hosts().iter().filter(|host| matches!(host, Host::Unix(_))).count();
         if sockets > 0 && sockets < config.get_hosts().len() {
-            return Err((
-                "url",
-                "names a Unix socket and a host: use one kind only, since TLS is for hosts only".to_owned(),
-            ));
+            let why = "names a Unix socket and a host: use one kind only, since TLS is for hosts only";
+            return Err(Problem::new("url", why));
         }
         if sockets > 0 && matches!(self.tls, Tls::Verify | Tls::Require) {
-            return Err(("tls", "a Unix socket has no TLS: leave it out".to_owned()));
+            return Err(Problem::new("tls", "a Unix socket has no TLS: leave it out"));
         }
         if self.ca_file.is_some() && self.tls != Tls::Verify {
-            return Err(("ca_file", "is for tls = \"verify\" only".to_owned()));
+            return Err(Problem::new("ca_file", "is for tls = \"verify\" only"));
         }
         Ok(())
     }
+}
 
-    /// The table, without secrets.
-    pub fn output(&self) -> String {
-        let Ok(config) = self.config() else { return format!("table {}", self.table) };
-        let database = config.get_dbname().unwrap_or_default();
-        format!("postgres {}/{} table {}", places(&config), escape(database), self.table)
+impl SinkConfig for PostgresSettings {
+    fn open(&self, name: &str, identity: &Identity) -> Box<dyn Sink> {
+        Box::new(Postgres::new(name, self, identity))
+    }
+
+    fn output(&self) -> Option<Output> {
+        Some(self.output.clone())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        tls::check_authorities(self.ca_file.as_deref())
+    }
+
+    fn ddl(&self) -> Option<String> {
+        Some(self.tables.ddl())
+    }
+
+    fn keeps_position_in_a_server(&self) -> bool {
+        true
+    }
+}
+
+impl PostgresSettings {
+    /// The table, for messages.
+    pub(super) fn place(&self) -> &str {
+        self.output.shown()
     }
 
     /// `text`, which the server sent, without password and parameters of the URL.
     pub(super) fn hide(&self, text: &str) -> String {
-        let Ok(parts) = self.url.parts() else { return text.to_owned() };
-        let mut secrets = parts.secrets();
-        // Messages are of use only with them, and settings show them elsewhere.
-        let parameters = parts.parameters().unwrap_or_default();
-        let (shown, hidden): (Vec<_>, Vec<_>) =
-            parameters.into_iter().partition(|(key, _)| SHOWN_PARAMETERS.contains(&&**key));
-        secrets.retain(|secret| !shown.iter().any(|(_, shown)| decoded_text(secret).as_ref() == Some(shown)));
-        // They may be the same word as a parameter that is shown.
-        secrets.extend(hidden.into_iter().map(|(_, value)| Cow::from(value)));
-        secrets.extend(parts.password.as_ref().map(|password| String::from_utf8_lossy(password)));
-        hide(text, secrets.iter().map(|secret| &**secret))
+        hide(text, self.secrets.iter().map(Secret::reveal))
     }
+}
 
-    /// Whether both write to the same table.
-    pub fn shares_output_with(&self, other: &Self) -> bool {
-        let table = |settings: &Self| {
-            let config = settings.config().ok()?;
-            Some((places(&config), config.get_dbname().unwrap_or_default().to_owned(), settings.table.clone()))
-        };
-        table(self).is_some_and(|one| Some(one) == table(other))
-    }
+const EXPECTED: &str = "expected postgres://user:password@host:5432/database";
 
-    /// The statements that create the tables.
-    pub fn ddl(&self) -> Option<String> {
-        Tables::named(&self.table).map(|tables| tables.ddl())
-    }
+/// What of the URL the server may repeat and must not be shown.
+fn secrets(parts: &Parts) -> Vec<Secret> {
+    let mut secrets = parts.secrets();
+    // Messages are of use only with them, and settings show them elsewhere.
+    let parameters = parts.parameters().unwrap_or_default();
+    let (shown, hidden): (Vec<_>, Vec<_>) =
+        parameters.into_iter().partition(|(key, _)| SHOWN_PARAMETERS.contains(&&**key));
+    secrets.retain(|secret| !shown.iter().any(|(_, shown)| decoded_text(secret).as_ref() == Some(shown)));
+    // They may be the same word as a parameter that is shown.
+    secrets.extend(hidden.into_iter().map(|(_, value)| Cow::from(value)));
+    secrets.extend(parts.password.as_ref().map(|password| String::from_utf8_lossy(password)));
+    secrets.into_iter().map(Secret::new).collect()
+}
 
-    /// How to connect.
-    pub(super) fn config(&self) -> Result<Config, String> {
-        const EXPECTED: &str = "expected postgres://user:password@host:5432/database";
-        let parts = self.url.parts().map_err(|why| format!("{why}: {EXPECTED}"))?;
-        if !matches!(parts.scheme, "postgres" | "postgresql") {
-            return Err(EXPECTED.to_owned());
-        }
-        let mut config = parameters(parts)?;
-        if !parts.hosts.is_empty() && !config.get_hosts().is_empty() {
-            return Err("names hosts both before its query and in it: keep one".to_owned());
-        }
-        for host in &parts.hosts {
-            config.host(&host.name).port(host.port.unwrap_or(PORT));
-        }
-        // What the query has goes over what stands before it, as in libpq.
-        if let Some(user) = parts.user.as_ref().filter(|_| config.get_user().is_none()) {
-            config.user(user);
-        }
-        if let Some(password) = parts.password.as_ref().filter(|_| config.get_password().is_none()) {
-            config.password(password);
-        }
-        let database = parts.name_in_path().ok_or("names a database that is not UTF-8")?;
-        if !database.is_empty() && config.get_dbname().is_none() {
-            config.dbname(&database);
-        }
-        Ok(config)
+/// How to connect.
+fn config(parts: &Parts) -> Result<Config, String> {
+    if !matches!(parts.scheme, "postgres" | "postgresql") {
+        return Err(EXPECTED.to_owned());
     }
+    let mut config = parameters(parts)?;
+    if !parts.hosts.is_empty() && !config.get_hosts().is_empty() {
+        return Err("names hosts both before its query and in it: keep one".to_owned());
+    }
+    for host in &parts.hosts {
+        config.host(&host.name).port(host.port.unwrap_or(PORT));
+    }
+    // What the query has goes over what stands before it, as in libpq.
+    if let Some(user) = parts.user.as_ref().filter(|_| config.get_user().is_none()) {
+        config.user(user);
+    }
+    if let Some(password) = parts.password.as_ref().filter(|_| config.get_password().is_none()) {
+        config.password(password);
+    }
+    let database = parts.name_in_path().ok_or("names a database that is not UTF-8")?;
+    if !database.is_empty() && config.get_dbname().is_none() {
+        config.dbname(&database);
+    }
+    Ok(config)
 }
 
 const PORT: u16 = 5432;
@@ -251,7 +308,7 @@ fn parameters(parts: &Parts) -> Result<Config, String> {
 }
 
 /// The hosts and ports.
-fn places(config: &Config) -> String {
+fn hosts(config: &Config) -> String {
     let mut places = String::new();
     for (index, host) in config.get_hosts().iter().enumerate() {
         // Writing into a String cannot fail.

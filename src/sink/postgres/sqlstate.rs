@@ -11,7 +11,7 @@
 
 /// What a COPY was at when the error happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub(super) enum Place {
     /// Not in a row.
     Elsewhere,
     /// In a row as a whole.
@@ -22,7 +22,7 @@ pub enum Place {
 
 /// Who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(super) enum Verdict {
     /// Nobody: it passes by itself.
     Retry,
     /// The row will never be taken.
@@ -32,7 +32,7 @@ pub enum Verdict {
 }
 
 /// What the error `code` at this place of a COPY means.
-pub fn verdict(code: &str, place: Place) -> Verdict {
+pub(super) fn verdict(code: &str, place: Place) -> Verdict {
     match code {
         // "Conversion between UTF8 and … is not supported."
         "0A000" if place == Place::Value => Verdict::Refused,
@@ -57,7 +57,7 @@ pub fn verdict(code: &str, place: Place) -> Verdict {
 }
 
 /// What a person does about a message of PgBouncer, whose codes are not specific.
-pub fn pooler_advice(message: &str) -> Option<&'static str> {
+pub(super) fn pooler_advice(message: &str) -> Option<&'static str> {
     if message.contains("statement pooling mode") {
         Some("this pooler does not support transactions: set its pool_mode to transaction or session")
     } else if message.starts_with("unsupported startup parameter") {
@@ -71,7 +71,7 @@ pub fn pooler_advice(message: &str) -> Option<&'static str> {
 
 /// What a person does about an error of the server; empty where its own message is enough. `routine`: the function of
 /// the server that reports it.
-pub fn advice(code: &str, routine: Option<&str>) -> &'static str {
+pub(super) fn advice(code: &str, routine: Option<&str>) -> &'static str {
     match code {
         "28P01" | "28000" => "check user and password in url (or the file of url_file), and pg_hba.conf",
         "3D000" | "57P04" => "create the database, or name another one in url",
@@ -97,13 +97,13 @@ pub fn advice(code: &str, routine: Option<&str>) -> &'static str {
 }
 
 /// The row of `COPY table, line 17, column name`, counted from 1.
-pub fn copy_line(context: &str) -> Option<usize> {
+pub(super) fn copy_line(context: &str) -> Option<usize> {
     let (line, _) = line_and_rest(context)?;
     Some(line)
 }
 
 /// Where in a COPY an error with this context happened.
-pub fn copy_place(context: &str) -> Place {
+pub(super) fn copy_place(context: &str) -> Place {
     match line_and_rest(context) {
         None => Place::Elsewhere,
         Some((_, rest)) if rest.starts_with(", column ") => Place::Value,

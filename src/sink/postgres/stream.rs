@@ -30,11 +30,11 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 /// When the operation in progress must have ended. Set by the sink, looked at by its connection.
 #[derive(Debug, Clone, Default)]
-pub struct Deadline(Arc<Mutex<Option<Instant>>>);
+pub(super) struct Deadline(Arc<Mutex<Option<Instant>>>);
 
 impl Deadline {
     /// Whatever waits from now on fails at `now + time`.
-    pub fn set(&self, time: Duration) {
+    pub(super) fn set(&self, time: Duration) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now().checked_add(time);
     }
 
@@ -45,7 +45,7 @@ impl Deadline {
 
 /// Whether and how a connection is encrypted.
 #[derive(Clone)]
-pub enum Encryption {
+pub(super) enum Encryption {
     /// Never.
     Off,
     /// Where the server offers it; its certificate is not looked at.
@@ -57,11 +57,11 @@ pub enum Encryption {
 /// The server and the settings do not agree about TLS: a person has to act.
 #[derive(Debug, thiserror::Error)]
 #[error("the server offers no TLS, which this sink asks for: turn on ssl in postgresql.conf, or set tls = \"off\"")]
-pub struct NoTlsOffered;
+pub(super) struct NoTlsOffered;
 
 /// Makes a [`Wire`] of each new socket.
 #[derive(Clone)]
-pub struct Connector {
+pub(super) struct Connector {
     /// Whether and how connections are encrypted.
     pub encryption: Encryption,
     /// The deadline of every read and write, shared with the session.
@@ -86,7 +86,7 @@ impl MakeTlsConnect<Socket> for Connector {
 }
 
 /// The connection that is being opened.
-pub struct ConnectOnce {
+pub(super) struct ConnectOnce {
     connector: Connector,
     host: String,
 }
@@ -130,7 +130,7 @@ impl ConnectOnce {
 type Encrypted = <MakeRustlsConnect as MakeTlsConnect<Timed<Socket>>>::Stream;
 
 /// What the client talks through.
-pub struct Wire {
+pub(super) struct Wire {
     stream: Stream,
     last_error: LastError,
 }
@@ -188,7 +188,7 @@ impl AsyncWrite for Wire {
 }
 
 /// A stream that does not wait beyond the deadline.
-pub struct Timed<S> {
+pub(super) struct Timed<S> {
     stream: S,
     deadline: Deadline,
     /// Made by the first wait: it needs the runtime.

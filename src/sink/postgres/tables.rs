@@ -1,10 +1,10 @@
 //! The two tables: how they are created, and whether existing ones are suitable (design, section 6).
 
-use super::rows;
+use super::encode;
 
 /// A table's name, `events` or `schema.events`, quoted for SQL; the table of positions is in the same schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tables {
+pub(super) struct Tables {
     /// The table of events.
     pub events: String,
     /// The table of positions.
@@ -16,7 +16,7 @@ const IDENTIFIER_BYTES_MAX: usize = 63;
 
 impl Tables {
     /// `None`: not such a name. Only names that need no quotes are accepted, so that queries by hand need none either.
-    pub fn named(table: &str) -> Option<Self> {
+    pub(super) fn named(table: &str) -> Option<Self> {
         let (schema, name) = match table.split_once('.') {
             Some((schema, name)) => (Some(schema), name),
             None => (None, table),
@@ -35,7 +35,7 @@ impl Tables {
     }
 
     /// What `create = true` runs where a table is missing, and what `telemetryx config --ddl` prints.
-    pub fn ddl(&self) -> String {
+    pub(super) fn ddl(&self) -> String {
         let table = |name: &str, columns: &[Column], key: &str| {
             let columns: String = columns.iter().map(|column| format!("    {column},\n")).collect();
             format!("CREATE TABLE IF NOT EXISTS {name} (\n{columns}    PRIMARY KEY ({key})\n);\n")
@@ -44,18 +44,18 @@ impl Tables {
     }
 
     /// Makes [`Tables::missing`] look at each.
-    pub fn each(&self) -> [(&str, &'static [Column]); 2] {
+    pub(super) fn each(&self) -> [(&str, &'static [Column]); 2] {
         [(&self.events, EVENTS), (&self.positions, POSITIONS)]
     }
 
-    /// Starts a COPY of [`rows::Rows`].
-    pub fn copy(&self) -> String {
-        format!("COPY {} ({}) FROM STDIN BINARY", self.events, rows::COLUMNS.join(", "))
+    /// Starts a COPY of [`encode::Rows`].
+    pub(super) fn copy(&self) -> String {
+        format!("COPY {} ({}) FROM STDIN BINARY", self.events, encode::COLUMNS.join(", "))
     }
 }
 
 /// A column that a table must have.
-pub struct Column {
+pub(super) struct Column {
     /// Its name, not quoted.
     pub name: &'static str,
     /// As `format_type` shows it.
@@ -107,7 +107,7 @@ const POSITIONS: &[Column] = &[
 ];
 
 /// A column as the server describes it.
-pub struct Found {
+pub(super) struct Found {
     /// Its name.
     pub name: String,
     /// Its type, as `format_type` shows it.
@@ -117,7 +117,7 @@ pub struct Found {
 }
 
 /// Asks for a table's columns: name, type, and `t` if it must be given. No row: no such table.
-pub fn columns_query(table: &str) -> String {
+pub(super) fn columns_query(table: &str) -> String {
     format!(
         "SELECT attname, format_type(atttypid, NULL), attnotnull AND NOT atthasdef AND attidentity = '' \
          FROM pg_attribute WHERE attrelid = to_regclass('{table}') AND attnum > 0 AND NOT attisdropped"
@@ -125,13 +125,13 @@ pub fn columns_query(table: &str) -> String {
 }
 
 /// Whether the user has these rights on the table; on columns of it will do.
-pub fn may_query(table: &str, rights: &[&str]) -> String {
+pub(super) fn may_query(table: &str, rights: &[&str]) -> String {
     let may = rights.iter().map(|right| format!("has_any_column_privilege(to_regclass('{table}'), '{right}')"));
     format!("SELECT {}", may.collect::<Vec<_>>().join(" AND "))
 }
 
 /// Whether the user may create the table.
-pub fn may_create_query(table: &str) -> String {
+pub(super) fn may_create_query(table: &str) -> String {
     match table.split_once('.') {
         // A name, not an identifier: without quotes.
         Some((schema, _)) => format!("SELECT has_schema_privilege('{}', 'CREATE')", schema.trim_matches('"')),
@@ -140,7 +140,7 @@ pub fn may_create_query(table: &str) -> String {
 }
 
 /// Why a table cannot store our rows, as text; empty: it can.
-pub fn problems(wanted: &[Column], found: &[Found]) -> Vec<String> {
+pub(super) fn problems(wanted: &[Column], found: &[Found]) -> Vec<String> {
     let mut problems = Vec::new();
     for column in wanted {
         match found.iter().find(|found| found.name == column.name) {
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn rows_and_tables_have_the_same_columns() {
-        assert_eq!(EVENTS.iter().map(|column| column.name).collect::<Vec<_>>(), rows::COLUMNS);
+        assert_eq!(EVENTS.iter().map(|column| column.name).collect::<Vec<_>>(), encode::COLUMNS);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::resolve;
 
 /// Why a command has no usable answer.
 #[derive(Debug, Error)]
-pub enum Trouble {
+pub(super) enum Trouble {
     /// The connection cannot be opened, failed, or was silent for too long.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -39,7 +39,7 @@ pub enum Trouble {
 
 /// Client and server do not agree whether the connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum TlsMismatch {
+pub(super) enum TlsMismatch {
     /// This side uses TLS, the server does not.
     #[error("the server does not speak TLS")]
     Plain,
@@ -50,7 +50,7 @@ pub enum TlsMismatch {
 
 impl Trouble {
     /// An unexpected reply, shortened for messages.
-    pub fn unexpected(answer: &Value) -> Self {
+    pub(super) fn unexpected(answer: &Value) -> Self {
         Self::Unexpected(format!("{answer:?}").chars().take(limits::REFUSAL_REASON_BYTES_MAX).collect())
     }
 }
@@ -77,14 +77,14 @@ fn silence() -> io::Error {
 
 /// Commands in the form in which they are sent (RESP, <https://redis.io/docs/latest/develop/reference/protocol-spec/>).
 #[derive(Debug, Default)]
-pub struct Commands {
+pub(super) struct Commands {
     bytes: Vec<u8>,
     count: usize,
 }
 
 impl Commands {
     /// Appends a command: its name, then its arguments.
-    pub fn command(&mut self, arguments: &[&[u8]]) {
+    pub(super) fn command(&mut self, arguments: &[&[u8]]) {
         self.begin(arguments.len());
         for argument in arguments {
             self.argument(argument);
@@ -92,25 +92,25 @@ impl Commands {
     }
 
     /// Begins a command of so many arguments, its name counted.
-    pub fn begin(&mut self, arguments: usize) {
+    pub(super) fn begin(&mut self, arguments: usize) {
         self.count += 1;
         self.number(b'*', arguments);
     }
 
     /// Appends the next argument of the command that was begun.
-    pub fn argument(&mut self, argument: &[u8]) {
+    pub(super) fn argument(&mut self, argument: &[u8]) {
         self.number(b'$', argument.len());
         self.bytes.extend_from_slice(argument);
         self.bytes.extend_from_slice(b"\r\n");
     }
 
     /// How many there are: as many replies will come.
-    pub fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.count
     }
 
     /// Removes all commands; keeps the memory.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.count = 0;
     }
@@ -138,7 +138,7 @@ enum Stream {
 }
 
 /// A connection to one server.
-pub struct Connection {
+pub(super) struct Connection {
     stream: Stream,
     parser: Parser,
     /// Where it leads, until the first reply has come.
@@ -149,7 +149,7 @@ pub struct Connection {
 
 impl Connection {
     /// Connects and logs in. `tls` is looked at where the server asks for it.
-    pub fn open(server: &Server, tls: Option<&Arc<ClientConfig>>, timeout: Duration) -> Result<Self, Trouble> {
+    pub(super) fn open(server: &Server, tls: Option<&Arc<ClientConfig>>, timeout: Duration) -> Result<Self, Trouble> {
         let stream = match &server.place {
             Place::Unix(path) => {
                 let stream = UnixStream::connect(path)?;
@@ -197,12 +197,12 @@ impl Connection {
     }
 
     /// Sends the commands and returns their replies; the first error among them once all have come.
-    pub fn ask_all(&mut self, commands: &Commands) -> Result<Vec<Value>, Trouble> {
+    pub(super) fn ask_all(&mut self, commands: &Commands) -> Result<Vec<Value>, Trouble> {
         self.ask_each(commands)?.into_iter().map(|reply| reply.map_err(Trouble::Server)).collect()
     }
 
     /// Sends the commands and returns the reply to each.
-    pub fn ask_each(&mut self, commands: &Commands) -> Result<Vec<Result<Value, ServerError>>, Trouble> {
+    pub(super) fn ask_each(&mut self, commands: &Commands) -> Result<Vec<Result<Value, ServerError>>, Trouble> {
         self.send(commands)?;
         let mut replies = Vec::with_capacity(commands.count());
         for _ in 0..commands.count() {
@@ -216,7 +216,7 @@ impl Connection {
     }
 
     /// Sends all commands.
-    pub fn send(&mut self, commands: &Commands) -> io::Result<()> {
+    pub(super) fn send(&mut self, commands: &Commands) -> io::Result<()> {
         match &mut self.stream {
             Stream::Tcp(stream) => stream.write_all(&commands.bytes),
             Stream::Unix(stream) => stream.write_all(&commands.bytes),
@@ -228,7 +228,7 @@ impl Connection {
     ///
     /// # Errors
     /// The reply is an error, is not RESP, is too large, or did not come in time.
-    pub fn reply(&mut self) -> Result<Value, Trouble> {
+    pub(super) fn reply(&mut self) -> Result<Value, Trouble> {
         let mut failure = None;
         let reply = match &mut self.stream {
             Stream::Tcp(stream) => self.parser.parse_value(Bounded::new(stream, &mut failure)),

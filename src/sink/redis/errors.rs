@@ -2,11 +2,12 @@
 
 use std::io;
 
+use super::Redis;
 use super::connection::{TlsMismatch, Trouble};
-use crate::sink::{connection_advice, tls};
+use crate::sink::{Unavailable, connection_advice, tls};
 
 /// Who has to act, and what to do about it.
-pub enum Verdict {
+pub(super) enum Verdict {
     /// It passes.
     Retry(&'static str),
     /// A person.
@@ -21,8 +22,27 @@ pub enum Verdict {
 const RIGHTS: &str = "allow this user WATCH, GET, TYPE, XREVRANGE, MULTI, XADD, SET and EXEC on ~<stream>:* (on a Cluster also \
                       CLUSTER and ASKING; for a database other than 0 also SELECT)";
 
+impl Redis {
+    /// What the trouble means for the delivery. `place`: before the answer in the message.
+    pub(super) fn unavailable(&self, trouble: &Trouble, place: &str) -> Unavailable {
+        let answer = self.settings.hide(&trouble.to_string());
+        let reason = |advice: &str| {
+            let separator = if advice.is_empty() { "" } else { ": " };
+            format!("{place}{answer}{separator}{advice}")
+        };
+        match verdict(trouble) {
+            Verdict::Retry(advice) => self.retry(&reason(advice)),
+            Verdict::Down(advice) => self.down(&reason(advice)),
+            Verdict::Moved(..) if !self.settings.is_cluster => {
+                self.down(&reason("this is a node of a Redis Cluster: name its nodes in urls, not in url"))
+            }
+            Verdict::Moved(..) | Verdict::Ask(..) => self.retry(&reason("")),
+        }
+    }
+}
+
 /// What the error means for the delivery.
-pub fn verdict(trouble: &Trouble) -> Verdict {
+pub(super) fn verdict(trouble: &Trouble) -> Verdict {
     let error = match trouble {
         Trouble::Io(error) => return of_connection(error),
         Trouble::Tls(TlsMismatch::Plain) => {

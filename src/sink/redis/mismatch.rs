@@ -12,12 +12,12 @@ use crate::resolve;
 use crate::sink::tls;
 
 /// It answers an unencrypted PING, be it with a refusal.
-pub fn speaks_plain(host: &str, port: u16) -> bool {
+pub(super) fn speaks_plain(host: &str, port: u16) -> bool {
     matches!(first_byte(host, port, b"PING\r\n"), Some(b'+' | b'-'))
 }
 
 /// It answers the first message of TLS with a handshake or an alert.
-pub fn speaks_tls(host: &str, port: u16) -> bool {
+pub(super) fn speaks_tls(host: &str, port: u16) -> bool {
     const ALERT: u8 = 21;
     const HANDSHAKE: u8 = 22;
     let hello = || {

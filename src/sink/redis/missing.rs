@@ -6,6 +6,7 @@ use redis::Value;
 use super::connection::{Commands, Connection, Trouble};
 use super::{Redis, Stop};
 use crate::limits;
+use crate::sink::ownership::{Proof, Remains, Wording};
 
 impl Redis {
     /// Fails with what to do where the shard's position is missing beside its stream and the stream has entries of this
@@ -19,28 +20,24 @@ impl Redis {
             None => None,
         };
         // A consumer may have removed it.
-        let found = match found.and_then(|entry| position_of(&entry, &self.server_id)) {
+        let found = match found.and_then(|entry| position_of(&entry, self.ownership.server_id())) {
             None => self.last_entry(&shard.stream, connection, asking)?,
             found => found,
         };
-        // What this process knows is newer than an entry can say: events without a place in this shard move it too.
-        let position = found.unwrap_or_default().max(shard.position);
         let (key, stream) = (String::from_utf8_lossy(&shard.position_key), String::from_utf8_lossy(&shard.stream));
-        let (proof, new_beginning) = match found {
-            Some(_) => (format!("has events of this log up to position {position}"), "remove the stream too"),
-            None if position > 0 => (
-                format!("is there, and this server had reached position {position}"),
-                "to deliver again what the log has, restart the server, or remove the stream too",
-            ),
-            None => return Ok(()),
-        };
-        Err(Stop::Unavailable(self.down(&format!(
-            "the key {key} is missing, and the stream {stream} {proof}: Redis evicted the key (set maxmemory-policy \
-             noeviction), somebody removed it, or the sink had another name. To continue after them: SET {key} \
-             \"{position} {} {}\"; or {new_beginning}",
-            self.owner,
-            self.settings.shards()
-        ))))
+        self.ownership.check_missing(index, Remains::Partly(found), |position, proof| Wording {
+            place: format!("the key {key}"),
+            events: format!("the stream {stream}"),
+            cause: "Redis evicted the key (set maxmemory-policy noeviction), somebody removed it, or the sink had another \
+                    name",
+            restore: format!("SET {key} \"{}\"", self.value(position)),
+            otherwise: match proof {
+                Proof::Events => "to deliver again what the log has, remove the stream too",
+                Proof::Seen => "to deliver again what the log has, restart the server, or remove the stream too",
+            }
+            .to_owned(),
+        })?;
+        Ok(())
     }
 
     /// The position of this log's last entry in the stream; `None`: it has none among the last
@@ -49,7 +46,7 @@ impl Redis {
         let mut end = b"+".to_vec();
         for _ in 0..limits::REDIS_LOOK_BACK_ENTRIES / limits::REDIS_LOOK_BACK_PAGE {
             let entries = entries(stream, [&end, b"-"], limits::REDIS_LOOK_BACK_PAGE, connection, asking)?;
-            if let Some(position) = entries.iter().find_map(|entry| position_of(entry, &self.server_id)) {
+            if let Some(position) = entries.iter().find_map(|entry| position_of(entry, self.ownership.server_id())) {
                 return Ok(Some(position));
             }
             match entries.last().and_then(id_before) {

@@ -16,8 +16,7 @@
 //!
 //! A key that is missing beside entries of this log is not a new beginning (`missing`).
 //!
-//! **Fencing.** Each position names its owner; who holds shard 0 is the owner of all. As in `sqlite`, the first connect of
-//! a process takes it, a later one only looks.
+//! **Fencing**: see [`ownership`](super::ownership), with a key per shard; the commands are in `position`.
 //!
 //! **Cluster.** A connection to each node that has a shard. MOVED: the slots are asked for again by the next connect, of
 //! the node that MOVED named. ASK: the transaction is done on the node that is named, this once. A slot in the middle of
@@ -32,40 +31,33 @@
 
 mod cluster;
 mod connection;
-mod entry;
+mod encode;
 mod errors;
 mod mismatch;
 mod missing;
-#[cfg(test)]
-mod missing_tests;
+mod position;
 mod settings;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tls_tests;
 
 use std::sync::Arc;
 
-use redis::Value;
 use rustls::ClientConfig;
 
 use self::connection::{Commands, Connection, Trouble};
-use self::entry::Entry;
+use self::encode::Entry;
 use self::errors::{Verdict, verdict};
-pub use self::settings::{KIND, Settings};
+pub use self::settings::{KIND, RedisSettings};
 use self::settings::{Place, Server};
-use super::{Failure, Identity, ShardPositions, Sink, Unavailable, tls, uuid};
+use super::ownership::{Ownership, OwnershipError};
+use super::{Failure, Identity, ShardPositions, Sink, Unavailable, tls};
 use crate::batch::Delivery;
 
 /// The sink, with its connections.
 pub struct Redis {
-    settings: Settings,
-    server_id: String,
-    owner: String,
-    /// A position from here on is another, newer log's.
-    log_end: u64,
-    /// This process has taken the position once.
-    owned: bool,
+    settings: RedisSettings,
+    /// A shard has the key of its index.
+    ownership: Ownership,
     shards: Vec<Shard>,
     nodes: Vec<Node>,
     /// Knows more than the nodes in the settings: MOVED named it.
@@ -76,16 +68,12 @@ pub struct Redis {
 struct Shard {
     stream: Vec<u8>,
     position_key: Vec<u8>,
-    /// The store's position as of the last look or commit.
-    position: u64,
     /// Index of its node.
     node: usize,
     /// The id of the entry that this process added last.
     last_id: Option<Vec<u8>>,
     /// What is to be sent of the delivery in hand.
     commands: Commands,
-    /// The position was moved to this without its entries, and is to be moved back to `position`.
-    undo: Option<u64>,
 }
 
 struct Node {
@@ -93,32 +81,11 @@ struct Node {
     connection: Connection,
 }
 
-/// The value of a position's key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Held {
-    position: u64,
-    owner: String,
-    shards: u64,
-}
-
-impl Held {
-    fn parse(text: &[u8]) -> Option<Self> {
-        let mut words = std::str::from_utf8(text).ok()?.split(' ');
-        let held = Self {
-            position: words.next()?.parse().ok()?,
-            owner: words.next()?.to_owned(),
-            shards: words.next()?.parse().ok()?,
-        };
-        words.next().is_none().then_some(held)
-    }
-}
-
 /// Why a shard has not done its part.
 enum Stop {
     Trouble(Trouble),
     Unavailable(Unavailable),
-    /// The position's key changed between WATCH and EXEC.
-    Changed,
+    Ownership(OwnershipError),
 }
 
 impl<T: Into<Trouble>> From<T> for Stop {
@@ -127,49 +94,47 @@ impl<T: Into<Trouble>> From<T> for Stop {
     }
 }
 
+impl From<OwnershipError> for Stop {
+    fn from(error: OwnershipError) -> Self {
+        Self::Ownership(error)
+    }
+}
+
 impl Redis {
     /// A sink that is not connected. `sink`: its name, under which positions are stored.
-    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
-        let server_id = uuid(&identity.server_id);
+    pub fn new(sink: &str, settings: &RedisSettings, identity: &Identity) -> Self {
+        let shards = settings.shards;
+        let ownership = Ownership::new(sink, identity, usize::try_from(shards).unwrap_or(usize::MAX));
         let shard = |shard| {
             let stream = format!("{}:{{{shard}}}", settings.stream);
             Shard {
-                position_key: format!("{stream}:position:{server_id}:{sink}").into_bytes(),
+                position_key: format!("{stream}:position:{}:{sink}", ownership.server_id()).into_bytes(),
                 stream: stream.into_bytes(),
-                position: 0,
                 node: 0,
                 last_id: None,
                 commands: Commands::default(),
-                undo: None,
             }
         };
         Self {
-            shards: (0..settings.shards()).map(shard).collect(),
+            shards: (0..shards).map(shard).collect(),
             settings: settings.clone(),
-            owner: uuid(&identity.owner),
-            log_end: identity.log_end,
-            owned: false,
             nodes: Vec::new(),
             hint: None,
             entry: Entry::default(),
-            server_id,
+            ownership,
         }
-    }
-
-    fn lowest(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.position).min().unwrap_or(0)
     }
 
     // ---- connecting ----
 
     fn open(&mut self) -> Result<(), Unavailable> {
-        let servers = self.settings.servers().map_err(|why| self.down(&why))?;
+        let servers = self.settings.servers.clone();
         let first = servers.first().cloned().ok_or_else(|| self.down("no server is named"))?;
         let tls = match servers.iter().any(|server| server.tls) {
             true => Some(tls::verifying(self.settings.ca_file.as_deref()).map_err(|why| self.down(&why))?),
             false => None,
         };
-        if self.settings.is_cluster() {
+        if self.settings.is_cluster {
             return self.open_cluster(servers, &first, tls.as_ref());
         }
         let connection = self.connect_to(&first, tls.as_ref())?;
@@ -188,16 +153,16 @@ impl Redis {
     /// Takes the positions, or looks whether they are still ours. Returns the lowest; one that this log does not reach,
     /// where a shard has one: then all are left alone.
     fn prepare(&mut self) -> Result<u64, Unavailable> {
-        if !self.owned {
+        if !self.ownership.is_owner() {
             let mut highest = 0;
             for index in 0..self.shards.len() {
                 self.at_its_node(index, |sink, connection, asking| {
                     let (held, _) = sink.look(index, connection, asking)?;
-                    highest = held.map_or(highest, |held| held.position.max(highest));
+                    highest = held.map_or(highest, |written| written.held.position.max(highest));
                     Ok(())
                 })?;
             }
-            if highest >= self.log_end {
+            if self.ownership.is_of_newer_log(highest) {
                 self.nodes.clear();
                 return Ok(highest);
             }
@@ -205,42 +170,7 @@ impl Redis {
         for index in 0..self.shards.len() {
             self.at_its_node(index, |sink, connection, asking| sink.take(index, connection, asking))?;
         }
-        self.owned = true;
-        Ok(self.lowest())
-    }
-
-    fn take(&mut self, index: usize, connection: &mut Connection, asking: bool) -> Result<(), Stop> {
-        let (held, has_stream) = self.look(index, connection, asking)?;
-        let is_first = index == 0;
-        if let Some(held) = &held {
-            self.check_shards(held)?;
-            if is_first && self.owned && held.owner != self.owner {
-                return Err(Stop::Unavailable(self.fenced(held.position)));
-            }
-        }
-        if held.is_none() && has_stream {
-            self.check_missing(index, connection, asking)?;
-        }
-        let Some(shard) = self.shards.get_mut(index) else { return Ok(()) };
-        let stored = held.map_or(0, |held| held.position);
-        // Back to where its entries end, if this process knows that they did not get in.
-        let position = if shard.undo == Some(stored) { shard.position } else { stored };
-        shard.commands.clear();
-        self.commit(index, Some(position), connection, asking)?;
-        if let Some(shard) = self.shards.get_mut(index) {
-            (shard.position, shard.undo) = (position, None);
-        }
-        Ok(())
-    }
-
-    fn check_shards(&self, held: &Held) -> Result<(), Stop> {
-        let (was, is) = (held.shards, self.settings.shards());
-        if was == is {
-            return Ok(());
-        }
-        Err(Stop::Unavailable(self.down(&format!(
-            "written with {was} shards so far, now set to {is}: set shards = {was}, or another stream"
-        ))))
+        Ok(self.ownership.lowest())
     }
 
     // ---- transactions ----
@@ -276,7 +206,7 @@ impl Redis {
             }
             // What else went wrong is left behind with the connections: the next connect looks at everything anew.
             Err(Stop::Unavailable(unavailable)) => Err(unavailable),
-            Err(Stop::Changed) => Err(self.retry("the position of this sink was changed")),
+            Err(Stop::Ownership(error)) => Err(error.at(&self.settings.place())),
             Err(Stop::Trouble(trouble)) => {
                 if let Verdict::Moved(host, port) = verdict(&trouble)
                     && !host.is_empty()
@@ -310,168 +240,6 @@ impl Redis {
         step(self, &mut connection, true)
     }
 
-    /// Watches the shard's position and reads it, and looks whether the stream is there: it must be one, or none yet.
-    fn look(&self, index: usize, connection: &mut Connection, asking: bool) -> Result<(Option<Held>, bool), Stop> {
-        let Some(shard) = self.shards.get(index) else { return Ok((None, false)) };
-        let mut commands = Commands::default();
-        for command in [[&b"WATCH"[..], &shard.position_key], [b"GET", &shard.position_key], [b"TYPE", &shard.stream]] {
-            if asking {
-                commands.command(&[b"ASKING"]);
-            }
-            commands.command(&command);
-        }
-        let replies = connection.ask_each(&commands)?;
-        let mut answers = replies.into_iter().skip(usize::from(asking)).step_by(1 + usize::from(asking));
-        let mut next = || answers.next().unwrap_or(Ok(Value::Nil)).map_err(Trouble::Server);
-        next()?; // of WATCH
-        let held = match next()? {
-            Value::Nil => None,
-            Value::BulkString(text) => match Held::parse(&text) {
-                Some(held) => Some(held),
-                None => {
-                    let key = String::from_utf8_lossy(&shard.position_key);
-                    let why = format!(
-                        "the key {key} is not what this sink wrote there: put its value back, or set another stream"
-                    );
-                    return Err(Stop::Unavailable(self.down(&why)));
-                }
-            },
-            other => return Err(Trouble::unexpected(&other).into()),
-        };
-        match next() {
-            Ok(Value::SimpleString(kind)) if kind == "none" || kind == "stream" => Ok((held, kind == "stream")),
-            Ok(Value::SimpleString(kind)) => {
-                let key = String::from_utf8_lossy(&shard.stream);
-                let why =
-                    format!("WRONGTYPE the key {key} is a {kind}, not a stream: rename it, or set another stream");
-                Err(Stop::Unavailable(self.down(&why)))
-            }
-            // The position is here, the stream is not or no longer: the other node knows nothing of the position yet.
-            Err(trouble) if matches!(verdict(&trouble), Verdict::Ask(..)) => {
-                Err(Stop::Unavailable(self.retry("the slot of a shard is being moved to another node")))
-            }
-            Err(trouble) => Err(trouble.into()),
-            Ok(other) => Err(Trouble::unexpected(&other).into()),
-        }
-    }
-
-    /// Sends the shard's commands and its new position in one transaction, under the WATCH of [`Redis::look`]. Without a
-    /// position: the commands alone, whatever the position is.
-    fn commit(
-        &mut self,
-        index: usize,
-        position: Option<u64>,
-        connection: &mut Connection,
-        asking: bool,
-    ) -> Result<(), Stop> {
-        let value = position.map(|position| format!("{position} {} {}", self.owner, self.settings.shards()));
-        let Some(shard) = self.shards.get_mut(index) else { return Ok(()) };
-        let mut commands = Commands::default();
-        if asking {
-            // Holds until EXEC.
-            commands.command(&[b"ASKING"]);
-        }
-        commands.command(&[b"MULTI"]);
-        if connection.takes_multi {
-            connection.send(&commands)?;
-        } else {
-            connection.ask_all(&commands)?;
-            connection.takes_multi = true;
-            commands.clear();
-        }
-        connection.send(&shard.commands)?;
-        let mut end = Commands::default();
-        if let Some(value) = &value {
-            end.command(&[b"SET", &shard.position_key, value.as_bytes()]);
-        }
-        end.command(&[b"EXEC"]);
-        connection.send(&end)?;
-
-        // The first error says why; EXEC then only says that there was one.
-        let mut refused = None;
-        for index in 0..commands.count() + shard.commands.count() + end.count() - 1 {
-            match connection.reply() {
-                Ok(_) => {}
-                Err(Trouble::Server(error)) => {
-                    if index < commands.count() {
-                        // MULTI is no longer allowed: what follows it was executed by itself, the position too.
-                        shard.undo = position;
-                    }
-                    refused = refused.or(Some(error));
-                }
-                Err(trouble) => return Err(trouble.into()),
-            }
-        }
-        let answers = match connection.reply() {
-            Err(Trouble::Server(error)) => return Err(Trouble::Server(refused.unwrap_or(error)).into()),
-            Err(trouble) => return Err(trouble.into()),
-            Ok(Value::Nil) => return Err(Stop::Changed),
-            Ok(Value::Array(answers)) => answers,
-            Ok(other) => return Err(Trouble::unexpected(&other).into()),
-        };
-        // SET answers OK, which is of another kind.
-        let last_id = answers.iter().rev().find_map(|answer| match answer {
-            Value::BulkString(id) => Some(id.clone()),
-            _ => None,
-        });
-        shard.last_id = last_id.or_else(|| shard.last_id.take());
-        // Redis does not undo: the position has moved although an entry was refused.
-        let failed = answers.into_iter().find_map(|answer| match answer {
-            Value::ServerError(error) => Some(error),
-            _ => None,
-        });
-        match failed {
-            None => Ok(()),
-            Some(error) => {
-                shard.undo = position;
-                Err(Trouble::Server(error).into())
-            }
-        }
-    }
-
-    /// The shard's part of a delivery that ends at `last`.
-    fn store(&mut self, index: usize, last: u64, connection: &mut Connection, asking: bool) -> Result<(), Stop> {
-        let (held, _) = self.look(index, connection, asking)?;
-        let expected = self.shards.get(index).map_or(0, |shard| shard.position);
-        match held {
-            Some(held) if held.owner != self.owner && index == 0 => {
-                return Err(Stop::Unavailable(self.fenced(held.position)));
-            }
-            Some(held) if held.owner == self.owner && held.position == expected => {}
-            // Who holds shard 0 has to be asked: the next connect does.
-            _ => return Err(Stop::Changed),
-        }
-        let committed = self.commit(index, Some(last), connection, asking);
-        if committed.is_err() {
-            // Else a stop before the next connect would leave the position ahead of its entries.
-            self.move_back(index, connection, asking);
-        }
-        committed?;
-        if let Some(shard) = self.shards.get_mut(index) {
-            shard.position = last;
-        }
-        Ok(())
-    }
-
-    /// Takes back a position that was moved without its entries. Where that fails, the next connect does it.
-    fn move_back(&mut self, index: usize, connection: &mut Connection, asking: bool) {
-        let Some(shard) = self.shards.get(index) else { return };
-        let (before, Some(moved)) = (shard.position, shard.undo) else { return };
-        let is_ours = |held: Held| held.position == moved && held.owner == self.owner;
-        let Ok((held, _)) = self.look(index, connection, asking) else { return };
-        if !held.is_some_and(is_ours) {
-            return;
-        }
-        if let Some(shard) = self.shards.get_mut(index) {
-            shard.commands.clear();
-        }
-        if self.commit(index, Some(before), connection, asking).is_ok()
-            && let Some(shard) = self.shards.get_mut(index)
-        {
-            shard.undo = None;
-        }
-    }
-
     /// Writes the events of each shard that it does not have yet.
     fn encode(&mut self, delivery: &Delivery) {
         for shard in &mut self.shards {
@@ -479,45 +247,25 @@ impl Redis {
         }
         let shards = self.shards.len();
         for record in delivery.records() {
-            let shard = self.shards.get_mut(ShardPositions::shard_of(record.source(), shards));
-            if let Some(shard) = shard.filter(|shard| record.position > shard.position) {
-                let (stream, maxlen) = (&shard.stream, self.settings.maxlen);
-                self.entry.add(stream, maxlen, &self.server_id, &record, &mut shard.commands);
+            let index = ShardPositions::shard_of(record.source(), shards);
+            if record.position <= self.ownership.position(index) {
+                continue;
+            }
+            if let Some(shard) = self.shards.get_mut(index) {
+                let (maxlen, server_id) = (self.settings.maxlen, self.ownership.server_id());
+                self.entry.add(&shard.stream, maxlen, server_id, &record, &mut shard.commands);
             }
         }
     }
 
     // ---- words ----
 
-    fn fenced(&self, position: u64) -> Unavailable {
-        self.down(&format!(
-            "fenced at position {position}: another server with the same log delivers to this stream; stop one of them, \
-             then start this one again"
-        ))
-    }
-
     fn retry(&self, reason: &str) -> Unavailable {
-        Unavailable::retry(format!("{}: {reason}", self.settings.output()))
+        Unavailable::retry(format!("{}: {reason}", self.settings.place()))
     }
 
     fn down(&self, reason: &str) -> Unavailable {
-        Unavailable::down(format!("{}: {reason}", self.settings.output()))
-    }
-
-    fn unavailable(&self, trouble: &Trouble, place: &str) -> Unavailable {
-        let answer = self.settings.hide(&trouble.to_string());
-        let reason = |advice: &str| {
-            let separator = if advice.is_empty() { "" } else { ": " };
-            format!("{place}{answer}{separator}{advice}")
-        };
-        match verdict(trouble) {
-            Verdict::Retry(advice) => self.retry(&reason(advice)),
-            Verdict::Down(advice) => self.down(&reason(advice)),
-            Verdict::Moved(..) if !self.settings.is_cluster() => {
-                self.down(&reason("this is a node of a Redis Cluster: name its nodes in urls, not in url"))
-            }
-            Verdict::Moved(..) | Verdict::Ask(..) => self.retry(&reason("")),
-        }
+        Unavailable::down(format!("{}: {reason}", self.settings.place()))
     }
 }
 
@@ -527,7 +275,7 @@ impl Sink for Redis {
         self.open()?;
         for index in 0..self.shards.len() {
             self.at_its_node(index, |sink, connection, asking| match sink.look(index, connection, asking)? {
-                (Some(held), _) => sink.check_shards(&held),
+                (Some(written), _) => sink.check_shards(&written),
                 (None, true) => sink.check_missing(index, connection, asking),
                 (None, false) => Ok(()),
             })?;
@@ -542,8 +290,8 @@ impl Sink for Redis {
         let mut lowest = u64::MAX;
         for index in 0..self.shards.len() {
             self.at_its_node(index, |sink, connection, asking| {
-                let (held, _) = sink.look(index, connection, asking)?;
-                lowest = lowest.min(held.map_or(0, |held| held.position));
+                let (written, _) = sink.look(index, connection, asking)?;
+                lowest = lowest.min(written.map_or(0, |written| written.held.position));
                 Ok(())
             })?;
         }
@@ -559,7 +307,7 @@ impl Sink for Redis {
 
     fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         let last = delivery.last_position();
-        if self.lowest() >= last {
+        if self.ownership.lowest() >= last {
             return Ok(());
         }
         if self.nodes.is_empty() {
@@ -567,7 +315,7 @@ impl Sink for Redis {
         }
         self.encode(delivery);
         for index in 0..self.shards.len() {
-            if self.shards.get(index).is_some_and(|shard| shard.position < last) {
+            if self.ownership.position(index) < last {
                 self.at_its_node(index, |sink, connection, asking| sink.store(index, last, connection, asking))?;
             }
         }
@@ -575,7 +323,7 @@ impl Sink for Redis {
     }
 
     fn shard_positions(&self) -> Option<ShardPositions> {
-        let positions = || self.shards.iter().map(|shard| shard.position).collect();
+        let positions = || (0..self.shards.len()).map(|index| self.ownership.position(index)).collect();
         (self.shards.len() > 1).then(|| ShardPositions::new(positions()))
     }
 

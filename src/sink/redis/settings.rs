@@ -1,15 +1,18 @@
 //! The settings and their checks.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::slice;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::super::Kind;
-use crate::config::hide::hide;
-use crate::config::setting::{Form, Setting, Url, Urls, Value};
-use crate::config::url::{Parts, decoded_text};
+use super::Redis;
 use crate::limits;
+use crate::settings::hide::hide;
+use crate::settings::url::{Parts, decoded_text};
+use crate::settings::{Form, Problem, Setting, Url, Urls, Value};
+use crate::sink::{Identity, Kind, Output, Sink, SinkConfig, tls};
 
 /// What the settings know of it.
 pub const KIND: Kind = Kind {
@@ -71,100 +74,137 @@ pub const KIND: Kind = Kind {
                   connection.",
         },
     ],
+    parse: |values| Ok(Box::new(values.read::<RedisSection>()?.validate()?)),
 };
 
 /// Shards on a Cluster where the settings name no number: enough for as many nodes.
 const SHARDS_ON_A_CLUSTER: u64 = 16;
 
-/// `kind = "redis"`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// `kind = "redis"`, each value as its row allows.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub(super) struct RedisSection {
     /// The server, its database and the login; not used if `urls` is set.
     pub url: Url,
     /// Empty: no Cluster.
     pub urls: Urls,
-    /// Certificates (PEM) to trust; `None`: the public authorities.
     pub ca_file: Option<PathBuf>,
-    /// Name of the streams, before `:{shard}`.
     pub stream: String,
-    /// 0: no bound.
     pub maxlen: u64,
     /// 0: by the kind of server.
     pub shards: u64,
-    /// Longest silence while an answer is awaited.
     pub timeout: Duration,
 }
 
-impl Settings {
-    /// What a person must change, and in which key.
-    pub fn check(&self) -> Result<(), (&'static str, String)> {
+/// `kind = "redis"`.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// The servers that are named; at least one.
+    pub(super) servers: Vec<Server>,
+    /// Whether the settings name a Cluster.
+    pub(super) is_cluster: bool,
+    /// Certificates (PEM) to trust; `None`: the public authorities.
+    pub(super) ca_file: Option<PathBuf>,
+    /// Name of the streams, before `:{shard}`.
+    pub(super) stream: String,
+    /// 0: no bound.
+    pub(super) maxlen: u64,
+    /// Number of streams; at least 1.
+    pub(super) shards: u64,
+    /// Longest silence while an answer is awaited.
+    pub(super) timeout: Duration,
+    output: Output,
+}
+
+impl RedisSection {
+    /// Checks the values against each other, and parses the URLs.
+    pub(super) fn validate(self) -> Result<RedisSettings, Problem> {
         let fits = (1..=limits::REDIS_STREAM_BYTES_MAX).contains(&self.stream.len());
         if !fits || self.stream.contains(['{', '}']) {
             let most = limits::REDIS_STREAM_BYTES_MAX;
-            return Err((
-                "stream",
-                format!("expected 1 to {most} bytes without {{ and }}, which name the slot on a Cluster"),
-            ));
+            let why = format!("expected 1 to {most} bytes without {{ and }}, which name the slot on a Cluster");
+            return Err(Problem::new("stream", why));
         }
-        let key = if self.is_cluster() { "urls" } else { "url" };
-        let servers = self.servers().map_err(|why| (key, why))?;
-        let encrypted = servers.iter().any(|server| server.tls);
-        if self.ca_file.is_some() && !encrypted {
-            return Err(("ca_file", "is for rediss:// only".to_owned()));
+        let is_cluster = !self.urls.is_empty();
+        let (key, urls) = if is_cluster { ("urls", self.urls.each()) } else { ("url", slice::from_ref(&self.url)) };
+        let servers: Result<Vec<_>, _> = urls.iter().map(Server::from_url).collect();
+        let servers = servers.map_err(|why| Problem::new(key, why))?;
+        if self.ca_file.is_some() && !servers.iter().any(|server| server.tls) {
+            return Err(Problem::new("ca_file", "is for rediss:// only"));
         }
-        if self.is_cluster() && servers.iter().any(|server| server.database != 0) {
-            return Err((key, "a Cluster has database 0 only".to_owned()));
+        if is_cluster && servers.iter().any(|server| server.database != 0) {
+            return Err(Problem::new(key, "a Cluster has database 0 only"));
         }
-        Ok(())
+        Ok(RedisSettings {
+            shards: match self.shards {
+                0 if is_cluster => SHARDS_ON_A_CLUSTER,
+                0 => 1,
+                shards => shards,
+            },
+            output: Output::new(place(&servers, &self.stream)),
+            servers,
+            is_cluster,
+            ca_file: self.ca_file,
+            stream: self.stream,
+            maxlen: self.maxlen,
+            timeout: self.timeout,
+        })
+    }
+}
+
+impl SinkConfig for RedisSettings {
+    fn open(&self, name: &str, identity: &Identity) -> Box<dyn Sink> {
+        Box::new(Redis::new(name, self, identity))
     }
 
-    /// Whether the settings name a Cluster.
-    pub fn is_cluster(&self) -> bool {
-        !self.urls.is_empty()
+    fn output(&self) -> Option<Output> {
+        Some(self.output.clone())
     }
 
-    /// Number of streams.
-    pub fn shards(&self) -> u64 {
-        match self.shards {
-            0 if self.is_cluster() => SHARDS_ON_A_CLUSTER,
-            0 => 1,
-            shards => shards,
-        }
+    fn check(&self) -> Result<(), String> {
+        tls::check_authorities(self.ca_file.as_deref())
     }
 
-    /// The stream, without secrets.
-    pub fn output(&self) -> String {
-        let mut output = "redis".to_owned();
-        for server in self.servers().unwrap_or_default() {
-            let separator = if output.len() > "redis".len() { ',' } else { ' ' };
-            output.push(separator);
-            output += &server.place.to_string();
-            if server.database != 0 {
-                output += &format!("/{}", server.database);
-            }
-        }
-        format!("{output} stream {}", self.stream)
+    fn shards(&self) -> u64 {
+        self.shards
+    }
+
+    fn keeps_position_in_a_server(&self) -> bool {
+        true
+    }
+}
+
+impl RedisSettings {
+    /// The stream, for messages.
+    pub(super) fn place(&self) -> &str {
+        self.output.shown()
     }
 
     /// `text`, which a server sent, without the passwords of the URLs.
     pub(super) fn hide(&self, text: &str) -> String {
-        let servers = self.servers().unwrap_or_default();
-        let passwords = servers.iter().filter_map(|server| server.password.as_ref());
+        let passwords = self.servers.iter().filter_map(|server| server.password.as_ref());
         let passwords: Vec<_> = passwords.map(|password| String::from_utf8_lossy(&password.0)).collect();
         hide(text, passwords.iter().map(|password| &**password))
     }
+}
 
-    /// The servers that are named; at least one.
-    pub fn servers(&self) -> Result<Vec<Server>, String> {
-        let urls = if self.is_cluster() { self.urls.each() } else { std::slice::from_ref(&self.url) };
-        urls.iter().map(Server::from_url).collect()
+/// The servers and the stream, for messages.
+fn place(servers: &[Server], stream: &str) -> String {
+    let mut place = "redis".to_owned();
+    for server in servers {
+        let separator = if place.len() > "redis".len() { ',' } else { ' ' };
+        place.push(separator);
+        place += &server.place.to_string();
+        if server.database != 0 {
+            place += &format!("/{}", server.database);
+        }
     }
+    format!("{place} stream {stream}")
 }
 
 /// One server, and how to log in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Server {
     /// Where it listens.
     pub place: Place,
     /// Whether the connection is encrypted with TLS.
@@ -176,17 +216,24 @@ pub struct Server {
     pub database: i64,
 }
 
+/// Without the login.
+impl fmt::Debug for Server {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} database {}, tls {}", self.place, self.database, self.tls)
+    }
+}
+
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub(super) enum Place {
     /// Host and port.
     Tcp(String, u16),
     /// A Unix domain socket.
     Unix(PathBuf),
 }
 
-impl std::fmt::Display for Place {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(host, port) if host.contains(':') => write!(out, "[{host}]:{port}"),
             Self::Tcp(host, port) => write!(out, "{host}:{port}"),
@@ -195,15 +242,9 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// A password, never shown.
+/// A password, which has no `Debug`: it is never shown.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Password(pub Vec<u8>);
-
-impl std::fmt::Debug for Password {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("***")
-    }
-}
+pub(super) struct Password(pub Vec<u8>);
 
 const PORT: u16 = 6379;
 

@@ -48,28 +48,28 @@ pub(super) enum Verdict {
 
 impl ClockGuard {
     /// What the table holds at the first connect.
-    pub fn newest_row(&mut self, received: Option<SystemTime>) {
+    pub(super) fn newest_row(&mut self, received: Option<SystemTime>) {
         self.newest_row = received;
     }
 
     /// What an earlier process left of its hold.
-    pub fn left_before(&mut self, left: Option<Duration>) {
+    pub(super) fn left_before(&mut self, left: Option<Duration>) {
         self.left_before = left.map(|left| left.min(CLOCK_HOLD));
     }
 
     /// What is left of the hold at `monotonic`; zero where there is none.
-    pub fn left(&self, monotonic: Duration) -> Duration {
+    pub(super) fn left(&self, monotonic: Duration) -> Duration {
         let before = self.left_before.unwrap_or_default();
         self.held_until.map_or(before, |until| until.saturating_sub(monotonic))
     }
 
     /// The reading that was judged last.
-    pub fn last_reading(&self) -> Option<Clocks> {
+    pub(super) fn last_reading(&self) -> Option<Clocks> {
         self.last
     }
 
     /// Judges a reading.
-    pub fn check(&mut self, now: Clocks) -> Verdict {
+    pub(super) fn check(&mut self, now: Clocks) -> Verdict {
         let doubt = match self.last.replace(now) {
             Some(last) => {
                 let passed = now.monotonic.saturating_sub(last.monotonic);

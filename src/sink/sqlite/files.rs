@@ -20,7 +20,7 @@ pub(super) struct Files {
 
 impl Files {
     /// Those of the database at `path`, which is open. `None`: one of them is not there any more.
-    pub fn of(path: &Path, has_log: bool) -> Option<Self> {
+    pub(super) fn of(path: &Path, has_log: bool) -> Option<Self> {
         // SQLite follows links, and puts the other files beside what they lead to.
         let real = fs::canonicalize(path).ok()?;
         let beside = |suffix: &str| {
@@ -34,24 +34,24 @@ impl Files {
     }
 
     /// Whether the database at `path` has a write-ahead log with something in it.
-    pub fn log_has_rows(path: &Path) -> bool {
+    pub(super) fn log_has_rows(path: &Path) -> bool {
         let mut log = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).into_os_string();
         log.push("-wal");
         fs::metadata(log).is_ok_and(|log| log.len() > 0)
     }
 
     /// Whether the database file is the one that was opened.
-    pub fn database_is_in_place(&self) -> bool {
+    pub(super) fn database_is_in_place(&self) -> bool {
         is_in_place(&self.database)
     }
 
     /// Whether the database and its write-ahead log are the files that were opened.
-    pub fn are_in_place(&self) -> bool {
+    pub(super) fn are_in_place(&self) -> bool {
         self.database_is_in_place() && self.log.iter().all(is_in_place)
     }
 
     /// The first one that was removed or replaced.
-    pub fn missing(&self) -> Option<&Path> {
+    pub(super) fn missing(&self) -> Option<&Path> {
         let mut all = std::iter::once(&self.database).chain(&self.log);
         all.find(|file| !is_in_place(file)).map(|(path, _)| path.as_path())
     }

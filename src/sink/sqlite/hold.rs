@@ -15,7 +15,7 @@ const CREATE: &str = "
     ) WITHOUT ROWID";
 
 /// What is left for `sink` of a log; `None`: nothing.
-pub fn read(connection: &Connection, server_id: &str, sink: &str) -> rusqlite::Result<Option<Duration>> {
+pub(super) fn read(connection: &Connection, server_id: &str, sink: &str) -> rusqlite::Result<Option<Duration>> {
     if !connection.table_exists(None, TABLE)? {
         return Ok(None);
     }
@@ -25,7 +25,7 @@ pub fn read(connection: &Connection, server_id: &str, sink: &str) -> rusqlite::R
 }
 
 /// Replaces it; zero: nothing is left.
-pub fn write(connection: &Connection, server_id: &str, sink: &str, left: Duration) -> rusqlite::Result<()> {
+pub(super) fn write(connection: &Connection, server_id: &str, sink: &str, left: Duration) -> rusqlite::Result<()> {
     if left.is_zero() {
         let remove = "DELETE FROM telemetryx_holds WHERE server_id = ?1 AND sink = ?2";
         return connection.execute(remove, [server_id, sink]).map(drop);

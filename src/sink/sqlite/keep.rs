@@ -81,7 +81,7 @@ pub(super) struct Passed {
 
 impl Keep {
     /// Nothing was looked at yet. `keep`: how long rows stay after receipt.
-    pub fn new(sink: &str, server_id: &str, keep: Duration) -> Self {
+    pub(super) fn new(sink: &str, server_id: &str, keep: Duration) -> Self {
         Self {
             sink: sink.to_owned(),
             server_id: server_id.to_owned(),
@@ -99,13 +99,13 @@ impl Keep {
 
     /// A delivery of so many rows was stored. Deliveries do not add up: one call would hold up the next one for as long as
     /// it takes to delete the rows of all.
-    pub fn stored(&mut self, rows: u64) {
+    pub(super) fn stored(&mut self, rows: u64) {
         self.stored = self.stored.max(rows);
     }
 
     /// Reads, once, what was there before this process delivered anything: when the newest row was received, and what is
     /// left of a hold.
-    pub fn read_before(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn read_before(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         if self.has_newest {
             return Ok(());
         }
@@ -137,7 +137,7 @@ impl Keep {
     }
 
     /// Writes what was left of a hold when the clocks were last read: at the end, so that short runs add up.
-    pub fn save_rest(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(super) fn save_rest(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let Some(last) = self.guard.last_reading() else { return Ok(()) };
         let left = self.guard.left(last.monotonic);
         if left != self.saved_hold {
@@ -149,7 +149,7 @@ impl Keep {
 
     /// Reads the clocks, and deletes some of what is too old if they can be trusted. `connection`: where to; `None`:
     /// nothing is deleted now.
-    pub fn pass(&mut self, connection: Option<&Connection>, now: Clocks) -> rusqlite::Result<Passed> {
+    pub(super) fn pass(&mut self, connection: Option<&Connection>, now: Clocks) -> rusqlite::Result<Passed> {
         if let Some(connection) = connection.filter(|_| !self.has_passed) {
             if let Some(received) = before_jump(connection, &self.server_id, now.wall)? {
                 self.guard.newest_row(Some(received));
@@ -316,7 +316,7 @@ fn in_words(unix_nano: u64) -> String {
 }
 
 /// `"forever"`, or a duration as the settings have it.
-pub fn deserialize<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Duration>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Given {

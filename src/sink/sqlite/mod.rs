@@ -10,9 +10,7 @@
 //! Rows and position commit together, so that every event is stored exactly once. A row that a constraint or trigger
 //! refuses rolls the delivery back; all such rows of it are named at once.
 //!
-//! **Fencing.** The row of the position names its owner. The first connect of a process takes it; a later one only
-//! looks, so that two servers do not take it from each other for ever. A position that this process's log does not reach
-//! is not taken: a server with the newer log may be at work, and this one could not deliver.
+//! **Fencing**: see [`ownership`](super::ownership); the statements are in `position`.
 //!
 //! **Files** that are removed or replaced are noticed before a delivery is reported as stored, and within a second
 //! where none comes. What is only in a removed write-ahead log is moved into the database through the connection that
@@ -21,10 +19,13 @@
 //! **Replay** inserts the same rows and leaves the position alone. **Old rows** are deleted between deliveries (`keep`).
 
 mod clock;
+mod encode;
+mod errors;
 mod files;
 mod hold;
 mod keep;
-mod row;
+mod position;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -33,52 +34,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, ffi, params};
-use serde::Deserialize;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, ffi};
 
+use self::encode::{INSERT, Rows};
+use self::errors::{refusal, wanted_column};
 use self::files::Files;
-use self::row::{INSERT, Rows, writes};
-use super::{Clocks, Failure, Identity, Kind, Refusal, Sink, Unavailable, Upkeep, uuid};
+use self::position::{MOVE_POSITION, READ_POSITION, TAKE_POSITION};
+pub use self::settings::{KIND, SqliteSettings};
+use super::ownership::{Connect, FIRST, Ownership, OwnershipError};
+use super::{Clocks, Failure, Identity, Refusal, Sink, Unavailable, Upkeep, uuid};
 use crate::batch::Delivery;
-use crate::config::setting::{Form, Setting, Value};
 use crate::limits;
-
-/// What the settings know of it.
-pub const KIND: Kind = Kind {
-    name: "sqlite",
-    doc: "An SQLite file, written in transactions that also store the sink's position: exactly once.",
-    settings: &[
-        Setting {
-            key: "path",
-            default: Value::text("{data_dir}/events.db"),
-            form: Form::Path,
-            doc: "The database file; it and its directory are created if they are missing.",
-        },
-        Setting {
-            key: "keep",
-            default: Value::text("forever"),
-            form: Form::DurationOr {
-                word: "forever",
-                min: Duration::from_secs(1),
-                max: Duration::from_secs(100 * 365 * 86_400),
-                example: "30d",
-            },
-            doc: "Events that were received longer ago are deleted, a few at a time between deliveries. The file \
-                  does not shrink: SQLite reuses the space.",
-        },
-    ],
-};
-
-/// `kind = "sqlite"`: an embedded database.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// The database file; it and its directory are created if they are missing.
-    pub path: PathBuf,
-    /// Events received longer ago are deleted; `None`: none are.
-    #[serde(deserialize_with = "keep::deserialize")]
-    pub keep: Option<Duration>,
-}
 
 const CREATE: &str = "
     CREATE TABLE IF NOT EXISTS events (
@@ -114,53 +80,24 @@ pub fn ddl() -> String {
     lines.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
 }
 
-const READ_POSITION: &str = "SELECT position, owner FROM telemetryx_positions WHERE server_id = ?1 AND sink = ?2";
-
-const TAKE_POSITION: &str = "
-    INSERT INTO telemetryx_positions (server_id, sink, position, owner) VALUES (?1, ?2, 0, ?3)
-    ON CONFLICT (server_id, sink) DO UPDATE SET owner = excluded.owner";
-
-const MOVE_POSITION: &str = "
-    UPDATE telemetryx_positions SET position = ?5
-    WHERE server_id = ?1 AND sink = ?2 AND owner = ?3 AND position = ?4";
-
-/// The last row of a log of which no sink has a position.
-const LAST_WITHOUT_POSITION: &str = "
-    SELECT position FROM events
-    WHERE server_id = ?1 AND NOT EXISTS (SELECT 1 FROM telemetryx_positions WHERE server_id = ?1)
-    ORDER BY position DESC LIMIT 1";
-
 /// The sink, with its database.
 pub struct Sqlite {
-    sink: String,
     path: PathBuf,
-    server_id: String,
-    owner: String,
-    /// A position from here on is another, newer log's.
-    log_end: u64,
-    /// This process has taken the position once.
-    owned: bool,
+    ownership: Ownership,
     connection: Option<Connection>,
     /// What `connection` writes to.
     files: Option<Files>,
-    /// The store's position as of the last look or commit.
-    position: u64,
     keep: Option<keep::Keep>,
 }
 
 impl Sqlite {
     /// A sink that has not opened its database. `sink`: its name, under which the position is stored.
-    pub fn new(sink: &str, settings: &Settings, identity: &Identity) -> Self {
+    pub fn new(sink: &str, settings: &SqliteSettings, identity: &Identity) -> Self {
         Self {
-            sink: sink.to_owned(),
             path: settings.path.clone(),
-            server_id: uuid(&identity.server_id),
-            owner: uuid(&identity.owner),
-            log_end: identity.log_end,
-            owned: false,
+            ownership: Ownership::new(sink, identity, 1),
             connection: None,
             files: None,
-            position: 0,
             keep: settings.keep.map(|keep| keep::Keep::new(sink, &uuid(&identity.server_id), keep)),
         }
     }
@@ -249,7 +186,7 @@ impl Sqlite {
         }
         let error = error.to_string();
         tracing::warn!(
-            sink = self.sink,
+            sink = self.ownership.sink(),
             error,
             "rows of a removed -wal file are lost, unless the log still has their events: do not touch the files of a \
              database that is in use"
@@ -268,57 +205,25 @@ impl Sqlite {
             transaction.prepare_cached(statement).map_err(|error| self.wrong_table(&error))?;
         }
         let held = self.read_position(&transaction).map_err(sql)?;
-        match held {
-            Some((position, owner)) if self.owned && owner != self.owner => {
-                return Err(self.fenced(position));
+        let position = match self.ownership.connect(FIRST, held.as_ref()).map_err(|error| self.stopped(&error))? {
+            Connect::LeaveAlone { position } => return Ok(position),
+            Connect::Take { position } => position,
+            Connect::New => {
+                self.check_missing(&transaction)?;
+                0
             }
-            Some((position, _)) if !self.owned && position >= self.log_end => return Ok(position),
-            None => self.check_missing(&transaction)?,
-            Some(_) => {}
-        }
-        transaction.execute(TAKE_POSITION, params![self.server_id, self.sink, self.owner]).map_err(sql)?;
+        };
+        self.take_position(&transaction).map_err(sql)?;
         transaction.commit().map_err(sql)?;
-        self.owned = true;
-        self.position = held.map_or(0, |(position, _)| position);
-        Ok(self.position)
-    }
-
-    /// Fails with what to do where the table has rows of this log and no sink has a position of it: that it begins anew
-    /// is not what anybody asked for. (A sink that was renamed begins anew: rows that are there stay.)
-    fn check_missing(&self, connection: &Connection) -> Result<(), Unavailable> {
-        let last = connection
-            .query_row(LAST_WITHOUT_POSITION, [&self.server_id], |row| row.get::<_, i64>(0))
-            .optional()
-            .map_err(|error| self.unavailable(&error))?;
-        let Some(last) = last else { return Ok(()) };
-        Err(self.down(&super::missing_position(
-            ("events", "telemetryx_positions"),
-            [&self.server_id, &self.sink, &self.owner],
-            last.cast_unsigned(),
-        )))
-    }
-
-    fn read_position(&self, connection: &Connection) -> rusqlite::Result<Option<(u64, String)>> {
-        let mut statement = connection.prepare_cached(READ_POSITION)?;
-        statement
-            .query_row(params![self.server_id, self.sink], |row| {
-                Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?))
-            })
-            .optional()
+        self.ownership.taken(FIRST, position);
+        Ok(position)
     }
 
     fn write(&self, connection: &mut Connection, delivery: &Delivery) -> Result<(), Failure> {
         let sql = |error| self.unavailable(&error);
         let last = delivery.last_position();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
-        let moved = transaction
-            .prepare_cached(MOVE_POSITION)
-            .and_then(|mut statement| {
-                let (old, new) = (self.position.cast_signed(), last.cast_signed());
-                statement.execute(params![self.server_id, self.sink, self.owner, old, new])
-            })
-            .map_err(sql)?;
-        if moved == 0 {
+        if !self.move_position(&transaction, last).map_err(sql)? {
             transaction.rollback().map_err(sql)?;
             return self.not_moved(connection, last);
         }
@@ -366,7 +271,7 @@ impl Sqlite {
 
     /// Inserts what it can; returns what a constraint or a trigger refuses.
     fn insert(&self, transaction: &Transaction<'_>, delivery: &Delivery) -> Result<Vec<Refusal>, Unavailable> {
-        let mut rows = Rows::new(transaction, &self.server_id).map_err(|error| self.unavailable(&error))?;
+        let mut rows = Rows::new(transaction, self.ownership.server_id()).map_err(|error| self.unavailable(&error))?;
         let mut refusals = Vec::new();
         for record in delivery.records() {
             let Err(error) = rows.insert(&record) else { continue };
@@ -383,23 +288,6 @@ impl Sqlite {
         Ok(refusals)
     }
 
-    /// The position was not where this process had left it.
-    fn not_moved(&self, connection: &Connection, last: u64) -> Result<(), Failure> {
-        match self.read_position(connection).map_err(|error| self.unavailable(&error))? {
-            Some((position, _)) if position >= last => Ok(()),
-            Some((position, owner)) if owner != self.owner => Err(self.fenced(position).into()),
-            _ => Err(self.retry("the position of this sink was changed").into()),
-        }
-    }
-
-    fn fenced(&self, position: u64) -> Unavailable {
-        self.down(&format!(
-            "fenced at position {position}: another server with the same log delivers as sink `{}`; stop one of them, \
-             then start this one again",
-            self.sink
-        ))
-    }
-
     fn retry(&self, reason: &str) -> Unavailable {
         Unavailable::retry(format!("{}: {reason}", self.path.display()))
     }
@@ -408,40 +296,8 @@ impl Sqlite {
         Unavailable::down(format!("{}: {reason}", self.path.display()))
     }
 
-    /// SQLite's message names the table and what it lacks.
-    fn wrong_table(&self, error: &rusqlite::Error) -> Unavailable {
-        match self.unavailable(error) {
-            Unavailable::Down { reason } => Unavailable::down(format!(
-                "{reason}: add what is missing to the table, or rename the table so that a new one is created"
-            )),
-            passes => passes,
-        }
-    }
-
-    fn unavailable(&self, error: &rusqlite::Error) -> Unavailable {
-        let passes = matches!(
-            error.sqlite_error_code(),
-            Some(
-                ErrorCode::DatabaseBusy
-                    | ErrorCode::DatabaseLocked
-                    | ErrorCode::DiskFull
-                    | ErrorCode::SystemIoFailure
-                    | ErrorCode::OutOfMemory
-                    | ErrorCode::OperationAborted
-                    | ErrorCode::OperationInterrupted
-                    | ErrorCode::FileLockingProtocolFailed
-                    | ErrorCode::SchemaChanged
-            )
-        );
-        let reason = match error {
-            // Its own words would quote the whole statement.
-            rusqlite::Error::SqlInputError { msg, .. } => msg.clone(),
-            other if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)) => {
-                format!("{other}: another process writes to it (`fuser {}` names it)", self.path.display())
-            }
-            other => other.to_string(),
-        };
-        if passes { self.retry(&reason) } else { self.down(&reason) }
+    fn stopped(&self, error: &OwnershipError) -> Unavailable {
+        error.at(&self.path.display())
     }
 }
 
@@ -477,14 +333,14 @@ impl Sink for Sqlite {
             let has_table = connection.table_exists(None, "telemetryx_positions")?;
             if has_table { self.read_position(&connection) } else { Ok(None) }
         });
-        Ok(Some(held.map_err(|error| self.unavailable(&error))?.map_or(0, |(position, _)| position)))
+        Ok(Some(held.map_err(|error| self.unavailable(&error))?.map_or(0, |held| held.position)))
     }
 
     fn connect(&mut self) -> Result<Option<u64>, Unavailable> {
         self.close()?;
         let mut connection = self.open_or_create()?;
         let position = self.prepare(&mut connection)?;
-        if self.owned {
+        if self.ownership.is_owner() {
             self.files = Some(self.files_of(&connection)?);
             if let Some(keep) = &mut self.keep {
                 let read = keep.read_before(&connection);
@@ -496,12 +352,12 @@ impl Sink for Sqlite {
     }
 
     fn deliver(&mut self, delivery: &Delivery) -> Result<(), Failure> {
-        if self.position >= delivery.last_position() {
+        if self.ownership.lowest() >= delivery.last_position() {
             return Ok(());
         }
         let result = self.write_to_its_file(delivery, false);
         if result.is_ok() {
-            self.position = delivery.last_position();
+            self.ownership.moved(FIRST, delivery.last_position());
             if let Some(keep) = &mut self.keep {
                 keep.stored(delivery.events());
             }
@@ -563,7 +419,7 @@ impl Drop for Sqlite {
             && let Err(error) = keep.save_rest(connection)
         {
             tracing::warn!(
-                sink = self.sink,
+                sink = self.ownership.sink(),
                 error = error.to_string(),
                 "cannot save how long deleting is suspended; the next start waits longer"
             );
@@ -585,37 +441,4 @@ fn move_log_into_database(connection: &Connection) -> rusqlite::Result<()> {
         return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), None));
     }
     Ok(())
-}
-
-/// The column, not among the sink's own, that no row brings a value for. Not one that SQLite makes out of the others.
-fn wanted_column<'e>(connection: &Connection, error: &'e rusqlite::Error) -> Option<&'e str> {
-    let rusqlite::Error::SqliteFailure(code, Some(words)) = error else { return None };
-    let column = words.strip_prefix("NOT NULL constraint failed: events.")?;
-    if code.extended_code != ffi::SQLITE_CONSTRAINT_NOTNULL || writes(column) {
-        return None;
-    }
-    let plain =
-        "SELECT count(*) FROM pragma_table_xinfo('events') WHERE name = ?1 AND hidden = 0 AND dflt_value IS NULL";
-    let found: i64 = connection.query_row(plain, [column], |row| row.get(0)).ok()?;
-    (found > 0).then_some(column)
-}
-
-/// Code and reason where the store refuses the row itself, and would refuse it again.
-fn refusal(error: &rusqlite::Error) -> Option<(String, String)> {
-    let error_code = error.sqlite_error_code()?;
-    if !matches!(error_code, ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig) {
-        return None;
-    }
-    let code = match error.sqlite_error()?.extended_code {
-        ffi::SQLITE_CONSTRAINT_CHECK => "SQLITE_CONSTRAINT_CHECK".to_owned(),
-        ffi::SQLITE_CONSTRAINT_DATATYPE => "SQLITE_CONSTRAINT_DATATYPE".to_owned(),
-        ffi::SQLITE_CONSTRAINT_FOREIGNKEY => "SQLITE_CONSTRAINT_FOREIGNKEY".to_owned(),
-        ffi::SQLITE_CONSTRAINT_NOTNULL => "SQLITE_CONSTRAINT_NOTNULL".to_owned(),
-        ffi::SQLITE_CONSTRAINT_TRIGGER => "SQLITE_CONSTRAINT_TRIGGER".to_owned(),
-        ffi::SQLITE_CONSTRAINT_UNIQUE => "SQLITE_CONSTRAINT_UNIQUE".to_owned(),
-        ffi::SQLITE_MISMATCH => "SQLITE_MISMATCH".to_owned(),
-        ffi::SQLITE_TOOBIG => "SQLITE_TOOBIG".to_owned(),
-        other => format!("SQLITE_{other}"),
-    };
-    Some((code, error.to_string()))
 }

@@ -6,13 +6,11 @@ use std::time::{Duration, Instant};
 
 use super::{Store, batch, identity};
 use crate::batch::Delivery;
-use crate::config::steps::StepSettings;
 use crate::metrics::Metrics;
 use crate::router::tests::counted;
 use crate::router::{Drain, Router, Shared};
-use crate::sink::{
-    BatchSettings, Clocks, Failure, Refusal, Settings, Sink, SinkSettings, Unavailable, Upkeep, discard,
-};
+use crate::settings::steps::StepSettings;
+use crate::sink::{BatchSettings, Clocks, Failure, Refusal, Sink, SinkSettings, Unavailable, Upkeep, discard};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const EVENTS: u64 = 200;
@@ -88,7 +86,7 @@ fn is_filtered(position: u64) -> bool {
 
 /// Positions passed = delivered + filtered + dead + dropped, and every row that is written is counted once. The kept events
 /// are made rows.
-pub fn add_up<S: Store>(store: &S) {
+pub(super) fn add_up<S: Store>(store: &S) {
     let dir = tempfile::tempdir().unwrap();
     let (metrics, drain) = (Metrics::new().unwrap(), Arc::new(Drain::default()));
     let shared = Shared {
@@ -106,7 +104,7 @@ pub fn add_up<S: Store>(store: &S) {
         drops_oldest: false,
         steps: steps(),
         batch: BatchSettings { max_events: 64, max_bytes: 1 << 20, max_age: Duration::from_millis(1) },
-        kind: Settings::Discard(discard::Settings {}),
+        config: Box::new(discard::DiscardSettings {}),
     };
     let sink = Refusing { sink: store.sink(1), answer_lost: false };
     let (queue, router) = Router::start(&settings, Box::new(sink), &shared).unwrap();

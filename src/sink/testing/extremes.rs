@@ -46,7 +46,7 @@ const INTEGERS: &[i64] = &[0, 1, -1, i64::MAX, i64::MIN, (1 << 53) + 1, -(1 << 5
 const TIMES: &[u64] = &[1, 999, 1_000, 946_684_800_000_000_000, 1_767_323_045_123_456_789, limits::TIME_UNIX_NANO_MAX];
 
 /// One event for each extreme of each field.
-pub fn every_field() -> Vec<Event> {
+pub(crate) fn every_field() -> Vec<Event> {
     let base = || Event { name: "e".into(), ..Event::default() };
     let mut events = vec![base(), Event { body: "no name".into(), ..Event::default() }];
     for text in TEXTS {
@@ -84,7 +84,7 @@ pub fn every_field() -> Vec<Event> {
 }
 
 /// 10,000 keys and more in one delivery, as many in an event as one may have.
-pub fn many_keys() -> Vec<Event> {
+pub(super) fn many_keys() -> Vec<Event> {
     let event = |event| {
         let attributes =
             (0..limits::EVENT_ATTRIBUTES_MAX).map(|key| string(&format!("key.{event}.{key}"), "v")).collect();
@@ -102,7 +102,7 @@ fn string(key: &str, value: &str) -> Attribute {
 }
 
 /// How the event must come back from the store.
-pub fn row<S: Store>(position: u64, event: &Event, origin: &Origin) -> Row {
+pub(super) fn row<S: Store>(position: u64, event: &Event, origin: &Origin) -> Row {
     let time = |nanos| String::from_utf8(rfc3339::format(nanos).to_vec()).expect("ASCII");
     let text = |text: &str| if S::REPLACES_NUL { text.replace('\0', "\u{FFFD}") } else { text.to_owned() };
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -157,7 +157,7 @@ pub fn row<S: Store>(position: u64, event: &Event, origin: &Origin) -> Row {
 }
 
 /// What JSON has no number for is text.
-pub fn number(number: f64) -> Value {
+pub(crate) fn number(number: f64) -> Value {
     match number {
         f64::INFINITY => "Infinity".into(),
         f64::NEG_INFINITY => "-Infinity".into(),
@@ -182,7 +182,7 @@ fn base64(bytes: &[u8]) -> String {
 
 /// Numbers are compared by what they are: a store may write 1e16 with all its digits.
 #[track_caller]
-pub fn assert_same(stored: &Row, expected: &Row) {
+pub(super) fn assert_same(stored: &Row, expected: &Row) {
     fn same(stored: &Value, expected: &Value) -> bool {
         match (stored, expected) {
             (Value::Number(stored), Value::Number(expected)) if stored.is_f64() || expected.is_f64() => {

@@ -2,10 +2,20 @@
 
 mod counts;
 mod extremes;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+mod positions;
+mod results;
 
 #[cfg(feature = "http-sink")]
-pub use extremes::every_field;
-pub use extremes::number;
+pub(crate) use extremes::every_field;
+pub(crate) use extremes::number;
+#[cfg(feature = "redis")]
+pub(crate) use positions::statement;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+pub(crate) use positions::{KeepsPositions, keeps_positions};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(crate) use results::refused;
+pub(crate) use results::{down, retry, retry_after};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,63 +28,65 @@ use crate::batch::{Batch, Delivery, Origin, Payload, Run};
 use crate::event::proto::{Event, EventBatch};
 
 /// The server of all test events.
-pub const SERVER_ID: [u8; 16] = [0x5e; 16];
+pub(crate) const SERVER_ID: [u8; 16] = [0x5e; 16];
 /// 2026-01-02T03:04:05.000000006Z
-pub const RECEIVED_UNIX_NANO: u64 = 1_767_323_045_000_000_006;
+pub(crate) const RECEIVED_UNIX_NANO: u64 = 1_767_323_045_000_000_006;
 
 /// The owner whose log is a copy from before the first event.
-pub const OLDER_COPY: u8 = 0;
+pub(crate) const OLDER_COPY: u8 = 0;
 
 /// This process as `owner`, with [`SERVER_ID`].
-pub fn identity(owner: u8) -> Identity {
+pub(crate) fn identity(owner: u8) -> Identity {
     let log_end = if owner == OLDER_COPY { 1 } else { u64::MAX };
     Identity { server_id: SERVER_ID, owner: [owner; 16], log_end }
 }
 
 /// An agent's origin.
-pub fn origin() -> Origin {
+pub(crate) fn origin() -> Origin {
     Origin { agent_id: Some([0xa9; 16]), agent: Some("api".to_owned()), default_source: "api".to_owned(), epoch: 7 }
 }
 
 /// Of a request over HTTP.
-pub fn http_origin() -> Origin {
+pub(crate) fn http_origin() -> Origin {
     Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 }
 }
 
 /// An event with nothing but a name.
-pub fn named(name: impl Into<String>) -> Event {
+pub(crate) fn named(name: impl Into<String>) -> Event {
     Event { name: name.into(), ..Event::default() }
 }
 
+/// Events that were received together.
+pub(crate) fn run(events: Vec<Event>, origin: impl Into<Arc<Origin>>) -> Run {
+    let count = events.len() as u32;
+    let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
+    Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin: origin.into() }
+}
+
 /// A batch of one run for each element of `runs`.
-pub fn batch_of(first_position: u64, runs: Vec<Vec<Event>>) -> Arc<Batch> {
+pub(crate) fn batch_of(first_position: u64, runs: Vec<Vec<Event>>) -> Arc<Batch> {
     let origin = Arc::new(origin());
-    let runs = runs.into_iter().map(|events| {
-        let count = events.len() as u32;
-        let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
-        Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin: origin.clone() }
-    });
-    Arc::new(Batch::new(first_position, runs.collect()))
+    Arc::new(Batch::new(first_position, runs.into_iter().map(|events| run(events, origin.clone())).collect()))
 }
 
 /// Events called `e<position>`, in one run.
-pub fn batch(positions: std::ops::RangeInclusive<u64>) -> Arc<Batch> {
+pub(crate) fn batch(positions: std::ops::RangeInclusive<u64>) -> Arc<Batch> {
     batch_of(*positions.start(), vec![positions.map(|position| named(format!("e{position}"))).collect()])
 }
 
 /// A whole batch.
-pub fn delivery_of(batch: Arc<Batch>) -> Delivery {
+pub(crate) fn delivery_of(batch: Arc<Batch>) -> Delivery {
     let positions = batch.first_position()..=batch.end_position() - 1;
     Delivery::new(vec![batch], positions)
 }
 
 /// One batch with an event at each position, as a delivery.
-pub fn delivery(positions: std::ops::RangeInclusive<u64>) -> Delivery {
+pub(crate) fn delivery(positions: std::ops::RangeInclusive<u64>) -> Delivery {
     delivery_of(batch(positions))
 }
 
 /// The delivery after a sink refused the events at `positions`, which are in order.
-pub fn without(delivery: &Delivery, positions: &[u64]) -> Delivery {
+pub(crate) fn without(delivery: &Delivery, positions: &[u64]) -> Delivery {
     let mut delivery = delivery.clone();
     delivery.leave_out(positions);
     delivery
@@ -82,13 +94,13 @@ pub fn without(delivery: &Delivery, positions: &[u64]) -> Delivery {
 
 /// The events of the delivery at `positions`, as a delivery of their own.
 #[cfg(feature = "grpc")]
-pub fn part(delivery: &Delivery, positions: std::ops::RangeInclusive<u64>) -> Delivery {
+pub(crate) fn part(delivery: &Delivery, positions: std::ops::RangeInclusive<u64>) -> Delivery {
     let (first, end) = (*positions.start(), positions.end() + 1);
     delivery.of_picks(delivery.picks().filter_map(|pick| pick.split_at(first).1?.split_at(end).0))
 }
 
 /// What the suite must know of a store.
-pub trait Store {
+pub(crate) trait Store {
     /// A second delivery of the same events leaves no second copy.
     const EXACTLY_ONCE: bool;
     /// The store keeps positions.
@@ -115,6 +127,11 @@ pub trait Store {
         Some(self.stored()?.into_iter().map(row).collect())
     }
 
+    /// The positions of all that is stored.
+    fn positions(&self) -> Vec<u64> {
+        self.rows().expect("it can be seen").into_iter().map(|(position, _)| position).collect()
+    }
+
     /// Where its server is, if it is one.
     fn address(&self) -> Option<SocketAddr> {
         None
@@ -129,11 +146,11 @@ pub trait Store {
 
 /// An event as a store has it, by the names of the columns, without what is unset: times as RFC 3339 with nanoseconds,
 /// ids as hex digits, NaN and infinities as text.
-pub type Row = serde_json::Map<String, serde_json::Value>;
+pub(crate) type Row = serde_json::Map<String, serde_json::Value>;
 
 /// All rows of a table `events` of SQLite.
 #[cfg(feature = "sqlite")]
-pub fn rows_of_sqlite(database: &rusqlite::Connection) -> Vec<Row> {
+pub(crate) fn rows_of_sqlite(database: &rusqlite::Connection) -> Vec<Row> {
     use rusqlite::types::Value;
     let mut statement = database.prepare("SELECT * FROM events ORDER BY server_id, position").unwrap();
     let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
@@ -156,7 +173,7 @@ pub fn rows_of_sqlite(database: &rusqlite::Connection) -> Vec<Row> {
 }
 
 /// Every sink passes this.
-pub fn conformance<S: Store>(new_store: impl Fn() -> S) {
+pub(crate) fn conformance<S: Store>(new_store: impl Fn() -> S) {
     stores_in_order(&new_store());
     keeps_every_field(&new_store());
     leaves_out_what_was_refused(&new_store());
@@ -184,9 +201,7 @@ fn keeps_every_field<S: Store>(store: &S) {
         for event in &events {
             expected.push(extremes::row::<S>(expected.len() as u64 + 1, event, &origin));
         }
-        let count = events.len() as u32;
-        let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
-        batch_runs.push(Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin });
+        batch_runs.push(run(events, origin));
     }
     let delivery = delivery_of(Arc::new(Batch::new(1, batch_runs)));
     assert_eq!(sink.deliver(&delivery), Ok(()));
@@ -340,8 +355,7 @@ fn is_not_taken_over_by_an_older_copy_of_the_log<S: Store>(store: &S) {
     for _ in 0..2 {
         assert_eq!(older.connect(), Ok(Some(2)), "the router says what is wrong");
     }
-    let refused = older.deliver(&delivery(3..=3));
-    assert!(matches!(refused, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{refused:?}");
+    retry(older.deliver(&delivery(3..=3)));
     assert_eq!(sink.deliver(&delivery(3..=4)), Ok(()), "not fenced");
     check(store, 1..=4);
 }
@@ -364,8 +378,7 @@ fn replays_beside_the_sink<S: Store>(store: &S) {
     let letters = Delivery::new(vec![batch(7..=7), batch(9..=9)], 7..=9);
     let mut beside = store.sink(9);
     let Some(once) = S::REPLAYS else {
-        let refused = beside.replay(&letters);
-        assert!(matches!(refused, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{refused:?}");
+        down(beside.replay(&letters));
         return;
     };
     assert_eq!(beside.replay(&without(&letters, &[9])), Ok(()));

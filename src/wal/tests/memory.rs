@@ -17,7 +17,7 @@ use crate::wal::storage::{Storage, StorageFile};
 
 /// What happens at one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Half of a write or read is done.
     Short,
     /// EIO, after half of a write.
@@ -32,7 +32,7 @@ pub enum Fault {
 
 /// What a power loss does to what was not synced.
 #[derive(Debug, Clone)]
-pub enum Loss {
+pub(crate) enum Loss {
     /// Only the process ended.
     Nothing,
     Everything,
@@ -67,7 +67,7 @@ struct Disk {
 }
 
 #[derive(Clone, Default)]
-pub struct MemoryStorage(Arc<Mutex<Disk>>);
+pub(crate) struct MemoryStorage(Arc<Mutex<Disk>>);
 
 struct MemoryFile(Arc<Mutex<Disk>>, usize);
 
@@ -136,23 +136,23 @@ impl MemoryStorage {
     }
 
     /// Another disk with the same contents.
-    pub fn fork(&self) -> Self {
+    pub(crate) fn fork(&self) -> Self {
         Self(Arc::new(Mutex::new(self.disk().clone())))
     }
 
     /// The `call`-th call from now on (1 is the next) meets `fault`.
-    pub fn fail_at(&self, call: u64, fault: Fault) {
+    pub(crate) fn fail_at(&self, call: u64, fault: Fault) {
         let mut disk = self.disk();
         disk.fault = Some((disk.calls + call, fault));
     }
 
     /// Whether the fault has not come yet.
-    pub fn is_armed(&self) -> bool {
+    pub(crate) fn is_armed(&self) -> bool {
         self.disk().fault.is_some()
     }
 
     /// The process has ended, and the power with it as `loss` says. The next one finds what is left.
-    pub fn restart(&self, loss: Loss) {
+    pub(crate) fn restart(&self, loss: Loss) {
         let mut disk = self.disk();
         (disk.crashed, disk.fault) = (false, None);
         let mut random = match loss {
@@ -184,17 +184,17 @@ impl MemoryStorage {
     }
 
     /// Names of the segments, in order.
-    pub fn segments(&self) -> Vec<String> {
+    pub(crate) fn segments(&self) -> Vec<String> {
         self.disk().names.keys().filter(|name| !name.contains('/')).cloned().collect()
     }
 
-    pub fn contents(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn contents(&self, name: &str) -> Vec<u8> {
         let disk = self.disk();
         disk.inodes[disk.names[name]].current.clone()
     }
 
     /// Changes what a file holds, as if it had always been so.
-    pub fn edit(&self, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn edit(&self, name: &str, edit: impl FnOnce(&mut Vec<u8>)) {
         let mut disk = self.disk();
         let inode = disk.names[name];
         let inode = &mut disk.inodes[inode];
@@ -203,7 +203,7 @@ impl MemoryStorage {
     }
 
     /// Gives a file another name.
-    pub fn rename(&self, from: &str, to: &str) {
+    pub(crate) fn rename(&self, from: &str, to: &str) {
         let mut disk = self.disk();
         let inode = disk.names.remove(from).unwrap();
         disk.names.insert(to.to_owned(), inode);

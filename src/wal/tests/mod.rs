@@ -4,6 +4,6 @@ mod damage;
 mod faults;
 mod folder;
 mod format;
-mod memory;
+pub(crate) mod memory;
 mod model;
 mod segments;

@@ -10,7 +10,7 @@ use crate::random::Random;
 use crate::wal::{AppendError, Entry, Kind, Log, LogFailure, Opened, Read, Settings, Writer};
 
 /// Tiny segments, of about three commits.
-pub fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         dir: "wal".into(),
         segment_bytes: 1500,
@@ -21,28 +21,28 @@ pub fn settings() -> Settings {
     }
 }
 
-pub fn origin(agent: u8) -> Arc<Origin> {
+pub(super) fn origin(agent: u8) -> Arc<Origin> {
     let name = format!("agent {agent}");
     Arc::new(Origin { agent_id: Some([agent; 16]), agent: Some(name.clone()), default_source: name, epoch: 7 })
 }
 
-pub fn request_origin() -> Arc<Origin> {
+pub(super) fn request_origin() -> Arc<Origin> {
     Arc::new(Origin { agent_id: None, agent: None, default_source: "127.0.0.1".to_owned(), epoch: 0 })
 }
 
 /// A frame's payload; tells what frame it is.
-pub fn payload(agent: u8, seq: u64, bytes: usize) -> Vec<u8> {
+pub(super) fn payload(agent: u8, seq: u64, bytes: usize) -> Vec<u8> {
     let mut payload = vec![agent; bytes.max(9)];
     payload[1..9].copy_from_slice(&seq.to_le_bytes());
     payload
 }
 
-pub fn frame<'a>(origin: &'a Arc<Origin>, seq: u64, events: u32, payload: &'a [u8]) -> Entry<'a> {
+pub(super) fn frame<'a>(origin: &'a Arc<Origin>, seq: u64, events: u32, payload: &'a [u8]) -> Entry<'a> {
     let kind = Kind::Frame { seq, sent_crc: seq as u32 };
     Entry { kind, origin, events, received_unix_nano: 1_000 + seq, payload, payload_crc: None }
 }
 
-pub fn bye(origin: &Arc<Origin>, last_seq: u64) -> Entry<'_> {
+pub(super) fn bye(origin: &Arc<Origin>, last_seq: u64) -> Entry<'_> {
     Entry { kind: Kind::Bye { last_seq }, ..frame(origin, 0, 0, &[]) }
 }
 
@@ -58,7 +58,7 @@ struct Commit {
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Model {
+pub(super) struct Model {
     commits: Vec<Commit>,
     /// Every position below may have been seen by a reader.
     seen_end: u64,
@@ -71,7 +71,7 @@ pub struct Model {
 
 impl Model {
     /// Appends a random commit: byes, then up to three frames, maybe without events; without frames, a request.
-    pub fn append(&mut self, writer: &mut Writer, random: &mut Random) -> Result<(), AppendError> {
+    pub(super) fn append(&mut self, writer: &mut Writer, random: &mut Random) -> Result<(), AppendError> {
         let (origins, request) = ([origin(1), origin(2)], request_origin());
         let mut frames = Vec::new();
         let byes: Vec<_> = self.may_leave().filter(|_| random.next_u64().is_multiple_of(4)).collect();
@@ -125,7 +125,7 @@ impl Model {
             .filter(move |(agent, seq)| *seq > 0 && unsynced(*agent) == 0)
     }
 
-    pub fn sync(&mut self, writer: &mut Writer) -> Result<(), LogFailure> {
+    pub(super) fn sync(&mut self, writer: &mut Writer) -> Result<(), LogFailure> {
         writer.sync()?;
         self.commits.iter_mut().for_each(|commit| commit.synced = true);
         self.seen_end = self.seen_end.max(writer.next_position());
@@ -133,13 +133,13 @@ impl Model {
     }
 
     /// Segments were deleted, or it was tried.
-    pub fn dropped(&mut self, log: &Log) {
+    pub(super) fn dropped(&mut self, log: &Log) {
         self.oldest = self.oldest.max(log.oldest());
     }
 
     /// What a reader must find: every synced commit, others as they were appended or not at all, no frame twice.
     /// An error of the disk is met twice before it is believed: the reader stands where it stood.
-    pub fn check_read(&mut self, log: &Arc<Log>) -> io::Result<()> {
+    pub(super) fn check_read(&mut self, log: &Arc<Log>) -> io::Result<()> {
         let mut reader = log.reader(1);
         let mut found = BTreeMap::new();
         let mut next = 1;
@@ -179,7 +179,7 @@ impl Model {
     }
 
     /// After a new start: the same log, every position new, marks as the commits that are there.
-    pub fn check_opened(&mut self, opened: &Opened) -> io::Result<()> {
+    pub(super) fn check_opened(&mut self, opened: &Opened) -> io::Result<()> {
         let server_id = *self.server_id.get_or_insert(opened.server_id);
         if self.commits.iter().any(|commit| commit.synced) {
             assert_eq!(opened.server_id, server_id, "another log");

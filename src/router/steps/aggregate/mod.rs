@@ -27,7 +27,7 @@ use std::time::Duration;
 pub use window::Window;
 
 use crate::batch::{Builder, Delivery, Record};
-use crate::config::steps::{AggregateBy, AggregateSettings, GaugeStatistic};
+use crate::settings::steps::{AggregateBy, AggregateSettings, GaugeStatistic};
 use crate::event::{AttributeValue, EventKind};
 
 /// Source or name of a row whose series may have several.

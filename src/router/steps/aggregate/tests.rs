@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::*;
 use crate::batch::Builder;
-use crate::config::steps::StepSettings;
+use crate::settings::steps::StepSettings;
 use crate::event::proto::attribute::Value;
 use crate::event::proto::{Attribute, Event};
 use crate::router::steps::{Open, Steps};

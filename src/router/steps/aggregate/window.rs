@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::sum::Sum;
 use super::{Aggregate, COUNT, INTERVAL, SEVERAL, is_cumulative};
 use crate::batch::{Builder, Delivery, Fate, MadeRow, Origin, Record};
-use crate::config::steps::GaugeStatistic;
+use crate::settings::steps::GaugeStatistic;
 use crate::event::rewrite::{put_attribute, put_kind, put_name, put_source, put_time, put_value};
 use crate::event::{AttributeValue, EventKind};
 

@@ -7,8 +7,7 @@ fn a_database_that_was_removed_is_made_anew() {
     let (database, mut sink) = Database::with("");
     sink.deliver(&delivery(1..=3)).unwrap();
     fs::remove_file(database.path()).unwrap();
-    let result = sink.deliver(&delivery(4..=5));
-    assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+    retry(sink.deliver(&delivery(4..=5)));
     assert_eq!(sink.connect(), Ok(Some(0)));
     assert_eq!(sink.deliver(&delivery(4..=5)), Ok(()));
     assert_eq!(database.positions(), [4, 5]);
@@ -20,8 +19,7 @@ fn a_database_that_was_moved_keeps_all_its_rows() {
     sink.deliver(&delivery(1..=300)).unwrap();
     let moved = database.path().with_extension("moved");
     fs::rename(database.path(), &moved).unwrap();
-    let result = sink.deliver(&delivery(301..=302));
-    assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+    retry(sink.deliver(&delivery(301..=302)));
     assert_eq!(sink.connect(), Ok(Some(0)));
     assert_eq!(sink.deliver(&delivery(301..=302)), Ok(()));
     assert_eq!(database.positions(), [301, 302]);
@@ -49,13 +47,6 @@ fn positions_after_a_kill(database: &Database) -> Vec<u64> {
     if copy.user().table_exists(None, "events").unwrap() { copy.positions() } else { Vec::new() }
 }
 
-fn is_retry<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
-    match result.map_err(Into::into) {
-        Err(Failure::Unavailable(Unavailable::Retry { reason, .. })) => reason,
-        other => panic!("{other:?}"),
-    }
-}
-
 #[test]
 fn files_of_the_log_that_are_removed_or_replaced_are_noticed_and_lose_nothing() {
     for suffixes in [&["-wal"][..], &["-shm"], &["-wal", "-shm"]] {
@@ -70,7 +61,7 @@ fn files_of_the_log_that_are_removed_or_replaced_are_noticed_and_lose_nothing() 
                     fs::write(beside(&database, suffix), &old[..old.len() / 2]).unwrap();
                 }
             }
-            let reason = is_retry(sink.deliver(&delivery(4..=5)));
+            let reason = retry(sink.deliver(&delivery(4..=5)));
             assert!(reason.contains(&format!("moved or removed: events.db{}", suffixes[0])), "{reason}");
             assert_eq!(sink.connect(), Ok(Some(3)), "{suffixes:?}");
             sink.deliver(&delivery(4..=5)).unwrap();
@@ -86,7 +77,7 @@ fn a_log_that_is_removed_while_nothing_is_delivered_is_noticed_all_the_same() {
     assert_eq!(sink.check_in_place(), Ok(()));
     fs::remove_file(beside(&database, "-wal")).unwrap();
     assert!(positions_after_a_kill(&database).is_empty(), "this is what is at stake");
-    is_retry(sink.check_in_place());
+    retry(sink.check_in_place());
     assert_eq!(sink.connect(), Ok(Some(3)));
     assert_eq!(sink.check_in_place(), Ok(()));
     assert_eq!(positions_after_a_kill(&database), [1, 2, 3]);
@@ -100,7 +91,7 @@ fn a_log_that_is_removed_in_the_middle_of_a_delivery_does_not_take_it_along() {
     sink.write(&mut connection, &delivery(4..=5)).unwrap();
     sink.connection = Some(connection);
     fs::remove_file(beside(&database, "-wal")).unwrap();
-    let reason = is_retry(sink.confirm());
+    let reason = retry(sink.confirm());
     assert!(reason.contains("events.db-wal"), "{reason}");
     assert_eq!(sink.connect(), Ok(Some(5)));
     assert_eq!(positions_after_a_kill(&database), [1, 2, 3, 4, 5]);
@@ -121,7 +112,7 @@ fn a_database_that_replaces_the_old_one_keeps_its_own_log() {
             fs::copy(beside(&other, suffix), beside(&database, suffix)).unwrap();
         }
     }
-    is_retry(sink.deliver(&delivery(10..=11)));
+    retry(sink.deliver(&delivery(10..=11)));
     assert!(down(sink.connect()).contains("fenced at position 9"));
     assert_eq!(database.positions(), (1..=9).collect::<Vec<_>>());
 }
@@ -135,9 +126,9 @@ fn rows_of_a_removed_log_wait_for_a_reader_that_keeps_them_from_the_database() {
     sink.deliver(&delivery(4..=5)).unwrap();
     fs::remove_file(beside(&database, "-wal")).unwrap();
     sink.connection.as_ref().unwrap().busy_timeout(Duration::from_millis(10)).unwrap();
-    let reason = is_retry(sink.connect());
+    let reason = retry(sink.connect());
     assert!(reason.contains("rows of a removed -wal file cannot be moved"), "{reason}");
-    is_retry(sink.deliver(&delivery(6..=7)));
+    retry(sink.deliver(&delivery(6..=7)));
     drop(reader);
     assert_eq!(sink.connect(), Ok(Some(5)));
     assert_eq!(positions_after_a_kill(&database), [1, 2, 3, 4, 5]);

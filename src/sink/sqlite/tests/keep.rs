@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use rusqlite::params;
+
 use super::*;
 
 /// Events called `e<position>`, received at `seconds` since 1970.
@@ -26,7 +28,7 @@ fn keeping(database: &Database, log: u8) -> Sqlite {
 }
 
 fn keeping_for(seconds: u64, database: &Database, log: u8) -> Sqlite {
-    let settings = Settings { path: database.path(), keep: Some(Duration::from_secs(seconds)) };
+    let settings = SqliteSettings { path: database.path(), keep: Some(Duration::from_secs(seconds)) };
     let mut sink = Sqlite::new("main", &settings, &Identity { server_id: [log; 16], ..identity(1) });
     sink.connect().unwrap();
     sink

@@ -6,7 +6,9 @@ use std::time::Duration;
 use rusqlite::types::Value;
 use tempfile::TempDir;
 
-use super::super::testing::{self, Store, batch_of, delivery, delivery_of, identity, named, without};
+use super::super::testing::{
+    self, KeepsPositions, Store, batch_of, delivery, delivery_of, down, identity, named, refused, retry, without,
+};
 use super::*;
 use crate::event::proto::{self, Attribute, attribute};
 
@@ -24,7 +26,7 @@ impl Database {
     }
 
     fn sqlite(&self, owner: u8) -> Sqlite {
-        Sqlite::new("main", &Settings { path: self.path(), keep: None }, &identity(owner))
+        Sqlite::new("main", &SqliteSettings { path: self.path(), keep: None }, &identity(owner))
     }
 
     /// A sink on a database in which `sql` was run once the tables were there.
@@ -42,10 +44,6 @@ impl Database {
         connection.busy_timeout(Duration::from_secs(10)).unwrap();
         connection
     }
-
-    fn positions(&self) -> Vec<u64> {
-        self.rows().unwrap().into_iter().map(|(position, _)| position).collect()
-    }
 }
 
 impl Store for Database {
@@ -61,23 +59,6 @@ impl Store for Database {
 
     fn stored(&self) -> Option<Vec<testing::Row>> {
         Some(testing::rows_of_sqlite(&self.user()))
-    }
-}
-
-fn refused(result: Result<(), Failure>) -> Vec<(u64, String)> {
-    match result {
-        Err(Failure::Refused(refusals)) => {
-            refusals.into_iter().map(|refusal| (refusal.position, refusal.code)).collect()
-        }
-        other => panic!("{other:?}"),
-    }
-}
-
-#[track_caller]
-fn down<T: std::fmt::Debug>(result: Result<T, impl Into<Failure>>) -> String {
-    match result.map_err(Into::into) {
-        Err(Failure::Unavailable(Unavailable::Down { reason })) => reason,
-        other => panic!("{other:?}"),
     }
 }
 
@@ -99,9 +80,50 @@ fn a_row_that_lacks_a_generated_value_is_refused_alone() {
     assert_eq!(database.positions(), [1, 3]);
 }
 
+impl KeepsPositions for Database {
+    fn sink_of(&self, name: &str, identity: &Identity) -> Box<dyn Sink> {
+        Box::new(Sqlite::new(name, &SqliteSettings { path: self.path(), keep: None }, identity))
+    }
+
+    fn is_untouched(&self) -> bool {
+        !self.path().exists()
+    }
+
+    fn set_positions(&self, position: u64) {
+        self.run(&format!("UPDATE telemetryx_positions SET position = {position}"));
+    }
+
+    fn remove_positions(&self) {
+        self.run("DELETE FROM telemetryx_positions");
+    }
+
+    fn remove_events(&self) {
+        self.run("DELETE FROM events");
+    }
+
+    fn run(&self, statement: &str) {
+        self.user().execute_batch(statement).unwrap();
+    }
+}
+
 #[test]
 fn passes_the_conformance_suite() {
     testing::conformance(Database::new);
+}
+
+#[test]
+fn passes_the_suite_of_positions() {
+    testing::keeps_positions(Database::new);
+}
+
+#[test]
+fn the_position_of_a_file_without_tables_is_0_and_what_is_not_a_database_has_none() {
+    let database = Database::new();
+    fs::create_dir_all(database.path().parent().unwrap()).unwrap();
+    fs::write(database.path(), "").unwrap();
+    assert_eq!(database.sqlite(9).stored_position(), Ok(Some(0)));
+    fs::write(database.path(), "no database, but long enough to be taken for a header of one").unwrap();
+    assert!(down(database.sqlite(9).stored_position()).contains("not a database"));
 }
 
 #[test]
@@ -243,39 +265,6 @@ fn a_file_that_is_no_database_is_down() {
 }
 
 #[test]
-fn the_newest_owner_wins_and_the_older_one_does_not_take_it_back() {
-    let database = Database::new();
-    let mut old = database.sqlite(1);
-    old.connect().unwrap();
-    old.deliver(&delivery(1..=2)).unwrap();
-    let mut new = database.sqlite(2);
-    assert_eq!(new.connect(), Ok(Some(2)));
-    let reason = down(old.deliver(&delivery(3..=4)));
-    assert!(reason.contains("fenced at position 2"), "{reason}");
-    assert!(down(old.connect()).contains("fenced"));
-    new.deliver(&delivery(3..=4)).unwrap();
-    // What the other has stored is stored.
-    assert_eq!(new.deliver(&delivery(3..=4)), Ok(()));
-    assert!(down(old.connect()).contains("fenced"));
-    assert_eq!(database.positions(), [1, 2, 3, 4]);
-}
-
-#[test]
-fn sinks_and_logs_have_their_own_positions_in_one_database() {
-    let database = Database::new();
-    let mut first = database.sqlite(1);
-    first.connect().unwrap();
-    first.deliver(&delivery(1..=5)).unwrap();
-    let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    let settings = Settings { path: database.path(), keep: None };
-    let mut second = Sqlite::new("main", &settings, &other_log);
-    assert_eq!(second.connect(), Ok(Some(0)));
-    second.deliver(&delivery(1..=3)).unwrap();
-    assert_eq!(Sqlite::new("other", &settings, &identity(1)).connect(), Ok(Some(0)));
-    assert_eq!(database.rows().unwrap().len(), 8);
-}
-
-#[test]
 fn a_crash_before_the_commit_leaves_nothing_and_one_after_it_everything() {
     let database = Database::new();
     let mut sink = database.sqlite(1);
@@ -298,96 +287,12 @@ fn a_crash_before_the_commit_leaves_nothing_and_one_after_it_everything() {
 }
 
 #[test]
-fn a_row_that_is_there_already_stays_as_it_is() {
-    let (database, mut sink) = Database::with("");
-    sink.deliver(&delivery(1..=3)).unwrap();
-    // The store was restored from a copy in which the position is older than the rows.
-    database.user().execute_batch("UPDATE telemetryx_positions SET position = 1").unwrap();
-    sink.connect().unwrap();
-    assert_eq!(sink.deliver(&delivery(2..=4)), Ok(()));
-    assert_eq!(database.positions(), [1, 2, 3, 4]);
-}
-
-#[test]
-fn a_position_changed_from_outside_is_read_again() {
-    let (database, mut sink) = Database::with("");
-    sink.deliver(&delivery(1..=3)).unwrap();
-    database.user().execute_batch("UPDATE telemetryx_positions SET position = 1").unwrap();
-    let result = sink.deliver(&delivery(4..=5));
-    assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
-    assert_eq!(sink.connect(), Ok(Some(1)));
-    assert_eq!(sink.deliver(&delivery(4..=5)), Ok(()));
-}
-
-#[test]
-fn the_position_can_be_read_without_a_change() {
-    let database = Database::new();
-    let stored = || database.sqlite(9).stored_position();
-    assert_eq!(stored(), Ok(Some(0)));
-    assert!(!database.path().exists());
-    fs::create_dir_all(database.path().parent().unwrap()).unwrap();
-    fs::write(database.path(), "").unwrap();
-    assert_eq!(stored(), Ok(Some(0)), "no tables yet");
-    let mut sink = database.sqlite(1);
-    sink.connect().unwrap();
-    sink.deliver(&delivery(1..=5)).unwrap();
-    assert_eq!(stored(), Ok(Some(5)));
-    sink.deliver(&delivery(6..=7)).unwrap();
-    assert_eq!(stored(), Ok(Some(7)), "and nobody is fenced");
-    fs::write(database.path().with_file_name("x"), "no database, but long enough to be taken for a header of one")
-        .unwrap();
-    let settings = Settings { path: database.path().with_file_name("x"), keep: None };
-    assert!(down(Sqlite::new("main", &settings, &identity(1)).stored_position()).contains("not a database"));
-}
-
-#[test]
-fn rows_without_a_position_are_no_new_beginning() {
-    let database = Database::new();
-    let mut sink = database.sqlite(1);
-    sink.connect().unwrap();
-    sink.deliver(&delivery(1..=5)).unwrap();
-    database.user().execute_batch("DELETE FROM telemetryx_positions").unwrap();
-    // At run time, after a restart, and asked beside the server.
-    let result = sink.deliver(&delivery(6..=7));
-    assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
-    let at_run_time = down(sink.connect());
-    let mut restarted = database.sqlite(2);
-    assert!(down(restarted.connect()).contains("has rows of this log up to position 5"));
-    let reason = down(database.sqlite(3).probe());
-    assert!(reason.contains("has rows of this log up to position 5"), "{reason}");
-    // As the message says: whoever found it continues.
-    let (_, advice) = at_run_time.split_once("To continue after them: ").unwrap();
-    database.user().execute_batch(advice.split_once(';').unwrap().0).unwrap();
-    assert_eq!(sink.connect(), Ok(Some(5)));
-    sink.deliver(&delivery(6..=7)).unwrap();
-    assert_eq!(restarted.connect(), Ok(Some(7)));
-    assert_eq!(database.positions(), (1..=7).collect::<Vec<_>>());
-    // With 0, nothing is doubled.
-    database.user().execute_batch("DELETE FROM telemetryx_positions").unwrap();
-    let reason = down(database.sqlite(4).connect());
-    let (_, advice) = reason.split_once("To continue after them: ").unwrap();
-    database.user().execute_batch(&advice.split_once(';').unwrap().0.replace(", 7, ", ", 0, ")).unwrap();
-    let mut again = database.sqlite(5);
-    assert_eq!(again.connect(), Ok(Some(0)));
-    again.deliver(&delivery(3..=8)).unwrap();
-    assert_eq!(database.positions(), (1..=8).collect::<Vec<_>>());
-    // Rows of another log are not this one's; and with its rows gone as well, it begins anew.
-    database.user().execute_batch("DELETE FROM telemetryx_positions; DELETE FROM events WHERE position < 8").unwrap();
-    let other_log = Identity { server_id: [9; 16], ..identity(1) };
-    assert_eq!(Sqlite::new("main", &Settings { path: database.path(), keep: None }, &other_log).connect(), Ok(Some(0)));
-    assert!(down(database.sqlite(6).connect()).contains("up to position 8"));
-    database.user().execute_batch("DELETE FROM events").unwrap();
-    assert_eq!(database.sqlite(7).connect(), Ok(Some(0)));
-}
-
-#[test]
 fn another_processes_lock_is_waited_for_then_tried_again_later() {
     let (database, mut sink) = Database::with("");
     sink.connection.as_ref().unwrap().busy_timeout(Duration::from_millis(10)).unwrap();
     let user = database.user();
     user.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let result = sink.deliver(&delivery(1..=1));
-    assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+    retry(sink.deliver(&delivery(1..=1)));
     user.execute_batch("ROLLBACK").unwrap();
     assert_eq!(sink.deliver(&delivery(1..=1)), Ok(()));
 }
@@ -399,8 +304,7 @@ fn a_full_disk_passes() {
         sink.connection.as_ref().unwrap().pragma_update(None, "max_page_count", pages).unwrap();
     };
     limit(&sink, 1);
-    let result = sink.deliver(&delivery(1..=1_000));
-    assert!(matches!(result, Err(Failure::Unavailable(Unavailable::Retry { .. }))), "{result:?}");
+    retry(sink.deliver(&delivery(1..=1_000)));
     limit(&sink, 100_000);
     assert_eq!(sink.deliver(&delivery(1..=1_000)), Ok(()));
     assert_eq!(database.positions().len(), 1_000);
@@ -409,13 +313,12 @@ fn a_full_disk_passes() {
 #[test]
 fn a_replay_makes_no_database_and_names_what_is_refused_again() {
     let database = Database::new();
-    let failed = database.sqlite(1).replay(&delivery(1..=1));
-    assert!(matches!(failed, Err(Failure::Unavailable(Unavailable::Down { .. }))), "{failed:?}");
+    down(database.sqlite(1).replay(&delivery(1..=1)));
     assert!(!database.path().exists());
     let (_database, sink) = Database::with(
         "CREATE TRIGGER no_e3 BEFORE INSERT ON events WHEN new.name = 'e3' BEGIN SELECT RAISE(ABORT, 'no e3'); END;",
     );
-    let mut beside = Sqlite::new("main", &Settings { path: sink.path.clone(), keep: None }, &identity(2));
+    let mut beside = Sqlite::new("main", &SqliteSettings { path: sink.path.clone(), keep: None }, &identity(2));
     assert_eq!(refused(beside.replay(&delivery(1..=5))), [(3, "SQLITE_CONSTRAINT_TRIGGER".into())]);
     assert_eq!(beside.replay(&without(&delivery(1..=5), &[3])), Ok(()));
 }

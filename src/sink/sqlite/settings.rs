@@ -1,0 +1,62 @@
+//! The settings.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{Sqlite, ddl, keep};
+use crate::settings::{Form, Setting, Value};
+use crate::sink::{Identity, Kind, Output, Sink, SinkConfig};
+
+/// What the settings know of it.
+pub const KIND: Kind = Kind {
+    name: "sqlite",
+    doc: "An SQLite file, written in transactions that also store the sink's position: exactly once.",
+    settings: &[
+        Setting {
+            key: "path",
+            default: Value::text("{data_dir}/events.db"),
+            form: Form::Path,
+            doc: "The database file; it and its directory are created if they are missing.",
+        },
+        Setting {
+            key: "keep",
+            default: Value::text("forever"),
+            form: Form::DurationOr {
+                word: "forever",
+                min: Duration::from_secs(1),
+                max: Duration::from_secs(100 * 365 * 86_400),
+                example: "30d",
+            },
+            doc: "Events that were received longer ago are deleted, a few at a time between deliveries. The file \
+                  does not shrink: SQLite reuses the space.",
+        },
+    ],
+    parse: |values| Ok(Box::new(values.read::<SqliteSettings>()?)),
+};
+
+/// `kind = "sqlite"`: an embedded database.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqliteSettings {
+    /// The database file; it and its directory are created if they are missing.
+    pub path: PathBuf,
+    /// Events received longer ago are deleted; `None`: none are.
+    #[serde(deserialize_with = "keep::deserialize")]
+    pub keep: Option<Duration>,
+}
+
+impl SinkConfig for SqliteSettings {
+    fn open(&self, name: &str, identity: &Identity) -> Box<dyn Sink> {
+        Box::new(Sqlite::new(name, self, identity))
+    }
+
+    fn output(&self) -> Option<Output> {
+        Some(Output::file(&self.path))
+    }
+
+    fn ddl(&self) -> Option<String> {
+        Some(ddl())
+    }
+}
