@@ -49,6 +49,9 @@ pub const AGGREGATE_SERIES_DEFAULT: u64 = 10_000;
 /// Most series of one window, each of some hundred bytes.
 pub const AGGREGATE_SERIES_MAX: u64 = 1_000_000;
 
+/// A delivery of which steps leave few rows is made without waiting for more once it covers so many events, or four times
+/// `max_events` if that is more: acknowledgements of level delivered wait for it. A transaction costs little beside them.
+pub const STEPS_COVERED_EVENTS: u64 = 65_536;
 /// Events that a router with steps reads before it looks at the clock and its sink again: some tens of milliseconds.
 pub const STEPS_READ_EVENTS: u64 = 65_536;
 /// Highest OpenTelemetry severity number.

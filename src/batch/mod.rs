@@ -177,6 +177,14 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// The bytes of [`Record::source`].
+    pub fn source_bytes(&self) -> &'a [u8] {
+        match self.event.source_bytes() {
+            [] => self.origin.default_source.as_bytes(),
+            source => source,
+        }
+    }
+
     /// The event's own time, else the time of receipt.
     pub fn time_unix_nano(&self) -> u64 {
         match self.event.time_unix_nano() {

@@ -38,4 +38,4 @@ pub use json_event::severity_from_name;
 pub use json_key::{FIELD_NAMES, Quoted};
 pub use json_out::{JsonRecord, write_attributes_json, write_json};
 pub use protobuf::Fault;
-pub use view::{AttributeValue, EventKind, EventRef, Events};
+pub use view::{AttributeValue, EventKind, EventRef, Events, UnreadValue};

@@ -22,7 +22,7 @@
 //!
 //! `max_events` and `max_bytes` then count rows, so that a sink of which most is filtered does not get a transaction for
 //! each few of them, and none for each batch of which nothing is left: these move the position with the next rows, or
-//! after `max_age`. With `aggregate` a delivery is a window: it is gathered for `max_age` from its first event on, also by a
+//! after `max_age`, or when they are many (`STEPS_COVERED_EVENTS`). With `aggregate` a delivery is a window: it is gathered for `max_age` from its first event on, also by a
 //! router that was idle.
 //!
 //! **Shards.** Of a store with several positions, a shard may have events that others lack. They are left out before the steps:
@@ -366,6 +366,7 @@ mod tests {
     use crate::batch::Fate;
     use crate::batch::testing::pooled_batch;
     use crate::event::proto::Event;
+    use crate::limits;
     use crate::metrics::FilterStep;
     use crate::router::steps::Step;
     use crate::sink::testing::{RECEIVED_UNIX_NANO, batch, batch_of, named};
@@ -565,6 +566,22 @@ mod tests {
         gather.stored(600);
         assert!(gather.oldest_unix_nano().is_none() && gather.is_empty());
         assert!(matches!(gather.due(start), Due::Nothing));
+    }
+
+    #[test]
+    fn with_steps_a_delivery_that_covers_many_events_does_not_wait_for_rows() {
+        let start = Instant::now();
+        let mut gather = keeping_one_of(1 << 40, 8);
+        gather.delivery_ended(start);
+        let mut next = 1;
+        while gather.has_room() {
+            assert!(matches!(gather.due(start), Due::Nothing | Due::At(_)));
+            gather.take(batch(next..=next + 999));
+            next += 1_000;
+        }
+        let delivery = now(gather.due(start));
+        assert_eq!((delivery.events(), positions(&delivery)), (0, 1..=next - 1));
+        assert!((limits::STEPS_COVERED_EVENTS..limits::STEPS_COVERED_EVENTS + 1_000).contains(&(next - 1)));
     }
 
     #[test]

@@ -221,6 +221,11 @@ impl Builder {
         self.payload_bytes
     }
 
+    /// How many positions it covers.
+    pub fn covered_events(&self) -> u64 {
+        self.covered.as_ref().map_or(0, |covered| covered.end - covered.start)
+    }
+
     /// The position after the last one that is covered; `None`: nothing was begun.
     pub fn end_position(&self) -> Option<u64> {
         self.covered.as_ref().map(|covered| covered.end)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Steps;
 use super::aggregate::Window;
 use crate::batch::{Batch, Builder, Delivery};
+use crate::limits::STEPS_COVERED_EVENTS;
 use crate::sink::BatchSettings;
 
 /// A delivery in the making. Pieces are added in order of position, without a gap.
@@ -63,6 +64,8 @@ impl Open {
 
     /// Whether it has about as many rows or bytes as a delivery may have. Not only when it has exactly as many: pieces
     /// would become very small at the end, because most of their events may be left out, or add to rows that are there.
+    ///
+    /// Without a window it is also full when it covers many events: their agents may wait for their acknowledgement.
     pub fn is_full(&self, settings: BatchSettings) -> bool {
         let (rows, bytes) = (self.rows(), self.payload_bytes() as u64);
         if let Some(window) = &self.window {
@@ -73,7 +76,9 @@ impl Open {
                 || bytes.saturating_mul(16) >= (settings.max_bytes as u64).saturating_mul(15);
         }
         let is_most = |held: u64, max: u64| held.saturating_mul(4) >= max.max(1).saturating_mul(3);
-        is_most(rows, settings.max_events) || is_most(bytes, settings.max_bytes as u64)
+        is_most(rows, settings.max_events)
+            || is_most(bytes, settings.max_bytes as u64)
+            || self.builder.covered_events() >= settings.max_events.saturating_mul(4).max(STEPS_COVERED_EVENTS)
     }
 
     /// Rows and bytes that fit, at least 1.
