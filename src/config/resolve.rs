@@ -9,12 +9,12 @@ use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
 use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
-use super::{Config, ConfigError, Log, LogFilter, RateLimits, Server, Wal, read_bounded, table};
+use super::{Config, ConfigError, Log, LogFilter, RateLimits, Server, Wal, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
 use crate::settings::steps::StepSettings;
 use crate::settings::url::{is_placeholder, not_a_url};
-use crate::settings::{Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values};
+use crate::settings::{Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values, read_bounded};
 use crate::sink::{self, BatchSettings, Kind, Output, SinkConfig, SinkSettings};
 use crate::wire::AckLevel;
 

@@ -11,9 +11,9 @@ use super::bisection::{Answer, Bisection};
 use super::gather::{Due, Gather};
 use super::steps::Steps;
 use crate::batch::{Batch, Delivery};
-use crate::config::steps::StepSettings;
 use crate::event::EventKind;
 use crate::event::proto::Event;
+use crate::settings::steps::StepSettings;
 use crate::sink::testing::{SERVER_ID, batch_of, named};
 use crate::sink::{BatchSettings, Failure, ShardPositions};
 
@@ -202,13 +202,13 @@ proptest! {
         };
         let (mut stored, mut dead, mut moves, mut attempts) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let mut parts = Bisection::rehearsing(delivery, rehearses);
-        while let Some(part) = parts.take_next() {
+        while let Some(part) = parts.attempt() {
             attempts += 1;
             prop_assert!(attempts < 2_000);
             let positions: Vec<u64> = part.records().map(|record| record.position).collect();
             let mut all: Vec<u64> = if rehearses { vec![] } else { stored.clone() };
             all.extend(&positions);
-            let is_rehearsal = parts.is_rehearsal(&part);
+            let is_rehearsal = parts.is_rehearsal();
             let result = if fails.contains(&attempts) {
                 Err(Failure::Unavailable(crate::sink::Unavailable::retry("gone")))
             } else if refused(&all) {
@@ -219,7 +219,6 @@ proptest! {
                 }
                 Ok(())
             };
-            parts.put_back(part);
             match parts.answer(result) {
                 Answer::Stored(all) => moves.push((all.last_position(), all.events())),
                 Answer::RefusedAlone(refusal) => {

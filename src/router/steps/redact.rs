@@ -21,12 +21,12 @@ use ring::hmac;
 use super::Step;
 use super::conditions::with_decimal;
 use crate::batch::{Delivery, Fate, Record};
-use crate::settings::steps::RedactRule;
 use crate::event::rewrite::{EventField, EventFields, put_attribute, put_body};
 use crate::event::{AttributeValue, EventRef};
 use crate::glob::GlobSet;
 use crate::ids::write_hex;
 use crate::limits::{EVENT_BODY_BYTES_MAX, EVENT_BYTES_MAX, REDACT_MATCHES_MAX};
+use crate::settings::steps::RedactRule;
 use crate::text::cut;
 
 /// What stands in place of something that is masked.

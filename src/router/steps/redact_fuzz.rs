@@ -7,9 +7,9 @@ use prost::Message;
 
 use super::{Redact, Step};
 use crate::batch::{Batch, Delivery, Origin, Payload, Run};
-use crate::settings::steps::redact::read_all;
 use crate::event::proto::{Attribute, Event, EventBatch, attribute};
 use crate::limits::{EVENT_BODY_BYTES_MAX, EVENT_BYTES_MAX};
+use crate::settings::steps::redact::read_all;
 
 /// Takes the first line as the text of `redact`, and the rest as body, key and value of events: the text is an error of one
 /// line, or rules that leave valid events in the same order.

@@ -6,11 +6,11 @@ use tempfile::TempDir;
 use super::redact_fuzz::redaction;
 use super::{MASK, Redact, Step};
 use crate::batch::Delivery;
-use crate::settings::steps::redact::{load_keys, read_all};
 use crate::event::proto::attribute::Value;
 use crate::event::proto::{Attribute, Event};
 use crate::glob::Glob;
 use crate::limits::REDACT_MATCHES_MAX;
+use crate::settings::steps::redact::{load_keys, read_all};
 use crate::sink::testing::{batch_of, named};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";

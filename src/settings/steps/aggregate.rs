@@ -6,11 +6,11 @@ use toml::Value as Toml;
 
 use super::condition::list;
 use super::inline::{name_of, read};
-use crate::settings::{format_duration, parse_duration};
 use crate::limits::{
     AGGREGATE_INTERVAL_MAX, AGGREGATE_INTERVAL_MIN, AGGREGATE_SERIES_DEFAULT, AGGREGATE_SERIES_MAX,
     ATTRIBUTE_KEY_BYTES_MAX,
 };
+use crate::settings::{format_duration, parse_duration};
 
 /// Counters and gauges become one row per series and interval.
 #[derive(Debug, Clone, PartialEq)]

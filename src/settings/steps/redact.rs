@@ -11,7 +11,6 @@ use toml::Value as Toml;
 
 use super::condition::{list, read_glob};
 use super::inline::{name_of, read};
-use crate::config::read_bounded;
 use crate::escape::Escaped;
 use crate::event::nearest::nearest;
 use crate::glob::Glob;
@@ -19,6 +18,7 @@ use crate::limits::{
     ATTRIBUTE_KEY_BYTES_MAX, REDACT_KEY_BYTES_MIN, REDACT_PATTERN_BYTES_MAX, REDACT_PATTERN_COMPILED_BYTES_MAX,
     REDACT_RULES_MAX,
 };
+use crate::settings::read_bounded;
 
 /// What is changed of an event.
 #[derive(Debug, Clone, PartialEq)]

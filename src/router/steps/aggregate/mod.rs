@@ -27,8 +27,8 @@ use std::time::Duration;
 pub use window::Window;
 
 use crate::batch::{Builder, Delivery, Record};
-use crate::settings::steps::{AggregateBy, AggregateSettings, GaugeStatistic};
 use crate::event::{AttributeValue, EventKind};
+use crate::settings::steps::{AggregateBy, AggregateSettings, GaugeStatistic};
 
 /// Source or name of a row whose series may have several.
 pub const SEVERAL: &str = "*";

@@ -5,10 +5,10 @@ use prost::Message;
 
 use super::*;
 use crate::batch::Builder;
-use crate::settings::steps::StepSettings;
 use crate::event::proto::attribute::Value;
 use crate::event::proto::{Attribute, Event};
 use crate::router::steps::{Open, Steps};
+use crate::settings::steps::StepSettings;
 use crate::sink::testing::{SERVER_ID, batch_of, named};
 
 const SECOND: u64 = 1_000_000_000;

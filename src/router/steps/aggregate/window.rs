@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::sum::Sum;
 use super::{Aggregate, COUNT, INTERVAL, SEVERAL, is_cumulative};
 use crate::batch::{Builder, Delivery, Fate, MadeRow, Origin, Record};
-use crate::settings::steps::GaugeStatistic;
 use crate::event::rewrite::{put_attribute, put_kind, put_name, put_source, put_time, put_value};
 use crate::event::{AttributeValue, EventKind};
+use crate::settings::steps::GaugeStatistic;
 
 /// Attributes that are sorted without an allocation.
 const FEW: usize = 16;
