@@ -152,7 +152,8 @@ impl Start<'_> {
             notify: Arc::new(|| {}),
         };
         let seed = Random::seeded(random.next_u64());
-        let (queue, mut worker) = Worker::new(&sink_settings(self.filters), Box::new(self.store.clone()), &shared, seed, now);
+        let (queue, mut worker) =
+            Worker::new(&sink_settings(self.filters), Box::new(self.store.clone()), &shared, seed, now);
         while worker.progress().status() == SinkStatus::Connecting {
             worker.step(now);
         }
