@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture asan loom fuzz bench bench-lag bench-compare bench-loops bench-sinks instructions microbench flamegraph image-test alerts-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture asan loom fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks instructions microbench flamegraph image-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -87,6 +87,9 @@ bench-sinks:    ## each sink against a bare loop into the same store; a store th
 
 bench-loops:    ## two event loops against one: cost of an event, and events per second on the clock (5 minutes)
 	./tools/bench/loops
+
+bench-steps:    ## steps of a sink, end to end: with a filter or sampling against without (5 minutes)
+	./tools/bench/steps
 
 instructions:   ## instructions of the boundaries between stages (needs valgrind; 2 minutes)
 	./tools/bench/instructions
