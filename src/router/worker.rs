@@ -25,7 +25,7 @@
 //! began is kept in its position file, so that what the log drops before the first delivery is missed and counted, also
 //! after a restart.
 //!
-//! While it waits for its sink, a router holds nothing of the buffer pool: see [`Gather::unpin`] and [`Source::let_go`].
+//! While it waits for its sink, a router holds nothing of the buffer pool: see [`Gather::unpin`] and [`Source::release`].
 
 mod between;
 mod connecting;
