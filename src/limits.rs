@@ -49,6 +49,9 @@ pub const AGGREGATE_SERIES_DEFAULT: u64 = 10_000;
 /// Most series of one window, each of some hundred bytes.
 pub const AGGREGATE_SERIES_MAX: u64 = 1_000_000;
 
+/// A window is delivered before its time once it has read this part of `wal.max_bytes`: the log keeps what a window has read, and
+/// accepts nothing more when it is full.
+pub const WINDOW_LOG_PART: u64 = 4;
 /// A delivery of which steps leave few rows is made without waiting for more once it covers so many events, or four times
 /// `max_events` if that is more: acknowledgements of level delivered wait for it. A transaction costs little beside them.
 pub const STEPS_COVERED_EVENTS: u64 = 65_536;

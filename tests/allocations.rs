@@ -109,6 +109,7 @@ fn start(
         identity: &Identity { server_id: [1; 16], owner: [2; 16], log_end: u64::MAX },
         data_dir: directory,
         log: log.as_ref().map(|opened| opened.log.clone()),
+        log_bytes_max: 1 << 30,
         share_bytes: 8 << 20,
         metrics,
         drain: Arc::new(Drain::default()),

@@ -84,6 +84,15 @@ const MADE: usize = usize::MAX;
 #[derive(Debug, Default)]
 pub struct PickBuffer(Vec<Stretch>);
 
+/// Where an event begins in the payload of its run. Who knows that need not walk through the events before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The event's position.
+    pub position: u64,
+    /// Bytes of the run's payload before the event.
+    pub offset: usize,
+}
+
 /// Consecutive events of one run.
 #[derive(Debug, Clone)]
 pub struct Pick<'a> {
@@ -99,10 +108,16 @@ impl Delivery {
     }
 
     /// As [`Delivery::new`], without an allocation for picks that `buffer` has room for.
-    pub fn reusing(
+    pub fn reusing(buffer: PickBuffer, batches: impl Into<Arc<[Arc<Batch>]>>, positions: RangeInclusive<u64>) -> Self {
+        Self::resuming(buffer, batches, positions, None)
+    }
+
+    /// As [`Delivery::reusing`]; `place`: of the first event, if it is known.
+    pub fn resuming(
         PickBuffer(mut picks): PickBuffer,
         batches: impl Into<Arc<[Arc<Batch>]>>,
         positions: RangeInclusive<u64>,
+        place: Option<Place>,
     ) -> Self {
         let (batches, (from, through)) = (batches.into(), positions.into_inner());
         debug_assert!(from <= through);
@@ -110,7 +125,7 @@ impl Delivery {
         debug_assert!(batches.last().is_some_and(|batch| batch.end_position() > through));
         picks.clear();
         for (index, batch) in batches.iter().enumerate() {
-            pick_runs(index, batch, from..=through, &mut picks);
+            pick_runs(index, batch, from..=through, place, &mut picks);
         }
         let made = Arc::default();
         let filtered = Filtered::default();
@@ -173,6 +188,16 @@ impl Delivery {
         self.batches.iter().map(|batch| batch.pinned_bytes()).sum()
     }
 
+    /// Bytes of all runs and batches that it holds.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        let batches: usize = self.batches.iter().map(|batch| batch.payload_bytes()).sum();
+        let mut made: Vec<&[u8]> = self.made.iter().map(|run| &run.payload[..]).collect();
+        // The rows of one piece of memory share it.
+        made.dedup_by_key(|bytes| bytes.as_ptr());
+        batches + made.into_iter().map(<[u8]>::len).sum::<usize>()
+    }
+
     /// Whether its rows stand for events with positions among those of other rows, so that a part of it would cover what
     /// it does not contain: the sink's position may move only once all of it is stored. See [`Builder::whole`].
     pub fn is_whole(&self) -> bool {
@@ -233,6 +258,13 @@ impl Delivery {
         *self = self.with(kept, self.filtered, self.from, self.through);
     }
 
+    /// Where the event after the last row begins, if that is in the run of the row.
+    pub fn end_place(&self) -> Option<Place> {
+        let last = self.picks.last().filter(|last| last.batch != MADE)?;
+        let offset = last.bytes.end;
+        (offset < self.run(last)?.payload.len()).then_some(Place { position: last.end_position(), offset })
+    }
+
     /// The same positions without rows: made rows elsewhere stand for its events.
     pub fn folded(&self) -> Self {
         self.with(Vec::new(), self.filtered, self.from, self.through)
@@ -291,8 +323,14 @@ impl Delivery {
     }
 }
 
-/// Picks the events of `batch` at `positions`. Only a run that lies in them in part is walked.
-fn pick_runs(index: usize, batch: &Batch, positions: RangeInclusive<u64>, picks: &mut Vec<Stretch>) {
+/// Picks the events of `batch` at `positions`. Only a run that lies in them in part is walked, from `place` on.
+fn pick_runs(
+    index: usize,
+    batch: &Batch,
+    positions: RangeInclusive<u64>,
+    place: Option<Place>,
+    picks: &mut Vec<Stretch>,
+) {
     let (from, end) = (*positions.start(), positions.end() + 1);
     let mut next = batch.first_position();
     for (at, run) in batch.runs().iter().enumerate() {
@@ -312,7 +350,11 @@ fn pick_runs(index: usize, batch: &Batch, positions: RangeInclusive<u64>, picks:
             continue;
         }
         let pick = Pick { run, stretch };
-        let after = if first_position < from { pick.split_at(from).1 } else { Some(pick) };
+        let after = match place.filter(|place| place.position == from) {
+            _ if first_position >= from => Some(pick),
+            Some(place) => pick.resumed(place),
+            None => pick.split_at(from).1,
+        };
         let within = after.and_then(|pick| pick.split_at(end).0);
         picks.extend(within.map(|pick| pick.stretch));
     }
@@ -374,6 +416,15 @@ impl<'a> Pick<'a> {
     /// Events of the log that these events stand for.
     pub fn originals(&self) -> u32 {
         self.stretch.originals
+    }
+
+    /// The events from `place` on, which lies within the pick.
+    fn resumed(self, Place { position, offset }: Place) -> Option<Self> {
+        let before = u32::try_from(position.checked_sub(self.first_position())?).ok()?;
+        let events = self.stretch.events.checked_sub(before)?;
+        let bytes = offset..self.stretch.bytes.end;
+        let stretch = Stretch { bytes, first_position: position, events, originals: events, ..self.stretch };
+        Some(Self { run: self.run, stretch })
     }
 
     /// The events before `position`, and the others.

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use self::delivery::{Builder, Delivery, Fate, Filtered, MadeRow, Pick, PickBuffer};
+pub use self::delivery::{Builder, Delivery, Fate, Filtered, MadeRow, Pick, PickBuffer, Place};
 use self::pool::PoolSlice;
 use crate::event::EventRef;
 use crate::limits::POOL_PAGE_BYTES;

@@ -12,9 +12,10 @@ use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
 use super::{Config, ConfigError, Log, LogFilter, RateLimits, Server, Wal, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
+use crate::limits::HTTP_ACK_TIMEOUT;
 use crate::settings::steps::StepSettings;
 use crate::settings::url::{is_placeholder, not_a_url};
-use crate::settings::{Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values, read_bounded};
+use crate::settings::{Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values, parse_duration, read_bounded};
 use crate::sink::{self, BatchSettings, Kind, Output, SinkConfig, SinkSettings};
 use crate::wire::AckLevel;
 
@@ -66,14 +67,6 @@ impl ResolvedSink {
             }
             _ => Ok(steps),
         }
-    }
-
-    /// Whether `batch.max_age` is given for this sink, and not for all of them or none.
-    fn sets_max_age(&self, top: &[Entry]) -> bool {
-        let origin = |entries: &[Entry]| {
-            entries.iter().find(|entry| entry.key == "batch.max_age").map(|entry| entry.origin.clone())
-        };
-        origin(&self.entries) != origin(top)
     }
 }
 
@@ -357,9 +350,18 @@ fn resolve_sink(
     };
     let mut rows: Vec<Row<'_>> = table::SINK.iter().map(|row| Row::new(row.key.to_owned(), row)).collect();
     rows.extend(kind.settings.iter().map(|row| Row::new(row.key.to_owned(), row)));
+    // Deliveries are windows: gathered for as long as the window is.
+    let window = given.keys.get("aggregate.interval").and_then(|Given { raw, origin }| match raw {
+        Raw::Text(text) => Some((Value::Duration(parse_duration(text)?), origin.clone())),
+        _ => None,
+    });
     rows.extend(table::BATCH.settings.iter().map(|row| {
         let mut row = Row::new(table::BATCH.key(row), row);
-        if let Some(entry) = top.iter().find(|entry| entry.key == row.key) {
+        if row.key == "batch.max_age"
+            && let Some(window) = &window
+        {
+            row.default = window.clone();
+        } else if let Some(entry) = top.iter().find(|entry| entry.key == row.key) {
             row.default = (entry.value.clone(), entry.origin.clone());
         }
         row
@@ -399,7 +401,7 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
     check_memory(&top.server, &given, problems);
     let mut valid: Vec<(&ResolvedSink, SinkSettings)> = Vec::with_capacity(sinks.len());
     for sink in sinks {
-        let mut batch: BatchSettings = values(&sink.entries).take_table(table::BATCH.name).read()?;
+        let batch: BatchSettings = values(&sink.entries).take_table(table::BATCH.name).read()?;
         check_sink(sink, batch, &top.server, &given, problems);
         let config = sink.parse();
         let shards = config.as_ref().map_or(1, |config| config.shards());
@@ -408,11 +410,6 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
             problems.push(format!("{origin}: sinks.{}.{key}: {why}", sink.name));
             StepSettings::default()
         });
-        if let Some(aggregate) = &steps.aggregate
-            && !sink.sets_max_age(entries)
-        {
-            batch.max_age = aggregate.interval;
-        }
         match config {
             Ok(config) => {
                 let (required, drops_oldest) = (sink.is_required(), sink.drops_oldest());
@@ -422,6 +419,7 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
             Err(problem) => problems.push(sink.describe(&problem)),
         }
     }
+    check_windows(&top, &valid, problems);
     check_outputs(&valid, problems);
     let sinks = valid.into_iter().map(|(_, settings)| settings).collect();
     let Top { data_dir, server, limits, wal, batch, log } = top;
@@ -545,6 +543,26 @@ fn check_sink(
             entry.origin,
             entry.shown(),
             given.per_loop(server)
+        ));
+    }
+}
+
+/// A POST that waits for *delivered* ends after [`HTTP_ACK_TIMEOUT`]: no required sink may gather for as long as that.
+fn check_windows(top: &Top, sinks: &[(&ResolvedSink, SinkSettings)], problems: &mut Vec<String>) {
+    if top.server.ack != AckLevel::Delivered {
+        return;
+    }
+    let too_long = |settings: &SinkSettings| settings.required && settings.batch.max_age >= HTTP_ACK_TIMEOUT / 2;
+    for (sink, _) in sinks.iter().filter(|(_, settings)| too_long(settings)) {
+        let Some(entry) = sink.at("batch.max_age") else { continue };
+        problems.push(format!(
+            "{}: sinks.{} gathers for {}, and with server.ack = \"delivered\" each POST would wait for that and end with 504 after {} s: \
+             set its required = false, or a batch.max_age below {} s",
+            entry.origin,
+            sink.name,
+            entry.shown(),
+            HTTP_ACK_TIMEOUT.as_secs(),
+            HTTP_ACK_TIMEOUT.as_secs() / 2
         ));
     }
 }

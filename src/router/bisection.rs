@@ -32,7 +32,7 @@ pub(crate) enum Answer {
     Halved,
     /// The store would take this part of a whole delivery, or has taken it; the position has not moved.
     Accepted {
-        /// Of this part and those before it.
+        /// Of this part.
         rows: u64,
     },
     /// The store refuses these events of the part, in order of position and at least one. The part stays next: keep them,
@@ -110,6 +110,7 @@ impl Bisection {
     }
 
     fn accept(&mut self, part: Delivery) -> Answer {
+        let rows = part.events();
         let all = match self.accepted.take() {
             Some(accepted) => accepted.joined(&part),
             None => part,
@@ -117,7 +118,6 @@ impl Bisection {
         if self.parts.is_empty() {
             return Answer::Stored(all);
         }
-        let rows = all.events();
         self.accepted = Some(all);
         Answer::Accepted { rows }
     }

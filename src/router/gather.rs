@@ -25,6 +25,9 @@
 //! after `max_age`, or when they are many (`STEPS_COVERED_EVENTS`). With `aggregate` a delivery is a window: it is gathered for `max_age` from its first event on, also by a
 //! router that was idle.
 //!
+//! A window also ends before its time: when it is full of rows or series, has read a quarter of what the log may hold (which the
+//! log would wait for), where a gap in the positions follows, and after a failed delivery once it has all events of that one again.
+//!
 //! **Shards.** Of a store with several positions, a shard may have events that others lack. They are left out before the steps:
 //! a row that stands for several events must stand for none that the shard has.
 
@@ -34,7 +37,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::steps::{Open, Steps};
-use crate::batch::{Batch, Delivery, Fate, PickBuffer};
+use crate::batch::{Batch, Delivery, Fate, PickBuffer, Place};
 use crate::event::Events;
 use crate::limits::STEPS_READ_EVENTS;
 use crate::sink::{BatchSettings, ShardPositions};
@@ -64,6 +67,14 @@ pub struct Gather {
     shards: Option<ShardPositions>,
     /// When the open delivery was first looked at.
     opened: Option<Instant>,
+    /// Most encoded bytes of events that one delivery may have read, where it waits for its window to end.
+    window_bytes_max: u64,
+    /// What was due before everything began again: a delivery that has it all again waits no longer.
+    owed: Option<u64>,
+    /// Nothing that is held is followed by the next position.
+    at_gap: bool,
+    /// Where `next` begins in its run, if that is known.
+    place: Option<Place>,
     /// Events that went through the steps since it was last asked what is due.
     read_events: u64,
     /// All positions below are stored, or went through the steps.
@@ -90,6 +101,10 @@ impl Gather {
             lent: None,
             shards: None,
             opened: None,
+            window_bytes_max: u64::MAX,
+            owed: None,
+            at_gap: false,
+            place: None,
             read_events: 0,
             next: 1,
             events: 0,
@@ -105,7 +120,7 @@ impl Gather {
     pub fn has_room(&self) -> bool {
         if !self.steps.is_empty() {
             // What is held did not go through the steps, because the delivery is full or positions jump.
-            return self.held.is_empty() && !self.open.is_full(self.settings) && self.read_events < STEPS_READ_EVENTS;
+            return self.held.is_empty() && !self.is_open_full() && self.read_events < STEPS_READ_EVENTS;
         }
         self.events < self.settings.max_events.max(1) && self.bytes < self.settings.max_bytes.max(1)
     }
@@ -123,7 +138,7 @@ impl Gather {
 
     /// Lets what is held go through the steps, as far as there is room.
     fn pass_steps(&mut self) {
-        while !self.steps.is_empty() && !self.open.is_full(self.settings) {
+        while !self.steps.is_empty() && !self.is_open_full() {
             let Some(batch) = self.held.front() else { return };
             let first = batch.first_position().max(self.next);
             // Positions do not jump within a delivery.
@@ -133,12 +148,28 @@ impl Gather {
             let oldest = batch.runs().first().map_or(0, |run| run.received_unix_nano);
             let (events, bytes) = self.open.room(&self.steps, self.settings);
             let piece = self.delivery(first, events, bytes);
+            self.place = piece.end_place();
             let piece = self.without_stored(piece);
             let next = piece.last_position() + 1;
             self.read_events += next - first;
             self.open.add(&self.steps, piece, oldest);
             self.passed(next);
         }
+    }
+
+    fn is_open_full(&self) -> bool {
+        let is_window = self.steps.aggregate().is_some();
+        self.open.is_full(self.settings) || is_window && self.open.read_bytes() >= self.window_bytes_max
+    }
+
+    /// Most encoded bytes of events that a window may read before it is delivered. Unless it is called there is no such limit.
+    pub fn limit_window(&mut self, bytes: u64) {
+        self.window_bytes_max = bytes;
+    }
+
+    /// Whether positions that no batch will have follow what is held: then nothing waits for more.
+    pub fn set_at_gap(&mut self, at_gap: bool) {
+        self.at_gap = at_gap;
     }
 
     /// Leaves out what shards of the store have already.
@@ -204,7 +235,9 @@ impl Gather {
     /// Begins again after `position`: what was held will be offered again. `shards`: what each shard of the store has.
     pub fn restart(&mut self, position: u64, shards: Option<ShardPositions>) {
         let new = Self::new(self.settings, self.steps.clone());
-        *self = Self { next: position + 1, shards, last_delivery: self.last_delivery, ..new };
+        let (window_bytes_max, last_delivery) = (self.window_bytes_max, self.last_delivery);
+        let owed = self.lent.map(|(last, _)| last).or(self.owed).filter(|last| *last > position);
+        *self = Self { next: position + 1, shards, window_bytes_max, owed, last_delivery, ..new };
     }
 
     /// No more batches will come: nothing waits for more any longer.
@@ -228,7 +261,8 @@ impl Gather {
             _ => self.last_delivery,
         };
         let at = since.map(|since| since + self.settings.max_age);
-        let at = at.filter(|at| *at > now && !is_full && !self.closed);
+        let is_owed = self.owed.zip(self.open.end_position()).is_some_and(|(owed, end)| owed < end);
+        let at = at.filter(|at| *at > now && !is_full && !is_owed && !self.at_gap && !self.closed);
         if !self.open.is_empty() {
             return match at {
                 Some(at) => Due::At(at),
@@ -256,6 +290,7 @@ impl Gather {
     /// Everything up to `position` is stored.
     pub fn stored(&mut self, position: u64) {
         self.lent = self.lent.filter(|(last, _)| *last > position);
+        self.owed = self.owed.filter(|last| *last > position);
         self.passed(position.saturating_add(1));
     }
 
@@ -282,7 +317,8 @@ impl Gather {
 
     /// What is held from `first` on: at most so many events and bytes, but at least one event.
     fn delivery(&mut self, first: u64, events_left: u64, bytes_left: usize) -> Delivery {
-        let mut cut = Cut { first, end: first, events_left, bytes_left };
+        let place = self.place.filter(|place| place.position == first);
+        let mut cut = Cut { first, end: first, events_left, bytes_left, place };
         let mut batches = 0;
         for batch in &self.held {
             // Positions may jump between batches, but not within a delivery.
@@ -300,7 +336,7 @@ impl Gather {
         }
         // The first of what is held: each has events in the delivery, and only the last one is cut.
         let batches: Arc<[_]> = self.held.iter().take(batches).cloned().collect();
-        Delivery::reusing(mem::take(&mut self.picks), batches, first..=cut.end - 1)
+        Delivery::resuming(mem::take(&mut self.picks), batches, first..=cut.end - 1, place)
     }
 }
 
@@ -310,6 +346,8 @@ struct Cut {
     end: u64,
     events_left: u64,
     bytes_left: usize,
+    /// Of `first`.
+    place: Option<Place>,
 }
 
 impl Cut {
@@ -324,7 +362,11 @@ impl Cut {
             if run_end > self.end && !self.whole(run_end, run.payload.len()) {
                 // Cut between runs, so that runs need not be walked through; unless the first is too large itself.
                 if self.end == self.first {
-                    self.within(Events::accepted(&run.payload).skip((self.end - run_first) as usize));
+                    let (offset, before) = match self.place {
+                        Some(place) => (place.offset, 0),
+                        None => (0, (self.end - run_first) as usize),
+                    };
+                    self.within(Events::accepted(run.payload.get(offset..).unwrap_or_default()).skip(before));
                 }
                 return false;
             }

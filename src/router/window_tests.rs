@@ -12,7 +12,8 @@ use super::gather::{Due, Gather};
 use super::steps::Steps;
 use crate::batch::{Batch, Delivery};
 use crate::event::EventKind;
-use crate::event::proto::Event;
+use crate::event::proto::attribute::Value::StringValue;
+use crate::event::proto::{Attribute, Event};
 use crate::settings::steps::StepSettings;
 use crate::sink::testing::{SERVER_ID, batch_of, named};
 use crate::sink::{BatchSettings, Failure, ShardPositions};
@@ -102,6 +103,75 @@ fn a_window_ends_early_when_its_series_or_rows_are_as_many_as_may_be() {
     }
 }
 
+#[test]
+fn a_window_that_failed_is_due_once_it_has_all_its_events_again() {
+    let start = Instant::now();
+    let mut gather = gather(1_000, "");
+    let all = batches(&[100, 100, 100], 2);
+    gather.take(all[0].clone());
+    gather.take(all[1].clone());
+    assert!(matches!(gather.due(start), Due::At(_)));
+    let late = start + AGE;
+    assert_eq!(now(gather.due(late)).last_position(), 200);
+    // The store was away, and what each shard has is asked for again; twice.
+    for _ in 0..2 {
+        gather.restart(0, None);
+        gather.take(all[0].clone());
+        assert!(matches!(gather.due(late), Due::At(at) if at == late + AGE), "not all of it is there yet");
+        gather.take(all[1].clone());
+        assert_eq!(now(gather.due(late)).last_position(), 200);
+    }
+    gather.stored(200);
+    gather.delivery_ended(late);
+    gather.take(all[2].clone());
+    assert!(matches!(gather.due(late), Due::At(at) if at == late + AGE), "the next one is a window of its own");
+}
+
+#[test]
+fn a_window_ends_where_positions_are_missing_and_when_it_has_read_as_much_as_it_may() {
+    let start = Instant::now();
+    let mut gather = gather(1_000, "");
+    let all = batches(&[100, 100, 100, 100], 2);
+    gather.take(all[0].clone());
+    assert!(matches!(gather.due(start), Due::At(_)));
+    gather.set_at_gap(true);
+    assert_eq!(now(gather.due(start)).last_position(), 100);
+    gather.stored(100);
+    gather.set_at_gap(false);
+    gather.limit_window(all[1].payload_bytes() as u64 + 1);
+    gather.take(all[1].clone());
+    assert!(gather.has_room() && matches!(gather.due(start), Due::At(_)));
+    gather.take(all[2].clone());
+    assert!(!gather.has_room());
+    assert_eq!(now(gather.due(start)).last_position(), 300);
+}
+
+/// What steps before it made, what came by other ways, and what the pool holds: none of it is held by a window.
+#[test]
+fn a_window_holds_its_rows_only() {
+    let settings = StepSettings::read(|key| match key {
+        "aggregate.interval" => Some("10s"),
+        "redact" => Some("{ attributes = 'user', action = 'remove' }"),
+        _ => None,
+    });
+    let steps = Steps::new(&settings.unwrap(), SERVER_ID);
+    let settings = BatchSettings { max_events: 1_000, max_bytes: 1 << 20, max_age: AGE };
+    let mut gather = Gather::new(settings, Arc::new(steps));
+    let text = Some(StringValue("x".repeat(200)));
+    let with_user =
+        |event: Event| Event { attributes: vec![Attribute { key: "user".into(), value: text.clone() }], ..event };
+    for first in (1..=2_000).step_by(100) {
+        let log = Event { kind: EventKind::Log.into(), ..named("log") };
+        let counters = (0..99).map(|_| with_user(counter(1, 1)));
+        gather.take(batch_of(first, vec![counters.chain([with_user(log)]).collect()]));
+        assert_eq!(gather.pinned_bytes(), 0);
+    }
+    gather.close();
+    let delivery = now(gather.due(Instant::now()));
+    assert_eq!((delivery.events(), delivery.originals()), (21, 2_000));
+    assert!(delivery.held_bytes() < 2_000, "{} bytes for {} of rows", delivery.held_bytes(), delivery.payload_bytes());
+}
+
 /// Sums of `value` by source.
 type Sums = BTreeMap<String, f64>;
 
@@ -166,8 +236,11 @@ proptest! {
             for batch in batches.iter().filter(|batch| batch.end_position() > from + 1).take(taken) {
                 gather.take(batch.clone());
             }
-            let Due::At(at) = gather.due(start) else { panic!("nothing") };
-            let delivery = now(gather.due(at));
+            let delivery = match gather.due(start) {
+                Due::At(at) => now(gather.due(at)),
+                // It was due before.
+                due => now(due),
+            };
             store.deliver(&delivery, shards);
         }
         let mut expected = Sums::new();

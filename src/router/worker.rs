@@ -52,7 +52,7 @@ use super::source::{self, Source};
 use super::steps::Steps;
 use super::{Drain, Notify, RouterQueue, Shared, steps};
 use crate::batch::Delivery;
-use crate::limits::REFUSED_IN_A_ROW_MAX;
+use crate::limits::{REFUSED_IN_A_ROW_MAX, WINDOW_LOG_PART};
 use crate::metrics::{Metrics, SinkMetrics};
 use crate::pipeline::next::Next;
 use crate::random::Random;
@@ -63,6 +63,8 @@ use crate::wal::MissingReason;
 /// While a delivery fills, its queue is looked at this often: short against `max_age`, and long enough that no queue
 /// fills meanwhile.
 const FILLING_LOOK: Duration = Duration::from_millis(1);
+/// Where a delivery fills for longer than this and nothing comes, its queue is not looked at: it wakes the router.
+const LONG_WAIT: Duration = Duration::from_millis(100);
 
 /// The drain deadline passed while something was still to be done.
 struct DeadlinePassed;
@@ -179,6 +181,10 @@ impl Worker {
         let lag_events = shared.metrics.sink(&name).lag_events;
         let progress = Arc::new(SinkProgress::new(settings, lag_events, shared.log.clone()));
         progress.offered(log_end - 1, None);
+        let mut gather = Gather::new(settings.batch, Arc::new(Steps::new(&settings.steps, shared.identity.server_id)));
+        if shared.log.is_some() {
+            gather.limit_window(shared.log_bytes_max / WINDOW_LOG_PART);
+        }
         let worker = Self {
             state: State::Connect(Then::Begin),
             paused_until: None,
@@ -187,7 +193,7 @@ impl Worker {
             clocks: Clocks::now,
             source: Source::new(queue.clone(), shared.log.as_ref()),
             log: shared.log.as_ref().map(|log| log.oldest()..log.end()),
-            gather: Gather::new(settings.batch, Arc::new(Steps::new(&settings.steps, shared.identity.server_id))),
+            gather,
             parts: Bisection::default(),
             connected: false,
             gap: None,
@@ -285,12 +291,17 @@ impl Worker {
     fn gather(&mut self, now: Now) -> Stepped {
         self.check_deadline(now)?;
         self.pass_gap(now);
-        if let Err(error) = self.fill() {
-            return self.wait(&Unavailable::retry(format!("the log cannot be read: {error}")), State::Gather, now);
-        }
+        let has_taken = match self.fill() {
+            Ok(has_taken) => has_taken,
+            Err(error) => {
+                let unavailable = Unavailable::retry(format!("the log cannot be read: {error}"));
+                return self.wait(&unavailable, State::Gather, now);
+            }
+        };
         if let Some(oldest) = self.gather.oldest_unix_nano() {
             self.progress.holds(oldest);
         }
+        self.gather.set_at_gap(self.gap.is_some());
         match self.gather.due(now.monotonic) {
             Due::Now(delivery) => {
                 self.take_delivery(delivery);
@@ -308,16 +319,24 @@ impl Worker {
                 Ok(Next::Wait(due.filter(|_| !self.drain.begun())))
             }
             Due::At(_) if self.is_due(self.check_at, now) => Ok(self.then(State::Check { then_upkeep: false })),
+            // A window may be open for hours in which little comes.
+            Due::At(at) if !has_taken && at > now.monotonic + LONG_WAIT => {
+                Ok(Next::Wait(Some(self.check_at.map_or(at, |check_at| check_at.min(at)))))
+            }
             // Looking now and then costs both sides less than a wake-up a batch.
             Due::At(at) => Ok(Next::Sleep(at.min(now.monotonic + FILLING_LOOK))),
         }
     }
 
-    /// Takes batches while there is room for them.
-    fn fill(&mut self) -> io::Result<()> {
+    /// Takes batches while there is room for them. Returns whether there was one.
+    fn fill(&mut self) -> io::Result<bool> {
+        let mut has_taken = false;
         while self.gather.has_room() && self.gap.is_none() {
             match self.source.next(self.gather.pinned_bytes())? {
-                source::Next::Batch(batch) => self.gather.take(batch),
+                source::Next::Batch(batch) => {
+                    self.gather.take(batch);
+                    has_taken = true;
+                }
                 source::Next::Missing(positions, reason) => self.miss(positions, reason),
                 source::Next::Nothing => break,
                 source::Next::End => {
@@ -326,7 +345,7 @@ impl Worker {
                 }
             }
         }
-        Ok(())
+        Ok(has_taken)
     }
 
     /// The one place where a delivery passes from [`Gather`] to what is given to the sink.

@@ -87,13 +87,18 @@ impl Builder {
     /// Begins to take from `delivery`, whose positions follow those of the delivery before. Its positions are covered from
     /// now on, and what was filtered of it is counted, whatever is added.
     pub fn begin(&mut self, delivery: &Delivery) {
-        self.cover(delivery);
+        self.begin_made(delivery);
         self.batch_base = self.batches.len();
         self.batches.extend(delivery.batches.iter().cloned());
         self.pinned_bytes += delivery.pinned_bytes();
     }
 
     /// As [`Builder::begin`], without the batches: only made rows may be kept.
+    fn begin_made(&mut self, delivery: &Delivery) {
+        self.cover(delivery);
+        self.adopted.extend(delivery.made.iter().cloned());
+    }
+
     fn cover(&mut self, delivery: &Delivery) {
         debug_assert!(self.covered.as_ref().is_none_or(|covered| covered.end == delivery.from));
         let from = self.covered.as_ref().map_or(delivery.from, |covered| covered.start);
@@ -104,7 +109,6 @@ impl Builder {
         self.there += delivery.there;
         self.is_whole |= delivery.is_whole;
         self.adopted_base = self.adopted.len();
-        self.adopted.extend(delivery.made.iter().cloned());
     }
 
     /// Adds all rows of `delivery`. Where few of the events in its batches are left, they are copied, so that the batches
@@ -117,13 +121,19 @@ impl Builder {
             delivery.picks.iter().for_each(|stretch| self.keep_stretch(stretch.clone()));
             return;
         }
-        self.cover(delivery);
+        self.begin_made(delivery);
         for pick in delivery.picks() {
             match pick.stretch.batch {
                 MADE => self.keep(&pick),
                 _ => self.copy(&pick),
             }
         }
+    }
+
+    /// Adds copies of all rows of `delivery`: nothing of it need be held, however long this takes.
+    pub fn append_copied(&mut self, delivery: &Delivery) {
+        self.cover(delivery);
+        delivery.picks().for_each(|pick| self.copy(&pick));
     }
 
     /// Keeps a pick of the delivery that was begun last, or a part of it.

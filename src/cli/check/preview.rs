@@ -34,8 +34,7 @@ struct Outcome {
 pub(super) fn run(path: &Path, config: &Config, json: bool) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", Escaped(path.display())));
     let file = File::open(path).map_err(failed)?;
-    let is_longer = file.metadata().map_err(failed)?.len() > PREVIEW_FILE_BYTES_MAX;
-    let mut lines = BufReader::new(file.take(PREVIEW_FILE_BYTES_MAX));
+    let mut lines = BufReader::new(file.take(PREVIEW_FILE_BYTES_MAX + 1));
     let sinks: Vec<(&str, Steps)> =
         config.sinks.iter().map(|sink| (sink.name.as_str(), Steps::new(&sink.steps, [0; 16]))).collect();
     let (mut number, mut rejected, mut documents) = (0_u64, 0_u64, Vec::new());
@@ -64,7 +63,7 @@ pub(super) fn run(path: &Path, config: &Config, json: bool) -> Result<(), Failur
     if json {
         print(&format!("{}\n", json!({ "ok": rejected == 0, "events": documents })))?;
     }
-    if is_longer {
+    if lines.get_ref().limit() == 0 {
         return Err(Failure::Failed(format!("only the first {PREVIEW_FILE_BYTES_MAX} bytes of the file were read")));
     }
     match rejected {

@@ -15,23 +15,28 @@ pub struct Open {
     /// Counters and gauges, where they are aggregated.
     window: Option<Window>,
     oldest_unix_nano: Option<u64>,
+    /// Encoded bytes of all events that were added, before the steps.
+    read_bytes: u64,
 }
 
 impl Open {
     /// Adds what the steps leave of `piece`. `oldest_unix_nano`: when its first event was received.
     pub fn add(&mut self, steps: &Steps, piece: Delivery, oldest_unix_nano: u64) {
         self.oldest_unix_nano.get_or_insert(oldest_unix_nano);
+        self.read_bytes += piece.payload_bytes() as u64;
         let piece = steps.apply_to_events(piece);
-        let piece = match steps.aggregate() {
-            Some(aggregate) => self.window.get_or_insert_with(|| Window::new(aggregate.clone())).add(piece),
-            None => piece,
+        let Some(aggregate) = steps.aggregate() else {
+            self.builder.append(&piece);
+            return;
         };
-        self.builder.append(&piece);
+        let window = self.window.get_or_insert_with(|| Window::new(aggregate.clone()));
+        // A window may take hours: it holds neither the buffer pool, nor rows that the steps before it have made.
+        self.builder.append_copied(&window.add(piece));
     }
 
     /// The delivery, after the steps that look at all of it; nothing is open then. `None`: nothing was added.
     pub fn close(&mut self, steps: &Steps) -> Option<Delivery> {
-        self.oldest_unix_nano = None;
+        (self.oldest_unix_nano, self.read_bytes) = (None, 0);
         let mut builder = std::mem::take(&mut self.builder);
         if let Some(window) = self.window.take() {
             window.finish(&mut builder);
@@ -52,6 +57,11 @@ impl Open {
     /// When the oldest event, delivered or left out, was received.
     pub fn oldest_unix_nano(&self) -> Option<u64> {
         self.oldest_unix_nano
+    }
+
+    /// Encoded bytes of all events that were added, before the steps.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes
     }
 
     fn rows(&self) -> u64 {

@@ -146,6 +146,7 @@ impl Start<'_> {
             identity: &Identity { server_id: opened.server_id, owner, log_end: opened.log.end() },
             data_dir: self.data_dir,
             log: Some(opened.log),
+            log_bytes_max: log_settings().max_bytes,
             share_bytes: POOL_BYTES / 4,
             metrics: &metrics,
             drain: Arc::new(Drain::default()),

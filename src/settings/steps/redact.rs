@@ -66,21 +66,28 @@ impl KeyFile {
     }
 
     fn load(&mut self) -> Result<(), String> {
-        let shown = |path: &Path| Escaped(&path.display().to_string()).to_string();
-        let text = read_bounded(&self.path)
-            .map_err(|error| format!("key_file: {} cannot be read: {error}", shown(&self.path)))?;
+        let shown = shown(&self.path);
+        let text = read_bounded(&self.path).map_err(|error| format!("key_file: {shown} cannot be read: {error}"))?;
         // An editor's last line end is not part of a key.
         let key = text.trim_end_matches(['\r', '\n']).as_bytes();
         if key.len() < REDACT_KEY_BYTES_MIN {
             return Err(format!(
-                "key_file: {} has a key of {} bytes: at least {REDACT_KEY_BYTES_MIN} are needed, such as those of \
+                "key_file: {shown} has a key of {} bytes: at least {REDACT_KEY_BYTES_MIN} are needed, such as those of \
                  `openssl rand -hex 32`",
-                shown(&self.path),
                 key.len()
             ));
         }
         self.key = Some(key.to_vec());
         Ok(())
+    }
+}
+
+/// The path for messages. What does not look like one may be the key itself.
+fn shown(path: &Path) -> String {
+    let path = path.display().to_string();
+    match path.contains(['/', '.']) {
+        true => Escaped(&path).to_string(),
+        false => "the file that it names".to_owned(),
     }
 }
 

@@ -219,7 +219,7 @@ impl Sqlite {
         Ok(position)
     }
 
-    fn write(&self, connection: &mut Connection, delivery: &Delivery) -> Result<(), Failure> {
+    fn write(&self, connection: &mut Connection, delivery: &Delivery, is_rehearsal: bool) -> Result<(), Failure> {
         let sql = |error| self.unavailable(&error);
         let last = delivery.last_position();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
@@ -227,27 +227,18 @@ impl Sqlite {
             transaction.rollback().map_err(sql)?;
             return self.not_moved(connection, last);
         }
-        self.store(transaction, delivery)
+        self.store(transaction, delivery, is_rehearsal)
     }
 
-    /// Does what `write` does, up to the point where all constraints have been checked, the deferred ones too.
-    fn write_and_roll_back(&self, connection: &mut Connection, delivery: &Delivery) -> Result<(), Failure> {
-        // SQLite checks them, and then asks the hook: true makes it roll back.
-        connection.commit_hook(Some(|| true)).map_err(|error| self.unavailable(&error))?;
-        let result = self.write(connection, delivery);
-        connection.commit_hook(None::<fn() -> bool>).map_err(|error| self.unavailable(&error))?;
-        result
-    }
-
-    /// Inserts and commits.
-    fn store(&self, transaction: Transaction<'_>, delivery: &Delivery) -> Result<(), Failure> {
+    /// Inserts and commits. A rehearsal is rolled back by its hook, once all constraints have been checked, the deferred ones too.
+    fn store(&self, transaction: Transaction<'_>, delivery: &Delivery, is_rehearsal: bool) -> Result<(), Failure> {
         let refusals = self.insert(&transaction, delivery)?;
         if !refusals.is_empty() {
             // Rolled back when dropped.
             return Err(Failure::Refused(refusals));
         }
         transaction.commit().or_else(|error| match refusal(&error) {
-            _ if was_rolled_back_by_hook(&error) => Ok(()),
+            _ if is_rehearsal && was_rolled_back_by_hook(&error) => Ok(()),
             // A deferred constraint names no row.
             Some((code, reason)) => Err(Failure::BatchRefused { code, reason }),
             None => Err(self.unavailable(&error).into()),
@@ -258,13 +249,18 @@ impl Sqlite {
         let Some(mut connection) = self.connection.take() else {
             return Err(self.retry("not open").into());
         };
+        if is_rehearsal {
+            // SQLite asks the hook before it commits: true makes it roll back.
+            connection.commit_hook(Some(|| true)).map_err(|error| self.unavailable(&error))?;
+        }
         let result = self.confirm();
-        let result = result.and_then(|()| match is_rehearsal {
-            true => self.write_and_roll_back(&mut connection, delivery),
-            false => self.write(&mut connection, delivery),
-        });
+        let result = result.and_then(|()| self.write(&mut connection, delivery, is_rehearsal));
         // Once more: what was committed to a file that was removed meanwhile is not stored yet.
         let result = result.and_then(|()| self.confirm());
+        if is_rehearsal {
+            // A connection that keeps the hook must not be used again.
+            connection.commit_hook(None::<fn() -> bool>).map_err(|error| self.unavailable(&error))?;
+        }
         self.connection = Some(connection);
         result
     }
@@ -386,7 +382,7 @@ impl Sink for Sqlite {
         connection.prepare_cached(INSERT).map_err(|error| self.wrong_table(&error))?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction = transaction.map_err(|error| self.unavailable(&error))?;
-        let result = self.store(transaction, delivery);
+        let result = self.store(transaction, delivery, false);
         self.connection = Some(connection);
         result
     }
