@@ -394,3 +394,33 @@ fn memory_is_that_of_the_series_however_many_are_offered() {
     println!("{series} series: {} KiB after a fifth of them, {} KiB in the end", at_first / 1024, at_last / 1024);
     assert!(at_last < at_first + (16 << 20), "{at_first} bytes, then {at_last}");
 }
+
+/// How often the threads of a process have waited.
+fn waits(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok())
+        .filter_map(|status| {
+            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse::<u64>().ok()
+        })
+        .sum()
+}
+
+#[test]
+fn a_window_in_which_nothing_comes_wakes_no_thread() {
+    let data_dir = tempfile::tempdir().unwrap();
+    let server = Server::start(data_dir.path(), &["sinks.out.kind=discard", "sinks.out.aggregate.interval=1h"]);
+    let counter = r#"{"kind":"counter","name":"n","value":1}"#;
+    assert!(matches!(http::post(server.address(), "?ack=synced", counter), Ok((200, _))));
+    let mut before = waits(server.pid());
+    let time = Duration::from_secs(1);
+    let few = wait_until(PATIENCE, || {
+        std::thread::sleep(time);
+        let now = waits(server.pid());
+        // A look each millisecond would be a thousand.
+        let few = now - before < 300;
+        before = now;
+        few
+    });
+    assert!(few, "{}", server.log());
+}

@@ -142,6 +142,11 @@ fn a_window_is_as_long_as_its_interval_unless_the_sink_says_otherwise() {
     assert_eq!(max_age("collapse = true"), 100);
     assert_eq!(max_age("aggregate = { interval = \"2m\" }"), 120_000);
     assert_eq!(max_age("aggregate = { interval = \"2m\" }\nbatch.max_age = \"5s\""), 5_000);
+    assert_eq!(
+        max_age("aggregate = { interval = \"2m\" }\nbatch.max_age = \"50ms\""),
+        50,
+        "the default, where it is given"
+    );
     let steps = steps("aggregate = { interval = \"10s\", gauges = [\"max\"], by = [\"name\"], max_series = 7 }");
     let aggregate = steps.aggregate.unwrap();
     assert_eq!((aggregate.max_series, aggregate.gauges, aggregate.by.source), (7, vec![GaugeStatistic::Max], false));
