@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-sinks instructions microbench flamegraph image-test alerts-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks instructions microbench flamegraph image-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -36,11 +36,12 @@ proto:          ## generate src/event/proto.rs again from proto/events.proto
 
 # What `make test` does a dozen times: kills under load and in recovery, connections cut at any byte, and power loss (as
 # root). Prints its seeds and ledgers; TELEMETRYX_TEST_SEED=… repeats a run.
-torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores and of refused uploads, 20 of power loss
+torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores and of refused uploads, a minute of windows, 20 of power loss
 	TELEMETRYX_TORTURE_ROUNDS=100 cargo test --locked --test torture -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test store_torture --test store_faults -- --nocapture --test-threads=1
 	cargo test --locked --release --test shaping -- --ignored --nocapture
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test refusals -- --nocapture --test-threads=1
+	TELEMETRYX_WINDOW_SECONDS=60 TELEMETRYX_SERIES=1000000 cargo test --locked --test windows -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=20 ./tools/power-loss
 
 otlp:           ## 100,000 logs, data points and spans each from the OpenTelemetry SDKs, and retries (20 minutes)
@@ -95,6 +96,9 @@ bench-sinks:    ## each sink against a bare loop into the same store; a store th
 
 bench-loops:    ## two event loops against one: cost of an event, and events per second on the clock (5 minutes)
 	./tools/bench/loops
+
+bench-steps:    ## steps of a sink, end to end: with a filter or sampling against without (5 minutes)
+	./tools/bench/steps
 
 instructions:   ## instructions of the boundaries between stages (needs valgrind; 2 minutes)
 	./tools/bench/instructions

@@ -10,9 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use prost::Message;
 use telemetryx::batch::{Batch, Delivery, Origin, Payload, Run};
 use telemetryx::cli::bench::sample::Sample;
-use telemetryx::event::check_batch;
+use telemetryx::event::proto::attribute::Value::StringValue;
+use telemetryx::event::proto::{Attribute, Event, EventBatch};
+use telemetryx::event::{EventKind, check_batch};
 use telemetryx::router::steps::Steps;
 use telemetryx::settings::steps::StepSettings;
 
@@ -61,6 +64,31 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
     ("exclude and sample", &[("exclude", "{ severity = 'fatal' }"), ("sample.keep", "1/10"), ("sample.by", "event")]),
 ];
 
+/// The same, of steps that write rows of their own. `n` at the end of the name: over counters of ten series in place of logs.
+const ROWS: &[(&str, &[(&str, &str)])] = &[
+    ("redact, no key matches", &[("redact", "{ attributes = ['password', '*.token'], action = 'remove' }")]),
+    ("redact, no body matches", &[("redact", r"{ body = '\b\d{16}\b', action = 'mask' }")]),
+    ("redact, remove one", &[("redact", "{ attributes = '*', action = 'remove' }")]),
+    ("redact, mask a body", &[("redact", r"{ body = '[a-z]+', action = 'mask' }")]),
+    ("collapse, all differ", &[("collapse", "true")]),
+    ("aggregate, n", &[("aggregate.interval", "10s")]),
+];
+
+/// Counters of ten series.
+fn counters() -> Vec<u8> {
+    let attribute = |key: &str, value: String| Attribute { key: key.to_owned(), value: Some(StringValue(value)) };
+    let event = |index: u32| Event {
+        time_unix_nano: 1_767_323_045_000_000_000 + u64::from(index),
+        kind: EventKind::Counter.into(),
+        source: "api-1".to_owned(),
+        name: "http.requests".to_owned(),
+        value: Some(1.0),
+        attributes: vec![attribute("path", format!("/{}", index % 10)), attribute("method", "GET".to_owned())],
+        ..Event::default()
+    };
+    EventBatch { events: (0..EVENTS).map(event).collect() }.encode_to_vec()
+}
+
 fn delivery(payload: &[u8], origin: &Arc<Origin>) -> Delivery {
     let payload = Payload::Read(payload.to_vec().into());
     let run = Run { payload, events: EVENTS, received_unix_nano: 1, origin: origin.clone() };
@@ -94,6 +122,25 @@ fn steps(criterion: &mut Criterion) {
             bench.iter_batched(
                 || next.next().expect("a cycle has no end").clone(),
                 |delivery| black_box(steps.apply_to_events(delivery)),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    let of_counters = [delivery(&counters(), &origin)];
+    for (name, settings) in ROWS {
+        let value = |key: &str| settings.iter().find(|(other, _)| *other == key).map(|(_, value)| *value);
+        let steps = Steps::new(&StepSettings::read(value).expect("valid settings"), [7; 16]);
+        let deliveries = if name.ends_with(", n") { &of_counters[..] } else { &deliveries };
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        let rows: u64 = deliveries.iter().map(|delivery| steps.apply(delivery.clone()).events()).sum();
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        let events = f64::from(EVENTS) * deliveries.len() as f64;
+        println!("steps/{name}: {rows} rows of {events}, {:.4} allocations per event", allocations as f64 / events);
+        let mut next = deliveries.iter().cycle();
+        group.bench_function(*name, |bench| {
+            bench.iter_batched(
+                || next.next().expect("a cycle has no end").clone(),
+                |delivery| black_box(steps.apply(delivery)),
                 BatchSize::SmallInput,
             );
         });

@@ -28,6 +28,33 @@ pub const STEP_CONDITIONS_MAX: usize = 256;
 /// The n of "keep 1 in n": of more events than this nothing is to be kept.
 pub const SAMPLE_ONE_IN_MAX: u32 = 1_000_000;
 
+/// Rules of one `redact`: they are tried one by one for each attribute.
+pub const REDACT_RULES_MAX: usize = 64;
+/// Bytes of a regular expression as it is written.
+pub const REDACT_PATTERN_BYTES_MAX: usize = 4096;
+/// Bytes of a regular expression once it is compiled, and of its cache of states.
+pub const REDACT_PATTERN_COMPILED_BYTES_MAX: usize = 1 << 20;
+/// Matches that are searched for in one text; what follows the last one is masked as a whole. An expression may look at the
+/// rest of the text for each match: without this bound, the time would be quadratic.
+pub const REDACT_MATCHES_MAX: usize = 256;
+/// Fewest bytes of a key for hashes: what is shorter can be found by trying.
+pub const REDACT_KEY_BYTES_MIN: usize = 16;
+
+/// Shortest interval of aggregate: windows are deliveries, and shorter ones would save little.
+pub const AGGREGATE_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// Longest interval of aggregate: the log keeps the events of a window until it is delivered.
+pub const AGGREGATE_INTERVAL_MAX: Duration = Duration::from_secs(86_400);
+/// Series of one window unless set: some MiB.
+pub const AGGREGATE_SERIES_DEFAULT: u64 = 10_000;
+/// Most series of one window, each of some hundred bytes.
+pub const AGGREGATE_SERIES_MAX: u64 = 1_000_000;
+
+/// A window is delivered before its time once it has read this part of `wal.max_bytes`: the log keeps what a window has read, and
+/// accepts nothing more when it is full.
+pub const WINDOW_LOG_PART: u64 = 4;
+/// A delivery of which steps leave few rows is made without waiting for more once it covers so many events, or four times
+/// `max_events` if that is more: acknowledgements of level delivered wait for it. A transaction costs little beside them.
+pub const STEPS_COVERED_EVENTS: u64 = 65_536;
 /// Events that a router with steps reads before it looks at the clock and its sink again: some tens of milliseconds.
 pub const STEPS_READ_EVENTS: u64 = 65_536;
 /// Highest OpenTelemetry severity number.

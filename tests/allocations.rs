@@ -20,11 +20,11 @@ use telemetryx::http;
 use telemetryx::ids::LoopId;
 use telemetryx::metrics::Metrics;
 use telemetryx::net::{self, ConnectionLimits, EventLoop, Ingress, Intake, LoopState, Loops, Mailbox};
-use telemetryx::pipeline::commit;
 use telemetryx::pipeline::group_commit::{self, GroupCommit, Holder, LoopEnd, Outlets};
 use telemetryx::pipeline::ring::ring;
 use telemetryx::pipeline::rings::Rings;
 use telemetryx::pipeline::watermark::Watermarks;
+use telemetryx::pipeline::without_log;
 use telemetryx::random::Random;
 use telemetryx::rate::Limit;
 use telemetryx::router::{Drain, Router, Shared, SinkProgress};
@@ -110,6 +110,7 @@ fn start(
         identity: &Identity { server_id: [1; 16], owner: [2; 16], log_end: u64::MAX },
         data_dir: directory,
         log: log.as_ref().map(|opened| opened.log.clone()),
+        log_bytes_max: 1 << 30,
         share_bytes: 8 << 20,
         metrics,
         drain: Arc::new(Drain::default()),
@@ -143,7 +144,7 @@ fn start(
                 let group_commit = GroupCommit::new(parts, outlets, rings, Now::read());
                 group_commit::thread::run(group_commit, |_| panic!("the log takes everything"));
             }
-            None => commit::run(rings, |_| {}, |batch| queue.offer(batch)),
+            None => without_log::run(rings, |_| {}, |batch| queue.offer(batch)),
         }
     });
     sender.set_log_thread(log_thread.thread().clone());

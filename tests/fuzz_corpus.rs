@@ -84,6 +84,11 @@ fn syslog() {
     run("syslog", 1, telemetryx::event::syslog::fuzz::stream);
 }
 
+#[test]
+fn redaction() {
+    run("redaction", 3, telemetryx::router::steps::redact_fuzz::redaction);
+}
+
 /// `make fuzz` runs what `fuzz/Cargo.toml` names: each target has its seeds, and is run above.
 #[test]
 fn every_target_has_a_corpus() {
@@ -92,7 +97,18 @@ fn every_target_has_a_corpus() {
         manifest.split("[[bin]]\nname = \"").skip(1).filter_map(|bin| bin.split('"').next()).collect();
     assert_eq!(
         targets,
-        ["event", "json", "otlp_protobuf", "otlp_json", "frames", "http_request", "chunked_body", "steps", "syslog"]
+        [
+            "event",
+            "json",
+            "otlp_protobuf",
+            "otlp_json",
+            "frames",
+            "http_request",
+            "chunked_body",
+            "steps",
+            "syslog",
+            "redaction"
+        ]
     );
     for target in targets {
         seeds(target);

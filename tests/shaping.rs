@@ -55,7 +55,7 @@ fn shaped(steps: &Steps, lines: &str) -> Vec<serde_json::Value> {
     let events = fields.len() as u32;
     let run = Run { payload: Payload::Read(fields.concat().into()), events, received_unix_nano: 1, origin };
     let delivery = Delivery::new(vec![Arc::new(Batch::new(1, vec![run]))], 1..=events.into());
-    let delivery = steps.apply_to_all(steps.apply_to_events(delivery));
+    let delivery = steps.apply(delivery);
     let row = |record: Record<'_>| {
         let mut json = Vec::new();
         write_json(&JsonRecord::event(record.event), &mut json);

@@ -52,6 +52,8 @@ pub struct Delivery {
     /// Of all picks.
     originals: u64,
     filtered: Filtered,
+    /// Events that the store has already.
+    there: u64,
     is_whole: bool,
     from: u64,
     through: u64,
@@ -82,6 +84,15 @@ const MADE: usize = usize::MAX;
 #[derive(Debug, Default)]
 pub struct PickBuffer(Vec<Stretch>);
 
+/// Where an event begins in the payload of its run. Who knows that need not walk through the events before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The event's position.
+    pub position: u64,
+    /// Bytes of the run's payload before the event.
+    pub offset: usize,
+}
+
 /// Consecutive events of one run.
 #[derive(Debug, Clone)]
 pub struct Pick<'a> {
@@ -97,10 +108,16 @@ impl Delivery {
     }
 
     /// As [`Delivery::new`], without an allocation for picks that `buffer` has room for.
-    pub fn reusing(
+    pub fn reusing(buffer: PickBuffer, batches: impl Into<Arc<[Arc<Batch>]>>, positions: RangeInclusive<u64>) -> Self {
+        Self::resuming(buffer, batches, positions, None)
+    }
+
+    /// As [`Delivery::reusing`]; `place`: of the first event, if it is known.
+    pub fn resuming(
         PickBuffer(mut picks): PickBuffer,
         batches: impl Into<Arc<[Arc<Batch>]>>,
         positions: RangeInclusive<u64>,
+        place: Option<Place>,
     ) -> Self {
         let (batches, (from, through)) = (batches.into(), positions.into_inner());
         debug_assert!(from <= through);
@@ -108,11 +125,12 @@ impl Delivery {
         debug_assert!(batches.last().is_some_and(|batch| batch.end_position() > through));
         picks.clear();
         for (index, batch) in batches.iter().enumerate() {
-            pick_runs(index, batch, from..=through, &mut picks);
+            pick_runs(index, batch, from..=through, place, &mut picks);
         }
         let made = Arc::default();
         let filtered = Filtered::default();
-        Self { picks, events: 0, originals: 0, filtered, is_whole: false, batches, made, from, through }.counted()
+        Self { picks, events: 0, originals: 0, filtered, there: 0, is_whole: false, batches, made, from, through }
+            .counted()
     }
 
     fn counted(mut self) -> Self {
@@ -123,9 +141,9 @@ impl Delivery {
 
     /// The same batches, other picks.
     fn with(&self, picks: Vec<Stretch>, filtered: Filtered, from: u64, through: u64) -> Self {
-        let (batches, made) = (self.batches.clone(), self.made.clone());
-        Self { batches, made, picks, events: 0, originals: 0, filtered, is_whole: self.is_whole, from, through }
-            .counted()
+        let (batches, made, is_whole) = (self.batches.clone(), self.made.clone(), self.is_whole);
+        let there = if through == self.through { self.there } else { 0 };
+        Self { batches, made, picks, events: 0, originals: 0, filtered, there, is_whole, from, through }.counted()
     }
 
     /// Gives back the room of its picks, unless it is more than `limits::PICKS_KEPT_MAX`.
@@ -149,9 +167,9 @@ impl Delivery {
         self.events
     }
 
-    /// Events of the log that the rows to write stand for.
+    /// Events of the log that the rows to write stand for, and those that the store has already.
     pub fn originals(&self) -> u64 {
-        self.originals
+        self.originals + self.there
     }
 
     /// Events that steps left out of what the delivery covers. Of the parts of a delivery, the last one has them all: they
@@ -168,6 +186,16 @@ impl Delivery {
     /// Bytes of the buffer pool that cannot be allocated while the delivery is held.
     pub fn pinned_bytes(&self) -> usize {
         self.batches.iter().map(|batch| batch.pinned_bytes()).sum()
+    }
+
+    /// Bytes of all runs and batches that it holds.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        let batches: usize = self.batches.iter().map(|batch| batch.payload_bytes()).sum();
+        let mut made: Vec<&[u8]> = self.made.iter().map(|run| &run.payload[..]).collect();
+        // The rows of one piece of memory share it.
+        made.dedup_by_key(|bytes| bytes.as_ptr());
+        batches + made.into_iter().map(<[u8]>::len).sum::<usize>()
     }
 
     /// Whether its rows stand for events with positions among those of other rows, so that a part of it would cover what
@@ -230,6 +258,18 @@ impl Delivery {
         *self = self.with(kept, self.filtered, self.from, self.through);
     }
 
+    /// Where the event after the last row begins, if that is in the run of the row.
+    pub fn end_place(&self) -> Option<Place> {
+        let last = self.picks.last().filter(|last| last.batch != MADE)?;
+        let offset = last.bytes.end;
+        (offset < self.run(last)?.payload.len()).then_some(Place { position: last.end_position(), offset })
+    }
+
+    /// The same positions without rows: made rows elsewhere stand for its events.
+    pub fn folded(&self) -> Self {
+        self.with(Vec::new(), self.filtered, self.from, self.through)
+    }
+
     /// Halves by events; `None`: there are no two events. Both halves together cover what this one covers.
     pub fn split(&self) -> Option<(Self, Self)> {
         let half = self.events.div_ceil(2);
@@ -259,6 +299,16 @@ impl Delivery {
         Some((first, self.with(second, self.filtered, middle, self.through)))
     }
 
+    /// This delivery and `next`, which were parts of one.
+    pub fn joined(&self, next: &Self) -> Self {
+        let picks = self.picks.iter().chain(&next.picks).cloned().collect();
+        let mut filtered = self.filtered;
+        for (count, more) in filtered.iter_mut().zip(next.filtered) {
+            *count += more;
+        }
+        Self { there: self.there + next.there, ..self.with(picks, filtered, self.from, next.through) }
+    }
+
     /// Exchanges each batch for what `exchange` returns, which has the same events at the same positions, and as many bytes
     /// in each run.
     pub fn exchange(&mut self, mut exchange: impl FnMut(&Arc<Batch>) -> Option<Arc<Batch>>) {
@@ -273,8 +323,14 @@ impl Delivery {
     }
 }
 
-/// Picks the events of `batch` at `positions`. Only a run that lies in them in part is walked.
-fn pick_runs(index: usize, batch: &Batch, positions: RangeInclusive<u64>, picks: &mut Vec<Stretch>) {
+/// Picks the events of `batch` at `positions`. Only a run that lies in them in part is walked, from `place` on.
+fn pick_runs(
+    index: usize,
+    batch: &Batch,
+    positions: RangeInclusive<u64>,
+    place: Option<Place>,
+    picks: &mut Vec<Stretch>,
+) {
     let (from, end) = (*positions.start(), positions.end() + 1);
     let mut next = batch.first_position();
     for (at, run) in batch.runs().iter().enumerate() {
@@ -294,7 +350,11 @@ fn pick_runs(index: usize, batch: &Batch, positions: RangeInclusive<u64>, picks:
             continue;
         }
         let pick = Pick { run, stretch };
-        let after = if first_position < from { pick.split_at(from).1 } else { Some(pick) };
+        let after = match place.filter(|place| place.position == from) {
+            _ if first_position >= from => Some(pick),
+            Some(place) => pick.resumed(place),
+            None => pick.split_at(from).1,
+        };
         let within = after.and_then(|pick| pick.split_at(end).0);
         picks.extend(within.map(|pick| pick.stretch));
     }
@@ -356,6 +416,15 @@ impl<'a> Pick<'a> {
     /// Events of the log that these events stand for.
     pub fn originals(&self) -> u32 {
         self.stretch.originals
+    }
+
+    /// The events from `place` on, which lies within the pick.
+    fn resumed(self, Place { position, offset }: Place) -> Option<Self> {
+        let before = u32::try_from(position.checked_sub(self.first_position())?).ok()?;
+        let events = self.stretch.events.checked_sub(before)?;
+        let bytes = offset..self.stretch.bytes.end;
+        let stretch = Stretch { bytes, first_position: position, events, originals: events, ..self.stretch };
+        Some(Self { run: self.run, stretch })
     }
 
     /// The events before `position`, and the others.

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use self::delivery::{Builder, Delivery, Fate, Filtered, MadeRow, Pick, PickBuffer};
+pub use self::delivery::{Builder, Delivery, Fate, Filtered, MadeRow, Pick, PickBuffer, Place};
 use self::pool::PoolSlice;
 use crate::event::EventRef;
 use crate::limits::POOL_PAGE_BYTES;
@@ -173,6 +173,14 @@ impl<'a> Record<'a> {
     pub fn source(&self) -> &'a str {
         match self.event.source() {
             "" => &self.origin.default_source,
+            source => source,
+        }
+    }
+
+    /// The bytes of [`Record::source`].
+    pub fn source_bytes(&self) -> &'a [u8] {
+        match self.event.source_bytes() {
+            [] => self.origin.default_source.as_bytes(),
             source => source,
         }
     }

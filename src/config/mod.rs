@@ -15,7 +15,6 @@
 //! After [`load`] no setting is wrong: nothing else in the server checks one. All problems are reported together.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,9 +23,9 @@ use serde::Deserialize;
 
 use crate::batch::shares::Shares;
 use crate::event::UnknownKeys;
-use crate::limits::{self, EVENT_LOOP_BUFFER_BYTES_LOWEST, EVENT_LOOPS_DEFAULT_MAX};
-use crate::settings::Networks;
+use crate::limits::{EVENT_LOOP_BUFFER_BYTES_LOWEST, EVENT_LOOPS_DEFAULT_MAX};
 use crate::settings::url::not_a_url;
+use crate::settings::{Networks, read_bounded};
 use crate::sink::{BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 
@@ -66,7 +65,7 @@ pub struct Config {
     pub server: Server,
     /// `[limits]`.
     pub limits: RateLimits,
-    /// Names differ; at most [`CLIENTS_MAX`](limits::CLIENTS_MAX).
+    /// Names differ; at most [`CLIENTS_MAX`](crate::limits::CLIENTS_MAX).
     pub clients: Vec<Client>,
     /// `[http]`.
     pub http: Http,
@@ -257,18 +256,4 @@ pub fn load(file: Option<&Path>, set: Vec<(String, String)>) -> Result<Resolved,
 
 fn problem(problem: String) -> ConfigError {
     ConfigError { problems: vec![problem] }
-}
-
-/// Reads a settings, secret or tokens file, which is small.
-///
-/// # Errors
-/// It cannot be read, is not UTF-8, or is so large that it is the wrong file.
-pub fn read_bounded(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    let bytes = std::fs::File::open(path)?.take(limits::SETTINGS_FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if bytes as u64 > limits::SETTINGS_FILE_BYTES_MAX {
-        let why = format!("larger than {} bytes", limits::SETTINGS_FILE_BYTES_MAX);
-        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, why));
-    }
-    Ok(text)
 }

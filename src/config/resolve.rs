@@ -9,12 +9,13 @@ use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
 use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
-use super::{Config, ConfigError, Http, Log, LogFilter, RateLimits, Server, Syslog, Wal, read_bounded, table};
+use super::{Config, ConfigError, Http, Log, LogFilter, RateLimits, Server, Syslog, Wal, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
+use crate::limits::HTTP_ACK_TIMEOUT;
 use crate::settings::steps::StepSettings;
 use crate::settings::url::{is_placeholder, not_a_url};
-use crate::settings::{Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values};
+use crate::settings::{Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values, parse_duration, read_bounded};
 use crate::sink::{self, BatchSettings, Kind, Output, SinkConfig, SinkSettings};
 use crate::wire::AckLevel;
 
@@ -51,12 +52,21 @@ pub(super) struct ResolvedSink {
 }
 
 impl ResolvedSink {
-    /// The steps that its values describe.
-    fn steps(&self) -> Result<StepSettings, (&'static str, String)> {
-        StepSettings::read(|key| match &self.entries.iter().find(|entry| entry.key == key)?.value {
+    /// The steps that its values describe, for a store with so many `shards`. The error is the key, and what is wrong.
+    fn steps(&self, shards: u64) -> Result<StepSettings, (&'static str, String)> {
+        let mut steps = StepSettings::read(|key| match &self.at(key)?.value {
             Value::Text(text) | Value::Nested(text) => Some(text),
+            Value::Flag(true) => Some("true"),
             _ => None,
-        })
+        })?;
+        steps.load_files()?;
+        match &steps.aggregate {
+            // Its shards are told apart by source, also those of rows.
+            Some(aggregate) if shards > 1 && !aggregate.by.source => {
+                Err(("aggregate.by", "must contain \"source\", by which the shards of this sink are chosen".to_owned()))
+            }
+            _ => Ok(steps),
+        }
     }
 }
 
@@ -340,9 +350,18 @@ fn resolve_sink(
     };
     let mut rows: Vec<Row<'_>> = table::SINK.iter().map(|row| Row::new(row.key.to_owned(), row)).collect();
     rows.extend(kind.settings.iter().map(|row| Row::new(row.key.to_owned(), row)));
+    // Deliveries are windows: gathered for as long as the window is.
+    let window = given.keys.get("aggregate.interval").and_then(|Given { raw, origin }| match raw {
+        Raw::Text(text) => Some((Value::Duration(parse_duration(text)?), origin.clone())),
+        _ => None,
+    });
     rows.extend(table::BATCH.settings.iter().map(|row| {
         let mut row = Row::new(table::BATCH.key(row), row);
-        if let Some(entry) = top.iter().find(|entry| entry.key == row.key) {
+        if row.key == "batch.max_age"
+            && let Some(window) = &window
+        {
+            row.default = window.clone();
+        } else if let Some(entry) = top.iter().find(|entry| entry.key == row.key) {
             row.default = (entry.value.clone(), entry.origin.clone());
         }
         row
@@ -385,19 +404,25 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
     check_syslog(&top.syslog, &given, problems);
     let mut valid: Vec<(&ResolvedSink, SinkSettings)> = Vec::with_capacity(sinks.len());
     for sink in sinks {
-        let batch = values(&sink.entries).take_table(table::BATCH.name).read()?;
+        let batch: BatchSettings = values(&sink.entries).take_table(table::BATCH.name).read()?;
         check_sink(sink, batch, &top.server, &given, problems);
-        match sink.parse() {
+        let config = sink.parse();
+        let shards = config.as_ref().map_or(1, |config| config.shards());
+        let steps = sink.steps(shards).unwrap_or_else(|(key, why)| {
+            let origin = sink.at(key).map_or(&sink.origin, |entry| &entry.origin);
+            problems.push(format!("{origin}: sinks.{}.{key}: {why}", sink.name));
+            StepSettings::default()
+        });
+        match config {
             Ok(config) => {
                 let (required, drops_oldest) = (sink.is_required(), sink.drops_oldest());
                 let name = sink.name.clone();
-                // What relates to another value is wrong in `check_sink`.
-                let steps = sink.steps().unwrap_or_default();
                 valid.push((sink, SinkSettings { name, required, drops_oldest, batch, steps, config }));
             }
             Err(problem) => problems.push(sink.describe(&problem)),
         }
     }
+    check_windows(&top, &valid, problems);
     check_outputs(&valid, problems);
     let sinks = valid.into_iter().map(|(_, settings)| settings).collect();
     let Top { data_dir, server, limits, http, syslog, wal, batch, log } = top;
@@ -519,11 +544,6 @@ fn check_sink(
             entry.origin, sink.name
         ));
     }
-    if let Err((key, why)) = sink.steps()
-        && let Some(entry) = sink.at(key)
-    {
-        problems.push(format!("{}: sinks.{}.{key}: {why}", entry.origin, sink.name));
-    }
     // A batch pins the buffers that its events came in: one that cannot fill before the pool is empty never would.
     if batch.max_bytes > server.part_bytes() / 4
         && let Some(entry) = sink.at("batch.max_bytes")
@@ -534,6 +554,26 @@ fn check_sink(
             entry.origin,
             entry.shown(),
             given.per_loop(server)
+        ));
+    }
+}
+
+/// A POST that waits for *delivered* ends after [`HTTP_ACK_TIMEOUT`]: no required sink may gather for as long as that.
+fn check_windows(top: &Top, sinks: &[(&ResolvedSink, SinkSettings)], problems: &mut Vec<String>) {
+    if top.server.ack != AckLevel::Delivered {
+        return;
+    }
+    let too_long = |settings: &SinkSettings| settings.required && settings.batch.max_age >= HTTP_ACK_TIMEOUT / 2;
+    for (sink, _) in sinks.iter().filter(|(_, settings)| too_long(settings)) {
+        let Some(entry) = sink.at("batch.max_age") else { continue };
+        problems.push(format!(
+            "{}: sinks.{} gathers for {}, and with server.ack = \"delivered\" each POST would wait for that and end with 504 after {} s: \
+             set its required = false, or a batch.max_age below {} s",
+            entry.origin,
+            sink.name,
+            entry.shown(),
+            HTTP_ACK_TIMEOUT.as_secs(),
+            HTTP_ACK_TIMEOUT.as_secs() / 2
         ));
     }
 }

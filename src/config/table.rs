@@ -350,6 +350,12 @@ pub(super) const SINK: &[Setting] = &[
     steps::SAMPLE_KEEP,
     steps::SAMPLE_BY,
     steps::SAMPLE_ALWAYS,
+    steps::REDACT,
+    steps::COLLAPSE,
+    steps::AGGREGATE_INTERVAL,
+    steps::AGGREGATE_GAUGES,
+    steps::AGGREGATE_BY,
+    steps::AGGREGATE_MAX_SERIES,
 ];
 
 /// Whether the values of this key of a sink are kept as text, and not as a value for each key in them.

@@ -250,6 +250,11 @@ fn bad_values_are_named_with_key_layer_and_expected_form() {
         ("data_dir = [1]", "t.toml:1: data_dir = a list: expected a path"),
         ("data_dir = 1.5", "t.toml:1: data_dir = a decimal number: expected a path"),
         ("server = 5", "t.toml:1: server = 5: expected a section, [server]"),
+        (
+            "[server]\nack = \"delivered\"\n[[sinks]]\nname = \"stdout\"\naggregate.interval = \"1m\"",
+            "t.toml:5: sinks.stdout gathers for \"1m\", and with server.ack = \"delivered\" each POST would wait for that and end with \
+         504 after 30 s: set its required = false, or a batch.max_age below 15 s",
+        ),
         ("[log]\nformat = \"xml\"", "t.toml:2: log.format = \"xml\": expected \"text\" or \"json\""),
         (
             "[[sinks]]\nkind = \"file\"\n[sinks.batch]\nmax_events = \"many\"",

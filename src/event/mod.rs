@@ -8,9 +8,9 @@
 //! ```
 //!
 //! `view` reads events in place over the primitives of `protobuf`; `check` holds the rules that every event must keep. `json` reads
-//! bodies, `json_event` one event into a `draft`, `json_key` its keys, `json_map` those of other agents; `json_out` writes. `json_error`, `nearest` and
-//! `foreign` have the messages for what is rejected. `syslog` reads
-//! syslog. `fuzz` compares with prost.
+//! bodies, `json_event` one event into a `draft`, `json_key` its keys, `json_map` those of other agents; `json_out` writes.
+//! `json_error`, `nearest` and `foreign` have the messages for what is rejected. `syslog` reads syslog, `otlp` OTLP. `rewrite` writes
+//! events anew from others. `fuzz` compares with prost.
 
 pub mod check;
 mod draft;
@@ -33,6 +33,7 @@ pub mod otlp;
 #[rustfmt::skip]
 pub mod proto;
 mod protobuf;
+pub mod rewrite;
 pub mod rfc3339;
 #[cfg(feature = "server")]
 pub mod syslog;
@@ -45,4 +46,4 @@ pub use json_key::{FIELD_NAMES, Quoted};
 pub use json_options::{JsonOptions, Map, TimeUnit, UnknownKeys};
 pub use json_out::{JsonRecord, write_attributes_json, write_json};
 pub use protobuf::Fault;
-pub use view::{AttributeValue, EventKind, EventRef, Events};
+pub use view::{AttributeValue, EventKind, EventRef, Events, UnreadValue};

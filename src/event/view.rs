@@ -84,6 +84,17 @@ pub enum AttributeValue<'a> {
     Bytes(&'a [u8]),
 }
 
+/// The value of an attribute that was not read yet: the encoded attribute.
+#[derive(Debug, Clone, Copy)]
+pub struct UnreadValue<'a>(&'a [u8]);
+
+impl<'a> UnreadValue<'a> {
+    /// Reads it.
+    pub fn read(self) -> AttributeValue<'a> {
+        read_attribute(self.0).1
+    }
+}
+
 /// An event, borrowed from its encoded bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct EventRef<'a> {
@@ -169,6 +180,16 @@ impl<'a> EventRef<'a> {
         text(self.name)
     }
 
+    /// The bytes of [`EventRef::source`].
+    pub fn source_bytes(&self) -> &'a [u8] {
+        self.source
+    }
+
+    /// The bytes of [`EventRef::name`].
+    pub fn name_bytes(&self) -> &'a [u8] {
+        self.name
+    }
+
     /// Empty: unset.
     pub fn body(&self) -> &'a str {
         text(self.body)
@@ -202,6 +223,12 @@ impl<'a> EventRef<'a> {
     /// Attributes in the order of the bytes, duplicates included (a later one wins).
     pub fn attributes(&self) -> impl Iterator<Item = (&'a str, AttributeValue<'a>)> + use<'a> {
         Fields { rest: self.attributes, key: ATTRIBUTES }.map(read_attribute)
+    }
+
+    /// As [`EventRef::attributes`], with the bytes of each key, and its value not read yet: for those who look for few keys.
+    #[inline]
+    pub fn unread_attributes(&self) -> impl Iterator<Item = (&'a [u8], UnreadValue<'a>)> + use<'a> {
+        Fields { rest: self.attributes, key: ATTRIBUTES }.map(|bytes| (attribute_key(bytes), UnreadValue(bytes)))
     }
 
     /// An event of these bytes, of which no field was read yet.
@@ -328,7 +355,7 @@ fn utf8<const CHECK: bool>(bytes: &[u8]) -> Read<'_, &[u8]> {
     Ok((text, after))
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(super) fn text(bytes: &[u8]) -> &str {
     // Below this simdutf8 does the same behind a dispatch that costs as much.
     const SHORT_BYTES: usize = 64;
     if bytes.len() < SHORT_BYTES {
@@ -386,8 +413,27 @@ fn check_any_attribute(bytes: &[u8]) -> Result<usize, Malformed> {
     Ok(key_bytes)
 }
 
+/// The bytes of the key of an accepted attribute. As in [`check_attribute`], the usual form needs no loop.
+#[inline]
+fn attribute_key(bytes: &[u8]) -> &[u8] {
+    const KEY: u8 = ATTRIBUTE_KEY as u8;
+    const STRING: u8 = STRING_VALUE as u8;
+    const INT: u8 = INT_VALUE as u8;
+    if let [KEY, key_bytes @ ..0x80, rest @ ..] = bytes
+        && let Some((key, [value_key, value @ ..])) = rest.split_at_checked(usize::from(*key_bytes))
+        && match (*value_key, value) {
+            (STRING, [text_bytes @ ..0x80, text @ ..]) => usize::from(*text_bytes) == text.len(),
+            (INT, value) => matches!(varint(value), Ok((_, []))),
+            _ => false,
+        }
+    {
+        return key;
+    }
+    read_attribute(bytes).0.as_bytes()
+}
+
 /// Key and value of an accepted attribute.
-fn read_attribute(bytes: &[u8]) -> (&str, AttributeValue<'_>) {
+pub(super) fn read_attribute(bytes: &[u8]) -> (&str, AttributeValue<'_>) {
     let mut attribute = ("", AttributeValue::Null);
     // A fault ends the reading; what was not reached stays unset.
     let _ = read_attribute_into(bytes, &mut attribute);

@@ -556,6 +556,8 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn answered(&mut self, status: u16) {
+        // The next request brings a token of its own.
+        self.peer.client = None;
         self.ingress.shared.metrics.http_response(status);
     }
 

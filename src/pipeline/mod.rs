@@ -12,13 +12,13 @@
 //! | `watermark` | up to which ticket each level is reached |
 //! | `health` | whether the log takes anything |
 //! | `group_commit` | the log thread: slots become a record of the log, and batches with positions |
+//! | `without_log` | the log thread without a log |
 //! | `next` | what a thread does after a step of its state machine |
-//! | `commit` | the same without a log |
 
-pub mod commit;
 pub mod group_commit;
 pub mod health;
 pub mod next;
 pub mod ring;
 pub mod rings;
 pub mod watermark;
+pub mod without_log;

@@ -8,6 +8,17 @@
 //! Halves are halves of the picked events, whatever their positions. Parts are delivered in order of position, because
 //! each one that is stored moves the store's position. A bad event among n costs at most 2 log₂ n + 1 deliveries. The
 //! router and `telemetryx dead replay` both work like this.
+//!
+//! **A delivery that is whole** ([`Delivery::is_whole`]) moves the position once all of it is stored. Where the sink can
+//! rehearse, each attempt but the last one is rolled back, and has what was accepted before in it:
+//!
+//! ```text
+//!  1–8 refused ─▶ try 1–4 ─▶ try 1–6: refused ─▶ try 1–5 ─▶ try 1–6: refused, it is 6 ─▶ store 1–5, 7–8
+//! ```
+//!
+//! Elsewhere its parts are stored one by one, and the position moves after the last one.
+
+use std::borrow::Cow;
 
 use crate::batch::Delivery;
 use crate::sink::{Failure, Refusal, Unavailable};
@@ -19,6 +30,11 @@ pub(crate) enum Answer {
     Stored(Delivery),
     /// The first half of the part is next, then the other half.
     Halved,
+    /// The store would take this part of a whole delivery, or has taken it; the position has not moved.
+    Accepted {
+        /// Of this part.
+        rows: u64,
+    },
     /// The store refuses these events of the part, in order of position and at least one. The part stays next: keep them,
     /// then call [`Bisection::leave_out`].
     Refused(Vec<Refusal>),
@@ -33,12 +49,20 @@ pub(crate) enum Answer {
 pub(crate) struct Bisection {
     /// In descending order: the last one is next.
     parts: Vec<Delivery>,
+    /// Of a whole delivery, what lies before the parts: the store would take it, or has it.
+    accepted: Option<Delivery>,
+    rehearses: bool,
 }
 
 impl Bisection {
-    /// Begins with the whole of `delivery`.
+    /// Begins with all of `delivery`.
     pub(crate) fn new(delivery: Delivery) -> Self {
-        Self { parts: vec![delivery] }
+        Self { parts: vec![delivery], accepted: None, rehearses: false }
+    }
+
+    /// As [`Bisection::new`]; parts of a whole delivery are rolled back where the sink `rehearses`.
+    pub(crate) fn rehearsing(delivery: Delivery, rehearses: bool) -> Self {
+        Self { rehearses, ..Self::new(delivery) }
     }
 
     /// What to deliver next; `None`: all is stored.
@@ -46,9 +70,28 @@ impl Bisection {
         self.parts.last()
     }
 
+    /// Of all that is left; `None`: all is stored.
+    pub(crate) fn last_position(&self) -> Option<u64> {
+        self.parts.first().map(Delivery::last_position)
+    }
+
+    /// What to ask the sink for: the next part, and before it, of a whole delivery, what was rolled back.
+    pub(crate) fn attempt(&self) -> Option<Cow<'_, Delivery>> {
+        let part = self.parts.last()?;
+        Some(match &self.accepted {
+            Some(accepted) if self.rehearses => Cow::Owned(accepted.joined(part)),
+            _ => Cow::Borrowed(part),
+        })
+    }
+
+    /// Whether the attempt is to be rolled back: more of a whole delivery comes after it.
+    pub(crate) fn is_rehearsal(&self) -> bool {
+        self.rehearses && self.parts.len() > 1 && self.parts.last().is_some_and(Delivery::is_whole)
+    }
+
     /// All that is left.
     pub(crate) fn parts_mut(&mut self) -> impl Iterator<Item = &mut Delivery> {
-        self.parts.iter_mut()
+        self.parts.iter_mut().chain(&mut self.accepted)
     }
 
     /// Takes the sink's answer about [`Bisection::next`]. A sink that refuses events, but none that it was asked to
@@ -56,6 +99,7 @@ impl Bisection {
     pub(crate) fn answer(&mut self, answer: Result<(), Failure>) -> Answer {
         match answer {
             Ok(()) => match self.parts.pop() {
+                Some(part) if part.is_whole() => self.accept(part),
                 Some(part) => Answer::Stored(part),
                 None => Answer::Halved,
             },
@@ -65,20 +109,42 @@ impl Bisection {
         }
     }
 
-    /// Leaves these rows out of the next part. Returns how many events of the log they stand for.
+    fn accept(&mut self, part: Delivery) -> Answer {
+        let rows = part.events();
+        let all = match self.accepted.take() {
+            Some(accepted) => accepted.joined(&part),
+            None => part,
+        };
+        if self.parts.is_empty() {
+            return Answer::Stored(all);
+        }
+        self.accepted = Some(all);
+        Answer::Accepted { rows }
+    }
+
+    /// What the attempt consists of.
+    pub(crate) fn asked(&self) -> impl Iterator<Item = &Delivery> {
+        self.accepted.iter().filter(move |_| self.rehearses).chain(self.parts.last())
+    }
+
+    /// Leaves these rows out of what the sink was asked for. Returns how many events of the log they stand for.
     pub(crate) fn leave_out(&mut self, refusals: &[Refusal]) -> u64 {
-        let Some(part) = self.parts.last_mut() else { return 0 };
         let positions: Vec<u64> = refusals.iter().map(|refusal| refusal.position).collect();
-        let before = part.originals();
-        part.leave_out(&positions);
-        before - part.originals()
+        let asked = self.accepted.iter_mut().filter(|_| self.rehearses).chain(self.parts.last_mut());
+        let mut events = 0;
+        for part in asked {
+            let before = part.originals();
+            part.leave_out(&positions);
+            events += before - part.originals();
+        }
+        events
     }
 
     fn refused(&self, mut refusals: Vec<Refusal>) -> Answer {
         let given = refusals.first().map_or_else(String::new, |refusal| refusal.reason.clone());
         refusals.sort_by_key(|refusal| refusal.position);
         refusals.dedup_by_key(|refusal| refusal.position);
-        let mut ranges = self.next().map(Delivery::position_ranges).unwrap_or_default().into_iter().peekable();
+        let mut ranges = self.asked().flat_map(Delivery::position_ranges).peekable();
         refusals.retain(|refusal| {
             while ranges.next_if(|range| *range.end() < refusal.position).is_some() {}
             ranges.peek().is_some_and(|range| range.contains(&refusal.position))

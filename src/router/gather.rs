@@ -22,7 +22,14 @@
 //!
 //! `max_events` and `max_bytes` then count rows, so that a sink of which most is filtered does not get a transaction for
 //! each few of them, and none for each batch of which nothing is left: these move the position with the next rows, or
-//! after `max_age`.
+//! after `max_age`, or when they are many (`STEPS_COVERED_EVENTS`). With `aggregate` a delivery is a window: it is gathered for `max_age` from its first event on, also by a
+//! router that was idle.
+//!
+//! A window also ends before its time: when it is full of rows or series, has read a quarter of what the log may hold (which the
+//! log would wait for), where a gap in the positions follows, and after a failed delivery once it has all events of that one again.
+//!
+//! **Shards.** Of a store with several positions, a shard may have events that others lack. They are left out before the steps:
+//! a row that stands for several events must stand for none that the shard has.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -30,10 +37,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::steps::{Open, Steps};
-use crate::batch::{Batch, Delivery, PickBuffer};
+use crate::batch::{Batch, Delivery, Fate, PickBuffer, Place};
 use crate::event::Events;
 use crate::limits::STEPS_READ_EVENTS;
-use crate::sink::BatchSettings;
+use crate::sink::{BatchSettings, ShardPositions};
 
 /// What to do now.
 #[derive(Debug)]
@@ -56,6 +63,18 @@ pub struct Gather {
     open: Open,
     /// Of the delivery with steps that is being delivered: its last position, and when its oldest event was received.
     lent: Option<(u64, u64)>,
+    /// What shards of the store had when this began; `None`: there is one position for all.
+    shards: Option<ShardPositions>,
+    /// When the open delivery was first looked at.
+    opened: Option<Instant>,
+    /// Most encoded bytes of events that one delivery may have read, where it waits for its window to end.
+    window_bytes_max: u64,
+    /// What was due before everything began again: a delivery that has it all again waits no longer.
+    owed: Option<u64>,
+    /// Nothing that is held is followed by the next position.
+    at_gap: bool,
+    /// Where `next` begins in its run, if that is known.
+    place: Option<Place>,
     /// Events that went through the steps since it was last asked what is due.
     read_events: u64,
     /// All positions below are stored, or went through the steps.
@@ -80,6 +99,12 @@ impl Gather {
             held: VecDeque::new(),
             open: Open::default(),
             lent: None,
+            shards: None,
+            opened: None,
+            window_bytes_max: u64::MAX,
+            owed: None,
+            at_gap: false,
+            place: None,
             read_events: 0,
             next: 1,
             events: 0,
@@ -95,7 +120,7 @@ impl Gather {
     pub fn has_room(&self) -> bool {
         if !self.steps.is_empty() {
             // What is held did not go through the steps, because the delivery is full or positions jump.
-            return self.held.is_empty() && !self.open.is_full(self.settings) && self.read_events < STEPS_READ_EVENTS;
+            return self.held.is_empty() && !self.is_open_full() && self.read_events < STEPS_READ_EVENTS;
         }
         self.events < self.settings.max_events.max(1) && self.bytes < self.settings.max_bytes.max(1)
     }
@@ -113,7 +138,7 @@ impl Gather {
 
     /// Lets what is held go through the steps, as far as there is room.
     fn pass_steps(&mut self) {
-        while !self.steps.is_empty() && !self.open.is_full(self.settings) {
+        while !self.steps.is_empty() && !self.is_open_full() {
             let Some(batch) = self.held.front() else { return };
             let first = batch.first_position().max(self.next);
             // Positions do not jump within a delivery.
@@ -121,13 +146,48 @@ impl Gather {
                 return;
             }
             let oldest = batch.runs().first().map_or(0, |run| run.received_unix_nano);
-            let (events, bytes) = self.open.room(self.settings);
+            let (events, bytes) = self.open.room(&self.steps, self.settings);
             let piece = self.delivery(first, events, bytes);
+            self.place = piece.end_place();
+            let piece = self.without_stored(piece);
             let next = piece.last_position() + 1;
             self.read_events += next - first;
             self.open.add(&self.steps, piece, oldest);
             self.passed(next);
         }
+    }
+
+    fn is_open_full(&self) -> bool {
+        let is_window = self.steps.aggregate().is_some();
+        self.open.is_full(self.settings) || is_window && self.open.read_bytes() >= self.window_bytes_max
+    }
+
+    /// Most encoded bytes of events that a window may read before it is delivered. Unless it is called there is no such limit.
+    pub fn limit_window(&mut self, bytes: u64) {
+        self.window_bytes_max = bytes;
+    }
+
+    /// Whether positions that no batch will have follow what is held: then nothing waits for more.
+    pub fn set_at_gap(&mut self, at_gap: bool) {
+        self.at_gap = at_gap;
+    }
+
+    /// Leaves out what shards of the store have already.
+    fn without_stored(&self, piece: Delivery) -> Delivery {
+        match &self.shards {
+            Some(shards) if piece.first_position() <= shards.highest() => {
+                piece.shaped(|record, _| match shards.have(record.source(), record.position) {
+                    true => Fate::There,
+                    false => Fate::Keep,
+                })
+            }
+            _ => piece,
+        }
+    }
+
+    /// Whether what is gathered depends on what each shard of the store has.
+    pub fn is_by_shards(&self) -> bool {
+        self.shards.is_some() && !self.steps.is_empty()
     }
 
     /// Bytes of the buffer pool that are held.
@@ -172,10 +232,12 @@ impl Gather {
         self.pinned_bytes = 0;
     }
 
-    /// Begins again after `position`: what was held will be offered again.
-    pub fn restart(&mut self, position: u64) {
+    /// Begins again after `position`: what was held will be offered again. `shards`: what each shard of the store has.
+    pub fn restart(&mut self, position: u64, shards: Option<ShardPositions>) {
         let new = Self::new(self.settings, self.steps.clone());
-        *self = Self { next: position + 1, last_delivery: self.last_delivery, ..new };
+        let (window_bytes_max, last_delivery) = (self.window_bytes_max, self.last_delivery);
+        let owed = self.lent.map(|(last, _)| last).or(self.owed).filter(|last| *last > position);
+        *self = Self { next: position + 1, shards, window_bytes_max, owed, last_delivery, ..new };
     }
 
     /// No more batches will come: nothing waits for more any longer.
@@ -194,8 +256,13 @@ impl Gather {
         self.read_events = 0;
         self.pass_steps();
         let is_full = !self.has_room();
-        let at = self.last_delivery.map(|last| last + self.settings.max_age);
-        let at = at.filter(|at| *at > now && !is_full && !self.closed);
+        let since = match self.steps.aggregate() {
+            Some(_) if !self.open.is_empty() => Some(*self.opened.get_or_insert(now)),
+            _ => self.last_delivery,
+        };
+        let at = since.map(|since| since + self.settings.max_age);
+        let is_owed = self.owed.zip(self.open.end_position()).is_some_and(|(owed, end)| owed < end);
+        let at = at.filter(|at| *at > now && !is_full && !is_owed && !self.at_gap && !self.closed);
         if !self.open.is_empty() {
             return match at {
                 Some(at) => Due::At(at),
@@ -214,6 +281,7 @@ impl Gather {
 
     fn close_delivery(&mut self) -> Due {
         let oldest = self.open.oldest_unix_nano().unwrap_or_default();
+        self.opened = None;
         let Some(delivery) = self.open.close(&self.steps) else { return Due::Nothing };
         self.lent = Some((delivery.last_position(), oldest));
         Due::Now(delivery)
@@ -222,6 +290,7 @@ impl Gather {
     /// Everything up to `position` is stored.
     pub fn stored(&mut self, position: u64) {
         self.lent = self.lent.filter(|(last, _)| *last > position);
+        self.owed = self.owed.filter(|last| *last > position);
         self.passed(position.saturating_add(1));
     }
 
@@ -248,7 +317,8 @@ impl Gather {
 
     /// What is held from `first` on: at most so many events and bytes, but at least one event.
     fn delivery(&mut self, first: u64, events_left: u64, bytes_left: usize) -> Delivery {
-        let mut cut = Cut { first, end: first, events_left, bytes_left };
+        let place = self.place.filter(|place| place.position == first);
+        let mut cut = Cut { first, end: first, events_left, bytes_left, place };
         let mut batches = 0;
         for batch in &self.held {
             // Positions may jump between batches, but not within a delivery.
@@ -266,7 +336,7 @@ impl Gather {
         }
         // The first of what is held: each has events in the delivery, and only the last one is cut.
         let batches: Arc<[_]> = self.held.iter().take(batches).cloned().collect();
-        Delivery::reusing(mem::take(&mut self.picks), batches, first..=cut.end - 1)
+        Delivery::resuming(mem::take(&mut self.picks), batches, first..=cut.end - 1, place)
     }
 }
 
@@ -276,6 +346,8 @@ struct Cut {
     end: u64,
     events_left: u64,
     bytes_left: usize,
+    /// Of `first`.
+    place: Option<Place>,
 }
 
 impl Cut {
@@ -290,7 +362,11 @@ impl Cut {
             if run_end > self.end && !self.whole(run_end, run.payload.len()) {
                 // Cut between runs, so that runs need not be walked through; unless the first is too large itself.
                 if self.end == self.first {
-                    self.within(Events::accepted(&run.payload).skip((self.end - run_first) as usize));
+                    let (offset, before) = match self.place {
+                        Some(place) => (place.offset, 0),
+                        None => (0, (self.end - run_first) as usize),
+                    };
+                    self.within(Events::accepted(run.payload.get(offset..).unwrap_or_default()).skip(before));
                 }
                 return false;
             }
@@ -332,6 +408,7 @@ mod tests {
     use crate::batch::Fate;
     use crate::batch::testing::pooled_batch;
     use crate::event::proto::Event;
+    use crate::limits;
     use crate::metrics::FilterStep;
     use crate::router::steps::Step;
     use crate::sink::testing::{RECEIVED_UNIX_NANO, batch, batch_of, named};
@@ -534,6 +611,21 @@ mod tests {
     }
 
     #[test]
+    fn with_steps_a_delivery_that_covers_many_events_does_not_wait_for_rows() {
+        let start = Instant::now();
+        let mut gather = keeping_one_of(1 << 40, 8);
+        gather.delivery_ended(start);
+        let mut next = 1;
+        while gather.has_room() {
+            assert!(matches!(gather.due(start), Due::Nothing | Due::At(_)));
+            gather.take(batch(next..=next + 999));
+            next += 1_000;
+        }
+        let delivery = now(gather.due(start));
+        assert_eq!((delivery.events(), positions(&delivery)), (0, 1..=limits::STEPS_COVERED_EVENTS));
+    }
+
+    #[test]
     fn with_steps_positions_do_not_jump_within_a_delivery() {
         let start = Instant::now();
         let mut gather = keeping_one_of(10, 100);
@@ -545,7 +637,7 @@ mod tests {
         gather.stored(15);
         assert!(matches!(gather.due(start), Due::At(_)));
         assert_eq!(positions(&now(gather.due(start + AGE))), 101..=115);
-        gather.restart(15);
+        gather.restart(15, None);
         assert!(gather.is_empty());
         gather.take(batch(14..=20));
         assert_eq!(positions(&now(gather.due(start + AGE))), 16..=20, "what is stored is left out");

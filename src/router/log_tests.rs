@@ -55,6 +55,7 @@ impl Bench {
             identity: &identity,
             data_dir: dir.path(),
             log: Some(opened.log),
+            log_bytes_max: 1 << 30,
             share_bytes: SHARE_BYTES,
             metrics: &metrics,
             drain: drain.clone(),

@@ -71,6 +71,8 @@ pub struct Shared<'a> {
     pub data_dir: &'a Path,
     /// What a router missed is read from here; `None`: an offer waits for the router instead.
     pub log: Option<Arc<Log>>,
+    /// Most bytes of the log (`wal.max_bytes`).
+    pub log_bytes_max: u64,
     /// With a log, bytes of the buffer pool that one router may hold.
     pub share_bytes: usize,
     /// The metrics of the server.
@@ -147,3 +149,5 @@ impl Router {
 mod log_tests;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod window_tests;

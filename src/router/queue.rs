@@ -7,7 +7,7 @@
 //!
 //! Batches lie in the buffer pool. With a log, a router may hold a share of the pool and not more, so that sinks that
 //! stand still cannot keep it from agents: what goes beyond is read back from the log. While its sink is unavailable, a
-//! router holds none ([`Queue::let_go`]).
+//! router holds none ([`Queue::release`]).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -116,7 +116,7 @@ impl Queue {
 
     /// Empties the queue, and keeps it empty until the router takes again: what is offered meanwhile is read from the log.
     /// The router holds nothing of the pool either. Without a log this changes nothing.
-    pub(super) fn let_go(&self) {
+    pub(super) fn release(&self) {
         if self.share_bytes.is_none() {
             return;
         }
@@ -186,7 +186,7 @@ mod tests {
         queue.offer(&batches[0]);
         queue.offer(&batches[1]);
         assert_eq!(first(queue.take(0)), Some(1));
-        queue.let_go();
+        queue.release();
         queue.offer(&batches[2]);
         assert!(batches.iter().all(|batch| Arc::strong_count(batch) == 1), "the queue holds a batch");
         // What was offered meanwhile is in the log; it ends the wait of the router.
@@ -197,7 +197,7 @@ mod tests {
 
         let without_log = Queue::new(None, 1);
         without_log.offer(&batches[0]);
-        without_log.let_go();
+        without_log.release();
         without_log.offer(&batches[1]);
         assert_eq!(first(without_log.take(0)), Some(1));
         assert_eq!(first(without_log.take(0)), Some(11));

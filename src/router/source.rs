@@ -119,12 +119,12 @@ impl Source {
         }
     }
 
-    /// Lets go of the buffer pool until [`Source::next`] is called again; see [`Queue::let_go`].
-    pub(super) fn let_go(&mut self) {
+    /// Lets go of the buffer pool until [`Source::next`] is called again; see [`Queue::release`].
+    pub(super) fn release(&mut self) {
         if self.log.is_some() {
             // What was taken out of the queue was offered, so it is below `behind`.
             self.ahead = None;
-            self.queue.let_go();
+            self.queue.release();
         }
     }
 

@@ -187,6 +187,7 @@ impl Bench {
             identity: &identity,
             data_dir: dir.path(),
             log: None,
+            log_bytes_max: 1 << 30,
             share_bytes: 0,
             metrics: &metrics,
             drain: drain.clone(),

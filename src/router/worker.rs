@@ -25,7 +25,7 @@
 //! began is kept in its position file, so that what the log drops before the first delivery is missed and counted, also
 //! after a restart.
 //!
-//! While it waits for its sink, a router holds nothing of the buffer pool: see [`Gather::unpin`] and [`Source::let_go`].
+//! While it waits for its sink, a router holds nothing of the buffer pool: see [`Gather::unpin`] and [`Source::release`].
 
 mod between;
 mod connecting;
@@ -52,7 +52,7 @@ use super::source::{self, Source};
 use super::steps::Steps;
 use super::{Drain, Notify, RouterQueue, Shared, steps};
 use crate::batch::Delivery;
-use crate::limits::REFUSED_IN_A_ROW_MAX;
+use crate::limits::{REFUSED_IN_A_ROW_MAX, WINDOW_LOG_PART};
 use crate::metrics::{Metrics, SinkMetrics};
 use crate::pipeline::next::Next;
 use crate::random::Random;
@@ -63,6 +63,8 @@ use crate::wal::MissingReason;
 /// While a delivery fills, its queue is looked at this often: short against `max_age`, and long enough that no queue
 /// fills meanwhile.
 const FILLING_LOOK: Duration = Duration::from_millis(1);
+/// Where a delivery fills for longer than this and nothing comes, its queue is not looked at: it wakes the router.
+const LONG_WAIT: Duration = Duration::from_millis(100);
 
 /// The drain deadline passed while something was still to be done.
 struct DeadlinePassed;
@@ -179,6 +181,10 @@ impl Worker {
         let lag_events = shared.metrics.sink(&name).lag_events;
         let progress = Arc::new(SinkProgress::new(settings, lag_events, shared.log.clone()));
         progress.offered(log_end - 1, None);
+        let mut gather = Gather::new(settings.batch, Arc::new(Steps::new(&settings.steps, shared.identity.server_id)));
+        if shared.log.is_some() {
+            gather.limit_window(shared.log_bytes_max / WINDOW_LOG_PART);
+        }
         let worker = Self {
             state: State::Connect(Then::Begin),
             paused_until: None,
@@ -187,7 +193,7 @@ impl Worker {
             clocks: Clocks::now,
             source: Source::new(queue.clone(), shared.log.as_ref()),
             log: shared.log.as_ref().map(|log| log.oldest()..log.end()),
-            gather: Gather::new(settings.batch, Arc::new(Steps::new(&settings.steps, shared.identity.server_id))),
+            gather,
             parts: Bisection::default(),
             connected: false,
             gap: None,
@@ -285,12 +291,17 @@ impl Worker {
     fn gather(&mut self, now: Now) -> Stepped {
         self.check_deadline(now)?;
         self.pass_gap(now);
-        if let Err(error) = self.fill() {
-            return self.wait(&Unavailable::retry(format!("the log cannot be read: {error}")), State::Gather, now);
-        }
+        let has_taken = match self.fill() {
+            Ok(has_taken) => has_taken,
+            Err(error) => {
+                let unavailable = Unavailable::retry(format!("the log cannot be read: {error}"));
+                return self.wait(&unavailable, State::Gather, now);
+            }
+        };
         if let Some(oldest) = self.gather.oldest_unix_nano() {
             self.progress.holds(oldest);
         }
+        self.gather.set_at_gap(self.gap.is_some());
         match self.gather.due(now.monotonic) {
             Due::Now(delivery) => {
                 self.take_delivery(delivery);
@@ -308,16 +319,24 @@ impl Worker {
                 Ok(Next::Wait(due.filter(|_| !self.drain.begun())))
             }
             Due::At(_) if self.is_due(self.check_at, now) => Ok(self.then(State::Check { then_upkeep: false })),
+            // A window may be open for hours in which little comes.
+            Due::At(at) if !has_taken && at > now.monotonic + LONG_WAIT => {
+                Ok(Next::Wait(Some(self.check_at.map_or(at, |check_at| check_at.min(at)))))
+            }
             // Looking now and then costs both sides less than a wake-up a batch.
             Due::At(at) => Ok(Next::Sleep(at.min(now.monotonic + FILLING_LOOK))),
         }
     }
 
-    /// Takes batches while there is room for them.
-    fn fill(&mut self) -> io::Result<()> {
+    /// Takes batches while there is room for them. Returns whether there was one.
+    fn fill(&mut self) -> io::Result<bool> {
+        let mut has_taken = false;
         while self.gather.has_room() && self.gap.is_none() {
             match self.source.next(self.gather.pinned_bytes())? {
-                source::Next::Batch(batch) => self.gather.take(batch),
+                source::Next::Batch(batch) => {
+                    self.gather.take(batch);
+                    has_taken = true;
+                }
                 source::Next::Missing(positions, reason) => self.miss(positions, reason),
                 source::Next::Nothing => break,
                 source::Next::End => {
@@ -326,12 +345,12 @@ impl Worker {
                 }
             }
         }
-        Ok(())
+        Ok(has_taken)
     }
 
     /// The one place where a delivery passes from [`Gather`] to what is given to the sink.
     fn take_delivery(&mut self, delivery: Delivery) {
-        self.parts = Bisection::new(delivery);
+        self.parts = Bisection::rehearsing(delivery, self.sink.rehearses());
     }
 
     /// No batch will have `positions`.
@@ -365,19 +384,20 @@ impl Worker {
     /// Gives the next part of the delivery to the sink.
     fn deliver(&mut self, now: Now) -> Stepped {
         self.check_deadline(now)?;
-        let Some(part) = self.parts.next() else { return Ok(self.delivery_ended(now)) };
+        let Some(part) = self.parts.attempt() else { return Ok(self.delivery_ended(now)) };
         // A reconnect may have found that the store has it already.
         if self.position >= part.last_position() {
             return self.settle(Ok(()), now);
         }
-        let result = self.sink.deliver(part);
+        let is_rehearsal = self.parts.is_rehearsal();
+        let result = if is_rehearsal { self.sink.rehearse(&part) } else { self.sink.deliver(&part) };
         Ok(self.then(State::Answered { since: now.monotonic, result }))
     }
 
     fn answered(&mut self, since: Instant, result: Result<(), Failure>, now: Now) -> Stepped {
         let seconds = now.monotonic.saturating_duration_since(since).as_secs_f64();
         self.metrics.delivery_seconds.observe(seconds);
-        if let Some(part) = self.parts.next() {
+        if let Some(part) = self.parts.attempt() {
             let (first, last) = (part.first_position(), part.last_position());
             debug!(sink = self.name, first, last, events = part.events(), seconds, stored = result.is_ok(), "delivery");
         }
@@ -389,6 +409,12 @@ impl Worker {
         let unavailable = match self.parts.answer(result) {
             Answer::Stored(part) => return self.save(part, now),
             Answer::Halved => return Ok(self.then(State::Deliver)),
+            Answer::Accepted { rows } => {
+                if rows > 0 {
+                    self.refused_in_a_row = 0;
+                }
+                return Ok(self.then(State::Deliver));
+            }
             Answer::Refused(refusals) => return self.bury(refusals, now),
             Answer::RefusedAlone(refusal) if self.refused_in_a_row < REFUSED_IN_A_ROW_MAX => {
                 self.refused_in_a_row += 1;
@@ -431,8 +457,7 @@ impl Worker {
     /// Keeps what the sink refuses of the next part in dead letters, on disk before anything of the delivery is committed,
     /// and leaves it out.
     fn bury(&mut self, refusals: Vec<Refusal>, now: Now) -> Stepped {
-        let part = self.parts.next();
-        let letters = part.into_iter().flat_map(Delivery::records).filter_map(|record| {
+        let letters = self.parts.asked().flat_map(Delivery::records).filter_map(|record| {
             let index = refusals.binary_search_by_key(&record.position, |refusal| refusal.position).ok()?;
             Some(RefusedEvent { server_id: &self.server_id, record, refusal: refusals.get(index)? })
         });

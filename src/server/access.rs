@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use crate::config::clients::ClientToken;
 use crate::config::{self, Client, ConfigError};
 use crate::session::tokens::{TokenHash, Tokens};
+use crate::settings;
 use crate::sink::SinkSettings;
 
 /// Reads the tokens of `server.tokens_file` and those of the clients, in their order.
@@ -41,7 +42,7 @@ fn token_of(client: &Client) -> Result<TokenHash, String> {
         ClientToken::File(path) => path,
     };
     let shown = path.display();
-    let text = config::read_bounded(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let text = settings::read_bounded(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
     match text.trim() {
         "" => Err(format!("{shown} contains no token: write one into it")),
         token if token.contains(char::is_control) => {
@@ -55,7 +56,7 @@ fn token_of(client: &Client) -> Result<TokenHash, String> {
 fn read_tokens_file(server: &config::Server) -> Result<Tokens, ConfigError> {
     let Some(path) = &server.tokens_file else { return Ok(Tokens::from_lines("", server.allow_plaintext_tokens)) };
     let problem = |why: String| ConfigError { problems: vec![format!("server.tokens_file: {} {why}", path.display())] };
-    let lines = config::read_bounded(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
+    let lines = settings::read_bounded(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
     if let Some(line) = lines.lines().position(|line| line.trim().contains(char::is_control)) {
         return Err(problem(format!("has a control character in line {}: write one token per line", line + 1)));
     }

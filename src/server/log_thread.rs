@@ -9,9 +9,9 @@ use super::{ServerError, system};
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::pipeline::commit::{self, RefusedPayload};
 use crate::pipeline::group_commit::{self, GroupCommit, Holder, Outlets, Parts, Unwritten};
 use crate::pipeline::rings::Rings;
+use crate::pipeline::without_log::{self, RefusedPayload};
 use crate::router::dead::{DeadLetters, INGEST, RefusedFrame};
 use crate::router::{Drain, Router, RouterQueue, SinkProgress};
 use crate::sink::SinkSettings;
@@ -53,7 +53,7 @@ impl LogThread {
                     group_commit::thread::run(group_commit, |until| drain.sleep(until, drain.begun()))
                 }
                 None => {
-                    commit::run(rings, |refused| keep(refused, &keep_refused, &drain), offer);
+                    without_log::run(rings, |refused| keep(refused, &keep_refused, &drain), offer);
                     Unwritten::default()
                 }
             };

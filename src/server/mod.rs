@@ -222,6 +222,7 @@ fn start_routers(
         identity,
         data_dir: &config.data_dir,
         log,
+        log_bytes_max: config.wal.max_bytes,
         share_bytes: config.server.buffer_bytes / parts.len().max(1) / ROUTERS_SHARE / config.sinks.len().max(1),
         metrics,
         drain: drain.clone(),

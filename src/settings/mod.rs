@@ -16,10 +16,12 @@
 //! | `setting` | a row, and a value against it |
 //! | `values` | the values of a section, read into a struct; what is wrong with one that its row allows |
 //! | `steps` | what of the stream a sink gets, and in what form |
+//! | `file` | small files that are read as a whole |
 //! | `networks` | networks in CIDR notation |
 //! | `url` | URLs of stores, of which only the harmless part is shown |
 //! | `hide` | secrets that a peer repeats |
 
+mod file;
 pub mod hide;
 mod networks;
 mod setting;
@@ -27,7 +29,8 @@ pub mod steps;
 pub mod url;
 mod values;
 
+pub use file::read_bounded;
 pub use networks::Networks;
-pub use setting::{Form, Raw, SECRET_ITSELF, Secret, Setting, Value, parse_duration};
+pub use setting::{Form, Raw, SECRET_ITSELF, Secret, Setting, Value, format_duration, parse_duration};
 pub use url::{Url, Urls};
 pub use values::{Problem, Values};

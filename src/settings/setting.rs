@@ -300,12 +300,18 @@ impl Setting {
 
     /// Checks a setting of a step; the error is what is wrong with it.
     fn parse_step(&self, form: StepForm, raw: &Raw) -> Result<Value, String> {
-        let (Raw::Text(text) | Raw::Nested(text)) = raw else {
-            return Err(format!("expected {}, not {raw}", form.expected()));
+        let number;
+        let text = match raw {
+            Raw::Text(text) | Raw::Nested(text) => text,
+            Raw::Integer(given) if form == StepForm::AggregateMaxSeries => {
+                number = given.to_string();
+                &number
+            }
+            _ => return Err(format!("expected {}, not {raw}", form.expected())),
         };
         form.check(text)?;
         Ok(match (form.is_nested(), text.trim()) {
-            (true, "") => Value::nested("[]"),
+            (true, "") => self.default.clone(),
             (true, text) => Value::Nested(Cow::Owned(text.to_owned())),
             (false, _) => Value::Text(Cow::Owned(text.clone())),
         })
@@ -425,7 +431,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     number.checked_mul(factor).map(Duration::from_millis)
 }
 
-fn format_duration(time: Duration) -> String {
+/// As [`parse_duration`] reads it.
+pub fn format_duration(time: Duration) -> String {
     let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     if ms == 0 {
         return "0s".to_owned();

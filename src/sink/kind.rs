@@ -55,6 +55,11 @@ pub trait SinkConfig: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Parts of the store by source, each with a position of its own; 1: it has one position.
+    fn shards(&self) -> u64 {
+        1
+    }
+
     /// Whether [`Sink::stored_position`] connects to another process to read the position.
     fn keeps_position_in_a_server(&self) -> bool {
         false

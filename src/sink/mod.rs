@@ -25,6 +25,7 @@ pub mod postgres;
 pub(crate) mod proxy;
 #[cfg(feature = "redis")]
 pub mod redis;
+mod shards;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 pub mod stdout;
@@ -45,6 +46,7 @@ use thiserror::Error;
 use crate::batch::Delivery;
 pub use crate::ids::uuid;
 pub use kind::{BatchSettings, Kind, Output, SinkConfig, SinkSettings};
+pub use shards::ShardPositions;
 pub use upkeep::{Clocks, Upkeep};
 
 /// One store. Lives on its router's thread; may block there.
@@ -107,6 +109,24 @@ pub trait Sink: Send {
     /// Whether [`Sink::replay`] is more than a refusal.
     fn replays(&self) -> bool {
         false
+    }
+
+    /// What each shard of the store holds of this log, as of the last connect; `None`: there is one position for all.
+    fn shard_positions(&self) -> Option<ShardPositions> {
+        None
+    }
+
+    /// Whether [`Sink::rehearse`] can be used: the store keeps rows and position in one transaction.
+    fn rehearses(&self) -> bool {
+        false
+    }
+
+    /// Does what [`Sink::deliver`] does, and rolls it back: whether the store would store it.
+    ///
+    /// # Errors
+    /// As those of [`Sink::deliver`].
+    fn rehearse(&mut self, delivery: &Delivery) -> Result<(), Failure> {
+        self.deliver(delivery)
     }
 
     /// How often [`Sink::check_in_place`] is called between deliveries; `None`: never.

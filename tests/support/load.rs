@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use telemetryx::event::proto::Event;
 use telemetryx::random::Random;
 use telemetryx::wire::{AckLevel, FrameKind, GoawayCode, Hello, Welcome};
 
@@ -41,6 +42,8 @@ pub(crate) struct Plan {
     pub pause_max: Duration,
     /// After one frame in so many, an agent connects anew and leaves its connection open (R5); 0: never.
     pub takeover_one_in: u64,
+    /// What an agent sends, by seed, its name and the number of the event.
+    pub event: fn(u64, &str, u64) -> Event,
 }
 
 impl Plan {
@@ -56,6 +59,7 @@ impl Plan {
             frames_in_flight: 16,
             pause_max: Duration::from_millis(4),
             takeover_one_in: 0,
+            event: ledger::event,
         }
     }
 }
@@ -234,7 +238,7 @@ impl Agent {
         thread::sleep(self.random.below(self.plan.pause_max));
         let count = self.random.next_u64() % (self.plan.frame_events_max + 1);
         let events =
-            (self.events + 1..=self.events + count).map(|number| ledger::event(self.plan.seed, &self.name, number));
+            (self.events + 1..=self.events + count).map(|number| (self.plan.event)(self.plan.seed, &self.name, number));
         let payload = if count == 0 { Vec::new() } else { batch(events.collect()) };
         self.last_seq += 1;
         self.events += count;

@@ -16,7 +16,8 @@ const EVENT_KEY: u8 = 0x0A;
 /// Stands for the batch of a stretch in the builder's own rows, until it is finished.
 const OWN: usize = MADE - 1;
 
-/// Builds a delivery from others, which cover positions one after the other. Everything is added in order of position.
+/// Builds a delivery from others, which cover positions one after the other. Deliveries are begun in order of
+/// position.
 ///
 /// Stretches of the others are kept without a copy; everything else is a made row. The made rows that it adds lie in one
 /// piece of memory.
@@ -35,7 +36,10 @@ pub struct Builder {
     /// Of all picks.
     payload_bytes: usize,
     filtered: Filtered,
+    there: u64,
     is_whole: bool,
+    /// Rows were added out of order.
+    is_unsorted: bool,
     /// Up to the position after the last one; `None`: nothing was begun.
     covered: Option<Range<u64>>,
     /// Of the batches.
@@ -48,7 +52,7 @@ pub struct Builder {
 /// A row that a step makes.
 #[derive(Debug, Clone, Copy)]
 pub struct MadeRow<'a> {
-    /// Above that of the row before it.
+    /// That of an event that it stands for: the last one.
     pub position: u64,
     /// Nanoseconds since 1970-01-01T00:00:00Z.
     pub received_unix_nano: u64,
@@ -70,19 +74,31 @@ pub enum Fate {
     Filter(FilterStep),
     /// The event that was appended to the buffer is written in its place.
     Replace,
+    /// The event that was appended to the buffer is written in its place, and stands for so many events: this one and
+    /// others that are folded.
+    Stand(u32),
+    /// It is covered; a made row stands for it.
+    Fold,
+    /// It is covered: the store has it already.
+    There,
 }
 
 impl Builder {
     /// Begins to take from `delivery`, whose positions follow those of the delivery before. Its positions are covered from
     /// now on, and what was filtered of it is counted, whatever is added.
     pub fn begin(&mut self, delivery: &Delivery) {
-        self.cover(delivery);
+        self.begin_made(delivery);
         self.batch_base = self.batches.len();
         self.batches.extend(delivery.batches.iter().cloned());
         self.pinned_bytes += delivery.pinned_bytes();
     }
 
     /// As [`Builder::begin`], without the batches: only made rows may be kept.
+    fn begin_made(&mut self, delivery: &Delivery) {
+        self.cover(delivery);
+        self.adopted.extend(delivery.made.iter().cloned());
+    }
+
     fn cover(&mut self, delivery: &Delivery) {
         debug_assert!(self.covered.as_ref().is_none_or(|covered| covered.end == delivery.from));
         let from = self.covered.as_ref().map_or(delivery.from, |covered| covered.start);
@@ -90,9 +106,9 @@ impl Builder {
         for (count, more) in self.filtered.iter_mut().zip(delivery.filtered) {
             *count += more;
         }
+        self.there += delivery.there;
         self.is_whole |= delivery.is_whole;
         self.adopted_base = self.adopted.len();
-        self.adopted.extend(delivery.made.iter().cloned());
     }
 
     /// Adds all rows of `delivery`. Where few of the events in its batches are left, they are copied, so that the batches
@@ -105,13 +121,19 @@ impl Builder {
             delivery.picks.iter().for_each(|stretch| self.keep_stretch(stretch.clone()));
             return;
         }
-        self.cover(delivery);
+        self.begin_made(delivery);
         for pick in delivery.picks() {
             match pick.stretch.batch {
                 MADE => self.keep(&pick),
                 _ => self.copy(&pick),
             }
         }
+    }
+
+    /// Adds copies of all rows of `delivery`: nothing of it need be held, however long this takes.
+    pub fn append_copied(&mut self, delivery: &Delivery) {
+        self.cover(delivery);
+        delivery.picks().for_each(|pick| self.copy(&pick));
     }
 
     /// Keeps a pick of the delivery that was begun last, or a part of it.
@@ -138,7 +160,7 @@ impl Builder {
         }
     }
 
-    /// Adds a row.
+    /// Adds a row. Rows may come after others with a higher position.
     pub fn row(&mut self, row: &MadeRow<'_>) {
         let start = self.bytes.len();
         self.bytes.push(EVENT_KEY);
@@ -172,7 +194,7 @@ impl Builder {
     }
 
     fn push(&mut self, stretch: Stretch) {
-        debug_assert!(self.picks.last().is_none_or(|last| last.end_position() <= stretch.first_position));
+        self.is_unsorted |= self.picks.last().is_some_and(|last| last.end_position() > stretch.first_position);
         self.rows += u64::from(stretch.events);
         self.payload_bytes += stretch.bytes.len();
         self.picks.push(stretch);
@@ -183,6 +205,11 @@ impl Builder {
         if let Some(count) = self.filtered.get_mut(step as usize) {
             *count += events;
         }
+    }
+
+    /// Counts events that the store has already.
+    pub fn there(&mut self, events: u64) {
+        self.there += events;
     }
 
     /// Some rows stand for events whose positions lie among those of other rows.
@@ -202,6 +229,11 @@ impl Builder {
     /// Bytes of all rows that were added.
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes
+    }
+
+    /// How many positions it covers.
+    pub fn covered_events(&self) -> u64 {
+        self.covered.as_ref().map_or(0, |covered| covered.end - covered.start)
     }
 
     /// The position after the last one that is covered; `None`: nothing was begun.
@@ -228,6 +260,9 @@ impl Builder {
     pub fn finish(self) -> Option<Delivery> {
         let covered = self.covered?;
         let (mut made, mut picks, payload) = (self.adopted, self.picks, Bytes::from(self.bytes));
+        if self.is_unsorted {
+            picks.sort_unstable_by_key(|stretch| stretch.first_position);
+        }
         for stretch in picks.iter_mut().filter(|stretch| stretch.batch == OWN) {
             (stretch.batch, stretch.run) = (MADE, stretch.run + made.len());
         }
@@ -239,6 +274,7 @@ impl Builder {
             events: 0,
             originals: 0,
             filtered: self.filtered,
+            there: self.there,
             is_whole: self.is_whole,
             from: covered.start,
             through: covered.end - 1,
@@ -300,7 +336,13 @@ fn shape_pick(
             kept.take().into_iter().for_each(|kept| builder.keep_stretch(kept));
         }
         match fate {
-            Fate::Keep => {}
+            Fate::Keep | Fate::Fold => {}
+            Fate::Stand(originals) => {
+                let (received_unix_nano, origin) = (run.received_unix_nano, &run.origin);
+                builder.row(&MadeRow { position, received_unix_nano, origin, originals, event: made });
+                builder.whole();
+            }
+            Fate::There => builder.there(originals.into()),
             Fate::Filter(step) => builder.filter(step, originals.into()),
             Fate::Replace => {
                 let (received_unix_nano, origin) = (run.received_unix_nano, &run.origin);

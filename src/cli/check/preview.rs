@@ -34,7 +34,7 @@ struct Outcome {
 pub(super) fn run(path: &Path, config: &Config, json: bool) -> Result<(), Failure> {
     let failed = |error: std::io::Error| Failure::Failed(format!("{}: {error}", Escaped(path.display())));
     let file = File::open(path).map_err(failed)?;
-    let mut lines = BufReader::new(file.take(PREVIEW_FILE_BYTES_MAX));
+    let mut lines = BufReader::new(file.take(PREVIEW_FILE_BYTES_MAX + 1));
     let sinks: Vec<(&str, Steps)> =
         config.sinks.iter().map(|sink| (sink.name.as_str(), Steps::new(&sink.steps, [0; 16]))).collect();
     let (mut number, mut rejected, mut documents) = (0_u64, 0_u64, Vec::new());
@@ -101,6 +101,10 @@ fn outcome(position: u64, payload: &[u8], steps: &Steps) -> Outcome {
     for step in steps.all() {
         reasons.extend(delivery.records().next().and_then(|record| step.reason(&record)));
         delivery = step.apply(delivery);
+    }
+    if let Some(aggregate) = steps.aggregate() {
+        reasons.extend(delivery.records().next().and_then(|record| aggregate.reason(&record)));
+        delivery = aggregate.apply(delivery);
     }
     Outcome { reasons, rows: delivery.records().map(|record| row(record.event)).collect() }
 }

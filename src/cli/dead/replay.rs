@@ -223,7 +223,7 @@ pub(super) fn store(sink: &mut dyn Sink, delivery: Delivery) -> Outcome {
                 outcome.stored.extend(part.records().map(|record| record.position));
                 continue;
             }
-            Answer::Halved => continue,
+            Answer::Halved | Answer::Accepted { .. } => continue,
             Answer::Refused(refusals) => refusals,
             Answer::RefusedAlone(refusal) => vec![refusal],
             Answer::Unavailable(unavailable) => {

@@ -1,8 +1,8 @@
 //! What the slots of a commit become: entries of its record, refused payloads, and runs of its batch.
 
 use crate::batch::{Payload, Run};
-use crate::pipeline::commit::RefusedPayload;
 use crate::pipeline::ring::{Content, Slot};
+use crate::pipeline::without_log::RefusedPayload;
 use crate::wal::{Entry, Kind};
 use crate::wire::NackCode;
 

@@ -207,8 +207,11 @@ fn an_event_comes_back_from_its_letter_as_it_was() {
         Event { attributes: vec![attribute("null", None)], ..named("null") },
         Event { body: "\0".repeat(limits::EVENT_BODY_BYTES_MAX), ..named("long") },
         largest(),
+        with_attributes_of_steps(named("full")),
+        with_attributes_of_steps(largest()),
     ];
-    for (event, origin) in odd.into_iter().zip([origin(), http_origin(), origin(), http_origin(), http_origin()]) {
+    let origins = [origin(), http_origin(), origin(), http_origin(), http_origin(), origin(), http_origin()];
+    for (event, origin) in odd.into_iter().zip(origins) {
         let (line, batch) = letter_of(event, limits::WAL_POSITION_LIMIT - 1, origin);
         assert!(line.len() < limits::DEAD_LETTER_BYTES_MAX as usize);
         let (back, was) = (told(ReadLetter::read(&line).unwrap().batch().unwrap().into()), told(batch));
@@ -217,6 +220,14 @@ fn an_event_comes_back_from_its_letter_as_it_was() {
             assert!(back.5 == was.5, "byte for byte");
         }
     }
+}
+
+/// As many attributes as an event may have, and those that steps add; such a row is larger than an event may be.
+fn with_attributes_of_steps(mut event: Event) -> Event {
+    let attributes = (event.attributes.len()..limits::EVENT_ATTRIBUTES_MAX + limits::STEP_ATTRIBUTES_MAX)
+        .map(|index| Attribute { key: format!("k{index}"), value: Some(attribute::Value::IntValue(1)) });
+    event.attributes.extend(attributes);
+    event
 }
 
 /// With its source and time it would be larger than an event may be.

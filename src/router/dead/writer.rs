@@ -209,9 +209,11 @@ const EVENT_OF_BATCH: u32 = 1;
 const ENCODED_ROOM_BYTES: usize = 2 * limits::EVENT_NAME_BYTES_MAX;
 
 /// Whether JSON in makes the same event of what JSON out writes. Bytes would come back as text, NaN and infinities among
-/// the attributes too, an attribute without a value not at all; and what is written may be larger than an event may be.
+/// the attributes too, an attribute without a value not at all; and what is written may be larger than an event may be, or have
+/// more attributes: steps add some.
 fn json_says_all(event: &EventRef<'_>) -> bool {
     event.bytes().len() + ENCODED_ROOM_BYTES <= limits::EVENT_BYTES_MAX
+        && event.attributes().count() <= limits::EVENT_ATTRIBUTES_MAX
         && event.attributes().all(|(_, value)| match value {
             AttributeValue::Null | AttributeValue::Bytes(_) => false,
             AttributeValue::Double(number) => number.is_finite(),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use crate::batch::Record;
-use crate::event::{AttributeValue, EventKind};
+use crate::event::{AttributeValue, EventKind, UnreadValue};
 use crate::glob::GlobSet;
 use crate::settings::steps::{AttributeTest, Condition};
 
@@ -47,10 +47,8 @@ struct Test {
 /// What was read of an event so far.
 struct Facts<'r, 'a> {
     record: &'r Record<'a>,
-    source: Option<&'a str>,
-    name: Option<&'a str>,
     /// Of the first keys.
-    attributes: Option<[Option<AttributeValue<'a>>; KEYS_AT_ONCE]>,
+    attributes: Option<[Option<UnreadValue<'a>>; KEYS_AT_ONCE]>,
 }
 
 impl Conditions {
@@ -74,7 +72,7 @@ impl Conditions {
 
     /// The index of the first condition that the event meets; `None`: it meets none.
     pub(super) fn first_met(&self, record: &Record<'_>) -> Option<usize> {
-        let mut facts = Facts { record, source: None, name: None, attributes: None };
+        let mut facts = Facts { record, attributes: None };
         self.any_of.iter().position(|condition| condition.is_met(&mut facts, &self.keys))
     }
 
@@ -104,8 +102,8 @@ impl Compiled {
         let event = &facts.record.event;
         (self.kinds == 0 || self.kinds & bit(event.kind()) != 0)
             && (self.severity == 0 || event.severity() >= self.severity)
-            && self.name.as_ref().is_none_or(|globs| globs.matches(facts.name()))
-            && self.source.as_ref().is_none_or(|globs| globs.matches(facts.source()))
+            && self.name.as_ref().is_none_or(|globs| globs.matches(event.name_bytes()))
+            && self.source.as_ref().is_none_or(|globs| globs.matches(facts.record.source_bytes()))
             && self
                 .attributes
                 .iter()
@@ -167,23 +165,15 @@ pub(super) fn with_decimal<T>(number: i64, with: impl FnOnce(&str) -> T) -> T {
 }
 
 impl<'a> Facts<'_, 'a> {
-    fn source(&mut self) -> &'a str {
-        self.source.get_or_insert_with(|| self.record.source())
-    }
-
-    fn name(&mut self) -> &'a str {
-        self.name.get_or_insert_with(|| self.record.event.name())
-    }
-
     fn attribute(&mut self, index: usize, keys: &[String]) -> Option<AttributeValue<'a>> {
         if index >= KEYS_AT_ONCE {
             return attribute(self.record, keys.get(index)?);
         }
         let found = self.attributes.get_or_insert_with(|| {
             let mut found = [None; KEYS_AT_ONCE];
-            for (key, value) in self.record.event.attributes() {
+            for (key, value) in self.record.event.unread_attributes() {
                 // Of two with one key the later one counts.
-                if let Some(index) = keys.iter().take(KEYS_AT_ONCE).position(|wanted| wanted == key)
+                if let Some(index) = keys.iter().take(KEYS_AT_ONCE).position(|wanted| wanted.as_bytes() == key)
                     && let Some(place) = found.get_mut(index)
                 {
                     *place = Some(value);
@@ -191,11 +181,12 @@ impl<'a> Facts<'_, 'a> {
             }
             found
         });
-        found.get(index).copied().flatten()
+        found.get(index).copied().flatten().map(UnreadValue::read)
     }
 }
 
 /// The value of an attribute; of two with one key the later one counts.
 pub(super) fn attribute<'a>(record: &Record<'a>, key: &str) -> Option<AttributeValue<'a>> {
-    record.event.attributes().filter(|(other, _)| *other == key).last().map(|(_, value)| value)
+    let key = key.as_bytes();
+    record.event.unread_attributes().filter(|(other, _)| *other == key).last().map(|(_, value)| value.read())
 }

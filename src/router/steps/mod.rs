@@ -13,21 +13,23 @@
 //!
 //! It never changes the order or the positions that are covered.
 //!
-//! These steps look at one event at a time. They run on each piece as it is gathered ([`Open::add`]), so that what they leave
-//! out is not held. A step that looks at all events of a delivery, which is its window, runs in [`Open::close`]; there is none
-//! yet.
+//! The steps up to redact look at one event at a time. They run on each piece as it is gathered ([`Open::add`]), so that what they
+//! leave out is not held. So does aggregate, which keeps totals of counters and gauges in place of them. Collapse looks at all other
+//! events of a delivery ([`Open::close`]).
 //!
 //! The steps run once per delivery. What a sink is asked to store, what bisection halves and what becomes a dead letter are
 //! their result, whose rows keep their bytes while the delivery is retried. `telemetryx dead replay` sends a letter as it is.
 //!
-//! **Rows that stand for several events.** Such a step builds its result with a [`Builder`](crate::batch::Builder) and calls
-//! [`Builder::whole`](crate::batch::Builder::whole): the position must then move only once all of the delivery is stored.
-//! The place where the router has to heed [`Delivery::is_whole`] is `Bisection`, whose parts move the position one
-//! by one today; no step here makes such rows yet. What a sharded sink has already of some of its shards is to be left out before
-//! the steps, in `Gather::pass_steps`.
+//! **Rows that stand for several events** are made by collapse and aggregate, which call
+//! [`Builder::whole`](crate::batch::Builder::whole): the position then moves only once all of the delivery is stored, see
+//! `Bisection`. What a sharded sink has already of some of its shards is left out before the steps, in `Gather`.
 //!
 //! **A new step** is one file with a type that implements [`Step`], and a line in [`Steps::new`].
 
+pub mod aggregate;
+mod collapse;
+#[cfg(test)]
+mod collapse_tests;
 mod conditions;
 mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -36,12 +38,21 @@ pub mod fuzz;
 #[cfg(any(test, feature = "fuzzing"))]
 mod naive;
 mod open;
+mod redact;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod redact_fuzz;
+#[cfg(test)]
+mod redact_tests;
 mod sample;
 #[cfg(test)]
 mod tests;
 
+pub use aggregate::Aggregate;
+pub use collapse::{Collapse, FIRST_TIME, LAST_TIME, REPEATED};
 pub use filter::Filter;
 pub use open::Open;
+pub use redact::{MASK, Redact};
 pub use sample::{SAMPLE_RATE, Sample};
 
 use std::fmt;
@@ -69,13 +80,15 @@ pub struct Steps {
     of_events: Vec<Box<dyn Step>>,
     /// Those that look at all events of a delivery.
     of_deliveries: Vec<Box<dyn Step>>,
+    /// Fed with what is left of events as they are read.
+    aggregate: Option<Aggregate>,
 }
 
 impl Steps {
     /// These steps, of which each looks at one event at a time.
     #[cfg(test)]
     pub(crate) fn of_events(steps: Vec<Box<dyn Step>>) -> Self {
-        Self { of_events: steps, of_deliveries: Vec::new() }
+        Self { of_events: steps, ..Self::default() }
     }
 
     /// The steps that the settings ask for. `server_id`: of the log that the positions belong to.
@@ -87,7 +100,14 @@ impl Steps {
         if let Some(sample) = &settings.sample {
             of_events.push(Box::new(Sample::new(sample, server_id)));
         }
-        Self { of_events, of_deliveries: Vec::new() }
+        if let Some(redact) = Redact::new(&settings.redact) {
+            of_events.push(Box::new(redact));
+        }
+        let mut of_deliveries: Vec<Box<dyn Step>> = Vec::new();
+        if settings.collapse {
+            of_deliveries.push(Box::new(Collapse));
+        }
+        Self { of_events, of_deliveries, aggregate: settings.aggregate.as_ref().map(Aggregate::new) }
     }
 
     /// All of them, in order.
@@ -97,12 +117,24 @@ impl Steps {
 
     /// Whether every event is delivered as it came.
     pub fn is_empty(&self) -> bool {
-        self.of_events.is_empty() && self.of_deliveries.is_empty()
+        self.of_events.is_empty() && self.of_deliveries.is_empty() && self.aggregate.is_none()
+    }
+
+    /// How counters and gauges are aggregated; `None`: they are not.
+    pub fn aggregate(&self) -> Option<&Aggregate> {
+        self.aggregate.as_ref()
     }
 
     /// The steps that look at one event at a time: the result for two deliveries is that for both together.
     pub fn apply_to_events(&self, delivery: Delivery) -> Delivery {
         self.of_events.iter().fold(delivery, |delivery, step| step.apply(delivery))
+    }
+
+    /// All steps, with the delivery as a window; what a router does piece by piece.
+    pub fn apply(&self, delivery: Delivery) -> Delivery {
+        let mut open = Open::default();
+        open.add(self, delivery.clone(), 0);
+        open.close(self).unwrap_or(delivery)
     }
 
     /// The steps for which the delivery is a window.

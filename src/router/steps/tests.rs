@@ -314,7 +314,7 @@ impl Step for One {
 #[test]
 fn a_step_of_all_events_sees_what_the_others_left_of_all_pieces() {
     let half = Half;
-    let steps = Steps { of_events: vec![Box::new(half)], of_deliveries: vec![Box::new(One)] };
+    let steps = Steps { of_events: vec![Box::new(half)], of_deliveries: vec![Box::new(One)], ..Steps::default() };
     let mut open = Open::default();
     for first in [1, 5] {
         open.add(&steps, delivery_of(batch_of(first, vec![(0..4).map(|_| named("e")).collect()])), 7);

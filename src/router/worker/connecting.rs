@@ -19,13 +19,20 @@ impl Worker {
         Ok(match then {
             Then::Begin => self.then(State::Reach),
             // What lies between comes first, from the log.
-            Then::Deliver { before } if self.log.is_some() && self.position < before => self.delivery_ended(now),
+            Then::Deliver { before } if self.log.is_some() && self.begins_anew(before) => self.delivery_ended(now),
             Then::Deliver { .. } => self.then(State::Deliver),
             Then::Gather => {
                 self.well(now);
                 self.then(State::Gather)
             }
         })
+    }
+
+    /// Whether what is left of the delivery comes from the log once more: the store has less than `before`, or rows of several
+    /// events are made anew because its shards may have some of these events.
+    fn begins_anew(&self, before: u64) -> bool {
+        let lacks_some = self.parts.last_position().is_some_and(|last| self.position < last);
+        self.position < before || self.gather.is_by_shards() && lacks_some
     }
 
     /// The sink has answered whether a server is there.
@@ -82,10 +89,11 @@ impl Worker {
                 log.end - 1
             )));
         }
-        if position != self.position || !self.connected {
+        // What each shard has may be other than it was when rows were made for it.
+        if position != self.position || !self.connected || self.gather.is_by_shards() {
             self.connected = true;
             self.gap = None;
-            self.gather.restart(position);
+            self.gather.restart(position, self.sink.shard_positions());
             self.source.seek(position + 1);
             self.position = position;
             self.progress.restarted(position);

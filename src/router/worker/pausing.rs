@@ -44,7 +44,7 @@ impl Worker {
         // Others need the pool meanwhile: the largest HTTP body may need all that is kept for whole bodies.
         let saving = if let State::Save(part) = &mut self.state { Some(part) } else { None };
         self.gather.unpin(self.parts.parts_mut().chain(saving));
-        self.source.let_go();
+        self.source.release();
         let until = now.monotonic + delay;
         self.paused_until = Some(until);
         Ok(Next::Pause(until))

@@ -36,6 +36,7 @@ impl Bench {
             identity: &identity(1),
             data_dir: dir.path(),
             log: Some(opened.log),
+            log_bytes_max: 1 << 30,
             share_bytes: 1 << 20,
             metrics: &metrics,
             drain: drain.clone(),

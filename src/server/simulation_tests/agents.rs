@@ -17,6 +17,9 @@ const GARBAGE: u8 = 0xff;
 const FRAMES: u64 = 15;
 const EVENTS_MAX: u64 = 5;
 
+/// Names of events that a step leaves out end with this.
+pub(super) const LEFT_OUT: &str = " debug";
+
 /// What becomes of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -24,6 +27,8 @@ pub(super) enum Fate {
     Stored,
     /// The store refuses it.
     Dead,
+    /// A step of the sink leaves it out.
+    LeftOut,
     /// It is rejected on receipt.
     Rejected,
 }
@@ -37,12 +42,14 @@ pub(super) struct Client {
     /// When it has something to do without any bytes; `None`: never.
     pub waits_until: Option<Instant>,
     frames_left: u64,
+    filters: bool,
     /// Names of its events and what has to become of them, in the order in which they are sent.
     pub sent: Vec<(String, Fate)>,
 }
 
 impl Client {
-    pub(super) fn new(index: usize, random: &mut Random, now: Now) -> Self {
+    /// `filters`: whether the sink has [`steps`](super::life::steps).
+    pub(super) fn new(index: usize, filters: bool, random: &mut Random, now: Now) -> Self {
         let ack = [AckLevel::Synced, AckLevel::Delivered][random.next_u64() as usize % 2];
         let settings = Settings {
             agent_id: [index as u8 + 1; 16],
@@ -53,7 +60,7 @@ impl Client {
             seed: random.next_u64(),
         };
         let agent = Agent::new(settings, now.monotonic).unwrap();
-        Self { index, agent, connection: None, waits_until: None, frames_left: FRAMES, sent: Vec::new() }
+        Self { index, agent, connection: None, waits_until: None, frames_left: FRAMES, filters, sent: Vec::new() }
     }
 
     /// Everything is sent, acknowledged, and its BYE is sent.
@@ -89,13 +96,15 @@ impl Client {
             // With neither name nor body.
             0 => Event { source: self.name(Fate::Rejected), ..Event::default() },
             1 => Event { name: self.name(Fate::Dead), ..Event::default() },
+            2..7 if self.filters => Event { name: self.name(Fate::LeftOut), ..Event::default() },
             _ => Event { name: self.name(Fate::Stored), ..Event::default() },
         }
     }
 
     fn name(&mut self, fate: Fate) -> String {
         let poison = if fate == Fate::Dead { POISON } else { "" };
-        let name = format!("{poison}agent-{} event-{}", self.index, self.sent.len());
+        let left_out = if fate == Fate::LeftOut { LEFT_OUT } else { "" };
+        let name = format!("{poison}agent-{} event-{}{left_out}", self.index, self.sent.len());
         self.sent.push((name.clone(), fate));
         name
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::agents::LEFT_OUT;
 use super::store::{Letters, Store};
 use crate::batch::Origin;
 use crate::batch::pool::Pool;
@@ -75,6 +76,8 @@ pub(super) struct Start<'a> {
     pub data_dir: &'a Path,
     pub store: &'a Store,
     pub letters: &'a Letters,
+    /// Whether the sink has [`steps`].
+    pub filters: bool,
     pub now: Now,
 }
 
@@ -105,10 +108,16 @@ fn log_settings() -> wal::Settings {
     }
 }
 
-fn sink_settings() -> SinkSettings {
+/// Steps that leave out what ends with [`LEFT_OUT`].
+pub(super) fn steps() -> StepSettings {
+    let exclude = format!("{{ name = '*{LEFT_OUT}' }}");
+    StepSettings::read(|key| (key == "exclude").then_some(exclude.as_str())).unwrap()
+}
+
+fn sink_settings(filters: bool) -> SinkSettings {
     let batch = BatchSettings { max_events: 20, max_bytes: 1 << 16, max_age: Duration::from_millis(50) };
     let config = Box::new(discard::DiscardSettings {});
-    let steps = StepSettings::default();
+    let steps = if filters { steps() } else { StepSettings::default() };
     SinkSettings { name: "out".into(), required: true, drops_oldest: false, steps, batch, config }
 }
 
@@ -137,13 +146,15 @@ impl Start<'_> {
             identity: &Identity { server_id: opened.server_id, owner, log_end: opened.log.end() },
             data_dir: self.data_dir,
             log: Some(opened.log),
+            log_bytes_max: log_settings().max_bytes,
             share_bytes: POOL_BYTES / 4,
             metrics: &metrics,
             drain: Arc::new(Drain::default()),
             notify: Arc::new(|| {}),
         };
         let seed = Random::seeded(random.next_u64());
-        let (queue, mut worker) = Worker::new(&sink_settings(), Box::new(self.store.clone()), &shared, seed, now);
+        let (queue, mut worker) =
+            Worker::new(&sink_settings(self.filters), Box::new(self.store.clone()), &shared, seed, now);
         while worker.progress().status() == SinkStatus::Connecting {
             worker.step(now);
         }

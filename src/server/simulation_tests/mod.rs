@@ -51,6 +51,7 @@ struct Simulation {
     data_dir: tempfile::TempDir,
     store: Store,
     letters: Letters,
+    filters: bool,
     clients: Vec<Client>,
     life: Option<Life>,
     faults: Faults,
@@ -68,7 +69,8 @@ impl Simulation {
     fn new(seed: u64, faults: Faults) -> Self {
         let mut random = Random::seeded(seed);
         let now = Now { monotonic: Instant::now(), wall: SystemTime::now() };
-        let clients = (0..AGENTS).map(|index| Client::new(index, &mut random, now)).collect();
+        let filters = random.next_u64().is_multiple_of(2);
+        let clients = (0..AGENTS).map(|index| Client::new(index, filters, &mut random, now)).collect();
         let store = Store::default();
         store.rows().names_refused = random.next_u64().is_multiple_of(2);
         let mut simulation = Self {
@@ -78,6 +80,7 @@ impl Simulation {
             data_dir: directory(),
             store,
             letters: Letters::default(),
+            filters,
             clients,
             life: None,
             faults,
@@ -89,8 +92,8 @@ impl Simulation {
     }
 
     fn start(&mut self) {
-        let Self { random, storage, data_dir, store, letters, now, life, .. } = self;
-        let start = Start { storage, data_dir: data_dir.path(), store, letters, now: *now };
+        let Self { random, storage, data_dir, store, letters, filters, now, life, .. } = self;
+        let start = Start { storage, data_dir: data_dir.path(), store, letters, filters: *filters, now: *now };
         *life = Some(start.life(random));
     }
 
@@ -189,7 +192,7 @@ impl Simulation {
         self.start();
     }
 
-    /// Ends the server in its order. Then the positions that the sink has passed in this life = delivered + dead. (Those that are
+    /// Ends the server in its order. Then the positions that the sink has passed in this life = delivered + filtered + dead. (Those that are
     /// skipped at a start count for none.)
     fn end(&mut self) {
         let Some(life) = self.life.take() else { return };
@@ -215,7 +218,8 @@ impl Simulation {
         letters.map(named).collect()
     }
 
-    /// Every event is in its place once, in the order of its agent; what is sent is what is acknowledged or refused.
+    /// Every event that is not left out is in its place once, in the order of its agent; what is sent is what is acknowledged or
+    /// refused.
     fn check(&self) {
         let rows = &self.store.rows().rows;
         assert!(rows.is_sorted_by(|one, next| one.0 < next.0), "positions ascend: {rows:?}");

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::batch::Delivery;
 use crate::event::Events;
-use crate::pipeline::commit::RefusedPayload;
+use crate::pipeline::without_log::RefusedPayload;
 use crate::sink::{Failure, Refusal, Sink, Unavailable};
 
 /// Names of events that the store refuses begin with this.

@@ -111,7 +111,7 @@ fn read_one(item: &Toml) -> Result<Condition, String> {
 }
 
 /// A list, or one entry.
-fn list<T>(value: &Toml, read: impl Fn(&Toml) -> Result<T, String>) -> Result<Vec<T>, String> {
+pub(super) fn list<T>(value: &Toml, read: impl Fn(&Toml) -> Result<T, String>) -> Result<Vec<T>, String> {
     match value {
         Toml::Array(items) if items.is_empty() => Err("an empty list matches nothing: give it an entry".to_owned()),
         Toml::Array(items) => items.iter().map(read).collect(),
@@ -147,7 +147,7 @@ fn read_severity(value: &Toml) -> Result<u8, String> {
 }
 
 /// A pattern for texts of at most `bytes_max`.
-fn read_glob(value: &Toml, bytes_max: usize) -> Result<Glob, String> {
+pub(super) fn read_glob(value: &Toml, bytes_max: usize) -> Result<Glob, String> {
     let Toml::String(text) = value else {
         return Err(format!("expected a pattern, such as \"api-*\", not {}", name_of(value)));
     };

@@ -132,3 +132,38 @@ fn what_can_never_match_is_refused_by_sink_key_and_reason() {
         assert!(problems.len() == 1 && problems[0].starts_with(&expected), "{problems:#?}\n{expected}");
     }
 }
+
+#[test]
+fn a_window_is_as_long_as_its_interval_unless_the_sink_says_otherwise() {
+    let max_age = |settings: &str| {
+        let file = format!("batch.max_age = \"100ms\"\n[[sinks]]\nname = \"a\"\nkind = \"discard\"\n{settings}");
+        resolve(&file, &[], &[]).unwrap_or_else(|error| panic!("{error}")).config.sinks[0].batch.max_age.as_millis()
+    };
+    assert_eq!(max_age("collapse = true"), 100);
+    assert_eq!(max_age("aggregate = { interval = \"2m\" }"), 120_000);
+    assert_eq!(max_age("aggregate = { interval = \"2m\" }\nbatch.max_age = \"5s\""), 5_000);
+    assert_eq!(
+        max_age("aggregate = { interval = \"2m\" }\nbatch.max_age = \"50ms\""),
+        50,
+        "the default, where it is given"
+    );
+    let steps = steps("aggregate = { interval = \"10s\", gauges = [\"max\"], by = [\"name\"], max_series = 7 }");
+    let aggregate = steps.aggregate.unwrap();
+    assert_eq!((aggregate.max_series, aggregate.gauges, aggregate.by.source), (7, vec![GaugeStatistic::Max], false));
+}
+
+#[test]
+#[cfg(feature = "redis")]
+fn series_of_a_store_with_shards_are_told_apart_by_source() {
+    let problems = |shards: u64, by: &str| {
+        let file = format!(
+            "[[sinks]]\nname = \"a\"\nkind = \"redis\"\nurl = \"redis://127.0.0.1\"\nshards = {shards}\n\
+             aggregate.interval = \"10s\"\naggregate.by = [\"{by}\"]"
+        );
+        resolve(&file, &[], &[]).map(|_| ()).err().map(|error| error.problems)
+    };
+    let expected =
+        "t.toml:7: sinks.a.aggregate.by: must contain \"source\", by which the shards of this sink are chosen";
+    assert_eq!(problems(4, "name"), Some(vec![expected.to_owned()]));
+    assert_eq!((problems(4, "source"), problems(1, "name")), (None, None));
+}

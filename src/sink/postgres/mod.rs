@@ -71,6 +71,14 @@ pub struct Postgres {
     unplaced_in_a_row: u64,
 }
 
+/// How the transaction of a delivery ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Commit,
+    /// When it is certain that it could be committed.
+    RollBack,
+}
+
 /// What came of a delivery in pieces.
 #[derive(Default)]
 struct Found {
@@ -218,7 +226,19 @@ impl Postgres {
         )
     }
 
-    fn write(&mut self, session: &mut Session, delivery: &Delivery) -> Result<(), Failure> {
+    fn write_in_session(&mut self, delivery: &Delivery, end: End) -> Result<(), Failure> {
+        let Some(mut session) = self.session.take() else {
+            return Err(self.retry("not connected").into());
+        };
+        let result = self.write(&mut session, delivery, end);
+        // After a refusal nothing is open on the server. What else went wrong is left behind with the connection.
+        if !matches!(result, Err(Failure::Unavailable(_))) {
+            self.session = Some(session);
+        }
+        result
+    }
+
+    fn write(&mut self, session: &mut Session, delivery: &Delivery, end: End) -> Result<(), Failure> {
         let last = delivery.last_position();
         if !self.move_position(session, last).map_err(|error| self.unavailable(&error))? {
             session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
@@ -229,7 +249,7 @@ impl Postgres {
                 if delivery.events() > 0 {
                     self.unplaced_in_a_row = 0;
                 }
-                self.commit(session)
+                self.finish(session, end)
             }
             Err(error) if refuses(&error) => {
                 session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
@@ -264,7 +284,7 @@ impl Postgres {
                 } else if found.stored > 0 {
                     self.unplaced_in_a_row = 0;
                 }
-                self.end(session, found.refusals)
+                self.end(session, found.refusals, end)
             }
             Err(error) => Err(self.unavailable(&error).into()),
         }
@@ -309,16 +329,24 @@ impl Postgres {
     }
 
     /// Commits where no row is refused.
-    fn end(&self, session: &mut Session, refusals: Vec<Refusal>) -> Result<(), Failure> {
+    fn end(&self, session: &mut Session, refusals: Vec<Refusal>, end: End) -> Result<(), Failure> {
         if refusals.is_empty() {
-            return self.commit(session);
+            return self.finish(session, end);
         }
         session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
         Err(Failure::Refused(refusals))
     }
 
-    fn commit(&self, session: &mut Session) -> Result<(), Failure> {
-        match session.run("COMMIT") {
+    fn finish(&self, session: &mut Session, end: End) -> Result<(), Failure> {
+        let ended = match end {
+            End::Commit => session.run("COMMIT"),
+            // Deferred constraints are checked as COMMIT does.
+            End::RollBack => session.run("SET CONSTRAINTS ALL IMMEDIATE"),
+        };
+        if end == End::RollBack {
+            session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
+        }
+        match ended {
             Ok(_) => Ok(()),
             // A deferred constraint names no row.
             Err(error) if refuses(&error) => {
@@ -380,7 +408,7 @@ impl Postgres {
         let there = self.positions_there(session, &within).map_err(|error| self.unavailable(&error))?;
         records.retain(|record| !there.contains(&record.position));
         let found = self.store_in_pieces(session, &records)?;
-        self.end(session, found.refusals)
+        self.end(session, found.refusals, End::Commit)
     }
 
     fn retry(&self, reason: &str) -> Unavailable {
@@ -449,18 +477,19 @@ impl Sink for Postgres {
         if self.ownership.lowest() >= delivery.last_position() {
             return Ok(());
         }
-        let Some(mut session) = self.session.take() else {
-            return Err(self.retry("not connected").into());
-        };
-        let result = self.write(&mut session, delivery);
+        let result = self.write_in_session(delivery, End::Commit);
         if result.is_ok() {
             self.ownership.moved(FIRST, delivery.last_position());
         }
-        // After a refusal nothing is open on the server. What else went wrong is left behind with the connection.
-        if !matches!(result, Err(Failure::Unavailable(_))) {
-            self.session = Some(session);
-        }
         result
+    }
+
+    fn rehearses(&self) -> bool {
+        true
+    }
+
+    fn rehearse(&mut self, delivery: &Delivery) -> Result<(), Failure> {
+        self.write_in_session(delivery, End::RollBack)
     }
 
     fn replays(&self) -> bool {

@@ -50,7 +50,7 @@ use self::errors::{Verdict, verdict};
 pub use self::settings::{KIND, RedisSettings};
 use self::settings::{Place, Server};
 use super::ownership::{Ownership, OwnershipError};
-use super::{Failure, Identity, Sink, Unavailable, tls};
+use super::{Failure, Identity, ShardPositions, Sink, Unavailable, tls};
 use crate::batch::Delivery;
 
 /// The sink, with its connections.
@@ -245,10 +245,9 @@ impl Redis {
         for shard in &mut self.shards {
             shard.commands.clear();
         }
-        let shards = self.shards.len() as u64;
+        let shards = self.shards.len();
         for record in delivery.records() {
-            let index = u64::from(crc32fast::hash(record.source().as_bytes())) % shards.max(1);
-            let Ok(index) = usize::try_from(index) else { continue };
+            let index = ShardPositions::shard_of(record.source(), shards);
             if record.position <= self.ownership.position(index) {
                 continue;
             }
@@ -321,6 +320,11 @@ impl Sink for Redis {
             }
         }
         Ok(())
+    }
+
+    fn shard_positions(&self) -> Option<ShardPositions> {
+        let positions = || (0..self.shards.len()).map(|index| self.ownership.position(index)).collect();
+        (self.shards.len() > 1).then(|| ShardPositions::new(positions()))
     }
 
     fn replays(&self) -> bool {

@@ -165,6 +165,10 @@ impl SinkConfig for RedisSettings {
         tls::check_authorities(self.ca_file.as_deref())
     }
 
+    fn shards(&self) -> u64 {
+        self.shards
+    }
+
     fn keeps_position_in_a_server(&self) -> bool {
         true
     }

@@ -219,7 +219,7 @@ impl Sqlite {
         Ok(position)
     }
 
-    fn write(&self, connection: &mut Connection, delivery: &Delivery) -> Result<(), Failure> {
+    fn write(&self, connection: &mut Connection, delivery: &Delivery, is_rehearsal: bool) -> Result<(), Failure> {
         let sql = |error| self.unavailable(&error);
         let last = delivery.last_position();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
@@ -227,21 +227,42 @@ impl Sqlite {
             transaction.rollback().map_err(sql)?;
             return self.not_moved(connection, last);
         }
-        self.store(transaction, delivery)
+        self.store(transaction, delivery, is_rehearsal)
     }
 
-    /// Inserts and commits.
-    fn store(&self, transaction: Transaction<'_>, delivery: &Delivery) -> Result<(), Failure> {
+    /// Inserts and commits. A rehearsal is rolled back by its hook, once all constraints have been checked, the deferred ones too.
+    fn store(&self, transaction: Transaction<'_>, delivery: &Delivery, is_rehearsal: bool) -> Result<(), Failure> {
         let refusals = self.insert(&transaction, delivery)?;
         if !refusals.is_empty() {
             // Rolled back when dropped.
             return Err(Failure::Refused(refusals));
         }
-        transaction.commit().map_err(|error| match refusal(&error) {
+        transaction.commit().or_else(|error| match refusal(&error) {
+            _ if is_rehearsal && was_rolled_back_by_hook(&error) => Ok(()),
             // A deferred constraint names no row.
-            Some((code, reason)) => Failure::BatchRefused { code, reason },
-            None => self.unavailable(&error).into(),
+            Some((code, reason)) => Err(Failure::BatchRefused { code, reason }),
+            None => Err(self.unavailable(&error).into()),
         })
+    }
+
+    fn write_to_its_file(&mut self, delivery: &Delivery, is_rehearsal: bool) -> Result<(), Failure> {
+        let Some(mut connection) = self.connection.take() else {
+            return Err(self.retry("not open").into());
+        };
+        if is_rehearsal {
+            // SQLite asks the hook before it commits: true makes it roll back.
+            connection.commit_hook(Some(|| true)).map_err(|error| self.unavailable(&error))?;
+        }
+        let result = self.confirm();
+        let result = result.and_then(|()| self.write(&mut connection, delivery, is_rehearsal));
+        // Once more: what was committed to a file that was removed meanwhile is not stored yet.
+        let result = result.and_then(|()| self.confirm());
+        if is_rehearsal {
+            // A connection that keeps the hook must not be used again.
+            connection.commit_hook(None::<fn() -> bool>).map_err(|error| self.unavailable(&error))?;
+        }
+        self.connection = Some(connection);
+        result
     }
 
     /// Inserts what it can; returns what a constraint or a trigger refuses.
@@ -330,14 +351,7 @@ impl Sink for Sqlite {
         if self.ownership.lowest() >= delivery.last_position() {
             return Ok(());
         }
-        let Some(mut connection) = self.connection.take() else {
-            return Err(self.retry("not open").into());
-        };
-        let result = self.confirm();
-        let result = result.and_then(|()| self.write(&mut connection, delivery));
-        // Once more: what was committed to a file that was removed meanwhile is not stored yet.
-        let result = result.and_then(|()| self.confirm());
-        self.connection = Some(connection);
+        let result = self.write_to_its_file(delivery, false);
         if result.is_ok() {
             self.ownership.moved(FIRST, delivery.last_position());
             if let Some(keep) = &mut self.keep {
@@ -345,6 +359,14 @@ impl Sink for Sqlite {
             }
         }
         result
+    }
+
+    fn rehearses(&self) -> bool {
+        true
+    }
+
+    fn rehearse(&mut self, delivery: &Delivery) -> Result<(), Failure> {
+        self.write_to_its_file(delivery, true)
     }
 
     fn replays(&self) -> bool {
@@ -360,7 +382,7 @@ impl Sink for Sqlite {
         connection.prepare_cached(INSERT).map_err(|error| self.wrong_table(&error))?;
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate);
         let transaction = transaction.map_err(|error| self.unavailable(&error))?;
-        let result = self.store(transaction, delivery);
+        let result = self.store(transaction, delivery, false);
         self.connection = Some(connection);
         result
     }
@@ -399,6 +421,10 @@ impl Drop for Sqlite {
             );
         }
     }
+}
+
+fn was_rolled_back_by_hook(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_CONSTRAINT_COMMITHOOK)
 }
 
 /// Writes all rows of the write-ahead log into the database, and syncs it.

@@ -93,6 +93,7 @@ pub(super) fn add_up<S: Store>(store: &S) {
         identity: &identity(1),
         data_dir: dir.path(),
         log: None,
+        log_bytes_max: 0,
         share_bytes: 0,
         metrics: &metrics,
         drain,

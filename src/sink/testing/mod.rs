@@ -179,6 +179,7 @@ pub(crate) fn conformance<S: Store>(new_store: impl Fn() -> S) {
     leaves_out_what_was_refused(&new_store());
     takes_a_repeated_delivery(&new_store());
     goes_on_after_a_restart(&new_store());
+    rolls_back_what_is_rehearsed(&new_store());
     is_not_taken_over_by_an_older_copy_of_the_log(&new_store());
     asks_to_connect_first(&new_store());
     replays_beside_the_sink(&new_store());
@@ -209,6 +210,24 @@ fn keeps_every_field<S: Store>(store: &S) {
     for (stored, expected) in stored.iter().zip(&expected) {
         extremes::assert_same(stored, expected);
     }
+}
+
+/// A rehearsal leaves nothing behind, and the delivery after it is stored.
+fn rolls_back_what_is_rehearsed<S: Store>(store: &S) {
+    let mut sink = store.sink(1);
+    sink.connect().unwrap();
+    if !sink.rehearses() {
+        return;
+    }
+    assert_eq!(sink.deliver(&delivery(1..=3)), Ok(()));
+    for _ in 0..2 {
+        assert_eq!(sink.rehearse(&delivery(4..=9)), Ok(()));
+        assert_eq!(sink.stored_position(), Ok(Some(3)));
+        check(store, 1..=3);
+    }
+    assert_eq!(sink.deliver(&delivery(4..=9)), Ok(()));
+    assert_eq!(sink.stored_position(), Ok(Some(9)));
+    check(store, 1..=9);
 }
 
 /// The connection breaks after some byte, in either direction, in every part of the talk; then the same process connects

@@ -88,7 +88,7 @@ fn a_log_that_is_removed_in_the_middle_of_a_delivery_does_not_take_it_along() {
     let (database, mut sink) = Database::with("");
     sink.deliver(&delivery(1..=3)).unwrap();
     let mut connection = sink.connection.take().unwrap();
-    sink.write(&mut connection, &delivery(4..=5)).unwrap();
+    sink.write(&mut connection, &delivery(4..=5), false).unwrap();
     sink.connection = Some(connection);
     fs::remove_file(beside(&database, "-wal")).unwrap();
     let reason = retry(sink.confirm());
