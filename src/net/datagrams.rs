@@ -196,7 +196,8 @@ impl Datagrams {
         if let Some(allow) = &shared.syslog
             && let Some(datagrams) = shared.log_lines.syslog_refused.allows(1, ingress.now)
         {
-            tracing::warn!(datagrams, %peer, %allow, "syslog from a network that is not allowed, dropped; see syslog.allow");
+            let allow = allow.to_string();
+            tracing::warn!(datagrams, %peer, allow, "syslog from a network that is not allowed, dropped; see syslog.allow");
         }
     }
 

@@ -277,7 +277,7 @@ fn log_refused(cx: &mut Context<'_>) {
     if let Some(allow) = &shared.syslog
         && let Some(connections) = shared.log_lines.syslog_refused.allows(1, cx.ingress.now)
     {
-        let peer = cx.peer.address;
-        tracing::warn!(connections, %peer, %allow, "syslog from a network that is not allowed, closed; see syslog.allow");
+        let (peer, allow) = (cx.peer.address, allow.to_string());
+        tracing::warn!(connections, %peer, allow, "syslog from a network that is not allowed, closed; see syslog.allow");
     }
 }
