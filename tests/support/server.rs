@@ -155,6 +155,11 @@ impl Process {
         assert!(status.expect("there is a kill command").success(), "the server is gone:\n{}", self.log.text());
     }
 
+    /// Whether it has not ended yet.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("the server is our child").is_none()
+    }
+
     /// Whether it has begun to listen.
     pub(crate) fn listens(&self) -> bool {
         self.log.wait_for(bound_address, Duration::ZERO).is_some()
