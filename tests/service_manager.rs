@@ -7,9 +7,9 @@ use std::io::ErrorKind;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use support::http::get;
+use support::http::{get, metric};
 use support::server::{Process, Server, own_address};
 use support::strace::Strace;
 
@@ -174,4 +174,20 @@ fn user_signals_do_not_end_the_server() {
     server.terminate();
     assert!(server.wait(DEADLINE).success());
     assert!(server.log().contains("everything delivered"), "{}", server.log());
+}
+
+/// The unit has `ProcSubset=pid`: there is no /proc/stat.
+#[test]
+fn the_start_time_is_right_where_proc_has_processes_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    let before = now();
+    let Some(server) = Server::start_with_proc_of_processes(directory.path(), &[DISCARD]) else {
+        println!("SKIPPED: another /proc cannot be mounted here");
+        return;
+    };
+    let value = |name| metric(server.address(), name).unwrap();
+    let started = value("process_start_time_seconds");
+    assert!((before - 2.0..=now() + 2.0).contains(&started), "started at {started}, after {before}");
+    assert!(value("process_resident_memory_bytes") > 0.0 && value("process_open_fds") > 3.0);
 }
