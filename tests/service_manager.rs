@@ -160,6 +160,7 @@ fn a_service_manager_that_is_gone_does_not_affect_the_server() {
         assert_eq!(get(server.address(), "/health").0, 200);
         server.terminate();
         assert!(server.wait(DEADLINE).success());
+        assert_eq!(server.log().matches(log).count(), 1, "once for all messages: {}", server.log());
     }
 }
 

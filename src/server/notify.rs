@@ -57,7 +57,7 @@ impl Notifier {
     pub(super) fn start(self, shared: &Arc<Shared>, address: SocketAddr) -> Result<(), ServerError> {
         let Some(manager) = self.manager else { return Ok(()) };
         let (loops, ends) = (Arc::downgrade(shared), self.ends);
-        let run = move || Notifying { manager, loops, address }.run(&ends);
+        let run = move || Notifying { manager, loops, address, fails: false }.run(&ends);
         thread::Builder::new()
             .name("notify".to_owned())
             .spawn(run)
@@ -72,10 +72,12 @@ struct Notifying {
     /// Gone when all loops have ended.
     loops: Weak<Shared>,
     address: SocketAddr,
+    /// The last message could not be sent, and this was logged.
+    fails: bool,
 }
 
 impl Notifying {
-    fn run(&self, ends: &Receiver<End>) {
+    fn run(mut self, ends: &Receiver<End>) {
         let interval = self.manager.watchdog().map(|time| (time / WATCHDOG_MESSAGES).max(WATCHDOG_INTERVAL_LOWEST));
         let (mut watch, mut stopping) = (Watch::default(), false);
         loop {
@@ -89,7 +91,7 @@ impl Notifying {
                 }
                 Step::Alive | Step::Nothing => {}
             }
-            let pause = if watch.is_ready { interval } else { Some(WATCHDOG_INTERVAL_LOWEST) };
+            let pause = if watch.is_ready || stopping { interval } else { Some(WATCHDOG_INTERVAL_LOWEST) };
             if end_begins(ends, pause) && !stopping {
                 stopping = true;
                 self.send(&format!("{STOPPING}\nSTATUS=Shutting down"));
@@ -112,10 +114,12 @@ impl Notifying {
         Some((0..shared.event_loops()).map(turns_and_wake).collect())
     }
 
-    fn send(&self, message: &str) {
-        if let Err(error) = self.manager.notify(message) {
+    fn send(&mut self, message: &str) {
+        let sent = self.manager.notify(message);
+        if let (Err(error), false) = (&sent, self.fails) {
             tracing::warn!(%error, "the service manager cannot be notified");
         }
+        self.fails = sent.is_err();
     }
 }
 
