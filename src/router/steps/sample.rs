@@ -98,7 +98,7 @@ fn hash_of_value(value: AttributeValue<'_>) -> Option<u64> {
     match value {
         AttributeValue::String(text) => Some(hash(text.as_bytes())),
         AttributeValue::Bytes(bytes) => Some(hash(bytes)),
-        AttributeValue::Int(number) => Some(with_decimal(number, |text| hash(text))),
+        AttributeValue::Int(number) => Some(with_decimal(number, hash)),
         AttributeValue::Bool(flag) => Some(hash(if flag { b"true" } else { b"false" })),
         AttributeValue::Double(number) => Some(hash(&number.to_bits().to_be_bytes())),
         AttributeValue::Null => None,
