@@ -3,7 +3,8 @@
 #   docker build -t telemetryx .
 #   docker run -p 4640:4640 -v telemetryx-data:/data --stop-timeout 15 telemetryx
 #
-# `make image-test` builds and runs it without a Docker daemon.
+# `make image` builds it with version and revision in its labels. `make image PLATFORM=linux/arm64` builds for that platform, on such a
+# machine or by emulation; this is untested. `make image-test` builds and runs the image without a Docker daemon.
 
 ARG RUST_VERSION=1.95
 FROM rust:${RUST_VERSION}-bookworm AS build
@@ -34,9 +35,15 @@ RUN touch build.rs src/lib.rs src/main.rs \
  && strip /out/telemetryx
 
 FROM scratch
+# After FROM: a change of them builds nothing again.
+ARG VERSION=unknown
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="telemetryx" \
       org.opencontainers.image.description="Telemetry ingestion server: agents in over TCP frames or HTTP, out to the stores a team already runs" \
-      org.opencontainers.image.licenses="MIT"
+      org.opencontainers.image.vendor="the telemetryx authors" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /out/telemetryx /telemetryx
 # A user without a name: an empty root has no /etc/passwd. A new volume takes its owner from this directory.
 COPY --from=build --chown=65532:65532 /out/data /data

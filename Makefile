@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks instructions microbench flamegraph image-test alerts-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks instructions microbench flamegraph image image-test deb deb-test unit-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -111,3 +111,18 @@ flamegraph:     ## where the server's CPU time goes under load: target/flamegrap
 
 image-test:     ## build the Docker image without a daemon, and use it (root, Debian; 10 minutes, 8 GB of disk)
 	./tools/image-test
+
+# PLATFORM: that of this machine, unless set. linux/arm64 is untested: nobody has run it on such a machine yet.
+image:          ## the Docker image, with its version (PLATFORM=linux/arm64 is untested)
+	docker build $(if $(PLATFORM),--platform $(PLATFORM)) -t telemetryx \
+		--build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
+
+deb:            ## the Debian package, in target/deb (installs cargo-deb if it is missing)
+	./tools/deb
+
+deb-test:       ## install, upgrade and remove the package in a bare Debian (root, Debian; 5 minutes, 300 MB of disk)
+	./tools/deb-test
+
+unit-test:      ## the unit of systemd: verify, security, system calls (needs systemd and strace)
+	./tools/systemd/test

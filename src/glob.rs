@@ -157,7 +157,7 @@ impl GlobSet {
     #[inline]
     fn is_exact(&self, text: &[u8]) -> bool {
         match self.exact.len() {
-            ..=ONE_BY_ONE_MAX => self.exact.iter().any(|exact| **exact == *text),
+            ..=ONE_BY_ONE_MAX => self.exact.iter().any(|exact| exact.first() == text.first() && **exact == *text),
             _ => self.exact.binary_search_by(|exact| (**exact).cmp(text)).is_ok(),
         }
     }
@@ -165,7 +165,7 @@ impl GlobSet {
     #[inline]
     fn has_prefix(&self, text: &[u8]) -> bool {
         if self.prefixes.len() <= ONE_BY_ONE_MAX {
-            return self.prefixes.iter().any(|prefix| text.starts_with(prefix));
+            return self.prefixes.iter().any(|prefix| starts_with(text, prefix));
         }
         // The last one that is not above the text is the only one that it can begin with.
         let index = self.prefixes.partition_point(|prefix| **prefix <= *text);
@@ -175,7 +175,7 @@ impl GlobSet {
     #[inline]
     fn has_suffix(&self, text: &[u8]) -> bool {
         if self.suffixes.len() <= ONE_BY_ONE_MAX {
-            return self.suffixes.iter().any(|suffix| text.ends_with(suffix));
+            return self.suffixes.iter().any(|suffix| ends_with(text, suffix));
         }
         let index = self.suffixes.partition_point(|suffix| from_the_end(suffix, text) != Ordering::Greater);
         index.checked_sub(1).and_then(|index| self.suffixes.get(index)).is_some_and(|suffix| text.ends_with(suffix))
@@ -188,6 +188,17 @@ impl GlobSet {
         }
         std::str::from_utf8(text).is_ok_and(|text| self.others.iter().any(|glob| glob.matches(text)))
     }
+}
+
+/// As the method of slices, which calls a function before it has seen a byte.
+#[inline]
+fn starts_with(text: &[u8], prefix: &[u8]) -> bool {
+    prefix.first().is_none_or(|first| text.first() == Some(first) && text.starts_with(prefix))
+}
+
+#[inline]
+fn ends_with(text: &[u8], suffix: &[u8]) -> bool {
+    suffix.last().is_none_or(|last| text.last() == Some(last) && text.ends_with(suffix))
 }
 
 fn from_the_end(one: &[u8], other: &[u8]) -> Ordering {

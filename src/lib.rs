@@ -36,6 +36,7 @@
 //! | `metrics`, `cli` | registry, commands |
 //! | `rate` | how much may be received in a time |
 //! | `descriptors`, `folder` | file descriptors and their reserve; directories whose creation survives power loss |
+//! | `service_manager` | messages to systemd: ready, stopping, alive |
 //!
 //! Without the `server` feature (default) only what an agent links is built: the modules above `http`.
 
@@ -79,6 +80,8 @@ pub mod rate;
 pub mod router;
 #[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
+pub mod service_manager;
 #[cfg(feature = "server")]
 pub mod settings;
 #[cfg(feature = "server")]

@@ -526,6 +526,15 @@ pub const PORT_DEFAULT: u16 = 4640;
 /// Longest wait of `telemetryx health` for an answer.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
+// ---- service manager ----
+
+/// Longest wait for room in the socket of the service manager.
+pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Messages to the service manager in the time after which it ends a silent service. With more than two, a late one does no harm.
+pub const WATCHDOG_MESSAGES: u32 = 4;
+/// Shortest time between two of them, and between two looks at loops that have not had their first turn.
+pub const WATCHDOG_INTERVAL_LOWEST: Duration = Duration::from_millis(10);
+
 const _: () = assert!(EVENT_BODY_BYTES_MAX < EVENT_BYTES_MAX);
 // Source, name, body, resource and scope always find room in an event of OTLP.
 const _: () = assert!(

@@ -183,6 +183,7 @@ fn start(
         log_lines: net::LogLines::default(),
         sinks: Box::new(Vec::new),
         delivered_position: Box::new(|| 0),
+        on_end: Box::new(|| {}),
     });
     let intake = Intake::new(pool, FRAME_BYTES + 32);
     let ingress = Ingress::new(shared, LoopId(0), intake, sender, Random::seeded(1), 0);

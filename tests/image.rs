@@ -58,3 +58,18 @@ fn the_health_check_follows_the_file() {
     let output = telemetryx(folder.path(), &file, &["health"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn the_image_says_what_it_is() {
+    let dockerfile = page("Dockerfile");
+    for label in ["title", "description", "vendor", "licenses", "version", "revision"] {
+        assert!(dockerfile.contains(&format!("org.opencontainers.image.{label}=\"")), "{label}");
+    }
+    // What `make image` gives it.
+    let makefile = page("Makefile");
+    for argument in ["VERSION", "REVISION"] {
+        assert!(dockerfile.contains(&format!("\nARG {argument}=unknown\n")), "{argument}");
+        assert!(makefile.contains(&format!("--build-arg {argument}=")), "{argument}");
+    }
+    assert!(makefile.contains("PLATFORM=linux/arm64 is untested"));
+}

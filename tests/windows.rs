@@ -327,7 +327,8 @@ fn few_rows_of_each_series_and_interval_reach_redis() {
     let data_dir = tempfile::tempdir().unwrap();
     let url = format!("sinks.redis.url={}", redis.url());
     let shards = format!("sinks.redis.shards={SHARDS}");
-    let settings = ["sinks.redis.kind=redis", &url, &shards, "sinks.redis.aggregate.interval=2s"];
+    let interval = format!("sinks.redis.aggregate.interval={}s", number("TELEMETRYX_WINDOW_INTERVAL_SECONDS", 2));
+    let settings = ["sinks.redis.kind=redis", &url, &shards, &interval];
     let server = Server::start(data_dir.path(), &settings);
     let plan = Plan {
         agents: vec![Synced; 2],
@@ -338,7 +339,8 @@ fn few_rows_of_each_series_and_interval_reach_redis() {
         ..Plan::mixed(seed())
     };
     let load = Load::start(server.address(), &plan);
-    std::thread::sleep(Duration::from_secs(number("TELEMETRYX_WINDOW_SECONDS", 7)));
+    let time = Duration::from_secs(number("TELEMETRYX_WINDOW_SECONDS", 7));
+    std::thread::sleep(time);
     let ledger = settle(server, load);
     let mut rows: BTreeMap<(String, String, String), u64> = BTreeMap::new();
     let mut counted = 0;
@@ -349,7 +351,7 @@ fn few_rows_of_each_series_and_interval_reach_redis() {
     }
     let most = rows.values().max().copied().unwrap_or_default();
     println!(
-        "{} events, {} rows, at most {most} of a series and interval",
+        "{} events in {time:?}, {} rows, at most {most} of a series and interval",
         ledger.events(),
         rows.values().sum::<u64>()
     );

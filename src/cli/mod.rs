@@ -21,10 +21,12 @@ use crate::settings::url::{HIDDEN, Url};
 mod address;
 pub mod bench;
 mod check;
+mod completions;
 mod config_command;
 mod dead;
 mod health;
 mod logging;
+mod man;
 #[cfg(feature = "profiling")]
 mod profile;
 mod run;
@@ -77,6 +79,10 @@ enum Command {
     Wal(wal::WalArgs),
     /// List, replay or drop refused events, also while the server runs
     Dead(dead::DeadArgs),
+    /// Print the completion script of a shell
+    Completions(completions::CompletionsArgs),
+    /// Print a manual page, or write all of them
+    Man(man::ManArgs),
 }
 
 /// Where settings come from; taken before and after the command.
@@ -237,13 +243,20 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
         }
         Some(Command::Wal(args)) => wal::run(shared, args.command),
         Some(Command::Dead(args)) => dead::run(shared, args.command),
+        Some(Command::Completions(args)) => completions::run(args.shell),
+        Some(Command::Man(args)) => man::run(&args),
     }
 }
 
 /// Prints what a command was asked for; control characters in it are escaped, line ends are not. A reader that has seen enough (`| head`) is no failure.
 fn print(text: &str) -> Result<(), Failure> {
+    print_as_is(escape_lines(text).as_bytes())
+}
+
+/// As [`print`], of what has no text of others in it: control characters stay.
+fn print_as_is(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(escape_lines(text).as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Failure::Failed(format!("standard output cannot be written: {error}")))
         }

@@ -61,7 +61,7 @@ fn defaults_are_the_ones_of_the_design() {
 }
 
 fn sqlite(path: &str) -> sqlite::SqliteSettings {
-    sqlite::SqliteSettings { path: path.into(), keep: None }
+    sqlite::SqliteSettings { path: path.into(), keep: None, indexes: sqlite::Indexes::None }
 }
 
 /// Fails where the settings of the sink's kind are others.

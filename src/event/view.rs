@@ -84,11 +84,21 @@ pub enum AttributeValue<'a> {
     Bytes(&'a [u8]),
 }
 
-/// The value of an attribute that was not read yet: the encoded attribute.
+/// The value of an attribute that was not read yet: the fields of the encoded attribute, with or without its key.
 #[derive(Debug, Clone, Copy)]
 pub struct UnreadValue<'a>(&'a [u8]);
 
 impl<'a> UnreadValue<'a> {
+    /// The bytes of a text, in the usual form; `None`: [`UnreadValue::read`] tells what it is.
+    #[inline]
+    pub fn text(self) -> Option<&'a [u8]> {
+        const STRING: u8 = STRING_VALUE as u8;
+        match self.0 {
+            [STRING, bytes @ ..0x80, text @ ..] if usize::from(*bytes) == text.len() => Some(text),
+            _ => None,
+        }
+    }
+
     /// Reads it.
     pub fn read(self) -> AttributeValue<'a> {
         read_attribute(self.0).1
@@ -228,7 +238,7 @@ impl<'a> EventRef<'a> {
     /// As [`EventRef::attributes`], with the bytes of each key, and its value not read yet: for those who look for few keys.
     #[inline]
     pub fn unread_attributes(&self) -> impl Iterator<Item = (&'a [u8], UnreadValue<'a>)> + use<'a> {
-        Fields { rest: self.attributes, key: ATTRIBUTES }.map(|bytes| (attribute_key(bytes), UnreadValue(bytes)))
+        Fields { rest: self.attributes, key: ATTRIBUTES }.map(unread_attribute)
     }
 
     /// An event of these bytes, of which no field was read yet.
@@ -413,23 +423,25 @@ fn check_any_attribute(bytes: &[u8]) -> Result<usize, Malformed> {
     Ok(key_bytes)
 }
 
-/// The bytes of the key of an accepted attribute. As in [`check_attribute`], the usual form needs no loop.
+/// The bytes of the key of an accepted attribute, and its value. As in [`check_attribute`], the usual form needs no loop.
 #[inline]
-fn attribute_key(bytes: &[u8]) -> &[u8] {
+fn unread_attribute(bytes: &[u8]) -> (&[u8], UnreadValue<'_>) {
     const KEY: u8 = ATTRIBUTE_KEY as u8;
     const STRING: u8 = STRING_VALUE as u8;
     const INT: u8 = INT_VALUE as u8;
+    const DOUBLE: u8 = DOUBLE_VALUE as u8;
     if let [KEY, key_bytes @ ..0x80, rest @ ..] = bytes
-        && let Some((key, [value_key, value @ ..])) = rest.split_at_checked(usize::from(*key_bytes))
+        && let Some((key, fields @ [value_key, value @ ..])) = rest.split_at_checked(usize::from(*key_bytes))
         && match (*value_key, value) {
             (STRING, [text_bytes @ ..0x80, text @ ..]) => usize::from(*text_bytes) == text.len(),
             (INT, value) => matches!(varint(value), Ok((_, []))),
+            (DOUBLE, value) => value.len() == 8,
             _ => false,
         }
     {
-        return key;
+        return (key, UnreadValue(fields));
     }
-    read_attribute(bytes).0.as_bytes()
+    (read_attribute(bytes).0.as_bytes(), UnreadValue(bytes))
 }
 
 /// Key and value of an accepted attribute.

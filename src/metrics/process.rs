@@ -7,10 +7,12 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::{Counter, Gauge, IntGauge, proto};
 use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
 
 /// Bytes of `/proc/self/stat`: one line of numbers and a name of 16 characters.
 const STAT_BYTES: usize = 1024;
@@ -120,11 +122,11 @@ fn open_fds() -> Option<u64> {
     }
 }
 
-/// When the system started, in seconds since 1970; 0: unknown.
+/// When the system started, in seconds since 1970. Not from /proc/stat, which a service may be unable to read.
 fn boot_unix_seconds() -> f64 {
-    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let boot = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
-    boot.unwrap_or_default()
+    let since_boot = clock_gettime(ClockId::Boottime);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.as_secs_f64() - (since_boot.tv_sec as f64 + since_boot.tv_nsec as f64 / 1e9)
 }
 
 /// See proc(5). The second field is the program's name in parentheses, and may hold anything.
@@ -167,5 +169,8 @@ mod tests {
         assert!(process.open_fds.get() > held.len() as i64);
         assert!(process.max_fds.get() >= process.open_fds.get());
         assert!(process.start_seconds.get() > 1.7e9);
+        let stat = fs::read_to_string("/proc/stat").unwrap();
+        let boot = stat.lines().find_map(|line| line.strip_prefix("btime ")?.parse::<f64>().ok()).unwrap();
+        assert!((boot_unix_seconds() - boot).abs() < 2.0, "{} {boot}", boot_unix_seconds());
     }
 }

@@ -294,6 +294,7 @@ impl EventLoop {
         self.close_silent();
         self.ingress.counts.flush();
         self.busy.turn_ends(Instant::now(), &self.ingress.state().busy);
+        self.ingress.state().turn_ended();
         self.ended()
     }
 

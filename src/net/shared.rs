@@ -72,6 +72,8 @@ pub struct Shared {
     pub sinks: Box<dyn Fn() -> Vec<SinkReport> + Send + Sync>,
     /// The last position that every required sink has passed.
     pub delivered_position: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Each loop calls it when it begins to drain, or finds that the log has failed.
+    pub on_end: Box<dyn Fn() + Send + Sync>,
 }
 
 /// What limits the log lines that peers can cause, over all loops.
@@ -219,6 +221,8 @@ pub struct LoopState {
     pub starved_since: Moment,
     /// How busy the loop is.
     pub busy: Busy,
+    /// Turns that have ended.
+    turns: AtomicU64,
     /// The last ticket that it had given out when an agent last left it (R5).
     pub left_ticket: AtomicU64,
     /// When a POST was last refused for lack of memory or room in the ring.
@@ -235,11 +239,23 @@ impl LoopState {
             pool,
             ring,
             busy: Busy::new(),
+            turns: AtomicU64::new(0),
             left_ticket: AtomicU64::new(0),
             starved_since,
             post_refused,
             descriptors_exhausted,
         }
+    }
+
+    /// Turns of the loop that have ended. A loop that waits has no more turns until it is woken.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// A turn has ended; called by the loop only.
+    pub fn turn_ended(&self) {
+        // Not fetch_add: nobody else writes.
+        self.turns.store(self.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
     fn is_exhausted(&self, now: Instant) -> bool {

@@ -61,6 +61,7 @@ pub(super) fn ingresses(
         log_lines: LogLines::default(),
         sinks: Box::new(Vec::new),
         delivered_position: Box::new(|| 0),
+        on_end: Box::new(|| {}),
     });
     let ingress = |(index, (pool, ring))| {
         let intake = Intake::new(pool, frame_bytes);

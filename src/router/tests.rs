@@ -497,7 +497,7 @@ fn a_poison_row_in_sqlite_is_buried_and_everything_else_is_stored_once() {
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("events.db");
-    let settings = sqlite::SqliteSettings { path: path.clone(), keep: None };
+    let settings = sqlite::SqliteSettings { path: path.clone(), keep: None, indexes: sqlite::Indexes::None };
     let open = |owner| settings.open("out", &identity(owner));
     open(9).connect().unwrap();
     let user = rusqlite::Connection::open(&path).unwrap();

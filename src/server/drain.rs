@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use signal_hook::consts::{SIGUSR1, SIGUSR2};
+
 use super::log_thread::LogThread;
 use super::loops::End;
 use super::{ServerError, end};
@@ -96,6 +98,15 @@ pub(super) fn exit_on_second_signal() -> io::Result<()> {
         // In this order: the first signal finds the flag down and then raises it.
         signal_hook::flag::register_conditional_shutdown(signal, EXIT_SECOND_SIGNAL, once.clone())?;
         signal_hook::flag::register(signal, once.clone())?;
+    }
+    Ok(())
+}
+
+/// SIGUSR1 and SIGUSR2 mean nothing to the server. Scripts send them to have a log file opened again; by default they end a process.
+pub(super) fn ignore_user_signals() -> io::Result<()> {
+    for signal in [SIGUSR1, SIGUSR2] {
+        // A handler that does nothing that matters: to ignore a signal would need `unsafe`.
+        signal_hook::flag::register(signal, Arc::default())?;
     }
     Ok(())
 }

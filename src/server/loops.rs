@@ -102,6 +102,8 @@ pub(super) struct Sharing {
     pub metrics: Arc<Metrics>,
     /// State of the log.
     pub health: Arc<LogHealth>,
+    /// Called when the end begins.
+    pub on_end: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Sharing {
@@ -124,6 +126,7 @@ impl Sharing {
             log_lines: LogLines::default(),
             sinks: sink_reports(routers),
             delivered_position: delivered_position(routers),
+            on_end: self.on_end,
         })
     }
 }

@@ -11,6 +11,7 @@
 //! | `identity` | the lock on the data directory; what the log knows of agents and positions |
 //! | `log_thread` | what the log thread works with |
 //! | `loops` | what each event loop owns, and how they run together |
+//! | `notify` | what the service manager is sent |
 //! | `drain` | the end |
 //! | `end` | its last line |
 
@@ -20,6 +21,7 @@ mod end;
 mod identity;
 mod log_thread;
 mod loops;
+mod notify;
 #[cfg(test)]
 mod simulation_tests;
 
@@ -33,6 +35,7 @@ use self::drain::Ending;
 use self::identity::{Keeping, RESTORED};
 use self::log_thread::LogThread;
 use self::loops::Owned;
+use self::notify::Notifier;
 use crate::config::{Config, ConfigError};
 use crate::ids::{Ticket, new_uuid};
 use crate::metrics::Metrics;
@@ -142,6 +145,8 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
 /// Runs the server until a signal ends it. `started` is called once with the address that it listens on.
 pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServerError> {
     let server = &config.server;
+    drain::ignore_user_signals().map_err(system("a signal handler"))?;
+    let notifier = Notifier::from_environment();
     let tokens = access::read_tokens(config)?;
     let cannot_listen = |error| ServerError::Listen { address: server.address, error };
     let bound = net::bind(server.address).map_err(cannot_listen);
@@ -191,13 +196,15 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
         tracing::warn!(%address, "{warning}");
     }
     metrics.wal_bytes_max.set(if has_log { config.wal.max_bytes.cast_signed() } else { 0 });
-    let sharing = loops::Sharing { server_id, tokens, marks, metrics, health: health.clone() };
+    let on_end = notifier.on_end();
+    let sharing = loops::Sharing { server_id, tokens, marks, metrics, health: health.clone(), on_end };
     let shared = sharing.share(config, &owned, &routers);
     let restored = if has_log { RESTORED } else { Ticket::default() };
     let mut event_loops = loops::start(config, owned, &shared, (listener, restored), &mut random)?;
     if let (Some(datagrams), Some(first)) = (datagrams, event_loops.first_mut()) {
         first.receive_datagrams(datagrams)?;
     }
+    notifier.start(&shared, address)?;
     drop(shared);
     started(address);
     let end = loops::run(event_loops)?;

@@ -6,6 +6,7 @@ pub(crate) mod agent;
 pub(crate) mod disk;
 #[cfg(feature = "sqlite")]
 pub(crate) mod fifo;
+pub(crate) mod haproxy;
 pub(crate) mod http;
 #[cfg(feature = "sqlite")]
 pub(crate) mod ledger;

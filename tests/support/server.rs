@@ -68,6 +68,24 @@ impl Server {
         Self::launch_by(shell, data_dir, settings, &[]).listening()
     }
 
+    /// Starts the server where /proc has nothing but processes, as with `ProcSubset=pid` in a unit of systemd; needs root.
+    /// `None`: it cannot be done here.
+    pub(crate) fn start_with_proc_of_processes(data_dir: &Path, settings: &[&str]) -> Option<Self> {
+        const MOUNT: &str = "mount -t proc -o subset=pid proc /proc";
+        let shell = |script: &str| {
+            let mut shell = Command::new("unshare");
+            shell.args(["--mount", "sh", "-c", &format!("{MOUNT} && {script}")]);
+            shell
+        };
+        let tried = shell("test ! -e /proc/stat").stderr(Stdio::null()).status();
+        if !tried.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let mut command = shell(r#"exec "$0" "$@""#);
+        command.arg(env!("CARGO_BIN_EXE_telemetryx"));
+        Some(Self::launch_by(command, data_dir, settings, &[]).listening())
+    }
+
     fn launch_by(mut command: Command, data_dir: &Path, settings: &[&str], environment: &[(&str, &str)]) -> Process {
         let data_dir_setting = format!("data_dir={}", data_dir.to_str().expect("a test's directory has a UTF-8 name"));
         for setting in [&data_dir_setting as &str, "server.address=127.0.0.1:0"].iter().chain(settings) {
@@ -153,6 +171,11 @@ impl Process {
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status();
         assert!(status.expect("there is a kill command").success(), "the server is gone:\n{}", self.log.text());
+    }
+
+    /// Whether it has not ended yet.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("the server is our child").is_none()
     }
 
     /// Whether it has begun to listen.

@@ -17,11 +17,20 @@ impl Strace {
     /// Attaches to the process and injects `fault` (as in `strace -e inject=fdatasync:…`) into calls on this file.
     /// An error: the reason why it cannot be done here.
     pub(crate) fn inject(pid: u32, fault: &str, file: &Path) -> Result<Self, String> {
+        Self::attach(pid, fault, Some(file))
+    }
+
+    /// The same for calls on any file or socket.
+    pub(crate) fn inject_everywhere(pid: u32, fault: &str) -> Result<Self, String> {
+        Self::attach(pid, fault, None)
+    }
+
+    fn attach(pid: u32, fault: &str, file: Option<&Path>) -> Result<Self, String> {
         let call = fault.split(':').next().unwrap_or(fault);
         let child = Command::new("strace")
             .args(["-f", "-qq", "-o", "/dev/null", "-p", &pid.to_string(), "-e", &format!("trace={call}")])
-            .args(["-e", &format!("inject={fault}"), "-P"])
-            .arg(file)
+            .args(["-e", &format!("inject={fault}")])
+            .args(file.iter().flat_map(|file| [Path::new("-P"), file]))
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

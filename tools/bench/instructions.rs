@@ -9,10 +9,14 @@ mod slots;
 use std::convert::Infallible;
 use std::hint::black_box;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use telemetryx::batch::pool::Pool;
+use telemetryx::batch::{Batch, Delivery, Origin, Payload, Run};
 use telemetryx::cli::bench::sample::Sample;
 use telemetryx::event::{Events, JsonDecoder, check_batch};
+use telemetryx::router::steps::Steps;
+use telemetryx::settings::steps::StepSettings;
 use telemetryx::wire::{Header, PayloadCaps, decode};
 
 const EVENTS: usize = 1_000;
@@ -26,12 +30,13 @@ fn main() -> ExitCode {
     let mut work: Box<dyn FnMut()> = match what.as_str() {
         "check" => Box::new(check()),
         "view" => Box::new(view()),
+        "conditions" => Box::new(conditions()),
         "json" => Box::new(json()),
         "frame" => Box::new(frame()),
         "page" => Box::new(page()),
         "slots" => Box::new(slots::slots()),
         _ => {
-            eprintln!("WHAT is check, view, json, frame, page or slots");
+            eprintln!("WHAT is check, view, conditions, json, frame, page or slots");
             return ExitCode::from(2);
         }
     };
@@ -54,6 +59,19 @@ fn check() -> impl FnMut() {
 fn view() -> impl FnMut() {
     let batch = batch();
     move || _ = black_box(Events::accepted(black_box(&batch)).map(|event| black_box(event).time_unix_nano()).max())
+}
+
+/// The five conditions of `benches/steps.rs`, of which no event meets one.
+fn conditions() -> impl FnMut() {
+    let include = "[{ kinds = 'span' }, { severity = 'fatal' }, { source = ['db-*', 'cache-*'] }, { name = '*.slow' }, \
+                    { attributes = { http.status_code = '5*', http.route = '/admin/*' } }]";
+    let settings = StepSettings::read(|key| (key == "include").then_some(include)).unwrap_or_default();
+    let steps = Steps::new(&settings, [7; 16]);
+    let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 });
+    let payload = Payload::Read(batch().into());
+    let run = Run { payload, events: EVENTS as u32, received_unix_nano: 1, origin };
+    let delivery = Delivery::new(vec![Arc::new(Batch::new(1, vec![run]))], 1..=EVENTS as u64);
+    move || assert_eq!(steps.apply_to_events(black_box(&delivery).clone()).events(), 0)
 }
 
 fn json() -> impl FnMut() {

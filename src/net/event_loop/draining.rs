@@ -36,6 +36,7 @@ impl EventLoop {
     pub(super) fn tell_of_failure(&mut self) {
         self.failed_until = Some(self.ingress.now + LINGER_DRAIN_TIMEOUT);
         self.ingress.draining = true;
+        (self.ingress.shared.on_end)();
         self.stop_listening();
         for id in self.connections.ids() {
             self.with_protocol(id, |protocol, cx| protocol.end(Ending::LogFailed, cx));
@@ -48,6 +49,7 @@ impl EventLoop {
     pub(super) fn begin_drain(&mut self) {
         self.drain_until = Some(self.ingress.now + self.drain_timeout);
         self.ingress.draining = true;
+        (self.ingress.shared.on_end)();
         self.stop_listening();
         for id in self.connections.ids() {
             self.drain_one(id);

@@ -19,26 +19,25 @@ impl Filter {
         let (include, exclude) = (Conditions::new(&settings.include), Conditions::new(&settings.exclude));
         (!include.is_empty() || !exclude.is_empty()).then_some(Self { include, exclude })
     }
-
-    fn fate(&self, record: &Record<'_>) -> Fate {
-        if !self.include.is_empty() && !self.include.are_met(record) {
-            Fate::Filter(FilterStep::Include)
-        } else if self.exclude.are_met(record) {
-            Fate::Filter(FilterStep::Exclude)
-        } else {
-            Fate::Keep
-        }
-    }
 }
 
 impl Step for Filter {
     fn apply(&self, delivery: Delivery) -> Delivery {
-        delivery.shaped(|record, _| self.fate(record))
+        let (mut include, mut exclude) = (self.include.evaluation(), self.exclude.evaluation());
+        delivery.shaped(|record, _| {
+            if !self.include.is_empty() && !include.are_met(record) {
+                Fate::Filter(FilterStep::Include)
+            } else if !self.exclude.is_empty() && exclude.are_met(record) {
+                Fate::Filter(FilterStep::Exclude)
+            } else {
+                Fate::Keep
+            }
+        })
     }
 
     fn reason(&self, record: &Record<'_>) -> Option<String> {
-        let included = self.include.first_met(record);
-        let excluded = self.exclude.first_met(record);
+        let included = self.include.evaluation().first_met(record);
+        let excluded = self.exclude.evaluation().first_met(record);
         match (self.include.is_empty(), included, excluded) {
             (false, None, _) => Some("left out: meets no condition of include".to_owned()),
             (_, _, Some(index)) => Some(format!("left out: meets condition {} of exclude", index + 1)),

@@ -153,7 +153,7 @@ fn hash(key: &hmac::Key, value: AttributeValue<'_>) -> String {
     let tag = match value {
         AttributeValue::String(text) => hmac::sign(key, text.as_bytes()),
         AttributeValue::Bytes(bytes) => hmac::sign(key, bytes),
-        AttributeValue::Int(number) => with_decimal(number, |text| hmac::sign(key, text.as_bytes())),
+        AttributeValue::Int(number) => with_decimal(number, |text| hmac::sign(key, text)),
         AttributeValue::Bool(flag) => hmac::sign(key, if flag { b"true" } else { b"false" }),
         AttributeValue::Double(number) => hmac::sign(key, &number.to_bits().to_be_bytes()),
         AttributeValue::Null => hmac::sign(key, b""),

@@ -18,9 +18,9 @@ use prost::encoding::{encode_varint, encoded_len_varint};
 use xxhash_rust::xxh64::xxh64;
 
 use super::Step;
-use super::conditions::{Conditions, attribute, with_decimal};
+use super::conditions::{Conditions, Evaluation, attribute, with_decimal};
 use crate::batch::{Delivery, Fate, Record};
-use crate::event::{AttributeValue, EventKind};
+use crate::event::{AttributeValue, EventKind, UnreadValue};
 use crate::metrics::FilterStep;
 use crate::settings::steps::{SampleBy, SampleSettings};
 
@@ -53,11 +53,11 @@ impl Sample {
         Self { one_in: settings.one_in.max(1), by: settings.by.clone(), always, server_id }
     }
 
-    fn decide(&self, record: &Record<'_>) -> Decision {
+    fn decide(&self, record: &Record<'_>, always: &mut Evaluation<'_>) -> Decision {
         if !matches!(record.event.kind(), EventKind::Log | EventKind::Span) {
             return Decision::NotSampled;
         }
-        if let Some(index) = self.always.first_met(record) {
+        if let Some(index) = always.first_met(record) {
             return Decision::Exempt(index);
         }
         match self.hash(record) <= u64::MAX / u64::from(self.one_in) {
@@ -84,7 +84,7 @@ impl Sample {
             SampleBy::Name => {
                 Some(record.event.name()).filter(|name| !name.is_empty()).map(|name| hash(name.as_bytes()))
             }
-            SampleBy::Attribute(key) => attribute(record, key).and_then(hash_of_value),
+            SampleBy::Attribute(key) => attribute(record, key).and_then(|value| hash_of_value(value.read())),
             SampleBy::Event => None,
         }
     }
@@ -98,7 +98,7 @@ fn hash_of_value(value: AttributeValue<'_>) -> Option<u64> {
     match value {
         AttributeValue::String(text) => Some(hash(text.as_bytes())),
         AttributeValue::Bytes(bytes) => Some(hash(bytes)),
-        AttributeValue::Int(number) => Some(with_decimal(number, |text| hash(text.as_bytes()))),
+        AttributeValue::Int(number) => Some(with_decimal(number, hash)),
         AttributeValue::Bool(flag) => Some(hash(if flag { b"true" } else { b"false" })),
         AttributeValue::Double(number) => Some(hash(&number.to_bits().to_be_bytes())),
         AttributeValue::Null => None,
@@ -107,7 +107,8 @@ fn hash_of_value(value: AttributeValue<'_>) -> Option<u64> {
 
 impl Step for Sample {
     fn apply(&self, delivery: Delivery) -> Delivery {
-        delivery.shaped(|record, out| match self.decide(record) {
+        let mut always = self.always.evaluation();
+        delivery.shaped(|record, out| match self.decide(record, &mut always) {
             Decision::NotSampled | Decision::Exempt(_) => Fate::Keep,
             Decision::LeftOut => Fate::Filter(FilterStep::Sample),
             Decision::Kept => {
@@ -121,7 +122,7 @@ impl Step for Sample {
     fn reason(&self, record: &Record<'_>) -> Option<String> {
         let by = if self.hash_of_field(record).is_none() { ", decided by the position in the log" } else { "" };
         let one_in = self.one_in;
-        match self.decide(record) {
+        match self.decide(record, &mut self.always.evaluation()) {
             Decision::NotSampled => None,
             Decision::Exempt(index) => Some(format!("kept: meets condition {} of sample.always", index + 1)),
             Decision::Kept => Some(format!("kept by sample, as 1 in {one_in}{by}")),
@@ -133,7 +134,7 @@ impl Step for Sample {
 impl Sample {
     /// Of an event that was sampled before, by the agent or another server, also how many it stood for.
     pub(super) fn rate(&self, record: &Record<'_>) -> i64 {
-        let before = match attribute(record, SAMPLE_RATE) {
+        let before = match attribute(record, SAMPLE_RATE).map(UnreadValue::read) {
             Some(AttributeValue::Int(rate)) if rate > 0 => rate,
             _ => 1,
         };

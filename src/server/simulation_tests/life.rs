@@ -240,6 +240,7 @@ fn shared_by_loops(
         log_lines: LogLines::default(),
         sinks: Box::new(Vec::new),
         delivered_position: Box::new(move || delivered.position()),
+        on_end: Box::new(|| {}),
     })
 }
 

@@ -48,7 +48,7 @@ use self::errors::{code, lacks_partition, named_line, refuses};
 use self::last_error::LastError;
 use self::pieces::Pieces;
 use self::session::{Session, columns, text};
-pub use self::settings::{KIND, PostgresSettings, Tls};
+pub use self::settings::{Indexes, KIND, PostgresSettings, Tls};
 use self::sqlstate::advice;
 use self::stream::{Connector, Deadline, Encryption};
 use self::tables::Tables;
@@ -177,7 +177,8 @@ impl Postgres {
         for (table, wanted) in tables.each() {
             let mut found = columns(session, table).map_err(sql)?;
             if found.is_empty() && self.settings.create {
-                session.run(&tables.ddl()).map_err(|error| match code(&error) {
+                let ddl = if table == tables.events { tables.ddl() } else { tables.ddl_of_tables() };
+                session.run(&ddl).map_err(|error| match code(&error) {
                     // Another server made it in the same moment.
                     "23505" | "42P07" | "42710" => self.retry(&self.describe(&error)),
                     _ => self.unavailable(&error),

@@ -55,7 +55,7 @@ impl Postgres {
     /// Fails with what to do where the table has rows of this log and no sink has a position of it. (A sink that was renamed
     /// begins anew: rows that are there stay.)
     pub(super) fn check_missing(&self, session: &mut Session) -> Result<(), Unavailable> {
-        let Some(Tables { events, positions }) = &self.tables else { return Ok(()) };
+        let Some(Tables { events, positions, .. }) = &self.tables else { return Ok(()) };
         let server_id = self.ownership.server_id();
         let rows = session
             .select(&format!(

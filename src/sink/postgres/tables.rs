@@ -1,6 +1,7 @@
 //! The two tables: how they are created, and whether existing ones are suitable (design, section 6).
 
 use super::encode;
+use super::settings::Indexes;
 
 /// A table's name, `events` or `schema.events`, quoted for SQL; the table of positions is in the same schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +10,8 @@ pub(super) struct Tables {
     pub events: String,
     /// The table of positions.
     pub positions: String,
+    /// The statement that creates the index of `events`, or nothing.
+    index: String,
 }
 
 /// Longest identifier that PostgreSQL keeps whole.
@@ -31,11 +34,30 @@ impl Tables {
         }
         let quoted =
             |name: &str| schema.map_or_else(|| format!("\"{name}\""), |schema| format!("\"{schema}\".\"{name}\""));
-        Some(Self { events: quoted(name), positions: quoted("telemetryx_positions") })
+        Some(Self { events: quoted(name), positions: quoted("telemetryx_positions"), index: String::new() })
     }
 
-    /// What `create = true` runs where a table is missing, and what `telemetryx config --ddl` prints.
+    /// The same with an index of the table of events.
+    pub(super) fn indexed(self, indexes: Indexes) -> Self {
+        let method = match indexes {
+            Indexes::None => return self,
+            Indexes::Time => "",
+            Indexes::Brin => "USING brin ",
+        };
+        // A longer name would be truncated, and could be that of the table.
+        let name = self.events.trim_matches('"').rsplit('"').next().unwrap_or_default();
+        let name = &name[..name.len().min(IDENTIFIER_BYTES_MAX - "_time".len())];
+        let index = format!("CREATE INDEX IF NOT EXISTS \"{name}_time\" ON {} {method}(time);\n", self.events);
+        Self { index, ..self }
+    }
+
+    /// What `create = true` runs where the table of events is missing, and what `telemetryx config --ddl` prints.
     pub(super) fn ddl(&self) -> String {
+        self.ddl_of_tables() + &self.index
+    }
+
+    /// The same without the index, which takes long where the table has rows.
+    pub(super) fn ddl_of_tables(&self) -> String {
         let table = |name: &str, columns: &[Column], key: &str| {
             let columns: String = columns.iter().map(|column| format!("    {column},\n")).collect();
             format!("CREATE TABLE IF NOT EXISTS {name} (\n{columns}    PRIMARY KEY ({key})\n);\n")
@@ -174,7 +196,8 @@ mod tests {
             Tables::named("logs.events_2"),
             Some(Tables {
                 events: "\"logs\".\"events_2\"".into(),
-                positions: "\"logs\".\"telemetryx_positions\"".into()
+                positions: "\"logs\".\"telemetryx_positions\"".into(),
+                index: String::new(),
             })
         );
         assert_eq!(Tables::named("events").unwrap().events, "\"events\"");
@@ -182,5 +205,25 @@ mod tests {
             assert_eq!(Tables::named(name), None, "{name}");
         }
         assert_eq!(Tables::named(&"a".repeat(64)), None);
+    }
+
+    #[test]
+    fn an_index_has_the_name_of_its_table() {
+        let index = |table: &str, indexes| {
+            let ddl = Tables::named(table).unwrap().indexed(indexes).ddl();
+            ddl.lines()
+                .filter(|line| line.starts_with("CREATE INDEX"))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
+        assert_eq!(index("events", Indexes::None), "");
+        assert_eq!(index("events", Indexes::Time), "CREATE INDEX IF NOT EXISTS \"events_time\" ON \"events\" (time);");
+        assert_eq!(
+            index("logs.lines", Indexes::Brin),
+            "CREATE INDEX IF NOT EXISTS \"lines_time\" ON \"logs\".\"lines\" USING brin (time);"
+        );
+        let long = "a".repeat(63);
+        assert!(index(&long, Indexes::Time).contains(&format!(" \"{}_time\" ", "a".repeat(58))));
     }
 }

@@ -40,7 +40,7 @@ use self::encode::{INSERT, Rows};
 use self::errors::{refusal, wanted_column};
 use self::files::Files;
 use self::position::{MOVE_POSITION, READ_POSITION, TAKE_POSITION};
-pub use self::settings::{KIND, SqliteSettings};
+pub use self::settings::{Indexes, KIND, SqliteSettings};
 use super::ownership::{Connect, FIRST, Ownership, OwnershipError};
 use super::{Clocks, Failure, Identity, Refusal, Sink, Unavailable, Upkeep, uuid};
 use crate::batch::Delivery;
@@ -74,9 +74,13 @@ const CREATE: &str = "
         PRIMARY KEY (server_id, sink)
     ) WITHOUT ROWID;";
 
+const CREATE_INDEX: &str = "
+    CREATE INDEX IF NOT EXISTS events_time ON events (time);";
+
 /// The statements that create the tables, as `telemetryx config --ddl` prints them.
-pub fn ddl() -> String {
-    let lines = CREATE.lines().filter(|line| !line.is_empty());
+pub fn ddl(indexes: Indexes) -> String {
+    let index = if indexes == Indexes::Time { CREATE_INDEX } else { "" };
+    let lines = CREATE.lines().chain(index.lines()).filter(|line| !line.is_empty());
     lines.map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line))).collect()
 }
 
@@ -88,6 +92,7 @@ pub struct Sqlite {
     /// What `connection` writes to.
     files: Option<Files>,
     keep: Option<keep::Keep>,
+    indexes: Indexes,
 }
 
 impl Sqlite {
@@ -99,6 +104,7 @@ impl Sqlite {
             connection: None,
             files: None,
             keep: settings.keep.map(|keep| keep::Keep::new(sink, &uuid(&identity.server_id), keep)),
+            indexes: settings.indexes,
         }
     }
 
@@ -199,7 +205,12 @@ impl Sqlite {
     fn prepare(&mut self, connection: &mut Connection) -> Result<u64, Unavailable> {
         let sql = |error| self.unavailable(&error);
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
+        // On a table that has rows it may take minutes.
+        let is_indexed = self.indexes == Indexes::Time && !transaction.table_exists(None, "events").map_err(sql)?;
         transaction.execute_batch(CREATE).map_err(sql)?;
+        if is_indexed {
+            transaction.execute_batch(CREATE_INDEX).map_err(sql)?;
+        }
         // A table of the user's is welcome if it has what these name.
         for statement in [READ_POSITION, TAKE_POSITION, MOVE_POSITION, INSERT] {
             transaction.prepare_cached(statement).map_err(|error| self.wrong_table(&error))?;

@@ -32,6 +32,13 @@ pub const KIND: Kind = Kind {
             doc: "Events that were received longer ago are deleted, a few at a time between deliveries. The file \
                   does not shrink: SQLite reuses the space.",
         },
+        Setting {
+            key: "indexes",
+            default: Value::text("none"),
+            form: Form::Choice(&["none", "time"]),
+            doc: "Index that is created together with the table: \"time\" makes queries for a period fast and deliveries \
+                  slower. For a table that exists, run the statement that `telemetryx config --ddl NAME` prints.",
+        },
     ],
     parse: |values| Ok(Box::new(values.read::<SqliteSettings>()?)),
 };
@@ -45,6 +52,18 @@ pub struct SqliteSettings {
     /// Events received longer ago are deleted; `None`: none are.
     #[serde(deserialize_with = "keep::deserialize")]
     pub keep: Option<Duration>,
+    /// Created together with the table.
+    pub indexes: Indexes,
+}
+
+/// Indexes beside the primary key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Indexes {
+    /// There is none.
+    None,
+    /// On the column `time`.
+    Time,
 }
 
 impl SinkConfig for SqliteSettings {
@@ -57,6 +76,6 @@ impl SinkConfig for SqliteSettings {
     }
 
     fn ddl(&self) -> Option<String> {
-        Some(ddl())
+        Some(ddl(self.indexes))
     }
 }

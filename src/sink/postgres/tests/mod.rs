@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::settings::PostgresSection;
+use super::settings::{Indexes, PostgresSection};
 use super::*;
 use crate::event::proto::Event;
 use crate::event::rfc3339;
@@ -34,6 +34,7 @@ fn settings(url: String) -> PostgresSection {
         url: Url::new(url),
         table: "events".into(),
         create: true,
+        indexes: Indexes::None,
         tls: Tls::Prefer,
         ca_file: None,
         timeout: Duration::from_secs(30),
@@ -276,6 +277,30 @@ fn a_table_in_a_schema_is_used_with_its_own_columns() {
     sink.connect().unwrap();
     sink.deliver(&delivery(1..=2)).unwrap();
     assert_eq!(database.sql("SELECT site, name FROM logs.lines ORDER BY position"), "here|e1\nhere|e2\n");
+}
+
+#[test]
+fn an_index_is_created_together_with_the_table_only() {
+    const INDEXES: &str = "SELECT indexdef FROM pg_indexes WHERE indexname = 'events_time'";
+    for (indexes, definition) in [
+        (Indexes::Time, "CREATE INDEX events_time ON public.events USING btree (\"time\")\n"),
+        (Indexes::Brin, "CREATE INDEX events_time ON public.events USING brin (\"time\")\n"),
+    ] {
+        let database = Database::new();
+        let settings = PostgresSection { indexes, ..database.settings() };
+        let mut sink = Postgres::new("main", &settings.valid(), &identity(1));
+        sink.connect().unwrap();
+        sink.deliver(&delivery(1..=2)).unwrap();
+        assert_eq!(database.sql(INDEXES), definition);
+        // Dropped by a person: it is not created again, on a table that has rows.
+        database.sql("DROP INDEX events_time");
+        Postgres::new("main", &settings.valid(), &identity(2)).connect().unwrap();
+        database.sql("DROP TABLE telemetryx_positions");
+        let _ = Postgres::new("main", &settings.valid(), &identity(3)).connect();
+        assert_eq!(database.sql(INDEXES), "");
+        database.sql(&settings.valid().tables.ddl());
+        assert_eq!(database.sql(INDEXES), definition, "what `telemetryx config --ddl` prints");
+    }
 }
 
 #[test]

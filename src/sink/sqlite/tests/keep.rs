@@ -28,7 +28,8 @@ fn keeping(database: &Database, log: u8) -> Sqlite {
 }
 
 fn keeping_for(seconds: u64, database: &Database, log: u8) -> Sqlite {
-    let settings = SqliteSettings { path: database.path(), keep: Some(Duration::from_secs(seconds)) };
+    let settings =
+        SqliteSettings { path: database.path(), keep: Some(Duration::from_secs(seconds)), indexes: Indexes::None };
     let mut sink = Sqlite::new("main", &settings, &Identity { server_id: [log; 16], ..identity(1) });
     sink.connect().unwrap();
     sink

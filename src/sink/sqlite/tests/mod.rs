@@ -25,8 +25,12 @@ impl Database {
         self.dir.path().join("new/folder/events.db")
     }
 
+    fn settings(&self) -> SqliteSettings {
+        SqliteSettings { path: self.path(), keep: None, indexes: Indexes::None }
+    }
+
     fn sqlite(&self, owner: u8) -> Sqlite {
-        Sqlite::new("main", &SqliteSettings { path: self.path(), keep: None }, &identity(owner))
+        Sqlite::new("main", &self.settings(), &identity(owner))
     }
 
     /// A sink on a database in which `sql` was run once the tables were there.
@@ -64,7 +68,7 @@ impl Store for Database {
 
 #[test]
 fn a_column_of_the_users_that_wants_a_value_is_down_and_no_row_is_refused_for_it() {
-    let table = ddl().replacen("attributes TEXT,", "attributes TEXT, site TEXT NOT NULL,", 1);
+    let table = ddl(Indexes::None).replacen("attributes TEXT,", "attributes TEXT, site TEXT NOT NULL,", 1);
     let (_database, mut sink) = Database::with(&format!("DROP TABLE events; {table}"));
     let reason = down(sink.deliver(&delivery(1..=2)));
     assert!(reason.contains("give the column site a default"), "{reason}");
@@ -73,7 +77,7 @@ fn a_column_of_the_users_that_wants_a_value_is_down_and_no_row_is_refused_for_it
 #[test]
 fn a_row_that_lacks_a_generated_value_is_refused_alone() {
     let generated = "attributes TEXT, site TEXT GENERATED ALWAYS AS (nullif(name, 'e2')) STORED NOT NULL,";
-    let table = ddl().replacen("attributes TEXT,", generated, 1);
+    let table = ddl(Indexes::None).replacen("attributes TEXT,", generated, 1);
     let (database, mut sink) = Database::with(&format!("DROP TABLE events; {table}"));
     assert_eq!(refused(sink.deliver(&delivery(1..=3))), [(2, "SQLITE_CONSTRAINT_NOTNULL".into())]);
     assert_eq!(sink.deliver(&without(&delivery(1..=3), &[2])), Ok(()));
@@ -82,7 +86,7 @@ fn a_row_that_lacks_a_generated_value_is_refused_alone() {
 
 impl KeepsPositions for Database {
     fn sink_of(&self, name: &str, identity: &Identity) -> Box<dyn Sink> {
-        Box::new(Sqlite::new(name, &SqliteSettings { path: self.path(), keep: None }, identity))
+        Box::new(Sqlite::new(name, &self.settings(), identity))
     }
 
     fn is_untouched(&self) -> bool {
@@ -318,7 +322,28 @@ fn a_replay_makes_no_database_and_names_what_is_refused_again() {
     let (_database, sink) = Database::with(
         "CREATE TRIGGER no_e3 BEFORE INSERT ON events WHEN new.name = 'e3' BEGIN SELECT RAISE(ABORT, 'no e3'); END;",
     );
-    let mut beside = Sqlite::new("main", &SqliteSettings { path: sink.path.clone(), keep: None }, &identity(2));
+    let mut beside = Sqlite::new(
+        "main",
+        &SqliteSettings { path: sink.path.clone(), keep: None, indexes: Indexes::None },
+        &identity(2),
+    );
     assert_eq!(refused(beside.replay(&delivery(1..=5))), [(3, "SQLITE_CONSTRAINT_TRIGGER".into())]);
     assert_eq!(beside.replay(&without(&delivery(1..=5), &[3])), Ok(()));
+}
+
+#[test]
+fn an_index_is_created_together_with_the_table_only() {
+    const INDEXES: &str = "SELECT count(*) FROM sqlite_schema WHERE name = 'events_time'";
+    let database = Database::new();
+    let indexes = || database.user().query_row(INDEXES, [], |row| row.get::<_, u32>(0)).unwrap();
+    let settings = SqliteSettings { indexes: Indexes::Time, ..database.settings() };
+    Sqlite::new("main", &settings, &identity(1)).connect().unwrap();
+    assert_eq!(indexes(), 1);
+    // Dropped by a person: it is not created again, on a table that may have rows.
+    database.user().execute_batch("DROP INDEX events_time").unwrap();
+    Sqlite::new("main", &settings, &identity(2)).connect().unwrap();
+    assert_eq!(indexes(), 0);
+    assert!(!ddl(Indexes::None).contains("INDEX"));
+    database.user().execute_batch(&ddl(Indexes::Time)).unwrap();
+    assert_eq!(indexes(), 1, "what `telemetryx config --ddl` prints");
 }

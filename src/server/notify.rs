@@ -1,0 +1,231 @@
+//! What the service manager is sent: ready, stopping, and that the event loops make progress.
+//!
+//! ```text
+//!  wake all loops ─▶ wait a part of the watchdog's time ─▶ has each ended a turn? ─▶ WATCHDOG=1 ─▶ wake all loops …
+//!                                                              └─ no: nothing is sent, and the service manager ends the process
+//! ```
+//!
+//! A thread of its own sends, so that no loop waits for the service manager. The log thread is not watched: a disk that answers late is
+//! no reason to end the process.
+
+use std::net::SocketAddr;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+use super::{ServerError, system};
+use crate::ids::LoopId;
+use crate::limits::{WATCHDOG_INTERVAL_LOWEST, WATCHDOG_MESSAGES};
+use crate::net::Shared;
+use crate::service_manager::{READY, STOPPING, ServiceManager, WATCHDOG};
+
+/// The end has begun.
+struct End;
+
+/// What notifies the service manager, before its thread runs.
+pub(super) struct Notifier {
+    manager: Option<ServiceManager>,
+    sender: Sender<End>,
+    ends: Receiver<End>,
+}
+
+impl Notifier {
+    /// Notifies the service manager that the environment names. Without one it does nothing.
+    pub(super) fn from_environment() -> Self {
+        let manager = ServiceManager::from_environment().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the service manager is not notified");
+            None
+        });
+        let (sender, ends) = mpsc::channel();
+        Self { manager, sender, ends }
+    }
+
+    /// What the loops call when the end begins.
+    pub(super) fn on_end(&self) -> Box<dyn Fn() + Send + Sync> {
+        if self.manager.is_none() {
+            return Box::new(|| {});
+        }
+        let sender = self.sender.clone();
+        Box::new(move || {
+            // Nobody receives it where the thread could not be started.
+            let _ = sender.send(End);
+        })
+    }
+
+    /// Starts the thread, which reports the service as ready once every loop has had a turn. It never ends: the process does.
+    pub(super) fn start(self, shared: &Arc<Shared>, address: SocketAddr) -> Result<(), ServerError> {
+        let Some(manager) = self.manager else { return Ok(()) };
+        let (loops, ends) = (Arc::downgrade(shared), self.ends);
+        let run = move || Notifying { manager, loops, address, fails: false }.run(&ends);
+        thread::Builder::new()
+            .name("notify".to_owned())
+            .spawn(run)
+            .map(drop)
+            .map_err(system("a thread that notifies the service manager"))
+    }
+}
+
+/// The thread's state.
+struct Notifying {
+    manager: ServiceManager,
+    /// Gone when all loops have ended.
+    loops: Weak<Shared>,
+    address: SocketAddr,
+    /// The last message could not be sent, and this was logged.
+    fails: bool,
+}
+
+impl Notifying {
+    fn run(mut self, ends: &Receiver<End>) {
+        let interval = self.manager.watchdog().map(|time| (time / WATCHDOG_MESSAGES).max(WATCHDOG_INTERVAL_LOWEST));
+        let (mut watch, mut stopping) = (Watch::default(), false);
+        loop {
+            // How long the end may take is another setting of the service manager.
+            let turns = if stopping { None } else { self.turns_and_wake() };
+            match watch.step(turns) {
+                Step::Ready => self.send(&format!("{READY}\nSTATUS=Listening on {}", self.address)),
+                Step::Alive if interval.is_some() => self.send(WATCHDOG),
+                Step::Hangs { event_loop } => {
+                    tracing::error!(event_loop, "an event loop hangs; the service manager will end the process");
+                }
+                Step::Alive | Step::Nothing => {}
+            }
+            let pause = if watch.is_ready || stopping { interval } else { Some(WATCHDOG_INTERVAL_LOWEST) };
+            if end_begins(ends, pause) && !stopping {
+                stopping = true;
+                self.send(&format!("{STOPPING}\nSTATUS=Shutting down"));
+            }
+            if stopping && interval.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// The turns of each loop so far; each is woken to have another one. `None`: all loops have ended.
+    fn turns_and_wake(&self) -> Option<Vec<u64>> {
+        let shared = self.loops.upgrade()?;
+        let turns_and_wake = |index| {
+            let event_loop = LoopId(index as u8);
+            let turns = shared.state(event_loop).turns();
+            shared.loops.wake(event_loop);
+            turns
+        };
+        Some((0..shared.event_loops()).map(turns_and_wake).collect())
+    }
+
+    fn send(&mut self, message: &str) {
+        let sent = self.manager.notify(message);
+        if let (Err(error), false) = (&sent, self.fails) {
+            tracing::warn!(%error, "the service manager cannot be notified");
+        }
+        self.fails = sent.is_err();
+    }
+}
+
+/// Waits for `pause`, or with `None` for ever. Returns early, and true, where the end begins.
+fn end_begins(ends: &Receiver<End>, pause: Option<Duration>) -> bool {
+    let received = match pause {
+        Some(pause) => ends.recv_timeout(pause),
+        None => ends.recv().map_err(RecvTimeoutError::from),
+    };
+    match (received, pause) {
+        (Ok(End), _) | (Err(RecvTimeoutError::Disconnected), None) => true,
+        (Err(RecvTimeoutError::Timeout), _) => false,
+        // All loops have ended; the log and the sinks have not.
+        (Err(RecvTimeoutError::Disconnected), Some(pause)) => {
+            thread::sleep(pause);
+            false
+        }
+    }
+}
+
+/// Decides what is sent. Its steps are a part of the watchdog's time apart.
+#[derive(Debug, Default)]
+struct Watch {
+    /// The turns of each loop at the last step.
+    turns: Vec<u64>,
+    /// Every loop has had a turn.
+    is_ready: bool,
+    /// A loop hangs, and this was reported.
+    hangs: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    /// Not every loop has had a turn yet, or the same loop still hangs.
+    Nothing,
+    /// The service has started.
+    Ready,
+    /// Every loop has ended a turn since the last step.
+    Alive,
+    /// This loop has not; the first step of which that is true.
+    Hangs { event_loop: usize },
+}
+
+impl Watch {
+    /// `turns`: of each loop so far; `None`: the end has begun, and loops may have ended.
+    fn step(&mut self, turns: Option<Vec<u64>>) -> Step {
+        let Some(turns) = turns else { return Step::Alive };
+        let before = |index: usize| self.turns.get(index).copied().unwrap_or(0);
+        let without = turns.iter().enumerate().position(|(index, turns)| *turns == before(index));
+        match (without, self.is_ready, self.hangs) {
+            // What was seen stays, so that all have had a turn where one is late.
+            (Some(_), false, _) | (Some(_), true, true) => Step::Nothing,
+            (None, false, _) => {
+                (self.is_ready, self.turns) = (true, turns);
+                Step::Ready
+            }
+            (Some(event_loop), true, false) => {
+                self.hangs = true;
+                Step::Hangs { event_loop }
+            }
+            (None, true, _) => {
+                (self.hangs, self.turns) = (false, turns);
+                Step::Alive
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_is_ready_once_every_loop_has_had_a_turn() {
+        let mut watch = Watch::default();
+        assert_eq!(watch.step(Some(vec![0, 0])), Step::Nothing);
+        assert_eq!(watch.step(Some(vec![9, 0])), Step::Nothing);
+        assert_eq!(watch.step(Some(vec![9, 1])), Step::Ready);
+        assert_eq!(watch.step(Some(vec![10, 2])), Step::Alive);
+    }
+
+    #[test]
+    fn a_loop_that_ends_no_turn_is_reported_once_and_nothing_is_sent_until_it_does() {
+        let mut watch = Watch::default();
+        assert_eq!(watch.step(Some(vec![1, 1])), Step::Ready);
+        assert_eq!(watch.step(Some(vec![500, 1])), Step::Hangs { event_loop: 1 });
+        assert_eq!(watch.step(Some(vec![900, 1])), Step::Nothing);
+        assert_eq!(watch.step(Some(vec![901, 2])), Step::Alive);
+        assert_eq!(watch.step(Some(vec![901, 3])), Step::Hangs { event_loop: 0 });
+    }
+
+    #[test]
+    fn a_late_loop_need_not_be_in_step_with_the_others() {
+        let mut watch = Watch::default();
+        watch.step(Some(vec![1, 1]));
+        // Loop 1 ends its turn between these steps, loop 0 between the next ones: both have moved since the last message.
+        assert_eq!(watch.step(Some(vec![1, 2])), Step::Hangs { event_loop: 0 });
+        assert_eq!(watch.step(Some(vec![2, 2])), Step::Alive);
+    }
+
+    #[test]
+    fn loops_are_not_watched_once_the_end_has_begun() {
+        let mut watch = Watch::default();
+        watch.step(Some(vec![1]));
+        assert_eq!(watch.step(Some(vec![1])), Step::Hangs { event_loop: 0 });
+        assert_eq!(watch.step(None), Step::Alive);
+        assert_eq!(watch.step(None), Step::Alive);
+    }
+}

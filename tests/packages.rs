@@ -1,0 +1,113 @@
+//! What packages contain: the unit of systemd, settings, manual pages and completions, without building a package (`make deb-test`
+//! does).
+#![cfg(feature = "sqlite")] // the default sink; it takes the server with it
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn page(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn telemetryx(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    command.args(arguments).current_dir(folder).env_clear().stdin(Stdio::null()).output().unwrap()
+}
+
+/// The values of a key of the unit, in their order.
+fn values<'u>(unit: &'u str, key: &str) -> Vec<&'u str> {
+    unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
+}
+
+#[test]
+fn unit_settings_and_scripts_of_the_package_fit_together() {
+    let unit = page("tools/systemd/telemetryx.service");
+    assert_eq!(values(&unit, "Type"), ["notify"]);
+    assert_eq!(values(&unit, "RestartPreventExitStatus"), ["2 78"]);
+    assert_eq!(values(&unit, "User"), ["telemetryx"]);
+    assert!(!values(&unit, "WatchdogSec").is_empty());
+    let manifest: toml::Table = page("Cargo.toml").parse().unwrap();
+    let deb = &manifest["package"]["metadata"]["deb"];
+    let assets = deb["assets"].as_array().unwrap();
+    let installs = |path: &str| assets.iter().any(|asset| asset[1].as_str() == path.strip_prefix('/'));
+    assert!(installs(values(&unit, "ExecStart")[0].split(' ').next().unwrap()));
+    let settings = values(&unit, "Environment")[0].strip_prefix("TELEMETRYX_CONFIG=").unwrap();
+    assert!(installs(settings));
+    assert_eq!(deb["conf-files"][0].as_str(), Some(settings));
+    for asset in assets {
+        let source = asset[0].as_str().unwrap();
+        // The others are created by tools/deb, or are patterns.
+        if !source.starts_with("target/") && !source.contains('*') {
+            assert!(root().join(source).is_file(), "{source}");
+        }
+    }
+    let script = page("tools/debian/postinst");
+    assert!(script.contains("--home-dir /var/lib/telemetryx --shell /usr/sbin/nologin telemetryx\n"));
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = root().join("tools/debian/telemetryx.toml");
+    let shown = telemetryx(folder.path(), &["config", "--config", file.to_str().unwrap()]);
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("data_dir = \"/var/lib/telemetryx\" #"), "{shown}");
+    assert_eq!(values(&unit, "StateDirectory"), ["telemetryx"]);
+    // The stop may take as long as the settings allow.
+    assert!(shown.contains("\ndrain_timeout = \"10s\"\n") && values(&unit, "TimeoutStopSec") == ["30s"], "{shown}");
+}
+
+#[test]
+fn every_command_of_the_help_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = telemetryx(folder.path(), &["man", "--dir", "share/man1"]);
+    assert!(written.status.success(), "{}", String::from_utf8_lossy(&written.stderr));
+    let help = String::from_utf8(telemetryx(folder.path(), &["--help"]).stdout).unwrap();
+    let (_, commands) = help.split_once("\nCommands:\n").unwrap();
+    let commands = commands.lines().take_while(|line| !line.is_empty());
+    let names: Vec<_> =
+        commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
+    assert!(names.len() >= 10, "{help}");
+    for name in &names {
+        let page = fs::read(folder.path().join(format!("share/man1/telemetryx-{name}.1"))).unwrap();
+        assert_eq!(telemetryx(folder.path(), &["man", name]).stdout, page, "{name}");
+    }
+    let nested = telemetryx(folder.path(), &["man", "wal", "inspect"]);
+    assert_eq!(nested.stdout, fs::read(folder.path().join("share/man1/telemetryx-wal-inspect.1")).unwrap());
+
+    let unknown = telemetryx(folder.path(), &["man", "wall"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    let refused = telemetryx(folder.path(), &["man", "--dir", "share/man1/telemetryx.1"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(message.starts_with("telemetryx: cannot write share/man1/telemetryx.1: "), "{message}");
+}
+
+/// What bash offers for a command line whose last word is incomplete.
+fn completed(script: &str, words: &[&str]) -> Vec<String> {
+    let line = format!(
+        "{script}\nCOMP_WORDS=({}) COMP_CWORD={}\n_telemetryx telemetryx {:?} {:?}\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        words.join(" "),
+        words.len() - 1,
+        words[words.len() - 1],
+        words[words.len() - 2],
+    );
+    let output = Command::new("bash").args(["-c", &line]).output().expect("bash");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_commands_and_options() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = String::from_utf8(telemetryx(folder.path(), &["completions", "bash"]).stdout).unwrap();
+    assert_eq!(completed(&script, &["telemetryx", "comp"]), ["completions"]);
+    assert_eq!(completed(&script, &["telemetryx", "wal", "in"]), ["inspect"]);
+    assert_eq!(completed(&script, &["telemetryx", "wal", "inspect", "--ag"]), ["--agents"]);
+    assert_eq!(completed(&script, &["telemetryx", "completions", "z"]), ["zsh"]);
+    let unknown = telemetryx(folder.path(), &["completions", "tcsh"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("bash"), "the shells are named");
+}
