@@ -32,6 +32,7 @@ mod send;
 mod started;
 mod table;
 mod terminal;
+mod tls_args;
 mod wal;
 
 const EXAMPLE: &str = "\

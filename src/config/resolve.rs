@@ -9,6 +9,7 @@ use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
 use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
+use super::tls::{self, Tls};
 use super::{Config, ConfigError, Log, LogFilter, RateLimits, Server, Wal, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
@@ -138,7 +139,7 @@ impl Layers {
             .filter_map(|given| resolve_sink(given, &entries, &data_dir, &mut problems))
             .collect();
         if problems.is_empty() {
-            match typed(&entries, &sinks, &mut problems) {
+            match typed(&entries, (&sinks, &clients), &mut problems) {
                 Ok(mut config) if problems.is_empty() => {
                     config.clients = clients.iter().map(|client| client.client.clone()).collect();
                     let file = self.file.as_ref().map(|(name, _)| name.clone());
@@ -379,6 +380,7 @@ fn resolve_sink(
 struct Top {
     data_dir: PathBuf,
     server: Server,
+    tls: Tls,
     limits: RateLimits,
     wal: Wal,
     batch: BatchSettings,
@@ -390,7 +392,11 @@ struct Top {
 ///
 /// # Errors
 /// Table and types differ, which is a bug.
-fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) -> Result<Config, Problem> {
+fn typed(
+    entries: &[Entry],
+    (sinks, clients): (&[ResolvedSink], &[ResolvedClient]),
+    problems: &mut Vec<String>,
+) -> Result<Config, Problem> {
     let mut top: Top = values(entries).read()?;
     let default_ack = entries.iter().any(|entry| entry.key == "server.ack" && entry.origin == Origin::Default);
     if !top.wal.enabled && default_ack {
@@ -399,6 +405,7 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
     let given = Written(entries);
     check_acknowledgement(&top, sinks, &given, problems);
     check_memory(&top.server, &given, problems);
+    tls::check(&top.tls, clients, &given, problems);
     let mut valid: Vec<(&ResolvedSink, SinkSettings)> = Vec::with_capacity(sinks.len());
     for sink in sinks {
         let batch: BatchSettings = values(&sink.entries).take_table(table::BATCH.name).read()?;
@@ -422,8 +429,8 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
     check_windows(&top, &valid, problems);
     check_outputs(&valid, problems);
     let sinks = valid.into_iter().map(|(_, settings)| settings).collect();
-    let Top { data_dir, server, limits, wal, batch, log } = top;
-    Ok(Config { data_dir, server, limits, clients: Vec::new(), wal, batch, sinks, log })
+    let Top { data_dir, server, tls, limits, wal, batch, log } = top;
+    Ok(Config { data_dir, server, tls, limits, clients: Vec::new(), wal, batch, sinks, log })
 }
 
 pub(super) fn values<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Values {
@@ -462,7 +469,7 @@ impl ResolvedSink {
 }
 
 /// The settings as they were given, for messages.
-struct Written<'a>(&'a [Entry]);
+pub(super) struct Written<'a>(&'a [Entry]);
 
 impl Written<'_> {
     fn at(&self, key: &str) -> Option<&Entry> {
@@ -470,7 +477,7 @@ impl Written<'_> {
     }
 
     /// The setting that a message is about: where it was given, and as what.
-    fn subject(&self, key: &str) -> String {
+    pub(super) fn subject(&self, key: &str) -> String {
         self.at(key).map_or_else(String::new, |entry| format!("{}: {key} = {}", entry.origin, entry.shown()))
     }
 

@@ -17,7 +17,8 @@
 //! | `serve` | the share of one connection in a turn, by phase |
 //! | `protocols` | an adapter for each protocol, behind one trait |
 //! | `socket` | the buffers of one connection: read and not yet parsed, not yet sent |
-//! | `transport` | what carries the bytes: TCP |
+//! | `transport` | what carries the bytes: TCP, with TLS or without |
+//! | `encryption` | who may send with TLS and without it |
 //! | `intake` | the current buffer, and the reserve that a partial frame may need |
 //! | `ingress` | everything accepted goes through here: tickets, ring, counters; what one loop owns |
 //! | `shared` | what all loops share |
@@ -41,6 +42,7 @@ mod busy;
 mod connection;
 mod connections;
 mod delayed;
+mod encryption;
 mod event_loop;
 mod ingress;
 mod intake;
@@ -59,6 +61,7 @@ mod testing;
 mod timers;
 mod transport;
 
+pub use encryption::{Encryption, Plaintext};
 pub use event_loop::{ConnectionLimits, DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
 pub use ingress::Ingress;
 pub use intake::Intake;

@@ -8,6 +8,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `access` | tokens, and the warning where none is required |
+//! | `certificates` | the TLS certificate: read, watched for changes and for its expiry |
 //! | `identity` | the lock on the data directory; what the log knows of agents and positions |
 //! | `log_thread` | what the log thread works with |
 //! | `loops` | what each event loop owns, and how they run together |
@@ -15,6 +16,7 @@
 //! | `end` | its last line |
 
 pub mod access;
+pub mod certificates;
 mod drain;
 mod end;
 mod identity;
@@ -135,6 +137,7 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
 pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServerError> {
     let server = &config.server;
     let tokens = access::read_tokens(config)?;
+    let tls = certificates::acceptor(config)?.map(Arc::new);
     let cannot_listen = |error| ServerError::Listen { address: server.address, error };
     let bound = net::bind(server.address).map_err(cannot_listen);
     // A start that cannot listen creates no data directory. Where there is one, another server in it is the better reason.
@@ -173,11 +176,14 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
 
     let listener = bound.listen().map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(system("the address of its socket"))?;
-    if let Some(warning) = access::warning(address, &tokens, server) {
+    if let Some(warning) = access::warning(address, &tokens, config) {
         tracing::warn!(%address, "{warning}");
     }
     metrics.wal_bytes_max.set(if has_log { config.wal.max_bytes.cast_signed() } else { 0 });
-    let sharing = loops::Sharing { server_id, tokens, marks, metrics, health: health.clone() };
+    if let Some(tls) = &tls {
+        certificates::watch(tls, metrics.clone()).map_err(system("a thread for its certificate"))?;
+    }
+    let sharing = loops::Sharing { server_id, tokens, tls, marks, metrics, health: health.clone() };
     let shared = sharing.share(config, &owned, &routers);
     let restored = if has_log { RESTORED } else { Ticket::default() };
     let event_loops = loops::start(config, owned, &shared, (listener, restored), &mut random)?;
