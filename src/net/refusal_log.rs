@@ -45,7 +45,8 @@ impl RefusalLog {
         // No HTTP status is 1.
         if let Some(unlogged) = self.allows(peer, 1, now) {
             let text = error.to_string();
-            let (reason, hint) = (cut(&text, REFUSAL_LOG_TEXT_BYTES_MAX), tls::explain(error));
+            let (reason, hint) =
+                (cut(&text, REFUSAL_LOG_TEXT_BYTES_MAX), Some(tls::explain(error)).filter(|hint| !hint.is_empty()));
             tracing::info!(peer, reason, hint, unlogged, "TLS connection failed");
         }
     }

@@ -44,7 +44,13 @@ pub(crate) struct Machine {
     has_ended: bool,
     /// Nothing can be received or sent any more.
     has_failed: bool,
+    /// Something was sent.
+    has_answered: bool,
 }
+
+/// A record of version 1.2 with an alert: fatal, decode_error (RFC 8446, section 6). It is sent where a connection fails before anything
+/// was sent, and rustls sends no alert: a connection that is only closed would look like a fault of the network.
+const DECODE_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 
 impl Machine {
     /// A connection that waits for ClientHello.
@@ -59,6 +65,7 @@ impl Machine {
             plain_taken: 0,
             has_ended: false,
             has_failed: false,
+            has_answered: false,
         })
     }
 
@@ -115,11 +122,16 @@ impl Machine {
         if let Some(front) = wire.get_mut(..self.held.len()) {
             front.copy_from_slice(&self.held);
         }
+        let unsent = out.len();
         let processed = self.process(wire, room, out);
+        self.has_answered |= out.len() > unsent;
         let (used, filled) = match processed {
             Ok(processed) => processed,
             Err(error) => {
                 self.has_failed = true;
+                if !self.has_answered && !matches!(error, Error::AlertReceived(_)) {
+                    out.extend_from_slice(&DECODE_ERROR);
+                }
                 (self.held, self.plain, self.plain_taken) = (Vec::new(), Vec::new(), 0);
                 return Err(error);
             }

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // every test file is a crate of its own and uses a part
 
 pub(crate) mod agent;
+pub(crate) mod certificates;
 pub(crate) mod disk;
 #[cfg(feature = "sqlite")]
 pub(crate) mod fifo;
@@ -19,6 +20,7 @@ pub(crate) mod server;
 pub(crate) mod stores;
 pub(crate) mod strace;
 pub(crate) mod terminal;
+pub(crate) mod tls;
 
 use telemetryx::random::Random;
 
