@@ -75,10 +75,7 @@ fn run(shared: &Arc<Shared>) {
             }
             Action::Write(bytes) => {
                 drop(state);
-                let written = connection.as_ref().map_or(Ok(()), |open| {
-                    let sealed = open.wire.seal(&bytes)?;
-                    write(open.wire.stream(), &sealed, shared)
-                });
+                let written = connection.as_ref().map_or(Ok(()), |open| write(&open.wire, &bytes, shared));
                 state = shared.lock();
                 if let Err(error) = written {
                     // A server that closes has said why, and the reader is about to find it.
@@ -92,9 +89,7 @@ fn run(shared: &Arc<Shared>) {
             Action::HalfClose => {
                 drop(state);
                 if let Some(open) = &connection {
-                    // If this fails, the reader meets the same error.
-                    let _ = write(open.wire.stream(), &open.wire.end(), shared);
-                    let _ = open.wire.stream().shutdown(Shutdown::Write);
+                    half_close(&open.wire, shared);
                 }
                 state = shared.lock();
             }
@@ -113,8 +108,19 @@ fn open(shared: &Shared) -> io::Result<Wire> {
     Ok(wire)
 }
 
+/// If this fails, the reader meets the same error.
+fn half_close(wire: &Wire, shared: &Shared) {
+    let _ = write_sealed(wire.stream(), &wire.end(), shared);
+    let _ = wire.stream().shutdown(Shutdown::Write);
+}
+
 /// Writes all of it, unless the agent gives the connection up meanwhile.
-fn write(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
+fn write(wire: &Wire, bytes: &[u8], shared: &Shared) -> io::Result<()> {
+    write_sealed(wire.stream(), &wire.seal(bytes)?, shared)
+}
+
+/// The same with bytes as they are sent.
+fn write_sealed(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),

@@ -255,24 +255,29 @@ fn record(kind: u8, version: [u8; 2], payload: &[u8]) -> Vec<u8> {
     [&[kind, version[0], version[1]], &(payload.len() as u16).to_be_bytes()[..], payload].concat()
 }
 
+/// The legacy version of records.
+const V: [u8; 2] = [3, 3];
+
+/// A handshake message of this kind, in a record.
+fn handshake(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = &(payload.len() as u32).to_be_bytes()[1..];
+    record(22, V, &[&[kind], length, payload].concat())
+}
+
+/// A ClientHello with these extensions.
+fn extended(extensions: &[u8]) -> Vec<u8> {
+    let random = [7; 32];
+    let head = [&V[..], &random, &[0], &[0, 2, 0x13, 1], &[1, 0]].concat();
+    handshake(1, &[&head, &(extensions.len() as u16).to_be_bytes()[..], extensions].concat())
+}
+
 /// What is not a handshake, mostly: a name, and the bytes.
 fn bad_inputs(hello: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
-    const V: [u8; 2] = [3, 3];
-    let with = |at: usize, byte: u8| {
-        let mut bytes = hello.to_vec();
-        bytes[at] = byte;
-        bytes
-    };
-    let handshake = |kind: u8, payload: &[u8]| {
-        let length = &(payload.len() as u32).to_be_bytes()[1..];
-        record(22, V, &[&[kind], length, payload].concat())
-    };
-    let extended = |extension: &[u8]| {
-        let random = [7; 32];
-        let head = [&V[..], &random, &[0], &[0, 2, 0x13, 1], &[1, 0]].concat();
-        handshake(1, &[&head, &(extension.len() as u16).to_be_bytes()[..], extension].concat())
-    };
-    let mut inputs = vec![
+    [bad_records(hello), bad_messages(hello), bad_hellos(hello)].concat()
+}
+
+fn bad_records(hello: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    vec![
         ("only the first byte is of TLS", b"\x16GET / HTTP/1.1\r\n\r\n".to_vec()),
         ("an empty handshake record", record(22, V, b"")),
         ("many empty handshake records", record(22, V, b"").repeat(100)),
@@ -293,6 +298,11 @@ fn bad_inputs(hello: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
         ("change cipher spec of another value", record(20, V, &[7])),
         ("a heartbeat", record(24, V, &[1, 255, 255])),
         ("an unknown type of record", record(99, V, b"hello")),
+    ]
+}
+
+fn bad_messages(hello: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    vec![
         ("ServerHello", handshake(2, &hello[9..])),
         ("Finished", handshake(20, &[0; 12])),
         ("HelloRequest", handshake(0, b"")),
@@ -315,6 +325,17 @@ fn bad_inputs(hello: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
             "a handshake message of 16 MiB, and much of it",
             record(22, V, &[&[1, 255, 255, 255][..], &[0; 16_000]].concat()).repeat(8),
         ),
+    ]
+}
+
+/// Those that begin as a real one, or nearly.
+fn bad_hellos(hello: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let with = |at: usize, byte: u8| {
+        let mut bytes = hello.to_vec();
+        bytes[at] = byte;
+        bytes
+    };
+    let mut inputs = vec![
         ("a ClientHello that is longer than said", with(8, 1)),
         ("a ClientHello that is shorter than said", with(7, 255)),
         ("ClientHello twice", hello.repeat(2)),
