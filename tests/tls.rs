@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use rustls::version::{TLS12, TLS13};
 use support::agent::{batch, data, hello, hello_bytes, named};
 use support::http::{get, metric, post};
+use support::proxy::{CutPlan, Proxy};
+use support::seed;
 use support::server::wait_until;
 use support::tls::{TlsServer, TlsStream};
 use telemetryx::client::{Client, Connector, ConnectorFiles, Options};
@@ -139,6 +141,49 @@ fn an_agent_that_half_closes_reads_its_acks_and_an_orderly_end() {
         assert_eq!((ack[5], u64::from_le_bytes(ack[16..24].try_into().unwrap())), (4, 50), "{version:?}");
     }
     wait_for_rows(server.directory.path(), 10_000, TIMEOUT);
+}
+
+#[test]
+fn a_server_that_shuts_down_notifies_and_ends_in_order() {
+    for version in BOTH {
+        let mut server = TlsServer::start(&[]);
+        let mut agent = server.connect(&server.client(None, &[version]));
+        agent.write_all(&hello_bytes(hello([9; 16], 0))).unwrap();
+        agent.write_all(&data(1, &batch(events(10)))).unwrap();
+        // WELCOME and the ACK.
+        let mut answers = [0; 32 + 56 + 32];
+        agent.read_exact(&mut answers).unwrap();
+        server.server.terminate();
+        let notice = agent.read_to_end().expect("close_notify comes before the end");
+        assert_eq!(notice[5], 8, "GOAWAY: {notice:?}");
+        assert!(notice.ends_with(b"this server is shutting down"), "{version:?}");
+        drop(agent);
+        assert!(server.server.wait(TIMEOUT).success());
+    }
+}
+
+#[test]
+fn connections_that_are_cut_at_any_byte_lose_and_double_nothing() {
+    let server = TlsServer::start(&[]);
+    // Some within the handshake.
+    let plan = CutPlan {
+        seed: seed(),
+        bytes: 200..200_000,
+        answer_bytes: 300..6_000,
+        reset_percent: 50,
+        ..CutPlan::default()
+    };
+    let proxy = Proxy::start(server.address(), plan).unwrap();
+    let mut client =
+        Client::connect(Options { address: proxy.address().to_string(), ..options(&server, None) }).unwrap();
+    client.set_patience(Some(Duration::from_secs(60)));
+    for _ in 0..100 {
+        client.send(&events(1_000)).unwrap();
+    }
+    let progress = client.close(Some(Instant::now() + Duration::from_secs(120))).unwrap();
+    assert_eq!(progress.acknowledged_events, 100_000);
+    assert!(progress.connections > 5, "{} connections", progress.connections);
+    wait_for_rows(server.directory.path(), 100_000, TIMEOUT);
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::config::{Config, LogFormat};
 /// What the server writes to, as a person would write it from here.
 struct Started {
     address: SocketAddr,
+    /// `frames, HTTP`, and perhaps TLS.
+    protocols: &'static str,
     /// `None`: there is no log.
     log: Option<String>,
     /// Name, and output if it has one.
@@ -32,7 +34,8 @@ pub(super) fn lines(address: SocketAddr, config: &Config) -> String {
         (sink.name.clone(), output)
     });
     let log = config.wal.enabled.then(|| near(&config.data_dir.join("wal")));
-    let started = Started { address, log, sinks: sinks.collect() };
+    let protocols = if config.tls.cert_file.is_some() { "frames, HTTP, TLS" } else { "frames, HTTP" };
+    let started = Started { address, protocols, log, sinks: sinks.collect() };
     match config.log.format {
         LogFormat::Text => started.text(),
         LogFormat::Json => started.json(),
@@ -45,7 +48,7 @@ impl Started {
             Some(log) => format!("log {log}"),
             None => "no log: acknowledges `received`".to_owned(),
         };
-        let mut text = format!("listening on {} (frames, HTTP) · {log}", self.address);
+        let mut text = format!("listening on {} ({}) · {log}", self.address, self.protocols);
         let separator = if self.sinks.len() == 1 { " · " } else { "\n" };
         for (name, output) in &self.sinks {
             // Writing into a String cannot fail.
@@ -62,7 +65,8 @@ impl Started {
         let mut fields = Map::new();
         fields.insert("address".to_owned(), self.address.to_string().into());
         fields.insert("log".to_owned(), self.log.clone().into());
-        let mut lines = json_line(Level::INFO, &format!("listening on {} (frames, HTTP)", self.address), fields);
+        let message = format!("listening on {} ({})", self.address, self.protocols);
+        let mut lines = json_line(Level::INFO, &message, fields);
         for (name, output) in &self.sinks {
             let mut fields = Map::new();
             fields.insert("sink".to_owned(), name.clone().into());
@@ -79,7 +83,8 @@ mod tests {
 
     fn started(sinks: &[(&str, Option<&str>)]) -> Started {
         let sinks = sinks.iter().map(|(name, output)| ((*name).to_owned(), output.map(str::to_owned)));
-        Started { address: "127.0.0.1:4640".parse().unwrap(), log: Some("d/wal".to_owned()), sinks: sinks.collect() }
+        let address = "127.0.0.1:4640".parse().unwrap();
+        Started { address, protocols: "frames, HTTP", log: Some("d/wal".to_owned()), sinks: sinks.collect() }
     }
 
     #[test]
@@ -89,6 +94,8 @@ mod tests {
         let two = started(&[("sqlite", Some("d/events.db")), ("off", None)]);
         let expected = "listening on 127.0.0.1:4640 (frames, HTTP) · log d/wal\nsink sqlite d/events.db\nsink off\n";
         assert_eq!(two.text(), expected);
+        let tls = Started { protocols: "frames, HTTP, TLS", ..started(&[]) };
+        assert!(tls.text().starts_with("listening on 127.0.0.1:4640 (frames, HTTP, TLS) · "));
         let none = Started { log: None, ..started(&[("out", Some("standard output"))]) };
         let expected =
             "listening on 127.0.0.1:4640 (frames, HTTP) · no log: acknowledges `received` · sink out standard output\n";

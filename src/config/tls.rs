@@ -96,3 +96,73 @@ pub(super) fn check(tls: &Tls, clients: &[ResolvedClient], given: &Written<'_>, 
         problem("tls.client_crl_file", "needs tls.client_ca_file");
     }
 }
+
+// The default sink is SQLite.
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+    use crate::config::{ConfigError, Layers};
+
+    fn load(text: &str) -> Result<Tls, ConfigError> {
+        let file = Some(("t.toml".to_owned(), text.to_owned()));
+        let layers = Layers { file, environment: Default::default(), set: Vec::new() };
+        layers.resolve().map(|resolved| resolved.config.tls)
+    }
+
+    #[test]
+    fn without_a_certificate_there_is_no_tls() {
+        let tls = load("").unwrap();
+        assert_eq!((tls.files(), tls.client_auth, tls.plaintext), (None, ClientAuth::Off, Plaintext::Allow));
+    }
+
+    #[test]
+    fn the_files_are_those_that_are_used() {
+        let pair = "[tls]\ncert_file = \"c\"\nkey_file = \"k\"\n";
+        let files = Files { cert: "c".into(), key: "k".into(), client_ca: None, client_crl: None };
+        assert_eq!(load(pair).unwrap().files(), Some(files.clone()));
+        let mutual = format!("{pair}client_ca_file = \"a\"\nclient_crl_file = \"r\"\nclient_auth = \"request\"");
+        let expected = Files { client_ca: Some("a".into()), client_crl: Some("r".into()), ..files };
+        assert_eq!(load(&mutual).unwrap().files(), Some(expected));
+    }
+
+    #[test]
+    fn values_that_do_not_fit_together_are_named() {
+        let client = "[[clients]]\nname = \"a\"\ncertificate_name = \"A.example\"\n";
+        for (text, problem) in [
+            (
+                "cert_file = \"c\"",
+                "t.toml:2: tls.cert_file = \"c\": needs tls.key_file, the private key of the certificate",
+            ),
+            ("key_file = \"k\"", "t.toml:2: tls.key_file = \"k\": needs tls.cert_file, the certificate of the key"),
+            (
+                "plaintext = \"refuse\"",
+                "t.toml:2: tls.plaintext = \"refuse\": needs TLS: set tls.cert_file and tls.key_file",
+            ),
+            (
+                "client_ca_file = \"a\"\nclient_auth = \"require\"",
+                "t.toml:3: tls.client_auth = \"require\": needs TLS: set tls.cert_file and tls.key_file",
+            ),
+            (
+                "cert_file = \"c\"\nkey_file = \"k\"\nclient_auth = \"request\"",
+                "t.toml:4: tls.client_auth = \"request\": needs tls.client_ca_file, the authorities whose certificates are trusted",
+            ),
+            (
+                "cert_file = \"c\"\nkey_file = \"k\"\nclient_ca_file = \"a\"",
+                "t.toml:4: tls.client_ca_file = \"a\": has no effect: set tls.client_auth to \"request\" or \"require\"",
+            ),
+            (
+                client,
+                "t.toml:4: clients.a.certificate_name: clients are not asked for certificates; set tls.client_auth",
+            ),
+        ] {
+            assert_eq!(load(&format!("[tls]\n{text}")).unwrap_err().problems, [problem]);
+        }
+        let mutual = "[tls]\ncert_file = \"c\"\nkey_file = \"k\"\nclient_ca_file = \"a\"\nclient_auth = \"require\"\n";
+        assert!(load(&format!("{mutual}{client}")).is_ok());
+        let other = "[[clients]]\nname = \"b\"\ncertificate_name = \"a.EXAMPLE\"\n";
+        let error = load(&format!("{mutual}{client}{other}")).unwrap_err().problems;
+        let expected =
+            "t.toml:11: clients.b.certificate_name is also that of clients.a: give each client its own".to_owned();
+        assert_eq!(error, [expected]);
+    }
+}
