@@ -31,10 +31,13 @@ mod validity;
 
 #[cfg(feature = "server")]
 pub use self::acceptor::{Acceptor, Looked};
+pub(crate) use self::connect::Session;
 pub use self::connect::{Connector, ConnectorFiles};
-pub(crate) use self::connect::{Session, chain, failed};
+#[cfg(feature = "server")]
+pub(crate) use self::connect::{chain, failed};
 #[cfg(feature = "server")]
 pub use self::files::{Certificates, Files};
 #[cfg(feature = "server")]
 pub(crate) use self::machine::{Machine, Received, explain, first_dns_name};
+#[cfg(feature = "server")]
 pub(crate) use self::trust::*;
