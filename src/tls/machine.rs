@@ -300,10 +300,7 @@ fn encode<E: Needs>(out: &mut Vec<u8>, mut call: impl FnMut(&mut [u8]) -> Result
     };
     let start = out.len();
     out.resize(start + required, 0);
-    let written = match call(out.get_mut(start..).unwrap_or_default()) {
-        Ok(written) => written,
-        Err(_) => 0,
-    };
+    let written = call(out.get_mut(start..).unwrap_or_default()).unwrap_or_default();
     out.truncate(start + written);
     if written == 0 { Err(Error::EncryptError) } else { Ok(()) }
 }
