@@ -15,6 +15,7 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use support::certificates::Authority;
 use support::disk::Disk;
 use support::http;
 use support::ledger::{Outcome, rows_stored};
@@ -22,6 +23,8 @@ use support::load::{Load, Plan};
 use support::proxy::{CutPlan, Proxy};
 use support::seed;
 use support::server::{Process, Server, own_address, wait_until};
+use support::tls;
+use support::tls_front::TlsFront;
 use telemetryx::random::Random;
 use telemetryx::wire::AckLevel;
 
@@ -105,6 +108,36 @@ fn kill_9_under_load_and_during_recovery_loses_and_doubles_nothing() {
         started.elapsed()
     );
     assert!(outcome.acknowledged >= 200 * rounds && outcome.interruptions >= rounds);
+}
+
+#[test]
+fn over_tls_kills_and_cut_connections_lose_and_double_nothing() {
+    let (seed, rounds) = (seed(), rounds());
+    let directory = tempfile::tempdir().unwrap();
+    let address = own_address();
+    let authority = Authority::new("of a test");
+    let [cert, key] = tls::settings_in(directory.path(), &authority);
+    let at = format!("server.address={address}");
+    let settings = [&[&at as &str, &cert, &key], &TINY_SEGMENTS[..]].concat();
+    let mut random = Random::seeded(seed);
+    let mut server = Server::start(directory.path(), &settings);
+    // Some within the handshake, on either side of it.
+    let plan = CutPlan { seed, bytes: 0..100_000, answer_bytes: 0..20_000, reset_percent: 50, ..CutPlan::default() };
+    let proxy = Proxy::start(address, plan).unwrap();
+    let client = tls::client(&authority, None, &[&rustls::version::TLS12, &rustls::version::TLS13]);
+    let front = TlsFront::start(proxy.address(), client).unwrap();
+    let load = Load::start(front.address(), &Plan::mixed(seed));
+    for _ in 0..rounds {
+        load.wait_for_acknowledged(200, ROUND_TIMEOUT);
+        std::thread::sleep(random.below(Duration::from_millis(150)));
+        server.kill();
+        server = Server::start(directory.path(), &settings);
+    }
+    proxy.calm();
+    let cuts = proxy.cuts();
+    let outcome = settle(server, load, directory.path(), 5);
+    println!("{rounds} kills and {cuts} cuts over TLS");
+    assert!(outcome.acknowledged >= 200 * rounds && cuts > rounds);
 }
 
 #[test]

@@ -21,6 +21,7 @@ pub(crate) mod stores;
 pub(crate) mod strace;
 pub(crate) mod terminal;
 pub(crate) mod tls;
+pub(crate) mod tls_front;
 
 use telemetryx::random::Random;
 

@@ -34,12 +34,10 @@ impl TlsServer {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let authority = Authority::new("of a test");
-        let issued = authority.issue(&["localhost", "127.0.0.1"], 1, FAR);
-        write(path, "server.pem", &issued.pem);
-        write(path, "server.key", &issued.key);
+        let [cert, key] = settings_in(path, &authority);
         write(path, "ca.pem", &authority.pem);
         prepare(path, &authority);
-        let mut all = vec!["tls.cert_file=DIR/server.pem", "tls.key_file=DIR/server.key"];
+        let mut all = vec![cert.as_str(), key.as_str()];
         all.extend(settings);
         let all: Vec<_> = all.iter().map(|setting| setting.replace("DIR", path.to_str().unwrap())).collect();
         let all: Vec<_> = all.iter().map(String::as_str).collect();
@@ -70,23 +68,40 @@ impl TlsServer {
         own: Option<&Issued>,
         versions: &[&'static SupportedProtocolVersion],
     ) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(rustls::pki_types::CertificateDer::from_pem_slice(self.authority.pem.as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
-        let builder = builder.with_root_certificates(roots);
-        Arc::new(match own {
-            None => builder.with_no_client_auth(),
-            Some(own) => {
-                let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
-                builder.with_client_auth_cert(vec![own.der.clone().into()], key).unwrap()
-            }
-        })
+        client(&self.authority, own, versions)
     }
 
     pub(crate) fn connect(&self, config: &Arc<ClientConfig>) -> TlsStream {
         TlsStream::connect(self.address(), config).unwrap()
     }
+}
+
+/// Writes a certificate for `localhost` and its key; the settings that name them.
+pub(crate) fn settings_in(directory: &Path, authority: &Authority) -> [String; 2] {
+    let issued = authority.issue(&["localhost", "127.0.0.1"], 1, FAR);
+    let cert = write(directory, "server.pem", &issued.pem);
+    let key = write(directory, "server.key", &issued.key);
+    [format!("tls.cert_file={}", cert.display()), format!("tls.key_file={}", key.display())]
+}
+
+/// A client of servers of this authority; `own`: what it shows.
+pub(crate) fn client(
+    authority: &Authority,
+    own: Option<&Issued>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(rustls::pki_types::CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+    let builder = builder.with_root_certificates(roots);
+    Arc::new(match own {
+        None => builder.with_no_client_auth(),
+        Some(own) => {
+            let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap();
+            builder.with_client_auth_cert(vec![own.der.clone().into()], key).unwrap()
+        }
+    })
 }
 
 pub(crate) fn write(directory: &Path, name: &str, text: &str) -> PathBuf {
