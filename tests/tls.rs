@@ -82,6 +82,52 @@ fn curl_is_answered_on_the_same_port_with_tls_and_without() {
     assert!(log.contains("TLS connection failed"), "{log}");
 }
 
+/// Node's and Java's own TLS; each where it is installed.
+#[test]
+fn node_and_java_post_over_tls() {
+    let server = TlsServer::start(&[]);
+    let url = format!("https://localhost:{}/v1/events", server.address().port());
+    let is_installed =
+        |program: &str| Command::new(program).arg("--version").output().is_ok_and(|run| run.status.success());
+    let mut posted = 0;
+    if is_installed("node") {
+        let script = "fetch(process.argv[1], {method: 'POST', headers: {'content-type': 'application/json'}, \
+                      body: '{\"name\":\"node\"}'}).then(answer => answer.text()).then(console.log)";
+        let mut node = Command::new("node");
+        let (text, output) = run(node.args(["-e", script, &url]).env("NODE_EXTRA_CA_CERTS", server.file("ca.pem")));
+        assert!(output.status.success() && text.contains("{\"accepted\":1"), "{text}");
+        posted += 1;
+    }
+    if is_installed("javac") {
+        let source = r#"
+            import java.net.URI;
+            import java.net.http.*;
+            public class Post {
+                public static void main(String[] arguments) throws Exception {
+                    var body = HttpRequest.BodyPublishers.ofString("{\"name\":\"java\"}");
+                    var request = HttpRequest.newBuilder(URI.create(arguments[0]))
+                        .header("Content-Type", "application/json").POST(body).build();
+                    var answer = HttpClient.newHttpClient().send(request, HttpResponse.BodyHandlers.ofString());
+                    System.out.println(answer.body());
+                }
+            }"#;
+        let source = support::tls::write(server.directory.path(), "Post.java", source);
+        let store = server.file("trust.p12");
+        let mut keytool = Command::new("keytool");
+        keytool.args(["-importcert", "-noprompt", "-alias", "ca", "-storepass", "changeit", "-file"]);
+        let (text, output) = run(keytool.arg(server.file("ca.pem")).arg("-keystore").arg(&store));
+        assert!(output.status.success(), "{text}");
+        let mut java = Command::new("java");
+        java.arg(format!("-Djavax.net.ssl.trustStore={}", store.display()));
+        let (text, output) = run(java.arg("-Djavax.net.ssl.trustStorePassword=changeit").arg(source).arg(&url));
+        assert!(output.status.success() && text.contains("{\"accepted\":1"), "{text}");
+        posted += 1;
+    }
+    if posted > 0 {
+        wait_for_rows(server.directory.path(), posted, TIMEOUT);
+    }
+}
+
 #[test]
 fn openssl_agrees_on_each_version_and_sees_an_orderly_end() {
     let server = TlsServer::start(&[]);
@@ -240,6 +286,54 @@ fn handshakes_that_stand_still_are_gone_after_five_seconds() {
         |reason| metric(server.address(), &format!("telemetryx_connections_closed_total{{reason=\"{reason}\"}}"));
     assert!(wait_until(TIMEOUT, || closed("tls_timeout") == Some(3.0) && closed("silent") == Some(1.0)));
     assert_eq!(get(server.address(), "/health").0, 200);
+}
+
+#[test]
+fn of_too_many_handshakes_that_stand_still_the_oldest_are_closed() {
+    let server = TlsServer::start(&["server.max_unauthenticated=8"]);
+    let begin = |_| {
+        let mut stream = TcpStream::connect(server.address()).unwrap();
+        stream.write_all(b"\x16\x03\x01\x02\x00\x01").unwrap();
+        stream
+    };
+    let _streams: Vec<_> = (0..40).map(begin).collect();
+    let closed = "telemetryx_connections_closed_total{reason=\"unauthenticated_cap\"}";
+    assert!(wait_until(TIMEOUT, || metric(server.address(), closed).is_some_and(|closed| closed > 0.0)));
+}
+
+#[test]
+fn records_whose_rest_does_not_come_have_a_budget() {
+    // Of 4 MiB for all.
+    const CONNECTIONS: usize = 300;
+    let server = TlsServer::start(&["server.event_loops=1"]);
+    let config = server.client(None, BOTH);
+    let over = || metric(server.address(), "telemetryx_connections_closed_total{reason=\"heads_over_budget\"}");
+    let mut streams = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut stream = server.connect(&config);
+        // Known, so that nothing but the budget ends it.
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"{\"status\":\"ok\"}") {
+            let mut room = [0; 1024];
+            let bytes = stream.read(&mut room).unwrap();
+            answer.extend_from_slice(&room[..bytes]);
+        }
+        stream.tls.writer().write_all(&[b'x'; 16 * 1024]).unwrap();
+        let mut record = Vec::new();
+        stream.tls.write_tls(&mut record).unwrap();
+        stream.tcp.write_all(&record[..record.len() - 1]).unwrap();
+        streams.push(stream);
+    }
+    assert!(wait_until(TIMEOUT, || over().is_some_and(|over| over > 0.0)), "{:?}", over());
+    // What has room again is used: the sum is right.
+    drop(streams);
+    assert!(wait_until(TIMEOUT, || metric(server.address(), "telemetryx_connections") == Some(1.0)));
+    let before = over();
+    let mut stream = server.connect(&config);
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    assert!(stream.read_to_end().unwrap().ends_with(b"{\"status\":\"ok\"}"));
+    assert_eq!(over(), before);
 }
 
 #[test]
