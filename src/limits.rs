@@ -121,7 +121,7 @@ pub const AGENTS_DEFAULT: usize = 100_000;
 pub const AGENTS_LIMIT: usize = 10_000_000;
 /// A disconnected agent's mark may be forgotten after this time, when room is needed (R3).
 pub const DEDUPE_RETENTION: Duration = Duration::from_secs(24 * 3600);
-/// Open connections; a connection without traffic costs about 1 KiB.
+/// Open connections; a connection without traffic costs about 1 KiB, with TLS about 4 KiB.
 pub const CONNECTIONS_DEFAULT: usize = 16_384;
 /// Connections above `max_connections` that are accepted all the same, to be refused in their own protocol. At most as many
 /// as `max_connections`, where that is more than the lowest number.
