@@ -37,7 +37,7 @@ pub(super) struct Contents {
 }
 
 /// Certificates that belong together, ready for connections.
-pub struct Certificates {
+pub(super) struct Certificates {
     key: Arc<CertifiedKey>,
     clients: Option<Arc<dyn ClientCertVerifier>>,
     /// When the first certificate of the chain expires: its last second, since 1970.
@@ -45,19 +45,10 @@ pub struct Certificates {
 }
 
 impl Files {
-    /// Reads and checks the files.
-    ///
-    /// # Errors
-    /// A file cannot be read, has not the content that it should have, or key and certificate do not belong together. The text
-    /// begins with the setting.
-    pub fn load(&self) -> Result<Certificates, String> {
-        self.check(&self.read()?)
-    }
-
     /// Reads the files.
     ///
     /// # Errors
-    /// One cannot be read.
+    /// One cannot be read. The text begins with the setting.
     pub(super) fn read(&self) -> Result<Contents, String> {
         let optional = |name, path: &Option<PathBuf>| path.as_deref().map(|path| read(name, path)).transpose();
         Ok(Contents {
@@ -70,7 +61,7 @@ impl Files {
     /// Checks what was read.
     ///
     /// # Errors
-    /// As of [`Files::load`].
+    /// A file has not the content that it should have, or key and certificate do not belong together. The text begins with the setting.
     pub(super) fn check(&self, contents: &Contents) -> Result<Certificates, String> {
         let cert = Source { name: "cert_file", path: &self.cert };
         let chain = cert.certificates(&contents.cert)?;
@@ -188,6 +179,11 @@ mod tests {
     use super::*;
     use crate::tls::testing::{Authority, Issued};
 
+    /// When the certificate expires, or what is wrong.
+    fn load(files: &Files) -> Result<i64, String> {
+        files.check(&files.read()?).map(|certificates| certificates.not_after)
+    }
+
     /// A directory with files of these names.
     fn written(files: &[(&str, &str)]) -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -205,7 +201,7 @@ mod tests {
     fn a_certificate_with_its_key_is_loaded_and_its_end_known() {
         let issued = Issued::self_signed_until("localhost", (2049, 12, 31));
         let dir = written(&[("cert", &issued.pem), ("key", &issued.key)]);
-        assert_eq!(files_in(dir.path()).load().map(|pair| pair.not_after), Ok(2_524_521_600));
+        assert_eq!(load(&files_in(dir.path())), Ok(2_524_521_600));
     }
 
     #[test]
@@ -230,18 +226,18 @@ mod tests {
         ] {
             let dir = written(&[("cert", cert), ("key", key)]);
             let expected = expected.replace("{}", &dir.path().display().to_string());
-            assert_eq!(files_in(dir.path()).load().map(|pair| pair.not_after), Err(expected));
+            assert_eq!(load(&files_in(dir.path())), Err(expected));
         }
         let broken = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
         let dir = written(&[("cert", broken), ("key", &one.key)]);
-        let error = files_in(dir.path()).load().err().unwrap();
+        let error = load(&files_in(dir.path())).err().unwrap();
         assert!(error.ends_with("cert contains a certificate that cannot be parsed"), "{error}");
         let dir = written(&[("key", &one.key)]);
-        let error = files_in(dir.path()).load().err().unwrap();
+        let error = load(&files_in(dir.path())).err().unwrap();
         assert!(error.starts_with("tls.cert_file: ") && error.contains(" cannot be read: "), "{error}");
         let large = "x".repeat(TLS_FILE_BYTES_MAX as usize + 1);
         let dir = written(&[("cert", &large), ("key", &one.key)]);
-        let error = files_in(dir.path()).load().err().unwrap();
+        let error = load(&files_in(dir.path())).err().unwrap();
         assert!(error.contains("is larger than"), "{error}");
     }
 
@@ -262,7 +258,7 @@ mod tests {
             let dir = written(&[("cert", &issued.pem), ("key", &issued.key), ("ca", ca), ("crl", crl.unwrap_or(""))]);
             let client_crl = crl.map(|_| dir.path().join("crl"));
             let files = Files { client_ca: Some(dir.path().join("ca")), client_crl, ..files_in(dir.path()) };
-            match (files.load().err(), wrong) {
+            match (load(&files).err(), wrong) {
                 (None, None) => {}
                 (Some(error), Some(wrong)) => assert!(error.starts_with(wrong), "{error}"),
                 (error, wrong) => panic!("{error:?}, not {wrong:?}"),

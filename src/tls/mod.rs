@@ -36,7 +36,7 @@ pub use self::connect::{Connector, ConnectorFiles};
 #[cfg(feature = "server")]
 pub(crate) use self::connect::{chain, failed};
 #[cfg(feature = "server")]
-pub use self::files::{Certificates, Files};
+pub use self::files::Files;
 #[cfg(feature = "server")]
 pub(crate) use self::machine::{Machine, Received, explain, first_dns_name};
 #[cfg(feature = "server")]
