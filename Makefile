@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks instructions microbench flamegraph image image-test deb deb-test unit-test alerts-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks bench-handshakes instructions microbench flamegraph image image-test deb deb-test unit-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -93,6 +93,9 @@ bench-compare:  ## this revision beside another one (BEFORE=), in turn: ratios w
 
 bench-sinks:    ## each sink against a bare loop into the same store; a store that refuses rows, one that stands still (15 minutes)
 	./tools/bench/sinks
+
+bench-handshakes: ## what 1,000 TLS handshakes in a second cost busy agents (2 minutes)
+	./tools/bench/handshakes
 
 bench-loops:    ## two event loops against one: cost of an event, and events per second on the clock (5 minutes)
 	./tools/bench/loops

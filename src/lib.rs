@@ -22,6 +22,7 @@
 //! | [`wire`] | frame header, decoder, encoder, checksums |
 //! | [`session`] | both sides of the agent protocol: hello, sequence, deduplication, acknowledgements |
 //! | [`client`] | blocking agent client |
+//! | `tls` | certificates, and TLS on both sides: bytes in, bytes out |
 //! | [`resolve`] | host names to addresses; `localhost` needs no resolver |
 //! | `http` | request head, body, routes, responses |
 //! | `net` | mio: event loop, listener, connections, timers |
@@ -52,6 +53,8 @@ pub mod resolve;
 pub mod session;
 pub mod text;
 pub mod time;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod wire;
 
 #[cfg(feature = "server")]

@@ -144,7 +144,7 @@ pub const AGENTS_DEFAULT: usize = 100_000;
 pub const AGENTS_LIMIT: usize = 10_000_000;
 /// A disconnected agent's mark may be forgotten after this time, when room is needed (R3).
 pub const DEDUPE_RETENTION: Duration = Duration::from_secs(24 * 3600);
-/// Open connections; a connection without traffic costs about 1 KiB.
+/// Open connections; a connection without traffic costs about 1 KiB, with TLS about 4 KiB.
 pub const CONNECTIONS_DEFAULT: usize = 16_384;
 /// Connections above `max_connections` that are accepted all the same, to be refused in their own protocol. At most as many
 /// as `max_connections`, where that is more than the lowest number.
@@ -305,6 +305,25 @@ pub const LOG_WARNING_INTERVAL: Duration = Duration::from_secs(10);
 pub const REFUSAL_LOG_PEERS_MAX: usize = 1_024;
 /// Bytes of the method, the path and the reason in such a line, each.
 pub const REFUSAL_LOG_TEXT_BYTES_MAX: usize = 256;
+
+// ---- TLS on the port of the server ----
+
+/// Bytes of one record as it is sent: 16 KiB of plaintext, its header, and what encryption may add (RFC 5246, section 6.2.3).
+pub const TLS_RECORD_BYTES_MAX: usize = 16 * 1024 + 2048 + 5;
+/// Ciphertext that a connection keeps until the rest of a record or of a handshake message has come. Chains of certificates of
+/// clients are smaller by far.
+pub const TLS_HELD_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of ciphertext that a loop receives at once, together with what is held: it stays in the cache of a core.
+pub const TLS_WIRE_BYTES: usize = 128 * 1024;
+const _: () = assert!(TLS_WIRE_BYTES >= TLS_HELD_BYTES_MAX + TLS_RECORD_BYTES_MAX);
+/// Bytes of a file of certificates or of a key.
+pub const TLS_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Such files are read again this often, to see whether they have changed.
+pub const TLS_FILES_INTERVAL: Duration = Duration::from_secs(1);
+/// A certificate that expires within this time is warned about, as long as most authorities take notice before.
+pub const TLS_EXPIRY_WARNING: Duration = Duration::from_secs(30 * 86_400);
+/// From a client's first byte to the end of its handshake with the server.
+pub const TLS_CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 
 // ---- limits on receipt ----
 

@@ -112,6 +112,8 @@ pub struct Metrics {
     /// `telemetryx_read_pauses_total`: how often reading paused for lack of memory or room in the ring.
     pub read_pauses: IntCounter,
     loop_busy_ratio: GaugeVec,
+    /// Without labels; there is a value only where there is a certificate.
+    certificate_expiry: IntGaugeVec,
     loop_connections: IntGaugeVec,
     /// `telemetryx_wal_sync_seconds`: duration of each fdatasync of the log.
     pub wal_sync_seconds: Histogram,
@@ -343,6 +345,11 @@ impl Metrics {
                 "Open connections of an event loop.",
                 &["loop"],
             )?,
+            certificate_expiry: on.gauges(
+                "telemetryx_tls_certificate_expiry_seconds",
+                "When the certificate in tls.cert_file expires, in seconds since 1970.",
+                &[],
+            )?,
             wal_sync_seconds: on.histogram("telemetryx_wal_sync_seconds", "Duration of one fdatasync of the log.")?,
             wal_bytes: on.gauge("telemetryx_wal_bytes", "Bytes of all segments of the log.")?,
             wal_bytes_max: on.gauge("telemetryx_wal_bytes_max", "Most bytes of all segments of the log.")?,
@@ -366,6 +373,11 @@ impl Metrics {
         let event_loop = event_loop.to_string();
         self.loop_busy_ratio.with_label_values(&[event_loop.as_str()]).set(ratio);
         self.loop_connections.with_label_values(&[event_loop.as_str()]).set(connections);
+    }
+
+    /// `not_after`: when the certificate of the server expires, in seconds since 1970.
+    pub fn show_certificate(&self, not_after: i64) {
+        self.certificate_expiry.with_label_values::<&str>(&[]).set(not_after);
     }
 
     /// A half-closed connection was closed before the peer had ended or paused. `reason`: a name from a closed set of ours.

@@ -54,6 +54,15 @@ fn an_agent_links_no_server_crate() {
 }
 
 #[test]
+fn an_agent_with_tls_links_rustls_and_no_server_crate() {
+    let agent = tree("normal", &["--no-default-features", "--features", "tls"]);
+    assert!(agent.iter().any(|name| name == "rustls"), "{agent:?}");
+    for name in SERVER_CRATES.iter().filter(|name| **name != "rustls") {
+        assert!(!agent.iter().any(|linked| linked == name), "an agent with TLS would link {name}");
+    }
+}
+
+#[test]
 fn no_second_tls_stack_and_no_downloading_build_script_slips_in() {
     let server = tree("normal", &[]);
     for name in ["openssl", "native-tls", "aws-lc", "bindgen", "cmake", "rustls-native-certs"] {

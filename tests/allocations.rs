@@ -173,6 +173,7 @@ fn start(
         syslog: None,
         limits: ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 },
         tokens: Tokens::default(),
+        encryption: net::Encryption::default(),
         rates: Rates::new(rates, Instant::now()),
         marks: Mutex::new(Marks::new(100, Duration::from_secs(3600))),
         metrics: metrics.clone(),

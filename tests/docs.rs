@@ -199,6 +199,7 @@ fn metrics() -> BTreeSet<(String, String)> {
     metrics.sink("sqlite");
     metrics.show_sink("sqlite", true, 0.0);
     metrics.show_loop(0, 0.0, 0);
+    metrics.show_certificate(1);
     metrics.events_dropped("sqlite", "dead_letters_full");
     LocalMetrics::new(&metrics, &["api".to_owned()]);
     metrics.syslog_dropped("kernel");

@@ -12,9 +12,11 @@
 
 mod support;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use support::certificates::Authority;
 use support::disk::Disk;
 use support::http;
 use support::ledger::{Outcome, rows_stored};
@@ -22,6 +24,8 @@ use support::load::{Load, Plan};
 use support::proxy::{CutPlan, Proxy};
 use support::seed;
 use support::server::{Process, Server, own_address, wait_until};
+use support::tls;
+use support::tls_front::TlsFront;
 use telemetryx::random::Random;
 use telemetryx::wire::AckLevel;
 
@@ -108,6 +112,36 @@ fn kill_9_under_load_and_during_recovery_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn over_tls_kills_and_cut_connections_lose_and_double_nothing() {
+    let (seed, rounds) = (seed(), rounds());
+    let directory = tempfile::tempdir().unwrap();
+    let address = own_address();
+    let authority = Authority::new("of a test");
+    let [cert, key] = tls::settings_in(directory.path(), &authority);
+    let at = format!("server.address={address}");
+    let settings = [&[&at as &str, &cert, &key], &TINY_SEGMENTS[..]].concat();
+    let mut random = Random::seeded(seed);
+    let mut server = Server::start(directory.path(), &settings);
+    // Some within the handshake, on either side of it.
+    let plan = CutPlan { seed, bytes: 0..100_000, answer_bytes: 0..20_000, reset_percent: 50, ..CutPlan::default() };
+    let proxy = Proxy::start(address, plan).unwrap();
+    let client = tls::client(&authority, None, &[&rustls::version::TLS12, &rustls::version::TLS13]);
+    let front = TlsFront::start(proxy.address(), client).unwrap();
+    let load = Load::start(front.address(), &Plan::mixed(seed));
+    for _ in 0..rounds {
+        load.wait_for_acknowledged(200, ROUND_TIMEOUT);
+        std::thread::sleep(random.below(Duration::from_millis(150)));
+        server.kill();
+        server = Server::start(directory.path(), &settings);
+    }
+    proxy.calm();
+    let cuts = proxy.cuts();
+    let outcome = settle(server, load, directory.path(), 5);
+    println!("{rounds} kills and {cuts} cuts over TLS");
+    assert!(outcome.acknowledged >= 200 * rounds && cuts > rounds);
+}
+
+#[test]
 fn connections_cut_at_any_byte_lose_and_double_nothing() {
     let (seed, rounds) = (seed(), rounds());
     let directory = tempfile::tempdir().unwrap();
@@ -178,6 +212,23 @@ fn cut_power(disk: &Disk, process: &mut Process) {
 #[test]
 #[ignore = "needs root and a loop device: tools/power-loss"]
 fn power_loss_under_load_loses_and_doubles_nothing() {
+    power_loss(&[], |address| address);
+}
+
+/// The same where all that comes is encrypted.
+#[test]
+#[ignore = "needs root and a loop device: tools/power-loss"]
+fn power_loss_under_load_over_tls_loses_and_doubles_nothing() {
+    // Not on the disk that fails.
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::new("of a test");
+    let [cert, key] = tls::settings_in(directory.path(), &authority);
+    let client = tls::client(&authority, None, &[&rustls::version::TLS12, &rustls::version::TLS13]);
+    power_loss(&[&cert, &key], |address| TlsFront::start(address, client.clone()).unwrap().address());
+}
+
+/// `reached_at`: where the load reaches a server with this address.
+fn power_loss(more: &[&str], reached_at: impl FnOnce(SocketAddr) -> SocketAddr) {
     let (seed, rounds) = (seed(), rounds());
     let disk = Disk::ext4(256 << 20).expect("root, and a loop device");
     let data_dir = disk.path().join("data");
@@ -186,13 +237,13 @@ fn power_loss_under_load_loses_and_doubles_nothing() {
     std::fs::File::open(disk.path()).unwrap().sync_all().unwrap();
     let address = own_address();
     let at = format!("server.address={address}");
-    let settings = [&[&at as &str], &TINY_SEGMENTS[..]].concat();
+    let settings = [&[&at as &str], more, &TINY_SEGMENTS[..]].concat();
     let mut random = Random::seeded(seed);
     let started = Instant::now();
     let mut server = Server::start(&data_dir, &settings);
     let levels = [AckLevel::Synced, AckLevel::Delivered];
     let agents = (0..8).map(|index| levels[usize::from(index % 4 == 3)]).collect();
-    let load = Load::start(address, &Plan { agents, ..Plan::mixed(seed) });
+    let load = Load::start(reached_at(address), &Plan { agents, ..Plan::mixed(seed) });
     let mut cut_in_recovery = 0;
     for _ in 0..rounds {
         load.wait_for_acknowledged(200, ROUND_TIMEOUT);

@@ -17,6 +17,7 @@ mod report;
 #[cfg(any(test, feature = "rivals"))]
 mod rivals;
 pub mod sample;
+mod stream;
 mod talk;
 
 use std::net::{SocketAddr, TcpStream};
@@ -33,8 +34,10 @@ use self::process::Process;
 use self::progress::Progress;
 use self::report::{Report, ServerCost};
 use self::sample::{EVENT_BYTES_MIN, Sample};
+use self::stream::Target;
 use self::talk::{Message, Talk};
 use super::address::Address;
+use super::tls_args::TlsArgs;
 use super::{Failure, SettingsArgs, print, read_token};
 use crate::limits::{CLIENT_CONNECT_TIMEOUT, EVENT_BYTES_MAX, FRAME_EVENTS_MAX, PORT_DEFAULT};
 use crate::wire::AckLevel;
@@ -64,6 +67,8 @@ pub struct BenchOptions {
     /// File that contains the token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Connections; each is a separate agent
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     connections: u32,
@@ -153,8 +158,10 @@ enum BenchError {
 /// Measures, and prints the result.
 pub(super) fn run(settings: &SettingsArgs, options: &BenchOptions) -> Result<(), Failure> {
     let token = options.token_file.as_deref().map(read_token).transpose().map_err(Failure::Failed)?;
-    let addresses = Address::or_of_settings(options.to.as_ref(), settings, "bench --to")?.resolve()?;
-    let report = measure(answering(&addresses), &token.unwrap_or_default(), options);
+    let to = Address::or_of_settings(options.to.as_ref(), settings, "bench --to")?;
+    let address = answering(&to.resolve()?);
+    let target = Target { address, host: to.host, tls: options.tls.connector()? };
+    let report = measure(&target, &token.unwrap_or_default(), options);
     let report = report.map_err(|error| Failure::Failed(error.to_string()))?;
     print(&if options.json { report.json() } else { report.text() })
 }
@@ -166,11 +173,12 @@ fn answering(addresses: &[SocketAddr]) -> SocketAddr {
     if addresses.len() < 2 { first } else { addresses.iter().find(takes).copied().unwrap_or(first) }
 }
 
-fn measure(address: SocketAddr, token: &[u8], options: &BenchOptions) -> Result<Report, BenchError> {
+fn measure(target: &Target, token: &[u8], options: &BenchOptions) -> Result<Report, BenchError> {
+    let address = target.address;
     let protocol = options.protocol();
     let server = Process::listening_on(address).filter(|_| is_this_host(address));
     let resident_before = server.and_then(|server| server.resident_bytes());
-    let mut groups = connect(address, protocol, token, options)?;
+    let mut groups = connect(target, protocol, token, options)?;
 
     let seconds = Duration::from_secs(options.seconds.into());
     let begin = Instant::now() + seconds / 10;
@@ -234,11 +242,12 @@ fn measure(address: SocketAddr, token: &[u8], options: &BenchOptions) -> Result<
 
 /// Messages, encoded once, and lines that send them, in a group for each thread.
 fn connect(
-    address: SocketAddr,
+    target: &Target,
     protocol: Protocol,
     token: &[u8],
     options: &BenchOptions,
 ) -> Result<Vec<Vec<Line>>, BenchError> {
+    let address = target.address;
     if protocol == Protocol::Http && token.iter().any(u8::is_ascii_control) {
         return Err(BenchError::Token);
     }
@@ -273,7 +282,7 @@ fn connect(
             Protocol::Rival(Rival::Mute) => Box::new(rivals::Mute(frames::Frames::new(agent_id()?, &[], None))),
         };
         let interval = (options.rate > 0).then(|| interval(options));
-        groups[group].push(Line::open(address, talk, messages.clone(), interval)?);
+        groups[group].push(Line::open(target, talk, messages.clone(), interval)?);
     }
     Ok(groups)
 }

@@ -8,14 +8,17 @@ mod preview;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use clap::Args;
 
 use self::findings::{Finding, Findings, print_problems};
 use super::{Failure, SettingsArgs};
 use crate::config::{Config, Resolved};
+use crate::counted::Counted;
 use crate::escape::Escaped;
-use crate::server::access;
+use crate::server::certificates::Expiry;
+use crate::server::{access, certificates};
 use crate::sink::{self, Identity};
 use crate::wal::{DirStorage, inspect};
 
@@ -62,11 +65,26 @@ fn load(settings: &SettingsArgs, findings: &mut Findings) -> Result<Resolved, Fa
     let server = &settings.config.server;
     let tokens = access::read_tokens(&settings.config)?;
     access::check_files(&settings.config)?;
+    let acceptor = certificates::acceptor(&settings.config)?;
     findings.summary(&settings)?;
-    if let Some(warning) = access::warning(server.address, &tokens, server) {
+    if let Some(warning) = access::warning(server.address, &tokens, &settings.config) {
         findings.warn(&server.address.to_string(), warning)?;
     }
+    if let (Some(acceptor), Some(path)) = (acceptor, &settings.config.tls.cert_file) {
+        findings.add(certificate(path, acceptor.not_after(), SystemTime::now()))?;
+    }
     Ok(settings)
+}
+
+/// Until when the certificate of the server is valid.
+fn certificate(path: &Path, not_after: i64, now: SystemTime) -> Finding {
+    let time = certificates::shown(not_after);
+    let (ok, message) = match Expiry::of(not_after, now) {
+        Expiry::Far => (true, format!("valid until {time}")),
+        Expiry::Near(days) => (true, format!("warning: valid until {time}, for {}: renew it", Counted(days, "day"))),
+        Expiry::Over => (false, format!("expired at {time}: clients reject it, renew it")),
+    };
+    Finding { subject: "certificate", name: path.display().to_string(), ok, message }
 }
 
 fn ask(config: &Config, findings: &mut Findings) -> Result<(), Failure> {

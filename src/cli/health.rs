@@ -1,26 +1,25 @@
 //! `telemetryx health`: the check of a container whose image has no curl.
 
+mod own;
+
 use std::io::{ErrorKind, Read};
-#[cfg(feature = "http-sink")]
-use std::path::{Path, PathBuf};
-#[cfg(feature = "http-sink")]
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
-#[cfg(feature = "http-sink")]
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::address::{Address, AddressError};
 use super::terminal::fit;
+use super::tls_args::TlsFiles;
 use super::{Failure, SettingsArgs, print};
 use crate::escape::escape;
 use crate::limits;
 use crate::resolve::http::SystemResolver;
 use crate::settings::hide::hide_in_all;
 use crate::settings::url::Url;
-#[cfg(feature = "http-sink")]
-use crate::sink::tls;
+use crate::tls;
 
 /// Bytes of an answer that are printed: a page of metrics of a hundred sinks.
 const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
@@ -32,10 +31,8 @@ pub(super) struct HealthArgs {
     /// Server to query, such as localhost:4640 or https://example.org/telemetryx/health [default: server.address]
     #[arg(value_name = "URL")]
     pub url: Option<String>,
-    /// Trust the authorities in this PEM file instead of the public ones
-    #[cfg(feature = "http-sink")]
-    #[arg(long, value_name = "FILE")]
-    pub ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    files: TlsFiles,
     #[command(flatten)]
     pub(super) settings: SettingsArgs,
 }
@@ -45,7 +42,13 @@ pub(super) fn run(args: &HealthArgs) -> Result<(), Failure> {
     let HealthArgs { url, settings, .. } = args;
     let url = match url {
         Some(url) => health_url(url).map_err(|error| Failure::Usage(error.to_string()))?,
-        None => format!("http://{}/health", Address::or_of_settings(None, settings, "health")?),
+        None => {
+            let address = Address::or_of_settings(None, settings, "health")?;
+            if let Some(cert_file) = settings.load()?.config.tls.cert_file {
+                return show_own(&address, &cert_file);
+            }
+            format!("http://{address}/health")
+        }
     };
     // The query may hold a secret.
     let shown = url.split_once('?').map_or(url.as_str(), |(shown, _)| shown);
@@ -65,6 +68,18 @@ pub(super) fn run(args: &HealthArgs) -> Result<(), Failure> {
     read.map_err(|error| Failure::Failed(format!("{shown}: the answer is incomplete: {error}"))).map(drop)
 }
 
+/// Asks the server of the settings over TLS, and trusts exactly the certificate that it is set to have.
+fn show_own(address: &Address, cert_file: &Path) -> Result<(), Failure> {
+    let shown = format!("https://{address}/health");
+    let (status, body) = own::get(address, cert_file).map_err(|why| Failure::Failed(format!("{shown}: {why}")))?;
+    let body = String::from_utf8_lossy(&body);
+    let body = body.trim_end();
+    if status != 200 {
+        return Err(Failure::Failed(format!("{shown}: answers {status} {}", fit(&escape(body), ERROR_CHARS_MAX))));
+    }
+    print(&format!("{body}\n"))
+}
+
 fn agent(args: &HealthArgs) -> Result<ureq::Agent, Failure> {
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -72,16 +87,12 @@ fn agent(args: &HealthArgs) -> Result<ureq::Agent, Failure> {
         .max_redirects(0)
         // A proxy's answer says nothing about the server.
         .proxy(None);
-    #[cfg(feature = "http-sink")]
-    let config = config.tls_config(tls_config(args.ca_file.as_deref())?);
-    #[cfg(not(feature = "http-sink"))]
-    let _ = args;
+    let config = config.tls_config(tls_config(&args.files)?);
     Ok(ureq::Agent::with_parts(config.build(), DefaultConnector::default(), SystemResolver))
 }
 
-#[cfg(feature = "http-sink")]
-fn tls_config(ca_file: Option<&Path>) -> Result<TlsConfig, Failure> {
-    let roots = match ca_file {
+fn tls_config(files: &TlsFiles) -> Result<TlsConfig, Failure> {
+    let roots = match &files.ca_file {
         None => RootCerts::WebPki,
         Some(path) => {
             let authorities = tls::authorities(path).map_err(Failure::Failed)?;
@@ -90,13 +101,26 @@ fn tls_config(ca_file: Option<&Path>) -> Result<TlsConfig, Failure> {
         }
     };
     // The provider is named here, so that no process-wide one has to be installed first.
-    Ok(TlsConfig::builder().root_certs(roots).unversioned_rustls_crypto_provider(tls::provider()).build())
+    Ok(TlsConfig::builder()
+        .root_certs(roots)
+        .client_cert(client_certificate(files)?)
+        .unversioned_rustls_crypto_provider(tls::provider())
+        .build())
+}
+
+fn client_certificate(files: &TlsFiles) -> Result<Option<ClientCert>, Failure> {
+    let (Some(cert), Some(key)) = (&files.cert, &files.key) else { return Ok(None) };
+    let failed = |path: &Path, error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", path.display()));
+    let chain = tls::chain(cert).map_err(|error| failed(cert, &error))?;
+    let chain: Vec<_> = chain.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();
+    let key = std::fs::read(key)
+        .map_err(|error| failed(key, &error))
+        .and_then(|pem| PrivateKey::from_pem(&pem).map_err(|error| failed(key, &error)))?;
+    Ok(Some(ClientCert::new_with_certs(&chain, key)))
 }
 
 fn explain(url: &str, error: &ureq::Error) -> String {
     let hint = match error {
-        ureq::Error::TlsRequired => "; this build does not include TLS (feature http-sink): use http",
-        #[cfg(feature = "http-sink")]
         error if tls::error_of_http(error).is_some() || (is_https(url) && ended(error)) => {
             match tls::error_of_http(error).map(tls::trouble) {
                 Some(tls::Trouble::Certificate) => {
@@ -114,13 +138,11 @@ fn explain(url: &str, error: &ureq::Error) -> String {
     format!("{url}: {error}{hint}")
 }
 
-#[cfg(feature = "http-sink")]
 fn is_https(url: &str) -> bool {
     url.starts_with("https://")
 }
 
 /// The server closed the connection without an answer.
-#[cfg(feature = "http-sink")]
 fn ended(error: &ureq::Error) -> bool {
     let kinds = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
     matches!(error, ureq::Error::Io(error) if kinds.contains(&error.kind()))

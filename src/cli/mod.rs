@@ -34,6 +34,7 @@ mod send;
 mod started;
 mod table;
 mod terminal;
+mod tls_args;
 mod wal;
 
 const EXAMPLE: &str = "\

@@ -37,6 +37,7 @@ use self::progress::{Live, how_far};
 use self::sending::{Sending, Sent};
 use self::stop::Stop;
 use super::address::Address;
+use super::tls_args::TlsArgs;
 use super::{Failure, SettingsArgs, print, read_token};
 use crate::client::{self, Client, ClientError, Progress, Stopped};
 use crate::counted::{Counted, PartOf};
@@ -87,6 +88,8 @@ pub(super) struct SendOptions {
     /// File that contains the token
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Acknowledge events once they are received, written, synced or delivered [default: server.ack of the server]
     #[arg(long, value_name = "LEVEL")]
     pub ack: Option<AckLevel>,
@@ -143,6 +146,9 @@ enum SendError {
     Read { path: String, source: io::Error },
     #[error("{0}")]
     Token(String),
+    /// A file of certificates or of a key.
+    #[error("{0}")]
+    Tls(String),
     #[error("{path}:{line}: {error}")]
     Line { path: String, line: u64, error: LineError },
     #[error(transparent)]
@@ -256,6 +262,7 @@ fn patience(timeout: Option<u64>) -> (Option<Duration>, Option<Duration>) {
 fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -> Result<Sent, Ended> {
     let token = options.token_file.as_deref().map(read_token).transpose();
     let token = token.map_err(SendError::Token)?.unwrap_or_default();
+    let tls = options.tls.connector().map_err(|failure| SendError::Tls(failure.to_string()))?;
     let (connect_patience, patience) = patience(options.timeout);
     let no_token = token.is_empty();
     let client = Client::connect(client::Options {
@@ -264,6 +271,7 @@ fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -
         token,
         ack: options.ack,
         patience: connect_patience,
+        tls,
         ..client::Options::new(address)
     });
     let mut client = client.map_err(|error| match error {

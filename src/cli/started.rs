@@ -14,7 +14,7 @@ use crate::config::{Config, LogFormat};
 struct Started {
     address: SocketAddr,
     /// What is accepted there.
-    protocols: &'static str,
+    protocols: String,
     /// `None`: there is no log.
     log: Option<String>,
     /// Name, and output if it has one.
@@ -34,11 +34,13 @@ pub(super) fn lines(address: SocketAddr, config: &Config) -> String {
         (sink.name.clone(), output)
     });
     let log = config.wal.enabled.then(|| near(&config.data_dir.join("wal")));
-    let protocols = match (config.syslog.enabled, config.syslog.udp) {
-        (false, _) => "frames, HTTP",
-        (true, false) => "frames, HTTP, syslog",
-        (true, true) => "frames, HTTP, syslog, syslog over UDP",
-    };
+    let mut protocols = "frames, HTTP".to_owned();
+    let accepted = [
+        (config.tls.cert_file.is_some(), ", TLS"),
+        (config.syslog.enabled, ", syslog"),
+        (config.syslog.enabled && config.syslog.udp, ", syslog over UDP"),
+    ];
+    accepted.iter().filter(|(is_accepted, _)| *is_accepted).for_each(|(_, name)| protocols.push_str(name));
     let started = Started { address, protocols, log, sinks: sinks.collect() };
     match config.log.format {
         LogFormat::Text => started.text(),
@@ -88,7 +90,7 @@ mod tests {
     fn started(sinks: &[(&str, Option<&str>)]) -> Started {
         let sinks = sinks.iter().map(|(name, output)| ((*name).to_owned(), output.map(str::to_owned)));
         let address = "127.0.0.1:4640".parse().unwrap();
-        Started { address, protocols: "frames, HTTP", log: Some("d/wal".to_owned()), sinks: sinks.collect() }
+        Started { address, protocols: "frames, HTTP".to_owned(), log: Some("d/wal".to_owned()), sinks: sinks.collect() }
     }
 
     #[test]
@@ -98,6 +100,8 @@ mod tests {
         let two = started(&[("sqlite", Some("d/events.db")), ("off", None)]);
         let expected = "listening on 127.0.0.1:4640 (frames, HTTP) · log d/wal\nsink sqlite d/events.db\nsink off\n";
         assert_eq!(two.text(), expected);
+        let tls = Started { protocols: "frames, HTTP, TLS".to_owned(), ..started(&[]) };
+        assert!(tls.text().starts_with("listening on 127.0.0.1:4640 (frames, HTTP, TLS) · "));
         let none = Started { log: None, ..started(&[("out", Some("standard output"))]) };
         let expected =
             "listening on 127.0.0.1:4640 (frames, HTTP) · no log: acknowledges `received` · sink out standard output\n";

@@ -1,14 +1,14 @@
 //! The client's threads: one connects and writes, one a connection reads. Both only carry out the agent's actions.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use crate::limits::{CLIENT_CONNECT_TIMEOUT, CLIENT_READ_BYTES, CLIENT_WRITE_TIMEOUT};
-use crate::resolve;
+use super::wire::Wire;
+use crate::limits::{CLIENT_READ_BYTES, CLIENT_WRITE_TIMEOUT};
 use crate::session::agent::Action;
 
 /// After a failed write, how long the reader may take to find the server's last frames.
@@ -22,13 +22,13 @@ pub(super) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
 
 /// An open connection; dropping it ends the reader, so the lock must not be held then.
 struct Connection {
-    stream: TcpStream,
+    wire: Wire,
     reader: Option<JoinHandle<()>>,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        let _ = self.wire.stream().shutdown(Shutdown::Both);
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
@@ -56,17 +56,17 @@ fn run(shared: &Arc<Shared>) {
             Action::Connect => {
                 drop(state);
                 connection = None;
-                let opened = open(&shared.address);
+                let opened = open(shared);
                 state = shared.lock();
                 state.connection += 1;
-                let started = opened.and_then(|stream| {
+                let started = opened.and_then(|wire| {
                     state.agent.connected(Instant::now());
                     let number = state.connection;
-                    let (reading, shared) = (stream.try_clone()?, Arc::clone(shared));
+                    let (reading, shared) = (wire.try_clone()?, Arc::clone(shared));
                     let reader = std::thread::Builder::new()
                         .name("telemetryx-client-read".to_owned())
                         .spawn(move || read(&reading, &shared, number))?;
-                    Ok(Connection { stream, reader: Some(reader) })
+                    Ok(Connection { wire, reader: Some(reader) })
                 });
                 match started {
                     Ok(started) => connection = Some(started),
@@ -75,7 +75,7 @@ fn run(shared: &Arc<Shared>) {
             }
             Action::Write(bytes) => {
                 drop(state);
-                let written = connection.as_ref().map_or(Ok(()), |open| write(&open.stream, &bytes, shared));
+                let written = connection.as_ref().map_or(Ok(()), |open| write(&open.wire, &bytes, shared));
                 state = shared.lock();
                 if let Err(error) = written {
                     // A server that closes has said why, and the reader is about to find it.
@@ -87,8 +87,11 @@ fn run(shared: &Arc<Shared>) {
                 }
             }
             Action::HalfClose => {
-                // If this fails, the reader meets the same error.
-                let _ = connection.as_ref().map(|open| open.stream.shutdown(Shutdown::Write));
+                drop(state);
+                if let Some(open) = &connection {
+                    half_close(&open.wire, shared);
+                }
+                state = shared.lock();
             }
         }
         state.take_notices(&shared.address);
@@ -99,15 +102,25 @@ fn run(shared: &Arc<Shared>) {
     shared.changed.notify_all();
 }
 
-fn open(address: &str) -> io::Result<TcpStream> {
-    let stream = resolve::connect_to(address, CLIENT_CONNECT_TIMEOUT)?;
-    stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(CLIENT_WRITE_TIMEOUT))?;
-    Ok(stream)
+fn open(shared: &Shared) -> io::Result<Wire> {
+    let wire = Wire::open(shared)?;
+    wire.stream().set_write_timeout(Some(CLIENT_WRITE_TIMEOUT))?;
+    Ok(wire)
+}
+
+/// If this fails, the reader meets the same error.
+fn half_close(wire: &Wire, shared: &Shared) {
+    let _ = write_sealed(wire.stream(), &wire.end(), shared);
+    let _ = wire.stream().shutdown(Shutdown::Write);
 }
 
 /// Writes all of it, unless the agent gives the connection up meanwhile.
-fn write(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
+fn write(wire: &Wire, bytes: &[u8], shared: &Shared) -> io::Result<()> {
+    write_sealed(wire.stream(), &wire.seal(bytes)?, shared)
+}
+
+/// The same with bytes as they are sent.
+fn write_sealed(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
     while !bytes.is_empty() {
         match stream.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -127,18 +140,23 @@ fn write(mut stream: &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Resul
 }
 
 /// Passes what the server sends to the agent, until the connection ends.
-fn read(mut stream: &TcpStream, shared: &Shared, connection: u64) {
-    let mut buffer = vec![0; CLIENT_READ_BYTES];
+fn read(wire: &Wire, shared: &Shared, connection: u64) {
+    let (mut buffer, mut received) = (vec![0; CLIENT_READ_BYTES], Vec::new());
     loop {
-        let outcome = stream.read(&mut buffer);
+        let outcome = wire.read(&mut buffer, &mut received);
         let now = Instant::now();
         let mut state = shared.lock();
         if state.connection != connection || !state.agent.is_connected() {
             return;
         }
+        if !received.is_empty() {
+            state.agent.receive(&received, now);
+        }
         match outcome {
-            Ok(0) => state.agent.disconnected("the server closed the connection".to_owned(), now),
-            Ok(count) => state.agent.receive(buffer.get(..count).unwrap_or_default(), now),
+            Ok(true) => {}
+            // What came last may have ended the connection.
+            Ok(false) if !state.agent.is_connected() => {}
+            Ok(false) => state.agent.disconnected("the server closed the connection".to_owned(), now),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => state.agent.disconnected(error.to_string(), now),
         }
@@ -146,7 +164,7 @@ fn read(mut stream: &TcpStream, shared: &Shared, connection: u64) {
         shared.changed.notify_all();
         if !state.agent.is_connected() {
             // The writer may be stuck in writing.
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = wire.stream().shutdown(Shutdown::Both);
             return;
         }
     }

@@ -35,6 +35,7 @@ mod driver;
 pub(crate) mod script;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -50,6 +51,8 @@ use crate::escape::Quoted;
 use crate::event::proto::Event;
 use crate::limits::{CLIENT_QUEUE_BYTES, CLIENT_REPORTS_MAX};
 use crate::session::agent::{Agent, Notice, Settings};
+#[cfg(feature = "tls")]
+pub use crate::tls::{Connector, ConnectorFiles};
 use crate::wire::{AckLevel, Welcome};
 
 /// Where to send to, and as whom.
@@ -69,6 +72,9 @@ pub struct Options {
     pub queue_bytes: usize,
     /// A call gives up after this time without a new connection or acknowledgement. `None`: never.
     pub patience: Option<Duration>,
+    /// Whom to trust, and what to show. `None`: without TLS.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Connector>,
 }
 
 impl Options {
@@ -82,6 +88,8 @@ impl Options {
             agent_id: None,
             queue_bytes: CLIENT_QUEUE_BYTES,
             patience: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -153,6 +161,8 @@ pub struct Client {
 /// What the caller's and the client's threads share.
 struct Shared {
     address: String,
+    #[cfg(feature = "tls")]
+    tls: Option<Connector>,
     state: Mutex<State>,
     /// Notified after every change that a caller may wait for.
     changed: Condvar,
@@ -191,7 +201,13 @@ impl Client {
             reports: VecDeque::new(),
             abandoned: false,
         };
-        let shared = Arc::new(Shared { address: options.address, state: Mutex::new(state), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            address: options.address,
+            #[cfg(feature = "tls")]
+            tls: options.tls,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let writer = driver::start(&shared).map_err(ClientError::Thread)?;
         let client = Self { shared, writer: Some(writer), patience: options.patience, batch: Batch::new() };
         client.wait_until(None, |state| state.welcome.map(|_| Ok(())))?;

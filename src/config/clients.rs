@@ -1,4 +1,4 @@
-//! `[[clients]]`: who may send with a token of their own, and how much.
+//! `[[clients]]`: who may send with a token or a certificate of their own, and how much.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,13 +18,15 @@ pub(super) const CLIENTS: &str = "clients";
 /// Also the value of a metric's label.
 const NAME_BYTES_MAX: usize = 64;
 
-/// A client: a name for a token, and limits for all that is sent with it.
+/// A client: a name for a token or a certificate, and limits for all that is sent with it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Client {
     /// Shown in log lines and metrics.
     pub name: String,
-    /// What its token is known by.
-    pub token: ClientToken,
+    /// What its token is known by. `None`: it shows a certificate.
+    pub token: Option<ClientToken>,
+    /// The first DNS name in its certificate. `None`: it sends a token.
+    pub certificate_name: Option<String>,
     /// 0: no limit.
     pub events_per_second: u64,
     /// 0: no limit.
@@ -59,6 +61,7 @@ pub(super) struct ResolvedClient {
 struct Typed {
     token_sha256: String,
     token_file: Option<PathBuf>,
+    certificate_name: String,
     events_per_second: u64,
     bytes_per_second: u64,
     burst: Duration,
@@ -101,7 +104,30 @@ pub(super) fn resolve(clients: Vec<GivenSink>, problems: &mut Vec<String>) -> Ve
         names.push((name, origin));
         resolved.extend(resolve_one(given, problems));
     }
+    check_certificate_names(&resolved, problems);
     resolved
+}
+
+/// A certificate is that of one client.
+fn check_certificate_names(clients: &[ResolvedClient], problems: &mut Vec<String>) {
+    for (index, client) in clients.iter().enumerate() {
+        let Some(name) = &client.client.certificate_name else { continue };
+        let has_it = |other: &&ResolvedClient| other.client.certificate_name.as_ref() == Some(name);
+        if let Some(other) = clients.iter().take(index).find(has_it) {
+            let (origin, own) = (client.origin_of("certificate_name"), &client.client.name);
+            problems.push(format!(
+                "{origin}: clients.{own}.certificate_name is also that of clients.{}: give each client its own",
+                other.client.name
+            ));
+        }
+    }
+}
+
+impl ResolvedClient {
+    /// Where the value of `key` is from.
+    pub(super) fn origin_of(&self, key: &str) -> &Origin {
+        self.entries.iter().find(|entry| entry.key == key).map_or(&self.origin, |entry| &entry.origin)
+    }
 }
 
 fn resolve_one(given: GivenSink, problems: &mut Vec<String>) -> Option<ResolvedClient> {
@@ -122,8 +148,10 @@ fn resolve_one(given: GivenSink, problems: &mut Vec<String>) -> Option<ResolvedC
     };
     match token(&typed, &entries) {
         Ok(token) => {
-            let Typed { events_per_second, bytes_per_second, burst, .. } = typed;
-            let client = Client { name, token, events_per_second, bytes_per_second, burst };
+            let Typed { certificate_name, events_per_second, bytes_per_second, burst, .. } = typed;
+            // Names of DNS are compared without regard to case.
+            let certificate_name = Some(certificate_name.to_ascii_lowercase()).filter(|name| !name.is_empty());
+            let client = Client { name, token, certificate_name, events_per_second, bytes_per_second, burst };
             Some(ResolvedClient { client, origin, entries })
         }
         Err(Wrong { key: None, why }) => {
@@ -144,12 +172,14 @@ struct Wrong {
     why: String,
 }
 
-fn token(typed: &Typed, entries: &[Entry]) -> Result<ClientToken, Wrong> {
+fn token(typed: &Typed, entries: &[Entry]) -> Result<Option<ClientToken>, Wrong> {
     match (typed.token_sha256.as_str(), &typed.token_file) {
-        ("", None) => {
-            Err(Wrong { key: None, why: "needs token_sha256, the SHA-256 of its token, or token_file".to_owned() })
-        }
-        ("", Some(path)) => Ok(ClientToken::File(path.clone())),
+        ("", None) if typed.certificate_name.is_empty() => Err(Wrong {
+            key: None,
+            why: "needs token_sha256, the SHA-256 of its token, or token_file, or certificate_name".to_owned(),
+        }),
+        ("", None) => Ok(None),
+        ("", Some(path)) => Ok(Some(ClientToken::File(path.clone()))),
         (_, Some(_)) => {
             let other = entries.iter().find(|entry| entry.key == "token_sha256").map(|entry| &entry.origin);
             let other = other.map_or(String::new(), ToString::to_string);
@@ -162,7 +192,7 @@ fn token(typed: &Typed, entries: &[Entry]) -> Result<ClientToken, Wrong> {
                 "64 hexadecimal digits, the SHA-256 of the token: printf %s TOKEN | sha256sum"
             };
             let wrong = || Wrong { key: Some("token_sha256"), why: format!("= ***: expected {expected}") };
-            TokenHash::from_hex(digits).map(ClientToken::Sha256).ok_or_else(wrong)
+            TokenHash::from_hex(digits).map(|hash| Some(ClientToken::Sha256(hash))).ok_or_else(wrong)
         }
     }
 }

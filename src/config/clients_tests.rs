@@ -42,7 +42,8 @@ fn clients_are_set_by_name_in_every_layer() {
     let config = load(file, &environment, &set).unwrap().config;
     let client = |name: &str, token, events_per_second, bytes_per_second, seconds| Client {
         name: name.to_owned(),
-        token,
+        token: Some(token),
+        certificate_name: None,
         events_per_second,
         bytes_per_second,
         burst: Duration::from_secs(seconds),
@@ -62,7 +63,10 @@ fn each_mistake_names_its_place() {
     for (lines, expected) in [
         ("", "t.toml:1: this client needs a name"),
         ("name = 7", "t.toml:2: name = 7: expected text"),
-        ("name = \"a\"", "t.toml:2: clients.a needs token_sha256, the SHA-256 of its token, or token_file"),
+        (
+            "name = \"a\"",
+            "t.toml:2: clients.a needs token_sha256, the SHA-256 of its token, or token_file, or certificate_name",
+        ),
         (
             "name = \"a b\"",
             "t.toml:2: `a b` is not a name for a client: use 1 to 64 letters, digits, - and _, but not __",

@@ -10,8 +10,9 @@ use crate::sink::{self, Kind};
 
 const WIDTH: usize = 110;
 /// What clients are for.
-const CLIENTS_DOC: &str = "Tokens with a name, and limits for all that is sent with each. Once there is one, every agent and \
-                           every POST needs a token: of a client, or of server.tokens_file.";
+const CLIENTS_DOC: &str = "Tokens or certificates with a name, and limits for all that is sent with each. Once there is one, every \
+                           agent and every POST needs a token, of a client or of server.tokens_file, or the certificate of a \
+                           client.";
 
 /// The settings file with every key, its meaning and its default; the other kinds of sink are commented out.
 pub fn default_file() -> String {

@@ -12,6 +12,9 @@ pub(super) enum Meant {
 const LOG_LEVEL: Meant = Meant::Advice("how much is logged is set in the environment, as in TELEMETRYX_LOG=debug");
 const ADDRESS: Meant = Meant::Key("server.address");
 const TOKENS: Meant = Meant::Key("server.tokens_file");
+const CERT: Meant = Meant::Key("tls.cert_file");
+const KEY: Meant = Meant::Key("tls.key_file");
+const CLIENT_CA: Meant = Meant::Key("tls.client_ca_file");
 const URL: Meant = Meant::Key("url");
 const PATH: Meant = Meant::Key("path");
 
@@ -37,6 +40,18 @@ const KEYS: &[(&str, Meant)] = &[
     ("token", TOKENS),
     ("tokens", TOKENS),
     ("tokensfile", TOKENS),
+    ("server.cert", CERT),
+    ("server.certfile", CERT),
+    ("server.tls", CERT),
+    ("server.key", KEY),
+    ("server.keyfile", KEY),
+    ("tls.cert", CERT),
+    ("tls.certificate", CERT),
+    ("tls.enabled", CERT),
+    ("tls.key", KEY),
+    ("tls.ca", CLIENT_CA),
+    ("tls.cafile", CLIENT_CA),
+    ("tls.clientca", CLIENT_CA),
     ("data", Meant::Key("data_dir")),
     ("server.datadir", Meant::Key("data_dir")),
     ("storage", Meant::Key("data_dir")),

@@ -46,7 +46,7 @@ pub struct LogFilter(Targets);
 
 impl Default for LogFilter {
     fn default() -> Self {
-        Self(without_secrets(Targets::new().with_default(LevelFilter::INFO)))
+        Self(bounded(without_secrets(Targets::new().with_default(LevelFilter::INFO))))
     }
 }
 
@@ -86,7 +86,7 @@ impl LogFilter {
                 },
             }
         }
-        Ok(Self(without_secrets(targets)))
+        Ok(Self(bounded(without_secrets(targets))))
     }
 
     /// For the subscriber.
@@ -139,6 +139,15 @@ fn without_secrets(filter: Targets) -> Targets {
     if capped.would_enable(CLIENT, &Level::TRACE) { capped.with_target(CLIENT, LevelFilter::DEBUG) } else { capped }
 }
 
+/// The TLS library warns about what peers send, each time, and our own lines about it are limited: unless it is named, only its errors
+/// are logged.
+fn bounded(filter: Targets) -> Targets {
+    const TLS: &str = "rustls";
+    let is_named = filter.iter().any(|(target, _)| target.split("::").next() == Some(TLS));
+    let level = filter.default_level().unwrap_or(LevelFilter::OFF);
+    if is_named { filter } else { filter.with_target(TLS, level.min(LevelFilter::ERROR)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,6 +165,19 @@ mod tests {
         assert!(filter("trace").would_enable("telemetryx::net", &Level::TRACE));
         assert!(!filter("info,telemetryx::net=debug").would_enable("ureq::run", &Level::DEBUG));
         assert!(!filter("telemetryx=trace").would_enable("ureq::run", &Level::ERROR));
+    }
+
+    #[test]
+    fn what_the_tls_library_says_of_peers_is_logged_only_where_it_is_named() {
+        for text in ["warn", "info", "trace", "info,telemetryx::net=debug"] {
+            assert!(!filter(text).would_enable("rustls::check", &Level::WARN), "{text}");
+            assert!(filter(text).would_enable("rustls::common_state", &Level::ERROR), "{text}");
+        }
+        assert!(!LogFilter::default().into_targets().would_enable("rustls::check", &Level::WARN));
+        assert!(!filter("off").would_enable("rustls", &Level::ERROR));
+        for text in ["info,rustls=debug", "rustls", "off,rustls::check=warn"] {
+            assert!(filter(text).would_enable("rustls::check", &Level::WARN), "{text}");
+        }
     }
 
     #[test]

@@ -40,6 +40,7 @@ mod resolve;
 #[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 mod secrets_tests;
 mod table;
+pub mod tls;
 // The default sink is SQLite.
 #[cfg(all(test, feature = "sqlite"))]
 mod clients_tests;
@@ -50,6 +51,7 @@ pub use clients::Client;
 pub use layers::Layers;
 pub use log_filter::LogFilter;
 pub use resolve::Resolved;
+pub use tls::Tls;
 
 /// Names the settings file when `--config` does not.
 const FILE_VARIABLE: &str = "TELEMETRYX_CONFIG";
@@ -63,6 +65,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `[server]`.
     pub server: Server,
+    /// `[tls]`.
+    pub tls: Tls,
     /// `[limits]`.
     pub limits: RateLimits,
     /// Names differ; at most [`CLIENTS_MAX`](crate::limits::CLIENTS_MAX).

@@ -9,6 +9,7 @@ use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
 use super::foreign::{self, Meant};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
+use super::tls::{self, ClientAuth, Plaintext, Tls};
 use super::{Config, ConfigError, Http, Log, LogFilter, RateLimits, Server, Syslog, Wal, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
@@ -138,7 +139,7 @@ impl Layers {
             .filter_map(|given| resolve_sink(given, &entries, &data_dir, &mut problems))
             .collect();
         if problems.is_empty() {
-            match typed(&entries, &sinks, &mut problems) {
+            match typed(&entries, (&sinks, &clients), &mut problems) {
                 Ok(mut config) if problems.is_empty() => {
                     config.clients = clients.iter().map(|client| client.client.clone()).collect();
                     let file = self.file.as_ref().map(|(name, _)| name.clone());
@@ -379,6 +380,7 @@ fn resolve_sink(
 struct Top {
     data_dir: PathBuf,
     server: Server,
+    tls: Tls,
     limits: RateLimits,
     http: Http,
     syslog: Syslog,
@@ -392,7 +394,11 @@ struct Top {
 ///
 /// # Errors
 /// Table and types differ, which is a bug.
-fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) -> Result<Config, Problem> {
+fn typed(
+    entries: &[Entry],
+    (sinks, clients): (&[ResolvedSink], &[ResolvedClient]),
+    problems: &mut Vec<String>,
+) -> Result<Config, Problem> {
     let mut top: Top = values(entries).read()?;
     let default_ack = entries.iter().any(|entry| entry.key == "server.ack" && entry.origin == Origin::Default);
     if !top.wal.enabled && default_ack {
@@ -401,7 +407,8 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
     let given = Written(entries);
     check_acknowledgement(&top, sinks, &given, problems);
     check_memory(&top.server, &given, problems);
-    check_syslog(&top.syslog, &given, problems);
+    check_syslog(&top.syslog, &top.tls, &given, problems);
+    tls::check(&top.tls, clients, &given, problems);
     let mut valid: Vec<(&ResolvedSink, SinkSettings)> = Vec::with_capacity(sinks.len());
     for sink in sinks {
         let batch: BatchSettings = values(&sink.entries).take_table(table::BATCH.name).read()?;
@@ -425,9 +432,9 @@ fn typed(entries: &[Entry], sinks: &[ResolvedSink], problems: &mut Vec<String>) 
     check_windows(&top, &valid, problems);
     check_outputs(&valid, problems);
     let sinks = valid.into_iter().map(|(_, settings)| settings).collect();
-    let Top { data_dir, server, limits, http, syslog, wal, batch, log } = top;
+    let Top { data_dir, server, tls, limits, http, syslog, wal, batch, log } = top;
     let clients = Vec::new();
-    Ok(Config { data_dir, server, limits, clients, http, syslog, wal, batch, sinks, log })
+    Ok(Config { data_dir, server, tls, limits, clients, http, syslog, wal, batch, sinks, log })
 }
 
 pub(super) fn values<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Values {
@@ -466,7 +473,7 @@ impl ResolvedSink {
 }
 
 /// The settings as they were given, for messages.
-struct Written<'a>(&'a [Entry]);
+pub(super) struct Written<'a>(&'a [Entry]);
 
 impl Written<'_> {
     fn at(&self, key: &str) -> Option<&Entry> {
@@ -474,7 +481,7 @@ impl Written<'_> {
     }
 
     /// The setting that a message is about: where it was given, and as what.
-    fn subject(&self, key: &str) -> String {
+    pub(super) fn subject(&self, key: &str) -> String {
         self.at(key).map_or_else(String::new, |entry| format!("{}: {key} = {}", entry.origin, entry.shown()))
     }
 
@@ -507,7 +514,17 @@ fn check_acknowledgement(top: &Top, sinks: &[ResolvedSink], given: &Written<'_>,
     }
 }
 
-fn check_syslog(syslog: &Syslog, given: &Written<'_>, problems: &mut Vec<String>) {
+fn check_syslog(syslog: &Syslog, tls: &Tls, given: &Written<'_>, problems: &mut Vec<String>) {
+    let refuses = [
+        (tls.plaintext == Plaintext::Refuse, "tls.plaintext"),
+        (tls.client_auth == ClientAuth::Require, "tls.client_auth"),
+    ];
+    if syslog.udp
+        && let Some((_, key)) = refuses.iter().find(|(refuses, _)| *refuses)
+    {
+        let (udp, other) = (given.subject("syslog.udp"), given.other(key));
+        problems.push(format!("{udp}: datagrams are not encrypted, and {other} accepts nothing without TLS"));
+    }
     if syslog.udp && !syslog.enabled {
         let (udp, enabled) = (given.subject("syslog.udp"), given.other("syslog.enabled"));
         problems.push(format!("{udp}: {enabled} must be true for it"));

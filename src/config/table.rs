@@ -25,7 +25,7 @@ impl Section {
 }
 
 /// Every section, in the order of the documented settings file.
-pub(super) const SECTIONS: &[Section] = &[TOP, SERVER, LIMITS, HTTP, SYSLOG, WAL, BATCH, LOG];
+pub(super) const SECTIONS: &[Section] = &[TOP, SERVER, TLS, LIMITS, HTTP, SYSLOG, WAL, BATCH, LOG];
 
 const TOP: Section = Section {
     name: "",
@@ -144,6 +144,55 @@ const SERVER: Section = Section {
     ],
 };
 
+const TLS: Section = Section {
+    name: "tls",
+    doc: "TLS 1.2 and 1.3 on the port of the server, for frames and HTTP: with cert_file and key_file, connections with and without \
+          TLS are accepted on the same port. The files are in PEM. They are read again when they change, and take effect for new \
+          connections as a whole: while they do not belong together, the earlier ones stay in force.",
+    settings: &[
+        Setting {
+            key: "cert_file",
+            default: Value::text(""),
+            form: Form::Path,
+            doc: "Certificate of the server, followed by those of the authorities between it and the root.",
+        },
+        Setting {
+            key: "key_file",
+            default: Value::text(""),
+            form: Form::Path,
+            doc: "Private key of the certificate, without a password. Only the user of the server should be able to read it.",
+        },
+        Setting {
+            key: "client_ca_file",
+            default: Value::text(""),
+            form: Form::Path,
+            doc: "Authorities whose certificates of clients are trusted (mutual TLS). A client that shows another certificate, or one \
+                  that has expired, cannot connect.",
+        },
+        Setting {
+            key: "client_crl_file",
+            default: Value::text(""),
+            form: Form::Path,
+            doc: "Lists of revoked certificates (CRL) of these authorities, one of each.",
+        },
+        Setting {
+            key: "client_auth",
+            default: Value::text("off"),
+            form: Form::Choice(&["off", "request", "require"]),
+            doc: "Whether clients are asked for a certificate. request: who shows one need not send a token, if the certificate is that \
+                  of a client (certificate_name). require: frames and POST without a certificate are refused, also without TLS. The \
+                  pages /health, /ready and /metrics never need one.",
+        },
+        Setting {
+            key: "plaintext",
+            default: Value::text("allow"),
+            form: Form::Choice(&["allow", "loopback", "refuse"]),
+            doc: "Whether frames and POST are accepted without TLS: from everywhere, from this host only, or not at all. The pages \
+                  /health, /ready and /metrics always are.",
+        },
+    ],
+};
+
 const EVENT_RATE: Form = Form::Count { min: 0, max: limits::RATE_EVENTS_LIMIT };
 const BYTE_RATE: Form = Form::Bytes { min: 0, max: limits::RATE_BYTES_LIMIT };
 const BURST: Form = Form::Duration { min: limits::RATE_BURST_LOWEST, max: limits::RATE_BURST_LIMIT };
@@ -198,10 +247,17 @@ pub(super) const CLIENT: &[Setting] = &[
         doc: "File that contains the token itself, in place of token_sha256.",
     },
     Setting {
+        key: "certificate_name",
+        default: Value::text(""),
+        form: Form::Text,
+        doc: "First DNS name in the certificate of the client (mutual TLS, tls.client_auth), in place of a token or beside one: with \
+              this certificate it need not send a token.",
+    },
+    Setting {
         key: "events_per_second",
         default: Value::Count(0),
         form: EVENT_RATE,
-        doc: "Events per second of all that is sent with this token. 0: no limit.",
+        doc: "Events per second of all that this client sends. 0: no limit.",
     },
     Setting {
         key: "bytes_per_second",

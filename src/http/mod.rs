@@ -119,6 +119,11 @@ pub trait Ingress {
     /// Whether a POST with this bearer token is allowed; `None`: it came without one. Compares in constant time.
     fn authorized(&mut self, token: Option<&[u8]>) -> bool;
 
+    /// Why no POST is accepted over this connection, whatever its token; `None`: it depends on the token.
+    fn refuses_connection(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The limit that a POST has to wait for, whose sender [`Ingress::authorized`] was asked about; `None`: its body may
     /// come. What is admitted here is taken, whatever is due by the time its body is whole.
     fn limited(&mut self) -> Option<Limited> {

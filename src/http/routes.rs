@@ -127,10 +127,13 @@ pub(super) struct Submission {
 
 impl Submission {
     /// # Errors
-    /// 503 while draining; 401; 400 for the query; 415.
+    /// 503 while draining; 403 for the connection; 401; 400 for the query; 415.
     pub(super) fn check(head: &Head<'_>, target: Target, ingress: &mut impl Ingress) -> Result<Self, Refusal> {
         if ingress.draining() {
             return Err(draining(ingress));
+        }
+        if let Some(reason) = ingress.refuses_connection() {
+            return Err(Refusal::new(403, reason));
         }
         if !ingress.authorized(head.bearer.map(str::as_bytes)) {
             return Err(Refusal::new(401, "send `Authorization: Bearer TOKEN` with a token of this server"));

@@ -27,7 +27,7 @@ use crate::pipeline::ring::{Content, SlotReceiver, ring};
 use crate::session::fuzz::{Heard, heard};
 use crate::session::marks::{Marks, Restored};
 use crate::session::server::SessionSettings;
-use crate::session::tokens::Tokens;
+use crate::session::tokens::{Access, Tokens};
 use crate::time::Now;
 use crate::wire::{AckLevel, FrameKind, GoawayCode, Header, Hello, NackCode};
 
@@ -103,11 +103,12 @@ impl Bench {
         let stream = mio::net::TcpStream::from_std(OwnedFd::from(ours).into());
         self.connections += 1;
         let address = ([127, 0, 0, 1], 1).into();
-        let transport = Transport::Plain(stream);
+        let access = self.ingress.shared.encryption.access_without_tls([127, 0, 0, 1].into());
+        let transport = Transport::plain(stream);
         let mut connection = Connection::new(
             ConnectionId::new(LoopId(0), self.connections, 0),
             transport,
-            address,
+            (address, access),
             false,
             self.ingress.now,
         );
@@ -121,9 +122,9 @@ impl Bench {
             self.serve(&mut connection, &mut outcome);
         }
         let mut said = Vec::new();
-        connection.socket.transport().end_sending().unwrap();
+        connection.socket.transport().shut_down().unwrap();
         peer.read_to_end(&mut said).unwrap();
-        self.scratch.unparsed_bytes -= connection.socket.unparsed.len();
+        self.scratch.unparsed_bytes -= connection.socket.counted_kept();
         drop(connection);
         outcome.heard = heard(&said);
         outcome.rejected = std::array::from_fn(|index| self.rejected()[index] - before.1[index]);
@@ -188,8 +189,8 @@ fn what_a_closing_connection_is_still_sent_costs_a_bounded_read_per_turn_and_no_
     bench.ingress.begin_turn(Now::read());
     let mut connection = Connection::new(
         ConnectionId::new(LoopId(0), 1, 0),
-        Transport::Plain(stream),
-        ([127, 0, 0, 1], 1).into(),
+        Transport::plain(stream),
+        (([127, 0, 0, 1], 1).into(), Access::default()),
         false,
         bench.ingress.now,
     );

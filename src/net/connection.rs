@@ -17,6 +17,7 @@ use crate::net::linger::Linger;
 use crate::net::protocols::{Priority, Protocol};
 use crate::net::socket::Socket;
 use crate::net::transport::Transport;
+use crate::session::tokens::Access;
 
 /// Where a connection stands.
 pub(super) enum Phase {
@@ -36,8 +37,8 @@ pub(super) struct Peer {
     pub connection: ConnectionId,
     /// The peer's address, as accepted.
     pub address: SocketAddr,
-    /// The connection cannot be intercepted: tokens may be sent.
-    pub is_private: bool,
+    /// How it is connected, as far as it decides about its admission.
+    pub access: Access,
     /// Over `max_connections`: refused in its own protocol, and closed.
     pub overloaded: bool,
     /// When the connection was accepted.
@@ -81,7 +82,7 @@ impl Connection {
     pub(super) fn new(
         id: ConnectionId,
         transport: Transport,
-        address: SocketAddr,
+        (address, access): (SocketAddr, Access),
         overloaded: bool,
         now: Instant,
     ) -> Self {
@@ -90,7 +91,7 @@ impl Connection {
         let peer = Peer {
             connection: id,
             address,
-            is_private: ip.is_loopback(),
+            access,
             overloaded,
             opened: now,
             is_known: false,
@@ -144,13 +145,15 @@ impl Connection {
     /// Goes on closing once everything is sent. `true`: the connection can be dropped.
     pub(super) fn finish_closing(&mut self, now: Instant) -> bool {
         match self.phase {
-            Phase::Closing if self.socket.is_flushed() => {
-                if self.socket.is_at_end() || self.socket.transport().end_sending().is_err() {
-                    return true;
+            Phase::Closing if self.socket.is_flushed() => match self.socket.end_sending(now) {
+                Err(_) => true,
+                Ok(true) if self.socket.is_at_end() => true,
+                Ok(true) => {
+                    self.phase = Phase::Lingering(Linger::new(now));
+                    false
                 }
-                self.phase = Phase::Lingering(Linger::new(now));
-                false
-            }
+                Ok(false) => false,
+            },
             // Its time is looked at after a read that found nothing, see `deadline`.
             Phase::Lingering(_) => self.socket.is_at_end(),
             _ => false,

@@ -131,7 +131,8 @@ impl Datagrams {
     ) -> Option<Collector> {
         self.count_drops_at.get_or_insert(ingress.now + COUNT_DROPS_AFTER);
         let address = peer.ip().to_canonical();
-        if !ingress.shared.syslog.as_ref().is_some_and(|allowed| allowed.contain(address)) {
+        let needs_tls = || ingress.shared.encryption.access_without_tls(address).refused.is_some();
+        if !ingress.shared.syslog.as_ref().is_some_and(|allowed| allowed.contain(address)) || needs_tls() {
             self.refuse(peer, ingress);
             return open;
         }
@@ -197,7 +198,7 @@ impl Datagrams {
             && let Some(datagrams) = shared.log_lines.syslog_refused.allows(1, ingress.now)
         {
             let allow = allow.to_string();
-            tracing::warn!(datagrams, %peer, allow, "syslog from a network that is not allowed, dropped; see syslog.allow");
+            tracing::warn!(datagrams, %peer, allow, "syslog from a network that is not allowed, dropped; see syslog.allow and tls.plaintext");
         }
     }
 

@@ -355,9 +355,8 @@ impl EventLoop {
         let mut resumed = false;
         if event.is_writable() {
             let was_unflushed = !connection.socket.is_flushed();
-            let before = connection.socket.unsent();
             let flushed = connection.socket.flush(self.ingress.now);
-            self.unsent_bytes -= before - connection.socket.unsent();
+            connection.socket.count_unsent(&mut self.unsent_bytes);
             if flushed.is_err() {
                 self.remove(id, "broken");
                 return;

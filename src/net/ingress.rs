@@ -30,6 +30,7 @@ use crate::session::admission::{Admission, admit};
 use crate::session::rates::{Sender, Wait};
 use crate::session::receive::{self, Data, Taken};
 use crate::session::server::{Gate, ServerSession, Turn};
+use crate::session::tokens::Access;
 use crate::text::cut;
 use crate::time::{Now, unix_nano};
 use crate::wire::{AckLevel, Header, NackCode};
@@ -278,21 +279,21 @@ impl Ingress {
     }
 
     /// Runs `call` with what a session works with.
-    pub fn turn<R>(&mut self, loopback: bool, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
-        self.turn_counting(loopback, |turn, _| call(turn))
+    pub fn turn<R>(&mut self, access: Access, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
+        self.turn_counting(access, |turn, _| call(turn))
     }
 
     /// As [`Ingress::turn`], with what this loop counts.
-    pub fn turn_counting<R>(&mut self, loopback: bool, call: impl FnOnce(&mut Turn<'_>, &LocalMetrics) -> R) -> R {
+    pub fn turn_counting<R>(&mut self, access: Access, call: impl FnOnce(&mut Turn<'_>, &LocalMetrics) -> R) -> R {
         let Shared { settings, tokens, marks, .. } = &*self.shared;
-        let gate = tokens.gate(loopback);
+        let gate = tokens.gate(access);
         let (now, random) = (self.now, self.random.next_u64());
         call(&mut Turn { now, random, settings, marks, gate: &gate as &dyn Gate }, &self.counts)
     }
 
     /// Ingress for one agent.
-    pub fn frames<'a>(&'a mut self, origin: &'a Arc<Origin>, loopback: bool) -> FrameIngress<'a> {
-        FrameIngress { ingress: self, origin, loopback, received: Received::default() }
+    pub fn frames<'a>(&'a mut self, origin: &'a Arc<Origin>, access: Access) -> FrameIngress<'a> {
+        FrameIngress { ingress: self, origin, access, received: Received::default() }
     }
 
     /// Ingress for one HTTP connection. One that is `overloaded` has pages only.
@@ -334,7 +335,7 @@ fn good_first(payload: &mut [u8], good: &[Range<usize>], others: &mut Vec<u8>) -
 pub struct FrameIngress<'a> {
     ingress: &'a mut Ingress,
     origin: &'a Arc<Origin>,
-    loopback: bool,
+    access: Access,
     /// What was handed on.
     pub received: Received,
 }
@@ -347,7 +348,7 @@ impl receive::Ingress for FrameIngress<'_> {
     }
 
     fn turn<R>(&mut self, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
-        self.ingress.turn(self.loopback, call)
+        self.ingress.turn(self.access, call)
     }
 
     fn has_room(&self) -> bool {
@@ -458,8 +459,12 @@ impl http::Ingress for HttpIngress<'_> {
         }
     }
 
+    fn refuses_connection(&self) -> Option<&'static str> {
+        self.peer.access.refused
+    }
+
     fn authorized(&mut self, token: Option<&[u8]>) -> bool {
-        let gate = self.ingress.shared.tokens.gate(self.peer.is_private);
+        let gate = self.ingress.shared.tokens.gate(self.peer.access);
         let admitted = gate.admit(token.unwrap_or_default());
         self.peer.client = admitted.ok().flatten();
         admitted.is_ok()

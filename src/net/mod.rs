@@ -19,7 +19,8 @@
 //! | `collector` | encoded events of messages that are not acknowledged, into the current buffer |
 //! | `datagrams` | syslog over UDP |
 //! | `socket` | the buffers of one connection: read and not yet parsed, not yet sent |
-//! | `transport` | what carries the bytes: TCP |
+//! | `transport` | what carries the bytes: TCP, with TLS or without |
+//! | `encryption` | who may send with TLS and without it |
 //! | `intake` | the current buffer, and the reserve that a partial frame may need |
 //! | `ingress` | everything accepted goes through here: tickets, ring, counters; what one loop owns |
 //! | `shared` | what all loops share |
@@ -45,6 +46,7 @@ mod connection;
 mod connections;
 mod datagrams;
 mod delayed;
+mod encryption;
 mod event_loop;
 mod ingress;
 mod intake;
@@ -64,6 +66,7 @@ mod timers;
 mod transport;
 
 pub use datagrams::{BoundDatagrams, bind_datagrams};
+pub use encryption::{Encryption, Plaintext};
 pub use event_loop::{ConnectionLimits, DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
 pub use ingress::Ingress;
 pub use intake::Intake;

@@ -8,6 +8,7 @@ use super::log_limit::LogLimit;
 use crate::http::Refused;
 use crate::limits::{LOG_WARNING_INTERVAL, REFUSAL_LOG_PEERS_MAX, REFUSAL_LOG_TEXT_BYTES_MAX};
 use crate::text::cut;
+use crate::tls;
 
 /// One peer that is wrong a thousand times a second must not hide another one's first mistake: each peer has one line
 /// per status and interval.
@@ -39,11 +40,26 @@ impl RefusalLog {
         }
     }
 
+    /// Logs a TLS connection of `peer` that failed, mostly in its handshake.
+    pub fn log_tls_failed(&self, peer: &str, error: &rustls::Error, now: Instant) {
+        // No HTTP status is 1.
+        if let Some(unlogged) = self.allows(peer, 1, now) {
+            let text = error.to_string();
+            let (reason, hint) =
+                (cut(&text, REFUSAL_LOG_TEXT_BYTES_MAX), Some(tls::explain(error)).filter(|hint| !hint.is_empty()));
+            tracing::info!(peer, reason, hint, unlogged, "TLS connection failed");
+        }
+    }
+
     /// Logs a TLS handshake of `peer`, which is not offered.
     pub fn log_tls(&self, peer: &str, now: Instant) {
         // No HTTP status is 0.
         if let Some(unlogged) = self.allows(peer, 0, now) {
-            tracing::info!(peer, unlogged, "TLS handshake refused: this port has no TLS, connect without it");
+            tracing::info!(
+                peer,
+                unlogged,
+                "TLS handshake refused: this port has no TLS, connect without it, or set tls.cert_file"
+            );
         }
     }
 

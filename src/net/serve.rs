@@ -2,17 +2,19 @@
 
 use crate::event::syslog::SyslogDecoder;
 use crate::ids::ConnectionId;
-use crate::limits::{DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX};
+use crate::limits::{
+    DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX, TLS_WIRE_BYTES,
+};
 use crate::net::connection::{Connection, Phase};
 use crate::net::delayed::Delay;
 use crate::net::ingress::Ingress;
 use crate::net::protocols::{self, Context};
 use crate::net::socket::{ReadEnd, Socket};
 
-/// First byte of a TLS record that begins a handshake. TLS is not offered.
+/// First byte of a TLS record that begins a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
-/// A TLS record of version 1.2 with an alert: fatal, handshake_failure (RFC 8446, section 6). Clients report it by name,
-/// where a closed connection would look like a fault of the network.
+/// A TLS record of version 1.2 with an alert: fatal, handshake_failure (RFC 8446, section 6), where TLS is not offered. Clients report
+/// it by name, where a closed connection would look like a fault of the network.
 const TLS_ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 40];
 /// Bytes of one read of a head: most requests are smaller, and what is left over stays with the connection.
 pub(super) const HEAD_READ_BYTES: usize = 16 * 1024;
@@ -44,11 +46,13 @@ pub(super) enum Served {
 pub(super) struct Scratch {
     /// Reads that must not need the pool.
     pub read: Box<[u8]>,
+    /// Ciphertext that is being received and decrypted.
+    pub wire: Box<[u8]>,
     /// Older connections of agents that came in again (R5).
     pub replaced: Vec<ConnectionId>,
     /// Encodes messages of syslog.
     pub syslog: SyslogDecoder,
-    /// Bytes kept in all [`Socket::unparsed`].
+    /// Bytes that are kept outside the pool until more has come: see [`Socket::count_kept`].
     pub unparsed_bytes: usize,
 }
 
@@ -57,6 +61,7 @@ impl Scratch {
     pub(super) fn new() -> Self {
         Self {
             read: vec![0; HTTP_BODY_BEGINNING_BYTES.max(HEAD_READ_BYTES)].into_boxed_slice(),
+            wire: vec![0; TLS_WIRE_BYTES].into_boxed_slice(),
             replaced: Vec::new(),
             syslog: SyslogDecoder::new(),
             unparsed_bytes: 0,
@@ -72,42 +77,55 @@ pub(super) fn serve(
     out: &mut Vec<u8>,
 ) -> Served {
     let Connection { phase, socket, peer, .. } = connection;
-    let unparsed_before = socket.unparsed.len();
+    let kept_before = socket.counted_kept();
     let mut cx = Context { socket, peer, ingress, scratch, out };
     let served = match phase {
         Phase::Undecided => decide(phase, &mut cx),
         Phase::Open(protocol) => protocol.serve(&mut cx),
         Phase::Closing | Phase::Lingering(_) => discard(phase, &mut cx),
     };
-    let unparsed = socket.unparsed.len();
-    scratch.unparsed_bytes = (scratch.unparsed_bytes + unparsed).saturating_sub(unparsed_before);
     // An accepted agent keeps at most a part of a header.
     let is_agent = peer.origin.agent_id.is_some();
+    socket.count_kept(is_agent, &mut scratch.unparsed_bytes);
+    if let Some(error) = socket.take_tls_error() {
+        ingress.shared.log_lines.refusals.log_tls_failed(&peer.origin.default_source, &error, ingress.now);
+        // The alert is in the outbox: the peer may read it while what it still sends is discarded.
+        return Served::Close("tls_failed");
+    }
     if !is_agent
         && scratch.unparsed_bytes > ingress.shared.part_of(HTTP_TORN_HEADS_BYTES_MAX)
-        && unparsed > unparsed_before
+        && socket.counted_kept() > kept_before
     {
         return Served::Gone("heads_over_budget");
     }
     served
 }
 
-/// The first read: its first byte decides the protocol.
+/// The first read: its first byte decides the protocol, and whether that is within TLS.
 fn decide(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
-    let room = &mut cx.scratch.read[..HELLO_FRAME_BYTES];
-    let bytes = match cx.socket.read(room, cx.ingress.now) {
+    let Scratch { read, wire, .. } = &mut *cx.scratch;
+    let room = &mut read[..HELLO_FRAME_BYTES];
+    let bytes = match cx.socket.read(room, wire, cx.ingress.now) {
         ReadEnd::Bytes(bytes) => bytes,
-        ReadEnd::Empty => return Served::Idle,
+        // So that a peer that only checks whether TLS answers gets the end of it, too.
+        ReadEnd::End if cx.socket.tls().is_some() => return Served::Close("silent"),
         ReadEnd::End => return Served::Gone("silent"),
-        ReadEnd::Broken => return Served::Gone("broken"),
+        end => return after_read(cx.socket, end),
     };
-    let first = room[0];
-    cx.socket.unparsed.extend_from_slice(&room[..bytes]);
-    if first == TLS_HANDSHAKE {
-        cx.ingress.shared.log_lines.refusals.log_tls(&cx.peer.origin.default_source, cx.ingress.now);
+    let (first, shared) = (room[0], &cx.ingress.shared);
+    if let Some(machine) = cx.socket.tls() {
+        // There is no plaintext before the handshake is complete.
+        cx.peer.access = shared.encryption.access_with_tls(machine, &shared.tokens);
+    } else if first == TLS_HANDSHAKE {
+        if let Some(acceptor) = &shared.encryption.acceptor {
+            let end = cx.socket.start_tls(acceptor.config(), &room[..bytes], wire, cx.ingress.now);
+            return after_read(cx.socket, end);
+        }
+        shared.log_lines.refusals.log_tls(&cx.peer.origin.default_source, cx.ingress.now);
         cx.out.extend_from_slice(&TLS_ALERT);
         return Served::Close("tls");
     }
+    cx.socket.unparsed.extend_from_slice(&room[..bytes]);
     *phase = Phase::Open(protocols::open(first, cx.peer, cx.ingress));
     // In its turn among the others of its kind.
     Served::Again
@@ -120,7 +138,7 @@ fn discard(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
         if matches!(phase, Phase::Lingering(linger) if linger.is_over(cx.ingress.now)) {
             return Served::Gone("closed");
         }
-        match cx.socket.read(&mut cx.scratch.read, cx.ingress.now) {
+        match cx.socket.discard(&mut cx.scratch.read, cx.ingress.now) {
             ReadEnd::Bytes(bytes) => {
                 left = left.saturating_sub(bytes);
                 if let Phase::Lingering(linger) = phase {

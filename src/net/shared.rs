@@ -9,6 +9,7 @@ use crate::http;
 use crate::ids::{LoopId, Ticket};
 use crate::metrics::Metrics;
 use crate::net::busy::Busy;
+use crate::net::encryption::Encryption;
 use crate::net::event_loop::ConnectionLimits;
 use crate::net::log_limit::{LogInterval, LogLimit};
 use crate::net::loops::Loops;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub limits: ConnectionLimits,
     /// Whose frames and requests are accepted.
     pub tokens: Tokens,
+    /// TLS, and what is accepted without it.
+    pub encryption: Encryption,
     /// How much they may send.
     pub rates: Rates,
     /// Looked into at HELLO, at BYE, and when an agent is gone.

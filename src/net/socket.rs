@@ -1,10 +1,14 @@
 //! One socket: what was read and not yet parsed, what was written for it and not yet sent.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
+use rustls::ServerConfig;
+
 use crate::limits::{OUTBOX_BYTES_MAX, WRITE_TIMEOUT};
-use crate::net::transport::Transport;
+use crate::net::transport::{TlsReadError, Transport};
+use crate::tls::{Machine, Received};
 
 /// What a read came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,9 +33,17 @@ pub(super) struct Socket {
     heard: Instant,
     /// Bytes outside the pool that were read and are not parsed: a part of a head or of a frame's header, a HELLO.
     pub unparsed: Vec<u8>,
+    /// With TLS: encrypted.
     outbox: Vec<u8>,
     /// When the peer last took something of the outbox.
     outbox_progress: Instant,
+    /// Why TLS has failed, until it is logged.
+    tls_error: Option<rustls::Error>,
+    /// close_notify is in the outbox or sent, or cannot be sent.
+    is_ending: bool,
+    /// What of `outbox`, and of bytes that are not parsed, is part of the sums of the loop.
+    counted_unsent: usize,
+    counted_kept: usize,
 }
 
 impl Socket {
@@ -45,10 +57,14 @@ impl Socket {
             unparsed: Vec::new(),
             outbox: Vec::new(),
             outbox_progress: now,
+            tls_error: None,
+            is_ending: false,
+            counted_unsent: 0,
+            counted_kept: 0,
         }
     }
 
-    /// The connection below, to register it with a poll or end sending.
+    /// The connection below, to register it with a poll.
     pub(super) fn transport(&mut self) -> &mut Transport {
         &mut self.transport
     }
@@ -78,9 +94,78 @@ impl Socket {
         self.heard
     }
 
-    /// One read into `room`, which is not empty: nothing read would be taken for the peer's end.
-    pub(super) fn read(&mut self, room: &mut [u8], now: Instant) -> ReadEnd {
+    /// One read into `room`, which is not empty: nothing read would be taken for the peer's end. `wire`: for ciphertext.
+    pub(super) fn read(&mut self, room: &mut [u8], wire: &mut [u8], now: Instant) -> ReadEnd {
         debug_assert!(!room.is_empty(), "a read without room looks like the peer's end");
+        if self.transport.tls().is_none() {
+            return self.read_raw(room, now);
+        }
+        let unsent = self.outbox.len();
+        let read = self.transport.read_tls(room, wire, &mut self.outbox);
+        self.received_tls(read, unsent, now)
+    }
+
+    /// One read of what is thrown away; with TLS it is not decrypted.
+    pub(super) fn discard(&mut self, room: &mut [u8], now: Instant) -> ReadEnd {
+        self.read_raw(room, now)
+    }
+
+    /// The peer begins with a TLS handshake, whose first bytes are in `received`.
+    pub(super) fn start_tls(
+        &mut self,
+        config: Arc<ServerConfig>,
+        received: &[u8],
+        wire: &mut [u8],
+        now: Instant,
+    ) -> ReadEnd {
+        let unsent = self.outbox.len();
+        let read = self.transport.start_tls(config, received, wire, &mut self.outbox);
+        self.received_tls(read, unsent, now)
+    }
+
+    /// Takes what a read of TLS came to, and sends at once what is to be sent because of it: no answer may follow that takes it along.
+    fn received_tls(&mut self, read: Result<Received, TlsReadError>, unsent: usize, now: Instant) -> ReadEnd {
+        let end = match read {
+            Ok(Received::Bytes(bytes)) => {
+                self.heard = now;
+                ReadEnd::Bytes(bytes)
+            }
+            // There may be more to read.
+            Ok(Received::Nothing) => {
+                self.heard = now;
+                ReadEnd::Empty
+            }
+            Ok(Received::End) => {
+                (self.readable, self.end_of_stream) = (false, true);
+                ReadEnd::End
+            }
+            Err(TlsReadError::Io(error)) => {
+                self.readable = false;
+                if error.kind() == io::ErrorKind::WouldBlock { ReadEnd::Empty } else { ReadEnd::Broken }
+            }
+            Err(TlsReadError::Tls(error)) => {
+                self.tls_error = Some(error);
+                ReadEnd::Broken
+            }
+        };
+        if self.send_added(unsent, now).is_err() {
+            self.readable = false;
+            return ReadEnd::Broken;
+        }
+        end
+    }
+
+    /// Why TLS has failed, once.
+    pub(super) fn take_tls_error(&mut self) -> Option<rustls::Error> {
+        self.tls_error.take()
+    }
+
+    /// The machine of a connection with TLS.
+    pub(super) fn tls(&self) -> Option<&Machine> {
+        self.transport.tls()
+    }
+
+    fn read_raw(&mut self, room: &mut [u8], now: Instant) -> ReadEnd {
         match self.transport.read(room) {
             Ok(0) => {
                 (self.readable, self.end_of_stream) = (false, true);
@@ -99,6 +184,11 @@ impl Socket {
 
     /// Sends `bytes`, or keeps what is not taken at once. `Err`: the connection is broken.
     pub(super) fn send(&mut self, bytes: &[u8], now: Instant) -> io::Result<()> {
+        if let Some(machine) = self.transport.tls_mut() {
+            let unsent = self.outbox.len();
+            machine.encrypt(bytes, &mut self.outbox).map_err(io::Error::other)?;
+            return self.send_added(unsent, now);
+        }
         if !self.outbox.is_empty() {
             self.outbox.extend_from_slice(bytes);
             return Ok(());
@@ -109,6 +199,59 @@ impl Socket {
             self.outbox_progress = now;
         }
         Ok(())
+    }
+
+    /// Sends what was added to an outbox that had `unsent` bytes.
+    fn send_added(&mut self, unsent: usize, now: Instant) -> io::Result<()> {
+        if unsent > 0 || self.outbox.is_empty() {
+            return Ok(());
+        }
+        self.outbox_progress = now;
+        self.flush(now)
+    }
+
+    /// Ends our half, once everything is sent: the peer may still be sending. `Ok(false)`: close_notify is not sent yet.
+    pub(super) fn end_sending(&mut self, now: Instant) -> io::Result<bool> {
+        if let Some(machine) = self.transport.tls_mut()
+            && !std::mem::replace(&mut self.is_ending, true)
+        {
+            let unsent = self.outbox.len();
+            machine.end_sending(&mut self.outbox);
+            self.send_added(unsent, now)?;
+        }
+        if !self.outbox.is_empty() {
+            return Ok(false);
+        }
+        // Where the peer has ended its half too, the connection is closed.
+        if !self.end_of_stream {
+            self.transport.shut_down()?;
+        }
+        Ok(true)
+    }
+
+    /// Brings a sum of what is not sent up to date.
+    pub(super) fn count_unsent(&mut self, sum: &mut usize) {
+        *sum = (*sum + self.outbox.len()).saturating_sub(self.counted_unsent);
+        self.counted_unsent = self.outbox.len();
+    }
+
+    /// What the sum has of this socket.
+    pub(super) fn counted_unsent(&self) -> usize {
+        self.counted_unsent
+    }
+
+    /// Brings a sum of bytes that are kept outside the pool up to date: of an accepted agent only those that are decrypted and not
+    /// parsed, at most a part of a header.
+    pub(super) fn count_kept(&mut self, is_agent: bool, sum: &mut usize) {
+        let encrypted = self.transport.tls().filter(|_| !is_agent).map_or(0, Machine::kept_bytes);
+        let kept = self.unparsed.len() + encrypted;
+        *sum = (*sum + kept).saturating_sub(self.counted_kept);
+        self.counted_kept = kept;
+    }
+
+    /// What the sum has of this socket.
+    pub(super) fn counted_kept(&self) -> usize {
+        self.counted_kept
     }
 
     /// The socket may take more.
@@ -125,11 +268,6 @@ impl Socket {
             self.outbox = Vec::new();
         }
         Ok(())
-    }
-
-    /// Bytes that are not sent yet.
-    pub(super) fn unsent(&self) -> usize {
-        self.outbox.len()
     }
 
     /// Whether everything is sent.

@@ -10,7 +10,7 @@ use crate::limits::{DEDUPE_RETENTION, HEADER_BYTES};
 use crate::metrics::Metrics;
 use crate::net::loops::{Loops, Mailbox};
 use crate::net::shared::{LogLines, LoopState, Shared};
-use crate::net::{ConnectionLimits, Ingress, Intake};
+use crate::net::{ConnectionLimits, Encryption, Ingress, Intake};
 use crate::pipeline::ring::SlotSender;
 use crate::random::Random;
 use crate::session::marks::Marks;
@@ -51,6 +51,7 @@ pub(super) fn ingresses(
         syslog: None,
         limits,
         tokens,
+        encryption: Encryption::default(),
         rates: Rates::new(RateSettings::default(), Instant::now()),
         marks: Mutex::new(Marks::new(10, DEDUPE_RETENTION)),
         metrics: Metrics::new().unwrap(),

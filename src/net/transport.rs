@@ -1,66 +1,79 @@
-//! What carries the bytes of a connection.
+//! What carries the bytes of a connection: TCP, with TLS or without it.
 //!
-//! Whether there is something to read is a question to the transport, not to the poll: one that decrypts may hold bytes
-//! while its socket is empty.
+//! Whether there is something to read is a question to the transport, not to the poll: TLS may hold plaintext while its socket is empty.
+//! The caller owns the buffers: that of its loop for ciphertext, and the connection's outbox for what TLS has to send.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::tls::{Machine, Received};
+
 /// A connected socket, not blocking.
-pub(super) enum Transport {
-    /// TCP without encryption.
-    Plain(TcpStream),
+pub(super) struct Transport {
+    stream: TcpStream,
+    /// `None`: without TLS, or not yet.
+    tls: Option<Box<Machine>>,
+}
+
+/// Why TLS could not be read.
+#[derive(Debug)]
+pub(super) enum TlsReadError {
+    /// Of the socket.
+    Io(io::Error),
+    /// What was received is not what TLS expects; an alert is in the outbox.
+    Tls(rustls::Error),
 }
 
 impl Transport {
+    /// TCP without TLS.
+    pub(super) fn plain(stream: TcpStream) -> Self {
+        Self { stream, tls: None }
+    }
+
     /// Asks the poll for both directions, edge-triggered: not reading needs no system call.
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        let Self::Plain(stream) = self;
-        registry.register(stream, token, Interest::READABLE | Interest::WRITABLE)
+        registry.register(&mut self.stream, token, Interest::READABLE | Interest::WRITABLE)
     }
 
     /// Removes the socket from the poll.
     pub(super) fn deregister(&mut self, registry: &Registry) {
-        let Self::Plain(stream) = self;
         // Closing the descriptor takes it out of the poll as well.
-        let _ = registry.deregister(stream);
+        let _ = registry.deregister(&mut self.stream);
     }
 
     /// Has the kernel find out when the peer is gone although nothing is sent: for protocols without timeouts.
     pub(super) fn keep_alive(&mut self, after: Duration) -> io::Result<()> {
-        let Self::Plain(stream) = self;
         let keepalive = TcpKeepalive::new().with_time(after).with_interval(after / 10);
-        SockRef::from(&*stream).set_tcp_keepalive(&keepalive)
+        SockRef::from(&self.stream).set_tcp_keepalive(&keepalive)
     }
 
-    /// Says that we send nothing more. The peer may still be sending.
-    pub(super) fn end_sending(&mut self) -> io::Result<()> {
-        let Self::Plain(stream) = self;
-        stream.shutdown(Shutdown::Write)
+    /// Ends our half of the TCP connection. The peer may still be sending.
+    pub(super) fn shut_down(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
     }
 
-    /// One read, again where a signal came between. `Ok(0)`: the peer sends nothing more; `room` is not empty.
+    /// One read of the socket, again where a signal came between. `Ok(0)`: the peer sends nothing more; `room` is not empty.
     pub(super) fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        let Self::Plain(stream) = self;
         loop {
-            match stream.read(room) {
+            match self.stream.read(room) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 other => return other,
             }
         }
     }
 
-    /// Writes as much as is taken at once; returns how much that was.
+    /// Writes to the socket as much as is taken at once; returns how much that was.
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<usize> {
-        let Self::Plain(stream) = self;
         let mut written = 0;
         while !bytes.is_empty() {
-            match stream.write(bytes) {
+            match self.stream.write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     written += count;
@@ -72,5 +85,60 @@ impl Transport {
             }
         }
         Ok(written)
+    }
+
+    /// The machine, where the connection uses TLS.
+    pub(super) fn tls(&self) -> Option<&Machine> {
+        self.tls.as_deref()
+    }
+
+    /// The same, to encrypt.
+    pub(super) fn tls_mut(&mut self) -> Option<&mut Machine> {
+        self.tls.as_deref_mut()
+    }
+
+    /// What comes is TLS from now on, beginning with the `received` bytes. What is to be sent is appended to `out`.
+    pub(super) fn start_tls(
+        &mut self,
+        config: Arc<ServerConfig>,
+        received: &[u8],
+        wire: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Received, TlsReadError> {
+        let machine = Machine::new(config).map_err(TlsReadError::Tls)?;
+        let wire = wire.get_mut(..received.len()).unwrap_or_default();
+        wire.copy_from_slice(received);
+        let machine = self.tls.insert(Box::new(machine));
+        machine.receive(wire, &mut [], out).map_err(TlsReadError::Tls)
+    }
+
+    /// What was decrypted before and is not taken yet, else one read of the socket, decrypted. `wire` is for ciphertext; what is to be
+    /// sent is appended to `out`.
+    pub(super) fn read_tls(
+        &mut self,
+        room: &mut [u8],
+        wire: &mut [u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Received, TlsReadError> {
+        let Some(machine) = &mut self.tls else { return Ok(Received::Nothing) };
+        match machine.take_plain(room) {
+            0 if machine.is_at_end() => return Ok(Received::End),
+            0 => {}
+            bytes => return Ok(Received::Bytes(bytes)),
+        }
+        let at = machine.receive_at(room.len());
+        let (start, end) = (at.start, at.end.min(wire.len()));
+        let received = loop {
+            match self.stream.read(wire.get_mut(start..end).unwrap_or_default()) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other.map_err(TlsReadError::Io)?,
+            }
+        };
+        if received == 0 {
+            // Without close_notify. Frames and bodies carry their lengths: what is cut off is noticed.
+            return Ok(Received::End);
+        }
+        let wire = wire.get_mut(..start + received).unwrap_or_default();
+        machine.receive(wire, room, out).map_err(TlsReadError::Tls)
     }
 }

@@ -45,12 +45,20 @@ pub fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 /// # Errors
 /// [`io::ErrorKind::InvalidInput`] without a port; else as [`connect`].
 pub fn connect_to(address: &str, timeout: Duration) -> io::Result<TcpStream> {
+    let (host, port) = parts(address)?;
+    connect(host, port, timeout)
+}
+
+/// Host and port of `host:port`; an IPv6 address is without its brackets.
+///
+/// # Errors
+/// [`io::ErrorKind::InvalidInput`] without a port.
+pub fn parts(address: &str) -> io::Result<(&str, u16)> {
     let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
     let Some((host, port)) = parts else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an address: expected HOST:PORT"));
     };
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    connect(host, port, timeout)
+    Ok((host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host), port))
 }
 
 /// Connects to the first address of a host that accepts; each is given `timeout`.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::clients::ClientToken;
+use crate::config::tls::ClientAuth;
 use crate::config::{self, Client, ConfigError};
 use crate::session::tokens::{TokenHash, Tokens};
 use crate::settings;
@@ -18,7 +19,7 @@ pub fn read_tokens(config: &config::Config) -> Result<Tokens, ConfigError> {
     for client in &config.clients {
         let name = &client.name;
         let known = match token_of(client) {
-            Ok(token) => tokens.add_client(name, token),
+            Ok(token) => tokens.add_client(name, token, client.certificate_name.as_deref()),
             Err(why) => {
                 problems.push(format!("clients.{name}.token_file: {why}"));
                 continue;
@@ -35,11 +36,12 @@ pub fn read_tokens(config: &config::Config) -> Result<Tokens, ConfigError> {
     if problems.is_empty() { Ok(tokens) } else { Err(ConfigError { problems }) }
 }
 
-/// The token of a client by its hash; the file of one is read here.
-fn token_of(client: &Client) -> Result<TokenHash, String> {
+/// The token of a client by its hash; the file of one is read here. `None`: it has none.
+fn token_of(client: &Client) -> Result<Option<TokenHash>, String> {
     let path = match &client.token {
-        ClientToken::Sha256(token) => return Ok(*token),
-        ClientToken::File(path) => path,
+        None => return Ok(None),
+        Some(ClientToken::Sha256(token)) => return Ok(Some(*token)),
+        Some(ClientToken::File(path)) => path,
     };
     let shown = path.display();
     let text = settings::read_bounded(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
@@ -48,7 +50,7 @@ fn token_of(client: &Client) -> Result<TokenHash, String> {
         token if token.contains(char::is_control) => {
             Err(format!("{shown} has more than one line, or a control character: write one token into it"))
         }
-        token => Ok(TokenHash::of(token.as_bytes())),
+        token => Ok(Some(TokenHash::of(token.as_bytes()))),
     }
 }
 
@@ -68,15 +70,16 @@ fn read_tokens_file(server: &config::Server) -> Result<Tokens, ConfigError> {
 }
 
 /// What to warn of where the server listens on `address`.
-pub fn warning(address: SocketAddr, tokens: &Tokens, server: &config::Server) -> Option<&'static str> {
+pub fn warning(address: SocketAddr, tokens: &Tokens, config: &config::Config) -> Option<&'static str> {
     match (address.ip().is_loopback(), tokens.is_empty()) {
         (true, _) => None,
+        (false, true) if config.tls.client_auth == ClientAuth::Require => None,
         (false, true) => {
             Some("anybody who reaches this address can send events: set server.tokens_file or [[clients]]")
         }
-        (false, false) if server.allow_plaintext_tokens => None,
+        (false, false) if config.server.allow_plaintext_tokens || config.tls.cert_file.is_some() => None,
         (false, false) => Some(
-            "tokens are accepted from this machine only: set server.allow_plaintext_tokens where the network is trusted",
+            "tokens are accepted from this machine only: set tls.cert_file, or server.allow_plaintext_tokens where the network is trusted",
         ),
     }
 }

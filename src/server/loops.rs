@@ -7,15 +7,16 @@ use std::time::{Instant, SystemTime};
 use super::{ServerError, system};
 use crate::batch::pool::Pool;
 use crate::batch::shares::Shares;
-use crate::config::{Client, Config};
+use crate::config::tls::ClientAuth;
+use crate::config::{self, Client, Config};
 use crate::descriptors;
 use crate::http;
 use crate::ids::{LoopId, Ticket};
 use crate::limits::{HEADER_BYTES, KEEPALIVE, RING_SLOTS, WINDOW_BYTES, WINDOW_FRAMES};
 use crate::metrics::Metrics;
 use crate::net::{
-    ConnectionLimits, Ended, EventLoop, Ingress, Intake, LogLines, LoopError, LoopState, Loops, Mailbox, Parts, Shared,
-    SinkReport,
+    ConnectionLimits, Encryption, Ended, EventLoop, Ingress, Intake, LogLines, LoopError, LoopState, Loops, Mailbox,
+    Parts, Plaintext, Shared, SinkReport,
 };
 use crate::pipeline::group_commit::LoopEnd;
 use crate::pipeline::health::LogHealth;
@@ -28,6 +29,7 @@ use crate::session::marks::Marks;
 use crate::session::rates::{RateSettings, Rates};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
+use crate::tls::Acceptor;
 use crate::wire::AckLevel;
 
 /// What one loop owns before it runs.
@@ -96,6 +98,8 @@ pub(super) struct Sharing {
     pub server_id: [u8; 16],
     /// Who may send events.
     pub tokens: Tokens,
+    /// `None`: TLS is not offered.
+    pub tls: Option<Arc<Acceptor>>,
     /// The marks of all agents.
     pub marks: Marks,
     /// The metrics of the server.
@@ -116,6 +120,7 @@ impl Sharing {
             syslog: config.syslog.enabled.then(|| config.syslog.allow.clone()),
             limits: connection_limits(config, owned.len()),
             tokens: self.tokens,
+            encryption: encryption(config, self.tls),
             rates: Rates::new(rate_settings(config), Instant::now()),
             marks: Mutex::new(self.marks),
             metrics: self.metrics,
@@ -163,6 +168,19 @@ fn session_settings(config: &Config, server_id: [u8; 16], has_required_sinks: bo
             (false, _) => AckLevel::Received,
             (true, false) => AckLevel::Synced,
             (true, true) => AckLevel::Delivered,
+        },
+    }
+}
+
+/// TLS as it is set; `acceptor` has read its files.
+fn encryption(config: &Config, acceptor: Option<Arc<Acceptor>>) -> Encryption {
+    Encryption {
+        acceptor,
+        requires_certificate: config.tls.client_auth == ClientAuth::Require,
+        plaintext: match config.tls.plaintext {
+            config::tls::Plaintext::Allow => Plaintext::Allow,
+            config::tls::Plaintext::Loopback => Plaintext::Loopback,
+            config::tls::Plaintext::Refuse => Plaintext::Refuse,
         },
     }
 }

@@ -8,6 +8,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `access` | tokens, and the warning where none is required |
+//! | `certificates` | the TLS certificate: read, watched for changes and for its expiry |
 //! | `identity` | the lock on the data directory; what the log knows of agents and positions |
 //! | `log_thread` | what the log thread works with |
 //! | `loops` | what each event loop owns, and how they run together |
@@ -16,6 +17,7 @@
 //! | `end` | its last line |
 
 pub mod access;
+pub mod certificates;
 mod drain;
 mod end;
 mod identity;
@@ -148,6 +150,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     drain::ignore_user_signals().map_err(system("a signal handler"))?;
     let notifier = Notifier::from_environment();
     let tokens = access::read_tokens(config)?;
+    let tls = certificates::acceptor(config)?.map(Arc::new);
     let cannot_listen = |error| ServerError::Listen { address: server.address, error };
     let bound = net::bind(server.address).map_err(cannot_listen);
     // A start that cannot listen creates no data directory. Where there is one, another server in it is the better reason.
@@ -192,12 +195,15 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     } else {
         None
     };
-    if let Some(warning) = access::warning(address, &tokens, server) {
+    if let Some(warning) = access::warning(address, &tokens, config) {
         tracing::warn!(%address, "{warning}");
     }
     metrics.wal_bytes_max.set(if has_log { config.wal.max_bytes.cast_signed() } else { 0 });
+    if let Some(tls) = &tls {
+        certificates::watch(tls, metrics.clone()).map_err(system("a thread for its certificate"))?;
+    }
     let on_end = notifier.on_end();
-    let sharing = loops::Sharing { server_id, tokens, marks, metrics, health: health.clone(), on_end };
+    let sharing = loops::Sharing { server_id, tokens, tls, marks, metrics, health: health.clone(), on_end };
     let shared = sharing.share(config, &owned, &routers);
     let restored = if has_log { RESTORED } else { Ticket::default() };
     let mut event_loops = loops::start(config, owned, &shared, (listener, restored), &mut random)?;

@@ -11,7 +11,7 @@ use super::admission::{Admission, admit};
 use super::marks::Marks;
 use super::receive::{Consumed, Data, End, Ingress, Taken};
 use super::server::{ServerSession, SessionSettings, Step, Turn};
-use super::tokens::Tokens;
+use super::tokens::{Access, Tokens};
 use crate::event::proto::{Event, EventBatch};
 use crate::ids::{ConnectionId, LoopId, Ticket};
 use crate::limits::*;
@@ -93,7 +93,7 @@ impl Server {
     }
 
     fn turn<R>(&mut self, call: impl FnOnce(&mut Turn<'_>) -> R) -> R {
-        let gate = self.tokens.gate(self.loopback);
+        let gate = self.tokens.gate(Access { is_private: self.loopback, ..Access::default() });
         let settings = self.settings.clone();
         call(&mut Turn { now: self.now, random: 41, settings: &settings, marks: &self.marks, gate: &gate })
     }

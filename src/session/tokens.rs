@@ -1,4 +1,4 @@
-//! Tokens: who may send events (R12).
+//! Tokens and certificates: who may send events (R12).
 
 use std::fmt;
 
@@ -47,6 +47,8 @@ pub struct Tokens {
     known: Vec<(TokenHash, Option<ClientId>)>,
     /// Names of the clients, by their ids.
     clients: Vec<String>,
+    /// First DNS names of certificates, in lower case, and whose they are.
+    certificates: Vec<(String, ClientId)>,
     /// Tokens may cross networks unencrypted.
     allow_plaintext: bool,
 }
@@ -56,20 +58,33 @@ impl Tokens {
     pub fn from_lines(lines: &str, allow_plaintext: bool) -> Self {
         let tokens = lines.lines().map(str::trim).filter(|line| !line.is_empty());
         let known = tokens.map(|token| (TokenHash::of(token.as_bytes()), None)).collect();
-        Self { known, clients: Vec::new(), allow_plaintext }
+        Self { known, allow_plaintext, ..Self::default() }
     }
 
-    /// Adds a client, whose id is the number of those before it.
+    /// Adds a client, whose id is the number of those before it. `certificate`: the first DNS name in its certificate, in lower case.
     ///
     /// # Errors
     /// The token is known already: of this client, or of none.
-    pub fn add_client(&mut self, name: &str, token: TokenHash) -> Result<(), Option<&str>> {
-        if let Some((_, other)) = self.known.iter().find(|(known, _)| *known == token) {
+    pub fn add_client(
+        &mut self,
+        name: &str,
+        token: Option<TokenHash>,
+        certificate: Option<&str>,
+    ) -> Result<(), Option<&str>> {
+        if let Some((_, other)) = self.known.iter().find(|(known, _)| Some(*known) == token) {
             return Err(other.and_then(|other| self.clients.get(other.index()).map(String::as_str)));
         }
-        self.known.push((token, Some(ClientId(self.clients.len() as u16))));
+        let id = ClientId(self.clients.len() as u16);
+        self.known.extend(token.map(|token| (token, Some(id))));
+        self.certificates.extend(certificate.map(|name| (name.to_owned(), id)));
         self.clients.push(name.to_owned());
         Ok(())
+    }
+
+    /// What a valid certificate with this first DNS name stands for.
+    pub fn certificate(&self, name: Option<&str>) -> Certificate {
+        let is_it = |(known, _): &&(String, ClientId)| name.is_some_and(|name| name.eq_ignore_ascii_case(known));
+        self.certificates.iter().find(is_it).map_or(Certificate::Other, |(_, client)| Certificate::Client(*client))
     }
 
     /// Names of the clients, by their ids.
@@ -82,9 +97,9 @@ impl Tokens {
         self.clients.get(client?.index()).map(String::as_str)
     }
 
-    /// Whether no token is configured.
+    /// Whether neither tokens nor clients are configured: everybody may send.
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+        self.known.is_empty() && self.clients.is_empty()
     }
 
     /// Compares with every token, each in constant time: the time depends neither on where they differ nor on which it is.
@@ -99,30 +114,68 @@ impl Tokens {
         self.known.get(found.checked_sub(1)? as usize).map(|(_, client)| *client)
     }
 
-    /// The gate for a peer; `loopback`: it is on this machine.
-    pub fn gate(&self, loopback: bool) -> PeerGate<'_> {
-        PeerGate { tokens: self, loopback }
+    /// The gate for a peer.
+    pub fn gate(&self, access: Access) -> PeerGate<'_> {
+        PeerGate { tokens: self, access }
     }
+}
+
+/// How a peer is connected, as far as it decides about its admission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Access {
+    /// The connection cannot be intercepted: tokens may be sent.
+    pub is_private: bool,
+    /// Why nothing is accepted over this connection, whatever token comes.
+    pub refused: Option<&'static str>,
+    /// The certificate that the peer has shown.
+    pub certificate: Certificate,
+}
+
+/// The certificate of a peer, which was verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Certificate {
+    /// It has shown none.
+    #[default]
+    None,
+    /// That of a client.
+    Client(ClientId),
+    /// Its first DNS name is that of no client.
+    Other,
 }
 
 /// [`Tokens`] for one peer.
 pub struct PeerGate<'a> {
     tokens: &'a Tokens,
-    loopback: bool,
+    access: Access,
 }
 
 impl Gate for PeerGate<'_> {
     fn admit(&self, token: &[u8]) -> Result<Option<ClientId>, &'static str> {
+        if let Some(reason) = self.access.refused {
+            return Err(reason);
+        }
         if self.tokens.is_empty() {
             return Ok(None);
         }
-        if token.is_empty() {
-            return Err("this server requires a token; the agent sent none");
+        match (self.access.certificate, token.is_empty()) {
+            (Certificate::Client(client), true) => return Ok(Some(client)),
+            (Certificate::Other, true) => {
+                return Err("this server requires a token: the certificate is not that of a client (certificate_name)");
+            }
+            (Certificate::None, true) => return Err("this server requires a token; the agent sent none"),
+            (_, false) => {}
         }
-        if !self.loopback && !self.tokens.allow_plaintext {
-            return Err("tokens in clear are accepted from this machine only (server.allow_plaintext_tokens)");
+        if !self.access.is_private && !self.tokens.allow_plaintext {
+            return Err("tokens in clear are accepted from this machine only (TLS, server.allow_plaintext_tokens)");
         }
-        self.tokens.find(token).ok_or("unknown token")
+        let found = self.tokens.find(token).ok_or("unknown token")?;
+        match (self.access.certificate, found) {
+            (Certificate::Client(client), Some(other)) if client != other => {
+                Err("the token is that of another client than the certificate")
+            }
+            (Certificate::Client(client), _) => Ok(Some(client)),
+            (_, found) => Ok(found),
+        }
     }
 }
 
@@ -130,44 +183,92 @@ impl Gate for PeerGate<'_> {
 mod tests {
     use super::*;
 
+    const OPEN: Access = Access { is_private: false, refused: None, certificate: Certificate::None };
+    const PRIVATE: Access = Access { is_private: true, ..OPEN };
+
     #[test]
     fn without_tokens_everybody_comes_in() {
-        assert_eq!(Tokens::from_lines("\n \n", false).gate(false).admit(b"anything"), Ok(None));
+        assert_eq!(Tokens::from_lines("\n \n", false).gate(OPEN).admit(b"anything"), Ok(None));
     }
 
     #[test]
     fn tokens_are_matched_whole_and_trimmed() {
         let tokens = Tokens::from_lines(" secret \nother\n", false);
         for (token, known) in [("secret", true), ("other", true), ("secre", false), ("secret2", false), ("", false)] {
-            assert_eq!(tokens.gate(true).admit(token.as_bytes()).is_ok(), known, "{token}");
+            assert_eq!(tokens.gate(PRIVATE).admit(token.as_bytes()).is_ok(), known, "{token}");
         }
     }
 
     #[test]
     fn tokens_in_clear_stay_on_this_machine_unless_allowed() {
-        assert!(Tokens::from_lines("secret", false).gate(false).admit(b"secret").is_err());
-        assert!(Tokens::from_lines("secret", true).gate(false).admit(b"secret").is_ok());
+        assert!(Tokens::from_lines("secret", false).gate(OPEN).admit(b"secret").is_err());
+        assert!(Tokens::from_lines("secret", true).gate(OPEN).admit(b"secret").is_ok());
     }
 
     #[test]
     fn the_token_of_a_client_names_it() {
         let mut tokens = Tokens::from_lines("common", false);
-        tokens.add_client("api", TokenHash::of(b"one")).unwrap();
-        tokens.add_client("edge", TokenHash::of(b"two")).unwrap();
+        tokens.add_client("api", Some(TokenHash::of(b"one")), None).unwrap();
+        tokens.add_client("edge", Some(TokenHash::of(b"two")), None).unwrap();
         for (token, client) in [("common", None), ("one", Some(ClientId(0))), ("two", Some(ClientId(1)))] {
-            assert_eq!(tokens.gate(true).admit(token.as_bytes()), Ok(client), "{token}");
+            assert_eq!(tokens.gate(PRIVATE).admit(token.as_bytes()), Ok(client), "{token}");
         }
-        assert_eq!(tokens.gate(true).admit(b"three"), Err("unknown token"));
+        assert_eq!(tokens.gate(PRIVATE).admit(b"three"), Err("unknown token"));
         assert_eq!(tokens.name_of(Some(ClientId(1))), Some("edge"));
         assert_eq!((tokens.name_of(None), tokens.name_of(Some(ClientId(2)))), (None, None));
     }
 
     #[test]
+    fn a_certificate_stands_for_its_client_and_needs_no_token() {
+        let mut tokens = Tokens::from_lines("common", false);
+        tokens.add_client("api", Some(TokenHash::of(b"one")), Some("api.example.org")).unwrap();
+        tokens.add_client("edge", None, Some("edge.example.org")).unwrap();
+        let certificate = |name: Option<&str>| Access { certificate: tokens.certificate(name), ..PRIVATE };
+        let (api, edge) = (certificate(Some("API.example.org")), certificate(Some("edge.example.org")));
+        assert_eq!(
+            (api.certificate, edge.certificate),
+            (Certificate::Client(ClientId(0)), Certificate::Client(ClientId(1)))
+        );
+        assert_eq!(certificate(None).certificate, Certificate::Other);
+        let other = certificate(Some("other.example.org"));
+        let missing = "this server requires a token: the certificate is not that of a client (certificate_name)";
+        for (access, token, admitted) in [
+            (api, "", Ok(Some(ClientId(0)))),
+            (edge, "", Ok(Some(ClientId(1)))),
+            (api, "one", Ok(Some(ClientId(0)))),
+            (api, "common", Ok(Some(ClientId(0)))),
+            (edge, "one", Err("the token is that of another client than the certificate")),
+            (edge, "wrong", Err("unknown token")),
+            (other, "", Err(missing)),
+            (other, "one", Ok(Some(ClientId(0)))),
+            (PRIVATE, "", Err("this server requires a token; the agent sent none")),
+        ] {
+            assert_eq!(tokens.gate(access).admit(token.as_bytes()), admitted, "{access:?} {token}");
+        }
+    }
+
+    #[test]
+    fn clients_without_tokens_keep_others_out() {
+        let mut tokens = Tokens::default();
+        tokens.add_client("edge", None, Some("edge")).unwrap();
+        assert!(!tokens.is_empty());
+        assert!(tokens.gate(PRIVATE).admit(b"").is_err() && tokens.gate(PRIVATE).admit(b"anything").is_err());
+    }
+
+    #[test]
+    fn what_is_refused_by_its_connection_is_refused_with_every_token() {
+        let refused = Access { refused: Some("without TLS"), ..PRIVATE };
+        for tokens in [Tokens::default(), Tokens::from_lines("common", true)] {
+            assert_eq!(tokens.gate(refused).admit(b"common"), Err("without TLS"));
+        }
+    }
+
+    #[test]
     fn a_token_has_one_owner() {
         let mut tokens = Tokens::from_lines("common", false);
-        assert_eq!(tokens.add_client("api", TokenHash::of(b"common")), Err(None));
-        tokens.add_client("api", TokenHash::of(b"one")).unwrap();
-        assert_eq!(tokens.add_client("edge", TokenHash::of(b"one")), Err(Some("api")));
+        assert_eq!(tokens.add_client("api", Some(TokenHash::of(b"common")), None), Err(None));
+        tokens.add_client("api", Some(TokenHash::of(b"one")), None).unwrap();
+        assert_eq!(tokens.add_client("edge", Some(TokenHash::of(b"one")), None), Err(Some("api")));
         assert_eq!(tokens.clients(), ["api"]);
     }
 

@@ -35,8 +35,6 @@ pub mod stdout;
 pub(crate) mod stores;
 #[cfg(test)]
 pub(crate) mod testing;
-#[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
-pub(crate) mod tls;
 pub mod upkeep;
 
 use std::time::Duration;
@@ -45,6 +43,8 @@ use thiserror::Error;
 
 use crate::batch::Delivery;
 pub use crate::ids::uuid;
+#[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
+use crate::tls;
 pub use kind::{BatchSettings, Kind, Output, SinkConfig, SinkSettings};
 pub use shards::ShardPositions;
 pub use upkeep::{Clocks, Upkeep};

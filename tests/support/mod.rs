@@ -3,6 +3,7 @@
 #![allow(dead_code)] // every test file is a crate of its own and uses a part
 
 pub(crate) mod agent;
+pub(crate) mod certificates;
 pub(crate) mod disk;
 #[cfg(feature = "sqlite")]
 pub(crate) mod fifo;
@@ -22,6 +23,8 @@ pub(crate) mod stores;
 pub(crate) mod strace;
 pub(crate) mod syslogd;
 pub(crate) mod terminal;
+pub(crate) mod tls;
+pub(crate) mod tls_front;
 
 use telemetryx::random::Random;
 

@@ -2,6 +2,12 @@
 //!
 //! ```text
 //!  baseline recv PORT        reads what comes, from any number of connections, and forgets it
+//!  baseline recv-tls PORT CERT KEY
+//!                            the same with TLS: rustls' own buffers, and what is decrypted is forgotten
+//!  baseline handshakes PORT CERT PER_SECOND SECONDS
+//!                            connects so often with a full handshake, and closes; prints JSON: how many were complete, how
+//!                            many failed, the slowest in milliseconds
+//!  baseline certificate DIR  writes DIR/cert.pem and DIR/key.pem, for 127.0.0.1
 //!  baseline answer PORT      finds the end of each HTTP request and answers it, and forgets it
 //!  baseline decode SECONDS   decodes JSON in this process with plain serde_json; prints events per CPU-second
 //!  baseline append FILE BYTES SECONDS PAUSE_MS
@@ -13,6 +19,8 @@
 
 #[path = "../../benches/support/plain_json.rs"]
 mod plain_json;
+#[path = "baseline_tls.rs"]
+mod tls;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -32,11 +40,21 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         ["recv", port] => serve(port, |_, _| Ok(())),
+        ["recv-tls", port, cert, key] => {
+            let config = tls::config(cert, key);
+            config.and_then(|config| {
+                serve(port, |peer, bytes| tls::receive(&mut peer.tls, &config, bytes, &mut peer.stream))
+            })
+        }
+        ["handshakes", port, cert, per_second, seconds] => tls::handshakes(port, cert, per_second, seconds),
+        ["certificate", folder] => tls::certificate(folder),
         ["answer", port] => serve(port, answer),
         ["decode", seconds] => decode(seconds),
         ["append", file, bytes, seconds, pause_ms] => append(file, bytes, seconds, pause_ms),
         _ => {
-            let usage = "usage: baseline recv PORT | answer PORT | decode SECONDS | append FILE BYTES SECONDS PAUSE_MS";
+            let usage = "usage: baseline recv PORT | recv-tls PORT CERT KEY | handshakes PORT CERT PER_SECOND SECONDS | \
+                         certificate DIR | answer PORT | decode SECONDS | \
+                         append FILE BYTES SECONDS PAUSE_MS";
             Err(io::Error::other(usage))
         }
     };
@@ -63,7 +81,7 @@ fn serve(port: &str, mut each: impl FnMut(&mut Peer, &[u8]) -> io::Result<()>) -
             let (stream, _) = listener.accept()?;
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
-            peers.push(Peer { stream, rest: Vec::new() });
+            peers.push(Peer { stream, tls: None, rest: Vec::new() });
         }
         let mut ready = ready.into_iter();
         peers.retain_mut(|peer| {
@@ -81,6 +99,8 @@ fn serve(port: &str, mut each: impl FnMut(&mut Peer, &[u8]) -> io::Result<()>) -
 
 struct Peer {
     stream: TcpStream,
+    /// After its first bytes, where there is TLS.
+    tls: Option<rustls::ServerConnection>,
     /// The beginning of a request that has not ended.
     rest: Vec<u8>,
 }

@@ -3,7 +3,7 @@
 A frame stays queued, and unchanged, until it is acknowledged (R7); a reconnect takes `sent` back:
     ..acked] [in flight ..sent] [waiting ..]        `frames` holds all that is right of `acked`
 """
-import argparse, codecs, collections, json, os, random, re, select, socket, struct, sys, time, zlib
+import argparse, codecs, collections, json, os, random, re, select, socket, ssl, struct, sys, time, zlib
 
 HELLO, WELCOME, DATA, ACK, NACK, PING, PONG, GOAWAY, BYE = *range(1, 9), 0x89  # frame types
 STORAGE, AUTH, FINAL = 3, 4, (4, 5, 6, 11)  # GOAWAY codes; no retry helps AUTH, VERSION, FENCED, ACK_LEVEL
@@ -40,11 +40,12 @@ class Agent:
     acked = sent = highest_sent = epoch = 0  # seqs; epoch 0 asks for one, which then stays (R4, R6)
     socket, goaway, frames_max, keepalive, ceiling = None, (0, 0), 0, 30, BACKOFF_MIN
 
-    def __init__(self, address, name, token=""):
+    def __init__(self, address, name, token="", tls=None):  # an ssl.SSLContext; None: without TLS
         parts = ADDRESS.fullmatch(address)
         self.address = (parts[1] or parts[2], int(parts[3] or 4640)) if parts else ("", 0)
         if not 0 < self.address[1] < 65536:
             raise ValueError(f"{address!r} is not an address: use HOST, HOST:PORT or [IPV6]:PORT")
+        self.tls = tls
         self.name, self.token = name.encode(errors="replace"), token.encode()
         if len(self.name + self.token) > 976:
             raise ValueError("name and token have room for 976 bytes in HELLO: use shorter ones")
@@ -79,6 +80,8 @@ class Agent:
         """Connects if need be, sends a frame if the window has room, takes one that has come."""
         if not self.socket:
             self.socket = socket.create_connection(self.address, SOCKET_TIMEOUT)
+            if self.tls:
+                self.socket = self.tls.wrap_socket(self.socket, server_hostname=self.address[0])
             self.open, self.window, self.sent = False, 0, self.acked
             self.heard = self.pinged = time.monotonic()
             hello = struct.pack("<BBHI16sQQHHI", 1, 1, 1, 0, self.agent_id, self.epoch,
@@ -94,11 +97,12 @@ class Agent:
         elif self.open and not self.more and not self.frames:
             self.open = False  # all is acknowledged: the server may forget this agent (R3)
             self.socket.sendall(encode_frame(BYE))
-            self.socket.shutdown(socket.SHUT_WR)  # the server closes; closing first could reset BYE
+            if not self.tls:  # the ssl module cannot half-close
+                self.socket.shutdown(socket.SHUT_WR)  # the server closes; closing first could reset BYE
         elif self.open and now - self.pinged > self.keepalive / 2:  # R13
             self.pinged = now
             self.socket.sendall(encode_frame(PING))
-        if select.select([self.socket], [], [], timeout)[0]:
+        if self.tls and self.socket.pending() or select.select([self.socket], [], [], timeout)[0]:
             self.take(*read_frame(self.socket))
             self.heard = now
         elif now - self.heard > 1.5 * self.keepalive:
@@ -143,6 +147,12 @@ def read_lines():  # as they come, [] while none come; a long one in pieces: a b
         pieces = (line[at:at + CHUNK] for line in lines for at in range(0, len(line) or 1, CHUNK))
         yield [encode_event(1, b"log", field(0x32, piece.encode())) for piece in pieces]
 
+def client_context(ca_file, cert, key):  # of a client that always checks the server's certificate
+    context = ssl.create_default_context(cafile=ca_file)
+    if cert:
+        context.load_cert_chain(cert, key)
+    return context
+
 def counters(count, size):
     size = max(1, min(size, 30_000))  # of 29 bytes: below FRAME_MAX
     for first in range(1, count + 1, size):
@@ -154,12 +164,17 @@ if __name__ == "__main__":
     parser.add_argument("address", help="HOST:PORT; without a port, 4640")
     parser.add_argument("--name", default=socket.gethostname(), help="the agent's name")
     parser.add_argument("--token-file", type=argparse.FileType(), default=os.devnull)
+    parser.add_argument("--tls", action="store_true", help="connect with TLS, trust the system's authorities")
+    parser.add_argument("--ca-file", help="connect with TLS, trust the authorities in this PEM file")
+    parser.add_argument("--cert", help="certificate to show to the server (PEM)")
+    parser.add_argument("--key", help="its private key, where it is not in the same file")
     parser.add_argument("--count", type=int, help="send counters with the values 1, 2, 3 ...")
     parser.add_argument("--frame-events", type=int, default=1000, help="counters in a frame")
     args = parser.parse_args()
     try:
-        agent = Agent(args.address, args.name, args.token_file.read().strip())
-    except ValueError as error:
+        tls = (args.tls or args.ca_file or args.cert) and client_context(args.ca_file, args.cert, args.key)
+        agent = Agent(args.address, args.name, args.token_file.read().strip(), tls)
+    except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     ended = agent.run(read_lines() if args.count is None else counters(args.count, args.frame_events))
     print(json.dumps(agent.counts))

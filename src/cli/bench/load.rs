@@ -11,8 +11,8 @@
 //! spared the messages that should have been sent meanwhile.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::stream::{Stream, Target};
 use super::talk::{Answered, Message, Talk, TalkError};
 
 /// A connection must be there, and greeted, by then.
@@ -88,7 +89,7 @@ struct InFlight {
 /// One connection.
 pub(super) struct Line {
     address: SocketAddr,
-    stream: TcpStream,
+    stream: Stream,
     talk: Box<dyn Talk>,
     messages: Arc<[Message]>,
     next_message: usize,
@@ -107,13 +108,14 @@ pub(super) struct Line {
 impl Line {
     /// Connects and greets.
     pub(super) fn open(
-        address: SocketAddr,
+        target: &Target,
         talk: Box<dyn Talk>,
         messages: Arc<[Message]>,
         interval: Option<Duration>,
     ) -> Result<Self, LoadError> {
-        let stream = TcpStream::connect_timeout(&address, GREETING_TIMEOUT)
-            .map_err(|error| LoadError::Connect { address, error })?;
+        let address = target.address;
+        let stream =
+            Stream::connect(target, GREETING_TIMEOUT).map_err(|error| LoadError::Connect { address, error })?;
         let mut line = Self {
             address,
             stream,
@@ -135,8 +137,6 @@ impl Line {
     fn greet(&mut self) -> Result<(), LoadError> {
         let address = self.address;
         let lost = |error| LoadError::Lost { address, error };
-        self.stream.set_nodelay(true).map_err(lost)?;
-        self.stream.set_read_timeout(Some(GREETING_TIMEOUT)).map_err(lost)?;
         self.stream.write_all(&self.talk.greeting()).map_err(lost)?;
         let until = Instant::now() + GREETING_TIMEOUT;
         let mut room = [0; 4096];
@@ -152,7 +152,7 @@ impl Line {
                 Err(error) => return Err(lost(error)),
             }
         }
-        self.stream.set_nonblocking(true).map_err(lost)
+        self.stream.tcp().set_nonblocking(true).map_err(lost)
     }
 
     /// The first message is due at `begin`.
@@ -191,6 +191,10 @@ impl Line {
 
     /// Begins messages and writes until socket, window or turn is full. Answers to [`Talk`]s that have none count here.
     fn write(&mut self, now: Instant, may_begin: bool, answered: &mut Answered) -> io::Result<()> {
+        if !self.stream.is_flushed()? {
+            self.blocked = true;
+            return Ok(());
+        }
         for _ in 0..MESSAGES_PER_TURN {
             if self.current.is_none() {
                 if !may_begin || !self.may_begin(now) {
@@ -217,7 +221,7 @@ impl Line {
             let body = body.get(written.saturating_sub(self.head.len())..).unwrap_or_default();
             if head.is_empty() && body.is_empty() {
                 self.current = None;
-                break;
+                return self.stream.is_flushed();
             }
             match self.stream.write_vectored(&[IoSlice::new(head), IoSlice::new(body)]) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -244,7 +248,7 @@ impl Line {
     /// Writes the talk's last bytes and half-closes. The run is over: an error changes nothing.
     fn leave(&mut self) {
         let _ = self.stream.write_all(&self.talk.farewell());
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.stream.end();
     }
 
     /// Notes what was answered.
@@ -312,7 +316,7 @@ pub(super) fn drive(lines: &mut [Line], window: &Window, counted: &Counted) -> R
 
 fn wait_for_sockets(lines: &[Line], wait: Duration, ready: &mut Vec<PollFlags>) -> Result<(), LoadError> {
     let interest = |line: &Line| if line.blocked { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-    let mut sockets: Vec<_> = lines.iter().map(|line| PollFd::new(&line.stream, interest(line))).collect();
+    let mut sockets: Vec<_> = lines.iter().map(|line| PollFd::new(line.stream.tcp(), interest(line))).collect();
     let timeout = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: wait.subsec_nanos().into() };
     match poll(&mut sockets, Some(&timeout)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -151,6 +151,7 @@ fn a_run_counts_what_is_answered_and_stops() {
     let options = BenchOptions {
         to: None,
         token_file: None,
+        tls: TlsArgs::default(),
         connections: 1,
         event_bytes: 220,
         frame_events: 1,
@@ -161,7 +162,7 @@ fn a_run_counts_what_is_answered_and_stops() {
         json: false,
         rival: None,
     };
-    let report = measure(address, b"", &options).unwrap();
+    let report = measure(&target(address), b"", &options).unwrap();
     assert!((100..=300).contains(&report.events), "{} events at a rate of 200/s", report.events);
     assert!(report.bytes > 300 * report.events && report.latency_micros.len() > 100);
     assert_eq!((report.refused_messages, report.unanswered_messages), (0, 0));
@@ -169,9 +170,14 @@ fn a_run_counts_what_is_answered_and_stops() {
     assert!(report.text().contains("server CPU") && report.json().contains("\"events_per_second\""));
 }
 
+fn target(address: SocketAddr) -> Target {
+    Target { address, host: address.ip().to_string(), tls: None }
+}
+
 #[test]
 fn a_server_that_is_not_there_is_named() {
     let address = SocketAddr::from(([127, 0, 0, 1], 1));
-    let error = Line::open(address, Box::new(http::Http::default()), Arc::new([]), None).map(|_| ()).unwrap_err();
+    let error =
+        Line::open(&target(address), Box::new(http::Http::default()), Arc::new([]), None).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("is a server listening there?"), "{error}");
 }

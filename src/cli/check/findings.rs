@@ -8,7 +8,7 @@ use crate::config::{ConfigError, Resolved};
 /// One thing that was looked at.
 #[derive(Debug)]
 pub(super) struct Finding {
-    /// What it is: `address`, `data_dir`, `log`, `sink`.
+    /// What it is: `address`, `certificate`, `data_dir`, `log`, `sink`.
     pub subject: &'static str,
     /// Which one: the address itself, the directory, the name of the sink.
     pub name: String,

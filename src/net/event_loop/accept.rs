@@ -78,7 +78,7 @@ impl EventLoop {
     pub(super) fn open(&mut self, stream: TcpStream, peer: SocketAddr, overloaded: bool) {
         // Answers are written whole, once a turn: waiting for more to send only delays them.
         let _ = stream.set_nodelay(true);
-        let mut transport = Transport::Plain(stream);
+        let mut transport = Transport::plain(stream);
         let token = Token(self.connections.next_key());
         if let Err(error) = transport.register(self.poll.registry(), token) {
             if self.ingress.shared.log_lines.connections.allows(self.ingress.now) {
@@ -88,7 +88,8 @@ impl EventLoop {
             return;
         }
         let now = self.ingress.now;
-        let id = self.connections.insert(|id| Connection::new(id, transport, peer, overloaded, now));
+        let access = self.ingress.shared.encryption.access_without_tls(peer.ip().to_canonical());
+        let id = self.connections.insert(|id| Connection::new(id, transport, (peer, access), overloaded, now));
         self.ingress.shared.metrics.connections.inc();
         tracing::debug!(connection = id.get(), %peer, "connected");
         let connections = &self.connections;

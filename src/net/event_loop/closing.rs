@@ -13,16 +13,16 @@ impl EventLoop {
         let now = self.ingress.now;
         let out = std::mem::take(&mut self.out);
         let mut gone = None;
-        let unsent_bytes = self.unsent_bytes;
         let outboxes_max = self.ingress.shared.part_of(OUTBOXES_BYTES_MAX);
         if let Some(connection) = self.connections.get_mut(id) {
             let socket = &mut connection.socket;
-            let (before, unparsed_before) = (socket.unsent(), socket.unparsed.len());
             if !out.is_empty() && socket.send(&out, now).is_err() {
                 gone = Some("broken");
             }
-            let added = socket.unsent() - before;
-            if added > 0 && unsent_bytes + added > outboxes_max {
+            // Also what TLS had to send because of what was read.
+            let unsent_before = self.unsent_bytes;
+            socket.count_unsent(&mut self.unsent_bytes);
+            if self.unsent_bytes > unsent_before && self.unsent_bytes > outboxes_max {
                 gone = Some("outboxes_over_budget");
             }
             let (mut left, mut was_delayed) = (false, false);
@@ -34,9 +34,8 @@ impl EventLoop {
                 // Whatever it was, it is answered: it takes no place of those that are silent.
                 left = !std::mem::replace(&mut connection.peer.is_known, true);
             }
-            let dropped = unparsed_before - connection.socket.unparsed.len();
-            self.unsent_bytes += added;
-            self.scratch.unparsed_bytes -= dropped;
+            let is_agent = connection.peer.origin.agent_id.is_some();
+            connection.socket.count_kept(is_agent, &mut self.scratch.unparsed_bytes);
             if left {
                 self.known();
             }
@@ -77,8 +76,8 @@ impl EventLoop {
                 self.ingress.shared.metrics.connection_cut(reason);
             }
         }
-        self.scratch.unparsed_bytes = self.scratch.unparsed_bytes.saturating_sub(connection.socket.unparsed.len());
-        self.unsent_bytes -= connection.socket.unsent();
+        self.scratch.unparsed_bytes = self.scratch.unparsed_bytes.saturating_sub(connection.socket.counted_kept());
+        self.unsent_bytes = self.unsent_bytes.saturating_sub(connection.socket.counted_unsent());
         if connection.is_delayed {
             self.leave_delayed();
         }
@@ -146,7 +145,9 @@ impl EventLoop {
         let (now, hurry) = (self.ingress.now, self.draining() || self.failed_until.is_some());
         let Some(connection) = self.connections.get_mut(id) else { return true };
         let lingered = connection.is_lingering();
-        if connection.finish_closing(now) {
+        let is_over = connection.finish_closing(now);
+        connection.socket.count_unsent(&mut self.unsent_bytes);
+        if is_over {
             self.remove(id, "closed");
             return true;
         }

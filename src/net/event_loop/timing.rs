@@ -7,6 +7,7 @@ use crate::http::Room;
 use crate::ids::ConnectionId;
 use crate::net::connection::Phase;
 use crate::net::protocols::Protocol;
+use crate::tls::Machine;
 
 /// The soonest that a timer is looked at again.
 const TIMER_STEP: Duration = Duration::from_millis(1);
@@ -56,7 +57,10 @@ impl EventLoop {
         let is_in_line = self.lacks_room(id) == Some(Room::Finish);
         let Some(connection) = self.connections.get_mut(id) else { return };
         let close = match &connection.phase {
-            Phase::Undecided => return self.remove(id, "silent"),
+            Phase::Undecided => {
+                let is_handshaking = connection.socket.tls().is_some_and(Machine::is_handshaking);
+                return self.remove(id, if is_handshaking { "tls_timeout" } else { "silent" });
+            }
             Phase::Lingering(_) => return self.remove(id, "closed"),
             Phase::Closing => None,
             Phase::Open(_) => self.with_protocol(id, |protocol, cx| protocol.handle_timeout(pressure, cx)).flatten(),

@@ -12,7 +12,7 @@ use crate::metrics::LimitScope;
 use crate::net::connection::Peer;
 use crate::net::delayed::Delay;
 use crate::net::ingress::Ingress;
-use crate::net::serve::{Served, after_read};
+use crate::net::serve::{Scratch, Served, after_read};
 use crate::net::socket::{ReadEnd, Socket};
 use crate::rate::Received;
 use crate::session::marks::Greeting;
@@ -95,7 +95,7 @@ impl Protocol for Frames {
         }
         let own = cx.ingress.event_loop;
         let reached = |ticket: Ticket, level| shared.has_reached(own, ticket, level);
-        cx.ingress.turn_counting(cx.peer.is_private, |turn, counts| {
+        cx.ingress.turn_counting(cx.peer.access, |turn, counts| {
             self.session.settled(reached, turn, cx.out);
             self.session.acknowledge(reached, turn, cx.out, |age| counts.acknowledged(age.as_secs_f64()));
         });
@@ -106,7 +106,7 @@ impl Protocol for Frames {
     }
 
     fn handle_timeout(&mut self, pressure: bool, cx: &mut Context<'_>) -> Option<&'static str> {
-        let closed = cx.ingress.turn(cx.peer.is_private, |turn| self.session.handle_timeout(pressure, turn, cx.out));
+        let closed = cx.ingress.turn(cx.peer.access, |turn| self.session.handle_timeout(pressure, turn, cx.out));
         if closed.is_none() && !cx.socket.is_flushed() {
             // A repeated ACK tells nothing to a peer that has not read the last one.
             cx.out.clear();
@@ -234,11 +234,12 @@ impl Frames {
         let missing = HELLO_FRAME_BYTES.saturating_sub(unparsed.len());
         let mut end = ReadEnd::Empty;
         if cx.socket.is_readable() && missing > 0 {
-            end = read_unparsed(cx.socket, &mut cx.scratch.read[..missing], cx.ingress.now);
+            let Scratch { read, wire, .. } = &mut *cx.scratch;
+            end = read_unparsed(cx.socket, (&mut read[..missing], wire), cx.ingress.now);
         }
         let (session, unparsed) = (&mut self.session, &mut cx.socket.unparsed);
         let Consumed { bytes, end: parsed } =
-            cx.ingress.turn(cx.peer.is_private, |turn| session.greet(unparsed, turn, cx.out));
+            cx.ingress.turn(cx.peer.access, |turn| session.greet(unparsed, turn, cx.out));
         unparsed.drain(..bytes);
         match parsed {
             End::Greeted(greeting) => {
@@ -326,7 +327,7 @@ impl Frames {
         let PartialFrame { mut buffer, total } = partial;
         let missing = total.saturating_sub(buffer.len());
         let end = match buffer.unfilled().get_mut(..missing) {
-            Some(room) if !room.is_empty() => cx.socket.read(room, cx.ingress.now),
+            Some(room) if !room.is_empty() => cx.socket.read(room, &mut cx.scratch.wire, cx.ingress.now),
             _ => unreachable!("a partial frame has room for its rest"),
         };
         if let ReadEnd::Bytes(bytes) = end {
@@ -366,7 +367,7 @@ impl Frames {
         let room = current.unfilled();
         let limit = room.len().min(limit);
         let end = match room.get_mut(..limit) {
-            Some(room) if !room.is_empty() => cx.socket.read(room, cx.ingress.now),
+            Some(room) if !room.is_empty() => cx.socket.read(room, &mut cx.scratch.wire, cx.ingress.now),
             _ => unreachable!("a current buffer has room for a read"),
         };
         if let ReadEnd::Bytes(bytes) = end {
@@ -384,7 +385,7 @@ impl Frames {
 
     /// Parses the frames from `start` on.
     fn parse(&mut self, source: &mut Buffer, start: usize, cx: &mut Context<'_>) -> Consumed {
-        let mut ingress = cx.ingress.frames(&cx.peer.origin, cx.peer.is_private);
+        let mut ingress = cx.ingress.frames(&cx.peer.origin, cx.peer.access);
         let consumed = self.session.receive(source, start, &mut ingress, cx.out);
         let received = ingress.received;
         self.charge(received, cx);
@@ -456,8 +457,8 @@ impl Frames {
 }
 
 /// Reads after the bytes that are not parsed yet.
-fn read_unparsed(socket: &mut Socket, room: &mut [u8], now: Instant) -> ReadEnd {
-    let end = socket.read(room, now);
+fn read_unparsed(socket: &mut Socket, (room, wire): (&mut [u8], &mut [u8]), now: Instant) -> ReadEnd {
+    let end = socket.read(room, wire, now);
     if let ReadEnd::Bytes(bytes) = end {
         socket.unparsed.extend_from_slice(room.get(..bytes).unwrap_or_default());
     }

@@ -7,7 +7,7 @@ use crate::http::{Connection, Room};
 use crate::limits::{OUTBOX_BYTES_MAX, READ_BYTES_PER_TURN};
 use crate::net::connection::Peer;
 use crate::net::ingress::Ingress;
-use crate::net::serve::{HEAD_READ_BYTES, Served};
+use crate::net::serve::{HEAD_READ_BYTES, Scratch, Served};
 use crate::net::socket::ReadEnd;
 
 /// Requests and body pieces of one connection in one turn.
@@ -147,7 +147,7 @@ impl Http {
         match self.machine.body_room() {
             Some(room) => {
                 let limit = room.len().min(READ_BYTES_PER_TURN);
-                let end = cx.socket.read(&mut room[..limit], cx.ingress.now);
+                let end = cx.socket.read(&mut room[..limit], &mut cx.scratch.wire, cx.ingress.now);
                 if let ReadEnd::Bytes(bytes) = end {
                     let now = cx.ingress.now;
                     let mut ingress = cx.ingress.http(cx.peer);
@@ -162,7 +162,8 @@ impl Http {
     fn read_head(&mut self, cx: &mut Context<'_>) -> ReadEnd {
         // Beyond a head only what belongs to the body: what is left over would stay with the connection.
         let limit = self.machine.beginning_room().unwrap_or(HEAD_READ_BYTES).max(1);
-        let end = cx.socket.read(&mut cx.scratch.read[..limit], cx.ingress.now);
+        let Scratch { read, wire, .. } = &mut *cx.scratch;
+        let end = cx.socket.read(&mut read[..limit], wire, cx.ingress.now);
         let ReadEnd::Bytes(bytes) = end else { return end };
         if cx.socket.unparsed.is_empty() {
             // Most requests come whole: nothing is copied.

@@ -110,6 +110,10 @@ impl Syslog {
             log_refused(cx);
             return Served::Close(NOT_ALLOWED);
         }
+        if let Some(reason) = cx.peer.access.refused {
+            log_needs_tls(reason, cx);
+            return Served::Close(NOT_ALLOWED);
+        }
         if cx.peer.overloaded {
             return Served::Close("OVERLOADED");
         }
@@ -152,7 +156,7 @@ impl Syslog {
     fn read(&mut self, cx: &mut Context<'_>) -> Option<ReadEnd> {
         let mut read = std::mem::take(&mut cx.scratch.read);
         let limit = read.len().min(SYSLOG_READ_BYTES);
-        let end = cx.socket.read(&mut read[..limit], cx.ingress.now);
+        let end = cx.socket.read(&mut read[..limit], &mut cx.scratch.wire, cx.ingress.now);
         let bytes = if let ReadEnd::Bytes(bytes) = end { &read[..bytes] } else { &[][..] };
         let all_fit = if cx.socket.unparsed.is_empty() {
             // Most reads begin with a message: nothing but the rest is copied.
@@ -269,6 +273,13 @@ impl Syslog {
         self.known(cx);
         self.hand_on(Some(collector), cx);
         true
+    }
+}
+
+/// `tls.plaintext` or `tls.client_auth` refuses what the connection sends.
+fn log_needs_tls(reason: &str, cx: &mut Context<'_>) {
+    if let Some(connections) = cx.ingress.shared.log_lines.syslog_refused.allows(1, cx.ingress.now) {
+        tracing::warn!(connections, peer = %cx.peer.address, reason, "syslog without TLS or a certificate, closed");
     }
 }
 

@@ -26,7 +26,7 @@ use crate::session::marks::{Greeting, Marks};
 use crate::session::rates::{RateSettings, Rates};
 use crate::session::receive::{Consumed, End};
 use crate::session::server::{ServerSession, SessionSettings};
-use crate::session::tokens::Tokens;
+use crate::session::tokens::{Access, Certificate, Tokens};
 use crate::settings::steps::StepSettings;
 use crate::sink::{BatchSettings, Identity, SinkSettings, discard};
 use crate::time::{Now, unix_nano};
@@ -34,6 +34,8 @@ use crate::wal::tests::memory::MemoryStorage;
 use crate::wal::{self, Writer};
 use crate::wire::AckLevel;
 
+/// As of this host.
+const PRIVATE: Access = Access { is_private: true, refused: None, certificate: Certificate::None };
 const POOL_BYTES: usize = 1 << 20;
 const SLOTS: usize = 64;
 const RETENTION: Duration = Duration::from_secs(86_400);
@@ -230,6 +232,7 @@ fn shared_by_loops(
         syslog: None,
         limits: ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 },
         tokens: Tokens::default(),
+        encryption: net::Encryption::default(),
         rates: Rates::new(RateSettings::default(), Instant::now()),
         marks: Mutex::new(marks),
         metrics,
@@ -396,7 +399,7 @@ impl Link {
         let Consumed { bytes, end } = if self.session.is_authenticated() {
             self.receive(ingress, out)
         } else {
-            ingress.turn(true, |turn| self.session.greet(&self.unparsed, turn, out))
+            ingress.turn(PRIVATE, |turn| self.session.greet(&self.unparsed, turn, out))
         };
         self.unparsed.drain(..bytes);
         match end {
@@ -414,7 +417,7 @@ impl Link {
         let Some(mut buffer) = ingress.intake.take(bytes) else { return nothing };
         assert!(buffer.extend(&self.unparsed[..bytes]));
         let origin = self.origin.clone();
-        self.session.receive(&mut buffer, 0, &mut ingress.frames(&origin, true), out)
+        self.session.receive(&mut buffer, 0, &mut ingress.frames(&origin, PRIVATE), out)
     }
 
     fn greeted(&mut self, greeting: &Greeting, ingress: &mut Ingress) {
@@ -434,7 +437,7 @@ impl Link {
     fn acknowledge(&mut self, ingress: &mut Ingress, out: &mut Vec<u8>, now: Now) {
         let (shared, own) = (ingress.shared.clone(), ingress.event_loop);
         let reached = |ticket, level| shared.has_reached(own, ticket, level);
-        let closed = ingress.turn(true, |turn| {
+        let closed = ingress.turn(PRIVATE, |turn| {
             self.session.settled(reached, turn, out);
             self.session.acknowledge(reached, turn, out, |_| ());
             // A peer is blamed for silence only after a read that found nothing.

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 
 use tonic::{Code, Status};
 
-use super::super::tls::{self, Trouble};
 use super::super::{Failure, Unavailable, connection_advice, with_advice};
 use crate::limits;
 use crate::text::cut;
+use crate::tls::{self, Trouble};
 
 /// Why a call has no answer. `place`: the receiver, for the message. `hide` leaves the token out of a text, which the
 /// receiver may quote.

@@ -1,21 +1,18 @@
-//! TLS towards a store: rustls with ring, and which certificates are trusted.
+//! Which certificates of servers are trusted, and what it means when one is not.
 //!
 //! The public roots are compiled in: a static binary in an empty container finds no store of the system's.
 
+#[cfg(feature = "server")]
 use std::error::Error;
 use std::path::Path;
-#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
 use std::sync::Arc;
 
-#[cfg(any(feature = "postgres", feature = "redis"))]
-use rustls::ClientConfig;
-use rustls::RootCertStore;
-#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 
-/// Believes the certificates that the file's (or, without one, the public) authorities have signed for the name that is
+/// Trusts the certificates that the authorities of the file (or, without one, the public ones) have signed for the name that is
 /// connected to.
 ///
 /// # Errors
@@ -27,6 +24,7 @@ pub(crate) fn verifying(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Str
 }
 
 /// Who has to act when TLS fails.
+#[cfg(feature = "server")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
     /// The certificate is not trusted, or is another name's.
@@ -40,6 +38,7 @@ pub(crate) enum Trouble {
 }
 
 /// What a TLS error means.
+#[cfg(feature = "server")]
 pub(crate) fn trouble(error: &rustls::Error) -> Trouble {
     use rustls::AlertDescription::{BadCertificate, CertificateRequired, HandshakeFailure};
     match error {
@@ -54,6 +53,7 @@ pub(crate) fn trouble(error: &rustls::Error) -> Trouble {
 }
 
 /// TLS's own error in an error of a connection or in one of its causes.
+#[cfg(feature = "server")]
 pub(crate) fn error_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
     std::iter::successors(Some(error), |&error| error.source()).find_map(|error| {
         // What an I/O error holds is not its source.
@@ -63,7 +63,7 @@ pub(crate) fn error_in<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustl
 }
 
 /// TLS's own error in an error of the HTTP client.
-#[cfg(feature = "http-sink")]
+#[cfg(feature = "server")]
 pub(crate) fn error_of_http(error: &ureq::Error) -> Option<&rustls::Error> {
     match error {
         ureq::Error::Rustls(error) => Some(error),
@@ -72,11 +72,10 @@ pub(crate) fn error_of_http(error: &ureq::Error) -> Option<&rustls::Error> {
     }
 }
 
-/// The authorities that the file, or without one the public, names.
+/// The authorities of the file, or without one the public ones.
 ///
 /// # Errors
-/// As [`verifying`].
-#[cfg(any(feature = "postgres", feature = "redis", feature = "grpc"))]
+/// The file cannot be read or has no certificate; the text is for people.
 pub(crate) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     match ca_file {
@@ -91,7 +90,7 @@ pub(crate) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
 /// The certificates in the file; at least one, and each can be trusted.
 ///
 /// # Errors
-/// As those of [`verifying`].
+/// As those of [`roots`].
 pub(crate) fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let failed = |why: &dyn std::fmt::Display| format!("ca_file {}: {why}", ca_file.display());
     let mut certificates = Vec::new();
@@ -110,13 +109,14 @@ pub(crate) fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>
 /// Reads a file of authorities as a sink does when it connects.
 ///
 /// # Errors
-/// As those of [`verifying`].
+/// As those of [`roots`].
+#[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 pub(crate) fn check_authorities(ca_file: Option<&Path>) -> Result<(), String> {
     ca_file.map_or(Ok(()), |path| authorities(path).map(drop))
 }
 
-#[cfg(any(feature = "postgres", feature = "redis"))]
-fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, String> {
+/// A client's configuration to which it is to be added whom it trusts.
+pub(crate) fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier>, String> {
     // Named here, so that no process-wide default has to be installed first.
     ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -124,46 +124,65 @@ fn builder() -> Result<rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier
 }
 
 /// The cryptography of all TLS connections: ring.
-#[cfg(any(feature = "postgres", feature = "redis", feature = "http-sink"))]
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
+/// Encrypts and trusts any certificate: protects from eavesdropping, not from a man in the middle.
 #[cfg(feature = "postgres")]
-pub(crate) use any_certificate::unverified;
+pub(crate) fn unverified() -> Result<Arc<ClientConfig>, String> {
+    let config = builder()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier::OfSignatures::new(None)))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
 
-#[cfg(feature = "postgres")]
-mod any_certificate {
+/// Trusts exactly this certificate, whatever names it has and whoever signed it.
+#[cfg(feature = "server")]
+pub(crate) fn exactly(certificate: CertificateDer<'static>) -> Result<Arc<ClientConfig>, String> {
+    let config = builder()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier::OfSignatures::new(Some(certificate))))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+#[cfg(feature = "server")]
+mod verifier {
     use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
     use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
     use rustls::pki_types::{ServerName, UnixTime};
-    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+    use rustls::{CertificateError, DigitallySignedStruct, Error, SignatureScheme};
 
-    use super::{Arc, CertificateDer, ClientConfig, builder, ring};
+    use super::{CertificateDer, ring};
 
-    /// Encrypts and trusts any certificate: protects from eavesdropping, not from a man in the middle.
-    pub(crate) fn unverified() -> Result<Arc<ClientConfig>, String> {
-        let config = builder()?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(ring::default_provider())))
-            .with_no_client_auth();
-        Ok(Arc::new(config))
+    /// Checks that the peer holds the key of its certificate; and whose it is only where one certificate is trusted.
+    #[derive(Debug)]
+    pub(super) struct OfSignatures {
+        provider: CryptoProvider,
+        trusted: Option<CertificateDer<'static>>,
     }
 
-    /// Checks that the peer holds the key of its certificate, but not whose certificate it is.
-    #[derive(Debug)]
-    struct AnyCertificate(CryptoProvider);
+    impl OfSignatures {
+        pub(super) fn new(trusted: Option<CertificateDer<'static>>) -> Self {
+            Self { provider: ring::default_provider(), trusted }
+        }
+    }
 
-    impl ServerCertVerifier for AnyCertificate {
+    impl ServerCertVerifier for OfSignatures {
         fn verify_server_cert(
             &self,
-            _end_entity: &CertificateDer<'_>,
+            end_entity: &CertificateDer<'_>,
             _intermediates: &[CertificateDer<'_>],
             _server_name: &ServerName<'_>,
             _ocsp_response: &[u8],
             _now: UnixTime,
         ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
+            match &self.trusted {
+                Some(trusted) if trusted != end_entity => Err(CertificateError::UnknownIssuer.into()),
+                _ => Ok(ServerCertVerified::assertion()),
+            }
         }
 
         fn verify_tls12_signature(
@@ -172,7 +191,7 @@ mod any_certificate {
             cert: &CertificateDer<'_>,
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+            verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
         }
 
         fn verify_tls13_signature(
@@ -181,11 +200,11 @@ mod any_certificate {
             cert: &CertificateDer<'_>,
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+            verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.0.signature_verification_algorithms.supported_schemes()
+            self.provider.signature_verification_algorithms.supported_schemes()
         }
     }
 }
