@@ -14,7 +14,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, Error};
 
-use super::trust::{builder, roots};
+use super::trust::{builder, not_pem, roots};
 
 /// Files of a client, in PEM.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,8 +46,8 @@ impl Connector {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
                 let wrong = |path: &Path, error: &dyn fmt::Display| format!("{}: {error}", path.display());
-                let chain = chain(cert).map_err(|error| wrong(cert, &error))?;
-                let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
+                let chain = chain(cert).map_err(|error| wrong(cert, &pem_error(&error)))?;
+                let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &pem_error(&error)))?;
                 builder.with_client_auth_cert(chain, private).map_err(|error| wrong(cert, &error))?
             }
         };
@@ -61,7 +61,7 @@ impl Connector {
     #[cfg(feature = "server")]
     pub(crate) fn exactly(cert_file: &Path) -> Result<Self, String> {
         let certificate = CertificateDer::from_pem_file(cert_file);
-        let certificate = certificate.map_err(|error| format!("{}: {error}", cert_file.display()))?;
+        let certificate = certificate.map_err(|error| format!("{}: {}", cert_file.display(), pem_error(&error)))?;
         super::trust::exactly(certificate).map(Self)
     }
 
@@ -106,6 +106,14 @@ impl Connector {
 /// It cannot be read, or is not PEM.
 pub(crate) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
     CertificateDer::pem_file_iter(path)?.collect()
+}
+
+/// The error without what the file contains.
+fn pem_error(error: &pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        error => not_pem(error).to_owned(),
+    }
 }
 
 fn step(connection: &mut ClientConnection, stream: &mut &TcpStream) -> io::Result<()> {

@@ -11,7 +11,7 @@ use rustls::server::{ProducesTickets, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 
-use super::{provider, validity};
+use super::{not_pem, provider, validity};
 use crate::limits::TLS_FILE_BYTES_MAX;
 
 /// The files that the settings name; all in PEM.
@@ -84,7 +84,7 @@ impl Files {
                 source.wrong("contains a key with a password: write it without one (openssl pkey)")
             }
             pem::Error::NoItemsFound => source.wrong("contains no private key in PEM"),
-            other => source.wrong(&format!("is not PEM: {other}")),
+            other => source.wrong(not_pem(&other)),
         })?;
         CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
             Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => source
@@ -112,10 +112,15 @@ impl Files {
         let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
         let lists = Source { name: "client_crl_file", path: self.client_crl.as_deref().unwrap_or(path) };
         if let Some(pem) = revoked {
-            let lists: Result<Vec<_>, String> = CertificateRevocationListDer::pem_slice_iter(pem)
-                .map(|list| list.map_err(|error| lists.wrong(&format!("is not PEM: {error}"))))
+            let found: Result<Vec<_>, String> = CertificateRevocationListDer::pem_slice_iter(pem)
+                .map(|list| list.map_err(|error| lists.wrong(not_pem(&error))))
                 .collect();
-            builder = builder.with_crls(lists?);
+            let found = found?;
+            // Without a list nothing would be looked up.
+            if found.is_empty() {
+                return Err(lists.wrong("contains no revocation list in PEM"));
+            }
+            builder = builder.with_crls(found);
         }
         let unusable = |error| lists.wrong(&format!("has an unusable list: {error}"));
         builder.allow_unauthenticated().build().map_err(unusable)
@@ -152,7 +157,7 @@ impl Source<'_> {
     /// At least one certificate.
     fn certificates(&self, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
         let certificates: Result<Vec<_>, String> = CertificateDer::pem_slice_iter(pem)
-            .map(|certificate| certificate.map_err(|error| self.wrong(&format!("is not PEM: {error}"))))
+            .map(|certificate| certificate.map_err(|error| self.wrong(not_pem(&error))))
             .collect();
         match certificates {
             Ok(none) if none.is_empty() => Err(self.wrong("contains no certificate in PEM")),
@@ -242,6 +247,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_not_in_lines_is_not_shown() {
+        let one = Issued::self_signed("localhost");
+        let on_one_line = one.key.replace('\n', " ");
+        let without_dashes = one.key.replacen("KEY-----", "KEY--", 1);
+        for key in [&on_one_line, &without_dashes] {
+            let dir = written(&[("cert", &one.pem), ("key", key)]);
+            let error = load(&files_in(dir.path())).err().unwrap();
+            assert!(error.starts_with("tls.key_file: ") && error.len() < 250, "{error}");
+            let secret = one.key.lines().nth(1).unwrap();
+            let as_numbers = secret.bytes().take(8).map(|byte| byte.to_string()).collect::<Vec<_>>().join(", ");
+            assert!(!error.contains(&secret[..16]) && !error.contains(&as_numbers), "{error}");
+        }
+    }
+
+    #[test]
     fn authorities_of_clients_and_lists_of_revoked_certificates_are_checked() {
         let (issued, authority) = (Issued::self_signed("localhost"), Authority::new("clients"));
         let list = authority.revoked(&[]);
@@ -249,6 +269,8 @@ mod tests {
             (&authority.pem[..], Some(&list[..]), None),
             (&authority.pem, None, None),
             ("", None, Some("tls.client_ca_file: ")),
+            (&authority.pem, Some(""), Some("tls.client_crl_file: ")),
+            (&authority.pem, Some("\u{30}\u{82}\u{1}"), Some("tls.client_crl_file: ")),
             (
                 &authority.pem,
                 Some("-----BEGIN X509 CRL-----\nMAA=\n-----END X509 CRL-----\n"),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::{ClientConfig, RootCertStore};
 
 /// Trusts the certificates that the authorities of the file (or, without one, the public ones) have signed for the name that is
@@ -87,6 +87,20 @@ pub(crate) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
+/// What is wrong with a file. The error itself may contain its lines, and these a key.
+pub(super) fn not_pem(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::NoItemsFound => "contains nothing of that kind in PEM",
+        pem::Error::MissingSectionEnd { .. } => {
+            "is not PEM: a section has no END line; BEGIN and END are lines of their own"
+        }
+        pem::Error::IllegalSectionStart { .. } => "is not PEM: a BEGIN line is malformed",
+        pem::Error::Base64Decode(_) => "is not PEM: a section is not base64",
+        pem::Error::Io(_) => "cannot be read",
+        _ => "is not PEM",
+    }
+}
+
 /// The certificates in the file; at least one, and each can be trusted.
 ///
 /// # Errors
@@ -96,7 +110,7 @@ pub(crate) fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>
     let mut certificates = Vec::new();
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca_file).map_err(|error| failed(&error))? {
-        let certificate = certificate.map_err(|error| failed(&error))?;
+        let certificate = certificate.map_err(|error| failed(&not_pem(&error)))?;
         roots.add(certificate.clone()).map_err(|error| failed(&error))?;
         certificates.push(certificate);
     }

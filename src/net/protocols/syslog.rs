@@ -15,6 +15,7 @@ use crate::net::ingress::Ingress;
 use crate::net::serve::{Served, after_read};
 use crate::net::socket::ReadEnd;
 use crate::session::rates::Wait;
+use crate::session::tokens::Certificate;
 
 /// Why a connection is closed whose peer is outside of `syslog.allow`.
 const NOT_ALLOWED: &str = "syslog_not_allowed";
@@ -110,7 +111,7 @@ impl Syslog {
             log_refused(cx);
             return Served::Close(NOT_ALLOWED);
         }
-        if let Some(reason) = cx.peer.access.refused {
+        if let Err(reason) = admit(cx) {
             log_needs_tls(reason, cx);
             return Served::Close(NOT_ALLOWED);
         }
@@ -258,8 +259,16 @@ impl Syslog {
     /// A message that is not whole is cut where all connections together keep so much that they would be closed.
     fn cut_at_budget(&mut self, cx: &mut Context<'_>) {
         let budget = cx.ingress.shared.part_of(HTTP_TORN_HEADS_BYTES_MAX) / 2;
-        if cx.socket.unparsed.len() <= SYSLOG_PARTIAL_BYTES || cx.scratch.unparsed_bytes <= budget {
+        // A short rest may stay; but all of them together leave room for the beginnings of other connections.
+        let is_short = cx.socket.unparsed.len() <= SYSLOG_PARTIAL_BYTES;
+        let budget = if is_short { budget + budget / 2 } else { budget };
+        if cx.socket.unparsed.is_empty() || cx.scratch.unparsed_bytes <= budget {
             return;
+        }
+        // What cannot be handed on yet is not cut yet.
+        match Collector::begin(cx.ingress) {
+            Some(collector) => collector.put_back(cx.ingress),
+            None => return,
         }
         let unparsed = std::mem::take(&mut cx.socket.unparsed);
         let cut = self.framer.cut(&unparsed);
@@ -276,10 +285,29 @@ impl Syslog {
     }
 }
 
+/// Syslog has no tokens: a certificate makes the peer a client, and where certificates are required it has to be that of one, if
+/// there are clients.
+fn admit(cx: &mut Context<'_>) -> Result<(), &'static str> {
+    let access = cx.peer.access;
+    if let Some(reason) = access.refused {
+        return Err(reason);
+    }
+    let shared = &cx.ingress.shared;
+    match access.certificate {
+        Certificate::Client(client) => cx.peer.client = Some(client),
+        Certificate::Other if shared.encryption.requires_certificate && !shared.tokens.is_empty() => {
+            return Err("the certificate is not that of a client (certificate_name)");
+        }
+        Certificate::Other | Certificate::None => {}
+    }
+    Ok(())
+}
+
 /// `tls.plaintext` or `tls.client_auth` refuses what the connection sends.
 fn log_needs_tls(reason: &str, cx: &mut Context<'_>) {
     if let Some(connections) = cx.ingress.shared.log_lines.syslog_refused.allows(1, cx.ingress.now) {
-        tracing::warn!(connections, peer = %cx.peer.address, reason, "syslog without TLS or a certificate, closed");
+        let peer = cx.peer.address;
+        tracing::warn!(connections, %peer, reason, "syslog without TLS or a certificate, closed");
     }
 }
 
