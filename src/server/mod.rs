@@ -189,12 +189,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
 
     let listener = bound.listen().map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(system("the address of its socket"))?;
-    let datagrams = if config.syslog.enabled && config.syslog.udp {
-        let cannot_listen = |error| ServerError::ListenDatagrams { address, error };
-        Some(net::bind_datagrams(address).map_err(cannot_listen)?)
-    } else {
-        None
-    };
+    let datagrams = bind_datagrams(config, address)?;
     if let Some(warning) = access::warning(address, &tokens, config) {
         tracing::warn!(%address, "{warning}");
     }
@@ -215,6 +210,14 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     started(address);
     let end = loops::run(event_loops)?;
     Ending { log_thread, routers, drain, health, promises, has_log }.finish(end)
+}
+
+/// The socket of syslog over UDP, on the port of the server; `None`: it is off.
+fn bind_datagrams(config: &Config, address: SocketAddr) -> Result<Option<net::BoundDatagrams>, ServerError> {
+    if !config.syslog.enabled || !config.syslog.udp {
+        return Ok(None);
+    }
+    net::bind_datagrams(address).map(Some).map_err(|error| ServerError::ListenDatagrams { address, error })
 }
 
 /// How many threads this machine runs at the same time.
