@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use super::*;
 use crate::router::tests::{MemorySink, counted, settings};
 use crate::sink::testing::{batch, identity};
+use crate::settings::steps::StepSettings;
 use crate::wal::tests::memory::MemoryStorage;
 use crate::wal::{self, Entry, Kind, Writer};
 
@@ -20,6 +21,10 @@ struct Bench {
 
 impl Bench {
     fn new(sink: &MemorySink) -> Self {
+        Self::with(sink, &settings())
+    }
+
+    fn with(sink: &MemorySink, settings: &SinkSettings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let log_settings = wal::Settings {
             dir: "wal".into(),
@@ -43,7 +48,7 @@ impl Bench {
             notify: Arc::new(|| {}),
         };
         let now = Now { monotonic: Instant::now(), wall: SystemTime::now() };
-        let (queue, worker) = Worker::new(&settings(), Box::new(sink.clone()), &shared, Random::seeded(1), now);
+        let (queue, worker) = Worker::new(settings, Box::new(sink.clone()), &shared, Random::seeded(1), now);
         Self { worker, queue, writer: opened.writer, metrics, drain, now, _dir: dir }
     }
 
@@ -124,4 +129,44 @@ fn a_pause_begins_after_the_failed_attempt_and_ends_in_its_time_only() {
     while !matches!(bench.step(), Next::Pause(_)) {}
     bench.drain.begin(bench.now.monotonic + Duration::from_secs(60));
     assert_eq!([bench.step(), bench.step()], [Next::End(()), Next::End(())]);
+}
+
+#[test]
+fn a_window_waits_for_its_end_without_looking_and_for_nothing_where_positions_are_missing() {
+    let sink = MemorySink::with(|memory| memory.position = Some(0));
+    let mut settings = settings();
+    let interval = "1h";
+    settings.steps = StepSettings::read(|key| (key == "aggregate.interval").then_some(interval)).unwrap();
+    settings.batch.max_age = Duration::from_secs(3_600);
+    let mut bench = Bench::with(&sink, &settings);
+    bench.commit();
+    let mut looks = 0;
+    let end = loop {
+        match bench.step() {
+            Next::Step => {}
+            Next::Sleep(until) => {
+                looks += 1;
+                bench.now.monotonic = until;
+            }
+            Next::Wait(Some(until)) => break until,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(looks <= 1 && end > bench.now.monotonic + Duration::from_secs(3_000), "{looks} looks");
+    // What comes wakes it, and it waits on.
+    bench.commit();
+    assert!(matches!(bench.step(), Next::Sleep(_)));
+    assert_eq!(bench.step(), Next::Wait(Some(end)));
+    assert_eq!(sink.stored(), []);
+    bench.now.monotonic = end;
+    while bench.step() == Next::Step {}
+    assert_eq!(sink.stored(), [1, 2]);
+    bench.commit();
+    while !matches!(bench.step(), Next::Wait(Some(_))) {}
+    bench.worker.gap = Some(4..6);
+    while sink.stored().len() < 3 {
+        bench.step();
+    }
+    while bench.step() == Next::Step {}
+    assert_eq!((sink.stored(), bench.worker.position), (vec![1, 2, 3], 5));
 }
