@@ -479,7 +479,8 @@ fn syslog_comes_over_tls_and_without_it_only_as_set() {
     let stored = wait_until(TIMEOUT, || {
         get(server.address(), "/metrics").1.contains("telemetryx_events_delivered_total{sink=\"sqlite\"} 1\n")
     });
-    drop(child.stdin.take());
+    // It would wait for the server's end.
+    child.kill().unwrap();
     child.wait().unwrap();
     assert!(stored, "{}", server.server.log());
 }
