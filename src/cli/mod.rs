@@ -254,7 +254,7 @@ fn print(text: &str) -> Result<(), Failure> {
     print_as_is(escape_lines(text).as_bytes())
 }
 
-/// As [`print`], of what has no text of others in it: control characters stay.
+/// As [`print`], but control characters are not escaped: only for text that is wholly our own.
 fn print_as_is(bytes: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {

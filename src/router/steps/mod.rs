@@ -1,8 +1,8 @@
 //! Steps: what a sink gets of what its router gathered, as its settings ask for it.
 //!
 //! ```text
-//!  delivery ─▶ include ─▶ exclude ─▶ sample ┬─▶ (steps of whole deliveries) ─▶ delivery ─▶ sink
-//!              └────── piece by piece ──────┘
+//!  events ─▶ include ─▶ exclude ─▶ sample ─▶ redact ─▶ aggregate ─▶ collapse ─▶ delivery ─▶ sink
+//!            └──────── piece by piece, as they are read ──────────┘  └ all of a delivery
 //! ```
 //!
 //! A step is a pure function from a delivery to a delivery: the same one gives the same result each time that it is delivered
