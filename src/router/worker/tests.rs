@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::router::tests::{MemorySink, counted, settings};
-use crate::sink::testing::{batch, identity};
 use crate::settings::steps::StepSettings;
+use crate::sink::testing::{batch, identity};
 use crate::wal::tests::memory::MemoryStorage;
 use crate::wal::{self, Entry, Kind, Writer};
 
