@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use telemetryx::batch::Origin;
 use telemetryx::batch::pool::Pool;
-use telemetryx::ids::{LoopId, Ticket};
+use telemetryx::ids::LoopId;
 use telemetryx::pipeline::ring::{Content, Slot, ring};
 
 /// Slots that are pushed before they are taken, as in a turn of the loop.
@@ -22,7 +22,8 @@ pub(crate) fn slots() -> impl FnMut() {
         for number in 1..=SLOTS {
             let content = Content::Events { payload: buffer.share(0..4096), events: 10, payload_crc: None };
             let slot = Slot {
-                ticket: Ticket { event_loop: LoopId(0), number },
+                event_loop: LoopId(0),
+                number,
                 content,
                 received_unix_nano: 0,
                 seq: number,

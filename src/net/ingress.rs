@@ -220,7 +220,8 @@ impl Ingress {
         self.last_ticket += 1;
         let ticket = Ticket { event_loop: self.event_loop, number: self.last_ticket };
         let slot = Slot {
-            ticket,
+            event_loop: ticket.event_loop,
+            number: ticket.number,
             content,
             received_unix_nano: self.received_unix_nano,
             seq,

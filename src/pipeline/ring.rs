@@ -22,15 +22,17 @@ use ringbuf::wrap::Wrap;
 
 use crate::batch::Origin;
 use crate::batch::pool::{PoolSlice, Wake};
-use crate::ids::Ticket;
+use crate::ids::{LoopId, Ticket};
 use crate::wire::NackCode;
 
 /// What one frame or request hands on. Refused payloads travel the same way, so that their dead letter is written in
 /// its place among what is accepted.
 #[derive(Debug)]
 pub struct Slot {
-    /// Its number is one more than that of the slot before.
-    pub ticket: Ticket,
+    /// The event loop that it comes from.
+    pub event_loop: LoopId,
+    /// Number of its ticket, one more than that of the slot before. (Not a `Ticket`, whose padding every slot would have.)
+    pub number: u64,
     /// What is handed on.
     pub content: Content,
     /// When it was received: nanoseconds since 1970-01-01T00:00:00Z.
@@ -44,6 +46,13 @@ pub struct Slot {
     pub is_let_go: bool,
     /// Where it came from.
     pub origin: Arc<Origin>,
+}
+
+impl Slot {
+    /// What its sender waits for.
+    pub fn ticket(&self) -> Ticket {
+        Ticket { event_loop: self.event_loop, number: self.number }
+    }
 }
 
 /// What a slot hands on.
@@ -177,11 +186,12 @@ impl SlotSender {
     }
 
     /// Hands `slot` on, or gives it back where the ring is full: ask for [`SlotSender::room`] first.
+    #[inline]
     pub fn push(&mut self, slot: Slot) -> Result<(), Slot> {
-        let (ticket, is_let_go) = (slot.ticket, slot.is_let_go);
+        let (number, is_let_go) = (slot.number, slot.is_let_go);
         self.ring.try_push(slot)?;
         if is_let_go {
-            self.let_go.0.store(ticket.number, Ordering::Relaxed);
+            self.let_go.0.store(number, Ordering::Relaxed);
         }
         self.pushed = true;
         Ok(())
@@ -204,6 +214,7 @@ impl SlotSender {
 
 impl SlotReceiver {
     /// Moves up to `max` slots into `slots` while `enough` of the last one is false, without waiting.
+    #[inline]
     pub fn take(&mut self, max: usize, slots: &mut Vec<Slot>, mut enough: impl FnMut(&Slot) -> bool) {
         let mut taken = 0;
         while taken < max
@@ -248,8 +259,8 @@ pub mod testing {
         let payload = buffer.share(0..0);
         let origin = Origin { agent_id: None, agent: None, default_source: String::new(), epoch: 0 };
         let content = Content::Events { payload, events: 0, payload_crc: None };
-        let ticket = Ticket { event_loop, number };
-        Slot { ticket, content, received_unix_nano: 0, seq: 0, sent_crc: 0, is_let_go: false, origin: Arc::new(origin) }
+        let origin = Arc::new(origin);
+        Slot { event_loop, number, content, received_unix_nano: 0, seq: 0, sent_crc: 0, is_let_go: false, origin }
     }
 }
 
@@ -274,7 +285,7 @@ mod tests {
             let (mut slots, mut tickets) = (Vec::new(), Vec::new());
             while rings.wait() {
                 rings.take(3, &mut slots, |_| false);
-                tickets.extend(slots.drain(..).map(|slot| slot.ticket.number));
+                tickets.extend(slots.drain(..).map(|slot| slot.number));
             }
             tickets
         });
@@ -321,7 +332,7 @@ mod tests {
             sender.push(slot(&mut pool, ticket)).unwrap();
         }
         let mut slots = Vec::new();
-        receiver.take(9, &mut slots, |slot| slot.ticket.number == 2);
+        receiver.take(9, &mut slots, |slot| slot.number == 2);
         assert_eq!(slots.len(), 2);
     }
 }

@@ -91,7 +91,7 @@ mod tests {
     fn taken(rings: &mut Rings, max: usize) -> Vec<(u8, u64)> {
         let mut slots = Vec::new();
         rings.take(max, &mut slots, |_| false);
-        slots.iter().map(|slot| (slot.ticket.event_loop.0, slot.ticket.number)).collect()
+        slots.iter().map(|slot| (slot.event_loop.0, slot.number)).collect()
     }
 
     #[test]

@@ -329,7 +329,7 @@ impl GroupCommit {
     /// The record is written.
     fn written(&mut self) {
         self.tickets.fill(0);
-        for Slot { ticket, .. } in &self.slots {
+        for ticket in self.slots.iter().map(Slot::ticket) {
             if let Some(last) = self.tickets.get_mut(ticket.event_loop.index()) {
                 *last = ticket.number;
             }

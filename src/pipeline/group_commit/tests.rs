@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::batch::Origin;
 use crate::batch::pool::Pool;
-use crate::ids::{LoopId, Ticket};
+use crate::ids::LoopId;
 use crate::pipeline::ring::{SlotSender, ring};
 use crate::random::Random;
 use crate::wal::{self, DirStorage, Kind};
@@ -127,9 +127,9 @@ fn slot(ticket: u64, is_rejected: bool) -> Slot {
         true => Content::Refused { payload, events: 1, code: NackCode::Malformed, reason: "x".into() },
         false => Content::Events { payload, events: 1, payload_crc: None },
     };
-    let number = Ticket { event_loop: LoopId(0), number: ticket };
     Slot {
-        ticket: number,
+        event_loop: LoopId(0),
+        number: ticket,
         content,
         origin: origin(),
         seq: ticket,
