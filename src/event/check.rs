@@ -169,7 +169,7 @@ impl<'a> EventRef<'a> {
     #[inline]
     pub fn check(bytes: &'a [u8]) -> Result<Self, EventError> {
         let mut event = EventRef::unset(bytes);
-        let findings = event.locate::<true>()?;
+        let findings = event.locate_checked()?;
         event.judge(&findings)?;
         Ok(event)
     }
@@ -261,7 +261,7 @@ pub fn check_batch<'a>(
         }
         let range = start..payload.len() - rest.len();
         let mut event = EventRef::unset(bytes);
-        let findings = event.locate::<true>().map_err(|malformed| BatchError::Malformed { index, malformed })?;
+        let findings = event.locate_checked().map_err(|malformed| BatchError::Malformed { index, malformed })?;
         match event.judge(&findings) {
             Ok(()) => {
                 counts.accepted += 1;

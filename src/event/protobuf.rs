@@ -67,6 +67,7 @@ pub(super) fn varint(bytes: &[u8]) -> Read<'_, u64> {
     }
 }
 
+#[inline(never)]
 fn long_varint(bytes: &[u8]) -> Read<'_, u64> {
     let (mut value, mut rest) = (0, bytes);
     for shift in (0..70).step_by(7) {
@@ -101,8 +102,18 @@ pub(super) fn fixed64(bytes: &[u8]) -> Read<'_, u64> {
 /// Reads a length and so many bytes.
 #[inline(always)]
 pub(super) fn delimited(bytes: &[u8]) -> Read<'_, &[u8]> {
-    let (len, rest) = varint(bytes)?;
+    let (len, rest) = length(bytes)?;
     usize::try_from(len).ok().and_then(|len| rest.split_at_checked(len)).ok_or(Fault::Truncated)
+}
+
+/// Reads a length; most are below 16,384, which is two bytes.
+#[inline(always)]
+fn length(bytes: &[u8]) -> Read<'_, u64> {
+    match bytes {
+        [byte @ ..0x80, rest @ ..] => Ok((u64::from(*byte), rest)),
+        [low, high @ ..0x80, rest @ ..] => Ok((u64::from(low & 0x7F) | u64::from(*high) << 7, rest)),
+        _ => long_varint(bytes),
+    }
 }
 
 /// Skips a field that the message does not know. `known` is the highest number that it does know: such a field came

@@ -152,9 +152,70 @@ impl<'a> EventRef<'a> {
     #[inline]
     pub fn accepted(bytes: &'a [u8]) -> Self {
         let mut event = Self::unset(bytes);
-        // A fault ends the reading; what was not reached stays unset.
-        let _ = event.locate::<false>();
+        event.locate_accepted();
         event
+    }
+
+    /// Reads the fields of an event that was accepted before, of which none was read yet.
+    #[inline(always)]
+    pub(crate) fn locate_accepted(&mut self) {
+        let (rest, findings) = self.locate_usual();
+        if !rest.is_empty() {
+            self.locate_rest(rest, findings);
+        }
+    }
+
+    /// Reads fields as far as they come as encoders write them: each at most once, in the order of their numbers, and with lengths
+    /// below 16,384. Returns what is left for [`EventRef::locate_rest`], and what it has to know. Reading accepted events is most
+    /// of what a filter costs.
+    #[inline(always)]
+    fn locate_usual(&mut self) -> (&'a [u8], Findings) {
+        let mut findings = Findings::default();
+        let mut rest = self.bytes;
+        usual_fixed64(&mut rest, TIME_UNIX_NANO, |bits| self.time_unix_nano = bits);
+        usual_varint(&mut rest, KIND, &mut self.kind);
+        usual_varint(&mut rest, SEVERITY, &mut self.severity);
+        usual_delimited(&mut rest, SOURCE, &mut self.source);
+        usual_delimited(&mut rest, NAME, &mut self.name);
+        usual_delimited(&mut rest, BODY, &mut self.body);
+        let from_attributes = rest;
+        // Most are short.
+        loop {
+            while let [first, length @ ..0x80, ..] = rest
+                && u32::from(*first) == ATTRIBUTES
+                && let Some(after) = rest.get(2 + usize::from(*length)..)
+            {
+                rest = after;
+            }
+            if !usual_delimited(&mut rest, ATTRIBUTES, &mut &[][..]) {
+                break;
+            }
+        }
+        let attributes_bytes = from_attributes.len() - rest.len();
+        if attributes_bytes > 0 {
+            // Their number is not needed, only that there are some.
+            findings.attributes = 1;
+            findings.first_attribute = self.bytes.len() - from_attributes.len();
+            self.attributes = from_attributes.get(..attributes_bytes).unwrap_or_default();
+        }
+        if !rest.is_empty() {
+            usual_fixed64(&mut rest, VALUE, |bits| self.value = Some(f64::from_bits(bits)));
+            usual_fixed64(&mut rest, DURATION_NANO, |bits| self.duration_nano = bits);
+            usual_delimited(&mut rest, TRACE_ID, &mut self.trace_id);
+            usual_delimited(&mut rest, SPAN_ID, &mut self.span_id);
+            usual_delimited(&mut rest, PARENT_SPAN_ID, &mut self.parent_span_id);
+        }
+        (rest, findings)
+    }
+
+    /// Reads the fields from `rest` on, in any form and order. A fault ends the reading; what was not reached stays unset.
+    #[cold]
+    fn locate_rest(&mut self, mut rest: &'a [u8], mut findings: Findings) {
+        while let Ok((key, after)) = field_key(rest)
+            && let Ok(after) = self.field::<false>(key, rest.len(), after, &mut findings)
+        {
+            rest = after;
+        }
     }
 
     /// The encoded event.
@@ -243,7 +304,7 @@ impl<'a> EventRef<'a> {
 
     /// An event of these bytes, of which no field was read yet.
     #[inline(always)]
-    pub(super) fn unset(bytes: &'a [u8]) -> Self {
+    pub(crate) fn unset(bytes: &'a [u8]) -> Self {
         Self {
             bytes,
             time_unix_nano: 0,
@@ -261,29 +322,30 @@ impl<'a> EventRef<'a> {
         }
     }
 
-    /// One pass over the fields. With `CHECK` texts must be UTF-8 and attributes are read as well; without it the bytes
-    /// are trusted. The hot loop of ingress: lengths of one byte first, and fields looked for in the order in which
-    /// encoders write them, because a branch that is not taken is foretold and a jump through a table is not.
+    /// One pass over the fields: texts must be UTF-8, and attributes are read as well. The hot loop of ingress: fields are looked
+    /// for in the order in which encoders write them, because a branch that is not taken is foretold and a jump through a table
+    /// is not.
     #[inline(always)]
-    pub(super) fn locate<const CHECK: bool>(&mut self) -> Result<Findings, Malformed> {
+    pub(super) fn locate_checked(&mut self) -> Result<Findings, Malformed> {
         let mut findings = Findings::default();
         let mut rest = self.bytes;
         macro_rules! in_order {
             ($($key:ident)*) => {$(
                 if let [key, after @ ..] = rest && u32::from(*key) == $key {
-                    rest = self.field::<CHECK>($key, rest.len(), after, &mut findings)?;
+                    rest = self.field::<true>($key, rest.len(), after, &mut findings)?;
                 }
             )*};
         }
         in_order! { TIME_UNIX_NANO KIND SEVERITY SOURCE NAME BODY ATTRIBUTES VALUE }
         while !rest.is_empty() {
             let (key, after) = field_key(rest).map_err(|fault| Malformed { field: "Event", fault })?;
-            rest = self.field::<CHECK>(key, rest.len(), after, &mut findings)?;
+            rest = self.field::<true>(key, rest.len(), after, &mut findings)?;
         }
         Ok(findings)
     }
 
-    /// Reads the field of `key`, which begins `from_end` bytes before the end; returns what follows.
+    /// Reads the field of `key`, which begins `from_end` bytes before the end; returns what follows. Without `CHECK` texts and
+    /// attributes are trusted.
     #[inline(always)]
     fn field<const CHECK: bool>(
         &mut self,
@@ -339,6 +401,47 @@ impl<'a> EventRef<'a> {
         }
         .map_err(named)
     }
+}
+
+/// If `rest` begins with the field of `key`, passes it.
+#[inline(always)]
+fn usual_fixed64(rest: &mut &[u8], key: u32, set: impl FnOnce(u64)) {
+    if let [first, after @ ..] = *rest
+        && u32::from(*first) == key
+        && let Some((bits, after)) = after.split_first_chunk()
+    {
+        set(u64::from_le_bytes(*bits));
+        *rest = after;
+    }
+}
+
+/// If `rest` begins with the field of `key` and a value of one byte, passes it.
+#[inline(always)]
+fn usual_varint(rest: &mut &[u8], key: u32, field: &mut i32) {
+    if let [first, value @ ..0x80, after @ ..] = *rest
+        && u32::from(*first) == key
+    {
+        *field = i32::from(*value);
+        *rest = after;
+    }
+}
+
+/// If `rest` begins with the field of `key` and a length of one or two bytes, passes it; whether it did.
+#[inline(always)]
+fn usual_delimited<'a>(rest: &mut &'a [u8], key: u32, field: &mut &'a [u8]) -> bool {
+    let [first, length, ..] = *rest else { return false };
+    if u32::from(*first) != key {
+        return false;
+    }
+    let (head_bytes, length) = match (*length, *rest) {
+        (length @ ..0x80, _) => (2, usize::from(length)),
+        (low, [_, _, high @ ..0x80, ..]) => (3, usize::from(low & 0x7F) | usize::from(*high) << 7),
+        _ => return false,
+    };
+    let Some((whole, after)) = rest.split_at_checked(head_bytes + length) else { return false };
+    let Some((_, bytes)) = whole.split_at_checked(head_bytes) else { return false };
+    (*field, *rest) = (bytes, after);
+    true
 }
 
 #[inline(always)]
@@ -516,8 +619,17 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// What was left where the next field begins, and its content.
-    #[inline]
+    #[inline(always)]
     fn next_field(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        let (from_field, mut bytes) = (self.rest, &[][..]);
+        if usual_delimited(&mut self.rest, self.key, &mut bytes) {
+            return Some((from_field, bytes));
+        }
+        self.next_unusual()
+    }
+
+    #[inline(never)]
+    fn next_unusual(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         while !self.rest.is_empty() {
             // Whatever ends the reading early leaves nothing to read.
             let from_field = std::mem::take(&mut self.rest);
@@ -557,15 +669,14 @@ impl<'a> Events<'a> {
     /// Passes the next event, and returns it with its key and length: joined, such fields are an `EventBatch`.
     #[inline]
     pub fn next_field(&mut self) -> Option<&'a [u8]> {
-        let (from_field, _) = self.fields.next_field()?;
-        from_field.get(..from_field.len() - self.fields.rest.len())
+        Some(self.next_encoded()?.0)
     }
 
-    /// The next event, and what [`Events::next_field`] returns of it.
-    #[inline]
-    pub fn next_with_field(&mut self) -> Option<(&'a [u8], EventRef<'a>)> {
+    /// What [`Events::next_field`] returns of the next event, and the encoded event.
+    #[inline(always)]
+    pub fn next_encoded(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         let (from_field, bytes) = self.fields.next_field()?;
-        Some((from_field.get(..from_field.len() - self.fields.rest.len())?, EventRef::accepted(bytes)))
+        Some((from_field.get(..from_field.len() - self.fields.rest.len())?, bytes))
     }
 
     /// Bytes of the payload after the events that were passed.
