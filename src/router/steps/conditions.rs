@@ -1,35 +1,53 @@
 //! Conditions as they are evaluated: compiled once, on the bytes of an event, without an allocation.
 //!
-//! The parts of a condition are tried in the order of their cost: source and name (which are mostly those of the event before),
-//! kind and severity, attributes. Attributes are read only if a condition needs them, and then once for all conditions.
+//! ```text
+//!  conditions that may be met:   source and name  &  kind  &  severity       a bit for each condition, a table for each part
+//!                                       │
+//!                                       ▼
+//!  of these, in order:           attributes                                  the first one without any, or that meets its own
+//! ```
+//!
+//! What source and name meet is looked up again only where they differ from those of the event before. Attributes are read only
+//! if a condition needs them, and then once for all conditions.
 
 use std::collections::BTreeMap;
 
 use crate::batch::Record;
 use crate::event::{AttributeValue, EventKind, UnreadValue};
 use crate::glob::GlobSet;
+use crate::limits::{SEVERITY_MAX, STEP_CONDITIONS_MAX};
 use crate::settings::steps::{AttributeTest, Condition};
 
 /// Keys of attributes that are read in one pass over the attributes of an event; for each one beyond these there is a pass
 /// of its own.
 const KEYS_AT_ONCE: usize = 8;
+/// Sets of 64 conditions.
+const SETS_MAX: usize = STEP_CONDITIONS_MAX.div_ceil(64);
+/// More than there are kinds.
+const KINDS: usize = 8;
 
 /// A list of conditions, of which an event has to meet one.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Conditions {
     any_of: Vec<Compiled>,
+    /// Of the first 64 conditions, of the next 64 …
+    tables: Vec<Tables>,
     /// All keys that conditions look at, each once.
     keys: Vec<String>,
     /// Whether one of them looks at source or name.
     have_texts: bool,
 }
 
+/// Which of 64 conditions an event of a kind, of a severity meets: a bit for each condition.
+#[derive(Debug, Clone, Default)]
+struct Tables {
+    by_kind: [u64; KINDS],
+    by_severity: [u64; SEVERITY_MAX as usize + 1],
+}
+
+/// The parts of a condition that are not in the tables.
 #[derive(Debug, Clone)]
 struct Compiled {
-    /// A bit per kind; 0: any.
-    kinds: u32,
-    /// 0: any.
-    severity: u8,
     name: Option<GlobSet>,
     source: Option<GlobSet>,
     /// Index in the keys of all conditions, and what the value has to be.
@@ -45,13 +63,8 @@ struct Test {
     flags: Vec<bool>,
 }
 
-/// What was read of an event so far.
-struct Facts<'r, 'a> {
-    record: &'r Record<'a>,
-    /// Of the first keys, once they are read.
-    attributes: [Option<UnreadValue<'a>>; KEYS_AT_ONCE],
-    are_read: bool,
-}
+/// The attributes that conditions look at; `None`: they were not read yet.
+type Attributes<'a> = Option<[Option<UnreadValue<'a>>; KEYS_AT_ONCE]>;
 
 impl Conditions {
     /// Compiles the conditions.
@@ -66,7 +79,7 @@ impl Conditions {
         }
         let any_of: Vec<_> = conditions.iter().map(|condition| Compiled::new(condition, &index)).collect();
         let have_texts = any_of.iter().any(|condition| condition.name.is_some() || condition.source.is_some());
-        Self { any_of, keys, have_texts }
+        Self { any_of, tables: conditions.chunks(64).map(Tables::new).collect(), keys, have_texts }
     }
 
     /// Whether there is no condition.
@@ -76,59 +89,110 @@ impl Conditions {
 
     /// Evaluates the conditions on events, one after the other.
     pub(super) fn evaluation(&self) -> Evaluation<'_> {
-        Evaluation { conditions: self, source: Vec::new(), name: Vec::new(), is_set: false, texts_met: 0 }
+        Evaluation { conditions: self, last: None, texts_met: [u64::MAX; SETS_MAX] }
+    }
+
+    /// Whether the attributes of the event are those of a condition.
+    #[inline]
+    fn attributes_are_met<'a>(&self, index: usize, record: &Record<'a>, read: &mut Attributes<'a>) -> bool {
+        self.any_of.get(index).is_some_and(|condition| {
+            condition.attributes.is_empty() || self.tests_hold(&condition.attributes, record, read)
+        })
+    }
+
+    #[inline(never)]
+    fn tests_hold<'a>(&self, tests: &[(usize, Test)], record: &Record<'a>, read: &mut Attributes<'a>) -> bool {
+        let first = read.get_or_insert_with(|| first_attributes(record, &self.keys));
+        tests.iter().all(|(index, test)| {
+            let value = match first.get(*index) {
+                Some(value) => *value,
+                None => self.keys.get(*index).and_then(|key| attribute(record, key)),
+            };
+            value.is_some_and(|value| test.holds(value))
+        })
     }
 }
 
-/// Conditions as they are evaluated on the events of a delivery. Most events have source and name of the one before: what these
-/// texts meet is looked up once.
+impl Tables {
+    fn new(conditions: &[Condition]) -> Self {
+        let mut tables = Self::default();
+        for (bit, condition) in conditions.iter().enumerate() {
+            for (kind, bits) in tables.by_kind.iter_mut().enumerate() {
+                let meets = condition.kinds.is_empty() || condition.kinds.iter().any(|other| *other as usize == kind);
+                *bits |= u64::from(meets) << bit;
+            }
+            for (severity, bits) in tables.by_severity.iter_mut().enumerate() {
+                *bits |= u64::from(severity >= condition.severity.map_or(0, usize::from)) << bit;
+            }
+        }
+        tables
+    }
+
+    /// The conditions that allow this kind and severity.
+    #[inline]
+    fn allow(&self, kind: EventKind, severity: u8) -> u64 {
+        let of = |table: &[u64], index| table.get(index).copied().unwrap_or_default();
+        of(&self.by_kind, kind as usize) & of(&self.by_severity, severity.into())
+    }
+}
+
+/// Conditions as they are evaluated on the events of a delivery.
 #[derive(Debug)]
 pub(super) struct Evaluation<'c> {
     conditions: &'c Conditions,
-    /// Of the last event, once there was one.
-    source: Vec<u8>,
-    name: Vec<u8>,
-    is_set: bool,
-    /// A bit for each of the first 64 conditions: whether source and name meet it.
-    texts_met: u64,
+    /// Source and name of the last event; most events have those of the one before. `None`: there was none.
+    last: Option<(Vec<u8>, Vec<u8>)>,
+    /// A bit for each condition: whether `last` meets it.
+    texts_met: [u64; SETS_MAX],
 }
 
 impl Evaluation<'_> {
     /// The index of the first condition that the event meets; `None`: it meets none.
+    #[inline(always)]
     pub(super) fn first_met(&mut self, record: &Record<'_>) -> Option<usize> {
         let conditions = self.conditions;
-        if conditions.have_texts {
+        if conditions.have_texts && !self.has_last_texts(record) {
             self.look_up_texts(record);
         }
-        let mut facts = Facts { record, attributes: [None; KEYS_AT_ONCE], are_read: false };
-        conditions.any_of.iter().enumerate().position(|(index, condition)| {
-            let texts = match index {
-                0..64 if conditions.have_texts => self.texts_met >> index & 1 != 0,
-                0..64 => true,
-                _ => condition.texts_are_met(record),
-            };
-            texts && condition.is_met(&mut facts, &conditions.keys)
-        })
+        let (kind, severity) = (record.event.kind(), record.event.severity());
+        let mut attributes = None;
+        for (set, (tables, texts_met)) in conditions.tables.iter().zip(self.texts_met).enumerate() {
+            let mut maybe = tables.allow(kind, severity) & texts_met;
+            while maybe != 0 {
+                let index = set * 64 + maybe.trailing_zeros() as usize;
+                if conditions.attributes_are_met(index, record, &mut attributes) {
+                    return Some(index);
+                }
+                maybe &= maybe - 1;
+            }
+        }
+        None
     }
 
     /// Whether the event meets one of the conditions.
+    #[inline(always)]
     pub(super) fn are_met(&mut self, record: &Record<'_>) -> bool {
         self.first_met(record).is_some()
     }
 
+    #[inline]
+    fn has_last_texts(&self, record: &Record<'_>) -> bool {
+        self.last
+            .as_ref()
+            .is_some_and(|(source, name)| *source == record.source_bytes() && *name == record.event.name_bytes())
+    }
+
+    #[inline(never)]
     fn look_up_texts(&mut self, record: &Record<'_>) {
-        let (source, name) = (record.source_bytes(), record.event.name_bytes());
-        if self.is_set && self.source == source && self.name == name {
-            return;
+        let (source, name) = self.last.get_or_insert_default();
+        source.clear();
+        source.extend_from_slice(record.source_bytes());
+        name.clear();
+        name.extend_from_slice(record.event.name_bytes());
+        for (bits, conditions) in self.texts_met.iter_mut().zip(self.conditions.any_of.chunks(64)) {
+            let each = conditions.iter().enumerate();
+            *bits = each.fold(0, |met, (bit, condition)| met | u64::from(condition.texts_are_met(source, name)) << bit);
         }
-        let first = self.conditions.any_of.iter().take(64).enumerate();
-        self.texts_met =
-            first.fold(0, |met, (index, condition)| met | u64::from(condition.texts_are_met(record)) << index);
-        self.source.clear();
-        self.source.extend_from_slice(source);
-        self.name.clear();
-        self.name.extend_from_slice(name);
-        self.is_set = true;
     }
 }
 
@@ -139,35 +203,13 @@ impl Compiled {
             .attributes
             .iter()
             .filter_map(|attribute| Some((*index.get(attribute.key.as_str())?, Test::new(&attribute.any_of))));
-        Self {
-            kinds: condition.kinds.iter().fold(0, |bits, kind| bits | bit(*kind)),
-            severity: condition.severity.unwrap_or_default(),
-            name: globs(&condition.name),
-            source: globs(&condition.source),
-            attributes: attributes.collect(),
-        }
+        Self { name: globs(&condition.name), source: globs(&condition.source), attributes: attributes.collect() }
     }
 
-    fn texts_are_met(&self, record: &Record<'_>) -> bool {
-        self.name.as_ref().is_none_or(|globs| globs.matches(record.event.name_bytes()))
-            && self.source.as_ref().is_none_or(|globs| globs.matches(record.source_bytes()))
+    fn texts_are_met(&self, source: &[u8], name: &[u8]) -> bool {
+        self.name.as_ref().is_none_or(|globs| globs.matches(name))
+            && self.source.as_ref().is_none_or(|globs| globs.matches(source))
     }
-
-    /// Whether the event meets it, given that source and name do.
-    #[inline]
-    fn is_met(&self, facts: &mut Facts<'_, '_>, keys: &[String]) -> bool {
-        let event = &facts.record.event;
-        (self.kinds == 0 || self.kinds & bit(event.kind()) != 0)
-            && (self.severity == 0 || event.severity() >= self.severity)
-            && self
-                .attributes
-                .iter()
-                .all(|(key, test)| facts.attribute(*key, keys).is_some_and(|value| test.holds(value)))
-    }
-}
-
-fn bit(kind: EventKind) -> u32 {
-    1_u32.checked_shl(kind as u32).unwrap_or_default()
 }
 
 impl Test {
@@ -235,29 +277,18 @@ pub(super) fn with_decimal<T>(number: i64, with: impl FnOnce(&[u8]) -> T) -> T {
     with(text.get(begin..).unwrap_or_default())
 }
 
-impl<'a> Facts<'_, 'a> {
-    fn attribute(&mut self, index: usize, keys: &[String]) -> Option<UnreadValue<'a>> {
-        if index >= KEYS_AT_ONCE {
-            return attribute(self.record, keys.get(index)?);
-        }
-        if !self.are_read {
-            self.are_read = true;
-            self.read_attributes(keys);
-        }
-        self.attributes.get(index).copied().flatten()
-    }
-
-    /// Of two attributes with one key the later one counts.
-    fn read_attributes(&mut self, keys: &[String]) {
-        for (key, value) in self.record.event.unread_attributes() {
-            for (wanted, place) in keys.iter().zip(&mut self.attributes) {
-                if wanted.as_bytes() == key {
-                    *place = Some(value);
-                    break;
-                }
+/// The values of the first keys. Of two attributes with one key the later one counts.
+fn first_attributes<'a>(record: &Record<'a>, keys: &[String]) -> [Option<UnreadValue<'a>>; KEYS_AT_ONCE] {
+    let mut values = [None; KEYS_AT_ONCE];
+    for (key, value) in record.event.unread_attributes() {
+        for (wanted, place) in keys.iter().zip(&mut values) {
+            if wanted.as_bytes() == key {
+                *place = Some(value);
+                break;
             }
         }
     }
+    values
 }
 
 /// The value of an attribute; of two with one key the later one counts.
