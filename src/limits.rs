@@ -55,6 +55,9 @@ pub const WINDOW_LOG_PART: u64 = 4;
 /// A delivery of which steps leave few rows is made without waiting for more once it covers so many events, or four times
 /// `max_events` if that is more: acknowledgements of level delivered wait for it. A transaction costs little beside them.
 pub const STEPS_COVERED_EVENTS: u64 = 65_536;
+/// Encoded bytes that go through the steps at a time, to the end of a run: each step, and the copy of what is left, finds them in
+/// the cache of the CPU.
+pub const STEPS_PIECE_BYTES: usize = 128 << 10;
 /// Events that a router with steps reads before it looks at the clock and its sink again: some tens of milliseconds.
 pub const STEPS_READ_EVENTS: u64 = 65_536;
 /// Highest OpenTelemetry severity number.

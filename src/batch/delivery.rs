@@ -84,11 +84,15 @@ const MADE: usize = usize::MAX;
 #[derive(Debug, Default)]
 pub struct PickBuffer(Vec<Stretch>);
 
-/// Where an event begins in the payload of its run. Who knows that need not walk through the events before it.
+/// Where an event lies in its batch. Who knows that need not walk through the runs and events before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// The event's position.
     pub position: u64,
+    /// Index of its run in the batch.
+    run: usize,
+    /// Position of the first event of the run.
+    run_position: u64,
     /// Bytes of the run's payload before the event.
     pub offset: usize,
 }
@@ -124,7 +128,8 @@ impl Delivery {
         debug_assert!(batches.first().is_some_and(|batch| batch.first_position() <= from));
         debug_assert!(batches.last().is_some_and(|batch| batch.end_position() > through));
         picks.clear();
-        for (index, batch) in batches.iter().enumerate() {
+        let places = std::iter::once(place).chain(std::iter::repeat(None));
+        for ((index, batch), place) in batches.iter().enumerate().zip(places) {
             pick_runs(index, batch, from..=through, place, &mut picks);
         }
         let made = Arc::default();
@@ -258,11 +263,20 @@ impl Delivery {
         *self = self.with(kept, self.filtered, self.from, self.through);
     }
 
-    /// Where the event after the last row begins, if that is in the run of the row.
-    pub fn end_place(&self) -> Option<Place> {
+    /// Where the event after the last row lies, if that is in the batch of the row. `begin`: of the first event, if it is known.
+    pub fn end_place(&self, begin: Option<Place>) -> Option<Place> {
         let last = self.picks.last().filter(|last| last.batch != MADE)?;
-        let offset = last.bytes.end;
-        (offset < self.run(last)?.payload.len()).then_some(Place { position: last.end_position(), offset })
+        let (position, offset) = (last.end_position(), last.bytes.end);
+        if offset < self.run(last)?.payload.len() {
+            let run_position = match begin.filter(|begin| last.batch == 0 && last.run == begin.run) {
+                Some(begin) => begin.run_position,
+                None => (last.bytes.start == 0).then_some(last.first_position)?,
+            };
+            return Some(Place { position, run: last.run, run_position, offset });
+        }
+        let mut behind = self.batches.get(last.batch)?.runs().iter().enumerate().skip(last.run + 1);
+        let (run, _) = behind.find(|(_, run)| run.events > 0)?;
+        Some(Place { position, run, run_position: position, offset: 0 })
     }
 
     /// The same positions without rows: made rows elsewhere stand for its events.
@@ -332,10 +346,9 @@ fn pick_runs(
     picks: &mut Vec<Stretch>,
 ) {
     let (from, end) = (*positions.start(), positions.end() + 1);
-    let mut next = batch.first_position();
-    for (at, run) in batch.runs().iter().enumerate() {
-        let first_position = next;
-        next += u64::from(run.events);
+    let place = place.filter(|place| place.position == from);
+    for (at, first_position, run) in runs_from(batch, place) {
+        let next = first_position + u64::from(run.events);
         if first_position >= end {
             break;
         }
@@ -350,7 +363,7 @@ fn pick_runs(
             continue;
         }
         let pick = Pick { run, stretch };
-        let after = match place.filter(|place| place.position == from) {
+        let after = match place {
             _ if first_position >= from => Some(pick),
             Some(place) => pick.resumed(place),
             None => pick.split_at(from).1,
@@ -358,6 +371,16 @@ fn pick_runs(
         let within = after.and_then(|pick| pick.split_at(end).0);
         picks.extend(within.map(|pick| pick.stretch));
     }
+}
+
+/// The runs of a batch, from that of `place` on: index, position of the first event, run.
+pub(crate) fn runs_from(batch: &Batch, place: Option<Place>) -> impl Iterator<Item = (usize, u64, &Run)> {
+    let (first, position) = place.map_or((0, batch.first_position()), |place| (place.run, place.run_position));
+    batch.runs().iter().enumerate().skip(first).scan(position, |next, (index, run)| {
+        let position = *next;
+        *next += u64::from(run.events);
+        Some((index, position, run))
+    })
 }
 
 fn records<'a>(run: &'a Run, stretch: &Stretch) -> impl Iterator<Item = Record<'a>> + use<'a> {
@@ -419,7 +442,7 @@ impl<'a> Pick<'a> {
     }
 
     /// The events from `place` on, which lies within the pick.
-    fn resumed(self, Place { position, offset }: Place) -> Option<Self> {
+    fn resumed(self, Place { position, offset, .. }: Place) -> Option<Self> {
         let before = u32::try_from(position.checked_sub(self.first_position())?).ok()?;
         let events = self.stretch.events.checked_sub(before)?;
         let bytes = offset..self.stretch.bytes.end;

@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+pub(crate) use self::delivery::runs_from;
 pub use self::delivery::{Builder, Delivery, Fate, Filtered, MadeRow, Pick, PickBuffer, Place};
 use self::pool::PoolSlice;
 use crate::event::EventRef;

@@ -32,14 +32,14 @@
 //! a row that stands for several events must stand for none that the shard has.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
+use std::{iter, mem};
 
 use super::steps::{Open, Steps};
-use crate::batch::{Batch, Delivery, Fate, PickBuffer, Place};
+use crate::batch::{Batch, Delivery, Fate, PickBuffer, Place, runs_from};
 use crate::event::Events;
-use crate::limits::STEPS_READ_EVENTS;
+use crate::limits::{STEPS_PIECE_BYTES, STEPS_READ_EVENTS};
 use crate::sink::{BatchSettings, ShardPositions};
 
 /// What to do now.
@@ -147,8 +147,8 @@ impl Gather {
             }
             let oldest = batch.runs().first().map_or(0, |run| run.received_unix_nano);
             let (events, bytes) = self.open.room(&self.steps, self.settings);
-            let piece = self.delivery(first, events, bytes);
-            self.place = piece.end_place();
+            let piece = self.delivery(first, events, bytes, STEPS_PIECE_BYTES);
+            self.place = piece.end_place(self.place.filter(|place| place.position == first));
             let piece = self.without_stored(piece);
             let next = piece.last_position() + 1;
             self.read_events += next - first;
@@ -274,7 +274,8 @@ impl Gather {
             (Some(_), Some(at)) => Due::At(at),
             (Some(first), None) => {
                 let first = first.first_position().max(self.next);
-                Due::Now(self.delivery(first, self.settings.max_events.max(1), self.settings.max_bytes.max(1)))
+                let (events, bytes) = (self.settings.max_events.max(1), self.settings.max_bytes.max(1));
+                Due::Now(self.delivery(first, events, bytes, bytes))
             }
         }
     }
@@ -315,10 +316,11 @@ impl Gather {
         self.picks = delivery.into_buffer();
     }
 
-    /// What is held from `first` on: at most so many events and bytes, but at least one event.
-    fn delivery(&mut self, first: u64, events_left: u64, bytes_left: usize) -> Delivery {
+    /// What is held from `first` on: at most so many events and bytes, but at least one event. `enough` bytes of whole runs are
+    /// not added to.
+    fn delivery(&mut self, first: u64, events_left: u64, bytes_left: usize, enough: usize) -> Delivery {
         let place = self.place.filter(|place| place.position == first);
-        let mut cut = Cut { first, end: first, events_left, bytes_left, place };
+        let mut cut = Cut { first, end: first, events_left, bytes_left, missing: enough, place };
         let mut batches = 0;
         for batch in &self.held {
             // Positions may jump between batches, but not within a delivery.
@@ -346,6 +348,8 @@ struct Cut {
     end: u64,
     events_left: u64,
     bytes_left: usize,
+    /// Bytes that are missing to what is enough.
+    missing: usize,
     /// Of `first`.
     place: Option<Place>,
 }
@@ -353,24 +357,29 @@ struct Cut {
 impl Cut {
     /// Adds what fits of `batch`; `false`: not all of it did.
     fn batch(&mut self, batch: &Batch) -> bool {
-        if self.whole(batch.end_position(), batch.payload_bytes()) {
+        if batch.payload_bytes() <= self.missing && self.whole(batch.end_position(), batch.payload_bytes()) {
             return true;
         }
-        let mut run_first = batch.first_position();
-        for run in batch.runs() {
+        let place = self.place.filter(|_| self.end == self.first);
+        for (_, run_first, run) in runs_from(batch, place) {
             let run_end = run_first + u64::from(run.events);
-            if run_end > self.end && !self.whole(run_end, run.payload.len()) {
+            if run_end <= self.end {
+                continue;
+            }
+            if self.missing == 0 {
+                return false;
+            }
+            if !self.whole(run_end, run.payload.len()) {
                 // Cut between runs, so that runs need not be walked through; unless the first is too large itself.
                 if self.end == self.first {
                     let (offset, before) = match self.place {
                         Some(place) => (place.offset, 0),
                         None => (0, (self.end - run_first) as usize),
                     };
-                    self.within(Events::accepted(run.payload.get(offset..).unwrap_or_default()).skip(before));
+                    self.within(Events::accepted(run.payload.get(offset..).unwrap_or_default()), before);
                 }
                 return false;
             }
-            run_first = run_end;
         }
         true
     }
@@ -382,15 +391,17 @@ impl Cut {
             self.end = end;
             self.events_left -= events;
             self.bytes_left -= bytes;
+            self.missing = self.missing.saturating_sub(bytes);
         }
         fits
     }
 
-    /// As many of `events` as fit, at least one.
-    fn within<'a>(&mut self, events: impl Iterator<Item = crate::event::EventRef<'a>>) {
+    /// As many of `events` as fit, at least one, without the first ones.
+    fn within(&mut self, mut events: Events<'_>, before: usize) {
         let mut bytes = 0;
-        let fitting = events.take_while(|event| {
-            bytes += event.bytes().len();
+        let lengths = iter::from_fn(|| Some(events.next_encoded()?.1.len())).skip(before);
+        let fitting = lengths.take_while(|length| {
+            bytes += length;
             bytes <= self.bytes_left
         });
         self.end += (fitting.count() as u64).clamp(1, self.events_left);
@@ -641,6 +652,29 @@ mod tests {
         assert!(gather.is_empty());
         gather.take(batch(14..=20));
         assert_eq!(positions(&now(gather.due(start + AGE))), 16..=20, "what is stored is left out");
+    }
+
+    #[test]
+    fn a_large_batch_goes_through_the_steps_in_pieces_and_its_rows_are_the_same() {
+        // Runs of 20 KiB in one batch, of which some are empty, and one that is larger than a piece by itself.
+        let run = |events: usize| vec![Event { body: "x".repeat(1_000), ..named("e") }; events];
+        let runs: Vec<_> = (0..40).map(|index| run([20, 0, 1, 300][index % 4])).collect();
+        let events = runs.iter().flatten().count() as u64;
+        for (number, max_events) in [(1, 10_000), (3, 10_000), (3, 70), (events + 1, 10_000)] {
+            let settings = BatchSettings { max_events, max_bytes: 64 << 20, max_age: AGE };
+            let mut gather = Gather::new(settings, Arc::new(Steps::of_events(vec![Box::new(KeepOneOf(number))])));
+            gather.take(batch_of(1, runs.clone()));
+            let (mut rows, mut passed) = (Vec::new(), 0);
+            while let Due::Now(delivery) = gather.due(Instant::now()) {
+                assert_eq!(delivery.first_position(), passed + 1);
+                passed = delivery.last_position();
+                rows.extend(delivery.records().map(|record| record.position));
+                gather.stored(passed);
+            }
+            assert_eq!(passed, events);
+            assert_eq!(rows, (1..=events).filter(|position| position % number == 0).collect::<Vec<_>>());
+            assert!(gather.is_empty() && gather.pinned_bytes() == 0);
+        }
     }
 
     #[test]

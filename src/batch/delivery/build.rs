@@ -8,7 +8,7 @@ use prost::encoding::encode_varint;
 
 use super::{Delivery, Filtered, MADE, Pick, Stretch};
 use crate::batch::{Batch, Origin, Payload, Record, Run};
-use crate::event::Events;
+use crate::event::{EventRef, Events};
 use crate::metrics::FilterStep;
 
 /// Key of `EventBatch.events`, with which each made row begins: joined, they are an `EventBatch`.
@@ -88,9 +88,13 @@ impl Builder {
     /// now on, and what was filtered of it is counted, whatever is added.
     pub fn begin(&mut self, delivery: &Delivery) {
         self.begin_made(delivery);
-        self.batch_base = self.batches.len();
-        self.batches.extend(delivery.batches.iter().cloned());
-        self.pinned_bytes += delivery.pinned_bytes();
+        // Two parts of one batch hold it once.
+        let is_held =
+            self.batches.last().zip(delivery.batches.first()).is_some_and(|(one, other)| Arc::ptr_eq(one, other));
+        self.batch_base = self.batches.len() - usize::from(is_held);
+        let more = delivery.batches.iter().skip(is_held.into());
+        self.pinned_bytes += more.clone().map(|batch| batch.pinned_bytes()).sum::<usize>();
+        self.batches.extend(more.cloned());
     }
 
     /// As [`Builder::begin`], without the batches: only made rows may be kept.
@@ -111,12 +115,12 @@ impl Builder {
         self.adopted_base = self.adopted.len();
     }
 
-    /// Adds all rows of `delivery`. Where few of the events in its batches are left, they are copied, so that the batches
-    /// need not be held.
-    pub fn append(&mut self, delivery: &Delivery) {
-        let held: usize = delivery.batches.iter().map(|batch| batch.payload_bytes()).sum();
+    /// Adds all rows of `delivery`. Where they are few of the `read_bytes` that were there before the steps, they are copied, so
+    /// that the batches need not be held.
+    pub fn append(&mut self, delivery: &Delivery, read_bytes: usize) {
         let of_batches = delivery.picks.iter().filter(|stretch| stretch.batch != MADE);
-        if of_batches.map(|stretch| stretch.bytes.len()).sum::<usize>() > held / 2 {
+        let kept_bytes = of_batches.map(|stretch| stretch.bytes.len()).sum::<usize>();
+        if kept_bytes > read_bytes / 2 {
             self.begin(delivery);
             delivery.picks.iter().for_each(|stretch| self.keep_stretch(stretch.clone()));
             return;
@@ -149,15 +153,11 @@ impl Builder {
         self.push(stretch);
     }
 
-    /// Copies the events of a pick into made rows.
+    /// Copies the events of a pick, which are then rows of its own.
     fn copy(&mut self, pick: &Pick<'_>) {
-        let from = pick.run();
-        for Record { position, event, .. } in pick.records() {
-            // Of several events, each is its own.
-            let originals = if pick.events() == 1 { pick.originals() } else { 1 };
-            let (received_unix_nano, origin) = (from.received_unix_nano, &from.origin);
-            self.row(&MadeRow { position, received_unix_nano, origin, originals, event: event.bytes() });
-        }
+        let (run, start) = (pick.run(), self.bytes.len());
+        self.bytes.extend_from_slice(run.payload.get(pick.stretch.bytes.clone()).unwrap_or_default());
+        self.own_rows(start, run.received_unix_nano, &run.origin, &pick.stretch);
     }
 
     /// Adds a row. Rows may come after others with a higher position.
@@ -166,31 +166,37 @@ impl Builder {
         self.bytes.push(EVENT_KEY);
         encode_varint(row.event.len() as u64, &mut self.bytes);
         self.bytes.extend_from_slice(row.event);
+        let (first_position, originals) = (row.position, row.originals);
+        let stretch = Stretch { batch: OWN, run: 0, bytes: 0..0, first_position, events: 1, originals };
+        self.own_rows(start, row.received_unix_nano, row.origin, &stretch);
+    }
+
+    /// Adds the rows whose bytes were appended from `start` on. `like`: their positions and numbers.
+    fn own_rows(&mut self, start: usize, received_unix_nano: u64, origin: &Arc<Origin>, like: &Stretch) {
         let bytes = start..self.bytes.len();
-        let same = |run: &Run| Arc::ptr_eq(&run.origin, row.origin) && run.received_unix_nano == row.received_unix_nano;
+        let same = |run: &Run| Arc::ptr_eq(&run.origin, origin) && run.received_unix_nano == received_unix_nano;
         match self.own.last_mut().filter(|run| same(run)) {
-            Some(run) => run.events += 1,
+            Some(run) => run.events += like.events,
             None => self.own.push(Run {
                 payload: Payload::Read(Bytes::new()),
-                events: 1,
-                received_unix_nano: row.received_unix_nano,
-                origin: row.origin.clone(),
+                events: like.events,
+                received_unix_nano,
+                origin: origin.clone(),
             }),
         }
         let run = self.own.len() - 1;
         if let Some(last) = self.picks.last_mut()
-            && (last.batch, last.run, last.bytes.end, last.end_position()) == (OWN, run, start, row.position)
-            && (last.originals, row.originals) == (last.events, 1)
+            && (last.batch, last.run, last.bytes.end, last.end_position()) == (OWN, run, start, like.first_position)
+            && (last.originals, like.originals) == (last.events, like.events)
         {
-            self.rows += 1;
+            self.rows += u64::from(like.events);
             self.payload_bytes += bytes.len();
             last.bytes.end = bytes.end;
-            last.events += 1;
-            last.originals += 1;
+            last.events += like.events;
+            last.originals += like.events;
             return;
         }
-        let (first_position, originals) = (row.position, row.originals);
-        self.push(Stretch { batch: OWN, run, bytes, first_position, events: 1, originals });
+        self.push(Stretch { batch: OWN, run, bytes, ..like.clone() });
     }
 
     fn push(&mut self, stretch: Stretch) {
@@ -313,8 +319,11 @@ fn shape_pick(
     let mut kept: Option<Stretch> = None;
     let mut is_changed = false;
     let mut position = stretch.first_position;
-    while let Some((field, event)) = events.next_with_field() {
-        let record = Record { position, received_unix_nano: run.received_unix_nano, origin: &run.origin, event };
+    while let Some((field, bytes)) = events.next_encoded() {
+        let (received_unix_nano, event) = (run.received_unix_nano, EventRef::unset(bytes));
+        let mut record = Record { position, received_unix_nano, origin: &run.origin, event };
+        // Read where it lies: it is so large that moving it takes a call.
+        record.event.locate_accepted();
         let originals = if stretch.events == 1 { stretch.originals } else { 1 };
         made.clear();
         let fate = fate(&record, made);

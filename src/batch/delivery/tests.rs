@@ -327,7 +327,8 @@ mod shaped {
                     Some(_) => { rest = Some(piece); continue }
                     None => (piece, None),
                 };
-                builder.append(&step(piece));
+                let read_bytes = piece.payload_bytes();
+                builder.append(&step(piece), read_bytes);
                 rest = others;
             }
             let (rows, bytes) = (builder.rows(), builder.payload_bytes());

@@ -23,10 +23,11 @@ impl Open {
     /// Adds what the steps leave of `piece`. `oldest_unix_nano`: when its first event was received.
     pub fn add(&mut self, steps: &Steps, piece: Delivery, oldest_unix_nano: u64) {
         self.oldest_unix_nano.get_or_insert(oldest_unix_nano);
-        self.read_bytes += piece.payload_bytes() as u64;
+        let read_bytes = piece.payload_bytes();
+        self.read_bytes += read_bytes as u64;
         let piece = steps.apply_to_events(piece);
         let Some(aggregate) = steps.aggregate() else {
-            self.builder.append(&piece);
+            self.builder.append(&piece, read_bytes);
             return;
         };
         let window = self.window.get_or_insert_with(|| Window::new(aggregate.clone()));

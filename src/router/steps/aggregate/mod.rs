@@ -73,7 +73,7 @@ impl Aggregate {
     pub fn apply(&self, delivery: Delivery) -> Delivery {
         let mut window = Window::new(self.clone());
         let mut builder = Builder::default();
-        builder.append(&window.add(delivery.clone()));
+        builder.append(&window.add(delivery.clone()), delivery.payload_bytes());
         window.finish(&mut builder);
         builder.finish().unwrap_or(delivery)
     }
