@@ -31,12 +31,13 @@ fn main() -> ExitCode {
         "check" => Box::new(check()),
         "view" => Box::new(view()),
         "conditions" => Box::new(conditions()),
+        "filter" => Box::new(filter()),
         "json" => Box::new(json()),
         "frame" => Box::new(frame()),
         "page" => Box::new(page()),
         "slots" => Box::new(slots::slots()),
         _ => {
-            eprintln!("WHAT is check, view, conditions, json, frame, page or slots");
+            eprintln!("WHAT is check, view, conditions, filter, json, frame, page or slots");
             return ExitCode::from(2);
         }
     };
@@ -65,13 +66,26 @@ fn view() -> impl FnMut() {
 fn conditions() -> impl FnMut() {
     let include = "[{ kinds = 'span' }, { severity = 'fatal' }, { source = ['db-*', 'cache-*'] }, { name = '*.slow' }, \
                     { attributes = { http.status_code = '5*', http.route = '/admin/*' } }]";
+    let (steps, delivery) = (steps(include), delivery());
+    move || assert_eq!(steps.apply_to_events(black_box(&delivery).clone()).events(), 0)
+}
+
+/// A filter that keeps one event in eight, and gathering what it keeps.
+fn filter() -> impl FnMut() {
+    let (steps, delivery) = (steps("{ severity = 'error' }"), delivery());
+    move || assert!(steps.apply(black_box(&delivery).clone()).events() < EVENTS as u64 / 4)
+}
+
+fn steps(include: &str) -> Steps {
     let settings = StepSettings::read(|key| (key == "include").then_some(include)).unwrap_or_default();
-    let steps = Steps::new(&settings, [7; 16]);
+    Steps::new(&settings, [7; 16])
+}
+
+fn delivery() -> Delivery {
     let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 });
     let payload = Payload::Read(batch().into());
     let run = Run { payload, events: EVENTS as u32, received_unix_nano: 1, origin };
-    let delivery = Delivery::new(vec![Arc::new(Batch::new(1, vec![run]))], 1..=EVENTS as u64);
-    move || assert_eq!(steps.apply_to_events(black_box(&delivery).clone()).events(), 0)
+    Delivery::new(vec![Arc::new(Batch::new(1, vec![run]))], 1..=EVENTS as u64)
 }
 
 fn json() -> impl FnMut() {
