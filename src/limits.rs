@@ -262,6 +262,9 @@ pub const OTLP_TAIL_BYTES: usize = 512;
 /// Bytes of one record, resource or scope in JSON, as protobuf: it is kept outside the pool while it is mapped. The default
 /// largest body; a text of more than [`EVENT_BYTES_MAX`] counts as that much.
 pub const OTLP_JSON_RECORD_BYTES_MAX: usize = HTTP_BODY_BYTES_DEFAULT;
+/// Bytes of a rejected record that its dead letter keeps, with its resource and scope: as of the largest frame, so that the letter
+/// can be read.
+pub const OTLP_REJECTED_BYTES_MAX: usize = FRAME_BYTES_LIMIT;
 /// What a request becomes may be so many times `max_body_bytes`: every event has the attributes of its resource.
 pub const OTLP_ENCODED_TIMES_BODY_MAX: usize = 4;
 
@@ -560,6 +563,8 @@ const _: () = assert!(
     2 * EVENT_NAME_BYTES_MAX + EVENT_BODY_BYTES_MAX + OTLP_PREFIX_BYTES_MAX + 1024 + OTLP_OWN_BYTES + OTLP_TAIL_BYTES
         < EVENT_BYTES_MAX
 );
+// In base64, with what a letter has beside the payload.
+const _: () = assert!(OTLP_REJECTED_BYTES_MAX.div_ceil(3) * 4 + 64 * 1024 < DEAD_LETTER_BYTES_MAX as usize);
 const _: () = assert!(SYSLOG_PARAMETERS_MAX + 8 <= EVENT_ATTRIBUTES_MAX);
 const _: () =
     assert!(SYSLOG_MESSAGE_BYTES_MAX + SYSLOG_PARAMETERS_MAX * (ATTRIBUTE_KEY_BYTES_MAX + 16) < EVENT_BYTES_MAX);
