@@ -16,6 +16,7 @@ use support::node::node;
 use support::server::{Server, wait_until};
 use support::stores::python;
 use support::syslogd::Daemon;
+use support::tls::TlsServer;
 
 const TIMEOUT: Duration = Duration::from_secs(240);
 /// Records of one request of curl: with more it would be too large.
@@ -213,6 +214,35 @@ fn rsyslog_and_syslog_ng() {
             events.iter().all(|(source, severity, ..)| source == "app" && *severity == 13),
             "{heading}: {events:?}"
         );
+    }
+}
+
+/// What they have sent is stored also where they end at once: they never read.
+#[test]
+fn rsyslog_and_syslog_ng_over_tls() {
+    for heading in ["rsyslog", "syslog-ng"] {
+        let files = tempfile::tempdir().unwrap();
+        let server = TlsServer::start(&["syslog.enabled=true"]);
+        let file: PathBuf = files.path().join("app.log");
+        fs::write(&file, (0..records()).map(|number| format!("line {number}\n")).collect::<String>()).unwrap();
+        let settings = blocks(heading, server.address()).remove(1);
+        let settings = settings.replace("/etc/telemetryx/ca.pem", server.file("ca.pem").to_str().unwrap());
+        let settings = settings.replace("logs.example.org", "localhost");
+        let _daemon = match heading {
+            "rsyslog" => Daemon::rsyslogd_with(&file, &settings),
+            _ => Daemon::syslog_ng_with(&file, &settings),
+        };
+        let events = events(server.directory.path(), records());
+        assert_eq!(events.len(), records(), "{heading}");
+        for (number, (source, severity, body, attributes)) in events.iter().enumerate() {
+            let expected = format!("line {number}");
+            assert_eq!(
+                (source.as_str(), *severity, body.as_deref()),
+                ("app", 13, Some(expected.as_str())),
+                "{heading}"
+            );
+            assert_eq!(attributes["syslog.facility"], 19, "{heading}");
+        }
     }
 }
 
