@@ -55,7 +55,7 @@ asan:           ## AddressSanitizer over pool and pipeline (nightly)
 	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
 		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --test frames
 
-senders:        ## 100,000 records each of Python logging, pino and curl, compared in SQLite (2 minutes)
+senders:        ## 100,000 records each of Python logging, pino, a Collector, syslog over TLS and curl, compared in SQLite (3 minutes)
 	TELEMETRYX_SENDER_RECORDS=100000 cargo test --locked --test senders -- --nocapture --test-threads=1
 
 syslog:         ## 100,000 records of rsyslogd and of syslog-ng over each transport, compared in SQLite (5 minutes)

@@ -86,6 +86,12 @@ pub const SYSLOG_COUNT_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const SYSLOG_PARAMETERS_MAX: usize = 100;
 /// Bytes read from one syslog connection at a time, outside the pool.
 pub const SYSLOG_READ_BYTES: usize = 64 * 1024;
+/// Messages of one connection in one turn: bounds how long the others wait, about 1 ms of parsing. What was read and is not parsed
+/// then is kept until the next turn.
+pub const SYSLOG_MESSAGES_PER_TURN: usize = 512;
+/// Bytes read at a time while connections keep half of what they may keep outside the pool: no more messages than that, each with one
+/// byte and its end.
+pub const SYSLOG_READ_BYTES_LOWEST: usize = 2 * SYSLOG_MESSAGES_PER_TURN;
 /// A message that is not whole and longer than this is cut when all connections together keep half of what they may keep outside
 /// the pool, bytes.
 pub const SYSLOG_PARTIAL_BYTES: usize = 4 * 1024;
@@ -265,6 +271,9 @@ pub const OTLP_TAIL_BYTES: usize = 512;
 /// Bytes of one record, resource or scope in JSON, as protobuf: it is kept outside the pool while it is mapped. The default
 /// largest body; a text of more than [`EVENT_BYTES_MAX`] counts as that much.
 pub const OTLP_JSON_RECORD_BYTES_MAX: usize = HTTP_BODY_BYTES_DEFAULT;
+/// Bytes of a rejected record that its dead letter keeps, with its resource and scope: as of the largest frame, so that the letter
+/// can be read.
+pub const OTLP_REJECTED_BYTES_MAX: usize = FRAME_BYTES_LIMIT;
 /// What a request becomes may be so many times `max_body_bytes`: every event has the attributes of its resource.
 pub const OTLP_ENCODED_TIMES_BODY_MAX: usize = 4;
 
@@ -316,6 +325,9 @@ pub const TLS_RECORD_BYTES_MAX: usize = 16 * 1024 + 2048 + 5;
 /// Ciphertext that a connection keeps until the rest of a record or of a handshake message has come. Chains of certificates of
 /// clients are smaller by far.
 pub const TLS_HELD_BYTES_MAX: usize = 32 * 1024;
+/// Bytes that TLS keeps of all agents that were accepted: half a record of each of 8,192. Beyond it an agent that adds to them is
+/// closed, and sends again what was not acknowledged. They lie outside the pool.
+pub const TLS_AGENTS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Bytes of ciphertext that a loop receives at once, together with what is held: it stays in the cache of a core.
 pub const TLS_WIRE_BYTES: usize = 128 * 1024;
 const _: () = assert!(TLS_WIRE_BYTES >= TLS_HELD_BYTES_MAX + TLS_RECORD_BYTES_MAX);
@@ -563,6 +575,8 @@ const _: () = assert!(
     2 * EVENT_NAME_BYTES_MAX + EVENT_BODY_BYTES_MAX + OTLP_PREFIX_BYTES_MAX + 1024 + OTLP_OWN_BYTES + OTLP_TAIL_BYTES
         < EVENT_BYTES_MAX
 );
+// In base64, with what a letter has beside the payload.
+const _: () = assert!(OTLP_REJECTED_BYTES_MAX.div_ceil(3) * 4 + 64 * 1024 < DEAD_LETTER_BYTES_MAX as usize);
 const _: () = assert!(SYSLOG_PARAMETERS_MAX + 8 <= EVENT_ATTRIBUTES_MAX);
 const _: () =
     assert!(SYSLOG_MESSAGE_BYTES_MAX + SYSLOG_PARAMETERS_MAX * (ATTRIBUTE_KEY_BYTES_MAX + 16) < EVENT_BYTES_MAX);

@@ -8,6 +8,11 @@ use telemetryx::event::{
     Decoded, Events, JsonDecoder, JsonError, JsonOptions, JsonRecord, Map, TimeUnit, UnknownKeys, write_json,
 };
 
+#[path = "support/bad_maps.rs"]
+mod bad_maps;
+
+use bad_maps::BAD;
+
 /// The events of `text` as JSON, without their kind, and what was rejected.
 fn read(text: &str, options: JsonOptions, lines: bool) -> Result<(Vec<Value>, Vec<String>), String> {
     let mut bytes = Vec::new();
@@ -180,84 +185,6 @@ fn the_unit_of_a_time_can_be_set() {
     assert_eq!(at(r#"{"msg":"a","time":1795771426}"#, seconds), json!("2026-11-27T09:23:46.000000000Z"));
     assert_eq!(event(r#"{"msg":"a","time":0}"#, seconds), json!({"body":"a"}), "0 is unset");
 }
-
-/// What is malformed is so with every map; what is rejected names the key.
-const BAD: &[(Map, &str, &str)] = &[
-    (
-        Map::Pino,
-        r#"{"time":1795771426}"#,
-        "`time` is 1795771426, which is before 1980 in milliseconds; it looks like seconds: set time=s",
-    ),
-    (Map::Pino, r#"{"time":1795771426124001}"#, "`time` is 1795771426124001, which is after 2262 in milliseconds"),
-    (Map::Pino, r#"{"time":1795771426124001000}"#, "it looks like nanoseconds: set time=ns"),
-    (Map::Pino, r#"{"time":-1}"#, "`time` is -1: send a time since 1970"),
-    (Map::Pino, r#"{"time":-0.5}"#, "`time` is -0.5: send a time since 1970"),
-    (
-        Map::Pino,
-        r#"{"time":1}"#,
-        "`time` is 1, which is before 1980 in milliseconds: set its unit with time=s, ms, us or ns",
-    ),
-    (Map::Pino, r#"{"time":1e300}"#, "`time` is 1e300, which is after 2262 in milliseconds: set its unit"),
-    (Map::Pino, r#"{"time":18446744073709551615}"#, "which is after 2262 in milliseconds"),
-    (Map::Pino, r#"{"time":"yesterday"}"#, "`time` is `yesterday`: not an RFC 3339 time"),
-    (Map::Pino, r#"{"time":""}"#, "`time` is ``: not an RFC 3339 time"),
-    (Map::Pino, r#"{"time":"2026-02-30T00:00:00Z"}"#, "no such date or time of day"),
-    (Map::Pino, r#"{"time":"1969-12-31T23:59:59Z"}"#, "before 1970 or after 2262"),
-    (Map::Pino, r#"{"time":"2026-11-27"}"#, "not an RFC 3339 time"),
-    (Map::Pino, r#"{"time":"2026-11-27T09:23:46+1"}"#, "not an RFC 3339 time"),
-    (Map::Pino, r#"{"time":"2026-11-27T09:23:46+01:"}"#, "not an RFC 3339 time"),
-    (Map::Pino, r#"{"time":"1795771426124"}"#, "not an RFC 3339 time"),
-    (
-        Map::FluentBit,
-        r#"{"date":1795771426124,"log":"a"}"#,
-        "`date` is 1795771426124, which is after 2262 in seconds; it looks like milliseconds: set time=ms",
-    ),
-    (Map::FluentBit, r#"{"date":1.5,"log":"a"}"#, "`date` is 1.5, which is before 1980 in seconds"),
-    (Map::FluentBit, r#"{"date":"27/Nov/2026","log":"a"}"#, "`date` is `27/Nov/2026`: not an RFC 3339 time"),
-    (Map::Vector, r#"{"timestamp":"now","message":"a"}"#, "`timestamp` is `now`"),
-    (
-        Map::Vector,
-        r#"{"timestamp":9999999999,"message":"a"}"#,
-        "`timestamp` is 9999999999, which is after 2262 in seconds: set its unit",
-    ),
-    (
-        Map::Zap,
-        r#"{"ts":1795771426124.5,"msg":"a"}"#,
-        "`ts` is 1795771426124.5, which is after 2262 in seconds; it looks like milliseconds: set time=ms",
-    ),
-    (Map::Zap, r#"{"ts":"09:23","msg":"a"}"#, "`ts` is `09:23`"),
-    (
-        Map::Ecs,
-        r#"{"@timestamp":"2026-11-27T25:00:00Z","message":"a"}"#,
-        "`@timestamp` is `2026-11-27T25:00:00Z`: no such date or time of day",
-    ),
-    (Map::Ecs, r#"{"@timestamp":5,"message":"a"}"#, "`@timestamp` is 5, which is before 1980 in milliseconds"),
-    (Map::Docker, r#"{"log":"a","time":"2019-01-01 11:11"}"#, "`time` is `2019-01-01 11:11`: not an RFC 3339 time"),
-    (
-        Map::Docker,
-        r#"{"log":"a","time":1546341071}"#,
-        "which is before 1980 in nanoseconds; it looks like seconds: set time=s",
-    ),
-    (Map::Pino, r#"{"msg":"a","":1}"#, "`attributes` entry 0 has no key"),
-    (Map::Pino, "5", "malformed JSON"),
-    (Map::Pino, "null", "malformed JSON"),
-    (Map::Pino, r#""a""#, "malformed JSON"),
-    (Map::Pino, "", "the body is empty"),
-    (Map::Pino, "[5]", "an event must be an object"),
-    (Map::Pino, "[[]]", "an event must be an object"),
-    (Map::Pino, r#"{"msg":"a""#, "malformed JSON"),
-    (Map::Pino, r#"{"msg":"a",}"#, "malformed JSON"),
-    (Map::Pino, r#"{"msg":'a'}"#, "malformed JSON"),
-    (Map::Pino, r#"{"msg":NaN}"#, "`NaN` is not a JSON value"),
-    (Map::Pino, r#"{"msg":"\ud800"}"#, "half of a surrogate pair"),
-    (Map::Pino, "{\"msg\":\"a\nb\"}", "malformed JSON"),
-    (Map::Pino, r#"{"msg":"a"} {"msg":"b"}"#, "malformed JSON"),
-    (Map::Pino, "\u{feff}{}", "byte order mark"),
-    (Map::Pino, r#"{"a":1e999}"#, "number out of range"),
-    (Map::Pino, r#"{"msg":"a"}]"#, "malformed JSON"),
-    (Map::Pino, r#"[{"msg":"a"},"#, "malformed JSON"),
-    (Map::Pino, r#"{1:2}"#, "malformed JSON"),
-];
 
 #[test]
 fn what_cannot_be_read_is_rejected_with_the_key_and_the_next_step() {

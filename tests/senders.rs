@@ -16,6 +16,7 @@ use support::node::node;
 use support::server::{Server, wait_until};
 use support::stores::python;
 use support::syslogd::Daemon;
+use support::tls::TlsServer;
 
 const TIMEOUT: Duration = Duration::from_secs(240);
 /// Records of one request of curl: with more it would be too large.
@@ -139,6 +140,61 @@ fn pino() {
     assert!(attributes["err.stack"].is_string());
 }
 
+/// The program of a Collector: `TELEMETRYX_OTELCOL`, else `otelcol` or `otelcol-contrib` where it is installed.
+fn collector() -> Option<Command> {
+    let named = std::env::var_os("TELEMETRYX_OTELCOL").map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .flat_map(|directory| ["otelcol", "otelcol-contrib"].map(|name| directory.join(name)))
+        .find(|program| program.is_file());
+    let program = named.or(found);
+    if program.is_none() {
+        println!("not run: there is no otelcol; install an OpenTelemetry Collector, or set TELEMETRYX_OTELCOL to one");
+    }
+    program.map(Command::new)
+}
+
+/// Ends when it is dropped.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // fails only if it has ended
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn opentelemetry_collector() {
+    let Some(mut collector) = collector() else { return };
+    let (data, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = Server::start(data.path(), &[]);
+    let log = files.path().join("app.log");
+    fs::write(&log, (0..records()).map(|number| format!("größer {number}\n")).collect::<String>()).unwrap();
+    let [exporter, batch] = &blocks("OpenTelemetry Collector", server.address())[..] else { panic!("two blocks") };
+    let settings = format!(
+        "receivers:\n  filelog:\n    include: [{}]\n    start_at: beginning\n{exporter}{batch}\
+         service:\n  telemetry: {{ metrics: {{ level: none }} }}\n  pipelines:\n    \
+         logs: {{ receivers: [filelog], processors: [batch], exporters: [otlphttp] }}\n",
+        log.display()
+    );
+    let file = files.path().join("collector.yaml");
+    fs::write(&file, settings).unwrap();
+    collector.arg("--config").arg(&file).current_dir(files.path()).env("NO_PROXY", "*").stdin(Stdio::null());
+    let mut child = Child(collector.spawn().expect("the Collector starts"));
+    let events = events(data.path(), records());
+    assert!(child.0.try_wait().unwrap().is_none(), "the Collector has ended");
+    assert_eq!(events.len(), records());
+    let mut bodies: Vec<_> = events.iter().map(|(_, _, body, _)| body.clone().unwrap()).collect();
+    // It sends batches side by side.
+    bodies.sort_by_key(|body| body.strip_prefix("größer ").and_then(|number| number.parse::<usize>().ok()));
+    assert!(bodies.iter().enumerate().all(|(number, body)| *body == format!("größer {number}")));
+    for (source, severity, _, attributes) in &events {
+        assert_eq!((source.as_str(), *severity), ("127.0.0.1", 0));
+        assert_eq!(*attributes, serde_json::json!({"log.file.name": "app.log"}));
+    }
+}
+
 #[test]
 fn rsyslog_and_syslog_ng() {
     for heading in ["rsyslog", "syslog-ng"] {
@@ -158,6 +214,35 @@ fn rsyslog_and_syslog_ng() {
             events.iter().all(|(source, severity, ..)| source == "app" && *severity == 13),
             "{heading}: {events:?}"
         );
+    }
+}
+
+/// What they have sent is stored also where they end at once: they never read.
+#[test]
+fn rsyslog_and_syslog_ng_over_tls() {
+    for heading in ["rsyslog", "syslog-ng"] {
+        let files = tempfile::tempdir().unwrap();
+        let server = TlsServer::start(&["syslog.enabled=true"]);
+        let file: PathBuf = files.path().join("app.log");
+        fs::write(&file, (0..records()).map(|number| format!("line {number}\n")).collect::<String>()).unwrap();
+        let settings = blocks(heading, server.address()).remove(1);
+        let settings = settings.replace("/etc/telemetryx/ca.pem", server.file("ca.pem").to_str().unwrap());
+        let settings = settings.replace("logs.example.org", "localhost");
+        let _daemon = match heading {
+            "rsyslog" => Daemon::rsyslogd_with(&file, &settings),
+            _ => Daemon::syslog_ng_with(&file, &settings),
+        };
+        let events = events(server.directory.path(), records());
+        assert_eq!(events.len(), records(), "{heading}");
+        for (number, (source, severity, body, attributes)) in events.iter().enumerate() {
+            let expected = format!("line {number}");
+            assert_eq!(
+                (source.as_str(), *severity, body.as_deref()),
+                ("app", 13, Some(expected.as_str())),
+                "{heading}"
+            );
+            assert_eq!(attributes["syslog.facility"], 19, "{heading}");
+        }
     }
 }
 

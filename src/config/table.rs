@@ -180,14 +180,14 @@ const TLS: Section = Section {
             default: Value::text("off"),
             form: Form::Choice(&["off", "request", "require"]),
             doc: "Whether clients are asked for a certificate. request: who shows one need not send a token, if the certificate is that \
-                  of a client (certificate_name). require: frames and POST without a certificate are refused, also without TLS. The \
+                  of a client (certificate_name). require: frames, POST and syslog without a certificate are refused, also without TLS. The \
                   pages /health, /ready and /metrics never need one.",
         },
         Setting {
             key: "plaintext",
             default: Value::text("allow"),
             form: Form::Choice(&["allow", "loopback", "refuse"]),
-            doc: "Whether frames and POST are accepted without TLS: from everywhere, from this host only, or not at all. The pages \
+            doc: "Whether frames, POST and syslog are accepted without TLS: from everywhere, from this host only, or not at all. The pages \
                   /health, /ready and /metrics always are.",
         },
     ],

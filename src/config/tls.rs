@@ -34,7 +34,7 @@ pub enum ClientAuth {
     Off,
     /// They are asked, and need none.
     Request,
-    /// Frames and POST without one are refused.
+    /// Frames, POST and syslog without one are refused.
     Require,
 }
 

@@ -88,8 +88,19 @@ fn long_varint(bytes: &[u8]) -> Read<'_, u64> {
 /// The key of the next field. Its number is checked by [`skip`], where all keys end that no message knows.
 #[inline(always)]
 pub(super) fn field_key(bytes: &[u8]) -> Read<'_, u32> {
+    #[cfg(test)]
+    work::FIELDS.with(|fields| fields.set(fields.get() + 1));
     let (key, rest) = varint(bytes)?;
     Ok((u32::try_from(key).map_err(|_| Fault::Key)?, rest))
+}
+
+/// How much was read by a thread, for tests of work that must be linear.
+#[cfg(test)]
+pub(super) mod work {
+    thread_local! {
+        /// Calls of [`super::field_key`].
+        pub(in crate::event) static FIELDS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    }
 }
 
 /// Reads eight little-endian bytes.

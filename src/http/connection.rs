@@ -403,7 +403,7 @@ impl Connection {
             head_only: head.method == "HEAD",
             method: head.method,
             path: head.path,
-            encoding: Encoding::Native,
+            encoding: if routes::is_otlp(head.path) { Encoding::of_otlp(head.content_type) } else { Encoding::Native },
         };
         match Route::find(head) {
             Ok(Route::Page(page)) => {
@@ -421,13 +421,7 @@ impl Connection {
                         out.extend_from_slice(CONTINUE);
                     }
                 }
-                Err(refusal) => {
-                    let encoding = match target {
-                        Target::Events => Encoding::Native,
-                        Target::Otlp(_) => Encoding::of_otlp(head.content_type),
-                    };
-                    self.refuse(&refusal, Ending { encoding, ..ending }, now, ingress, out);
-                }
+                Err(refusal) => self.refuse(&refusal, ending, now, ingress, out),
             },
             Err(refusal) => self.refuse(&refusal, ending, now, ingress, out),
         }

@@ -190,6 +190,8 @@ pub struct FakeIngress {
     pub(super) asked: Cell<usize>,
     /// The only token; `None`: none is needed.
     pub(super) token: Option<&'static [u8]>,
+    /// Why nothing is accepted on the connection.
+    pub(super) refuses_connection: Option<&'static str>,
     /// Whether the server shuts down.
     pub(super) draining: bool,
     /// Why the log accepts nothing.
@@ -225,6 +227,7 @@ impl FakeIngress {
             answers_find_room: true,
             asked: Cell::new(0),
             token: None,
+            refuses_connection: None,
             draining: false,
             log_pause: None,
             written: true,
@@ -264,6 +267,10 @@ impl Ingress for FakeIngress {
             Page::Ready => (200, "application/json", br#"{"status":"ready"}"#.to_vec()),
             Page::Metrics => (200, "text/plain; version=0.0.4", b"telemetryx_connections 1\n".to_vec()),
         }
+    }
+
+    fn refuses_connection(&self) -> Option<&'static str> {
+        self.refuses_connection
     }
 
     fn authorized(&mut self, token: Option<&[u8]>) -> bool {

@@ -41,6 +41,8 @@ pub(super) struct Piece {
     pub payload: PoolSlice,
     /// How many events or records.
     pub events: u32,
+    /// Bytes of a rejected record that its dead letter has no room for; else 0.
+    pub left_out: usize,
 }
 
 /// What became of a request's events; the text of its answer, kept in the pool while the answer waits, where bodies are
@@ -191,7 +193,7 @@ fn ingest_unpacked(
         ingress.rejected(RejectReason::Invalid, settled.rejected);
     }
     let mut last_ticket = None;
-    for Piece { payload, events } in pieces {
+    for Piece { payload, events, .. } in pieces {
         last_ticket = Some(ingress.accept(payload, events, level));
     }
     Ok((settled, last_ticket))
@@ -216,11 +218,15 @@ fn ingest_otlp(
         ingress.rejected(RejectReason::Invalid, settled.rejected);
     }
     let mut last_ticket = None;
-    for Piece { payload, events } in refused {
-        let reason = format!("OTLP {}: {summary}", signal.name());
+    for Piece { payload, events, left_out } in refused {
+        let cut = match left_out {
+            0 => String::new(),
+            bytes => format!("the last {bytes} bytes of the record are left out; "),
+        };
+        let reason = format!("OTLP {}: {cut}{summary}", signal.name());
         last_ticket = Some(ingress.reject(payload, events, settled.accepted == 0, &reason));
     }
-    for Piece { payload, events } in pieces {
+    for Piece { payload, events, .. } in pieces {
         last_ticket = Some(ingress.accept(payload, events, submission.level));
     }
     Ok((settled, last_ticket))
@@ -356,7 +362,8 @@ fn from_protobuf(
     })?;
     if runs.len() <= body.len() / settings.max_frame_bytes.max(1) + GAPS_SHARED_MAX {
         body.trim();
-        let pieces = runs.into_iter().map(|(run, events)| Piece { payload: body.share(run), events }).collect();
+        let pieces =
+            runs.into_iter().map(|(run, events)| Piece { payload: body.share(run), events, left_out: 0 }).collect();
         return Ok((pieces, rejections));
     }
     let mut packing = Packing::new(settings, ingress);
@@ -430,7 +437,7 @@ impl<'d, D: Ingress> Packing<'d, D> {
     fn close(&mut self) {
         if let Some((mut buffer, events)) = self.open.take().filter(|(_, events)| *events > 0) {
             buffer.trim();
-            self.pieces.push(Piece { payload: buffer.share(0..buffer.len()), events });
+            self.pieces.push(Piece { payload: buffer.share(0..buffer.len()), events, left_out: 0 });
         }
     }
 

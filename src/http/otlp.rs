@@ -15,7 +15,9 @@ use super::response::{JSON, Refusal, push_json_string};
 use super::routes::{MediaType, Submission};
 use crate::batch::pool::Buffer;
 use crate::event::otlp::{Decoded, EVENT_FIELD_BYTES_MAX, OtlpDecoder, OtlpError, Output, Signal};
-use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, OTLP_ENCODED_TIMES_BODY_MAX, RING_SLOTS};
+use crate::limits::{
+    FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, OTLP_ENCODED_TIMES_BODY_MAX, OTLP_REJECTED_BYTES_MAX, RING_SLOTS,
+};
 use crate::metrics::RejectReason;
 use crate::text::cut;
 
@@ -66,6 +68,7 @@ pub(super) fn status_body(encoding: Encoding, status: u16, message: &str) -> Vec
 fn code_of(status: u16) -> u8 {
     match status {
         401 => 16,       // UNAUTHENTICATED
+        403 => 7,        // PERMISSION_DENIED
         404 => 5,        // NOT_FOUND
         405 | 501 => 12, // UNIMPLEMENTED
         413 | 429 => 8,  // RESOURCE_EXHAUSTED
@@ -181,10 +184,11 @@ fn encoded_bytes_max(settings: Settings, finishing_bytes: usize) -> usize {
     wanted.min(of_pool).min(of_ring).max(max_frame_bytes.min(max_body_bytes))
 }
 
-/// Slots of the ring that a request takes at most: full ones, one that is being filled, and the rejected records.
+/// Slots of the ring that a request takes at most: full ones, one that is being filled, and the rejected records. An empty ring
+/// has them, whatever the settings are: see [`encoded_bytes_max`].
 pub(super) fn slots(settings: Settings) -> usize {
     let least = piece_bytes(settings).saturating_sub(EVENT_FIELD_BYTES_MAX).max(EVENT_FIELD_BYTES_MAX / 2);
-    OTLP_ENCODED_TIMES_BODY_MAX * settings.max_body_bytes / least + 4
+    (OTLP_ENCODED_TIMES_BODY_MAX * settings.max_body_bytes / least).min(RING_SLOTS / 4) + 4
 }
 
 /// Bytes of a buffer for events: the largest event fits.
@@ -206,6 +210,8 @@ struct Packing<'d, D> {
 #[derive(Default)]
 struct Filling {
     open: Option<(Buffer, u32)>,
+    /// Bytes of its only record for which a dead letter has no room.
+    left_out: usize,
     pieces: Vec<Piece>,
 }
 
@@ -213,7 +219,8 @@ impl Filling {
     fn close(&mut self) {
         if let Some((mut buffer, events)) = self.open.take().filter(|(_, events)| *events > 0) {
             buffer.trim();
-            self.pieces.push(Piece { payload: buffer.share(0..buffer.len()), events });
+            self.pieces.push(Piece { payload: buffer.share(0..buffer.len()), events, left_out: self.left_out });
+            self.left_out = 0;
         }
     }
 
@@ -273,7 +280,8 @@ impl<D: Ingress> Output for Packing<'_, D> {
     }
 
     fn reject(&mut self, pieces: &[&[u8]]) -> Result<(), Failed> {
-        let bytes = pieces.iter().map(|piece| piece.len()).sum();
+        let whole: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let bytes = whole.min(OTLP_REJECTED_BYTES_MAX);
         self.bytes += bytes;
         if self.bytes > self.bytes_max {
             return Err(self.too_large());
@@ -285,14 +293,60 @@ impl<D: Ingress> Output for Packing<'_, D> {
         }
         let Some((buffer, records)) = &mut self.refused.open else { return Err(Failed::NoRoom) };
         *records += 1;
-        let fits = pieces.iter().all(|piece| buffer.extend(piece));
-        if fits { Ok(()) } else { Err(Failed::NoRoom) }
+        let mut left = bytes;
+        for piece in pieces {
+            let kept = piece.get(..left).unwrap_or(piece);
+            left -= kept.len();
+            if !buffer.extend(kept) {
+                return Err(Failed::NoRoom);
+            }
+        }
+        if bytes < whole {
+            // It stays alone, so that its letter can say what is missing.
+            self.refused.left_out = whole - bytes;
+            self.refused.close();
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batch::pool::Pool;
+    use crate::http::fuzz::{FakeIngress, SETTINGS};
+
+    #[test]
+    fn an_empty_ring_has_the_slots_of_the_largest_request() {
+        use crate::limits::{FRAME_BYTES_LIMIT, FRAME_BYTES_LOWEST, HTTP_BODY_BYTES_LIMIT};
+        for max_body_bytes in (20..=30).map(|bits| 1 << bits) {
+            for max_frame_bytes in [FRAME_BYTES_LOWEST, 1 << 20, FRAME_BYTES_LIMIT] {
+                let settings = Settings { max_body_bytes, max_frame_bytes, ..SETTINGS };
+                let slots = slots(settings);
+                assert!(slots <= RING_SLOTS / 2, "{max_body_bytes} {max_frame_bytes}: {slots}");
+                // Two pieces in succession are more than one piece is long.
+                let pieces = 2 * encoded_bytes_max(settings, usize::MAX) / piece_bytes(settings);
+                assert!(pieces <= slots.max(RING_SLOTS / 4), "{max_body_bytes} {max_frame_bytes}: {pieces} of {slots}");
+            }
+        }
+        const { assert!(HTTP_BODY_BYTES_LIMIT == 1 << 30) };
+    }
+
+    #[test]
+    fn what_a_dead_letter_has_no_room_for_is_left_out_of_it() {
+        let settings = Settings { max_body_bytes: 64 << 20, max_frame_bytes: 1 << 20, ..SETTINGS };
+        let mut ingress = FakeIngress::new();
+        ingress.pool = Pool::new(128 << 20, Box::new(|| {}));
+        let mut packing = Packing::new(settings, &mut ingress);
+        let long = vec![7; OTLP_REJECTED_BYTES_MAX];
+        for pieces in [&[b"small".as_slice()][..], &[b"head", &long], &[b"more"]] {
+            assert!(packing.reject(pieces).is_ok());
+        }
+        let taken = packing.finish(Decoded::default());
+        let refused: Vec<_> = taken.refused.iter().map(|piece| (piece.payload.len(), piece.left_out)).collect();
+        assert_eq!(refused, [(5, 0), (OTLP_REJECTED_BYTES_MAX, 4), (4, 0)]);
+        assert!(taken.refused[1].payload.starts_with(b"head"));
+    }
 
     #[test]
     fn answers_are_in_the_encoding_of_the_request() {

@@ -56,6 +56,16 @@ impl Target {
     }
 }
 
+/// Whether a path is one of OTLP, or nearly one: after a prefix, with a slash at its end, or of a signal that is not supported. An
+/// exporter expects `google.rpc.Status` in the answer.
+pub(super) fn is_otlp(path: &str) -> bool {
+    let path = path.trim_end_matches('/');
+    ["/v1/logs", "/v1/metrics", "/v1/traces", PROFILES].iter().any(|known| path.ends_with(known))
+}
+
+/// The path of profiles, which are in development.
+const PROFILES: &str = "/v1development/profiles";
+
 impl Route {
     /// # Errors
     /// 404; 405 with Allow.
@@ -82,7 +92,10 @@ impl Route {
 fn not_found(path: &str) -> &'static str {
     match path.trim_end_matches('/') {
         "/v1/logs" | "/v1/metrics" | "/v1/traces" => "not found: the paths of OTLP have no slash at their end",
-        "/v1development/profiles" => "profiles are not supported: send logs, metrics and traces",
+        path if is_otlp(path) && !path.ends_with(PROFILES) => {
+            "not found: the paths of OTLP are /v1/logs, /v1/metrics and /v1/traces, with nothing before them"
+        }
+        path if path.ends_with(PROFILES) => "profiles are not supported: send logs, metrics and traces",
         _ => {
             "not found: there are POST /v1/events, /v1/logs, /v1/metrics, /v1/traces and GET /health, /ready, /metrics"
         }

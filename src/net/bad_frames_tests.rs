@@ -11,6 +11,7 @@ use prost::Message as _;
 use super::connection::{Connection, Phase};
 use super::protocols::Context;
 use super::serve::{Scratch, Served, serve};
+use super::socket::KeptBytes;
 use super::transport::Transport;
 use super::{Ingress, testing};
 use crate::batch::pool::Pool;
@@ -124,13 +125,13 @@ impl Bench {
         let mut said = Vec::new();
         connection.socket.transport().shut_down().unwrap();
         peer.read_to_end(&mut said).unwrap();
-        self.scratch.unparsed_bytes -= connection.socket.counted_kept();
+        self.scratch.kept.replace(connection.socket.counted_kept(), KeptBytes::default());
         drop(connection);
         outcome.heard = heard(&said);
         outcome.rejected = std::array::from_fn(|index| self.rejected()[index] - before.1[index]);
         assert!(self.ingress.intake.prepare());
         assert_eq!(self.ingress.intake.pool().bytes_in_use(), before.0, "memory is back");
-        assert_eq!(self.scratch.unparsed_bytes, 0);
+        assert_eq!(self.scratch.kept, KeptBytes::default());
         outcome
     }
 

@@ -11,13 +11,13 @@ use crate::tls::{Acceptor, Machine, first_dns_name};
 pub struct Encryption {
     /// `None`: TLS is not offered.
     pub acceptor: Option<Arc<Acceptor>>,
-    /// Frames and POST need the certificate of a client.
+    /// Frames, POST and syslog need the certificate of a client.
     pub requires_certificate: bool,
-    /// From whom frames and POST are accepted without TLS.
+    /// From whom frames, POST and syslog are accepted without TLS.
     pub plaintext: Plaintext,
 }
 
-/// From whom frames and POST are accepted without TLS.
+/// From whom frames, POST and syslog are accepted without TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Plaintext {
     /// From everywhere.

@@ -347,7 +347,8 @@ impl EventLoop {
         // Both directions are closed: nobody waits for an answer. A peer that has only half-closed does.
         if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
             connection.is_reset = true;
-            if connection.waiting || connection.is_delayed {
+            let is_held_back = connection.waiting || connection.is_delayed;
+            if is_held_back && !connection.protocol().is_some_and(Protocol::reads_after_reset) {
                 self.remove(id, "broken");
                 return;
             }

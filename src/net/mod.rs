@@ -61,6 +61,8 @@ mod serve;
 mod shared;
 mod socket;
 #[cfg(test)]
+mod syslog_tests;
+#[cfg(test)]
 mod testing;
 mod timers;
 mod transport;

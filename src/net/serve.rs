@@ -3,13 +3,14 @@
 use crate::event::syslog::SyslogDecoder;
 use crate::ids::ConnectionId;
 use crate::limits::{
-    DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX, TLS_WIRE_BYTES,
+    DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX,
+    TLS_AGENTS_BYTES_MAX, TLS_WIRE_BYTES,
 };
 use crate::net::connection::{Connection, Phase};
 use crate::net::delayed::Delay;
 use crate::net::ingress::Ingress;
 use crate::net::protocols::{self, Context};
-use crate::net::socket::{ReadEnd, Socket};
+use crate::net::socket::{KeptBytes, ReadEnd, Socket};
 
 /// First byte of a TLS record that begins a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -52,8 +53,8 @@ pub(super) struct Scratch {
     pub replaced: Vec<ConnectionId>,
     /// Encodes messages of syslog.
     pub syslog: SyslogDecoder,
-    /// Bytes that are kept outside the pool until more has come: see [`Socket::count_kept`].
-    pub unparsed_bytes: usize,
+    /// Sums over the connections of the loop.
+    pub kept: KeptBytes,
 }
 
 impl Scratch {
@@ -64,7 +65,7 @@ impl Scratch {
             wire: vec![0; TLS_WIRE_BYTES].into_boxed_slice(),
             replaced: Vec::new(),
             syslog: SyslogDecoder::new(),
-            unparsed_bytes: 0,
+            kept: KeptBytes::default(),
         }
     }
 }
@@ -84,21 +85,33 @@ pub(super) fn serve(
         Phase::Open(protocol) => protocol.serve(&mut cx),
         Phase::Closing | Phase::Lingering(_) => discard(phase, &mut cx),
     };
-    // An accepted agent keeps at most a part of a header.
     let is_agent = peer.origin.agent_id.is_some();
-    socket.count_kept(is_agent, &mut scratch.unparsed_bytes);
+    socket.count_kept(is_agent, &mut scratch.kept);
     if let Some(error) = socket.take_tls_error() {
         ingress.shared.log_lines.refusals.log_tls_failed(&peer.origin.default_source, &error, ingress.now);
         // The alert is in the outbox: the peer may read it while what it still sends is discarded.
         return Served::Close("tls_failed");
     }
-    if !is_agent
-        && scratch.unparsed_bytes > ingress.shared.part_of(HTTP_TORN_HEADS_BYTES_MAX)
-        && socket.counted_kept() > kept_before
-    {
-        return Served::Gone("heads_over_budget");
-    }
-    served
+    over_budget(is_agent, kept_before, socket.counted_kept(), scratch.kept, ingress).map_or(served, Served::Gone)
+}
+
+/// Why a connection that keeps more than before is closed, where all of the loop together keep too much.
+fn over_budget(
+    is_agent: bool,
+    before: KeptBytes,
+    now: KeptBytes,
+    sums: KeptBytes,
+    ingress: &Ingress,
+) -> Option<&'static str> {
+    let part_of = |bytes| ingress.shared.part_of(bytes);
+    // Of an accepted agent, what is not parsed is at most a part of a header.
+    let (is_over, reason) = match is_agent {
+        true => (now.of_agents > before.of_agents && sums.of_agents > part_of(TLS_AGENTS_BYTES_MAX), "tls_over_budget"),
+        false => {
+            (now.unparsed > before.unparsed && sums.unparsed > part_of(HTTP_TORN_HEADS_BYTES_MAX), "heads_over_budget")
+        }
+    };
+    is_over.then_some(reason)
 }
 
 /// The first read: its first byte decides the protocol, and whether that is within TLS.

@@ -41,9 +41,27 @@ pub(super) struct Socket {
     tls_error: Option<rustls::Error>,
     /// close_notify is in the outbox or sent, or cannot be sent.
     is_ending: bool,
-    /// What of `outbox`, and of bytes that are not parsed, is part of the sums of the loop.
+    /// What of `outbox`, and of bytes that are kept outside the pool, is part of the sums of the loop.
     counted_unsent: usize,
-    counted_kept: usize,
+    counted_kept: KeptBytes,
+}
+
+/// Bytes that are kept outside the pool until more has come: of one connection, or the sums of a loop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct KeptBytes {
+    /// Not parsed: parts of heads and of frames' headers, messages of syslog; and what TLS keeps where the peer is not an agent that
+    /// was accepted.
+    pub unparsed: usize,
+    /// What TLS keeps of agents that were accepted: parts of records.
+    pub of_agents: usize,
+}
+
+impl KeptBytes {
+    /// Brings a sum up to date: one of its connections has `now` what was `before`.
+    pub(super) fn replace(&mut self, before: Self, now: Self) {
+        self.unparsed = (self.unparsed + now.unparsed).saturating_sub(before.unparsed);
+        self.of_agents = (self.of_agents + now.of_agents).saturating_sub(before.of_agents);
+    }
 }
 
 impl Socket {
@@ -60,7 +78,7 @@ impl Socket {
             tls_error: None,
             is_ending: false,
             counted_unsent: 0,
-            counted_kept: 0,
+            counted_kept: KeptBytes::default(),
         }
     }
 
@@ -87,6 +105,11 @@ impl Socket {
     /// The peer has closed its half.
     pub(super) fn is_at_end(&self) -> bool {
         self.end_of_stream
+    }
+
+    /// Whether the peer has closed its half without saying so within TLS (close_notify): what it sent may be a part of what it meant.
+    pub(super) fn is_cut(&self) -> bool {
+        self.end_of_stream && self.transport.tls().is_some_and(|machine| !machine.has_ended())
     }
 
     /// When bytes were last received; at first, when the connection was accepted.
@@ -240,17 +263,19 @@ impl Socket {
         self.counted_unsent
     }
 
-    /// Brings a sum of bytes that are kept outside the pool up to date: of an accepted agent only those that are decrypted and not
-    /// parsed, at most a part of a header.
-    pub(super) fn count_kept(&mut self, is_agent: bool, sum: &mut usize) {
-        let encrypted = self.transport.tls().filter(|_| !is_agent).map_or(0, Machine::kept_bytes);
-        let kept = self.unparsed.len() + encrypted;
-        *sum = (*sum + kept).saturating_sub(self.counted_kept);
+    /// Brings the sums of bytes that are kept outside the pool up to date.
+    pub(super) fn count_kept(&mut self, is_agent: bool, sums: &mut KeptBytes) {
+        let (unparsed, of_tls) = (self.unparsed.len(), self.transport.tls().map_or(0, Machine::kept_bytes));
+        let kept = match is_agent {
+            true => KeptBytes { unparsed, of_agents: of_tls },
+            false => KeptBytes { unparsed: unparsed + of_tls, of_agents: 0 },
+        };
+        sums.replace(self.counted_kept, kept);
         self.counted_kept = kept;
     }
 
-    /// What the sum has of this socket.
-    pub(super) fn counted_kept(&self) -> usize {
+    /// What the sums have of this socket.
+    pub(super) fn counted_kept(&self) -> KeptBytes {
         self.counted_kept
     }
 

@@ -135,7 +135,8 @@ impl Transport {
             }
         };
         if received == 0 {
-            // Without close_notify. Frames and bodies carry their lengths: what is cut off is noticed.
+            // Without close_notify. Frames and bodies carry their lengths: what is cut off is noticed. Lines of syslog do not: see
+            // `Socket::is_cut`.
             return Ok(Received::End);
         }
         let wire = wire.get_mut(..start + received).unwrap_or_default();

@@ -16,7 +16,7 @@ use crate::tls::{Acceptor, Looked};
 /// # Errors
 /// They cannot be used.
 pub fn acceptor(config: &Config) -> Result<Option<Acceptor>, ConfigError> {
-    let acceptor = config.tls.files().map(Acceptor::new).transpose();
+    let acceptor = config.tls.files().map(|files| Acceptor::new(files, !config.syslog.enabled)).transpose();
     acceptor.map_err(|problem| ConfigError { problems: vec![problem] })
 }
 

@@ -12,6 +12,7 @@ use super::files::{Contents, Files};
 /// The certificate and key in force, shared by all event loops.
 pub struct Acceptor {
     files: Files,
+    tickets_are_sent: bool,
     current: RwLock<Current>,
 }
 
@@ -36,17 +37,19 @@ pub enum Looked {
 }
 
 impl Acceptor {
-    /// Reads the files.
+    /// Reads the files. `all_read`: every client reads what the server sends. One that never does leaves the ticket of TLS 1.3, which
+    /// comes after the handshake, unread when it closes; its kernel then resets the connection, and drops what it has not sent yet. So
+    /// no such ticket is sent where clients of syslog may connect.
     ///
     /// # Errors
     /// They cannot be used; the text begins with the setting.
-    pub fn new(files: Files) -> Result<Self, String> {
+    pub fn new(files: Files, all_read: bool) -> Result<Self, String> {
         let contents = files.read()?;
         let certificates = files.check(&contents)?;
         let tickets = tickets()?;
-        let config = certificates.config(tickets.clone()).map_err(|error| error.to_string())?;
+        let config = certificates.config(tickets.clone(), all_read).map_err(|error| error.to_string())?;
         let current = Current { config, tickets, contents, not_after: certificates.not_after, unusable: None };
-        Ok(Self { files, current: RwLock::new(current) })
+        Ok(Self { files, tickets_are_sent: all_read, current: RwLock::new(current) })
     }
 
     /// What a new connection is opened with.
@@ -99,7 +102,7 @@ impl Acceptor {
     fn load(&self, contents: Contents, kept: Option<Arc<dyn ProducesTickets>>) -> Result<Current, String> {
         let certificates = self.files.check(&contents)?;
         let tickets = kept.map_or_else(tickets, Ok)?;
-        let config = certificates.config(tickets.clone()).map_err(|error| error.to_string())?;
+        let config = certificates.config(tickets.clone(), self.tickets_are_sent).map_err(|error| error.to_string())?;
         Ok(Current { config, tickets, contents, not_after: certificates.not_after, unusable: None })
     }
 }
@@ -129,7 +132,7 @@ mod tests {
         write(dir, "cert", &issued.pem);
         write(dir, "key", &issued.key);
         write(dir, "ca", &Authority::new("clients").pem);
-        Acceptor::new(files_in(dir)).unwrap()
+        Acceptor::new(files_in(dir), true).unwrap()
     }
 
     #[test]

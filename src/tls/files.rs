@@ -128,8 +128,8 @@ impl Files {
 }
 
 impl Certificates {
-    /// What connections are opened with. `tickets`: what sessions are resumed by.
-    pub(super) fn config(&self, tickets: Arc<dyn ProducesTickets>) -> Result<Arc<ServerConfig>, Error> {
+    /// What connections are opened with. `tickets`: what sessions are resumed by. `are_sent`: also after a handshake of TLS 1.3.
+    pub(super) fn config(&self, tickets: Arc<dyn ProducesTickets>, are_sent: bool) -> Result<Arc<ServerConfig>, Error> {
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
         let builder = match &self.clients {
             Some(clients) => builder.with_client_cert_verifier(clients.clone()),
@@ -137,7 +137,7 @@ impl Certificates {
         };
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(self.key.clone())));
         // Agents keep their connections: one ticket is for the next one.
-        config.send_tls13_tickets = 1;
+        config.send_tls13_tickets = usize::from(are_sent);
         config.ticketer = tickets;
         Ok(Arc::new(config))
     }

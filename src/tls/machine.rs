@@ -105,6 +105,11 @@ impl Machine {
         count
     }
 
+    /// Whether the peer has said that it sends nothing more (close_notify).
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
     /// Whether the peer sends nothing more, and all that it sent was taken.
     pub(crate) fn is_at_end(&self) -> bool {
         self.has_ended && self.plain.is_empty()

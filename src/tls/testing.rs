@@ -23,8 +23,8 @@ pub(crate) fn acceptor(issued: &Issued, clients: Option<(&Authority, &[u64])>) -
     };
     let client_ca = clients.map(|(authority, _)| write("ca", &authority.pem));
     let client_crl = clients.map(|(authority, revoked)| write("crl", &authority.revoked(revoked)));
-    Acceptor::new(Files { cert: write("cert", &issued.pem), key: write("key", &issued.key), client_ca, client_crl })
-        .unwrap()
+    let files = Files { cert: write("cert", &issued.pem), key: write("key", &issued.key), client_ca, client_crl };
+    Acceptor::new(files, true).unwrap()
 }
 
 /// A client that trusts `server` and shows `own`, with this version only.

@@ -1,9 +1,10 @@
 //! `LogRecord` becomes one event.
 
 use super::mapping::{DEPTH_RECORD, Group, Invalid, Mapping, Pieces, Stretch, id, put, time_in_range};
+use super::parts::Parts;
 use super::schema::{enter, fixed32, text};
-use super::tables::{ANY_VALUE, LOG_RECORD};
-use super::value::{Joined, Value, join};
+use super::tables::LOG_RECORD;
+use super::value::Value;
 use super::writer::{Key, Scalar, Writer};
 use super::{Malformed, OtlpError, Output};
 use crate::event::proto::EventKind;
@@ -33,7 +34,7 @@ struct LogRecord<'a> {
     observed_time: u64,
     severity: i32,
     severity_text: &'a [u8],
-    body: Joined<'a>,
+    body: Option<Parts<'a>>,
     attributes: Stretch,
     dropped: u32,
     flags: u32,
@@ -58,7 +59,7 @@ impl<'a> LogRecord<'a> {
                 SEVERITY_TEXT => put(&mut log.severity_text, text(after)),
                 LOG_BODY => {
                     let (body, after) = delimited(after).map_err(malformed)?;
-                    join(&mut log.body, body, &ANY_VALUE, DEPTH_RECORD - 1)?;
+                    Parts::add(&mut log.body, body, (bytes, LOG_BODY));
                     Ok(after)
                 }
                 ATTRIBUTES => delimited(after).map(|(_, after)| {
@@ -107,7 +108,7 @@ impl<O: Output> Mapping<'_, O> {
         self.count()?;
         let depth = enter(DEPTH_RECORD).map_err(|fault| LOG_RECORD.malformed(fault))?;
         let mut json = std::mem::take(&mut self.scratch.body);
-        let body = match &log.body {
+        let body = match log.body {
             None => Value::None,
             Some(body) => Value::read(body, depth)?,
         };

@@ -308,7 +308,7 @@ fn note_name(attribute: &[u8], service: &mut Vec<u8>, host: &mut Vec<u8>) {
         b"host.name" => host,
         _ => return,
     };
-    if let Ok(Value::Scalar(Scalar::Text(text))) = Value::read(&value, DEPTH_RESOURCE - 2) {
+    if let Ok(Value::Scalar(Scalar::Text(text))) = Value::read(value, DEPTH_RESOURCE - 2) {
         name.clear();
         name.extend_from_slice(text);
     }

@@ -1,6 +1,7 @@
 //! `Metric`: each of its data points becomes an event.
 
 use super::mapping::{DEPTH_RECORD, Group, Invalid, Mapping, Pieces, Stretch, put, time_in_range};
+use super::parts::{Joined, join};
 use super::points::{POINT_DEPTH, Point};
 use super::schema::{Message, enter, text};
 use super::tables::{
@@ -8,7 +9,6 @@ use super::tables::{
     NUMBER_DATA_POINT, SUM, SUMMARY, SUMMARY_DATA_POINT,
 };
 use super::traces::put_named;
-use super::value::{Joined, join};
 use super::writer::{Key, Scalar, Writer};
 use super::{Malformed, OtlpError, Output};
 use crate::event::proto::EventKind;

@@ -14,6 +14,7 @@
 //! | `mapping` | what records have in common, and what becomes of each |
 //! | `logs`, `traces`, `metrics`, `points` | one record each |
 //! | `value` | attributes, and JSON text of what is no scalar |
+//! | `parts` | fields that occur several times |
 //! | `writer` | writes one event within the limits of the contract |
 //! | `schema`, `tables` | the messages of OTLP, and the check of what is not mapped |
 //! | `fuzz`, `reference` | a plain twin over the types of prost |
@@ -29,6 +30,7 @@ mod json;
 mod logs;
 mod mapping;
 mod metrics;
+mod parts;
 mod points;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -39,6 +41,8 @@ mod tables;
 mod traces;
 mod transcode;
 mod value;
+#[cfg(test)]
+mod work_tests;
 mod writer;
 
 use mapping::{Mapping, Prefix};

@@ -3,11 +3,12 @@
 use super::Malformed;
 use super::mapping::{DEPTH_RECORD, Invalid, Stretch, put};
 use super::metrics::Shape;
+use super::parts::{Joined, join};
 use super::schema::{each_number, enter};
 use super::tables::{
     EXEMPLAR, EXPONENTIAL_HISTOGRAM_DATA_POINT_BUCKETS as BUCKETS, SUMMARY_DATA_POINT_VALUE_AT_QUANTILE as QUANTILE,
 };
-use super::value::{Joined, JsonText, join};
+use super::value::JsonText;
 use crate::event::protobuf::{DELIMITED, FIXED64, VARINT, delimited, field_key, fixed64, key, varint};
 
 /// Levels that may be entered within a data point.

@@ -4,9 +4,9 @@
 //! read once to find its resource or scope, and once more to map what is in it.
 
 use super::mapping::{DEPTH_REQUEST, Group, Mapping};
+use super::parts::{Joined, join};
 use super::schema::{Kind, Message};
 use super::tables::{EXPORT_LOGS_SERVICE_REQUEST, EXPORT_METRICS_SERVICE_REQUEST, EXPORT_TRACE_SERVICE_REQUEST};
-use super::value::{Joined, join};
 use super::{Malformed, OtlpError, Output, Signal};
 use crate::event::protobuf::{DELIMITED, delimited, field_key, key, skip};
 

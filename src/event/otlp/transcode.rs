@@ -10,7 +10,7 @@
 //! | other bytes | base64, also with `-` and `_`, with or without padding |
 //! | enum | its number |
 //!
-//! A nested message has a length of three bytes, whatever it is: how long it becomes is known only at its end.
+//! A nested message has a length of four bytes, whatever it is: how long it becomes is known only at its end.
 
 use std::fmt;
 
@@ -34,9 +34,9 @@ pub(super) struct Encoded {
     pub is_too_large: bool,
 }
 
-/// Bytes of a nested message's length.
-const LENGTH_BYTES: usize = 3;
-const LENGTH_BITS: usize = 7 * LENGTH_BYTES;
+/// Bytes of a nested message's length: enough for the longest, so that nothing is moved to make room for more.
+const LENGTH_BYTES: usize = 4;
+const _: () = assert!(OTLP_JSON_RECORD_BYTES_MAX >> (7 * LENGTH_BYTES) == 0);
 
 impl Encoded {
     /// Begins the next message.
@@ -74,18 +74,6 @@ impl Encoded {
     fn end(&mut self, start: usize) {
         let mut length = self.bytes.len() - start;
         if self.is_too_large || start < LENGTH_BYTES {
-            return;
-        }
-        if length >> LENGTH_BITS != 0 {
-            // Two bytes more, for what is very long.
-            self.bytes.splice(start..start, [0; 2]);
-            for place in self.bytes.iter_mut().skip(start - LENGTH_BYTES).take(LENGTH_BYTES + 1) {
-                *place = length as u8 & 0x7F | 0x80;
-                length >>= 7;
-            }
-            if let Some(last) = self.bytes.get_mut(start + 1) {
-                *last = length as u8 & 0x7F;
-            }
             return;
         }
         for (number, place) in self.bytes.iter_mut().skip(start - LENGTH_BYTES).take(LENGTH_BYTES).enumerate() {

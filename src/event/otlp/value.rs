@@ -9,14 +9,13 @@
 //!
 //! Within JSON, bytes are base64, no value is `null`, and NaN and infinities are texts.
 
-use std::borrow::Cow;
-
 use super::Malformed;
-use super::schema::{Message, enter, text};
+use super::parts::{Members, Parts};
+use super::schema::{enter, text};
 use super::tables::{ANY_VALUE, ARRAY_VALUE, KEY_VALUE, KEY_VALUE_LIST};
 use super::writer::{Key, Scalar, Writer, cut};
 use crate::event::json_out::{write_base64, write_double, write_number, write_text};
-use crate::event::protobuf::{DELIMITED, FIXED64, Fault, VARINT, delimited, field_key, fixed64, is_utf8, key, varint};
+use crate::event::protobuf::{DELIMITED, FIXED64, VARINT, delimited, field_key, fixed64, is_utf8, key, varint};
 use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, EVENT_BODY_BYTES_MAX};
 
 const KEY: u32 = key(1, DELIMITED);
@@ -29,44 +28,6 @@ const ARRAY: u32 = key(5, DELIMITED);
 const LIST: u32 = key(6, DELIMITED);
 const BYTES_VALUE: u32 = key(7, DELIMITED);
 const STRING_INDEX: u32 = key(8, VARINT);
-/// Of `ArrayValue` and `KeyValueList`.
-const VALUES: u32 = key(1, DELIMITED);
-
-/// The content of a message that may occur several times and then is one, joined, as protobuf has it.
-pub(super) type Joined<'a> = Option<Cow<'a, [u8]>>;
-
-/// Adds an occurrence. `depth`: levels that may be entered within it.
-///
-/// # Errors
-/// There are several, and one is malformed: each is a message by itself.
-#[inline(always)]
-pub(super) fn join<'a>(
-    joined: &mut Joined<'a>,
-    bytes: &'a [u8],
-    message: &'static Message,
-    depth: usize,
-) -> Result<(), Malformed> {
-    match joined {
-        None => *joined = Some(Cow::Borrowed(bytes)),
-        Some(joined) => extend(joined, bytes, message, depth)?,
-    }
-    Ok(())
-}
-
-#[cold]
-fn extend<'a>(
-    joined: &mut Cow<'a, [u8]>,
-    bytes: &'a [u8],
-    message: &'static Message,
-    depth: usize,
-) -> Result<(), Malformed> {
-    if let Cow::Borrowed(first) = joined {
-        message.validate(first, depth)?;
-    }
-    message.validate(bytes, depth)?;
-    joined.to_mut().extend_from_slice(bytes);
-    Ok(())
-}
 
 /// An `AnyValue`.
 #[derive(Debug)]
@@ -75,10 +36,10 @@ pub(super) enum Value<'a> {
     None,
     /// Text, number, boolean or bytes.
     Scalar(Scalar<'a>),
-    /// The content of an `ArrayValue`, not checked yet.
-    Array(Cow<'a, [u8]>),
-    /// The content of a `KeyValueList`, not checked yet.
-    List(Cow<'a, [u8]>),
+    /// An `ArrayValue`, not checked yet.
+    Array(Members<'a>),
+    /// A `KeyValueList`, not checked yet.
+    List(Members<'a>),
 }
 
 impl<'a> Value<'a> {
@@ -87,11 +48,11 @@ impl<'a> Value<'a> {
     /// # Errors
     /// The bytes are no `AnyValue`; arrays and lists are not looked into.
     #[inline]
-    pub(super) fn read(bytes: &'a [u8], depth: usize) -> Result<Self, Malformed> {
+    pub(super) fn read(parts: Parts<'a>, depth: usize) -> Result<Self, Malformed> {
         const STRING: u8 = STRING_VALUE as u8;
         const INT: u8 = INT_VALUE as u8;
         const DOUBLE: u8 = DOUBLE_VALUE as u8;
-        match bytes {
+        match parts.only() {
             [STRING, length @ ..0x80, text @ ..] if usize::from(*length) == text.len() && is_utf8(text) => {
                 return Ok(Self::Scalar(Scalar::Text(text)));
             }
@@ -107,14 +68,15 @@ impl<'a> Value<'a> {
             }
             _ => {}
         }
-        Self::read_any(bytes, depth)
+        Self::read_any(parts, depth)
     }
 
-    fn read_any(bytes: &'a [u8], depth: usize) -> Result<Self, Malformed> {
+    fn read_any(mut parts: Parts<'a>, depth: usize) -> Result<Self, Malformed> {
         let malformed = |fault| ANY_VALUE.malformed(fault);
-        let (mut value, mut rest) = (Self::None, bytes);
-        while !rest.is_empty() {
-            let (key, after) = field_key(rest).map_err(malformed)?;
+        let mut value = Self::None;
+        while parts.has_more() {
+            let field = parts;
+            let (key, after) = field_key(parts.part).map_err(malformed)?;
             let (next, after) = match key {
                 STRING_VALUE => text(after).map(|(text, after)| (Self::Scalar(Scalar::Text(text)), after)),
                 BOOL_VALUE => varint(after).map(|(bits, after)| (Self::Scalar(Scalar::Bool(bits != 0)), after)),
@@ -126,45 +88,46 @@ impl<'a> Value<'a> {
                 // Refers to a table of profiles, which logs, metrics and traces do not have.
                 STRING_INDEX => varint(after).map(|(_, after)| (Self::None, after)),
                 ARRAY | LIST => {
-                    let (content, after) = delimited(after).map_err(malformed)?;
-                    value.add(key, content, depth)?;
-                    rest = after;
+                    parts.part = delimited(after).map_err(malformed)?.1;
+                    enter(depth).map_err(malformed)?;
+                    value.add(key, field, depth)?;
                     continue;
                 }
                 _ => {
-                    rest = ANY_VALUE.pass(key, after, depth)?;
+                    parts.part = ANY_VALUE.pass(key, after, depth)?;
                     continue;
                 }
             }
             .map_err(malformed)?;
             value.check_replaced(depth)?;
-            (value, rest) = (next, after);
+            (value, parts.part) = (next, after);
         }
         Ok(value)
     }
 
-    /// Adds an array or a list; of two of one kind the members are joined.
-    fn add(&mut self, key: u32, content: &'a [u8], depth: usize) -> Result<(), Malformed> {
-        let inner = enter(depth).map_err(|fault| ANY_VALUE.malformed(fault))?;
+    /// Adds the array or list at `field`; several of one kind are one.
+    fn add(&mut self, key: u32, field: Parts<'a>, depth: usize) -> Result<(), Malformed> {
         match (key, &mut *self) {
-            (ARRAY, Self::Array(members)) => return extend(members, content, &ARRAY_VALUE, inner),
-            (LIST, Self::List(members)) => return extend(members, content, &KEY_VALUE_LIST, inner),
+            (ARRAY, Self::Array(members)) | (LIST, Self::List(members)) => {
+                members.fields += 1;
+                return Ok(());
+            }
             _ => self.check_replaced(depth)?,
         }
-        let content = Cow::Borrowed(content);
-        *self = if key == ARRAY { Self::Array(content) } else { Self::List(content) };
+        let members = Members { first: field, key, fields: 1 };
+        *self = if key == ARRAY { Self::Array(members) } else { Self::List(members) };
         Ok(())
     }
 
     /// What another value replaces must be well-formed too.
     fn check_replaced(&self, depth: usize) -> Result<(), Malformed> {
-        let inner = enter(depth);
-        let malformed = |fault| ANY_VALUE.malformed(fault);
-        match self {
-            Self::Array(members) => ARRAY_VALUE.validate(members, inner.map_err(malformed)?),
-            Self::List(members) => KEY_VALUE_LIST.validate(members, inner.map_err(malformed)?),
-            Self::None | Self::Scalar(_) => Ok(()),
-        }
+        let (members, message) = match self {
+            Self::Array(members) => (members, &ARRAY_VALUE),
+            Self::List(members) => (members, &KEY_VALUE_LIST),
+            Self::None | Self::Scalar(_) => return Ok(()),
+        };
+        let inner = enter(depth).map_err(|fault| ANY_VALUE.malformed(fault))?;
+        members.each(|content| message.validate(content, inner))
     }
 }
 
@@ -174,7 +137,7 @@ pub(super) struct KeyValue<'a> {
     /// Checked to be UTF-8.
     pub key: &'a [u8],
     /// An `AnyValue` that is not checked yet.
-    pub value: Joined<'a>,
+    pub value: Option<Parts<'a>>,
 }
 
 impl<'a> KeyValue<'a> {
@@ -193,7 +156,7 @@ impl<'a> KeyValue<'a> {
             && depth > 0
             && is_utf8(key)
         {
-            return Ok(Self { key, value: Some(Cow::Borrowed(value)) });
+            return Ok(Self { key, value: Some(Parts::one(value)) });
         }
         Self::read_any(bytes, depth)
     }
@@ -212,7 +175,8 @@ impl<'a> KeyValue<'a> {
                 }
                 VALUE => {
                     let (value, after) = delimited(after).map_err(malformed)?;
-                    join(&mut read.value, value, &ANY_VALUE, enter(depth).map_err(malformed)?)?;
+                    enter(depth).map_err(malformed)?;
+                    Parts::add(&mut read.value, value, (bytes, VALUE));
                     after
                 }
                 _ => KEY_VALUE.pass(key, after, depth)?,
@@ -248,7 +212,7 @@ impl Scratch {
     ) -> Result<(), Malformed> {
         let KeyValue { key, value } = KeyValue::read(bytes, depth)?;
         let value_depth = depth.saturating_sub(1);
-        let value = match &value {
+        let value = match value {
             None => Value::None,
             Some(value) => Value::read(value, value_depth)?,
         };
@@ -257,14 +221,14 @@ impl Scratch {
             Value::None => writer.attribute(Key { prefix: &self.path, name: key }, Scalar::Text(b"")),
             Value::Array(members) => {
                 self.text.clear();
-                self.text.array(&members, value_depth)?;
+                self.text.array(members, value_depth)?;
                 writer.losses.cut |= self.text.is_cut;
                 writer.attribute(Key { prefix: &self.path, name: key }, Scalar::Text(&self.text.bytes));
             }
             Value::List(members) => {
                 let parent = self.path.len();
                 self.enter(key, writer);
-                self.put_members(writer, &members, value_depth)?;
+                self.put_members(writer, members, value_depth)?;
                 self.path.truncate(parent);
             }
         }
@@ -284,31 +248,13 @@ impl Scratch {
     }
 
     /// `value_depth`: levels that may be entered within the `AnyValue` that holds the list.
-    fn put_members(&mut self, writer: &mut Writer<'_>, list: &[u8], value_depth: usize) -> Result<(), Malformed> {
+    fn put_members(&mut self, writer: &mut Writer<'_>, list: Members<'_>, value_depth: usize) -> Result<(), Malformed> {
         let depth = value_depth.saturating_sub(1);
-        each_value(list, |key, after| match key {
-            VALUES => {
-                let (member, after) = delimited(after).map_err(|fault| KEY_VALUE_LIST.malformed(fault))?;
-                let depth = enter(depth).map_err(|fault| KEY_VALUE_LIST.malformed(fault))?;
-                self.put_attribute(writer, member, depth)?;
-                Ok(after)
-            }
-            _ => KEY_VALUE_LIST.pass(key, after, depth),
+        list.each_value(&KEY_VALUE_LIST, depth, |member| {
+            let depth = enter(depth).map_err(|fault| KEY_VALUE_LIST.malformed(fault))?;
+            self.put_attribute(writer, member, depth)
         })
     }
-}
-
-/// Calls `each` with the key of each field and what follows it; it returns what follows the field.
-fn each_value<'a>(
-    bytes: &'a [u8],
-    mut each: impl FnMut(u32, &'a [u8]) -> Result<&'a [u8], Malformed>,
-) -> Result<(), Malformed> {
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let (key, after) = field_key(rest).map_err(|fault: Fault| ARRAY_VALUE.malformed(fault))?;
-        rest = each(key, after)?;
-    }
-    Ok(())
 }
 
 /// JSON text of bounded length. What it is made of is read to its end, also where the text is cut.
@@ -401,50 +347,38 @@ impl JsonText {
                     self.bytes.push(b'"');
                 }
             }
-            Value::Array(members) => self.array(members, depth)?,
-            Value::List(members) => self.list(members, depth)?,
+            Value::Array(members) => self.array(*members, depth)?,
+            Value::List(members) => self.list(*members, depth)?,
         }
         Ok(())
     }
 
-    /// Appends the content of an `ArrayValue`. `depth`: levels that may be entered within the `AnyValue` that holds it.
+    /// Appends an `ArrayValue`. `depth`: levels that may be entered within the `AnyValue` that holds it.
     ///
     /// # Errors
     /// It is malformed.
-    pub(super) fn array(&mut self, members: &[u8], depth: usize) -> Result<(), Malformed> {
+    fn array(&mut self, members: Members<'_>, depth: usize) -> Result<(), Malformed> {
         let malformed = |fault| ARRAY_VALUE.malformed(fault);
         let depth = enter(depth).map_err(malformed)?;
         self.raw("[");
-        each_value(members, |key, after| match key {
-            VALUES => {
-                let (member, after) = delimited(after).map_err(malformed)?;
-                let depth = enter(depth).map_err(malformed)?;
-                self.comma();
-                self.value(&Value::read(member, depth)?, depth)?;
-                Ok(after)
-            }
-            _ => ARRAY_VALUE.pass(key, after, depth),
+        members.each_value(&ARRAY_VALUE, depth, |member| {
+            let depth = enter(depth).map_err(malformed)?;
+            self.comma();
+            self.value(&Value::read(Parts::one(member), depth)?, depth)
         })?;
         self.raw("]");
         Ok(())
     }
 
-    /// Appends the content of a `KeyValueList` as an object. `depth`: as of [`JsonText::array`].
+    /// Appends a `KeyValueList` as an object. `depth`: as of [`JsonText::array`].
     ///
     /// # Errors
     /// It is malformed.
-    pub(super) fn list(&mut self, members: &[u8], depth: usize) -> Result<(), Malformed> {
+    fn list(&mut self, members: Members<'_>, depth: usize) -> Result<(), Malformed> {
         let malformed = |fault| KEY_VALUE_LIST.malformed(fault);
         let depth = enter(depth).map_err(malformed)?;
         self.raw("{");
-        each_value(members, |key, after| match key {
-            VALUES => {
-                let (member, after) = delimited(after).map_err(malformed)?;
-                self.member(member, enter(depth).map_err(malformed)?)?;
-                Ok(after)
-            }
-            _ => KEY_VALUE_LIST.pass(key, after, depth),
-        })?;
+        members.each_value(&KEY_VALUE_LIST, depth, |member| self.member(member, enter(depth).map_err(malformed)?))?;
         self.raw("}");
         Ok(())
     }
@@ -459,7 +393,7 @@ impl JsonText {
         self.text(key);
         self.raw(":");
         let depth = depth.saturating_sub(1);
-        match &value {
+        match value {
             None => self.raw("null"),
             Some(value) => self.value(&Value::read(value, depth)?, depth)?,
         }

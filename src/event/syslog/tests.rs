@@ -297,6 +297,20 @@ fn a_stream_is_taken_apart_by_counts_and_by_lines() {
     }
 }
 
+/// What is neither form arrives as it was sent, in any pieces, and the next message is whole: by lines and by counts.
+#[test]
+fn bad_messages_are_taken_out_of_a_stream_in_any_pieces() {
+    for (bytes, _) in BAD {
+        let next = (&b"<2>next"[..], false);
+        // The `5` would be the digits of a count, were there a space and `<` after it.
+        assert_messages(&[bytes, &b"\n<2>next\n"[..]].concat(), &[(bytes, false), next]);
+        if bytes.first() == Some(&b'<') {
+            let counted = [format!("{} ", bytes.len()).as_bytes(), bytes, b"7 <2>next"].concat();
+            assert_messages(&counted, &[(bytes, false), next]);
+        }
+    }
+}
+
 #[test]
 fn a_message_that_is_too_long_is_cut_and_the_next_one_is_whole() {
     let max = SYSLOG_MESSAGE_BYTES_MAX;

@@ -4,6 +4,10 @@ use super::events::body;
 use super::*;
 use crate::event::Events;
 use crate::event::UnknownKeys;
+use crate::http::fuzz::exchange_body_at;
+
+#[path = "../../../tests/support/bad_maps.rs"]
+mod bad_maps;
 
 const LINE: &str = r#"{"level":50,"time":1795771426124,"name":"api","msg":"boom","code":7}"#;
 
@@ -63,4 +67,19 @@ fn a_wrong_unit_is_named_in_the_answer() {
     let got = exchange(post_to("?map=pino", "application/json", r#"{"time":1795771426,"msg":"a"}"#));
     let error = body(&got)["rejected"][0]["error"].as_str().unwrap().to_owned();
     assert!(error.contains("it looks like seconds: set time=s"), "{error}");
+}
+
+/// Whole, byte by byte, and split everywhere.
+#[test]
+fn what_cannot_be_read_is_answered_alike_however_it_comes() {
+    assert!(bad_maps::BAD.len() >= 40);
+    for (map, text, expected) in bad_maps::BAD {
+        let path = format!("/v1/events?map={}", map.name());
+        let got = exchange_body_at(&path, "application/json", text.as_bytes());
+        assert_eq!((got.statuses.as_slice(), got.payloads.len()), (&[400][..], 0), "{text} {}", got.answers);
+        let body = body(&got);
+        let error = body["rejected"][0]["error"].as_str().or(body["error"].as_str()).unwrap();
+        // Of a whole request there may be more to say.
+        assert!(error.contains(expected) || error.starts_with("the body "), "{text}: {error}");
+    }
 }

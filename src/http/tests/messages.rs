@@ -12,7 +12,8 @@ fn answer(request: impl AsRef<[u8]>) -> (u16, String) {
     assert_eq!(got.statuses.len(), 1, "{}", got.answers);
     let body = body(&got);
     let error = match &body["rejected"][0] {
-        serde_json::Value::Null => body["error"].as_str().unwrap().to_owned(),
+        // `message`: of google.rpc.Status.
+        serde_json::Value::Null => body["error"].as_str().or(body["message"].as_str()).unwrap().to_owned(),
         entry => format!("{}: {}", entry["index"], entry["error"].as_str().unwrap()),
     };
     (got.statuses[0], error)
@@ -359,6 +360,11 @@ fn otlp_is_named() {
     for path in ["/v1/logs/", "/v1/metrics/", "/v1/traces/", "http://x/v1/traces//"] {
         answers(format!("POST {path} HTTP/1.1\r\nHost: x\r\n\r\n"), 404, error);
     }
+    answers(
+        "POST /api/v1/logs HTTP/1.1\r\nHost: x\r\n\r\n",
+        404,
+        "not found: the paths of OTLP are /v1/logs, /v1/metrics and /v1/traces, with nothing before them",
+    );
     answers(
         "POST /v1development/profiles HTTP/1.1\r\nHost: x\r\n\r\n",
         404,

@@ -194,6 +194,53 @@ fn heads_that_are_refused_are_answered_in_the_encoding_of_the_request() {
     assert_eq!(status, 200);
     let got = exchange("GET /v1/logs HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(got.statuses == [405] && got.answers.contains("\r\nAllow: POST\r\n"), "{}", got.answers);
+    assert!(got.answers.ends_with(r#"{"code":12,"message":"method not allowed here: events are sent with POST"}"#));
+}
+
+/// The codes are those of google.rpc.Code.
+#[test]
+fn requests_that_are_not_for_a_path_of_otlp_are_answered_as_otlp_where_an_exporter_sends_them() {
+    for (method, path, status, code) in [
+        ("PUT", "/v1/traces", 405, 12),
+        ("POST", "/v1/logs/", 404, 5),
+        ("POST", "/otlp/v1/metrics", 404, 5),
+        ("POST", "/v1development/profiles", 404, 5),
+    ] {
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {PROTOBUF}\r\nContent-Length: 0\r\n\r\n");
+        let mut peer = Peer::new();
+        peer.send(head);
+        let (found, content_type, body) = answer_of(&mut peer);
+        let found_code = Status::decode(body.as_slice()).unwrap().code;
+        assert_eq!((found, content_type.as_str(), found_code), (status, PROTOBUF, code), "{path}");
+    }
+    let mut peer = Peer::new();
+    peer.send(post_to("/v1/event", "Content-Type: application/x-protobuf\r\n", ""));
+    let (status, content_type, body) = answer_of(&mut peer);
+    assert!(status == 404 && content_type == JSON && body.starts_with(br#"{"error":"#));
+}
+
+#[test]
+fn a_connection_that_may_not_send_is_answered_with_permission_denied() {
+    let mut peer = Peer::new();
+    peer.ingress.refuses_connection = Some("connect with TLS");
+    peer.send(post_to("/v1/logs", &format!("Content-Type: {PROTOBUF}\r\n"), ""));
+    let (status, _, body) = answer_of(&mut peer);
+    assert_eq!((status, Status::decode(body.as_slice()).unwrap().code), (403, 7));
+}
+
+/// Accepted and rejected records wait for the same level: with `received`, neither for the disk.
+#[test]
+fn rejected_records_are_kept_at_the_level_of_the_request() {
+    let bad = LogRecord { severity_number: 99, ..log("bad") };
+    for records in [vec![bad.clone()], vec![log("a"), bad]] {
+        for (path, level) in [("/v1/logs", AckLevel::Synced), ("/v1/logs?ack=received", AckLevel::Received)] {
+            let mut peer = Peer { acknowledge: false, ..Peer::new() };
+            let body = logs(records.clone()).encode_to_vec();
+            peer.send(post_to(path, &format!("Content-Type: {PROTOBUF}\r\n"), body));
+            assert_eq!(peer.connection.waiting_for().map(|(level, _)| level), Some(level), "{path}");
+        }
+    }
 }
 
 /// Bodies in protobuf that are malformed: path, body, and a part of the message.

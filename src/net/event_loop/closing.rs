@@ -6,6 +6,7 @@ use crate::ids::ConnectionId;
 use crate::limits::{LINGERING_MAX, OUTBOXES_BYTES_MAX, SILENT_SWEEP_INTERVAL};
 use crate::net::connection::{Connection, Phase};
 use crate::net::connections::Connections;
+use crate::net::socket::KeptBytes;
 
 impl EventLoop {
     /// Sends what is in `out`, begins or continues to close where that is due, and sets the timer.
@@ -35,7 +36,7 @@ impl EventLoop {
                 left = !std::mem::replace(&mut connection.peer.is_known, true);
             }
             let is_agent = connection.peer.origin.agent_id.is_some();
-            connection.socket.count_kept(is_agent, &mut self.scratch.unparsed_bytes);
+            connection.socket.count_kept(is_agent, &mut self.scratch.kept);
             if left {
                 self.known();
             }
@@ -76,7 +77,7 @@ impl EventLoop {
                 self.ingress.shared.metrics.connection_cut(reason);
             }
         }
-        self.scratch.unparsed_bytes = self.scratch.unparsed_bytes.saturating_sub(connection.socket.counted_kept());
+        self.scratch.kept.replace(connection.socket.counted_kept(), KeptBytes::default());
         self.unsent_bytes = self.unsent_bytes.saturating_sub(connection.socket.counted_unsent());
         if connection.is_delayed {
             self.leave_delayed();

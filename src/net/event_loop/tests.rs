@@ -234,6 +234,32 @@ fn a_connection_that_sends_nothing_is_closed_after_its_time() {
     assert!(String::from_utf8(bench.event_loop.ingress.shared.metrics.text()).unwrap().contains(closed));
 }
 
+/// Nobody sends them again: syslog has no acknowledgements.
+#[test]
+fn messages_of_syslog_that_wait_for_room_are_kept_when_their_sender_is_gone() {
+    let mut bench = Bench::new(10, 0);
+    let _first = bench.agent_that_takes(SLOTS - 1);
+    let shared = &mut bench.event_loop.ingress.shared;
+    Arc::get_mut(shared).expect("the loop is alone").syslog = Some("127.0.0.0/8".parse().unwrap());
+    let (client, id) = bench.connect(b"<13>a: one\n<13>a: two\n");
+    bench.turns_until("it is in line", |event_loop| waits(event_loop, id));
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    bench.turns_until("the reset is noticed", |event_loop| {
+        event_loop.connections.get(id).is_none_or(|connection| connection.is_reset)
+    });
+    assert!(waits(&mut bench.event_loop, id), "it is gone, with what it sent");
+    bench.log_thread.take(SLOTS, &mut Vec::new(), |_| false);
+    bench.turns_until("it is closed", |event_loop| event_loop.connections.get(id).is_none());
+    let mut slots = Vec::new();
+    bench.log_thread.take(SLOTS, &mut slots, |_| false);
+    let taken = |slot: &crate::pipeline::ring::Slot| match &slot.content {
+        crate::pipeline::ring::Content::Events { events, .. } => *events,
+        _ => 0,
+    };
+    assert_eq!(slots.iter().map(taken).sum::<u32>(), 2);
+}
+
 // ---- lingering ----
 
 #[test]

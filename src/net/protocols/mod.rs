@@ -114,6 +114,11 @@ pub(super) trait Protocol: Send {
 
     // What follows has a default: protocols that hold memory of the pool, keep marks of agents or have bodies override it.
 
+    /// What the peer has sent is of use also after it has reset the connection: it gets no answers, and keeps no copy.
+    fn reads_after_reset(&self) -> bool {
+        false
+    }
+
     /// Holds memory of the pool for what is partly received, and needs slots of the ring only.
     fn holds_partial(&self) -> bool {
         false

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::{Context, Ending, Priority, Protocol};
 use crate::event::syslog::{Framer, Message};
 use crate::limits::{
-    HELLO_TIMEOUT, HTTP_TORN_HEADS_BYTES_MAX, SYSLOG_KEEPALIVE, SYSLOG_PARTIAL_BYTES, SYSLOG_READ_BYTES,
+    HELLO_TIMEOUT, HTTP_TORN_HEADS_BYTES_MAX, SYSLOG_KEEPALIVE, SYSLOG_MESSAGES_PER_TURN, SYSLOG_PARTIAL_BYTES,
+    SYSLOG_READ_BYTES, SYSLOG_READ_BYTES_LOWEST,
 };
 use crate::metrics::{self, LimitScope};
 use crate::net::collector::Collector;
@@ -17,8 +18,21 @@ use crate::net::socket::ReadEnd;
 use crate::session::rates::Wait;
 use crate::session::tokens::Certificate;
 
-/// Why a connection is closed whose peer is outside of `syslog.allow`.
+/// Why a connection is closed whose peer is outside of `syslog.allow`, or has not TLS or a certificate where the settings require it.
 const NOT_ALLOWED: &str = "syslog_not_allowed";
+/// Why a connection is closed that was reset, or ended without close_notify, within a message.
+const CUT: &str = "syslog_cut";
+
+/// What became of the messages in some bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// Every whole one was taken.
+    All,
+    /// There was no room for the rest.
+    NoRoom,
+    /// The connection has had its share of the turn.
+    Share,
+}
 
 /// A message begins with its priority, a count, or a date; and syslog is enabled.
 pub(super) fn begins_with(first: u8, ingress: &Ingress) -> bool {
@@ -35,6 +49,8 @@ pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
         is_allowed,
         is_known: false,
         holds_whole: true,
+        is_broken: false,
+        left_in_turn: 0,
         delayed_by: None,
     })
 }
@@ -49,8 +65,12 @@ struct Syslog {
     is_allowed: bool,
     /// A whole message has come.
     is_known: bool,
-    /// What is unparsed may hold whole messages, for which there was no room.
+    /// What is unparsed may hold whole messages, for which there was no room or no time.
     holds_whole: bool,
+    /// The connection was reset: there is nothing to read any more.
+    is_broken: bool,
+    /// Messages that may still be taken in this turn.
+    left_in_turn: usize,
     /// What is read next had to wait for this limit.
     delayed_by: Option<LimitScope>,
 }
@@ -59,6 +79,7 @@ impl Protocol for Syslog {
     fn serve(&mut self, cx: &mut Context<'_>) -> Served {
         let now = cx.ingress.now;
         self.set_paused(false, now);
+        self.left_in_turn = SYSLOG_MESSAGES_PER_TURN;
         let served = self.serve_once(cx);
         if matches!(served, Served::Wait | Served::Delayed(_)) {
             self.set_paused(true, now);
@@ -72,6 +93,10 @@ impl Protocol for Syslog {
 
     fn is_waiting(&self) -> bool {
         false
+    }
+
+    fn reads_after_reset(&self) -> bool {
+        true
     }
 
     fn acknowledge(&mut self, _cx: &mut Context<'_>) {}
@@ -96,9 +121,10 @@ impl Protocol for Syslog {
     fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str> {
         if ending == Ending::Shutdown {
             // What was read is kept where there is room; what is still in the socket is lost.
+            self.left_in_turn = usize::MAX;
             let unparsed = std::mem::take(&mut cx.socket.unparsed);
-            if self.take_and_keep(unparsed, cx) {
-                self.take_last(cx);
+            if self.take_and_keep(unparsed, cx) == Taken::All {
+                self.take_last(false, cx);
             }
         }
         Some("SHUTDOWN")
@@ -123,12 +149,14 @@ impl Syslog {
         }
         if self.holds_whole {
             let unparsed = std::mem::take(&mut cx.socket.unparsed);
-            if !self.take_and_keep(unparsed, cx) {
-                return Served::Wait;
+            match self.take_and_keep(unparsed, cx) {
+                Taken::All => {}
+                Taken::NoRoom => return Served::Wait,
+                Taken::Share => return Served::Again,
             }
         }
-        if !cx.socket.is_readable() {
-            return if cx.socket.is_at_end() { self.at_end(cx) } else { Served::Idle };
+        if self.is_broken || !cx.socket.is_readable() {
+            return if self.is_broken || cx.socket.is_at_end() { self.at_end(cx) } else { Served::Idle };
         }
         if let Some(delay) = self.delay(cx) {
             return Served::Delayed(delay);
@@ -137,10 +165,13 @@ impl Syslog {
             Some(collector) => collector.put_back(cx.ingress),
             None => return Served::Wait,
         }
-        match self.read(cx) {
-            None => Served::Wait,
-            Some(ReadEnd::End) => self.at_end(cx),
-            Some(end) => after_read(cx.socket, end),
+        let (end, taken) = self.read(cx);
+        self.is_broken |= end == ReadEnd::Broken;
+        match (taken, end) {
+            (Taken::NoRoom, _) => Served::Wait,
+            (Taken::Share, _) => Served::Again,
+            (Taken::All, ReadEnd::End | ReadEnd::Broken) => self.at_end(cx),
+            (Taken::All, end) => after_read(cx.socket, end),
         }
     }
 
@@ -153,45 +184,46 @@ impl Syslog {
         Some(Delay { scope, client, until: cx.ingress.now + time })
     }
 
-    /// One read, and its messages. `None`: some of them have to wait for room.
-    fn read(&mut self, cx: &mut Context<'_>) -> Option<ReadEnd> {
+    /// One read, and what became of its messages.
+    fn read(&mut self, cx: &mut Context<'_>) -> (ReadEnd, Taken) {
         let mut read = std::mem::take(&mut cx.scratch.read);
-        let limit = read.len().min(SYSLOG_READ_BYTES);
+        let is_much = cx.scratch.kept.unparsed > kept_budget(cx.ingress);
+        let limit = read.len().min(if is_much { SYSLOG_READ_BYTES_LOWEST } else { SYSLOG_READ_BYTES });
         let end = cx.socket.read(&mut read[..limit], &mut cx.scratch.wire, cx.ingress.now);
         let bytes = if let ReadEnd::Bytes(bytes) = end { &read[..bytes] } else { &[][..] };
-        let all_fit = if cx.socket.unparsed.is_empty() {
+        let taken = if cx.socket.unparsed.is_empty() {
             // Most reads begin with a message: nothing but the rest is copied.
-            let (used, all_fit) = self.take(bytes, cx);
+            let (used, taken) = self.take(bytes, cx);
             cx.socket.unparsed.extend_from_slice(&bytes[used..]);
-            if all_fit {
+            if taken == Taken::All {
                 self.cut_at_budget(cx);
             }
-            all_fit
+            taken
         } else {
             let mut unparsed = std::mem::take(&mut cx.socket.unparsed);
             unparsed.extend_from_slice(bytes);
             self.take_and_keep(unparsed, cx)
         };
         cx.scratch.read = read;
-        all_fit.then_some(end)
+        (end, taken)
     }
 
-    /// Takes the messages of what was not parsed, and keeps the rest. `false`: some of them have to wait for room.
-    fn take_and_keep(&mut self, mut unparsed: Vec<u8>, cx: &mut Context<'_>) -> bool {
-        let (used, all_fit) = self.take(&unparsed, cx);
+    /// Takes the messages of what was not parsed, and keeps the rest.
+    fn take_and_keep(&mut self, mut unparsed: Vec<u8>, cx: &mut Context<'_>) -> Taken {
+        let (used, taken) = self.take(&unparsed, cx);
         unparsed.drain(..used);
         if unparsed.is_empty() {
             unparsed = Vec::new();
         }
         cx.socket.unparsed = unparsed;
-        if all_fit {
+        if taken == Taken::All {
             self.cut_at_budget(cx);
         }
-        all_fit
+        taken
     }
 
-    /// Takes every whole message. Returns the bytes that are done, and whether there was room for all.
-    fn take(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> (usize, bool) {
+    /// Takes every whole message, as far as there are room and time. Returns the bytes that are done.
+    fn take(&mut self, bytes: &[u8], cx: &mut Context<'_>) -> (usize, Taken) {
         self.holds_whole = false;
         let mut used = 0;
         let mut collector: Option<Collector> = None;
@@ -202,22 +234,28 @@ impl Syslog {
             if collector.as_ref().is_some_and(|collector| !collector.has_room()) {
                 self.hand_on(collector.take(), cx);
             }
+            if self.left_in_turn == 0 && !rest.is_empty() {
+                self.holds_whole = true;
+                self.hand_on(collector, cx);
+                return (used, Taken::Share);
+            }
             if collector.is_none() && !rest.is_empty() {
                 collector = Collector::begin(cx.ingress);
                 if collector.is_none() {
                     self.holds_whole = true;
-                    return (used, false);
+                    return (used, Taken::NoRoom);
                 }
             }
             let Some(step) = self.framer.next(rest) else { break };
             used += step.consumed;
             if let (Some(message), Some(collector)) = (step.message, &mut collector) {
                 collector.push(cx.scratch.syslog.decode(message, now));
+                self.left_in_turn -= 1;
                 self.known(cx);
             }
         }
         self.hand_on(collector, cx);
-        (used, true)
+        (used, Taken::All)
     }
 
     /// Hands on what is collected, and charges it.
@@ -241,28 +279,38 @@ impl Syslog {
         }
     }
 
-    /// The peer has ended its half: what is left is its last message.
+    /// The peer has ended its half, or the connection is broken: what is left is its last message. Where the peer has not said that this
+    /// is the end, it may be a part of one: anybody on the way can break a connection.
     fn at_end(&mut self, cx: &mut Context<'_>) -> Served {
-        if self.take_last(cx) { Served::End } else { Served::Wait }
+        let is_cut = self.is_broken || cx.socket.is_cut();
+        let Some(has_last) = self.take_last(is_cut, cx) else { return Served::Wait };
+        match (self.is_broken, is_cut && has_last) {
+            (true, false) => Served::Gone("broken"),
+            (true, true) => Served::Gone(CUT),
+            (false, true) => Served::Close(CUT),
+            (false, false) => Served::End,
+        }
     }
 
-    fn take_last(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Takes the last message, if there is one. `None`: there is no room for it.
+    fn take_last(&mut self, is_cut: bool, cx: &mut Context<'_>) -> Option<bool> {
         let unparsed = std::mem::take(&mut cx.socket.unparsed);
         let last = self.framer.end(&unparsed);
-        let has_room = self.take_one(last, cx);
-        if !has_room {
+        let last = last.map(|last| Message { truncated: last.truncated || is_cut, ..last });
+        if !self.take_one(last, cx) {
             cx.socket.unparsed = unparsed;
+            return None;
         }
-        has_room
+        Some(last.is_some())
     }
 
     /// A message that is not whole is cut where all connections together keep so much that they would be closed.
     fn cut_at_budget(&mut self, cx: &mut Context<'_>) {
-        let budget = cx.ingress.shared.part_of(HTTP_TORN_HEADS_BYTES_MAX) / 2;
+        let budget = kept_budget(cx.ingress);
         // A short rest may stay; but all of them together leave room for the beginnings of other connections.
         let is_short = cx.socket.unparsed.len() <= SYSLOG_PARTIAL_BYTES;
         let budget = if is_short { budget + budget / 2 } else { budget };
-        if cx.socket.unparsed.is_empty() || cx.scratch.unparsed_bytes <= budget {
+        if cx.socket.unparsed.is_empty() || cx.scratch.kept.unparsed <= budget {
             return;
         }
         // What cannot be handed on yet is not cut yet.
@@ -283,6 +331,12 @@ impl Syslog {
         self.hand_on(Some(collector), cx);
         true
     }
+}
+
+/// Bytes that connections may keep outside the pool before messages are cut: half of all, so that there is room for the beginnings of
+/// other connections.
+fn kept_budget(ingress: &Ingress) -> usize {
+    ingress.shared.part_of(HTTP_TORN_HEADS_BYTES_MAX) / 2
 }
 
 /// Syslog has no tokens: a certificate makes the peer a client, and where certificates are required it has to be that of one, if
