@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,11 +14,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::agent::{RawAgent, batch, data, hello, named};
 use support::chromium::Page;
+use support::disk::Disk;
 use support::http::{get, metric, post, request};
 use support::server::{Server, wait_until};
 use support::stores::HttpService;
 use telemetryx::wire::{FrameKind, Hello};
 
+/// Of the window in pictures.
+const DESK: (u32, u32) = (1000, 760);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What a peer may call itself and its events.
 const HOSTILE: &str = r#"<img src=x onerror="window.ran=1"><script>window.ran=1</script>"#;
@@ -125,6 +129,43 @@ fn a_dead_sink_is_shown_by_the_next_but_one_answer() {
 }
 
 #[test]
+fn a_full_disk_is_named_and_what_to_do() {
+    let disk = match Disk::tmpfs(10 << 20) {
+        Ok(disk) => disk,
+        Err(reason) => return println!("skipped, a full disk: {reason}"),
+    };
+    let service = HttpService::start(None);
+    let name = service.name();
+    let url = format!("sinks.audit.url={}", service.url(&name));
+    // The sink does not let the log become smaller.
+    service.tell(&name, "answer", b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
+    let server = Server::start(&disk.path(), &["wal.segment_bytes=1MiB", "sinks.audit.kind=http", &url]);
+    let address = server.address();
+    let mut page = Page::open();
+    page.look(DESK, "light");
+    page.load(&format!("http://{address}/"));
+    page.wait_for("document.getElementById('ready').textContent === '✓ ready'");
+    let event = format!(r#"{{"name":"a","body":"{}"}}"#, "x".repeat(20_000));
+    let body = format!("[{}]", vec![event; 10].join(","));
+    let is_full =
+        || post(address, "?ack=received", &body).unwrap().0 == 503 || get(address, "/ready").1.contains("disk_full");
+    assert!(wait_until(PATIENCE, is_full), "{}", server.log());
+    page.wait_for(
+        "document.getElementById('trouble').textContent.includes('Not ready: disk_full – the disk of the log')",
+    );
+    page.wait_for("document.getElementById('trouble').textContent.includes('Sink audit is retrying')");
+    assert_eq!(page.text("#ready"), " not ready");
+    keep_screenshot(&mut page, "disk-full");
+
+    let mut top = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    let output = top.args(["top", "--once", &address.to_string()]).current_dir(disk.path()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in ["NOT READY: disk_full", "audit  retrying", "HTTP 503"] {
+        assert!(text.contains(part), "{part} is missing:\n{text}");
+    }
+}
+
+#[test]
 fn where_senders_need_tokens_the_page_asks_for_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -166,15 +207,26 @@ fn where_senders_need_tokens_the_page_asks_for_its_own() {
     assert_eq!(page.value(leaked), Value::Bool(false));
 }
 
-/// Writes docs/status-NAME.png with UPDATE_DOCS=1.
+/// With UPDATE_DOCS=1 pictures are written into docs/, and take their time.
+fn updates_docs() -> bool {
+    std::env::var_os("UPDATE_DOCS").is_some()
+}
+
+/// Writes docs/status-NAME.webp with UPDATE_DOCS=1.
 fn keep_screenshot(page: &mut Page, name: &str) {
-    let png = decoded(&page.screenshot());
-    assert!(png.starts_with(b"\x89PNG"));
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        println!("{name}: {} bytes", png.len());
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(format!("status-{name}.png"));
-        fs::write(path, png).unwrap();
+    let picture = decoded(&page.screenshot());
+    assert!(picture.starts_with(b"RIFF"));
+    if updates_docs() {
+        println!("{name}: {} bytes", picture.len());
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(format!("status-{name}.webp"));
+        fs::write(path, picture).unwrap();
     }
+}
+
+/// Lets the page get so many answers, and as many seconds pass.
+fn wait_for_answers(page: &mut Page, count: usize) {
+    let before = page.requests.len();
+    assert!(wait_until(4 * PATIENCE, || page.value("true") == true && page.requests.len() >= before + count));
 }
 
 /// Base64 without white space.
@@ -205,24 +257,41 @@ fn the_page_fits_a_desk_and_a_phone_in_light_and_dark() {
     assert_eq!(post(address, "", "level=info msg=started").unwrap().0, 400);
 
     let mut page = Page::open();
-    page.look((1000, 760), "light");
+    page.look(DESK, "light");
     page.load(&format!("http://{address}/"));
     page.wait_for("document.querySelectorAll('#agents tr').length === 5");
+    wait_for_answers(&mut page, if updates_docs() { 8 } else { 1 });
     keep_screenshot(&mut page, "idle");
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
-        let load = scope.spawn(|| send(address, &ended));
-        // Long enough that the lines of the pictures show something.
-        let seconds = if std::env::var_os("UPDATE_DOCS").is_some() { 45 } else { 0 };
-        let loaded = Instant::now() + Duration::from_secs(seconds);
-        wait_until(2 * PATIENCE, || Instant::now() > loaded && page.text("#sinks .state") == "✓ ok");
+        let _ended = Ended(&ended);
+        scope.spawn(|| send(address, &ended));
+        page.wait_for("document.getElementById('received').textContent.includes(',')");
+        page.value(WATCH_SHIFTS);
+        // Long enough that the lines of the pictures are as wide as their cards.
+        wait_for_answers(&mut page, if updates_docs() { 110 } else { 3 });
+        let shifted = page.value("window.shifted").as_f64().unwrap();
+        assert!(shifted < 0.02, "numbers move each other: {shifted}");
+        keep_screenshot(&mut page, "loaded");
         service.tell(&name, "answer", b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
         page.wait_for("document.querySelector('#trouble').textContent.includes('audit is retrying')");
         look_at(&mut page);
-        ended.store(true, Ordering::Relaxed);
-        load.join().unwrap();
     });
     assert_quiet(&page, address);
+}
+
+/// Adds up how much of the page moves without anybody's doing (1: all of it, by its whole height).
+const WATCH_SHIFTS: &str = "window.shifted = 0; new PerformanceObserver(list => {
+    for (const entry of list.getEntries()) window.shifted += entry.value;
+}).observe({ type: 'layout-shift' }); true";
+
+/// Sets the flag when it goes out of scope, also because of a failed assertion.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Sends requests of different sizes until `ended` is set.
@@ -239,8 +308,8 @@ fn send(address: SocketAddr, ended: &AtomicBool) {
 
 fn look_at(page: &mut Page) {
     for (name, size, scheme) in [
-        ("light", (1000, 760), "light"),
-        ("dark", (1000, 760), "dark"),
+        ("light", DESK, "light"),
+        ("dark", DESK, "dark"),
         ("phone", (390, 844), "light"),
         ("narrow", (320, 600), "dark"),
     ] {
@@ -248,6 +317,13 @@ fn look_at(page: &mut Page) {
         page.wait_for(&format!("window.innerWidth === {}", size.0));
         let width = page.value("document.documentElement.scrollWidth").as_u64().unwrap();
         assert!(width <= u64::from(size.0), "{name}: the page is {width} wide");
+        // A table stays one for a screen reader, also where it is shown as a list.
+        let spoken = page.spoken();
+        for (role, name) in [("table", ""), ("rowheader", "audit (http)"), ("cell", "↻ retrying"), ("heading", "Sinks")]
+        {
+            let is_it = |found: &(String, String)| found.0 == role && found.1.ends_with(name);
+            assert!(spoken.iter().any(is_it), "{role} {name} is missing: {spoken:?}");
+        }
         if name != "narrow" {
             keep_screenshot(page, name);
         }

@@ -49,12 +49,21 @@ pub(crate) struct Page {
     _profile: tempfile::TempDir,
 }
 
+/// Debian's package of the headless part alone, or the whole browser.
+fn program() -> &'static str {
+    let is_installed = |program: &&str| {
+        let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).stdout(Stdio::null()).status();
+        found.is_ok_and(|status| status.success())
+    };
+    ["chromium-headless-shell", "chromium"].into_iter().find(is_installed).expect("tools/test installs chromium")
+}
+
 impl Page {
     /// Starts a browser with an empty page.
     pub(crate) fn open() -> Self {
         let profile = tempfile::tempdir().unwrap();
         let mut child = Command::new("sh")
-            .args(["-c", SCRIPT, "chromium"])
+            .args(["-c", SCRIPT, program()])
             .args(ARGUMENTS)
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .stdin(Stdio::piped())
@@ -157,9 +166,17 @@ impl Page {
         self.call("Emulation.setEmulatedMedia", features);
     }
 
-    /// What the window shows, in base64: a PNG.
+    /// What a screen reader finds: the role and the name of each element that has one.
+    pub(crate) fn spoken(&mut self) -> Vec<(String, String)> {
+        let tree = self.call("Accessibility.getFullAXTree", json!({}));
+        let text = |node: &Value, key: &str| node[key]["value"].as_str().unwrap_or_default().to_owned();
+        let nodes = tree["nodes"].as_array().expect("a tree").iter().filter(|node| node["ignored"] == false);
+        nodes.map(|node| (text(node, "role"), text(node, "name"))).collect()
+    }
+
+    /// What the window shows, in base64: a WebP.
     pub(crate) fn screenshot(&mut self) -> String {
-        let result = self.call("Page.captureScreenshot", json!({"format": "png", "optimizeForSpeed": false}));
+        let result = self.call("Page.captureScreenshot", json!({"format": "webp", "quality": 80}));
         result["data"].as_str().expect("an image").to_owned()
     }
 }
