@@ -146,7 +146,7 @@ const SERVER: Section = Section {
             default: Value::text(""),
             form: Form::Path,
             doc: "File that contains the token for /status.json, which the status page and telemetryx top read. Without it \
-                  everybody may read it, or nobody once there are tokens or clients.",
+                  everybody may read it, or nobody once senders need tokens or certificates.",
         },
     ],
 };
