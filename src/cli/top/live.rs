@@ -43,11 +43,11 @@ pub(super) fn show(source: Source, first: Status) -> io::Result<()> {
         end_at_a_key(events.clone())?;
     }
     ask_each_second(source, events)?;
-    let mut history = History::new(first);
+    let mut history = History::new(server, first);
     let with_colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     loop {
         let (columns, rows) = terminal::size().unwrap_or(SIZE_DEFAULT);
-        let lines = history.view(&server).lines(Some(columns));
+        let lines = history.view().lines(Some(columns));
         write_all(painted(&lines, rows, with_colour).as_bytes())?;
         match received.recv() {
             Ok(Event::Answer(answer)) => history.add(*answer),
@@ -91,6 +91,7 @@ fn ask_each_second(source: Source, events: SyncSender<Event>) -> io::Result<()> 
 
 /// The last answers of a server.
 struct History {
+    server: String,
     now: Status,
     /// Those before it, of the same process.
     before: VecDeque<Status>,
@@ -100,8 +101,8 @@ struct History {
 }
 
 impl History {
-    fn new(first: Status) -> Self {
-        Self { now: first, before: VecDeque::new(), answered: Instant::now(), trouble: None }
+    fn new(server: String, first: Status) -> Self {
+        Self { server, now: first, before: VecDeque::new(), answered: Instant::now(), trouble: None }
     }
 
     fn add(&mut self, answer: Result<Status, Failure>) {
@@ -120,14 +121,17 @@ impl History {
             }
             Err(failure) => {
                 let age = units::time(self.answered.elapsed().as_secs_f64().floor());
-                self.trouble = Some(format!("NO ANSWER, numbers are of {age} ago: {failure}"));
+                let why = failure.to_string();
+                // The server is named above.
+                let why = why.strip_prefix(&format!("{}: ", self.server)).unwrap_or(&why);
+                self.trouble = Some(format!("NO ANSWER, numbers are of {age} ago: {why}"));
             }
         }
     }
 
-    fn view<'a>(&'a self, server: &'a str) -> View<'a> {
+    fn view(&self) -> View<'_> {
         let before = self.before.front().unwrap_or(&self.now);
-        View { before, now: &self.now, server, trouble: self.trouble.as_deref() }
+        View { before, now: &self.now, server: &self.server, trouble: self.trouble.as_deref() }
     }
 }
 
@@ -204,16 +208,16 @@ mod tests {
     #[test]
     fn rates_are_of_the_last_answers_of_one_process() {
         let status = |uptime_seconds| Status { uptime_seconds, ..Status::default() };
-        let mut history = History::new(status(1));
+        let mut history = History::new("h".to_owned(), status(1));
         let uptimes = |history: &History| {
-            let view = history.view("h");
+            let view = history.view();
             (view.before.uptime_seconds, view.now.uptime_seconds)
         };
         (2..=10).for_each(|uptime| history.add(Ok(status(uptime))));
         assert_eq!(uptimes(&history), (5, 10));
         history.add(Err(Failure::Failed("h: connection refused".to_owned())));
-        assert!(history.view("h").trouble.unwrap().contains("0 s ago: h: connection refused"));
+        assert!(history.view().trouble.unwrap().contains("0 s ago: connection refused"));
         history.add(Ok(status(0)));
-        assert_eq!((uptimes(&history), history.view("h").trouble), ((0, 0), None));
+        assert_eq!((uptimes(&history), history.view().trouble), ((0, 0), None));
     }
 }
