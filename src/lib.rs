@@ -35,6 +35,7 @@
 //! | [`settings`] | what settings consist of: rows, values, URLs, secrets |
 //! | [`config`] | all settings of a server, from file, environment and arguments |
 //! | `metrics`, `cli` | registry, commands |
+//! | `status` | what `/status.json` contains |
 //! | `rate` | how much may be received in a time |
 //! | `descriptors`, `folder` | file descriptors and their reserve; directories whose creation survives power loss |
 //! | `service_manager` | messages to systemd: ready, stopping, alive |
@@ -89,6 +90,8 @@ pub mod service_manager;
 pub mod settings;
 #[cfg(feature = "server")]
 pub mod sink;
+#[cfg(feature = "server")]
+pub mod status;
 #[cfg(feature = "server")]
 pub mod wal;
 

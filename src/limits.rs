@@ -318,6 +318,21 @@ pub const REFUSAL_LOG_PEERS_MAX: usize = 1_024;
 /// Bytes of the method, the path and the reason in such a line, each.
 pub const REFUSAL_LOG_TEXT_BYTES_MAX: usize = 256;
 
+// ---- status page ----
+
+/// Entries of each list of `/status.json`.
+pub const STATUS_LIST_MAX: usize = 20;
+/// Bytes of each text in it: a name, an address, a reason. An error of a store with its advice fits.
+pub const STATUS_TEXT_BYTES_MAX: usize = 320;
+/// Reasons of dead letters that are shown of each sink.
+pub const STATUS_DEAD_LETTERS_MAX: usize = 5;
+/// Bytes of the page at `/`, with its script and style.
+pub const STATUS_PAGE_BYTES_MAX: usize = 40 * 1024;
+/// Bytes of an answer that `telemetryx top` reads: all lists full, and every character of their texts escaped.
+pub const STATUS_ANSWER_BYTES_MAX: u64 = 1024 * 1024;
+/// Names in `http.hosts`.
+pub const HTTP_HOSTS_MAX: usize = 64;
+
 // ---- TLS on the port of the server ----
 
 /// Bytes of one record as it is sent: 16 KiB of plaintext, its header, and what encryption may add (RFC 5246, section 6.2.3).

@@ -5,6 +5,7 @@
 mod datagrams;
 mod local;
 mod process;
+mod status;
 
 use std::sync::Arc;
 

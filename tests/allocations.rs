@@ -119,7 +119,7 @@ fn start(
     let config = Box::new(sink::discard::DiscardSettings {});
     let batch = sink::BatchSettings { max_events: 10_000, max_bytes: 4 << 20, max_age: Duration::from_millis(50) };
     let (name, steps) = ("discard".to_owned(), StepSettings::default());
-    let settings = SinkSettings { name, required: true, drops_oldest: false, steps, batch, config };
+    let settings = SinkSettings { name, kind: "test", required: true, drops_oldest: false, steps, batch, config };
     let sink = settings.open(shared.identity);
     let (queue, router) = Router::start(&settings, sink, &shared).unwrap();
     let (mut sender, receiver) = ring(1024, Box::new(parts.wake()));
@@ -183,6 +183,7 @@ fn start(
         states: vec![LoopState::new(pool.gauge(), sender.gauge())],
         log_lines: net::LogLines::default(),
         sinks: Box::new(Vec::new),
+        status: net::StatusSources::default(),
         delivered_position: Box::new(|| 0),
         on_end: Box::new(|| {}),
     });

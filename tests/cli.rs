@@ -102,7 +102,7 @@ fn wrong_settings_exit_78_for_every_command_that_reads_them() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = ["--set", "a=1"];
     let said = "telemetryx: --set: unknown key `a`\n";
-    for command in [&["check"][..], &["config"], &["health"], &["run"], &[]] {
+    for command in [&["check"][..], &["config"], &["health"], &["top"], &["run"], &[]] {
         expect(&run(folder.path(), &[command, &wrong[..]].concat()), 78, "", said);
     }
     let said = "telemetryx: none.toml: cannot be read: No such file or directory (os error 2)\n";

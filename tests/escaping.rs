@@ -153,16 +153,40 @@ fn what_a_server_answers_is_shown_escaped() {
     }
     let answer = format!("HTTP/1.1 503 No\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{FORGED}", FORGED.len());
     let address = answers(answer.into_bytes()).to_string();
-    let output = telemetryx(folder.path(), &["health", &address]).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    said(&output, "503");
+    for arguments in [&["health", &address][..], &["top", &address], &["top", "--json", &address]] {
+        let output = telemetryx(folder.path(), arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        said(&output, "503");
+    }
     // Something that is neither: a banner with escape sequences.
     let address = answers(FORGED.as_bytes().to_vec()).to_string();
-    for arguments in [&["health", &address][..], &["send", "--to", &address, "--timeout", "1", "lines"]] {
+    for arguments in
+        [&["health", &address][..], &["top", &address], &["send", "--to", &address, "--timeout", "1", "lines"]]
+    {
         let output = telemetryx(folder.path(), arguments).output().unwrap();
         is_escaped(text(&output.stderr));
         assert_eq!(output.status.code(), Some(1));
     }
+}
+
+#[test]
+fn the_state_of_a_server_is_shown_escaped() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = serde_json::json!({
+        "name": FORGED, "state": FORGED, "last_error": {"reason": FORGED},
+        "dead_letters": [{"code": FORGED, "reason": FORGED}],
+    });
+    let rejection = serde_json::json!({"from": FORGED, "code": FORGED, "reason": FORGED});
+    let status =
+        serde_json::json!({"version": FORGED, "reasons": [FORGED], "sinks": [sink], "rejections": [rejection]});
+    let body = status.to_string();
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    let address = answers(answer.into_bytes()).to_string();
+    let output = telemetryx(folder.path(), &["top", "--once", &address]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    assert!(shown.matches("\\n2026-").count() >= 8, "{shown}");
+    is_escaped(&shown.replace('\n', ""));
 }
 
 #[test]

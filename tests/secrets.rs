@@ -158,6 +158,7 @@ fn nothing_is_shown(places: &Places, words: &[&str], refuse: &[&str], format: &s
         &["wal", "inspect"],
         &["wal", "inspect", "--connect"],
         &["health", "localhost:1"],
+        &["top", "--once", "localhost:1"],
     ] {
         let arguments = [command, &["--config", "t.toml"]].concat();
         let output = telemetryx(folder, &arguments);
@@ -254,6 +255,8 @@ fn arguments_that_are_refused_are_not_repeated_where_they_may_hold_a_secret() {
         &["config", "--ddl", url],
         &["health", "http://u:hunterzebra@127.0.0.1:1"],
         &["health", "http://u:hunter@zebra/@127.0.0.1:1"],
+        &["top", "http://u:hunterzebra@127.0.0.1:1"],
+        &["top", "http://127.0.0.1:1?token=hunterzebra"],
     ] {
         let output = telemetryx(folder.path(), arguments);
         assert_ne!(output.status.code(), Some(0), "{arguments:?}");

@@ -643,6 +643,28 @@ fn the_commands_speak_tls() {
     assert!(!output.status.success() && text.contains("the certificate is not that of tls.cert_file"), "{text}");
 }
 
+/// `top` asks as `health` does: with an authority, or for exactly the certificate of the settings; and sends its token.
+#[test]
+fn top_asks_over_tls() {
+    let token = |directory: &Path, _: &_| std::fs::write(directory.join("pages"), "of-pages\n").unwrap();
+    let server = TlsServer::start_with(&["server.pages_token_file=DIR/pages", "tls.plaintext=refuse"], token);
+    let [ca, cert, key, token] = ["ca.pem", "server.pem", "server.key", "pages"]
+        .map(|name| server.file(name).into_os_string().into_string().unwrap());
+    let url = format!("https://{}", server.address());
+    let [address, cert, key] = [
+        format!("server.address={}", server.address()),
+        format!("tls.cert_file={cert}"),
+        format!("tls.key_file={key}"),
+    ];
+    let own = ["--set", &address, "--set", &cert, "--set", &key];
+    for arguments in [&[url.as_str(), "--ca-file", &ca][..], &own] {
+        let (text, output) = telemetryx(&[&["top", "--json", "--token-file", &token], arguments].concat());
+        assert!(output.status.success() && text.contains("\"is_ready\":true"), "{text}");
+        let (text, output) = telemetryx(&[&["top", "--json"], arguments].concat());
+        assert!(!output.status.success() && text.contains("answers 401") && text.contains("--token-file"), "{text}");
+    }
+}
+
 #[test]
 fn a_client_without_tls_and_one_with_tls_where_there_is_none_are_told() {
     let server = TlsServer::start(&[]);

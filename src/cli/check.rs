@@ -64,6 +64,7 @@ fn load(settings: &SettingsArgs, findings: &mut Findings) -> Result<Resolved, Fa
     let settings = settings.load()?;
     let server = &settings.config.server;
     let tokens = access::read_tokens(&settings.config)?;
+    access::read_pages_token(server)?;
     access::check_files(&settings.config)?;
     let acceptor = certificates::acceptor(&settings.config)?;
     findings.summary(&settings)?;

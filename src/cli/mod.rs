@@ -27,6 +27,7 @@ mod dead;
 mod health;
 mod logging;
 mod man;
+mod page;
 #[cfg(feature = "profiling")]
 mod profile;
 mod run;
@@ -35,6 +36,7 @@ mod started;
 mod table;
 mod terminal;
 mod tls_args;
+mod top;
 mod wal;
 
 const EXAMPLE: &str = "\
@@ -72,6 +74,8 @@ enum Command {
     Config(config_command::ConfigArgs),
     /// Check whether a running server is healthy; exit code 0 or 1
     Health(health::HealthArgs),
+    /// Show the state of a running server, each second
+    Top(top::TopArgs),
     /// Measure the throughput, latency and cost of a server
     Bench(bench::BenchArgs),
     /// Send the lines of files or standard input as events
@@ -233,6 +237,11 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
             shared.merge(args.settings);
             args.settings = shared;
             health::run(&args)
+        }
+        Some(Command::Top(mut args)) => {
+            shared.merge(args.settings);
+            args.settings = shared;
+            top::run(&args)
         }
         Some(Command::Bench(args)) => {
             shared.merge(args.settings);

@@ -18,6 +18,12 @@ pub(super) fn columns() -> Option<usize> {
     columns_of(stdout())
 }
 
+/// Columns and rows of the terminal that standard output is.
+pub(super) fn size() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(stdout()).ok()?;
+    Some((usize::from(size.ws_col), usize::from(size.ws_row))).filter(|(columns, rows)| *columns > 0 && *rows > 0)
+}
+
 fn columns_of(output: impl IsTerminal + AsFd) -> Option<usize> {
     if !output.is_terminal() {
         return None;

@@ -25,7 +25,7 @@ use crate::batch::shares::Shares;
 use crate::event::UnknownKeys;
 use crate::limits::{EVENT_LOOP_BUFFER_BYTES_LOWEST, EVENT_LOOPS_DEFAULT_MAX};
 use crate::settings::url::not_a_url;
-use crate::settings::{Networks, read_bounded};
+use crate::settings::{Hosts, Networks, read_bounded};
 use crate::sink::{BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 
@@ -117,6 +117,8 @@ pub struct Server {
     pub tokens_file: Option<PathBuf>,
     /// Whether tokens are accepted on unencrypted connections from other machines.
     pub allow_plaintext_tokens: bool,
+    /// `None`: there is no token for pages.
+    pub pages_token_file: Option<PathBuf>,
 }
 
 /// `[limits]`; 0: no limit.
@@ -157,12 +159,14 @@ impl Server {
     }
 }
 
-/// `[http]`: bodies of events.
+/// `[http]`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
     /// What becomes of unknown keys in JSON, where a request does not say it.
     pub unknown_keys: UnknownKeys,
+    /// Names under which the status page is shown, beside IP addresses and `localhost`.
+    pub hosts: Hosts,
 }
 
 /// `[syslog]`.

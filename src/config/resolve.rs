@@ -424,7 +424,10 @@ fn typed(
             Ok(config) => {
                 let (required, drops_oldest) = (sink.is_required(), sink.drops_oldest());
                 let name = sink.name.clone();
-                valid.push((sink, SinkSettings { name, required, drops_oldest, batch, steps, config }));
+                valid.push((
+                    sink,
+                    SinkSettings { name, kind: sink.kind.name, required, drops_oldest, batch, steps, config },
+                ));
             }
             Err(problem) => problems.push(sink.describe(&problem)),
         }

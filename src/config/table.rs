@@ -141,6 +141,13 @@ const SERVER: Section = Section {
             form: Form::Flag,
             doc: "Accept tokens without encryption on addresses other than loopback.",
         },
+        Setting {
+            key: "pages_token_file",
+            default: Value::text(""),
+            form: Form::Path,
+            doc: "File that contains the token for /status.json, which the status page and telemetryx top read. Without it \
+                  everybody may read it, or nobody once senders need tokens or certificates.",
+        },
     ],
 };
 
@@ -275,14 +282,24 @@ pub(super) const CLIENT: &[Setting] = &[
 
 const HTTP: Section = Section {
     name: "http",
-    doc: "Events in HTTP requests.",
-    settings: &[Setting {
-        key: "unknown_keys",
-        default: Value::text(UnknownKeys::NAMES[0]),
-        form: Form::Choice(&UnknownKeys::NAMES),
-        doc: "What happens to keys of JSON that no event has. reject: the event is rejected, and the answer names the \
-              key that was probably meant. attributes: they become attributes. ?unknown= in a request overrides it.",
-    }],
+    doc: "Events in HTTP requests, and the status page.",
+    settings: &[
+        Setting {
+            key: "unknown_keys",
+            default: Value::text(UnknownKeys::NAMES[0]),
+            form: Form::Choice(&UnknownKeys::NAMES),
+            doc: "What happens to keys of JSON that no event has. reject: the event is rejected, and the answer names the \
+                  key that was probably meant. attributes: they become attributes. ?unknown= in a request overrides it.",
+        },
+        Setting {
+            key: "hosts",
+            default: Value::text(""),
+            form: Form::Hosts,
+            doc: "Host names under which the status page is shown, as a list or with commas between them, in addition to \
+                  localhost and IP addresses: names of this server, or of a proxy in front of it. Requests with other \
+                  names are answered 421.",
+        },
+    ],
 };
 
 const SYSLOG: Section = Section {

@@ -49,6 +49,7 @@ fn defaults_are_the_ones_of_the_design() {
         drain_timeout: Duration::from_secs(10),
         tokens_file: None,
         allow_plaintext_tokens: false,
+        pages_token_file: None,
     };
     assert_eq!(config.server, expected);
     let batch = BatchSettings { max_events: 10_000, max_bytes: 4 << 20, max_age: Duration::from_millis(50) };
@@ -594,6 +595,17 @@ fn the_reference_is_in_step_with_the_table() {
     } else {
         assert!(generated == document::reference(), "run UPDATE_DOCS=1 cargo test --lib config:: and commit");
     }
+}
+
+#[test]
+fn names_of_pages_are_host_names() {
+    let config = resolve("[http]\nhosts = [\"Telemetry.Example\", \"b\"]", &[], &[]);
+    assert_eq!(config.http.hosts.0, ["telemetry.example", "b"]);
+    assert_eq!(resolve("", &[], &[("http.hosts", "a, b")]).http.hosts.0, ["a", "b"]);
+    file_refused(
+        "[http]\nhosts = \"a:4640\"",
+        "t.toml:2: http.hosts = \"a:4640\": expected host names without a port, such as [\"telemetry.example\"]",
+    );
 }
 
 #[test]

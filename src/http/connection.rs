@@ -9,10 +9,11 @@ use super::incoming::{Body, Room};
 use super::ingest::{self, Settled};
 use super::kept::Kept;
 use super::otlp::{self, Encoding};
+use super::pages;
 use super::proxy_header;
 use super::response::{Answer, CONTINUE, Refusal, error_body};
 use super::routes::{self, Route, Submission, Target};
-use super::{Ingress, Refused};
+use super::{Ingress, Page, Refused};
 use crate::event::UnknownKeys;
 use crate::limits::{HELLO_TIMEOUT, HTTP_ACK_TIMEOUT, HTTP_IDLE_GRACE, OUTBOX_BYTES_MAX};
 use crate::pipeline::health::Pause;
@@ -169,7 +170,8 @@ impl Connection {
     ) {
         let State::Waiting(waiting) = &self.state else { return };
         let settled = &waiting.settled;
-        ingress.refused(&Refused::post(status, settled.target(), error));
+        let is_noted = settled.nothing_but_refused();
+        ingress.refused(&Refused { is_noted, ..Refused::post(status, settled.target(), error) });
         let (body, close) = (settled.body(Some((status, error))), close || waiting.close);
         let content_type = settled.content_type();
         self.answer(Answer { content_type, ..Answer::json(status, &body, close) }, now, ingress, out);
@@ -406,12 +408,19 @@ impl Connection {
             encoding: if routes::is_otlp(head.path) { Encoding::of_otlp(head.content_type) } else { Encoding::Native },
         };
         match Route::find(head) {
-            Ok(Route::Page(page)) => {
-                let (status, content_type, body) = ingress.status_page(page);
-                let answer =
-                    Answer { content_type, head_only: ending.head_only, ..Answer::json(status, &body, ending.close) };
-                self.answer(answer, now, ingress, out);
-            }
+            Ok(Route::Page(page)) => match pages::check(page, head, ingress) {
+                Ok(()) => self.show(page, ending, now, ingress, out),
+                Err(refusal) => self.refuse(&refusal, ending, now, ingress, out),
+            },
+            Ok(Route::Home) => match pages::check_host(head, ingress) {
+                Ok(()) => {
+                    let html = Answer::json(200, pages::HTML.as_bytes(), ending.close);
+                    let (content_type, fields) = (pages::CONTENT_TYPE, pages::fields_of_html());
+                    let answer = Answer { content_type, fields, head_only: ending.head_only, ..html };
+                    self.answer(answer, now, ingress, out);
+                }
+                Err(refusal) => self.refuse(&refusal, ending, now, ingress, out),
+            },
             Ok(Route::Post(target)) => match self.begin_body(head, target, now, ingress) {
                 Ok(body) => {
                     self.state = State::Body(body);
@@ -425,6 +434,13 @@ impl Connection {
             },
             Err(refusal) => self.refuse(&refusal, ending, now, ingress, out),
         }
+    }
+
+    fn show(&mut self, page: Page, ending: Ending<'_>, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
+        let (status, content_type, body) = ingress.status_page(page);
+        let fields = if page == Page::Status { pages::FIELDS_OF_STATUS } else { "" };
+        let answer = Answer::json(status, &body, ending.close);
+        self.answer(Answer { content_type, fields, head_only: ending.head_only, ..answer }, now, ingress, out);
     }
 
     fn begin_body(
@@ -509,7 +525,7 @@ impl Connection {
             }
             Ok((settled, None)) if settled.nothing_but_refused() => {
                 let error = settled.nothing_accepted();
-                ingress.refused(&Refused::post(400, submission.target, &error));
+                ingress.refused(&Refused::wholly_rejected(submission.target, &error));
                 let (body, content_type) = (settled.body(Some((400, &error))), settled.content_type());
                 self.answer(Answer { content_type, ..Answer::json(400, &body, close) }, now, ingress, out);
             }
@@ -530,7 +546,7 @@ impl Connection {
         out: &mut Vec<u8>,
     ) {
         let Ending { method, path, encoding, .. } = ending;
-        ingress.refused(&Refused { status: refusal.status, method, path, reason: &refusal.error });
+        ingress.refused(&Refused { status: refusal.status, method, path, reason: &refusal.error, is_noted: false });
         if let Some(reason) = refusal.reason {
             ingress.rejected(reason, 1);
         }

@@ -10,7 +10,7 @@ use super::body::{Chunked, Framing};
 use super::date::DATE_BYTES;
 use super::head::is_token_byte;
 use super::kept::{Beginnings, Kept};
-use super::{Connection, Ingress, Limited, Needs, Page, Settings};
+use super::{Connection, Denied, Ingress, Limited, Needs, Page, Settings};
 use crate::batch::pool::{Buffer, Pool, PoolSlice};
 use crate::event::{Counts, Events, UnknownKeys, check_batch};
 use crate::limits::{
@@ -265,12 +265,26 @@ impl Ingress for FakeIngress {
             Page::Health => (200, "application/json", br#"{"status":"ok"}"#.to_vec()),
             Page::Ready if self.draining => (503, "application/json", br#"{"status":"draining"}"#.to_vec()),
             Page::Ready => (200, "application/json", br#"{"status":"ready"}"#.to_vec()),
+            Page::Status => (200, "application/json", b"{}".to_vec()),
             Page::Metrics => (200, "text/plain; version=0.0.4", b"telemetryx_connections 1\n".to_vec()),
         }
     }
 
     fn refuses_connection(&self) -> Option<&'static str> {
         self.refuses_connection
+    }
+
+    fn has_host(&self, name: &str) -> bool {
+        name == "known"
+    }
+
+    fn may_read_status(&mut self, token: Option<&[u8]>) -> Result<(), Denied> {
+        match (self.token, token) {
+            (None, _) => Ok(()),
+            (Some(_), None) => Err(Denied::Missing),
+            (known, token) if known == token => Ok(()),
+            _ => Err(Denied::Wrong),
+        }
     }
 
     fn authorized(&mut self, token: Option<&[u8]>) -> bool {

@@ -95,6 +95,8 @@ pub(super) struct Head<'a> {
     pub method: &'a str,
     /// The path of the target, before `?`. Begins with `/`; `*` for `OPTIONS *`.
     pub path: &'a str,
+    /// Value of `Host`, which is valid; `None`: absent. Only pages for people look at it.
+    pub host: Option<&'a str>,
     /// Of the target: what follows `?`.
     pub query: Option<&'a str>,
     /// How the end of the body is found.
@@ -135,7 +137,8 @@ impl<'a> Head<'a> {
         };
         let fields = Fields(headers);
 
-        match fields.once("Host")? {
+        let host = fields.once("Host")?;
+        match host {
             Some(host) if !is_host(host) => return Err(Refusal::malformed("Host is not a host and port")),
             None if !http_1_0 => return Err(Refusal::malformed("Host is missing")),
             _ => {}
@@ -160,6 +163,7 @@ impl<'a> Head<'a> {
         Ok(Self {
             method,
             path,
+            host,
             query,
             length,
             close,

@@ -96,6 +96,11 @@ impl Settled {
         Self { accepted, rejected, listed: 0, entries, target, encoding }
     }
 
+    /// HTTP status of an answer that needs to wait for nothing.
+    fn status(&self) -> u16 {
+        if self.nothing_but_refused() { 400 } else { 200 }
+    }
+
     /// What it was for.
     pub(super) fn target(&self) -> Target {
         self.target
@@ -191,6 +196,8 @@ fn ingest_unpacked(
     let settled = Settled::new(accepted, &rejections, ingress);
     if settled.rejected > 0 {
         ingress.rejected(RejectReason::Invalid, settled.rejected);
+        let why = rejections.named.first().map_or("", |first| &*first.error);
+        ingress.rejected_some(settled.status(), why, settled.rejected);
     }
     let mut last_ticket = None;
     for Piece { payload, events, .. } in pieces {
@@ -216,6 +223,7 @@ fn ingest_otlp(
     let Taken { pieces, refused, .. } = taken;
     if settled.rejected > 0 {
         ingress.rejected(RejectReason::Invalid, settled.rejected);
+        ingress.rejected_some(settled.status(), &summary, settled.rejected);
     }
     let mut last_ticket = None;
     for Piece { payload, events, left_out } in refused {

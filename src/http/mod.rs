@@ -24,6 +24,7 @@
 //! | `ingest` | a whole body becomes `EventBatch` bytes in the pool and a list of what was refused |
 //! | `otlp` | a whole body of OTLP becomes events, and its answers |
 //! | `hints` | what a body is that is not what its head declares: for the message of its 400 |
+//! | `pages` | the page at `/`, and who may read it and `/status.json` |
 //! | `response` | status line, header fields, JSON bodies |
 //! | `date` | the `Date` field, formatted once per second |
 //! | `fuzz` | bodies of the fuzz targets; a peer and an ingress for them and the tests |
@@ -57,6 +58,7 @@ mod ingest;
 mod kept;
 mod limited;
 mod otlp;
+mod pages;
 mod proxy_header;
 mod query;
 mod response;
@@ -70,6 +72,7 @@ pub use incoming::Room;
 pub use ingest::Needs;
 pub use kept::Beginnings;
 pub use limited::Limited;
+pub use pages::Denied;
 
 use crate::batch::pool::{Buffer, PoolSlice};
 use crate::metrics::RejectReason;
@@ -86,6 +89,8 @@ pub enum Page {
     Ready,
     /// `/metrics`: the metrics as Prometheus text.
     Metrics,
+    /// `/status.json`: the state of the server at this moment, for whom [`Ingress::may_read_status`] lets it be.
+    Status,
 }
 
 /// A request that was refused or that failed, for the log.
@@ -99,12 +104,19 @@ pub struct Refused<'a> {
     pub path: &'a str,
     /// The error of the answer.
     pub reason: &'a str,
+    /// [`Ingress::rejected_some`] has reported its events already.
+    pub is_noted: bool,
 }
 
 impl<'a> Refused<'a> {
     /// A POST.
     fn post(status: u16, target: routes::Target, reason: &'a str) -> Self {
-        Self { status, method: "POST", path: target.path(), reason }
+        Self { status, method: "POST", path: target.path(), reason, is_noted: false }
+    }
+
+    /// A POST of which every event was rejected, after [`Ingress::rejected_some`].
+    fn wholly_rejected(target: routes::Target, reason: &'a str) -> Self {
+        Self { is_noted: true, ..Self::post(400, target, reason) }
     }
 }
 
@@ -115,6 +127,19 @@ pub trait Ingress {
 
     /// The page's status, content type and body.
     fn status_page(&mut self, page: Page) -> (u16, &'static str, Vec<u8>);
+
+    /// Whether pages are shown under this host name, which is neither an IP address nor `localhost`.
+    fn has_host(&self, _name: &str) -> bool {
+        false
+    }
+
+    /// Whether a request with this bearer token may read `/status.json`; `None`: it came without one.
+    ///
+    /// # Errors
+    /// Why not.
+    fn may_read_status(&mut self, _token: Option<&[u8]>) -> Result<(), Denied> {
+        Ok(())
+    }
 
     /// Whether a POST with this bearer token is allowed; `None`: it came without one. Compares in constant time.
     fn authorized(&mut self, token: Option<&[u8]>) -> bool;
@@ -174,6 +199,10 @@ pub trait Ingress {
 
     /// Counts refused events.
     fn rejected(&mut self, reason: RejectReason, events: u64);
+
+    /// A body could be read, and some of its events were rejected, the first of them for the reason `why`. `status` will
+    /// be answered.
+    fn rejected_some(&mut self, _status: u16, _why: &str, _events: u64) {}
 
     /// Logs a request that was refused or that failed.
     fn refused(&mut self, _refused: &Refused<'_>) {}

@@ -69,6 +69,8 @@ pub(super) struct Answer<'a> {
     pub accept_encoding: Option<&'a str>,
     /// Value of `Retry-After`, seconds; `None`: that of the status, or left out.
     pub retry_after: Option<u64>,
+    /// Further header fields, each with its line end.
+    pub fields: &'a str,
     /// The request was a HEAD: the length is sent, the body is not.
     pub head_only: bool,
     /// The connection ends after this answer.
@@ -87,6 +89,7 @@ impl<'a> Answer<'a> {
             allow: None,
             accept_encoding: None,
             retry_after: None,
+            fields: "",
             head_only: false,
             close,
             keep_alive: None,
@@ -118,6 +121,7 @@ impl<'a> Answer<'a> {
         if let Some(seconds) = self.retry_after {
             let _ = write!(out, "Retry-After: {seconds}\r\n");
         }
+        out.extend_from_slice(self.fields.as_bytes());
         if self.close {
             out.extend_from_slice(b"Connection: close\r\n");
         } else if let Some(idle) = self.keep_alive {
@@ -180,6 +184,7 @@ fn reason_phrase(status: u16) -> &'static str {
         414 => "URI Too Long",
         415 => "Unsupported Media Type",
         417 => "Expectation Failed",
+        421 => "Misdirected Request",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
@@ -208,6 +213,7 @@ mod tests {
         allow: None,
         accept_encoding: None,
         retry_after: None,
+        fields: "",
         head_only: false,
         close: false,
         keep_alive: None,

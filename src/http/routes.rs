@@ -20,6 +20,8 @@ const SERVER_METHODS: &str = "GET, HEAD, POST";
 pub(super) enum Route {
     /// A page, for GET and HEAD.
     Page(Page),
+    /// The status page at `/`, for GET and HEAD.
+    Home,
     /// What takes events, for POST.
     Post(Target),
 }
@@ -74,6 +76,8 @@ impl Route {
             "/health" => (Self::Page(Page::Health), PAGE_METHODS),
             "/ready" => (Self::Page(Page::Ready), PAGE_METHODS),
             "/metrics" => (Self::Page(Page::Metrics), PAGE_METHODS),
+            "/status.json" => (Self::Page(Page::Status), PAGE_METHODS),
+            "/" => (Self::Home, PAGE_METHODS),
             "*" => return Err(wrong_method(head.method, SERVER_METHODS)),
             path => match Target::of(path) {
                 Some(target) => (Self::Post(target), EVENTS_METHODS),
@@ -97,7 +101,8 @@ fn not_found(path: &str) -> &'static str {
         }
         path if path.ends_with(PROFILES) => "profiles are not supported: send logs, metrics and traces",
         _ => {
-            "not found: there are POST /v1/events, /v1/logs, /v1/metrics, /v1/traces and GET /health, /ready, /metrics"
+            "not found: there are POST /v1/events, /v1/logs, /v1/metrics, /v1/traces and GET /, /health, /ready, \
+             /metrics, /status.json"
         }
     }
 }

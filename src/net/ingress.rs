@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::batch::Origin;
 use crate::batch::pool::{Buffer, PoolSlice};
@@ -21,6 +21,7 @@ use crate::net::connection::Peer;
 use crate::net::delayed::Delayed;
 use crate::net::intake::Intake;
 use crate::net::shared::{LoopState, Shared};
+use crate::net::status::Rejected;
 use crate::pipeline::health::Pause;
 use crate::pipeline::ring::{Content, Slot, SlotSender};
 use crate::pipeline::watermark::Watermarks;
@@ -75,6 +76,8 @@ pub struct Ingress {
     refused: Vec<u8>,
     /// The page of metrics, once it was asked for in this turn.
     metrics_page: Option<Vec<u8>>,
+    /// That of `/status.json`.
+    status_page: Option<Vec<u8>>,
 }
 
 impl Ingress {
@@ -110,13 +113,19 @@ impl Ingress {
             ranges: Vec::new(),
             refused: Vec::new(),
             metrics_page: None,
+            status_page: None,
         }
+    }
+
+    /// The time of this turn, milliseconds since 1970.
+    pub(super) fn unix_ms(&self) -> u64 {
+        self.received_unix_nano / 1_000_000
     }
 
     /// Once a turn: everything in it has this time.
     pub fn begin_turn(&mut self, now: Now) {
         self.now = now.monotonic;
-        self.metrics_page = None;
+        (self.metrics_page, self.status_page) = (None, None);
         self.received_unix_nano = unix_nano(now.wall);
     }
 
@@ -302,6 +311,18 @@ impl Ingress {
         HttpIngress { ingress: self, peer }
     }
 
+    /// The page of `/status.json`, gathered once in a turn.
+    fn status_page(&mut self) -> Vec<u8> {
+        if let Some(page) = &self.status_page {
+            return page.clone();
+        }
+        self.counts.flush();
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_nanos(self.received_unix_nano);
+        let page = self.shared.status_page(Now { monotonic: self.now, wall }, self.draining);
+        self.status_page = Some(page.clone());
+        page
+    }
+
     fn ready_page(&self) -> (u16, Vec<u8>) {
         let mut reasons = if self.draining { vec!["draining"] } else { Vec::new() };
         reasons.extend(self.shared.not_ready(self.now));
@@ -416,6 +437,9 @@ impl FrameIngress<'_> {
         };
         self.ingress.shared.metrics.events_rejected(why).inc_by(u64::from(events));
         tracing::debug!(agent = self.origin.default_source, seq, code = code.name(), reason, "frame refused");
+        let from = self.origin.agent.as_deref().unwrap_or_default();
+        let rejected = Rejected { from, protocol: "frames", code: code.name(), events: events.into(), reason };
+        self.ingress.shared.status.rejected(&rejected, self.ingress.unix_ms());
         // The ring holds thousands of slots: a list of reasons as long as a NACK's would be memory outside the pool.
         let reason = cut(reason, DEAD_LETTER_REASON_BYTES_MAX).into();
         let content = Content::Refused { payload, events, code, reason };
@@ -457,7 +481,16 @@ impl http::Ingress for HttpIngress<'_> {
                 self.ingress.metrics_page = Some(page.clone());
                 (200, TEXT, page)
             }
+            http::Page::Status => (200, JSON, self.ingress.status_page()),
         }
+    }
+
+    fn has_host(&self, name: &str) -> bool {
+        self.ingress.shared.status.access.has_host(name)
+    }
+
+    fn may_read_status(&mut self, token: Option<&[u8]>) -> Result<(), http::Denied> {
+        self.ingress.shared.status.access.admit(token, self.peer.access.is_private)
     }
 
     fn refuses_connection(&self) -> Option<&'static str> {
@@ -555,7 +588,14 @@ impl http::Ingress for HttpIngress<'_> {
         self.ingress.shared.metrics.events_rejected(reason).inc_by(events);
     }
 
+    fn rejected_some(&mut self, status: u16, why: &str, events: u64) {
+        self.note_rejection(status, why, events);
+    }
+
     fn refused(&mut self, refused: &http::Refused<'_>) {
+        if refused.method == "POST" && refused.status < 500 && !refused.is_noted {
+            self.note_rejection(refused.status, refused.reason, 0);
+        }
         // Without a session an origin is named by the peer's IP address.
         let client = self.ingress.shared.tokens.name_of(self.peer.client);
         self.ingress.shared.log_lines.refusals.log(&self.peer.origin.default_source, client, refused, self.ingress.now);
@@ -577,6 +617,14 @@ impl http::Ingress for HttpIngress<'_> {
 
     fn overloaded(&self) -> bool {
         self.peer.overloaded && !self.ingress.draining
+    }
+}
+
+impl HttpIngress<'_> {
+    fn note_rejection(&self, status: u16, reason: &str, events: u64) {
+        let (from, code) = (&self.peer.origin.default_source, &*status.to_string());
+        let rejected = Rejected { from, protocol: "http", code, events, reason };
+        self.ingress.shared.status.rejected(&rejected, self.ingress.unix_ms());
     }
 }
 

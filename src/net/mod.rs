@@ -24,6 +24,7 @@
 //! | `intake` | the current buffer, and the reserve that a partial frame may need |
 //! | `ingress` | everything accepted goes through here: tickets, ring, counters; what one loop owns |
 //! | `shared` | what all loops share |
+//! | `status` | `/status.json`: who may read it, and what only it needs |
 //! | `loops` | what loops know of each other, and the messages between them |
 //! | `busy` | how busy a loop is |
 //! | `linger` | when a half-closed connection that is still sent to is closed |
@@ -60,6 +61,7 @@ mod roster;
 mod serve;
 mod shared;
 mod socket;
+mod status;
 #[cfg(test)]
 mod syslog_tests;
 #[cfg(test)]
@@ -75,3 +77,4 @@ pub use intake::Intake;
 pub use listener::{bind, bind_problem};
 pub use loops::{Loops, Mailbox};
 pub use shared::{LogLines, LoopState, Shared, SinkReport};
+pub use status::{PagesAccess, StatusSources};

@@ -14,6 +14,7 @@ use crate::net::event_loop::ConnectionLimits;
 use crate::net::log_limit::{LogInterval, LogLimit};
 use crate::net::loops::Loops;
 use crate::net::refusal_log::RefusalLog;
+use crate::net::status::StatusSources;
 use crate::pipeline::health::{LogHealth, Pause};
 use crate::pipeline::ring::RingGauge;
 use crate::pipeline::watermark::{Watermarks, has_reached};
@@ -22,6 +23,7 @@ use crate::session::rates::Rates;
 use crate::session::server::{SessionSettings, lock};
 use crate::session::tokens::Tokens;
 use crate::settings::Networks;
+use crate::status::Use;
 use crate::wire::AckLevel;
 
 /// The line of waiting connections must have been there this long before `/ready` says so; a refused POST, and a lack of
@@ -73,6 +75,8 @@ pub struct Shared {
     pub log_lines: LogLines,
     /// How the sinks are doing at this moment.
     pub sinks: Box<dyn Fn() -> Vec<SinkReport> + Send + Sync>,
+    /// What only `/status.json` shows.
+    pub status: StatusSources,
     /// The last position that every required sink has passed.
     pub delivered_position: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Each loop calls it when it begins to drain, or finds that the log has failed.
@@ -259,6 +263,16 @@ impl LoopState {
     pub fn turn_ended(&self) {
         // Not fetch_add: nobody else writes.
         self.turns.store(self.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Slots of its ring.
+    pub(super) fn ring_use(&self) -> Use {
+        Use { used: self.ring.depth() as u64, capacity: self.ring.capacity() as u64 }
+    }
+
+    /// Bytes of its part of the pool.
+    pub(super) fn buffer_use(&self) -> Use {
+        Use { used: self.pool.bytes_in_use() as u64, capacity: self.pool.capacity_bytes() as u64 }
     }
 
     fn is_exhausted(&self, now: Instant) -> bool {

@@ -10,7 +10,7 @@ use crate::limits::{DEDUPE_RETENTION, HEADER_BYTES};
 use crate::metrics::Metrics;
 use crate::net::loops::{Loops, Mailbox};
 use crate::net::shared::{LogLines, LoopState, Shared};
-use crate::net::{ConnectionLimits, Encryption, Ingress, Intake};
+use crate::net::{ConnectionLimits, Encryption, Ingress, Intake, StatusSources};
 use crate::pipeline::ring::SlotSender;
 use crate::random::Random;
 use crate::session::marks::Marks;
@@ -61,6 +61,7 @@ pub(super) fn ingresses(
         states,
         log_lines: LogLines::default(),
         sinks: Box::new(Vec::new),
+        status: StatusSources::default(),
         delivered_position: Box::new(|| 0),
         on_end: Box::new(|| {}),
     });

@@ -20,6 +20,7 @@
 //! | `worker` | what is next: gather, deliver, pause; its thread loops over it | all of it |
 //! | `drain` | the end: one deadline for all routers | sleeps |
 //! | `progress` | position and status, for others to read | none |
+//! | `notes` | the last error and dead letters, for others to read | none |
 //! | `positions` | position files of stores that keep none | files |
 //! | `removed` | sinks that were removed from the settings | files |
 //! | `dead` | dead letters | files |
@@ -32,6 +33,7 @@ pub(crate) mod bisection;
 pub mod dead;
 pub mod drain;
 pub mod gather;
+mod notes;
 pub mod positions;
 pub mod progress;
 mod queue;
@@ -49,6 +51,7 @@ use std::thread;
 use std::time::Instant;
 
 pub use drain::Drain;
+pub use notes::SinkNotes;
 pub use progress::{SinkProgress, SinkState, SinkStatus};
 pub use worker::Worker;
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::limits::SINK_WAIT_MAX;
 use crate::metrics::IntGauge;
+use crate::router::notes::SinkNotes;
 use crate::sink::SinkSettings;
 use crate::time::{Now, unix_nano};
 use crate::wal::Log;
@@ -94,6 +95,7 @@ pub struct SinkProgress {
     progressed_nano: AtomicU64,
     status: Mutex<SinkStatus>,
     status_changed: Condvar,
+    notes: SinkNotes,
     /// Both ends set it; the lock makes the last one to do so the one that sees both newest positions.
     lag_events: Mutex<IntGauge>,
 }
@@ -116,6 +118,7 @@ impl SinkProgress {
             progressed_nano: AtomicU64::new(0),
             status: Mutex::new(SinkStatus::Connecting),
             status_changed: Condvar::new(),
+            notes: SinkNotes::default(),
             lag_events: Mutex::new(lag_events),
         }
     }
@@ -123,6 +126,11 @@ impl SinkProgress {
     /// The sink's name in the settings.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What is noted of trouble with the sink.
+    pub fn notes(&self) -> &SinkNotes {
+        &self.notes
     }
 
     /// Whether acknowledgements of level `delivered` wait for this sink.

@@ -160,7 +160,7 @@ const BATCH: BatchSettings = BatchSettings { max_events: 100, max_bytes: 1 << 20
 pub(super) fn settings() -> SinkSettings {
     let config = Box::new(discard::DiscardSettings {});
     let steps = StepSettings::default();
-    SinkSettings { name: "out".into(), required: true, drops_oldest: false, steps, batch: BATCH, config }
+    SinkSettings { name: "out".into(), kind: "test", required: true, drops_oldest: false, steps, batch: BATCH, config }
 }
 
 impl Bench {

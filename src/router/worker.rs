@@ -470,6 +470,7 @@ impl Worker {
             let events = refusals.len();
             warn!(sink = self.name, events, code, reason, suppressed, "events refused, kept in dead letters");
         }
+        self.progress.notes().buried(&refusals, now);
         self.metrics.events_dead.inc_by(self.parts.leave_out(&refusals));
         Ok(self.then(State::Deliver))
     }
@@ -502,6 +503,7 @@ impl Worker {
             return;
         }
         self.progress.progressed(now.monotonic);
+        self.progress.notes().works();
         if mem::take(&mut self.warned) {
             info!(sink = self.name, "sink recovered");
         }

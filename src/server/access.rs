@@ -1,6 +1,7 @@
 //! Who may send: the tokens of the settings, and what to warn of. A start and `telemetryx check` share it.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use crate::config::clients::ClientToken;
 use crate::config::tls::ClientAuth;
@@ -43,15 +44,7 @@ fn token_of(client: &Client) -> Result<Option<TokenHash>, String> {
         Some(ClientToken::Sha256(token)) => return Ok(Some(*token)),
         Some(ClientToken::File(path)) => path,
     };
-    let shown = path.display();
-    let text = settings::read_bounded(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
-    match text.trim() {
-        "" => Err(format!("{shown} contains no token: write one into it")),
-        token if token.contains(char::is_control) => {
-            Err(format!("{shown} has more than one line, or a control character: write one token into it"))
-        }
-        token => Ok(Some(TokenHash::of(token.as_bytes()))),
-    }
+    read_one_token(path).map(|token| Some(TokenHash::of(token.as_bytes())))
 }
 
 /// Reads the file that `server.tokens_file` names; no tokens where none is named.
@@ -67,6 +60,31 @@ fn read_tokens_file(server: &config::Server) -> Result<Tokens, ConfigError> {
         return Err(problem("contains no token: write one per line, or unset server.tokens_file".to_owned()));
     }
     Ok(tokens)
+}
+
+/// Reads the token for pages; none where no file is named.
+///
+/// # Errors
+/// The file cannot be read, or does not contain one token.
+pub fn read_pages_token(server: &config::Server) -> Result<Tokens, ConfigError> {
+    let none = || Tokens::from_lines("", server.allow_plaintext_tokens);
+    let Some(path) = &server.pages_token_file else { return Ok(none()) };
+    let problem = |why: String| ConfigError { problems: vec![format!("server.pages_token_file: {why}")] };
+    let token = read_one_token(path).map_err(problem)?;
+    Ok(Tokens::from_lines(&token, server.allow_plaintext_tokens))
+}
+
+/// The only token in a file.
+fn read_one_token(path: &Path) -> Result<String, String> {
+    let shown = path.display();
+    let text = settings::read_bounded(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    match text.trim() {
+        "" => Err(format!("{shown} contains no token: write one into it")),
+        token if token.contains(char::is_control) => {
+            Err(format!("{shown} has more than one line, or a control character: write one token into it"))
+        }
+        token => Ok(token.to_owned()),
+    }
 }
 
 /// What to warn of where the server listens on `address`.

@@ -16,7 +16,7 @@ use crate::limits::{HEADER_BYTES, KEEPALIVE, RING_SLOTS, WINDOW_BYTES, WINDOW_FR
 use crate::metrics::Metrics;
 use crate::net::{
     ConnectionLimits, Encryption, Ended, EventLoop, Ingress, Intake, LogLines, LoopError, LoopState, Loops, Mailbox,
-    Parts, Plaintext, Shared, SinkReport,
+    PagesAccess, Parts, Plaintext, Shared, SinkReport, StatusSources,
 };
 use crate::pipeline::group_commit::LoopEnd;
 use crate::pipeline::health::LogHealth;
@@ -29,6 +29,7 @@ use crate::session::marks::Marks;
 use crate::session::rates::{RateSettings, Rates};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
+use crate::status;
 use crate::tls::Acceptor;
 use crate::wire::AckLevel;
 
@@ -98,6 +99,8 @@ pub(super) struct Sharing {
     pub server_id: [u8; 16],
     /// Who may send events.
     pub tokens: Tokens,
+    /// Who may read pages.
+    pub pages_token: Tokens,
     /// `None`: TLS is not offered.
     pub tls: Option<Arc<Acceptor>>,
     /// The marks of all agents.
@@ -114,11 +117,13 @@ impl Sharing {
     /// What the loops share. `owned` and `routers` are those of this server.
     pub(super) fn share(self, config: &Config, owned: &[Owned], routers: &[Router]) -> Arc<Shared> {
         let has_required_sinks = routers.iter().any(|router| router.progress().required());
+        let needs_token = !self.tokens.is_empty() || config.tls.client_auth == ClientAuth::Require;
         Arc::new(Shared {
             settings: session_settings(config, self.server_id, has_required_sinks),
             http: http_settings(config),
             syslog: config.syslog.enabled.then(|| config.syslog.allow.clone()),
             limits: connection_limits(config, owned.len()),
+            status: status_sources(config, self.pages_token, needs_token, routers),
             tokens: self.tokens,
             encryption: encryption(config, self.tls),
             rates: Rates::new(rate_settings(config), Instant::now()),
@@ -238,6 +243,34 @@ fn sink_report(progress: &SinkProgress) -> SinkReport {
         is_up: state.is_up(),
         oldest: progress.oldest_age(wall),
     }
+}
+
+/// What only `/status.json` shows, and to whom.
+fn status_sources(config: &Config, token: Tokens, needs_token: bool, routers: &[Router]) -> StatusSources {
+    let sinks = config.sinks.iter().zip(routers);
+    let sinks: Vec<_> = sinks.map(|(sink, router)| (sink.kind, router.progress().clone())).collect();
+    StatusSources {
+        access: PagesAccess { token, needs_token, hosts: config.http.hosts.0.clone() },
+        sinks: Box::new(move |now| sinks.iter().map(|(kind, sink)| shown_sink(kind, sink, now)).collect()),
+        ..StatusSources::default()
+    }
+}
+
+/// A sink as `/status.json` has it, without what is counted.
+fn shown_sink(kind: &str, progress: &SinkProgress, now: Instant) -> status::Sink {
+    let SinkReport { name, state, is_up, oldest } = sink_report(progress);
+    let mut sink = status::Sink {
+        name,
+        kind: kind.to_owned(),
+        state: state.to_owned(),
+        is_up,
+        is_required: progress.required(),
+        position: progress.position(),
+        oldest_seconds: oldest.as_secs_f64(),
+        ..status::Sink::default()
+    };
+    progress.notes().fill(&mut sink, now);
+    sink
 }
 
 /// How the loops ended.

@@ -151,6 +151,7 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let notifier = Notifier::from_environment();
     let tokens = access::read_tokens(config)?;
     let tls = certificates::acceptor(config)?.map(Arc::new);
+    let pages_token = access::read_pages_token(server)?;
     let cannot_listen = |error| ServerError::Listen { address: server.address, error };
     let bound = net::bind(server.address).map_err(cannot_listen);
     // A start that cannot listen creates no data directory. Where there is one, another server in it is the better reason.
@@ -198,7 +199,8 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
         certificates::watch(tls, metrics.clone()).map_err(system("a thread for its certificate"))?;
     }
     let on_end = notifier.on_end();
-    let sharing = loops::Sharing { server_id, tokens, tls, marks, metrics, health: health.clone(), on_end };
+    let sharing =
+        loops::Sharing { server_id, tokens, pages_token, tls, marks, metrics, health: health.clone(), on_end };
     let shared = sharing.share(config, &owned, &routers);
     let restored = if has_log { RESTORED } else { Ticket::default() };
     let mut event_loops = loops::start(config, owned, &shared, (listener, restored), &mut random)?;

@@ -19,10 +19,12 @@
 //! | `file` | small files that are read as a whole |
 //! | `networks` | networks in CIDR notation |
 //! | `url` | URLs of stores, of which only the harmless part is shown |
+//! | `hosts` | host names |
 //! | `hide` | secrets that a peer repeats |
 
 mod file;
 pub mod hide;
+mod hosts;
 mod networks;
 mod setting;
 pub mod steps;
@@ -30,6 +32,7 @@ pub mod url;
 mod values;
 
 pub use file::read_bounded;
+pub use hosts::Hosts;
 pub use networks::Networks;
 pub use setting::{Form, Raw, SECRET_ITSELF, Secret, Setting, Value, format_duration, parse_duration};
 pub use url::{Url, Urls};

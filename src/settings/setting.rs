@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::hosts::Hosts;
 use super::networks::Networks;
 use super::steps::StepForm;
 use super::url::{Url, Urls, is_placeholder, not_a_url};
@@ -87,6 +88,8 @@ pub enum Form {
     Urls,
     /// Of a step of a sink.
     Step(StepForm),
+    /// Host names.
+    Hosts,
     /// Addresses and networks in CIDR notation.
     Networks,
 }
@@ -356,6 +359,13 @@ impl Setting {
                 Raw::List(urls) => own(&urls.join(",")),
                 _ => text().and_then(own),
             },
+            Form::Hosts => {
+                let list = match raw {
+                    Raw::List(names) => names.join(","),
+                    _ => text()?.to_owned(),
+                };
+                own(&list).filter(|_| list.parse::<Hosts>().is_ok())
+            }
             Form::Networks => {
                 let list = match raw {
                     Raw::List(networks) => networks.join(","),
@@ -401,6 +411,7 @@ impl Setting {
             Form::Step(form) => form.expected().to_owned(),
             Form::Url => "a URL".to_owned(),
             Form::Urls => "URLs, as a list or with commas between them".to_owned(),
+            Form::Hosts => "host names without a port, such as [\"telemetry.example\"]".to_owned(),
             Form::Networks => "addresses and networks, such as [\"10.0.0.0/8\", \"::1\"]".to_owned(),
         }
     }

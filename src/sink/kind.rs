@@ -116,6 +116,8 @@ impl fmt::Debug for Output {
 pub struct SinkSettings {
     /// Label of its metrics, name of its files: letters, digits, `-` and `_`. `ingest` is taken by the dead letters.
     pub name: String,
+    /// Name of its kind.
+    pub kind: &'static str,
     /// Acknowledgements of level `delivered` wait for this sink.
     pub required: bool,
     /// When the log is full of what this sink has not taken, its oldest events are dropped; else the log waits for it.

@@ -4,6 +4,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod certificates;
+pub(crate) mod chromium;
 pub(crate) mod disk;
 #[cfg(feature = "sqlite")]
 pub(crate) mod fifo;

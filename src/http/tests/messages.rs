@@ -401,7 +401,8 @@ fn a_head_says_what_is_wrong_with_it() {
     answers(
         "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n",
         404,
-        "not found: there are POST /v1/events, /v1/logs, /v1/metrics, /v1/traces and GET /health, /ready, /metrics",
+        "not found: there are POST /v1/events, /v1/logs, /v1/metrics, /v1/traces and GET /, /health, /ready, \
+         /metrics, /status.json",
     );
     answers("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, "HTTP/2, and so gRPC, is not supported: use HTTP/1.1");
     answers("GET / HTTP/3.0\r\nHost: x\r\n\r\n", 505, "HTTP/3.0 is not supported: use HTTP/1.1");

@@ -6,6 +6,7 @@ mod limited;
 mod maps;
 mod messages;
 mod otlp;
+mod pages;
 mod refused;
 mod requests;
 mod room;

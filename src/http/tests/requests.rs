@@ -34,7 +34,8 @@ fn a_query_does_not_hide_a_page() {
 
 #[test]
 fn what_is_not_there_is_404_and_the_connection_stays() {
-    for target in ["/", "/health/", "/Health", "//health", "/%68ealth", "/v1/event", "/v1/events/", "/v1/events%3Fack"]
+    for target in
+        ["/status", "/health/", "/Health", "//health", "/%68ealth", "/v1/event", "/v1/events/", "/v1/events%3Fack"]
     {
         let got = exchange(format!("GET {target} HTTP/1.1\r\nHost: x\r\n\r\n{GET}"));
         assert_eq!(got.statuses, [404, 200], "{target}");

@@ -14,6 +14,7 @@ use crate::net::delayed::Delay;
 use crate::net::ingress::Ingress;
 use crate::net::serve::{Scratch, Served, after_read};
 use crate::net::socket::{ReadEnd, Socket};
+use crate::net::status::Listed;
 use crate::rate::Received;
 use crate::session::marks::Greeting;
 use crate::session::rates::Wait;
@@ -42,6 +43,7 @@ pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
         is_refused: false,
         is_limited: false,
         delayed_by: None,
+        listed: None,
     })
 }
 
@@ -63,6 +65,8 @@ struct Frames {
     is_limited: bool,
     /// What is read next had to wait for this limit.
     delayed_by: Option<LimitScope>,
+    /// In the list of connected agents, for `/status.json`.
+    listed: Option<Listed>,
 }
 
 /// The agent's epoch is new, and not on its way into the log yet.
@@ -277,6 +281,8 @@ impl Frames {
             },
             epoch: greeting.epoch,
         });
+        let (agents, client) = (&ingress.shared.status.agents, ingress.shared.tokens.name_of(peer.client));
+        self.listed = Some(agents.enter(&peer.origin, peer.address, client, ingress.unix_ms()));
         ingress.note_level(self.session.level());
         if greeting.new_epoch && ingress.shared.settings.has_log() {
             // After the mark was given back, so that what its agent sent before is at or below these.

@@ -46,6 +46,8 @@ impl Worker {
         self.gather.unpin(self.parts.parts_mut().chain(saving));
         self.source.release();
         let until = now.monotonic + delay;
+        let (Unavailable::Retry { reason, .. } | Unavailable::Down { reason }) = unavailable;
+        self.progress.notes().failed(reason, until, now);
         self.paused_until = Some(until);
         Ok(Next::Pause(until))
     }

@@ -120,7 +120,7 @@ fn sink_settings(filters: bool) -> SinkSettings {
     let batch = BatchSettings { max_events: 20, max_bytes: 1 << 16, max_age: Duration::from_millis(50) };
     let config = Box::new(discard::DiscardSettings {});
     let steps = if filters { steps() } else { StepSettings::default() };
-    SinkSettings { name: "out".into(), required: true, drops_oldest: false, steps, batch, config }
+    SinkSettings { name: "out".into(), kind: "test", required: true, drops_oldest: false, steps, batch, config }
 }
 
 fn session_settings(server_id: [u8; 16]) -> SessionSettings {
@@ -242,6 +242,7 @@ fn shared_by_loops(
         states: vec![LoopState::new(pool.gauge(), ring.gauge())],
         log_lines: LogLines::default(),
         sinks: Box::new(Vec::new),
+        status: net::StatusSources::default(),
         delivered_position: Box::new(move || delivered.position()),
         on_end: Box::new(|| {}),
     })

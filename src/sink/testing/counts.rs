@@ -101,6 +101,7 @@ pub(super) fn add_up<S: Store>(store: &S) {
     };
     let settings = SinkSettings {
         name: "counted".into(),
+        kind: "test",
         required: true,
         drops_oldest: false,
         steps: steps(),

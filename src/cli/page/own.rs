@@ -6,7 +6,6 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Instant;
 
-use super::ANSWER_BYTES_MAX;
 use crate::cli::address::Address;
 use crate::limits::HEALTH_TIMEOUT;
 use crate::tls::{Connector, Session};
@@ -15,11 +14,16 @@ use crate::tls::{Connector, Session};
 const NAME: &str = "localhost";
 const READ_BYTES: usize = 4 * 1024;
 
-/// Status and body of the page.
+/// Status and body of the page at `address` and `target`.
 ///
 /// # Errors
 /// The text is for people.
-pub(super) fn get(address: &Address, cert_file: &Path) -> Result<(u16, Vec<u8>), String> {
+pub(super) fn get(
+    (address, target): (&Address, &str),
+    cert_file: &Path,
+    token: Option<&[u8]>,
+    max_bytes: u64,
+) -> Result<(u16, Vec<u8>), String> {
     let connector = Connector::exactly(cert_file)?;
     let until = Instant::now() + HEALTH_TIMEOUT;
     let addresses = address.resolve().map_err(|failure| failure.to_string())?;
@@ -29,8 +33,12 @@ pub(super) fn get(address: &Address, cert_file: &Path) -> Result<(u16, Vec<u8>),
         let hint = "; the certificate is not that of tls.cert_file: it was replaced a moment ago, or another server listens there";
         format!("{error}{}", if is_certificate(&error) { hint } else { "" })
     })?;
-    let request = format!("GET /health HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    ask(&session, &mut stream, request.as_bytes(), until).map_err(|error| error.to_string())
+    let mut request = format!("GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n").into_bytes();
+    if let Some(token) = token {
+        request.extend([b"Authorization: Bearer ", token, b"\r\n"].concat());
+    }
+    request.extend(b"\r\n");
+    ask(&session, &mut stream, &request, (until, max_bytes)).map_err(|error| error.to_string())
 }
 
 fn connect(addresses: &[std::net::SocketAddr]) -> Result<TcpStream, String> {
@@ -53,7 +61,12 @@ fn is_certificate(error: &io::Error) -> bool {
     error.to_string().contains("certificate")
 }
 
-fn ask(session: &Session, stream: &mut TcpStream, request: &[u8], until: Instant) -> io::Result<(u16, Vec<u8>)> {
+fn ask(
+    session: &Session,
+    stream: &mut TcpStream,
+    request: &[u8],
+    (until, max_bytes): (Instant, u64),
+) -> io::Result<(u16, Vec<u8>)> {
     stream.set_write_timeout(Some(HEALTH_TIMEOUT))?;
     stream.write_all(&session.seal(request)?)?;
     let (mut buffer, mut answer) = (vec![0; READ_BYTES], Vec::new());
@@ -71,7 +84,7 @@ fn ask(session: &Session, stream: &mut TcpStream, request: &[u8], until: Instant
         if let Some(whole) = parse(&answer)? {
             return Ok(whole);
         }
-        if !goes_on || answer.len() as u64 > ANSWER_BYTES_MAX {
+        if !goes_on || answer.len() as u64 > max_bytes {
             return Err(io::Error::new(ErrorKind::UnexpectedEof, "the answer is incomplete"));
         }
     }
