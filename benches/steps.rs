@@ -91,7 +91,7 @@ fn counters() -> Vec<u8> {
 
 fn delivery(payload: &[u8], origin: &Arc<Origin>) -> Delivery {
     let payload = Payload::Read(payload.to_vec().into());
-    let run = Run { payload, events: EVENTS, received_unix_nano: 1, origin: origin.clone() };
+    let run = Run { payload, events: EVENTS, received_unix_nano: 1, origin: origin.clone(), are_head_first: true };
     Delivery::new(vec![Arc::new(Batch::new(1, vec![run]))], 1..=EVENTS.into())
 }
 

@@ -133,7 +133,7 @@ fn writing_json_allocates_nothing_but_its_output() {
 fn one_run(events: u32) -> Delivery {
     let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 });
     let payload = Payload::Read(batch(events as usize).into());
-    let batch = Batch::new(1, vec![Run { payload, events, received_unix_nano: 1, origin }]);
+    let batch = Batch::new(1, vec![Run { payload, events, received_unix_nano: 1, origin, are_head_first: true }]);
     Delivery::new(vec![Arc::new(batch)], 1..=events.into())
 }
 
@@ -166,7 +166,8 @@ fn steps_allocate_nothing_per_event() {
 /// `runs` runs of one event each.
 fn single_events(first_position: u64, runs: u64) -> Arc<Batch> {
     let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 });
-    let run = Run { payload: Payload::Read(batch(1).into()), events: 1, received_unix_nano: 1, origin };
+    let run =
+        Run { payload: Payload::Read(batch(1).into()), events: 1, received_unix_nano: 1, origin, are_head_first: true };
     Arc::new(Batch::new(first_position, vec![run; usize::try_from(runs).unwrap()]))
 }
 

@@ -53,7 +53,13 @@ fn shaped(steps: &Steps, lines: &str) -> Vec<serde_json::Value> {
     assert_eq!(decoded.unwrap().rejected.total, 0, "{lines}");
     let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 });
     let events = fields.len() as u32;
-    let run = Run { payload: Payload::Read(fields.concat().into()), events, received_unix_nano: 1, origin };
+    let run = Run {
+        payload: Payload::Read(fields.concat().into()),
+        events,
+        received_unix_nano: 1,
+        origin,
+        are_head_first: false,
+    };
     let delivery = Delivery::new(vec![Arc::new(Batch::new(1, vec![run]))], 1..=events.into());
     let delivery = steps.apply(delivery);
     let row = |record: Record<'_>| {

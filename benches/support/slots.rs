@@ -20,7 +20,8 @@ pub(crate) fn slots() -> impl FnMut() {
     let mut taken = Vec::with_capacity(SLOTS as usize);
     move || {
         for number in 1..=SLOTS {
-            let content = Content::Events { payload: buffer.share(0..4096), events: 10, payload_crc: None };
+            let payload = buffer.share(0..4096);
+            let content = Content::Events { payload, events: 10, payload_crc: None, are_head_first: true };
             let slot = Slot {
                 event_loop: LoopId(0),
                 number,

@@ -77,6 +77,8 @@ pub struct Run {
     pub received_unix_nano: u64,
     /// Where the events came from; shared by the runs of one connection.
     pub origin: Arc<Origin>,
+    /// As in `event::Counts`; `false`: not known, as of what is read from the log.
+    pub are_head_first: bool,
 }
 
 impl Run {

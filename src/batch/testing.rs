@@ -19,6 +19,6 @@ pub(crate) fn pooled_batch(positions: RangeInclusive<u64>) -> Arc<Batch> {
     assert!(buffer.extend(&payload));
     let payload = Payload::Pooled(buffer.share(0..payload.len()));
     let origin = Origin { agent_id: Some([1; 16]), agent: None, default_source: "test".to_owned(), epoch: 1 };
-    let run = Run { payload, events: count, received_unix_nano: 1, origin: Arc::new(origin) };
+    let run = Run { payload, events: count, received_unix_nano: 1, origin: Arc::new(origin), are_head_first: false };
     Arc::new(Batch::new(*positions.start(), vec![run]))
 }

@@ -129,6 +129,9 @@ pub struct Counts {
     pub accepted: usize,
     /// Number of events that break a rule.
     pub rejected: usize,
+    /// Whether each event begins with its head: time, kind, severity, source and name lie before all other fields, each at most
+    /// once. (Encoders write them so; protobuf does not ask for it.)
+    pub are_head_first: bool,
 }
 
 /// One refused event of a request, as the answer names it.
@@ -243,7 +246,7 @@ pub fn check_batch<'a>(
     max_events: usize,
     mut each: impl FnMut(usize, Range<usize>, Result<&EventRef<'a>, InvalidEvent>),
 ) -> Result<Counts, BatchError> {
-    let mut counts = Counts::default();
+    let mut counts = Counts { accepted: 0, rejected: 0, are_head_first: true };
     let mut rest = payload;
     while !rest.is_empty() {
         let index = counts.accepted + counts.rejected;
@@ -262,6 +265,9 @@ pub fn check_batch<'a>(
         let range = start..payload.len() - rest.len();
         let mut event = EventRef::unset(bytes);
         let findings = event.locate_checked().map_err(|malformed| BatchError::Malformed { index, malformed })?;
+        if findings.is_head_late {
+            counts.are_head_first = false;
+        }
         match event.judge(&findings) {
             Ok(()) => {
                 counts.accepted += 1;

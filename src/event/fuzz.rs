@@ -74,6 +74,12 @@ fn compare_batch(bytes: &[u8]) {
     assert_eq!(Events::accepted(&accepted).count(), kept.len());
     for (view, event) in Events::accepted(&accepted).zip(&kept) {
         compare_event(&view, event);
+        if counts.are_head_first {
+            let mut head = EventRef::unset(view.bytes());
+            head.locate_head();
+            let ours = (head.time_unix_nano(), head.kind(), i32::from(head.severity()), head.source(), head.name());
+            assert_eq!(ours, (event.time_unix_nano, view.kind(), event.severity, &*event.source, &*event.name));
+        }
     }
 }
 
@@ -179,7 +185,7 @@ fn decode_and_read_back(mut decoder: JsonDecoder, body: &[u8]) {
 
 fn write_and_read_back(batch: &[u8], accepted: usize) {
     let counts = check_batch(batch, usize::MAX, |_, _, event| assert!(event.is_ok(), "{event:?}"));
-    assert_eq!(counts, Ok(Counts { accepted, rejected: 0 }));
+    assert_eq!(counts, Ok(Counts { accepted, rejected: 0, are_head_first: true }));
     let mut lines = Vec::new();
     for event in Events::accepted(batch) {
         write_json(&JsonRecord::event(event), &mut lines);

@@ -145,6 +145,8 @@ pub(super) struct Findings {
     first_attribute: usize,
     /// Index and length of the first key that is empty or too long.
     pub(super) bad_key: Option<(usize, usize)>,
+    /// A field of the head may follow one of the others.
+    pub(super) is_head_late: bool,
 }
 
 impl<'a> EventRef<'a> {
@@ -171,12 +173,7 @@ impl<'a> EventRef<'a> {
     #[inline(always)]
     fn locate_usual(&mut self) -> (&'a [u8], Findings) {
         let mut findings = Findings::default();
-        let mut rest = self.bytes;
-        usual_fixed64(&mut rest, TIME_UNIX_NANO, |bits| self.time_unix_nano = bits);
-        usual_varint(&mut rest, KIND, &mut self.kind);
-        usual_varint(&mut rest, SEVERITY, &mut self.severity);
-        usual_delimited(&mut rest, SOURCE, &mut self.source);
-        usual_delimited(&mut rest, NAME, &mut self.name);
+        let mut rest = self.locate_usual_head();
         usual_delimited(&mut rest, BODY, &mut self.body);
         let from_attributes = rest;
         // Most are short.
@@ -206,6 +203,28 @@ impl<'a> EventRef<'a> {
             usual_delimited(&mut rest, PARENT_SPAN_ID, &mut self.parent_span_id);
         }
         (rest, findings)
+    }
+
+    /// Reads the head of an event that was accepted before and begins with it (`Counts::are_head_first`): time, kind, severity,
+    /// source and name. Where it is not in the usual form, everything is read.
+    #[inline(always)]
+    pub(crate) fn locate_head(&mut self) {
+        let rest = self.locate_usual_head();
+        if rest.first().is_some_and(|key| u32::from(*key) <= NAME) {
+            self.locate_rest(rest, Findings::default());
+        }
+    }
+
+    /// Reads the head as far as it is in the usual form, and returns what follows.
+    #[inline(always)]
+    fn locate_usual_head(&mut self) -> &'a [u8] {
+        let mut rest = self.bytes;
+        usual_fixed64(&mut rest, TIME_UNIX_NANO, |bits| self.time_unix_nano = bits);
+        usual_varint(&mut rest, KIND, &mut self.kind);
+        usual_varint(&mut rest, SEVERITY, &mut self.severity);
+        usual_delimited(&mut rest, SOURCE, &mut self.source);
+        usual_delimited(&mut rest, NAME, &mut self.name);
+        rest
     }
 
     /// Reads the fields from `rest` on, in any form and order. A fault ends the reading; what was not reached stays unset.
@@ -339,6 +358,7 @@ impl<'a> EventRef<'a> {
         in_order! { TIME_UNIX_NANO KIND SEVERITY SOURCE NAME BODY ATTRIBUTES VALUE }
         while !rest.is_empty() {
             let (key, after) = field_key(rest).map_err(|fault| Malformed { field: "Event", fault })?;
+            findings.is_head_late |= key <= NAME;
             rest = self.field::<true>(key, rest.len(), after, &mut findings)?;
         }
         Ok(findings)

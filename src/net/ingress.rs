@@ -254,7 +254,8 @@ impl Ingress {
         origin: &Arc<Origin>,
     ) -> Ticket {
         self.counts.received(protocol, events);
-        self.push(Content::Events { payload, events, payload_crc: None }, 0, 0, Some(level), origin)
+        let content = Content::Events { payload, events, payload_crc: None, are_head_first: false };
+        self.push(content, 0, 0, Some(level), origin)
     }
 
     /// The limit that a sender without a session, at this address, has to wait for. `None`: what it sends next is admitted.
@@ -382,8 +383,9 @@ impl receive::Ingress for FrameIngress<'_> {
         let range = data.payload.clone();
         let payload = source.filled().get(range.clone()).unwrap_or_default();
         match admit(payload, &mut self.ingress.ranges) {
-            Admission::All { events } => {
-                let ticket = self.accept(source.share(range), events, Some(data.header.payload_crc), data);
+            Admission::All { events, are_head_first } => {
+                let (payload, payload_crc) = (source.share(range), Some(data.header.payload_crc));
+                let ticket = self.accept(Content::Events { payload, events, payload_crc, are_head_first }, data);
                 Taken { ticket, nack: None }
             }
             Admission::Some { events, refused, reason } => {
@@ -392,7 +394,9 @@ impl receive::Ingress for FrameIngress<'_> {
                 let payload = source.unshared_mut(range.clone());
                 let good = range.start + payload.map_or(0, |payload| good_first(payload, ranges, scratch));
                 self.reject(data, NackCode::Partial, &reason, refused, source.share(good..range.end));
-                let ticket = self.accept(source.share(range.start..good), events, None, data);
+                let payload = source.share(range.start..good);
+                let content = Content::Events { payload, events, payload_crc: None, are_head_first: false };
+                let ticket = self.accept(content, data);
                 Taken { ticket, nack: Some((NackCode::Partial, reason.into())) }
             }
             Admission::None { code, refused, reason } => {
@@ -417,10 +421,11 @@ impl receive::Ingress for FrameIngress<'_> {
 }
 
 impl FrameIngress<'_> {
-    fn accept(&mut self, payload: PoolSlice, events: u32, payload_crc: Option<u32>, data: &Data) -> Ticket {
-        self.received.add(events, events, payload.len());
-        let content = Content::Events { payload, events, payload_crc };
-        self.ingress.counts.received(Protocol::Frames, events);
+    fn accept(&mut self, content: Content, data: &Data) -> Ticket {
+        if let Content::Events { payload, events, .. } = &content {
+            self.received.add(*events, *events, payload.len());
+            self.ingress.counts.received(Protocol::Frames, *events);
+        }
         let Header { seq, payload_crc, .. } = data.header;
         self.ingress.push(content, seq, payload_crc, Some(data.level), self.origin)
     }

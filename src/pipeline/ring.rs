@@ -67,6 +67,8 @@ pub enum Content {
         events: u32,
         /// CRC-32 of the encoded batch; `None`: not known yet.
         payload_crc: Option<u32>,
+        /// As in `event::Counts`; `false`: not known.
+        are_head_first: bool,
     },
     /// A payload as it was sent, `events` of it refused.
     Refused {
@@ -258,7 +260,7 @@ pub mod testing {
         let mut buffer = pool.allocate(1).unwrap();
         let payload = buffer.share(0..0);
         let origin = Origin { agent_id: None, agent: None, default_source: String::new(), epoch: 0 };
-        let content = Content::Events { payload, events: 0, payload_crc: None };
+        let content = Content::Events { payload, events: 0, payload_crc: None, are_head_first: false };
         let origin = Arc::new(origin);
         Slot { event_loop, number, content, received_unix_nano: 0, seq: 0, sent_crc: 0, is_let_go: false, origin }
     }

@@ -54,8 +54,9 @@ pub fn run(mut rings: Rings, mut keep_refused: impl FnMut(&[RefusedPayload]), mu
         let mut runs = Vec::with_capacity(slots.len());
         for Slot { content, received_unix_nano, seq, origin, .. } in slots.drain(..) {
             match content {
-                Content::Events { payload, events, .. } => {
-                    runs.push(Run { payload: Payload::Pooled(payload), events, received_unix_nano, origin });
+                Content::Events { payload, events, are_head_first, .. } => {
+                    let payload = Payload::Pooled(payload);
+                    runs.push(Run { payload, events, received_unix_nano, origin, are_head_first });
                 }
                 Content::Refused { payload, events, code, reason } => {
                     refused.push(RefusedPayload { payload, events, code, reason, seq, received_unix_nano, origin });

@@ -14,6 +14,8 @@ pub enum Admission {
     All {
         /// Number of events in the payload.
         events: u32,
+        /// As in `Counts`.
+        are_head_first: bool,
     },
     /// Some are valid: their byte ranges are in the scratch list; `reason` is PARTIAL's JSON.
     Some {
@@ -69,7 +71,7 @@ pub fn admit(payload: &[u8], ranges: &mut Vec<Range<usize>>) -> Admission {
             refused: 1.max(events + refused),
             reason: error.to_string(),
         },
-        Ok(_) if refused == 0 => Admission::All { events },
+        Ok(counts) if refused == 0 => Admission::All { events, are_head_first: counts.are_head_first },
         Ok(_) => {
             let reason = format!("{{\"accepted\":{events},\"rejected\":[{rejected}]}}");
             if events == 0 {

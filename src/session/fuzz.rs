@@ -150,7 +150,7 @@ impl Ingress for Store {
         let payload = &source[data.payload.clone()];
         let mut ranges = Vec::new();
         let nack = match admit(payload, &mut ranges) {
-            Admission::All { events } => {
+            Admission::All { events, .. } => {
                 self.stored.push((payload.to_vec(), events));
                 None
             }
@@ -272,6 +272,6 @@ fn check_answers(outcome: &Outcome) {
     assert!(outcome.left.is_none_or(|last_seq| acked == 0 || acked == last_seq), "BYE counts once all is acknowledged");
     for (payload, events) in &outcome.stored {
         let counts = check_batch(payload, usize::MAX, |_, _, event| assert!(event.is_ok(), "{event:?}"));
-        assert_eq!(counts, Ok(Counts { accepted: *events as usize, rejected: 0 }));
+        assert_eq!(counts, Ok(Counts { accepted: *events as usize, rejected: 0, are_head_first: true }));
     }
 }

@@ -314,6 +314,7 @@ fn batch(found: &Found, payload: bytes::Bytes) -> Batch {
             events: run.events,
             received_unix_nano: run.received_unix_nano,
             origin: run.origin.clone(),
+            are_head_first: false,
         })
         .collect();
     Batch::new(found.header.first_position(), runs)

@@ -84,7 +84,7 @@ fn steps(include: &str) -> Steps {
 fn delivery() -> Delivery {
     let origin = Arc::new(Origin { agent_id: None, agent: None, default_source: "192.0.2.1".to_owned(), epoch: 0 });
     let payload = Payload::Read(batch().into());
-    let run = Run { payload, events: EVENTS as u32, received_unix_nano: 1, origin };
+    let run = Run { payload, events: EVENTS as u32, received_unix_nano: 1, origin, are_head_first: true };
     Delivery::new(vec![Arc::new(Batch::new(1, vec![run]))], 1..=EVENTS as u64)
 }
 

@@ -182,6 +182,7 @@ impl Builder {
                 events: like.events,
                 received_unix_nano,
                 origin: origin.clone(),
+                are_head_first: false,
             }),
         }
         let run = self.own.len() - 1;
@@ -292,13 +293,24 @@ impl Builder {
 impl Delivery {
     /// The delivery in which each event has the fate that `fate` decides, in order of position; the buffer is empty each
     /// time. Without any change it is the same delivery. Runs, and parts of them, whose events are kept are not copied.
-    pub fn shaped(self, mut fate: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate) -> Self {
+    pub fn shaped(self, fate: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate) -> Self {
+        self.shaped_by(false, fate)
+    }
+
+    /// As [`Delivery::shaped`], where time, kind, severity, source and name decide: the other fields of the records may read as
+    /// unset.
+    pub fn shaped_by_heads(self, fate: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate) -> Self {
+        self.shaped_by(true, fate)
+    }
+
+    fn shaped_by(self, heads: bool, mut fate: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate) -> Self {
         let mut builder = Builder::default();
         let mut is_changed = false;
         let mut made = Vec::new();
         builder.begin(&self);
         for pick in self.picks() {
-            is_changed |= shape_pick(&pick, &mut fate, &mut made, &mut builder);
+            let heads = heads && pick.run.are_head_first;
+            is_changed |= shape_pick(&pick, heads, &mut fate, &mut made, &mut builder);
         }
         match builder.finish() {
             Some(shaped) if is_changed => shaped,
@@ -307,9 +319,11 @@ impl Delivery {
     }
 }
 
-/// Adds to `builder` what is left of the pick; returns whether that is less, or something else.
+/// Adds to `builder` what is left of the pick; returns whether that is less, or something else. `heads`: the head of each event
+/// comes first and decides.
 fn shape_pick(
     pick: &Pick<'_>,
+    heads: bool,
     fate: &mut impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate,
     made: &mut Vec<u8>,
     builder: &mut Builder,
@@ -323,7 +337,10 @@ fn shape_pick(
         let (received_unix_nano, event) = (run.received_unix_nano, EventRef::unset(bytes));
         let mut record = Record { position, received_unix_nano, origin: &run.origin, event };
         // Read where it lies: it is so large that moving it takes a call.
-        record.event.locate_accepted();
+        match heads {
+            true => record.event.locate_head(),
+            false => record.event.locate_accepted(),
+        }
         let originals = if stretch.events == 1 { stretch.originals } else { 1 };
         made.clear();
         let fate = fate(&record, made);

@@ -83,8 +83,13 @@ fn with_unknown_fields(names: &[&str], unknown: &[u8]) -> Arc<Batch> {
         payload.extend_from_slice(unknown);
     }
     let payload = Payload::Read(payload.into());
-    let run =
-        Run { payload, events: names.len() as u32, received_unix_nano: RECEIVED_UNIX_NANO, origin: Arc::new(origin()) };
+    let run = Run {
+        payload,
+        events: names.len() as u32,
+        received_unix_nano: RECEIVED_UNIX_NANO,
+        origin: Arc::new(origin()),
+        are_head_first: false,
+    };
     Arc::new(Batch::new(1, vec![run]))
 }
 

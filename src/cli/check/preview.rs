@@ -95,6 +95,7 @@ fn outcome(position: u64, payload: &[u8], steps: &Steps) -> Outcome {
         events: 1,
         received_unix_nano: 0,
         origin: Arc::new(origin),
+        are_head_first: false,
     };
     let mut delivery = Delivery::new(vec![Arc::new(Batch::new(position, vec![run]))], position..=position);
     let mut reasons = Vec::new();

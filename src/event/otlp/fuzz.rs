@@ -92,7 +92,7 @@ pub fn json(signal: Signal, body: &[u8]) -> Result<(Decoded, Memory), OtlpError<
 /// Every event is valid, and counted.
 fn check_output(decoded: &Decoded, memory: &Memory) {
     let counts = check_batch(&memory.batch, usize::MAX, |_, _, event| assert!(event.is_ok(), "{event:?}"));
-    assert_eq!(counts, Ok(Counts { accepted: decoded.events, rejected: 0 }));
+    assert_eq!(counts, Ok(Counts { accepted: decoded.events, rejected: 0, are_head_first: true }));
     assert_eq!(memory.rejected.is_empty(), decoded.rejected.total == 0);
 }
 

@@ -30,7 +30,7 @@ impl Unwritten {
 /// What of a slot goes into the log; `None`: nothing.
 pub(super) fn entry(slot: &Slot) -> Option<Entry<'_>> {
     let (payload, events, payload_crc): (&[u8], _, _) = match &slot.content {
-        Content::Events { payload, events, payload_crc } => (payload, *events, *payload_crc),
+        Content::Events { payload, events, payload_crc, .. } => (payload, *events, *payload_crc),
         // The good ones follow under the same sequence number.
         Content::Refused { code: NackCode::Partial, .. } => return None,
         // Uses up its sequence number.
@@ -72,10 +72,10 @@ pub(super) fn is_refused(slot: &Slot) -> bool {
 pub(super) fn runs(slots: &mut Vec<Slot>) -> Vec<Run> {
     let mut runs = Vec::with_capacity(slots.len());
     for Slot { content, received_unix_nano, origin, .. } in slots.drain(..) {
-        if let Content::Events { payload, events, .. } = content
+        if let Content::Events { payload, events, are_head_first, .. } = content
             && events > 0
         {
-            runs.push(Run { payload: Payload::Pooled(payload), events, received_unix_nano, origin });
+            runs.push(Run { payload: Payload::Pooled(payload), events, received_unix_nano, origin, are_head_first });
         }
     }
     runs

@@ -125,7 +125,7 @@ fn slot(ticket: u64, is_rejected: bool) -> Slot {
     let payload = buffer.share(0..1_000);
     let content = match is_rejected {
         true => Content::Refused { payload, events: 1, code: NackCode::Malformed, reason: "x".into() },
-        false => Content::Events { payload, events: 1, payload_crc: None },
+        false => Content::Events { payload, events: 1, payload_crc: None, are_head_first: false },
     };
     Slot {
         event_loop: LoopId(0),

@@ -132,7 +132,10 @@ impl<'l> ReadLetter<'l> {
         };
         let origin = Origin { agent_id: None, agent: self.agent.clone(), default_source, epoch: 0 };
         let payload = Payload::Read(payload.into());
-        Ok(Batch::new(*position, vec![Run { payload, events: 1, received_unix_nano, origin: Arc::new(origin) }]))
+        Ok(Batch::new(
+            *position,
+            vec![Run { payload, events: 1, received_unix_nano, origin: Arc::new(origin), are_head_first: false }],
+        ))
     }
 }
 

@@ -150,7 +150,13 @@ fn a_refused_frame_is_kept_as_it_was_sent() {
 /// The lines that `append` writes for `event` at `position`, which came from `origin`.
 fn letter_of(event: Event, position: u64, origin: Origin) -> (Vec<u8>, Arc<Batch>) {
     let payload = Payload::Read(EventBatch { events: vec![event] }.encode_to_vec().into());
-    let run = Run { payload, events: 1, received_unix_nano: RECEIVED_UNIX_NANO, origin: Arc::new(origin) };
+    let run = Run {
+        payload,
+        events: 1,
+        received_unix_nano: RECEIVED_UNIX_NANO,
+        origin: Arc::new(origin),
+        are_head_first: false,
+    };
     let batch = Arc::new(Batch::new(position, vec![run]));
     let refusal = Refusal { position, code: "E1".into(), reason: "no".into() };
     let delivery = delivery_of(batch.clone());

@@ -87,6 +87,11 @@ impl Conditions {
         self.any_of.is_empty()
     }
 
+    /// Whether one of them looks at attributes. The others need only the head of an event.
+    pub(super) fn need_attributes(&self) -> bool {
+        !self.keys.is_empty()
+    }
+
     /// Evaluates the conditions on events, one after the other.
     pub(super) fn evaluation(&self) -> Evaluation<'_> {
         Evaluation { conditions: self, last: None, texts_met: [u64::MAX; SETS_MAX] }

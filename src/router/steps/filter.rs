@@ -24,7 +24,7 @@ impl Filter {
 impl Step for Filter {
     fn apply(&self, delivery: Delivery) -> Delivery {
         let (mut include, mut exclude) = (self.include.evaluation(), self.exclude.evaluation());
-        delivery.shaped(|record, _| {
+        let fate = |record: &Record<'_>, _: &mut Vec<u8>| {
             if !self.include.is_empty() && !include.are_met(record) {
                 Fate::Filter(FilterStep::Include)
             } else if !self.exclude.is_empty() && exclude.are_met(record) {
@@ -32,7 +32,11 @@ impl Step for Filter {
             } else {
                 Fate::Keep
             }
-        })
+        };
+        match self.include.need_attributes() || self.exclude.need_attributes() {
+            true => delivery.shaped(fate),
+            false => delivery.shaped_by_heads(fate),
+        }
     }
 
     fn reason(&self, record: &Record<'_>) -> Option<String> {

@@ -42,7 +42,9 @@ pub fn check(settings: &StepSettings, payload: Vec<u8>) {
         return;
     }
     let origin = Origin { agent_id: None, agent: None, default_source: DEFAULT_SOURCE.to_owned(), epoch: 0 };
+    let counts = check_batch(&payload, usize::MAX, |_, _, _| {});
     let run = Run {
+        are_head_first: counts.is_ok_and(|counts| counts.are_head_first),
         payload: Payload::Read(payload.into()),
         events: u32::try_from(count).unwrap_or(u32::MAX),
         received_unix_nano: 1,

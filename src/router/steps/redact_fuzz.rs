@@ -63,6 +63,7 @@ fn delivery(events: &[Event]) -> Delivery {
         events: events.len() as u32,
         received_unix_nano: 1,
         origin: Arc::new(origin),
+        are_head_first: false,
     };
     Delivery::new([Arc::new(Batch::new(1, vec![run]))], 1..=events.len() as u64)
 }

@@ -336,3 +336,36 @@ impl Step for Half {
         })
     }
 }
+
+#[test]
+fn the_last_value_of_a_field_decides_wherever_it_lies() {
+    let head = |event: Event| event.encode_to_vec();
+    let body = |event: Event| Event { body: "b".to_owned(), ..event }.encode_to_vec();
+    let mild = || Event { severity: 9, source: "web".to_owned(), ..named("request") };
+    let bad = || Event { severity: 17, source: "db".to_owned(), ..Event::default() };
+    // A severity of 9 or 17 in more bytes than it needs.
+    let (long_mild, long_bad) = (vec![0x18, 0x89, 0], vec![0x18, 0x91, 0]);
+    let events = [
+        body(mild()),
+        body(bad()),
+        [body(mild()), head(bad())].concat(),
+        [body(bad()), head(mild())].concat(),
+        [head(mild()), head(bad()), body(Event::default())].concat(),
+        [long_bad.clone(), body(Event::default())].concat(),
+        [long_mild, body(Event::default()), long_bad].concat(),
+    ];
+    let batch = |events: &[Vec<u8>]| {
+        let mut payload = Vec::new();
+        for event in events {
+            payload.extend([0x0A, event.len() as u8]);
+            payload.extend(event);
+        }
+        payload
+    };
+    for include in ["{ severity = 'error' }", "{ source = 'db' }", "{ severity = 'error', source = ['db', 'test'] }"] {
+        let settings = settings(&[("include", include)]);
+        super::fuzz::check(&settings, batch(&events));
+        // By itself each is of a batch whose heads come first, or do not.
+        events.iter().for_each(|event| super::fuzz::check(&settings, batch(std::slice::from_ref(event))));
+    }
+}

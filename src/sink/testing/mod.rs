@@ -60,7 +60,7 @@ pub(crate) fn named(name: impl Into<String>) -> Event {
 pub(crate) fn run(events: Vec<Event>, origin: impl Into<Arc<Origin>>) -> Run {
     let count = events.len() as u32;
     let payload = Payload::Read(EventBatch { events }.encode_to_vec().into());
-    Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin: origin.into() }
+    Run { payload, events: count, received_unix_nano: RECEIVED_UNIX_NANO, origin: origin.into(), are_head_first: false }
 }
 
 /// A batch of one run for each element of `runs`.
