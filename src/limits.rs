@@ -348,6 +348,9 @@ pub const RATE_BURST_LOWEST: Duration = Duration::from_secs(1);
 pub const RATE_BURST_LIMIT: Duration = Duration::from_secs(3_600);
 /// Configured clients: a token is compared with that of each.
 pub const CLIENTS_MAX: usize = 1_024;
+/// Names of clients that one process has had: each keeps its id, a counter and a line of those that wait, also when a reload has
+/// removed it.
+pub const CLIENT_NAMES_MAX: usize = 4 * CLIENTS_MAX;
 
 // ---- pipeline ----
 
@@ -544,6 +547,19 @@ pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub const PORT_DEFAULT: u16 = 4640;
 /// Longest wait of `telemetryx health` for an answer.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+// ---- reload ----
+
+/// Longest time for the event loops to look at all of their connections once; the reload counts as done then.
+pub const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time that `telemetryx reload` waits: files may be on a slow disk.
+pub const RELOAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks of `telemetryx reload` at the answer.
+pub const RELOAD_ANSWER_INTERVAL: Duration = Duration::from_millis(10);
+/// Names of changed keys in one log line; there may be more than a thousand clients.
+pub const RELOAD_KEYS_SHOWN: usize = 20;
+/// Lines about what is wrong with settings that were read again.
+pub const RELOAD_PROBLEMS_SHOWN: usize = 20;
 
 // ---- service manager ----
 

@@ -89,6 +89,9 @@ impl FilterStep {
     pub const NAMES: [&'static str; 3] = ["include", "exclude", "sample"];
 }
 
+/// What becomes of a reload: the closed set of `result` of `telemetryx_reloads_total`.
+const RELOAD_RESULTS: [&str; 2] = ["applied", "refused"];
+
 /// The metrics of the server.
 pub struct Metrics {
     registry: Registry,
@@ -115,6 +118,7 @@ pub struct Metrics {
     /// Without labels; there is a value only where there is a certificate.
     certificate_expiry: IntGaugeVec,
     loop_connections: IntGaugeVec,
+    reloads: IntCounterVec,
     /// `telemetryx_wal_sync_seconds`: duration of each fdatasync of the log.
     pub wal_sync_seconds: Histogram,
     /// `telemetryx_wal_bytes`: bytes of all segments of the log.
@@ -345,6 +349,12 @@ impl Metrics {
                 "Open connections of an event loop.",
                 &["loop"],
             )?,
+            reloads: {
+                let reloads =
+                    on.counters("telemetryx_reloads_total", "Times that the settings were read again.", &["result"])?;
+                RELOAD_RESULTS.iter().for_each(|result| drop(reloads.with_label_values(&[result])));
+                reloads
+            },
             certificate_expiry: on.gauges(
                 "telemetryx_tls_certificate_expiry_seconds",
                 "When the certificate in tls.cert_file expires, in seconds since 1970.",
@@ -356,6 +366,11 @@ impl Metrics {
             sinks: Sinks::new(&on)?,
             registry: on.0,
         }))
+    }
+
+    /// The settings were read again, and applied or refused.
+    pub fn reloaded(&self, is_applied: bool) {
+        self.reloads.with_label_values(&[RELOAD_RESULTS[usize::from(!is_applied)]]).inc();
     }
 
     /// `telemetryx_events_rejected_total` for this reason.

@@ -29,6 +29,7 @@ mod logging;
 mod man;
 #[cfg(feature = "profiling")]
 mod profile;
+mod reload;
 mod run;
 mod send;
 mod started;
@@ -72,6 +73,8 @@ enum Command {
     Config(config_command::ConfigArgs),
     /// Check whether a running server is healthy; exit code 0 or 1
     Health(health::HealthArgs),
+    /// Have a running server read its settings again; exit code 1 if it refuses them
+    Reload(reload::ReloadArgs),
     /// Measure the throughput, latency and cost of a server
     Bench(bench::BenchArgs),
     /// Send the lines of files or standard input as events
@@ -87,7 +90,7 @@ enum Command {
 }
 
 /// Where settings come from; taken before and after the command.
-#[derive(Args, Default)]
+#[derive(Args, Default, Clone)]
 #[command(next_help_heading = "Settings")]
 struct SettingsArgs {
     /// Settings file [default: $TELEMETRYX_CONFIG, then ./telemetryx.toml]
@@ -118,11 +121,18 @@ impl SettingsArgs {
     }
 
     fn load(&self) -> Result<Resolved, Failure> {
-        let mut set = self.set.clone();
-        set.extend(self.log_format.clone().map(|format| ("log.format".to_owned(), format)));
-        let resolved = config::load(self.config.as_deref(), set)?;
+        let resolved = self.read()?;
         logging::set_format(resolved.config.log.format);
         Ok(resolved)
+    }
+}
+
+impl SettingsArgs {
+    /// Reads the settings, and changes nothing about the messages of this process.
+    fn read(&self) -> Result<Resolved, ConfigError> {
+        let mut set = self.set.clone();
+        set.extend(self.log_format.clone().map(|format| ("log.format".to_owned(), format)));
+        config::load(self.config.as_deref(), set)
     }
 }
 
@@ -233,6 +243,10 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
             shared.merge(args.settings);
             args.settings = shared;
             health::run(&args)
+        }
+        Some(Command::Reload(args)) => {
+            shared.merge(args.settings);
+            reload::run(&shared, args.data_dir)
         }
         Some(Command::Bench(args)) => {
             shared.merge(args.settings);

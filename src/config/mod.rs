@@ -29,6 +29,7 @@ use crate::settings::{Networks, read_bounded};
 use crate::sink::{BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 
+pub mod changes;
 pub mod clients;
 pub mod document;
 mod environment;
@@ -197,6 +198,8 @@ pub struct Wal {
 pub struct Log {
     /// Form of the log lines.
     pub format: LogFormat,
+    /// Which are written, as it was set; [`Resolved::log_filter`] is the same, parsed.
+    pub filter: String,
 }
 
 /// Form of the server's log lines.

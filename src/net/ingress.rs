@@ -20,6 +20,7 @@ use crate::metrics::{LimitScope, LocalMetrics, Protocol, RejectReason};
 use crate::net::connection::Peer;
 use crate::net::delayed::Delayed;
 use crate::net::intake::Intake;
+use crate::net::policy::Policy;
 use crate::net::shared::{LoopState, Shared};
 use crate::pipeline::health::Pause;
 use crate::pipeline::ring::{Content, Slot, SlotSender};
@@ -44,6 +45,8 @@ const DELAYED: usize = 1024;
 pub struct Ingress {
     /// What all loops share.
     pub shared: Arc<Shared>,
+    /// Who may send, and how much.
+    pub policy: Arc<Policy>,
     /// The loop that this belongs to.
     pub event_loop: LoopId,
     /// Memory that sockets are read into.
@@ -87,12 +90,14 @@ impl Ingress {
         random: Random,
         last_ticket: u64,
     ) -> Self {
-        let clients = shared.tokens.clients();
+        let policy = shared.policy.get();
+        let clients = policy.tokens.clients();
         let counts = LocalMetrics::new(&shared.metrics, clients);
         let delayed = Delayed::new(clients.len(), DELAYED);
         let beginnings = http::Beginnings::new(shared.part_of(HTTP_BODY_BEGINNINGS_BYTES_MAX));
         Self {
             shared,
+            policy,
             event_loop,
             intake,
             ring,
@@ -111,6 +116,14 @@ impl Ingress {
             refused: Vec::new(),
             metrics_page: None,
         }
+    }
+
+    /// Nobody waits for a limit then: those who did are to be served again.
+    pub(super) fn set_policy(&mut self, policy: Arc<Policy>) {
+        let clients = policy.tokens.clients();
+        self.counts.add_clients(&self.shared.metrics, clients);
+        self.delayed = Delayed::new(clients.len(), DELAYED);
+        self.policy = policy;
     }
 
     /// Once a turn: everything in it has this time.
@@ -249,7 +262,7 @@ impl Ingress {
 
     /// The limit that a sender without a session, at this address, has to wait for. `None`: what it sends next is admitted.
     pub(super) fn limit_on(&self, address: IpAddr, client: Option<ClientId>) -> Option<Wait> {
-        let rates = &self.shared.rates;
+        let rates = &self.policy.rates;
         if !rates.has_limits(client) {
             return None;
         }
@@ -264,7 +277,7 @@ impl Ingress {
 
     /// Counts and charges what a sender without a session, at this address, has sent.
     pub(super) fn received(&self, address: IpAddr, client: Option<ClientId>, received: Received) {
-        let rates = &self.shared.rates;
+        let rates = &self.policy.rates;
         if let Some(client) = client {
             self.counts.received_of(client, received.accepted);
         }
@@ -285,8 +298,8 @@ impl Ingress {
 
     /// As [`Ingress::turn`], with what this loop counts.
     pub fn turn_counting<R>(&mut self, access: Access, call: impl FnOnce(&mut Turn<'_>, &LocalMetrics) -> R) -> R {
-        let Shared { settings, tokens, marks, .. } = &*self.shared;
-        let gate = tokens.gate(access);
+        let Shared { settings, marks, .. } = &*self.shared;
+        let gate = self.policy.tokens.gate(access);
         let (now, random) = (self.now, self.random.next_u64());
         call(&mut Turn { now, random, settings, marks, gate: &gate as &dyn Gate }, &self.counts)
     }
@@ -464,9 +477,9 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn authorized(&mut self, token: Option<&[u8]>) -> bool {
-        let gate = self.ingress.shared.tokens.gate(self.peer.access);
+        let gate = self.ingress.policy.tokens.gate(self.peer.access);
         let admitted = gate.admit(token.unwrap_or_default());
-        self.peer.client = admitted.ok().flatten();
+        self.peer.client = admitted.ok().and_then(|admitted| admitted.client);
         admitted.is_ok()
     }
 
@@ -556,7 +569,7 @@ impl http::Ingress for HttpIngress<'_> {
 
     fn refused(&mut self, refused: &http::Refused<'_>) {
         // Without a session an origin is named by the peer's IP address.
-        let client = self.ingress.shared.tokens.name_of(self.peer.client);
+        let client = self.ingress.policy.tokens.name_of(self.peer.client);
         self.ingress.shared.log_lines.refusals.log(&self.peer.origin.default_source, client, refused, self.ingress.now);
     }
 

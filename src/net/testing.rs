@@ -1,7 +1,6 @@
 //! The ingress of event loops for tests, with nothing behind it.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use crate::batch::pool::Pool;
 use crate::http;
@@ -10,11 +9,10 @@ use crate::limits::{DEDUPE_RETENTION, HEADER_BYTES};
 use crate::metrics::Metrics;
 use crate::net::loops::{Loops, Mailbox};
 use crate::net::shared::{LogLines, LoopState, Shared};
-use crate::net::{ConnectionLimits, Encryption, Ingress, Intake};
+use crate::net::{ConnectionLimits, Ingress, Intake, Newest, Policy};
 use crate::pipeline::ring::SlotSender;
 use crate::random::Random;
 use crate::session::marks::Marks;
-use crate::session::rates::{RateSettings, Rates};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
 
@@ -50,9 +48,7 @@ pub(super) fn ingresses(
         http,
         syslog: None,
         limits,
-        tokens,
-        encryption: Encryption::default(),
-        rates: Rates::new(RateSettings::default(), Instant::now()),
+        policy: Newest::new(Policy { tokens, ..Policy::default() }),
         marks: Mutex::new(Marks::new(10, DEDUPE_RETENTION)),
         metrics: Metrics::new().unwrap(),
         watermarks: rest.iter().map(|_| Arc::default()).collect(),
@@ -63,6 +59,8 @@ pub(super) fn ingresses(
         sinks: Box::new(Vec::new),
         delivered_position: Box::new(|| 0),
         on_end: Box::new(|| {}),
+        hangup_reloads: false,
+        on_reload: Box::new(|| {}),
     });
     let ingress = |(index, (pool, ring))| {
         let intake = Intake::new(pool, frame_bytes);

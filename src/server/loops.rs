@@ -8,7 +8,7 @@ use super::{ServerError, system};
 use crate::batch::pool::Pool;
 use crate::batch::shares::Shares;
 use crate::config::tls::ClientAuth;
-use crate::config::{self, Client, Config};
+use crate::config::{self, Config};
 use crate::descriptors;
 use crate::http;
 use crate::ids::{LoopId, Ticket};
@@ -16,7 +16,7 @@ use crate::limits::{HEADER_BYTES, KEEPALIVE, RING_SLOTS, WINDOW_BYTES, WINDOW_FR
 use crate::metrics::Metrics;
 use crate::net::{
     ConnectionLimits, Encryption, Ended, EventLoop, Ingress, Intake, LogLines, LoopError, LoopState, Loops, Mailbox,
-    Parts, Plaintext, Shared, SinkReport,
+    Newest, Parts, Plaintext, Policy, Shared, SinkReport,
 };
 use crate::pipeline::group_commit::LoopEnd;
 use crate::pipeline::health::LogHealth;
@@ -97,9 +97,7 @@ pub(super) struct Sharing {
     /// Sent in WELCOME.
     pub server_id: [u8; 16],
     /// Who may send events.
-    pub tokens: Tokens,
-    /// `None`: TLS is not offered.
-    pub tls: Option<Arc<Acceptor>>,
+    pub policy: Policy,
     /// The marks of all agents.
     pub marks: Marks,
     /// The metrics of the server.
@@ -108,6 +106,10 @@ pub(super) struct Sharing {
     pub health: Arc<LogHealth>,
     /// Called when the end begins.
     pub on_end: Box<dyn Fn() + Send + Sync>,
+    /// Whether SIGHUP asks for a reload.
+    pub hangup_reloads: bool,
+    /// Called for a signal that asks for a reload.
+    pub on_reload: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Sharing {
@@ -119,9 +121,7 @@ impl Sharing {
             http: http_settings(config),
             syslog: config.syslog.enabled.then(|| config.syslog.allow.clone()),
             limits: connection_limits(config, owned.len()),
-            tokens: self.tokens,
-            encryption: encryption(config, self.tls),
-            rates: Rates::new(rate_settings(config), Instant::now()),
+            policy: Newest::new(self.policy),
             marks: Mutex::new(self.marks),
             metrics: self.metrics,
             watermarks: owned.iter().map(|own| own.watermarks.clone()).collect(),
@@ -132,6 +132,8 @@ impl Sharing {
             sinks: sink_reports(routers),
             delivered_position: delivered_position(routers),
             on_end: self.on_end,
+            hangup_reloads: self.hangup_reloads,
+            on_reload: self.on_reload,
         })
     }
 }
@@ -172,8 +174,14 @@ fn session_settings(config: &Config, server_id: [u8; 16], has_required_sinks: bo
     }
 }
 
+/// Who may send and how much, at start. `tokens` and `acceptor` have read their files.
+pub(super) fn policy(config: &Config, tokens: Tokens, acceptor: Option<Arc<Acceptor>>) -> Policy {
+    let rates = Rates::new(rate_settings(config, &tokens), Instant::now());
+    Policy { encryption: encryption(config, acceptor), rates, tokens }
+}
+
 /// TLS as it is set; `acceptor` has read its files.
-fn encryption(config: &Config, acceptor: Option<Arc<Acceptor>>) -> Encryption {
+pub(super) fn encryption(config: &Config, acceptor: Option<Arc<Acceptor>>) -> Encryption {
     Encryption {
         acceptor,
         requires_certificate: config.tls.client_auth == ClientAuth::Require,
@@ -194,14 +202,17 @@ fn http_settings(config: &Config) -> http::Settings {
     }
 }
 
-fn rate_settings(config: &Config) -> RateSettings {
+/// The limits, those of clients by the ids that `tokens` has given them.
+pub(super) fn rate_settings(config: &Config, tokens: &Tokens) -> RateSettings {
     let limits = config.limits;
-    let of_client = |client: &Client| Limit::new(client.events_per_second, client.bytes_per_second, client.burst);
+    let of_client = |name: &String| {
+        let client = config.clients.iter().find(|client| client.name == *name)?;
+        Limit::new(client.events_per_second, client.bytes_per_second, client.burst)
+    };
     RateSettings {
         server: Limit::new(limits.events_per_second, limits.bytes_per_second, limits.burst),
         agent: Limit::new(limits.agent_events_per_second, limits.agent_bytes_per_second, limits.burst),
-        // In the order in which the tokens know them.
-        clients: config.clients.iter().map(of_client).collect(),
+        clients: tokens.clients().iter().map(of_client).collect(),
     }
 }
 

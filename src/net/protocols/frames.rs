@@ -123,12 +123,39 @@ impl Protocol for Frames {
         Some(self.session.end(code, text, cx.ingress.random.next_u64(), cx.out).name())
     }
 
+    fn policy_changed(&mut self, forgets_dues: bool, cx: &mut Context<'_>) -> Option<&'static str> {
+        if !self.session.is_authenticated() {
+            return None;
+        }
+        let (policy, random) = (cx.ingress.policy.clone(), cx.ingress.random.next_u64());
+        if let Err(reason) = self.session.readmit(&policy.tokens.gate(cx.peer.access)) {
+            self.is_refused = true;
+            return Some(self.session.end(GoawayCode::Auth, reason, random, cx.out).name());
+        }
+        cx.peer.client = self.session.client();
+        if forgets_dues {
+            self.session.forget_due();
+        }
+        self.is_limited = policy.rates.has_limits(cx.peer.client);
+        if !self.is_limited {
+            self.delayed_by = None;
+            self.session.open_window();
+        }
+        None
+    }
+
     fn closed(&mut self, reason: &'static str, peer: &Peer, ingress: &mut Ingress) {
         if self.session.is_authenticated() {
             // Before another loop can have the mark.
             ingress.an_agent_leaves();
         }
-        self.session.leave(reason == REPLACED, &mut ingress.shared.marks(), ingress.now);
+        let mut marks = ingress.shared.marks();
+        if ingress.shared.policy.has_other_dues(&ingress.policy) {
+            // This loop will take the new policy in a moment; the mark may be lent again before.
+            self.session.forget_due();
+        }
+        self.session.leave(reason == REPLACED, &mut marks, ingress.now);
+        drop(marks);
         if !(self.is_refused || self.session.is_authenticated())
             || !ingress.shared.log_lines.connections.allows(ingress.now)
         {
@@ -136,7 +163,7 @@ impl Protocol for Frames {
         }
         let Peer { connection, address, origin, client, .. } = peer;
         let (connection, agent) = (connection.get(), &origin.agent);
-        let client = ingress.shared.tokens.name_of(*client);
+        let client = ingress.policy.tokens.name_of(*client);
         match self.is_refused {
             true => {
                 tracing::warn!(connection, peer = %address, agent, client, reason, "agent disconnected by the server")
@@ -214,7 +241,7 @@ impl Frames {
 
     /// Bytes that may be read now, as far as limits are concerned.
     fn room(&mut self, cx: &mut Context<'_>) -> Result<usize, Delay> {
-        let (rates, client, now) = (&cx.ingress.shared.rates, cx.peer.client, cx.ingress.now);
+        let (rates, client, now) = (&cx.ingress.policy.rates, cx.peer.client, cx.ingress.now);
         let Wait { scope, time } = match self.session.room(rates, now) {
             Err(wait) => wait,
             Ok(bytes) => {
@@ -262,11 +289,11 @@ impl Frames {
     fn greeted(&mut self, greeting: &Greeting, cx: &mut Context<'_>) {
         let (ingress, peer) = (&mut *cx.ingress, &mut *cx.peer);
         let agent_id = self.session.agent_id().copied().unwrap_or_default();
-        self.session.add_due(ingress.shared.rates.remembered(agent_id));
+        self.session.add_due(ingress.policy.rates.remembered(agent_id));
         let name = self.session.agent_name();
         peer.is_known = true;
         peer.client = self.session.client();
-        self.is_limited = ingress.shared.rates.has_limits(peer.client);
+        self.is_limited = ingress.policy.rates.has_limits(peer.client);
         peer.origin = Arc::new(Origin {
             agent_id: Some(agent_id),
             agent: Some(if name.is_empty() { hex(&agent_id) } else { name.to_owned() }),
@@ -289,7 +316,7 @@ impl Frames {
                 connection = peer.connection.get(),
                 agent = peer.origin.agent,
                 peer = %peer.address,
-                client = ingress.shared.tokens.name_of(peer.client),
+                client = ingress.policy.tokens.name_of(peer.client),
                 epoch = greeting.epoch,
                 last_seq = greeting.last_seq,
                 resumed = greeting.resumed,
@@ -403,7 +430,7 @@ impl Frames {
             if let Some(scope) = self.delayed_by.take() {
                 cx.ingress.counts.limited(scope, received.amount.events);
             }
-            self.session.charge(received.amount, &cx.ingress.shared.rates, cx.ingress.now);
+            self.session.charge(received.amount, &cx.ingress.policy.rates, cx.ingress.now);
         }
     }
 
@@ -439,7 +466,7 @@ impl Frames {
     /// The agent's mark is deleted, but not what is due by it.
     fn leave_due(&self, cx: &Context<'_>) {
         if let Some(agent_id) = self.session.agent_id() {
-            cx.ingress.shared.rates.remember(*agent_id, self.session.due(), cx.ingress.now);
+            cx.ingress.policy.rates.remember(*agent_id, self.session.due(), cx.ingress.now);
         }
     }
 
