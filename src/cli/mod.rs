@@ -73,7 +73,7 @@ enum Command {
     Config(config_command::ConfigArgs),
     /// Check whether a running server is healthy; exit code 0 or 1
     Health(health::HealthArgs),
-    /// Have a running server read its settings again; exit code 1 if it refuses them
+    /// Have a running server read its settings again
     Reload(reload::ReloadArgs),
     /// Measure the throughput, latency and cost of a server
     Bench(bench::BenchArgs),

@@ -186,17 +186,15 @@ pub fn run(
     let (mut owned, receivers) = loops::divide(config, parts);
     let health = Arc::new(LogHealth::default());
     let has_log = log.is_some();
-    let log_parts = match log {
-        Some((writer, _)) => Some(group_commit::Parts {
-            writer: behind_sinks(writer, &routers, &queues, &owned)?,
-            holders: log_thread::holders(config, &routers),
-            loops: owned.iter().map(Owned::log_end).collect(),
-            health: health.clone(),
-            metrics: metrics.clone(),
-            is_over: log_thread::is_over(&drain),
-        }),
-        None => None,
-    };
+    let writer = log.map(|(writer, _)| behind_sinks(writer, &routers, &queues, &owned)).transpose()?;
+    let log_parts = writer.map(|writer| group_commit::Parts {
+        writer,
+        holders: log_thread::holders(config, &routers),
+        loops: owned.iter().map(Owned::log_end).collect(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+        is_over: log_thread::is_over(&drain),
+    });
     let log_thread = LogThread::start(config, log_parts, Rings::new(receivers), queues, (&metrics, &drain))?;
     owned.iter_mut().for_each(|own| own.set_log_thread(log_thread.thread()));
     let promises = owned.iter().map(|own| (own.let_go.clone(), own.watermarks.clone())).collect();
@@ -205,16 +203,10 @@ pub fn run(
     let address = listener.local_addr().map_err(system("the address of its socket"))?;
     let datagrams = bind_datagrams(config, address)?;
     report_start(config, (address, has_log), (&tokens, tls.as_ref()), &metrics)?;
-    let sharing = Sharing {
-        server_id,
-        policy: loops::policy(config, tokens, tls),
-        marks,
-        metrics: metrics.clone(),
-        health: health.clone(),
-        on_end: notifier.on_end(),
-        hangup_reloads: reloading.by_hangup,
-        on_reload: requests.on_reload(),
-    };
+    let policy = loops::policy(config, tokens, tls);
+    let (on_end, on_reload, hangup_reloads) = (notifier.on_end(), requests.on_reload(), reloading.by_hangup);
+    let sharing =
+        Sharing { server_id, policy, marks, metrics, health: health.clone(), on_end, hangup_reloads, on_reload };
     let shared = sharing.share(config, &owned, &routers);
     let restored = if has_log { RESTORED } else { Ticket::default() };
     let mut event_loops = loops::start(config, owned, &shared, (listener, restored), &mut random)?;
@@ -223,20 +215,10 @@ pub fn run(
     }
     let notices = notifier.notices();
     notifier.start(&shared, address)?;
-    started(address, config);
-    let reloader = Reloader {
-        data_dir: config.data_dir.clone(),
-        reshapers: routers.iter().map(|router| router.reshaper().clone()).collect(),
-        loops: Arc::downgrade(&shared),
-        settings,
-        reloading,
-        server_id,
-        metrics,
-        notices,
-    };
-    reloader.start(requests)?;
-    drop(shared);
     lock.publish().map_err(system("the lock on its data directory"))?;
+    started(address, config);
+    Reloader::new(settings, reloading, &shared, (&routers, server_id), notices).start(requests)?;
+    drop(shared);
     let end = loops::run(event_loops)?;
     Ending { log_thread, routers, drain, health, promises, has_log }.finish(end)
 }

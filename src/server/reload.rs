@@ -24,8 +24,8 @@ use crate::counted::Counted;
 use crate::limits::{RELOAD_KEYS_SHOWN, RELOAD_PROBLEMS_SHOWN, RELOAD_TIMEOUT};
 use crate::metrics::Metrics;
 use crate::net::{Policy, Shared};
-use crate::router::Reshaper;
 use crate::router::steps::Steps;
+use crate::router::{Reshaper, Router};
 use crate::session::tokens::Tokens;
 use crate::tls::Acceptor;
 
@@ -65,24 +65,41 @@ impl Requests {
 /// What a reload works with.
 pub(super) struct Reloader {
     /// What is running.
-    pub settings: Resolved,
-    /// How they are read.
-    pub reloading: Reloading,
+    settings: Resolved,
+    reloading: Reloading,
     /// Gone when all loops have ended.
-    pub loops: Weak<Shared>,
+    loops: Weak<Shared>,
     /// In the order of the sinks that are running.
-    pub reshapers: Vec<Reshaper>,
+    reshapers: Vec<Reshaper>,
     /// Of the log; steps decide by it.
-    pub server_id: [u8; 16],
-    /// Counts reloads.
-    pub metrics: Arc<Metrics>,
-    /// To the service manager.
-    pub notices: Notices,
+    server_id: [u8; 16],
+    metrics: Arc<Metrics>,
+    notices: Notices,
     /// Where the report is written.
-    pub data_dir: PathBuf,
+    data_dir: PathBuf,
 }
 
 impl Reloader {
+    /// `settings` are those that are running, with these `routers` for their sinks.
+    pub(super) fn new(
+        settings: Resolved,
+        reloading: Reloading,
+        shared: &Arc<Shared>,
+        (routers, server_id): (&[Router], [u8; 16]),
+        notices: Notices,
+    ) -> Self {
+        Self {
+            data_dir: settings.config.data_dir.clone(),
+            reshapers: routers.iter().map(|router| router.reshaper().clone()).collect(),
+            loops: Arc::downgrade(shared),
+            metrics: shared.metrics.clone(),
+            settings,
+            reloading,
+            server_id,
+            notices,
+        }
+    }
+
     /// Starts the thread. It ends with the event loops.
     pub(super) fn start(mut self, requests: Requests) -> Result<(), ServerError> {
         let Requests { sender, receiver } = requests;
