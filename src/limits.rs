@@ -410,6 +410,12 @@ pub const WAL_POSITION_LIMIT: u64 = 1 << 62;
 pub const WAL_UNKNOWN_JUMP: u64 = u32::MAX as u64;
 /// Positions left out after a cut or a skip, so that none is used twice: more than a lost commit can have had.
 pub const WAL_POSITION_JUMP: u64 = 1 << 24;
+/// Between two looks of `telemetryx tap` at a log that has nothing new.
+pub const TAP_INTERVAL: Duration = Duration::from_millis(50);
+/// Bytes of events that `telemetryx tap` holds at once, about.
+pub const TAP_READ_BYTES: usize = 1024 * 1024;
+/// A record that is still not whole after this time is corrupt to a reader from outside (`telemetryx tap`).
+pub const WAL_FOLLOW_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes that a reader of the log asks for at once: a commit of single events is many small records.
 pub const WAL_READ_BYTES: usize = 256 * 1024;
 /// Unit of what is written past the page cache: at least the block of any common disk and file system.

@@ -34,6 +34,7 @@ mod run;
 mod send;
 mod started;
 mod table;
+mod tap;
 mod terminal;
 mod tls_args;
 mod wal;
@@ -81,6 +82,8 @@ enum Command {
     Send(send::SendArgs),
     /// Inspect the write-ahead log, also while the server runs
     Wal(wal::WalArgs),
+    /// Show events from the log as they come, beside a running server
+    Tap(tap::TapArgs),
     /// List, replay or drop refused events, also while the server runs
     Dead(dead::DeadArgs),
     /// Print the completion script of a shell
@@ -257,6 +260,10 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
             send::run(&shared, &args.options)
         }
         Some(Command::Wal(args)) => wal::run(shared, args.command),
+        Some(Command::Tap(mut args)) => {
+            shared.merge(std::mem::take(&mut args.settings));
+            tap::run(&shared, &args)
+        }
         Some(Command::Dead(args)) => dead::run(shared, args.command),
         Some(Command::Completions(args)) => completions::run(args.shell),
         Some(Command::Man(args)) => man::run(&args),
