@@ -25,6 +25,8 @@ use telemetryx::event::proto::Event;
 use telemetryx::wire::{FrameKind, GoawayCode, Hello};
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// For what sinks have not stored when the load ends.
+const CATCH_UP: Duration = Duration::from_secs(300);
 const THREADS: usize = 8;
 /// An agent's frame: a log that every sink gets, one that a step of the file leaves out now and then, and a counter that is aggregated
 /// in SQLite now and then.
@@ -133,7 +135,7 @@ impl Settings<'_> {
         let text = format!(
             "[server]\ntokens_file = {path:?}\nevent_loops = 2\n[log]\nfilter = \"{filter}\"\n[[clients]]\nname = \"limited\"\n\
              token_file = {:?}\nevents_per_second = {limit}\n[[sinks]]\nname = \"sqlite\"\n{window}\
-             [[sinks]]\nname = \"file\"\npath = \"out.ndjson\"\nrotate_bytes = \"10GiB\"\n{steps}[[sinks]]\nname = \"redis\"\nurl = \"{}\"\n",
+             [[sinks]]\nname = \"file\"\npath = \"out.ndjson\"\nrotate_bytes = \"10GiB\"\n{steps}[[sinks]]\nname = \"redis\"\nmaxlen = 0\nurl = \"{}\"\n",
             self.directory.join("client"),
             self.redis
         );
@@ -209,6 +211,10 @@ fn reloads_under_load_close_only_what_was_revoked_and_lose_and_repeat_nothing() 
     });
     let reloads = |result| metric(address, &format!("telemetryx_reloads_total{{result=\"{result}\"}}"));
     assert_eq!((reloads("applied"), reloads("refused")), (Some(rounds as f64), Some((rounds / 5) as f64)));
+    for sink in ["sqlite", "file", "redis"] {
+        let lag = || metric(address, &format!("telemetryx_sink_lag_events{{sink=\"{sink}\"}}"));
+        assert!(wait_until(CATCH_UP, || lag() == Some(0.0)), "{sink}: {:?} events are not delivered", lag());
+    }
     server.terminate();
     assert!(server.wait(DEADLINE).success(), "{}", server.log());
     check_stores(data_dir, &redis, &sent, posted);
@@ -258,5 +264,5 @@ fn check_stores(data_dir: &Path, redis: &Redis, sent: &[Sent], posted: u64) {
     assert!(number("SELECT count(*) FROM events WHERE name = 'count'") < frames, "the window was in force for a time");
     assert_eq!(number("SELECT count(*) FROM events WHERE name = 'posted'"), posted);
 
-    assert_eq!(redis.cli(&["XLEN", "events"]).trim().parse::<u64>().unwrap(), frames * EVENTS + posted);
+    assert_eq!(redis.cli(&["XLEN", "events:{0}"]).trim().parse::<u64>().unwrap(), frames * EVENTS + posted);
 }
