@@ -353,7 +353,8 @@ fn tokens_that_are_set_for_the_first_time_close_who_has_none() {
     let server = Reloaded::start("");
     let mut with = agent(server.address(), 1, "secret");
     let mut without = agent(server.address(), 2, "");
-    (send(&mut with, 1), send(&mut without, 1));
+    send(&mut with, 1);
+    send(&mut without, 1);
     let tokens = server.path("tokens");
     server.write("tokens", "secret\n");
     let printed = server.applied(&TOKENS.replace("\"tokens\"", &format!("{tokens:?}")));

@@ -28,7 +28,7 @@ pub(super) fn run(settings: &SettingsArgs) -> Result<(), Failure> {
     #[cfg(feature = "profiling")]
     let profile = super::profile::Profile::start()?;
     let reloading = Reloading {
-        load: Box::new(move || Ok(arguments.read()?)),
+        load: Box::new(move || arguments.read()),
         set_log_filter: logging.set_filter(),
         by_hangup: !stdin().is_terminal(),
     };
