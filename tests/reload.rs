@@ -11,9 +11,11 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use support::agent::{ANSWER_TIMEOUT, RawAgent, batch, data, hello, hello_bytes, log_line};
+use support::certificates::Authority;
 use support::http::metric;
 use support::server::{Server, wait_until};
-use telemetryx::wire::{FrameKind, GoawayCode, Hello};
+use support::tls::{self, FAR, TlsStream};
+use telemetryx::wire::{Decoded, FrameKind, GoawayCode, Hello, PayloadCaps, decode};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -364,4 +366,76 @@ fn tokens_that_are_set_for_the_first_time_close_who_has_none() {
     let mut late = RawAgent::connect(server.address());
     late.send(&hello_bytes(hello([3; 16], 0)));
     assert_eq!(late.answer(FrameKind::Goaway).goaway(), Some(GoawayCode::Auth));
+}
+
+#[test]
+fn certificates_their_clients_and_what_is_accepted_without_tls_change() {
+    let authority = Authority::new("of a test");
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        format!("{path:?}")
+    };
+    let server_certificate = |serial| {
+        let issued = authority.issue(&["localhost", "127.0.0.1"], serial, FAR);
+        (write("server.pem", &issued.pem), write("server.key", &issued.key), issued.der)
+    };
+    let (cert, key, first) = server_certificate(1);
+    let ca = write("ca.pem", &authority.pem);
+    let tls =
+        format!("[tls]\ncert_file = {cert}\nkey_file = {key}\nclient_ca_file = {ca}\nclient_auth = \"request\"\n");
+    let client = |name: &str| format!("[[clients]]\nname = \"{name}\"\ncertificate_name = \"{name}.example\"\n");
+    let server = Reloaded::start(&(tls.clone() + &client("edge") + &client("other")));
+    let config = |name: Option<&str>| {
+        let own = name.map(|name| authority.issue(&[&format!("{name}.example")], 7, FAR));
+        tls::client(&authority, own.as_ref(), &[&rustls::version::TLS13])
+    };
+    let connect = |name| {
+        let mut stream = TlsStream::connect(server.address(), &config(Some(name))).unwrap();
+        stream.write_all(&hello_bytes(hello([name.len() as u8; 16], 0))).unwrap();
+        assert_eq!(answer(&mut stream), FrameKind::Welcome, "{name}");
+        stream
+    };
+    let (mut edge, mut other) = (connect("edge"), connect("other"));
+
+    // Other files with the same names.
+    let (.., second) = server_certificate(2);
+    // The server may have found them by itself a moment before.
+    let printed = String::from_utf8(server.reload().stdout).unwrap();
+    assert!(printed.contains("contents of the files of [tls]") || printed.contains("nothing"), "{printed}");
+    let mut stream = TlsStream::connect(server.address(), &config(None)).unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").unwrap();
+    stream.read_to_end().unwrap();
+    let shown = stream.tls.peer_certificates().unwrap()[0].to_vec();
+    assert!(shown == second && shown != first);
+
+    // A client whose certificate stands for nobody any more.
+    let without = tls.clone() + &client("other");
+    assert_eq!(server.applied(&without), "settings reloaded: clients.edge (removed)\n");
+    assert_eq!(answer(&mut edge), FrameKind::Goaway);
+    other.write_all(&data(1, &batch(vec![log_line(1)]))).unwrap();
+    assert_eq!(answer(&mut other), FrameKind::Ack);
+
+    let token = write("token", "secret\n");
+    let plain = format!("{without}[[clients]]\nname = \"plain\"\ntoken_file = {token}\n");
+    server.applied(&plain);
+    let mut agent = agent(server.address(), 9, "secret");
+    let refusing = plain.replace("client_auth", "plaintext = \"refuse\"\nclient_auth");
+    assert_eq!(server.applied(&refusing), "settings reloaded: tls.plaintext\n");
+    assert_eq!(agent.answer(FrameKind::Goaway).goaway(), Some(GoawayCode::Auth));
+    other.write_all(&data(2, &batch(vec![log_line(2)]))).unwrap();
+    assert_eq!(answer(&mut other), FrameKind::Ack);
+}
+
+/// The kind of the next frame.
+fn answer(stream: &mut TlsStream) -> FrameKind {
+    let (mut bytes, mut chunk) = (Vec::new(), [0; 1]);
+    loop {
+        if let Ok(Decoded::Frame { header, .. }) = decode(&bytes, PayloadCaps { data: 1 << 20 }) {
+            return header.kind;
+        }
+        assert_eq!(stream.read(&mut chunk).unwrap(), 1, "the connection has ended");
+        bytes.extend_from_slice(&chunk);
+    }
 }
