@@ -70,6 +70,11 @@ pub enum LimitScope {
 
 impl LimitScope {
     const NAMES: [&'static str; 4] = ["server", "client", "agent", "address"];
+
+    /// As the label has it.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
 }
 
 /// Which step left an event out: the closed set of `step` of `telemetryx_events_filtered_total`.

@@ -308,6 +308,30 @@ fn the_log_filter_changes_by_hangup_while_the_server_runs() {
 }
 
 #[test]
+fn the_frames_of_one_agent_are_logged_for_a_while() {
+    let server = Reloaded::start("");
+    let connect = |name, id| RawAgent::greeted(server.address(), Hello { name, ..hello([id; 16], 0) }).0;
+    let (mut one, mut other) = (connect("web-1\u{1b}", 1), connect("db-1", 2));
+    send(&mut one, 1);
+    assert_eq!(server.applied("[log]\nagents = \"mail, web-*\"\n"), "settings reloaded: log.agents\n");
+    send(&mut one, 2);
+    send(&mut other, 1);
+    let mut late = connect("web-2", 3);
+    send(&mut late, 1);
+    assert!(server.applied("").contains("log.agents"));
+    send(&mut one, 3);
+    let log = server.server.log_with("settings reloaded applied=\"log.agents\"");
+    let about = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!((about("frames received"), about("frames acknowledged")), (2, 2), "{log}");
+    assert!(
+        log.contains(r#"frames acknowledged agent="web-1\u{1b}" seq=2"#)
+            || log.contains(r#"agent="web-1\u001B" seq=2"#),
+        "{log}"
+    );
+    assert!(log.contains("agent=\"web-2\" events=1 accepted=1 bytes="), "{log}");
+}
+
+#[test]
 fn without_a_server_there_is_nothing_to_reload() {
     let directory = tempfile::tempdir().unwrap();
     let says = |output: Output, text: &str| {

@@ -131,7 +131,7 @@ impl Resolved {
         running.server.tokens_file = config.server.tokens_file;
         running.server.allow_plaintext_tokens = config.server.allow_plaintext_tokens;
         (running.tls, running.limits, running.clients) = (config.tls, config.limits, config.clients);
-        running.log.filter = config.log.filter;
+        (running.log.filter, running.log.agents) = (config.log.filter, config.log.agents);
         running.batch.max_age = config.batch.max_age;
         (self.log_filter, self.clients) = (log_filter, clients);
         let mut new_sinks: Vec<Option<(ResolvedSink, SinkSettings)>> =
@@ -246,7 +246,7 @@ mod tests {
         let reloaded = format!(
             "[server]\ntokens_file = \"t\"\nallow_plaintext_tokens = true\n[tls]\n{tls}\n[limits]\nevents_per_second = 1\n\
              bytes_per_second = 2\nagent_events_per_second = 3\nagent_bytes_per_second = 4\nburst = \"5s\"\n[batch]\n\
-             max_age = \"1s\"\n[log]\nfilter = \"warn\"\n[[clients]]\nname = \"api\"\ntoken_file = \"t\"\n[[sinks]]\n\
+             max_age = \"1s\"\n[log]\nfilter = \"warn\"\nagents = \"web-*\"\n[[clients]]\nname = \"api\"\ntoken_file = \"t\"\n[[sinks]]\n\
              name = \"sqlite\"\ninclude = [{{ kinds = [\"log\"] }}]\nexclude = [{{ name = [\"x\"] }}]\nsample = {{ keep = \"1/2\", \
              by = \"name\", always = {{ severity = \"error\" }} }}\nredact = [{{ attributes = [\"a\"], action = \"remove\" }}]\n\
              collapse = true\naggregate = {{ interval = \"1s\", gauges = [\"max\"], by = [\"source\"], max_series = 5 }}\n"

@@ -10,6 +10,7 @@ use super::layers::Origin;
 use super::resolve::Entry;
 use super::table;
 use crate::event::nearest::nearest;
+use crate::glob::Glob;
 use crate::settings::Value;
 
 /// What is logged: a level, or targets with levels.
@@ -41,6 +42,25 @@ const LIBRARIES: &[&str] =
     &["h2", "hyper_util", "mio", "postgres", "rustls", "tokio_postgres", "tonic", "tower", "ureq", "ureq_proto"];
 const EXPECTED: &str = "expected a level (error, warn, info, debug, trace, off) or targets with levels, such as \
                         \"warn,telemetryx::net=debug\"";
+
+/// Reads the names of agents, with commas between them.
+///
+/// # Errors
+/// One is not a pattern.
+pub fn agents(text: &str) -> Result<Vec<Glob>, String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(|name| Glob::new(name).map_err(|error| error.to_string())).collect()
+}
+
+/// Names of agents that cannot be read become a problem.
+pub(super) fn check_agents(entries: &[Entry], problems: &mut Vec<String>) {
+    if let Some(Entry { key, value: Value::Text(text), origin, .. }) =
+        entries.iter().find(|entry| entry.key == table::LOG_AGENTS)
+        && let Err(why) = agents(text)
+    {
+        problems.push(format!("{origin}: {key}: {why}"));
+    }
+}
 
 /// A checked filter.
 #[derive(Debug, Clone, PartialEq)]

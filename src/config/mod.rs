@@ -36,7 +36,7 @@ mod environment;
 mod file;
 mod foreign;
 mod layers;
-mod log_filter;
+pub mod log_filter;
 mod resolve;
 #[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 mod secrets_tests;
@@ -200,6 +200,8 @@ pub struct Log {
     pub format: LogFormat,
     /// Which are written, as it was set; [`Resolved::log_filter`] is the same, parsed.
     pub filter: String,
+    /// Agents whose frames are logged, as [`log_filter::agents`] reads them.
+    pub agents: String,
 }
 
 /// Form of the server's log lines.

@@ -9,6 +9,7 @@ use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
 use super::foreign;
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
+use super::log_filter;
 use super::tls::{self, ClientAuth, Plaintext, Tls};
 use super::{Config, ConfigError, Http, Log, LogFilter, RateLimits, Server, Syslog, Wal, table};
 use crate::batch::shares::Shares;
@@ -129,6 +130,7 @@ impl Layers {
             .collect();
         let entries = check_keys("", rows, merged.keys, &mut problems);
         let log_filter = LogFilter::of_entries(&entries, &mut problems);
+        log_filter::check_agents(&entries, &mut problems);
         let data_dir = text_of(&entries, "data_dir").to_owned();
         let clients = clients::resolve(merged.clients, &mut problems);
         let mut given_sinks = merged.sinks;

@@ -423,6 +423,8 @@ pub(super) const BATCH: Section = Section {
 
 /// The key of the log filter, within its section.
 const FILTER: &str = "filter";
+/// The full key of the agents whose frames are logged.
+pub(super) const LOG_AGENTS: &str = "log.agents";
 /// Its full key.
 pub(super) const LOG_FILTER: &str = "log.filter";
 
@@ -445,6 +447,14 @@ const LOG: Section = Section {
             doc: "Which lines are written: a level (error, warn, info, debug, trace, off), or targets with levels, such as \
                   \"warn,telemetryx::net=debug\". The environment variable TELEMETRYX_LOG sets it too, and overrides the \
                   settings file.",
+        },
+        Setting {
+            key: "agents",
+            applies: Applies::OnReload,
+            default: Value::text(""),
+            form: Form::Text,
+            doc: "Names of agents whose frames and acknowledgements are logged one by one (level info), with * for any text and \
+                  commas between them, such as \"web-*,db-1\". Empty: none.",
         },
     ],
 };

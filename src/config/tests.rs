@@ -53,7 +53,7 @@ fn defaults_are_the_ones_of_the_design() {
     assert_eq!(config.server, expected);
     let batch = BatchSettings { max_events: 10_000, max_bytes: 4 << 20, max_age: Duration::from_millis(50) };
     assert_eq!(config.batch, batch);
-    assert_eq!(config.log, Log { format: LogFormat::Text, filter: "info".to_owned() });
+    assert_eq!(config.log, Log { format: LogFormat::Text, filter: "info".to_owned(), agents: String::new() });
     assert_eq!(config.sinks.len(), 1);
     assert_eq!((config.sinks[0].name.as_str(), config.sinks[0].required), ("sqlite", true));
     assert_eq!(config.sinks[0].batch, batch);

@@ -9,6 +9,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::glob::Glob;
 use crate::net::encryption::Encryption;
 use crate::session::rates::Rates;
 use crate::session::tokens::Tokens;
@@ -22,6 +23,15 @@ pub struct Policy {
     pub encryption: Encryption,
     /// How much they may send.
     pub rates: Rates,
+    /// Names of agents whose frames are logged one by one.
+    pub logged_agents: Vec<Glob>,
+}
+
+impl Policy {
+    /// Whether the frames of the agent with this name are logged.
+    pub fn logs(&self, agent: Option<&str>) -> bool {
+        agent.is_some_and(|agent| self.logged_agents.iter().any(|name| name.matches(agent)))
+    }
 }
 
 /// The newest policy.

@@ -10,6 +10,7 @@ use crate::batch::shares::Shares;
 use crate::config::tls::ClientAuth;
 use crate::config::{self, Config};
 use crate::descriptors;
+use crate::glob::Glob;
 use crate::http;
 use crate::ids::{LoopId, Ticket};
 use crate::limits::{HEADER_BYTES, KEEPALIVE, RING_SLOTS, WINDOW_BYTES, WINDOW_FRAMES};
@@ -177,7 +178,12 @@ fn session_settings(config: &Config, server_id: [u8; 16], has_required_sinks: bo
 /// Who may send and how much, at start. `tokens` and `acceptor` have read their files.
 pub(super) fn policy(config: &Config, tokens: Tokens, acceptor: Option<Arc<Acceptor>>) -> Policy {
     let rates = Rates::new(rate_settings(config, &tokens), Instant::now());
-    Policy { encryption: encryption(config, acceptor), rates, tokens }
+    Policy { encryption: encryption(config, acceptor), rates, tokens, logged_agents: logged_agents(config) }
+}
+
+/// The agents of `log.agents`, which was checked.
+pub(super) fn logged_agents(config: &Config) -> Vec<Glob> {
+    config::log_filter::agents(&config.log.agents).unwrap_or_default()
 }
 
 /// TLS as it is set; `acceptor` has read its files.

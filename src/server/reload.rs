@@ -150,6 +150,7 @@ impl Reloader {
         let policy = Policy {
             encryption: loops::encryption(&new.config, acceptor),
             rates: before.rates.followed_by(loops::rate_settings(&new.config, &tokens)),
+            logged_agents: loops::logged_agents(&new.config),
             tokens,
         };
         let (done, answers) = mpsc::channel();

@@ -256,6 +256,11 @@ impl ServerSession {
         self.admitted.client
     }
 
+    /// The last number that was acknowledged.
+    pub fn acked_seq(&self) -> u64 {
+        self.acked_seq
+    }
+
     /// Whether a HELLO was accepted.
     pub fn is_authenticated(&self) -> bool {
         self.agent_id().is_some()

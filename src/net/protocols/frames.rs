@@ -41,6 +41,7 @@ pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
         unlogged_epoch: None,
         is_refused: false,
         is_limited: false,
+        is_logged: false,
         delayed_by: None,
     })
 }
@@ -61,6 +62,8 @@ struct Frames {
     is_refused: bool,
     /// There are limits for this agent.
     is_limited: bool,
+    /// Its frames are logged one by one (`log.agents`).
+    is_logged: bool,
     /// What is read next had to wait for this limit.
     delayed_by: Option<LimitScope>,
 }
@@ -93,12 +96,16 @@ impl Protocol for Frames {
         if !self.log_epoch(&cx.peer.origin, cx.ingress) {
             return;
         }
-        let own = cx.ingress.event_loop;
+        let (own, before) = (cx.ingress.event_loop, self.session.acked_seq());
         let reached = |ticket: Ticket, level| shared.has_reached(own, ticket, level);
         cx.ingress.turn_counting(cx.peer.access, |turn, counts| {
             self.session.settled(reached, turn, cx.out);
             self.session.acknowledge(reached, turn, cx.out, |age| counts.acknowledged(age.as_secs_f64()));
         });
+        if self.is_logged && self.session.acked_seq() > before {
+            let (agent, seq) = (&cx.peer.origin.agent, self.session.acked_seq());
+            tracing::info!(agent, seq, "frames acknowledged");
+        }
     }
 
     fn deadline(&self, pressure: bool) -> Option<Instant> {
@@ -137,6 +144,7 @@ impl Protocol for Frames {
             self.session.forget_due();
         }
         self.is_limited = policy.rates.has_limits(cx.peer.client);
+        self.is_logged = policy.logs(cx.peer.origin.agent.as_deref());
         if !self.is_limited {
             self.delayed_by = None;
             self.session.open_window();
@@ -225,6 +233,10 @@ impl Frames {
         match self.room(cx) {
             Err(delay) => {
                 self.delayed_by = Some(delay.scope);
+                if self.is_logged {
+                    let (agent, scope) = (&cx.peer.origin.agent, delay.scope.name());
+                    tracing::info!(agent, scope, "not read until a limit admits more");
+                }
                 self.session.set_paused(true, now);
                 Served::Delayed(delay)
             }
@@ -304,6 +316,7 @@ impl Frames {
             },
             epoch: greeting.epoch,
         });
+        self.is_logged = ingress.policy.logs(peer.origin.agent.as_deref());
         ingress.note_level(self.session.level());
         if greeting.new_epoch && ingress.shared.settings.has_log() {
             // After the mark was given back, so that what its agent sent before is at or below these.
@@ -422,6 +435,11 @@ impl Frames {
     fn charge(&mut self, received: Received, cx: &mut Context<'_>) {
         if received == Received::default() {
             return;
+        }
+        if self.is_logged {
+            let (agent, Received { amount, accepted }) = (&cx.peer.origin.agent, received);
+            let (events, bytes) = (amount.events, amount.bytes);
+            tracing::info!(agent, events, accepted, bytes, "frames received");
         }
         if let Some(client) = cx.peer.client {
             cx.ingress.counts.received_of(client, received.accepted);
