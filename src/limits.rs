@@ -378,6 +378,9 @@ pub const RATE_BURST_LOWEST: Duration = Duration::from_secs(1);
 pub const RATE_BURST_LIMIT: Duration = Duration::from_secs(3_600);
 /// Configured clients: a token is compared with that of each.
 pub const CLIENTS_MAX: usize = 1_024;
+/// Names of clients that one process has had: each keeps its id, a counter and a line of those that wait, also when a reload has
+/// removed it.
+pub const CLIENT_NAMES_MAX: usize = 4 * CLIENTS_MAX;
 
 // ---- pipeline ----
 
@@ -437,6 +440,12 @@ pub const WAL_POSITION_LIMIT: u64 = 1 << 62;
 pub const WAL_UNKNOWN_JUMP: u64 = u32::MAX as u64;
 /// Positions left out after a cut or a skip, so that none is used twice: more than a lost commit can have had.
 pub const WAL_POSITION_JUMP: u64 = 1 << 24;
+/// Between two looks of `telemetryx tap` at a log that has nothing new.
+pub const TAP_INTERVAL: Duration = Duration::from_millis(50);
+/// Bytes of events that `telemetryx tap` holds at once, about.
+pub const TAP_READ_BYTES: usize = 1024 * 1024;
+/// A record that is still not whole after this time is corrupt to a reader from outside (`telemetryx tap`).
+pub const WAL_FOLLOW_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes that a reader of the log asks for at once: a commit of single events is many small records.
 pub const WAL_READ_BYTES: usize = 256 * 1024;
 /// Unit of what is written past the page cache: at least the block of any common disk and file system.
@@ -574,6 +583,19 @@ pub const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub const PORT_DEFAULT: u16 = 4640;
 /// Longest wait of `telemetryx health` for an answer.
 pub const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+// ---- reload ----
+
+/// Longest time for the event loops to look at all of their connections once; the reload counts as done then.
+pub const RELOAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time that `telemetryx reload` waits: files may be on a slow disk.
+pub const RELOAD_ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two looks of `telemetryx reload` at the answer.
+pub const RELOAD_ANSWER_INTERVAL: Duration = Duration::from_millis(10);
+/// Names of changed keys in one log line; there may be more than a thousand clients.
+pub const RELOAD_KEYS_SHOWN: usize = 20;
+/// Lines about what is wrong with settings that were read again.
+pub const RELOAD_PROBLEMS_SHOWN: usize = 20;
 
 // ---- service manager ----
 

@@ -71,6 +71,11 @@ pub enum LimitScope {
 
 impl LimitScope {
     const NAMES: [&'static str; 4] = ["server", "client", "agent", "address"];
+
+    /// As the label has it.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
 }
 
 /// Which step left an event out: the closed set of `step` of `telemetryx_events_filtered_total`.
@@ -89,6 +94,9 @@ impl FilterStep {
     /// As the label has them, in the order of the variants.
     pub const NAMES: [&'static str; 3] = ["include", "exclude", "sample"];
 }
+
+/// What becomes of a reload: the closed set of `result` of `telemetryx_reloads_total`.
+const RELOAD_RESULTS: [&str; 2] = ["applied", "refused"];
 
 /// The metrics of the server.
 pub struct Metrics {
@@ -116,6 +124,7 @@ pub struct Metrics {
     /// Without labels; there is a value only where there is a certificate.
     certificate_expiry: IntGaugeVec,
     loop_connections: IntGaugeVec,
+    reloads: IntCounterVec,
     /// `telemetryx_wal_sync_seconds`: duration of each fdatasync of the log.
     pub wal_sync_seconds: Histogram,
     /// `telemetryx_wal_bytes`: bytes of all segments of the log.
@@ -346,6 +355,12 @@ impl Metrics {
                 "Open connections of an event loop.",
                 &["loop"],
             )?,
+            reloads: {
+                let reloads =
+                    on.counters("telemetryx_reloads_total", "Times that the settings were read again.", &["result"])?;
+                RELOAD_RESULTS.iter().for_each(|result| drop(reloads.with_label_values(&[result])));
+                reloads
+            },
             certificate_expiry: on.gauges(
                 "telemetryx_tls_certificate_expiry_seconds",
                 "When the certificate in tls.cert_file expires, in seconds since 1970.",
@@ -357,6 +372,11 @@ impl Metrics {
             sinks: Sinks::new(&on)?,
             registry: on.0,
         }))
+    }
+
+    /// The settings were read again, and applied or refused.
+    pub fn reloaded(&self, is_applied: bool) {
+        self.reloads.with_label_values(&[RELOAD_RESULTS[usize::from(!is_applied)]]).inc();
     }
 
     /// `telemetryx_events_rejected_total` for this reason.

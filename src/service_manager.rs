@@ -1,8 +1,7 @@
 //! The service manager (systemd) that started this process: where it receives messages, and how long it waits for one.
 //!
 //! `NOTIFY_SOCKET` names a Unix datagram socket. A message is one datagram with lines of the form `KEY=VALUE`, see sd_notify(3).
-//! `WATCHDOG_USEC` is the time after which a service that has sent no [`WATCHDOG`] is ended. `RELOADING=1` has no constant here, as
-//! there is no reload.
+//! `WATCHDOG_USEC` is the time after which a service that has sent no [`WATCHDOG`] is ended.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -16,6 +15,8 @@ use crate::limits::NOTIFY_TIMEOUT;
 
 /// The service has started.
 pub const READY: &str = "READY=1";
+/// The service reads its settings again. `MONOTONIC_USEC` has to follow, and [`READY`] when it is done.
+pub const RELOADING: &str = "RELOADING=1";
 /// The service begins to shut down.
 pub const STOPPING: &str = "STOPPING=1";
 /// The service makes progress.

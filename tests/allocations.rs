@@ -31,7 +31,6 @@ use telemetryx::router::{Drain, Router, Shared, SinkProgress};
 use telemetryx::session::marks::Marks;
 use telemetryx::session::rates::{RateSettings, Rates};
 use telemetryx::session::server::SessionSettings;
-use telemetryx::session::tokens::Tokens;
 use telemetryx::settings::steps::StepSettings;
 use telemetryx::sink::{self, Identity, SinkSettings};
 use telemetryx::time::Now;
@@ -172,9 +171,7 @@ fn start(
         http,
         syslog: None,
         limits: ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 },
-        tokens: Tokens::default(),
-        encryption: net::Encryption::default(),
-        rates: Rates::new(rates, Instant::now()),
+        policy: net::Newest::new(net::Policy { rates: Rates::new(rates, Instant::now()), ..net::Policy::default() }),
         marks: Mutex::new(Marks::new(100, Duration::from_secs(3600))),
         metrics: metrics.clone(),
         watermarks: vec![watermarks],
@@ -186,6 +183,8 @@ fn start(
         status: net::StatusSources::default(),
         delivered_position: Box::new(|| 0),
         on_end: Box::new(|| {}),
+        hangup_reloads: false,
+        on_reload: Box::new(|| {}),
     });
     let intake = Intake::new(pool, FRAME_BYTES + 32);
     let ingress = Ingress::new(shared, LoopId(0), intake, sender, Random::seeded(1), 0);

@@ -47,14 +47,8 @@ fn a_section_or_key_of_another_name_leads_to_ours() {
     reports(folder.path(), &["--config", "t.toml"], "t.toml:1: unknown key `sink`: did you mean `[[sinks]]`?");
     for (set, problem) in [
         ("sink.a.kind=file", "unknown key `sink.a.kind`: did you mean `sinks.a.kind`?"),
-        (
-            "log.level=debug",
-            "unknown key `log.level`: how much is logged is set in the environment, as in TELEMETRYX_LOG=debug",
-        ),
-        (
-            "loglevel=x",
-            "unknown key `loglevel`: how much is logged is set in the environment, as in TELEMETRYX_LOG=debug",
-        ),
+        ("log.level=debug", "unknown key `log.level`: did you mean `log.filter`?"),
+        ("loglevel=x", "unknown key `loglevel`: did you mean `log.filter`?"),
         ("server.port=4641", "unknown key `server.port`: did you mean `server.address`?"),
         ("listen=x", "unknown key `listen`: did you mean `server.address`?"),
         ("server.tokens=x", "unknown key `server.tokens`: did you mean `server.tokens_file`?"),

@@ -102,6 +102,30 @@ fn the_service_is_ready_when_the_port_answers_and_stopping_when_the_drain_begins
 }
 
 #[test]
+fn a_reload_is_reported_with_its_time_and_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let manager = Manager::new(directory.path());
+    let mut process = manager.launch(directory.path(), &[DISCARD], Some(WATCHDOG));
+    let ready = manager.until("READY=1").pop().unwrap();
+    let now = || {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+    };
+    for signal in ["HUP", "USR1", "HUP"] {
+        let before = now();
+        process.signal(signal);
+        let reloading = manager.until("RELOADING=1").pop().unwrap();
+        let time = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
+        assert!((before..=now()).contains(&time.parse().unwrap()), "{before}: {reloading}");
+        assert_eq!(manager.until("READY=1").pop().unwrap(), ready);
+    }
+    process.signal("TERM");
+    manager.until("STOPPING=1");
+    assert!(process.wait(DEADLINE).success());
+    assert!(!process.log().contains("an event loop hangs"), "{}", process.log());
+}
+
+#[test]
 fn a_server_that_waits_reports_again_and_again_that_it_is_alive() {
     let directory = tempfile::tempdir().unwrap();
     let manager = Manager::new(directory.path());

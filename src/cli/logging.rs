@@ -15,9 +15,10 @@ use std::thread;
 
 use serde_json::Map;
 use tracing::Level;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Registry, fmt};
+use tracing_subscriber::{Registry, fmt, reload};
 
 use super::Failure;
 use crate::config::{LogFilter, LogFormat};
@@ -60,6 +61,7 @@ pub(super) fn json_line(level: Level, message: &str, fields: Map<String, serde_j
 /// Log output of this process. Dropping it waits, for a bounded time, until the last lines are out.
 pub(super) struct Logging {
     lines: Lines,
+    filter: reload::Handle<Targets, Registry>,
 }
 
 /// Starts log output, once in a process.
@@ -74,14 +76,15 @@ pub(super) fn start(format: LogFormat, filter: LogFilter) -> Result<Logging, Fai
         let lines = lines.clone();
         move || lines.clone()
     };
-    let registry = Registry::default().with(filter.into_targets());
+    let (targets, filter) = reload::Layer::new(filter.into_targets());
+    let registry = Registry::default().with(targets);
     let layer = fmt::layer().with_writer(make_writer).with_ansi(false);
     match format {
         LogFormat::Text => registry.with(layer).try_init(),
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     }
     .map_err(|error| Failure::Failed(format!("log output cannot start: {error}")))?;
-    Ok(Logging { lines })
+    Ok(Logging { lines, filter })
 }
 
 /// Makes a panic one JSON line, too.
@@ -90,6 +93,15 @@ pub(super) fn panics_as_json() {
 }
 
 impl Logging {
+    /// Puts another filter in force, each time that it is called.
+    pub(super) fn set_filter(&self) -> Box<dyn Fn(LogFilter) + Send> {
+        let handle = self.filter.clone();
+        Box::new(move |filter| {
+            // It fails only once nothing is logged any more.
+            let _ = handle.reload(filter.into_targets());
+        })
+    }
+
     /// Writes lines that appear whatever is filtered, in their order among the log lines.
     pub(super) fn print(&self, lines: &str) {
         for line in lines.split_inclusive('\n') {

@@ -30,10 +30,12 @@ mod man;
 mod page;
 #[cfg(feature = "profiling")]
 mod profile;
+mod reload;
 mod run;
 mod send;
 mod started;
 mod table;
+mod tap;
 mod terminal;
 mod tls_args;
 mod top;
@@ -76,12 +78,16 @@ enum Command {
     Health(health::HealthArgs),
     /// Show the state of a running server, each second
     Top(top::TopArgs),
+    /// Have a running server read its settings again
+    Reload(reload::ReloadArgs),
     /// Measure the throughput, latency and cost of a server
     Bench(bench::BenchArgs),
     /// Send the lines of files or standard input as events
     Send(send::SendArgs),
     /// Inspect the write-ahead log, also while the server runs
     Wal(wal::WalArgs),
+    /// Show events from the log as they come, beside a running server
+    Tap(tap::TapArgs),
     /// List, replay or drop refused events, also while the server runs
     Dead(dead::DeadArgs),
     /// Print the completion script of a shell
@@ -91,7 +97,7 @@ enum Command {
 }
 
 /// Where settings come from; taken before and after the command.
-#[derive(Args, Default)]
+#[derive(Args, Default, Clone)]
 #[command(next_help_heading = "Settings")]
 struct SettingsArgs {
     /// Settings file [default: $TELEMETRYX_CONFIG, then ./telemetryx.toml]
@@ -122,11 +128,18 @@ impl SettingsArgs {
     }
 
     fn load(&self) -> Result<Resolved, Failure> {
-        let mut set = self.set.clone();
-        set.extend(self.log_format.clone().map(|format| ("log.format".to_owned(), format)));
-        let resolved = config::load(self.config.as_deref(), set)?;
+        let resolved = self.read()?;
         logging::set_format(resolved.config.log.format);
         Ok(resolved)
+    }
+}
+
+impl SettingsArgs {
+    /// Reads the settings, and changes nothing about the messages of this process.
+    fn read(&self) -> Result<Resolved, ConfigError> {
+        let mut set = self.set.clone();
+        set.extend(self.log_format.clone().map(|format| ("log.format".to_owned(), format)));
+        config::load(self.config.as_deref(), set)
     }
 }
 
@@ -243,6 +256,10 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
             args.settings = shared;
             top::run(&args)
         }
+        Some(Command::Reload(args)) => {
+            shared.merge(args.settings);
+            reload::run(&shared, args.data_dir)
+        }
         Some(Command::Bench(args)) => {
             shared.merge(args.settings);
             bench::run(&shared, &args.options)
@@ -252,6 +269,10 @@ fn dispatch(Cli { command, mut shared }: Cli) -> Result<(), Failure> {
             send::run(&shared, &args.options)
         }
         Some(Command::Wal(args)) => wal::run(shared, args.command),
+        Some(Command::Tap(mut args)) => {
+            shared.merge(std::mem::take(&mut args.settings));
+            tap::run(&shared, &args)
+        }
         Some(Command::Dead(args)) => dead::run(shared, args.command),
         Some(Command::Completions(args)) => completions::run(args.shell),
         Some(Command::Man(args)) => man::run(&args),

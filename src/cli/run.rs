@@ -1,16 +1,20 @@
 //! `telemetryx run`: settings, log output, descriptors, then the server.
 
+use std::io::{IsTerminal, stdin};
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{info, warn};
 
 use super::{Failure, SettingsArgs, logging, started};
 use crate::config::LogFormat;
-use crate::{descriptors, server};
+use crate::descriptors;
+use crate::server::{self, Reloading};
 
 pub(super) fn run(settings: &SettingsArgs) -> Result<(), Failure> {
-    let settings = settings.load()?;
+    let arguments = settings.clone();
+    let mut settings = settings.load()?;
     // Held to the end: dropping it writes out the last lines.
-    let logging = logging::start(settings.config.log.format, settings.log_filter)?;
+    let logging = logging::start(settings.config.log.format, settings.log_filter.clone())?;
     if settings.config.log.format == LogFormat::Json {
         logging::panics_as_json();
     }
@@ -18,14 +22,19 @@ pub(super) fn run(settings: &SettingsArgs) -> Result<(), Failure> {
         Some(file) => info!(%file, "settings read"),
         None => info!("no settings file"),
     }
-    let mut config = settings.config;
+    let config = &mut settings.config;
     let users = descriptors::Users { sinks: config.sinks.len(), event_loops: config.event_loops(server::cores()) };
     config.server.max_connections = connections_within_descriptors(config.server.max_connections, users);
     #[cfg(feature = "profiling")]
     let profile = super::profile::Profile::start()?;
-    let ended = server::run(&config, |address| {
+    let reloading = Reloading {
+        load: Box::new(move || arguments.read()),
+        set_log_filter: logging.set_filter(),
+        by_hangup: !stdin().is_terminal(),
+    };
+    let ended = server::run(settings, reloading, |address, config| {
         // For the person who started it, whatever the log's level.
-        logging.print(&started::lines(address, &config));
+        logging.print(&started::lines(address, config));
     });
     #[cfg(feature = "profiling")]
     profile.write()?;

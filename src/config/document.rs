@@ -175,12 +175,13 @@ fn rows<'a>(out: &mut String, rows: impl Iterator<Item = (String, &'a Setting)>)
     if rows.peek().is_none() {
         return;
     }
-    *out += "\n| key | default | accepts | |\n|---|---|---|---|\n";
+    *out += "\n| key | default | accepts | applies on | |\n|---|---|---|---|---|\n";
     for (key, setting) in rows {
         let also = if setting.form.is_secret() { format!(" (or `{key}_file`)") } else { String::new() };
         let default = setting.default.within("<data_dir>");
         // Writing into a String cannot fail.
-        let _ = writeln!(out, "| `{key}`{also} | `{default}` | {} | {} |", takes(setting), setting.doc);
+        let (takes, applies) = (takes(setting), setting.applies.name());
+        let _ = writeln!(out, "| `{key}`{also} | `{default}` | {takes} | {applies} | {} |", setting.doc);
     }
 }
 

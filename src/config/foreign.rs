@@ -1,27 +1,17 @@
 //! What other programs call our keys, for the messages of unknown keys. Nothing here is looked at before a key is unknown.
 
-/// What a key of another name leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Meant {
-    /// A key beside it, or of the whole settings where it is in no sink.
-    Key(&'static str),
-    /// What is not set by a key.
-    Advice(&'static str),
-}
-
-const LOG_LEVEL: Meant = Meant::Advice("how much is logged is set in the environment, as in TELEMETRYX_LOG=debug");
-const ADDRESS: Meant = Meant::Key("server.address");
-const TOKENS: Meant = Meant::Key("server.tokens_file");
-const CERT: Meant = Meant::Key("tls.cert_file");
-const KEY: Meant = Meant::Key("tls.key_file");
-const CLIENT_CA: Meant = Meant::Key("tls.client_ca_file");
-const URL: Meant = Meant::Key("url");
-const PATH: Meant = Meant::Key("path");
+const LOG_LEVEL: &str = "log.filter";
+const ADDRESS: &str = "server.address";
+const TOKENS: &str = "server.tokens_file";
+const CERT: &str = "tls.cert_file";
+const KEY: &str = "tls.key_file";
+const CLIENT_CA: &str = "tls.client_ca_file";
+const URL: &str = "url";
+const PATH: &str = "path";
 
 /// Without `_` and `-`, which do not count, nor does case.
-const KEYS: &[(&str, Meant)] = &[
+const KEYS: &[(&str, &str)] = &[
     ("level", LOG_LEVEL),
-    ("log.filter", LOG_LEVEL),
     ("log.level", LOG_LEVEL),
     ("loglevel", LOG_LEVEL),
     ("logging.level", LOG_LEVEL),
@@ -52,12 +42,12 @@ const KEYS: &[(&str, Meant)] = &[
     ("tls.ca", CLIENT_CA),
     ("tls.cafile", CLIENT_CA),
     ("tls.clientca", CLIENT_CA),
-    ("data", Meant::Key("data_dir")),
-    ("server.datadir", Meant::Key("data_dir")),
-    ("storage", Meant::Key("data_dir")),
+    ("data", "data_dir"),
+    ("server.datadir", "data_dir"),
+    ("storage", "data_dir"),
 ];
 
-const KEYS_OF_SINKS: &[(&str, Meant)] = &[
+const KEYS_OF_SINKS: &[(&str, &str)] = &[
     ("address", URL),
     ("connectionstring", URL),
     ("dsn", URL),
@@ -68,8 +58,8 @@ const KEYS_OF_SINKS: &[(&str, Meant)] = &[
     ("filename", PATH),
 ];
 
-/// Returns what an unknown `key` leads to: of a sink, or of the whole settings.
-pub(super) fn meant(key: &str, of_sink: bool) -> Option<Meant> {
+/// Returns the key that an unknown `key` stands for: of a sink, or of the whole settings.
+pub(super) fn meant(key: &str, of_sink: bool) -> Option<&'static str> {
     let folded: String = key.chars().filter(|c| !matches!(c, '_' | '-')).map(|c| c.to_ascii_lowercase()).collect();
     let keys = if of_sink { KEYS_OF_SINKS } else { KEYS };
     keys.iter().find(|(foreign, _)| *foreign == folded).map(|(_, meant)| *meant)
@@ -88,8 +78,7 @@ mod tests {
             .collect();
         for (foreign, meant) in KEYS {
             assert_eq!(super::meant(foreign, false), Some(*meant), "{foreign}");
-            let Meant::Key(key) = meant else { continue };
-            assert!(known.iter().any(|known| known == key), "{key}");
+            assert!(known.iter().any(|known| known == meant), "{meant}");
         }
         for (foreign, meant) in KEYS_OF_SINKS {
             assert_eq!(super::meant(foreign, true), Some(*meant), "{foreign}");

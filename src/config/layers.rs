@@ -11,7 +11,8 @@ use std::fmt;
 
 use super::clients;
 use super::environment::{self, VARIABLE_PREFIX};
-use super::file;
+use super::log_filter::FILTER_VARIABLE;
+use super::{file, table};
 use crate::settings::Raw;
 use crate::settings::url::not_a_url;
 
@@ -110,6 +111,13 @@ impl Layers {
             None => Merged::default(),
         };
         merged.check_sink_names(problems);
+        // Another name for its variable, which overrides it.
+        if let Some(filter) =
+            self.environment.get(FILTER_VARIABLE).map(|text| text.trim()).filter(|text| !text.is_empty())
+        {
+            let origin = Origin::Environment(FILTER_VARIABLE.to_owned());
+            merged.keys.insert(table::LOG_FILTER.to_owned(), Given { raw: Raw::Text(filter.to_owned()), origin });
+        }
         for (variable, value) in &self.environment {
             if let Some(meant) = environment::meant(variable, value) {
                 problems.push(format!("{variable}: unknown variable: did you mean `{meant}`?"));

@@ -1,14 +1,17 @@
-//! Which log lines are written: `TELEMETRYX_LOG`, a level or targets with levels.
+//! Which log lines are written: `log.filter`, or `TELEMETRYX_LOG` in the environment, a level or targets with levels.
 //!
 //! `tracing` takes any word for the name of a target: with `warning`, a level by another name, nothing at all would be
 //! logged. Here levels and targets must be known ones.
 
-use std::collections::BTreeMap;
-
 use tracing::Level;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use super::layers::Origin;
+use super::resolve::Entry;
+use super::table;
 use crate::event::nearest::nearest;
+use crate::glob::Glob;
+use crate::settings::Value;
 
 /// What is logged: a level, or targets with levels.
 pub(super) const FILTER_VARIABLE: &str = "TELEMETRYX_LOG";
@@ -40,6 +43,25 @@ const LIBRARIES: &[&str] =
 const EXPECTED: &str = "expected a level (error, warn, info, debug, trace, off) or targets with levels, such as \
                         \"warn,telemetryx::net=debug\"";
 
+/// Reads the names of agents, with commas between them.
+///
+/// # Errors
+/// One is not a pattern.
+pub fn agents(text: &str) -> Result<Vec<Glob>, String> {
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(|name| Glob::new(name).map_err(|error| error.to_string())).collect()
+}
+
+/// Names of agents that cannot be read become a problem.
+pub(super) fn check_agents(entries: &[Entry], problems: &mut Vec<String>) {
+    if let Some(Entry { key, value: Value::Text(text), origin, .. }) =
+        entries.iter().find(|entry| entry.key == table::LOG_AGENTS)
+        && let Err(why) = agents(text)
+    {
+        problems.push(format!("{origin}: {key}: {why}"));
+    }
+}
+
 /// A checked filter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogFilter(Targets);
@@ -51,15 +73,31 @@ impl Default for LogFilter {
 }
 
 impl LogFilter {
-    /// The filter that the environment names, else the default: `info`.
+    /// The filter of a setting's value; an empty one is the default: `info`.
     ///
     /// # Errors
-    /// A level or target is unknown; names the variable.
-    pub fn from_environment(environment: &BTreeMap<String, String>) -> Result<Self, String> {
-        match environment.get(FILTER_VARIABLE).map(|text| text.trim()) {
-            None | Some("") => Ok(Self::default()),
-            Some(text) => Self::parse(text).map_err(|why| format!("{FILTER_VARIABLE}: {why} ({EXPECTED})")),
+    /// A level or target is unknown; names it, and what is expected.
+    pub fn of(text: &str) -> Result<Self, String> {
+        match text.trim() {
+            "" => Ok(Self::default()),
+            text => Self::parse(text).map_err(|why| format!("{why} ({EXPECTED})")),
         }
+    }
+
+    /// The filter of the settings. One that cannot be parsed becomes a problem.
+    pub(super) fn of_entries(entries: &[Entry], problems: &mut Vec<String>) -> Self {
+        let Some(Entry { value: Value::Text(text), origin, .. }) =
+            entries.iter().find(|entry| entry.key == table::LOG_FILTER)
+        else {
+            return Self::default();
+        };
+        Self::of(text).unwrap_or_else(|why| {
+            problems.push(match origin {
+                Origin::Environment(variable) => format!("{variable}: {why}"),
+                origin => format!("{origin}: {}: {why}", table::LOG_FILTER),
+            });
+            Self::default()
+        })
     }
 
     /// Reads a level, targets, or both, separated by commas. A target without a level is logged in full.
@@ -186,7 +224,7 @@ mod tests {
             assert!(filter(level).would_enable("telemetryx::net", &Level::ERROR), "{level}");
         }
         assert!(!filter("off").would_enable("telemetryx", &Level::ERROR));
-        let default = LogFilter::from_environment(&BTreeMap::new()).unwrap().into_targets();
+        let default = LogFilter::of(" ").unwrap().into_targets();
         assert!(default.would_enable("telemetryx", &Level::INFO) && !default.would_enable("telemetryx", &Level::DEBUG));
         let targets = filter(" warn , telemetryx::net::event_loop = debug,");
         assert!(targets.would_enable("telemetryx::net::event_loop", &Level::DEBUG));

@@ -29,13 +29,14 @@ use crate::settings::{Hosts, Networks, read_bounded};
 use crate::sink::{BatchSettings, SinkSettings};
 use crate::wire::AckLevel;
 
+pub mod changes;
 pub mod clients;
 pub mod document;
 mod environment;
 mod file;
 mod foreign;
 mod layers;
-mod log_filter;
+pub mod log_filter;
 mod resolve;
 #[cfg(all(test, feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 mod secrets_tests;
@@ -201,6 +202,10 @@ pub struct Wal {
 pub struct Log {
     /// Form of the log lines.
     pub format: LogFormat,
+    /// Which are written, as it was set; [`Resolved::log_filter`] is the same, parsed.
+    pub filter: String,
+    /// Agents whose frames are logged, as [`log_filter::agents`] reads them.
+    pub agents: String,
 }
 
 /// Form of the server's log lines.

@@ -7,8 +7,9 @@ use serde::Deserialize;
 
 use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
-use super::foreign::{self, Meant};
+use super::foreign;
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
+use super::log_filter;
 use super::tls::{self, ClientAuth, Plaintext, Tls};
 use super::{Config, ConfigError, Http, Log, LogFilter, RateLimits, Server, Syslog, Wal, table};
 use crate::batch::shares::Shares;
@@ -16,7 +17,9 @@ use crate::event::nearest::nearest;
 use crate::limits::HTTP_ACK_TIMEOUT;
 use crate::settings::steps::StepSettings;
 use crate::settings::url::{is_placeholder, not_a_url};
-use crate::settings::{Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values, parse_duration, read_bounded};
+use crate::settings::{
+    Applies, Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values, parse_duration, read_bounded,
+};
 use crate::sink::{self, BatchSettings, Kind, Output, SinkConfig, SinkSettings};
 use crate::wire::AckLevel;
 
@@ -81,6 +84,8 @@ pub(super) struct Entry {
     pub origin: Origin,
     /// How it is written and whether it may be shown.
     pub form: Form,
+    /// When a change of it takes effect.
+    pub applies: Applies,
 }
 
 impl Entry {
@@ -119,15 +124,13 @@ impl Layers {
     pub fn resolve(&self) -> Result<Resolved, ConfigError> {
         let mut problems = Vec::new();
         let merged = self.merge(&mut problems);
-        let log_filter = LogFilter::from_environment(&self.environment).unwrap_or_else(|problem| {
-            problems.push(problem);
-            LogFilter::default()
-        });
         let rows = table::SECTIONS
             .iter()
             .flat_map(|section| section.settings.iter().map(|setting| Row::new(section.key(setting), setting)))
             .collect();
         let entries = check_keys("", rows, merged.keys, &mut problems);
+        let log_filter = LogFilter::of_entries(&entries, &mut problems);
+        log_filter::check_agents(&entries, &mut problems);
         let data_dir = text_of(&entries, "data_dir").to_owned();
         let clients = clients::resolve(merged.clients, &mut problems);
         let mut given_sinks = merged.sinks;
@@ -203,7 +206,8 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
                 }
             },
         };
-        entries.push(Entry { key: row.key.clone(), value, origin, form: row.setting.form });
+        let (form, applies) = (row.setting.form, row.setting.applies);
+        entries.push(Entry { key: row.key.clone(), value, origin, form, applies });
         known.push(row.key);
     }
     for (key, Given { raw, origin }) in keys {
@@ -228,9 +232,8 @@ fn hint_for(prefix: &str, key: &str, origin: &Origin, known: &[String]) -> Strin
     let list = nearest(first, &[SINKS, CLIENTS]).unwrap_or(SINKS);
     let is_of_a_list = prefix.is_empty() && nearest(first, &[SINKS, CLIENTS]).is_some();
     let meant = match foreign::meant(key, !prefix.is_empty()) {
-        Some(Meant::Advice(advice)) => return format!(": {advice}"),
         // Not every kind of sink has it.
-        Some(Meant::Key(name)) if names.contains(&name) => Some(name.to_owned()),
+        Some(name) if names.contains(&name) => Some(name.to_owned()),
         _ if is_of_a_list => match (origin, rest) {
             (Origin::File { .. }, _) => return format!(": did you mean `[[{list}]]`?"),
             (_, Some(rest)) => Some(format!("{list}.{rest}")),
@@ -273,7 +276,8 @@ fn take_table(prefix: &str, row: &Row<'_>, keys: &mut Keys, problems: &mut Vec<S
             refuse(&key, &origin, SECRET_ITSELF);
             continue;
         }
-        let entry = Entry { key, value: Value::Text(text.into()), origin, form: Form::Secret };
+        let applies = row.setting.applies;
+        let entry = Entry { key, value: Value::Text(text.into()), origin, form: Form::Secret, applies };
         match entries.iter_mut().find(|other| same_name(&other.key, &entry.key)) {
             None => entries.push(entry),
             Some(other) if other.origin.rank() < entry.origin.rank() => *other = entry,
@@ -286,7 +290,8 @@ fn take_table(prefix: &str, row: &Row<'_>, keys: &mut Keys, problems: &mut Vec<S
     }
     if entries.is_empty() {
         let (value, origin) = row.default.clone();
-        entries.push(Entry { key: row.key.clone(), value, origin, form: row.setting.form });
+        let (form, applies) = (row.setting.form, row.setting.applies);
+        entries.push(Entry { key: row.key.clone(), value, origin, form, applies });
     }
     entries
 }

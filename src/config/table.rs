@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::event::UnknownKeys;
 use crate::limits;
-use crate::settings::{Form, Setting, Value, steps};
+use crate::settings::{Applies, Form, Setting, Value, steps};
 
 /// A part of the file. Its rows' keys are relative to `name`; the first section has none.
 pub(super) struct Section {
@@ -32,6 +32,7 @@ const TOP: Section = Section {
     doc: "",
     settings: &[Setting {
         key: "data_dir",
+        applies: Applies::OnRestart,
         default: Value::text("telemetryx-data"),
         form: Form::Path,
         doc: "Directory of everything that the server keeps. It is created at start if it is missing.",
@@ -44,6 +45,7 @@ const SERVER: Section = Section {
     settings: &[
         Setting {
             key: "address",
+            applies: Applies::OnRestart,
             default: Value::text("127.0.0.1:4640"),
             form: Form::Address,
             doc: "Address to listen on, for frames and HTTP. With port 0 the system chooses a free port; the start \
@@ -51,6 +53,7 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "ack",
+            applies: Applies::OnRestart,
             default: Value::text("synced"),
             form: Form::Choice(&["received", "written", "synced", "delivered"]),
             doc: "Default level of an acknowledgement, for agents and requests that ask for none: the events are in \
@@ -59,12 +62,14 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "max_frame_bytes",
+            applies: Applies::OnRestart,
             default: Value::Bytes(limits::FRAME_BYTES_DEFAULT as u64),
             form: Form::Bytes { min: limits::FRAME_BYTES_LOWEST as u64, max: limits::FRAME_BYTES_LIMIT as u64 },
             doc: "Largest payload of one frame. At most an eighth of buffer_bytes.",
         },
         Setting {
             key: "max_body_bytes",
+            applies: Applies::OnRestart,
             default: Value::Bytes(limits::HTTP_BODY_BYTES_DEFAULT as u64),
             form: Form::Bytes { min: 1024, max: limits::HTTP_BODY_BYTES_LIMIT as u64 },
             doc: "Largest HTTP body, both as sent and after decompression. buffer_bytes must have room for 3.4 of \
@@ -72,6 +77,7 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "buffer_bytes",
+            applies: Applies::OnRestart,
             default: Value::Bytes(limits::BUFFER_BYTES_DEFAULT as u64),
             form: Form::Bytes { min: 8 * limits::FRAME_BYTES_LOWEST as u64, max: limits::BUFFER_BYTES_LIMIT as u64 },
             doc: "Memory for events between receipt and delivery, reserved at start. When it is used up, the server \
@@ -79,6 +85,7 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "event_loops",
+            applies: Applies::OnRestart,
             default: Value::Count(0),
             form: Form::Count { min: 0, max: limits::EVENT_LOOPS_LIMIT as u64 },
             doc: "Threads that serve connections. Each has an equal part of buffer_bytes; the limits on frames and \
@@ -87,12 +94,14 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "max_connections",
+            applies: Applies::OnRestart,
             default: Value::Count(limits::CONNECTIONS_DEFAULT as u64),
             form: Form::Count { min: 1, max: limits::CONNECTIONS_LIMIT as u64 },
             doc: "Most open connections; further ones are refused. Each needs a file descriptor.",
         },
         Setting {
             key: "max_unauthenticated",
+            applies: Applies::OnRestart,
             default: Value::Count(limits::UNAUTHENTICATED_DEFAULT as u64),
             form: Form::Count { min: 1, max: limits::CONNECTIONS_LIMIT as u64 },
             doc: "Most connections that have sent neither a valid HELLO nor a complete HTTP request head for more \
@@ -101,6 +110,7 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "http_idle_timeout",
+            applies: Applies::OnRestart,
             default: Value::Duration(limits::HTTP_IDLE_TIMEOUT_DEFAULT),
             form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3_600) },
             doc: "How long an HTTP connection may be idle between requests. Every answer announces it (Keep-Alive: \
@@ -109,6 +119,7 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "max_agents",
+            applies: Applies::OnRestart,
             default: Value::Count(limits::AGENTS_DEFAULT as u64),
             form: Form::Count { min: 1, max: limits::AGENTS_LIMIT as u64 },
             doc: "Most agents whose last sequence number is kept, to drop frames that they send twice; about 200 \
@@ -116,6 +127,7 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "dedupe_retention",
+            applies: Applies::OnRestart,
             default: Value::Duration(limits::DEDUPE_RETENTION),
             form: Form::Duration { min: Duration::from_secs(60), max: Duration::from_secs(365 * 86_400) },
             doc: "When max_agents is reached, a disconnected agent may be forgotten after this time; one that sent \
@@ -123,6 +135,7 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "drain_timeout",
+            applies: Applies::OnRestart,
             default: Value::Duration(Duration::from_secs(10)),
             form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(3_600) },
             doc: "After SIGTERM: how long the server waits for acknowledgements and sinks. Events that are not \
@@ -131,18 +144,21 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "tokens_file",
+            applies: Applies::OnReload,
             default: Value::text(""),
             form: Form::Path,
             doc: "File of accepted tokens, one per line. Without it and without clients no token is required.",
         },
         Setting {
             key: "allow_plaintext_tokens",
+            applies: Applies::OnReload,
             default: Value::Flag(false),
             form: Form::Flag,
             doc: "Accept tokens without encryption on addresses other than loopback.",
         },
         Setting {
             key: "pages_token_file",
+            applies: Applies::OnRestart,
             default: Value::text(""),
             form: Form::Path,
             doc: "File that contains the token for /status.json, which the status page and telemetryx top read. Without it \
@@ -159,18 +175,21 @@ const TLS: Section = Section {
     settings: &[
         Setting {
             key: "cert_file",
+            applies: Applies::OnReload,
             default: Value::text(""),
             form: Form::Path,
             doc: "Certificate of the server, followed by those of the authorities between it and the root.",
         },
         Setting {
             key: "key_file",
+            applies: Applies::OnReload,
             default: Value::text(""),
             form: Form::Path,
             doc: "Private key of the certificate, without a password. Only the user of the server should be able to read it.",
         },
         Setting {
             key: "client_ca_file",
+            applies: Applies::OnReload,
             default: Value::text(""),
             form: Form::Path,
             doc: "Authorities whose certificates of clients are trusted (mutual TLS). A client that shows another certificate, or one \
@@ -178,12 +197,14 @@ const TLS: Section = Section {
         },
         Setting {
             key: "client_crl_file",
+            applies: Applies::OnReload,
             default: Value::text(""),
             form: Form::Path,
             doc: "Lists of revoked certificates (CRL) of these authorities, one of each.",
         },
         Setting {
             key: "client_auth",
+            applies: Applies::OnReload,
             default: Value::text("off"),
             form: Form::Choice(&["off", "request", "require"]),
             doc: "Whether clients are asked for a certificate. request: who shows one need not send a token, if the certificate is that \
@@ -192,6 +213,7 @@ const TLS: Section = Section {
         },
         Setting {
             key: "plaintext",
+            applies: Applies::OnReload,
             default: Value::text("allow"),
             form: Form::Choice(&["allow", "loopback", "refuse"]),
             doc: "Whether frames, POST and syslog are accepted without TLS: from everywhere, from this host only, or not at all. The pages \
@@ -212,26 +234,36 @@ const LIMITS: Section = Section {
     settings: &[
         Setting {
             key: "events_per_second",
+            applies: Applies::OnReload,
             default: Value::Count(0),
             form: EVENT_RATE,
             doc: "Events per second of everybody together.",
         },
         Setting {
             key: "bytes_per_second",
+            applies: Applies::OnReload,
             default: Value::Bytes(0),
             form: BYTE_RATE,
             doc: "The same in bytes: payloads of frames, and HTTP bodies as they were sent.",
         },
         Setting {
             key: "agent_events_per_second",
+            applies: Applies::OnReload,
             default: Value::Count(0),
             form: EVENT_RATE,
             doc: "Events per second of each agent, and of each address that sends over HTTP or syslog (of IPv6, each network of \
                   64 bits).",
         },
-        Setting { key: "agent_bytes_per_second", default: Value::Bytes(0), form: BYTE_RATE, doc: "The same in bytes." },
+        Setting {
+            key: "agent_bytes_per_second",
+            applies: Applies::OnReload,
+            default: Value::Bytes(0),
+            form: BYTE_RATE,
+            doc: "The same in bytes.",
+        },
         Setting {
             key: "burst",
+            applies: Applies::OnReload,
             default: Value::Duration(limits::RATE_BURST_DEFAULT),
             form: BURST,
             doc: "Time whose events and bytes may come at once after a pause, for all limits of this section.",
@@ -243,18 +275,21 @@ const LIMITS: Section = Section {
 pub(super) const CLIENT: &[Setting] = &[
     Setting {
         key: "token_sha256",
+        applies: Applies::OnReload,
         default: Value::text(""),
         form: Form::Secret,
         doc: "SHA-256 of the client's token, the 64 hexadecimal digits that sha256sum prints.",
     },
     Setting {
         key: "token_file",
+        applies: Applies::OnReload,
         default: Value::text(""),
         form: Form::Path,
         doc: "File that contains the token itself, in place of token_sha256.",
     },
     Setting {
         key: "certificate_name",
+        applies: Applies::OnReload,
         default: Value::text(""),
         form: Form::Text,
         doc: "First DNS name in the certificate of the client (mutual TLS, tls.client_auth), in place of a token or beside one: with \
@@ -262,18 +297,21 @@ pub(super) const CLIENT: &[Setting] = &[
     },
     Setting {
         key: "events_per_second",
+        applies: Applies::OnReload,
         default: Value::Count(0),
         form: EVENT_RATE,
         doc: "Events per second of all that this client sends. 0: no limit.",
     },
     Setting {
         key: "bytes_per_second",
+        applies: Applies::OnReload,
         default: Value::Bytes(0),
         form: BYTE_RATE,
         doc: "The same in bytes: payloads of frames, and HTTP bodies as they were sent. 0: no limit.",
     },
     Setting {
         key: "burst",
+        applies: Applies::OnReload,
         default: Value::Duration(limits::RATE_BURST_DEFAULT),
         form: BURST,
         doc: "Time whose events and bytes may come at once after a pause.",
@@ -286,6 +324,7 @@ const HTTP: Section = Section {
     settings: &[
         Setting {
             key: "unknown_keys",
+            applies: Applies::OnRestart,
             default: Value::text(UnknownKeys::NAMES[0]),
             form: Form::Choice(&UnknownKeys::NAMES),
             doc: "What happens to keys of JSON that no event has. reject: the event is rejected, and the answer names the \
@@ -293,6 +332,7 @@ const HTTP: Section = Section {
         },
         Setting {
             key: "hosts",
+            applies: Applies::OnRestart,
             default: Value::text(""),
             form: Form::Hosts,
             doc: "Host names under which the status page is shown, as a list or with commas between them, in addition to \
@@ -308,12 +348,14 @@ const SYSLOG: Section = Section {
     settings: &[
         Setting {
             key: "enabled",
+            applies: Applies::OnRestart,
             default: Value::Flag(false),
             form: Form::Flag,
             doc: "Accept syslog over TCP on server.address.",
         },
         Setting {
             key: "udp",
+            applies: Applies::OnRestart,
             default: Value::Flag(false),
             form: Form::Flag,
             doc: "Accept syslog over UDP too, on the same address and port number. Datagrams can be lost. It requires \
@@ -321,6 +363,7 @@ const SYSLOG: Section = Section {
         },
         Setting {
             key: "allow",
+            applies: Applies::OnRestart,
             default: Value::text("127.0.0.0/8,::1"),
             form: Form::Networks,
             doc: "Networks whose syslog is accepted, as a list or with commas between them. Syslog has no tokens, and \
@@ -335,6 +378,7 @@ const WAL: Section = Section {
     settings: &[
         Setting {
             key: "enabled",
+            applies: Applies::OnRestart,
             default: Value::Flag(true),
             form: Form::Flag,
             doc: "Without a log, events are only in memory until sinks have them: they are acknowledged as \
@@ -342,12 +386,14 @@ const WAL: Section = Section {
         },
         Setting {
             key: "segment_bytes",
+            applies: Applies::OnRestart,
             default: Value::Bytes(limits::SEGMENT_BYTES_DEFAULT),
             form: Form::Bytes { min: limits::SEGMENT_BYTES_LOWEST, max: limits::SEGMENT_BYTES_LIMIT },
             doc: "Size of one file of the log. Files are deleted as a whole, and a start reads the newest one.",
         },
         Setting {
             key: "max_bytes",
+            applies: Applies::OnRestart,
             default: Value::Bytes(limits::LOG_BYTES_DEFAULT),
             form: Form::Bytes { min: 2 * limits::SEGMENT_BYTES_LOWEST, max: limits::LOG_BYTES_LIMIT },
             doc: "Largest size of the whole log. When events that a sink has not stored fill it, the on_full setting \
@@ -355,6 +401,7 @@ const WAL: Section = Section {
         },
         Setting {
             key: "keep",
+            applies: Applies::OnRestart,
             default: Value::Duration(Duration::from_secs(60)),
             form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(365 * 86_400) },
             doc: "How long events stay in the log after every sink has them, for a store that is restored to an \
@@ -371,18 +418,21 @@ pub(super) const BATCH: Section = Section {
     settings: &[
         Setting {
             key: "max_events",
+            applies: Applies::OnRestart,
             default: Value::Count(limits::BATCH_EVENTS_DEFAULT),
             form: Form::Count { min: 1, max: limits::BATCH_EVENTS_LIMIT },
             doc: "Most events in one delivery.",
         },
         Setting {
             key: "max_bytes",
+            applies: Applies::OnRestart,
             default: Value::Bytes(limits::BATCH_BYTES_DEFAULT as u64),
             form: Form::Bytes { min: 1024, max: limits::BUFFER_BYTES_LIMIT as u64 / 4 },
             doc: "Most encoded bytes of one delivery. At most a quarter of server.buffer_bytes.",
         },
         Setting {
             key: "max_age",
+            applies: Applies::OnReload,
             default: Value::Duration(limits::BATCH_AGE_DEFAULT),
             form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(60) },
             doc: "After a delivery, the next one is sent when it is full, or after this time.",
@@ -390,28 +440,56 @@ pub(super) const BATCH: Section = Section {
     ],
 };
 
+/// The key of the log filter, within its section.
+const FILTER: &str = "filter";
+/// The full key of the agents whose frames are logged.
+pub(super) const LOG_AGENTS: &str = "log.agents";
+/// Its full key.
+pub(super) const LOG_FILTER: &str = "log.filter";
+
 const LOG: Section = Section {
     name: "log",
-    doc: "Log lines of the server, on stderr. The environment variable TELEMETRYX_LOG filters them, such as \"info\" \
-          or \"warn,telemetryx::net=debug\".",
-    settings: &[Setting {
-        key: "format",
-        default: Value::text("text"),
-        form: Form::Choice(&["text", "json"]),
-        doc: "text: for people. json: one JSON object per line. The argument --log-format sets it too.",
-    }],
+    doc: "Log lines of the server, on stderr.",
+    settings: &[
+        Setting {
+            key: "format",
+            applies: Applies::OnRestart,
+            default: Value::text("text"),
+            form: Form::Choice(&["text", "json"]),
+            doc: "text: for people. json: one JSON object per line. The argument --log-format sets it too.",
+        },
+        Setting {
+            key: FILTER,
+            applies: Applies::OnReload,
+            default: Value::text("info"),
+            form: Form::Text,
+            doc: "Which lines are written: a level (error, warn, info, debug, trace, off), or targets with levels, such as \
+                  \"warn,telemetryx::net=debug\". The environment variable TELEMETRYX_LOG sets it too, and overrides the \
+                  settings file.",
+        },
+        Setting {
+            key: "agents",
+            applies: Applies::OnReload,
+            default: Value::text(""),
+            form: Form::Text,
+            doc: "Names of agents whose frames and acknowledgements are logged one by one (level info), with * for any text and \
+                  commas between them, such as \"web-*,db-1\". Empty: none.",
+        },
+    ],
 };
 
 /// What every sink has besides `kind`, `batch.*` and its kind's own keys.
 pub(super) const SINK: &[Setting] = &[
     Setting {
         key: "required",
+        applies: Applies::OnRestart,
         default: Value::Flag(true),
         form: Form::Flag,
         doc: "Whether the ack level \"delivered\" waits for this sink.",
     },
     Setting {
         key: "on_full",
+        applies: Applies::OnRestart,
         default: Value::text("block"),
         form: Form::Choice(&["block", "drop_oldest"]),
         doc: "What happens when the log reaches wal.max_bytes because this sink is behind. block: the server accepts \

@@ -1,7 +1,7 @@
 //! What users see of the settings: which layer wins, the message for each mistake, what is shown.
 
 use super::*;
-use crate::settings::{Form, Raw, Setting, Value};
+use crate::settings::{Applies, Form, Raw, Setting, Value};
 use crate::sink::{self, SinkConfig, file, sqlite};
 
 /// The layers of one test.
@@ -54,7 +54,7 @@ fn defaults_are_the_ones_of_the_design() {
     assert_eq!(config.server, expected);
     let batch = BatchSettings { max_events: 10_000, max_bytes: 4 << 20, max_age: Duration::from_millis(50) };
     assert_eq!(config.batch, batch);
-    assert_eq!(config.log, Log { format: LogFormat::Text });
+    assert_eq!(config.log, Log { format: LogFormat::Text, filter: "info".to_owned(), agents: String::new() });
     assert_eq!(config.sinks.len(), 1);
     assert_eq!((config.sinks[0].name.as_str(), config.sinks[0].required), ("sqlite", true));
     assert_eq!(config.sinks[0].batch, batch);
@@ -425,7 +425,13 @@ fn a_named_file_that_cannot_be_read_is_an_error() {
 }
 
 /// No built-in sink has a secret yet; the rows of this one do.
-const PASSWORD: Setting = Setting { key: "password", default: Value::text(""), form: Form::Secret, doc: "A secret." };
+const PASSWORD: Setting = Setting {
+    key: "password",
+    applies: Applies::OnRestart,
+    default: Value::text(""),
+    form: Form::Secret,
+    doc: "A secret.",
+};
 
 #[test]
 fn secrets_come_from_files_and_are_never_shown() {

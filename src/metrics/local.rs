@@ -29,6 +29,12 @@ impl LocalMetrics {
         }
     }
 
+    /// There are further clients: `clients` are the names of all.
+    pub fn add_clients(&mut self, metrics: &Metrics, clients: &[String]) {
+        let of_client = |name: &String| metrics.receipt.client_events.with_label_values(&[name]).local();
+        self.client_events.extend(clients.iter().skip(self.client_events.len()).map(of_client));
+    }
+
     /// `events` were accepted.
     pub fn received(&self, protocol: Protocol, events: u32) {
         self.events_received[protocol as usize].inc_by(u64::from(events));

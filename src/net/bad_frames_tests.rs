@@ -104,7 +104,7 @@ impl Bench {
         let stream = mio::net::TcpStream::from_std(OwnedFd::from(ours).into());
         self.connections += 1;
         let address = ([127, 0, 0, 1], 1).into();
-        let access = self.ingress.shared.encryption.access_without_tls([127, 0, 0, 1].into());
+        let access = self.ingress.policy.encryption.access_without_tls([127, 0, 0, 1].into());
         let transport = Transport::plain(stream);
         let mut connection = Connection::new(
             ConnectionId::new(LoopId(0), self.connections, 0),

@@ -131,7 +131,7 @@ impl Datagrams {
     ) -> Option<Collector> {
         self.count_drops_at.get_or_insert(ingress.now + COUNT_DROPS_AFTER);
         let address = peer.ip().to_canonical();
-        let needs_tls = || ingress.shared.encryption.access_without_tls(address).refused.is_some();
+        let needs_tls = || ingress.policy.encryption.access_without_tls(address).refused.is_some();
         if !ingress.shared.syslog.as_ref().is_some_and(|allowed| allowed.contain(address)) || needs_tls() {
             self.refuse(peer, ingress);
             return open;

@@ -7,6 +7,7 @@ mod closing;
 mod delaying;
 mod draining;
 mod messages;
+mod reloading;
 mod serving;
 #[cfg(test)]
 mod takeover_tests;
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token, Waker};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::ids::ConnectionId;
@@ -38,8 +39,10 @@ use crate::net::serve::Scratch;
 use crate::net::timers::Timers;
 use crate::time::Now;
 
-/// Signals that ask for an orderly end. SIGHUP too: a terminal that is closed must not cost events.
+/// Signals that ask for an orderly end. On a terminal SIGHUP too: one that is closed must not cost events.
 pub const DRAIN_SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
+/// Asks for a reload, as SIGHUP does where the server has no terminal: `telemetryx reload` sends it.
+pub const RELOAD_SIGNAL: i32 = SIGUSR1;
 
 const WAKER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -77,7 +80,8 @@ impl Parts {
     /// The system has no descriptors left, or refuses the signal handlers.
     pub fn new() -> Result<Self, LoopError> {
         let mut parts = Self::without_signals()?;
-        let mut signals = Signals::new(DRAIN_SIGNALS).map_err(failed("listening for signals"))?;
+        let all = DRAIN_SIGNALS.into_iter().chain([RELOAD_SIGNAL]);
+        let mut signals = Signals::new(all).map_err(failed("listening for signals"))?;
         let registered = parts.poll.registry().register(&mut signals, SIGNALS, Interest::READABLE);
         registered.map_err(failed("registering signals"))?;
         parts.signals = Some(signals);

@@ -20,6 +20,7 @@ use crate::metrics::{LimitScope, LocalMetrics, Protocol, RejectReason};
 use crate::net::connection::Peer;
 use crate::net::delayed::Delayed;
 use crate::net::intake::Intake;
+use crate::net::policy::Policy;
 use crate::net::shared::{LoopState, Shared};
 use crate::net::status::Rejected;
 use crate::pipeline::health::Pause;
@@ -45,6 +46,8 @@ const DELAYED: usize = 1024;
 pub struct Ingress {
     /// What all loops share.
     pub shared: Arc<Shared>,
+    /// Who may send, and how much.
+    pub policy: Arc<Policy>,
     /// The loop that this belongs to.
     pub event_loop: LoopId,
     /// Memory that sockets are read into.
@@ -90,12 +93,14 @@ impl Ingress {
         random: Random,
         last_ticket: u64,
     ) -> Self {
-        let clients = shared.tokens.clients();
+        let policy = shared.policy.get();
+        let clients = policy.tokens.clients();
         let counts = LocalMetrics::new(&shared.metrics, clients);
         let delayed = Delayed::new(clients.len(), DELAYED);
         let beginnings = http::Beginnings::new(shared.part_of(HTTP_BODY_BEGINNINGS_BYTES_MAX));
         Self {
             shared,
+            policy,
             event_loop,
             intake,
             ring,
@@ -120,6 +125,14 @@ impl Ingress {
     /// The time of this turn, milliseconds since 1970.
     pub(super) fn unix_ms(&self) -> u64 {
         self.received_unix_nano / 1_000_000
+    }
+
+    /// Nobody waits for a limit then: those who did are to be served again.
+    pub(super) fn set_policy(&mut self, policy: Arc<Policy>) {
+        let clients = policy.tokens.clients();
+        self.counts.add_clients(&self.shared.metrics, clients);
+        self.delayed = Delayed::new(clients.len(), DELAYED);
+        self.policy = policy;
     }
 
     /// Once a turn: everything in it has this time.
@@ -260,7 +273,7 @@ impl Ingress {
 
     /// The limit that a sender without a session, at this address, has to wait for. `None`: what it sends next is admitted.
     pub(super) fn limit_on(&self, address: IpAddr, client: Option<ClientId>) -> Option<Wait> {
-        let rates = &self.shared.rates;
+        let rates = &self.policy.rates;
         if !rates.has_limits(client) {
             return None;
         }
@@ -275,7 +288,7 @@ impl Ingress {
 
     /// Counts and charges what a sender without a session, at this address, has sent.
     pub(super) fn received(&self, address: IpAddr, client: Option<ClientId>, received: Received) {
-        let rates = &self.shared.rates;
+        let rates = &self.policy.rates;
         if let Some(client) = client {
             self.counts.received_of(client, received.accepted);
         }
@@ -296,8 +309,8 @@ impl Ingress {
 
     /// As [`Ingress::turn`], with what this loop counts.
     pub fn turn_counting<R>(&mut self, access: Access, call: impl FnOnce(&mut Turn<'_>, &LocalMetrics) -> R) -> R {
-        let Shared { settings, tokens, marks, .. } = &*self.shared;
-        let gate = tokens.gate(access);
+        let Shared { settings, marks, .. } = &*self.shared;
+        let gate = self.policy.tokens.gate(access);
         let (now, random) = (self.now, self.random.next_u64());
         call(&mut Turn { now, random, settings, marks, gate: &gate as &dyn Gate }, &self.counts)
     }
@@ -495,7 +508,10 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn may_read_status(&mut self, token: Option<&[u8]>) -> Result<(), http::Denied> {
-        self.ingress.shared.status.access.admit(token, self.peer.access.is_private)
+        let Policy { tokens, encryption, .. } = &*self.ingress.policy;
+        let access = self.peer.access;
+        let is_open = tokens.is_empty() && !encryption.requires_certificate && access.refused.is_none();
+        self.ingress.shared.status.access.admit(token, access.is_private, is_open)
     }
 
     fn refuses_connection(&self) -> Option<&'static str> {
@@ -503,9 +519,9 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn authorized(&mut self, token: Option<&[u8]>) -> bool {
-        let gate = self.ingress.shared.tokens.gate(self.peer.access);
+        let gate = self.ingress.policy.tokens.gate(self.peer.access);
         let admitted = gate.admit(token.unwrap_or_default());
-        self.peer.client = admitted.ok().flatten();
+        self.peer.client = admitted.ok().and_then(|admitted| admitted.client);
         admitted.is_ok()
     }
 
@@ -602,7 +618,7 @@ impl http::Ingress for HttpIngress<'_> {
             self.note_rejection(refused.status, refused.reason, 0);
         }
         // Without a session an origin is named by the peer's IP address.
-        let client = self.ingress.shared.tokens.name_of(self.peer.client);
+        let client = self.ingress.policy.tokens.name_of(self.peer.client);
         self.ingress.shared.log_lines.refusals.log(&self.peer.origin.default_source, client, refused, self.ingress.now);
     }
 

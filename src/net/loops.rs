@@ -6,16 +6,18 @@
 //!  loop 1 shows the HELLO again ◀── Message::Free ────────────────────────────── loop 0
 //! ```
 //!
-//! Messages are few: one per connection, two per takeover, one per loop when the server drains or lacks room for connections. No frame
-//! and no event passes here.
+//! Messages are few: one per connection, two per takeover, one per loop when the server drains, lacks room for connections, or has read
+//! its settings again. No frame and no event passes here.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mio::net::TcpStream;
 
 use crate::ids::{ConnectionId, LoopId};
+use crate::net::policy::Policy;
 
 /// What one loop asks of another.
 pub enum Message {
@@ -29,6 +31,8 @@ pub enum Message {
     MakeRoom,
     /// The server shuts down.
     Drain,
+    /// Who may send, and how much, has changed; answer when every connection was looked at.
+    Policy { policy: Arc<Policy>, done: Sender<()> },
 }
 
 /// One loop, as the others see it.

@@ -31,6 +31,7 @@
 //! | `roster` | the connections in one state, the oldest first |
 //! | `refusal_log` | log lines about refused requests, by peer |
 //! | `listener` | bind, bounded accepts, pause when descriptors run out |
+//! | `policy` | who may send and how much: what a reload may change |
 //! | `timers` | deadlines of connections |
 //! | `log_limit` | so many log lines about connections a second |
 //!
@@ -55,6 +56,7 @@ mod linger;
 mod listener;
 mod log_limit;
 mod loops;
+mod policy;
 mod protocols;
 mod refusal_log;
 mod roster;
@@ -71,10 +73,11 @@ mod transport;
 
 pub use datagrams::{BoundDatagrams, bind_datagrams};
 pub use encryption::{Encryption, Plaintext};
-pub use event_loop::{ConnectionLimits, DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts};
+pub use event_loop::{ConnectionLimits, DRAIN_SIGNALS, Ended, EventLoop, LoopError, Parts, RELOAD_SIGNAL};
 pub use ingress::Ingress;
 pub use intake::Intake;
 pub use listener::{bind, bind_problem};
 pub use loops::{Loops, Mailbox};
+pub use policy::{Newest, Policy};
 pub use shared::{LogLines, LoopState, Shared, SinkReport};
 pub use status::{PagesAccess, StatusSources};

@@ -125,12 +125,12 @@ fn decide(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
         ReadEnd::End => return Served::Gone("silent"),
         end => return after_read(cx.socket, end),
     };
-    let (first, shared) = (room[0], &cx.ingress.shared);
+    let (first, shared, policy) = (room[0], &cx.ingress.shared, &cx.ingress.policy);
     if let Some(machine) = cx.socket.tls() {
         // There is no plaintext before the handshake is complete.
-        cx.peer.access = shared.encryption.access_with_tls(machine, &shared.tokens);
+        cx.peer.access = policy.encryption.access_with_tls(machine, &policy.tokens);
     } else if first == TLS_HANDSHAKE {
-        if let Some(acceptor) = &shared.encryption.acceptor {
+        if let Some(acceptor) = &policy.encryption.acceptor {
             let end = cx.socket.start_tls(acceptor.config(), &room[..bytes], wire, cx.ingress.now);
             return after_read(cx.socket, end);
         }

@@ -1,6 +1,7 @@
 //! What all event loops share. Built once, before the first loop starts; no counter in it is touched per event or frame.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -9,19 +10,17 @@ use crate::http;
 use crate::ids::{LoopId, Ticket};
 use crate::metrics::Metrics;
 use crate::net::busy::Busy;
-use crate::net::encryption::Encryption;
 use crate::net::event_loop::ConnectionLimits;
 use crate::net::log_limit::{LogInterval, LogLimit};
-use crate::net::loops::Loops;
+use crate::net::loops::{Loops, Message};
+use crate::net::policy::{Newest, Policy};
 use crate::net::refusal_log::RefusalLog;
 use crate::net::status::StatusSources;
 use crate::pipeline::health::{LogHealth, Pause};
 use crate::pipeline::ring::RingGauge;
 use crate::pipeline::watermark::{Watermarks, has_reached};
 use crate::session::marks::Marks;
-use crate::session::rates::Rates;
 use crate::session::server::{SessionSettings, lock};
-use crate::session::tokens::Tokens;
 use crate::settings::Networks;
 use crate::status::Use;
 use crate::wire::AckLevel;
@@ -53,12 +52,8 @@ pub struct Shared {
     pub syslog: Option<Networks>,
     /// How many connections may be open.
     pub limits: ConnectionLimits,
-    /// Whose frames and requests are accepted.
-    pub tokens: Tokens,
-    /// TLS, and what is accepted without it.
-    pub encryption: Encryption,
-    /// How much they may send.
-    pub rates: Rates,
+    /// Who may send, and how much.
+    pub policy: Newest,
     /// Looked into at HELLO, at BYE, and when an agent is gone.
     pub marks: Mutex<Marks>,
     /// The metrics of the server.
@@ -81,6 +76,10 @@ pub struct Shared {
     pub delivered_position: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Each loop calls it when it begins to drain, or finds that the log has failed.
     pub on_end: Box<dyn Fn() + Send + Sync>,
+    /// Whether SIGHUP asks for a reload, and not for the end.
+    pub hangup_reloads: bool,
+    /// Called for a signal that asks for a reload.
+    pub on_reload: Box<dyn Fn() + Send + Sync>,
 }
 
 /// What limits the log lines that peers can cause, over all loops.
@@ -104,6 +103,21 @@ impl Shared {
     /// The marks of all agents, locked.
     pub fn marks(&self) -> MutexGuard<'_, Marks> {
         lock(&self.marks)
+    }
+
+    /// Puts another policy in force: every loop takes it in its next turn, and then sends to `done`.
+    pub fn set_policy(&self, policy: Policy, done: &Sender<()>) {
+        let policy = Arc::new(policy);
+        let mut marks = self.marks();
+        marks.set_gone(policy.tokens.gone());
+        if self.policy.has_other_dues(&policy) {
+            marks.forget_dues();
+        }
+        self.policy.set(policy.clone());
+        drop(marks);
+        for index in 0..self.event_loops() {
+            self.loops.send(LoopId(index as u8), Message::Policy { policy: policy.clone(), done: done.clone() });
+        }
     }
 
     /// How many loops there are.

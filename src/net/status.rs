@@ -48,20 +48,19 @@ impl Default for StatusSources {
 pub struct PagesAccess {
     /// The pages token, if there is one.
     pub token: Tokens,
-    /// Senders need a token or a certificate, or clients are configured: then pages need a token, too.
-    pub needs_token: bool,
     /// Names of this server, in lower case (`http.hosts`).
     pub hosts: Vec<String>,
 }
 
 impl PagesAccess {
-    /// Whether a request with this token may read the pages; `is_private`: it cannot be intercepted.
+    /// Whether a request with this token may read the pages. `is_open`: senders over such a connection need neither a token nor a
+    /// certificate; then pages need no token either.
     ///
     /// # Errors
     /// Why not.
-    pub fn admit(&self, token: Option<&[u8]>, is_private: bool) -> Result<(), Denied> {
+    pub fn admit(&self, token: Option<&[u8]>, is_private: bool, is_open: bool) -> Result<(), Denied> {
         match (self.token.is_empty(), token) {
-            (true, _) if self.needs_token => Err(Denied::NotSet),
+            (true, _) if !is_open => Err(Denied::NotSet),
             (true, _) => Ok(()),
             (false, None) => Err(Denied::Missing),
             // Over a connection that others may read, a token that is right must not be told from one that is wrong.
@@ -242,15 +241,14 @@ mod tests {
     fn pages_are_open_where_nobody_needs_a_token_and_closed_else() {
         let token = || Tokens::from_lines("secret", false);
         let open = PagesAccess::default();
-        assert_eq!((open.admit(None, false), open.admit(Some(b"x"), false)), (Ok(()), Ok(())));
-        let unset = PagesAccess { needs_token: true, ..PagesAccess::default() };
-        assert_eq!(unset.admit(Some(b"secret"), true), Err(Denied::NotSet));
-        for needs_token in [false, true] {
-            let closed = PagesAccess { token: token(), needs_token, hosts: Vec::new() };
-            assert_eq!(closed.admit(None, true), Err(Denied::Missing));
-            assert_eq!(closed.admit(Some(b"other"), true), Err(Denied::Wrong));
-            assert_eq!(closed.admit(Some(b"secret"), true), Ok(()));
-            assert_eq!(closed.admit(Some(b"secret"), false), Err(Denied::Wrong), "it may be intercepted");
+        assert_eq!((open.admit(None, false, true), open.admit(Some(b"x"), false, true)), (Ok(()), Ok(())));
+        assert_eq!(open.admit(Some(b"secret"), true, false), Err(Denied::NotSet));
+        let closed = PagesAccess { token: token(), hosts: Vec::new() };
+        for is_open in [false, true] {
+            assert_eq!(closed.admit(None, true, is_open), Err(Denied::Missing));
+            assert_eq!(closed.admit(Some(b"other"), true, is_open), Err(Denied::Wrong));
+            assert_eq!(closed.admit(Some(b"secret"), true, is_open), Ok(()));
+            assert_eq!(closed.admit(Some(b"secret"), false, is_open), Err(Denied::Wrong), "it may be intercepted");
         }
     }
 

@@ -10,6 +10,7 @@ use rustls::version::{TLS12, TLS13};
 use socket2::SockRef;
 
 use super::connection::{Connection, Phase};
+use super::Policy;
 use super::encryption::Encryption;
 use super::protocols::Context;
 use super::serve::{Scratch, Served, serve};
@@ -71,7 +72,8 @@ impl Bench {
         let acceptor = Some(Arc::new(acceptor(&certificate, None)));
         let shared: &mut Shared = Arc::get_mut(&mut ingress.shared).unwrap();
         shared.syslog = Some("127.0.0.0/8".parse().unwrap());
-        shared.encryption = Encryption { acceptor, ..Encryption::default() };
+        let encryption = Encryption { acceptor, ..Encryption::default() };
+        ingress.policy = Arc::new(Policy { encryption, ..Policy::default() });
         let age = Duration::ZERO;
         let known = Restored { agent_id: AGENT, epoch: 5, last_seq: 0, last_crc: None, has_frames: true, age };
         shared.marks().restore(known, Ticket::default(), ingress.now);
@@ -82,7 +84,7 @@ impl Bench {
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (ours, address) = listener.accept().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let access = ingress.shared.encryption.access_without_tls(address.ip());
+        let access = ingress.policy.encryption.access_without_tls(address.ip());
         let transport = Transport::plain(mio::net::TcpStream::from_std(ours));
         let id = ConnectionId::new(LoopId(0), 1, 0);
         let connection = Connection::new(id, transport, (address, access), false, ingress.now);

@@ -1,7 +1,6 @@
 //! The ingress of event loops for tests, with nothing behind it.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use crate::batch::pool::Pool;
 use crate::http;
@@ -10,11 +9,10 @@ use crate::limits::{DEDUPE_RETENTION, HEADER_BYTES};
 use crate::metrics::Metrics;
 use crate::net::loops::{Loops, Mailbox};
 use crate::net::shared::{LogLines, LoopState, Shared};
-use crate::net::{ConnectionLimits, Encryption, Ingress, Intake, StatusSources};
+use crate::net::{ConnectionLimits, Ingress, Intake, Newest, Policy, StatusSources};
 use crate::pipeline::ring::SlotSender;
 use crate::random::Random;
 use crate::session::marks::Marks;
-use crate::session::rates::{RateSettings, Rates};
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
 
@@ -50,9 +48,7 @@ pub(super) fn ingresses(
         http,
         syslog: None,
         limits,
-        tokens,
-        encryption: Encryption::default(),
-        rates: Rates::new(RateSettings::default(), Instant::now()),
+        policy: Newest::new(Policy { tokens, ..Policy::default() }),
         marks: Mutex::new(Marks::new(10, DEDUPE_RETENTION)),
         metrics: Metrics::new().unwrap(),
         watermarks: rest.iter().map(|_| Arc::default()).collect(),
@@ -64,6 +60,8 @@ pub(super) fn ingresses(
         status: StatusSources::default(),
         delivered_position: Box::new(|| 0),
         on_end: Box::new(|| {}),
+        hangup_reloads: false,
+        on_reload: Box::new(|| {}),
     });
     let ingress = |(index, (pool, ring))| {
         let intake = Intake::new(pool, frame_bytes);

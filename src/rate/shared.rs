@@ -19,6 +19,11 @@ impl SharedLimit {
         Self { limit, events: AtomicU64::new(0), bytes: AtomicU64::new(0) }
     }
 
+    /// The limit, without what is due of it.
+    pub fn limit(&self) -> Limit {
+        self.limit
+    }
+
     /// As [`Limit::wait`].
     pub fn wait(&self, now: u64) -> Option<Duration> {
         self.limit.wait(self.due(), now)

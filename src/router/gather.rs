@@ -33,7 +33,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{iter, mem};
 
 use super::steps::{Open, Steps};
@@ -86,6 +86,8 @@ pub struct Gather {
     pinned_bytes: usize,
     last_delivery: Option<Instant>,
     closed: bool,
+    /// Other steps, for what comes after the open delivery.
+    next_steps: Option<(Arc<Steps>, Duration)>,
     /// Of the last delivery that was stored.
     picks: PickBuffer,
 }
@@ -112,7 +114,26 @@ impl Gather {
             pinned_bytes: 0,
             last_delivery: None,
             closed: false,
+            next_steps: None,
             picks: PickBuffer::default(),
+        }
+    }
+
+    /// Other steps from the next delivery on, and another `batch.max_age`. An open delivery ends at once, with the steps that it was
+    /// gathered with: what has to be delivered again, too, once it is delivered.
+    pub fn change_steps(&mut self, steps: Arc<Steps>, max_age: Duration) {
+        self.next_steps = Some((steps, max_age));
+    }
+
+    /// Takes the other steps where nothing has gone through the present ones that is not stored.
+    fn take_next_steps(&mut self) {
+        if self.open.is_empty()
+            && self.lent.is_none()
+            && self.owed.is_none()
+            && let Some((steps, max_age)) = self.next_steps.take()
+        {
+            self.steps = steps;
+            self.settings.max_age = max_age;
         }
     }
 
@@ -138,6 +159,7 @@ impl Gather {
 
     /// Lets what is held go through the steps, as far as there is room.
     fn pass_steps(&mut self) {
+        self.take_next_steps();
         while !self.steps.is_empty() && !self.is_open_full() {
             let Some(batch) = self.held.front() else { return };
             let first = batch.first_position().max(self.next);
@@ -237,7 +259,8 @@ impl Gather {
         let new = Self::new(self.settings, self.steps.clone());
         let (window_bytes_max, last_delivery) = (self.window_bytes_max, self.last_delivery);
         let owed = self.lent.map(|(last, _)| last).or(self.owed).filter(|last| *last > position);
-        *self = Self { next: position + 1, shards, window_bytes_max, owed, last_delivery, ..new };
+        let next_steps = self.next_steps.take();
+        *self = Self { next: position + 1, shards, window_bytes_max, owed, last_delivery, next_steps, ..new };
     }
 
     /// No more batches will come: nothing waits for more any longer.
@@ -262,7 +285,8 @@ impl Gather {
         };
         let at = since.map(|since| since + self.settings.max_age);
         let is_owed = self.owed.zip(self.open.end_position()).is_some_and(|(owed, end)| owed < end);
-        let at = at.filter(|at| *at > now && !is_full && !is_owed && !self.at_gap && !self.closed);
+        let at =
+            at.filter(|at| *at > now && !is_full && !is_owed && !self.at_gap && !self.closed && !self.ends_early());
         if !self.open.is_empty() {
             return match at {
                 Some(at) => Due::At(at),
@@ -278,6 +302,11 @@ impl Gather {
                 Due::Now(self.delivery(first, events, bytes, bytes))
             }
         }
+    }
+
+    /// The open delivery ends before its time, because other steps wait; but not before it has all that was due.
+    fn ends_early(&self) -> bool {
+        self.next_steps.is_some() && self.owed.is_none()
     }
 
     fn close_delivery(&mut self) -> Due {
@@ -411,7 +440,6 @@ impl Cut {
 #[cfg(test)]
 mod tests {
     use std::ops::RangeInclusive;
-    use std::time::Duration;
 
     use proptest::prelude::*;
 

@@ -48,7 +48,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use drain::Drain;
 pub use notes::SinkNotes;
@@ -61,7 +61,8 @@ use crate::random::Random;
 use crate::sink::{Identity, Sink, SinkSettings};
 use crate::time::Now;
 use crate::wal::Log;
-use queue::Queue;
+use queue::{Queue, Reshape};
+use steps::Steps;
 
 /// Called by a router after its position moved.
 pub type Notify = Arc<dyn Fn() + Send + Sync>;
@@ -113,8 +114,25 @@ impl Drop for RouterQueue {
     }
 }
 
+/// Gives a running router other steps.
+#[derive(Clone)]
+pub struct Reshaper {
+    queue: Arc<Queue>,
+    progress: Arc<SinkProgress>,
+}
+
+impl Reshaper {
+    /// From the next delivery on, the sink gets what these steps leave. A delivery that is open ends early with the earlier ones;
+    /// one that is retried keeps them. `max_age`: how long deliveries are gathered.
+    pub fn reshape(&self, steps: Steps, max_age: Duration) {
+        self.progress.set_max_age(max_age);
+        self.queue.reshape(Reshape { steps: Arc::new(steps), max_age });
+    }
+}
+
 /// A running router, as its owner sees it.
 pub struct Router {
+    reshaper: Reshaper,
     progress: Arc<SinkProgress>,
     /// Never sends; disconnected when the thread has ended.
     ended: Receiver<()>,
@@ -128,17 +146,23 @@ impl Router {
     pub fn start(settings: &SinkSettings, sink: Box<dyn Sink>, shared: &Shared<'_>) -> io::Result<(RouterQueue, Self)> {
         let (queue, worker) = Worker::new(settings, sink, shared, Random::from_system(), Now::read());
         let progress = worker.progress().clone();
+        let reshaper = Reshaper { queue: queue.queue.clone(), progress: progress.clone() };
         let (running, ended) = mpsc::sync_channel(0);
         thread::Builder::new().name(format!("router {}", settings.name)).spawn(move || {
             worker::thread::run(worker);
             drop(running);
         })?;
-        Ok((queue, Self { progress, ended }))
+        Ok((queue, Self { reshaper, progress, ended }))
     }
 
     /// What the router shows while it runs.
     pub fn progress(&self) -> &Arc<SinkProgress> {
         &self.progress
+    }
+
+    /// To give it other steps while it runs.
+    pub fn reshaper(&self) -> &Reshaper {
+        &self.reshaper
     }
 
     /// Waits for the thread to end. `false`: it had not by `until`; what it owes is in its progress.

@@ -89,7 +89,7 @@ pub struct SinkProgress {
     /// When the oldest event that is owed was received, nanoseconds since 1970; 0: none is known.
     oldest_unix_nano: AtomicU64,
     /// An event that waits longer makes the sink `behind` or `stalled`.
-    wait_max: Duration,
+    wait_max: Mutex<Duration>,
     started: Instant,
     /// When the sink last connected or passed something, nanoseconds after `started`.
     progressed_nano: AtomicU64,
@@ -101,6 +101,11 @@ pub struct SinkProgress {
 }
 
 impl SinkProgress {
+    /// Deliveries are gathered for this long from now on.
+    pub(super) fn set_max_age(&self, max_age: Duration) {
+        *self.wait_max.lock().unwrap_or_else(PoisonError::into_inner) = SINK_WAIT_MAX + max_age;
+    }
+
     /// The progress of a sink that is connecting for the first time. With a log, positions without events do not count
     /// as events.
     pub fn new(settings: &SinkSettings, lag_events: IntGauge, log: Option<Arc<Log>>) -> Self {
@@ -113,7 +118,7 @@ impl SinkProgress {
             position: AtomicU64::new(0),
             ahead: AtomicU64::new(0),
             oldest_unix_nano: AtomicU64::new(0),
-            wait_max: SINK_WAIT_MAX + settings.batch.max_age,
+            wait_max: Mutex::new(SINK_WAIT_MAX + settings.batch.max_age),
             started: Instant::now(),
             progressed_nano: AtomicU64::new(0),
             status: Mutex::new(SinkStatus::Connecting),
@@ -204,11 +209,12 @@ impl SinkProgress {
             SinkStatus::Down(_) => return SinkState::Down,
             SinkStatus::Ok => {}
         }
-        if self.oldest_age(wall) <= self.wait_max {
+        let wait_max = *self.wait_max.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.oldest_age(wall) <= wait_max {
             return SinkState::Ok;
         }
         let progressed = self.started + Duration::from_nanos(self.progressed_nano.load(Ordering::Acquire));
-        match now.saturating_duration_since(progressed) <= self.wait_max {
+        match now.saturating_duration_since(progressed) <= wait_max {
             true => SinkState::Behind,
             false => SinkState::Stalled,
         }
@@ -328,7 +334,7 @@ mod tests {
     fn a_sink_is_behind_while_it_delivers_and_stalled_once_it_does_not() {
         let progress = progress();
         let (start, wall) = (Instant::now(), SystemTime::now());
-        let wait = progress.wait_max;
+        let wait = *progress.wait_max.lock().unwrap();
         assert_eq!(progress.state(start, wall), SinkState::Connecting);
         progress.set_status(SinkStatus::Ok);
         progress.progressed(Instant::now());

@@ -11,8 +11,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::steps::Steps;
 use crate::batch::Batch;
 use crate::limits::ROUTER_QUEUE_BATCHES;
 
@@ -28,6 +29,16 @@ struct State {
     /// Until the router takes again, it is offered positions only, no batches.
     is_let_go: bool,
     closed: bool,
+    /// Until the router has taken them.
+    reshape: Option<Reshape>,
+}
+
+/// Other steps for a router.
+#[derive(Debug, Clone)]
+pub(super) struct Reshape {
+    pub steps: Arc<Steps>,
+    /// How long its deliveries are gathered.
+    pub max_age: Duration,
 }
 
 /// The queue of one router.
@@ -128,16 +139,27 @@ impl Queue {
         drop(batches);
     }
 
-    /// Waits until there is a batch, or positions from `next` on to read, or the end; not longer than `until`.
+    /// Waits until there is a batch, or positions from `next` on to read, or other steps, or the end; not longer than `until`.
     pub(super) fn wait(&self, next: u64, until: Option<Instant>) {
         let mut state = self.lock();
-        while state.batches.is_empty() && state.behind <= next && !state.closed {
+        while state.batches.is_empty() && state.behind <= next && state.reshape.is_none() && !state.closed {
             state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(left) if left.is_zero() => return,
                 Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
+    }
+
+    /// Leaves other steps for the router, and wakes it.
+    pub(super) fn reshape(&self, reshape: Reshape) {
+        self.lock().reshape = Some(reshape);
+        self.changed.notify_all();
+    }
+
+    /// Takes the other steps, if there are any.
+    pub(super) fn take_reshape(&self) -> Option<Reshape> {
+        self.lock().reshape.take()
     }
 
     /// No more batches will come, or the router has ended.

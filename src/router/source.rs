@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use std::{io, mem};
 
-use super::queue::{Queue, Taken};
+use super::queue::{Queue, Reshape, Taken};
 use crate::batch::Batch;
 use crate::wal::{Log, MissingReason, Read, Reader};
 
@@ -126,6 +126,11 @@ impl Source {
             self.ahead = None;
             self.queue.release();
         }
+    }
+
+    /// Takes the steps that a reload has left, if there are any.
+    pub(super) fn take_reshape(&self) -> Option<Reshape> {
+        self.queue.take_reshape()
     }
 
     /// Waits for more, or for the end; not longer than `until`.

@@ -76,6 +76,58 @@ fn a_window_is_gathered_for_its_interval_also_by_an_idle_router() {
     assert_eq!(now(gather.due(later)).events(), 1, "nothing more comes");
 }
 
+/// Steps that leave everything out.
+fn nothing() -> Arc<Steps> {
+    let settings = StepSettings::read(|key| (key == "exclude").then_some("[{ kinds = [\"counter\"] }]"));
+    Arc::new(Steps::new(&settings.unwrap(), SERVER_ID))
+}
+
+#[test]
+fn other_steps_end_an_open_window_and_begin_with_the_next_event() {
+    let start = Instant::now();
+    let mut gather = gather(1_000, "");
+    let [first, second, third] = &batches(&[100, 100, 100], 2)[..] else { panic!("three batches") };
+    gather.take(first.clone());
+    assert!(matches!(gather.due(start), Due::At(_)));
+    gather.change_steps(nothing(), Duration::ZERO);
+    let window = now(gather.due(start));
+    assert_eq!((window.events(), window.originals(), window.last_position()), (2, 100, 100));
+    // It is delivered for the first time, or again: what comes next waits, as without a change.
+    gather.stored(100);
+    gather.delivery_ended(start);
+    gather.take(second.clone());
+    let filtered = now(gather.due(start + AGE));
+    assert_eq!((filtered.events(), filtered.filtered().iter().sum::<u64>(), filtered.last_position()), (0, 100, 200));
+    gather.stored(200);
+    // None at all: what is held follows as it is.
+    gather.change_steps(Arc::default(), Duration::ZERO);
+    gather.take(third.clone());
+    assert_eq!(now(gather.due(start + AGE)).originals(), 100);
+}
+
+#[test]
+fn what_is_delivered_again_keeps_its_steps() {
+    let start = Instant::now();
+    let mut gather = gather(1_000, "");
+    let all = batches(&[100, 100], 2);
+    gather.take(all[0].clone());
+    assert!(matches!(gather.due(start), Due::At(_)));
+    let lost = now(gather.due(start + AGE));
+    gather.change_steps(nothing(), Duration::ZERO);
+    // The store has less than was thought: everything begins again, with what was due as it was.
+    gather.restart(0, None);
+    let first = batch_of(1, vec![(1..=60).map(|position| counter((position / 3 % 2) as u8, 1)).collect()]);
+    gather.take(first);
+    assert!(matches!(gather.due(start + AGE), Due::At(_)), "not all of it is there");
+    gather.take(all[0].clone());
+    let again = now(gather.due(start + AGE));
+    assert_eq!((again.originals(), again.events(), again.last_position()), (100, lost.events(), 100));
+    gather.stored(100);
+    gather.delivery_ended(start + AGE);
+    gather.take(all[1].clone());
+    assert_eq!(now(gather.due(start + 2 * AGE)).originals(), 0, "and the new steps from there on");
+}
+
 #[test]
 fn a_window_ends_early_when_its_series_or_rows_are_as_many_as_may_be() {
     for (max_events, max_series) in [(1_000, "40"), (40, "1000")] {

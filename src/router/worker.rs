@@ -46,7 +46,7 @@ use super::dead::{DeadLetters, RefusedEvent};
 use super::gather::{Due, Gather};
 use super::positions::PositionFile;
 use super::progress::{SinkProgress, SinkStatus};
-use super::queue::Queue;
+use super::queue::{Queue, Reshape};
 use super::retry::{RetryDelays, Warnings};
 use super::source::{self, Source};
 use super::steps::Steps;
@@ -290,6 +290,9 @@ impl Worker {
     /// Collects the next delivery, and gives it to the sink once it is due.
     fn gather(&mut self, now: Now) -> Stepped {
         self.check_deadline(now)?;
+        if let Some(Reshape { steps, max_age }) = self.source.take_reshape() {
+            self.gather.change_steps(steps, max_age);
+        }
         self.pass_gap(now);
         let has_taken = match self.fill() {
             Ok(has_taken) => has_taken,

@@ -6,6 +6,7 @@ use std::path::Path;
 use crate::config::clients::ClientToken;
 use crate::config::tls::ClientAuth;
 use crate::config::{self, Client, ConfigError};
+use crate::limits::CLIENT_NAMES_MAX;
 use crate::session::tokens::{TokenHash, Tokens};
 use crate::settings;
 use crate::sink::SinkSettings;
@@ -15,7 +16,20 @@ use crate::sink::SinkSettings;
 /// # Errors
 /// A file cannot be read, is not text, or contains no token; or two clients have the same token.
 pub fn read_tokens(config: &config::Config) -> Result<Tokens, ConfigError> {
-    let mut tokens = read_tokens_file(&config.server)?;
+    read_tokens_after(config, &Tokens::default())
+}
+
+/// Whether nobody can send events without a token or a certificate.
+pub fn is_required(config: &config::Config, tokens: &Tokens) -> bool {
+    !tokens.is_empty() || config.tls.client_auth == ClientAuth::Require
+}
+
+/// As [`read_tokens`], where `earlier` ones are in force.
+///
+/// # Errors
+/// Also if the process has had too many clients.
+pub(super) fn read_tokens_after(config: &config::Config, earlier: &Tokens) -> Result<Tokens, ConfigError> {
+    let mut tokens = read_tokens_file(&config.server)?.after(earlier);
     let mut problems = Vec::new();
     for client in &config.clients {
         let name = &client.name;
@@ -33,6 +47,10 @@ pub fn read_tokens(config: &config::Config) -> Result<Tokens, ConfigError> {
                 problems.push(format!("clients.{name}: its token is also in server.tokens_file: remove it there"))
             }
         }
+    }
+    if tokens.clients().len() > CLIENT_NAMES_MAX {
+        problems
+            .push(format!("clients: this process has had more than {CLIENT_NAMES_MAX} names of clients: restart it"));
     }
     if problems.is_empty() { Ok(tokens) } else { Err(ConfigError { problems }) }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2};
 
 use super::log_thread::LogThread;
 use super::loops::End;
@@ -91,10 +91,11 @@ impl Ending {
     }
 }
 
-/// The first SIGTERM, SIGINT or SIGHUP drains (the event loop sees to it); a second one ends the process at once.
-pub(super) fn exit_on_second_signal() -> io::Result<()> {
+/// The first SIGTERM or SIGINT drains (the event loop sees to it); a second one ends the process at once. So does SIGHUP, unless
+/// it asks for a reload.
+pub(super) fn exit_on_second_signal(hangup_reloads: bool) -> io::Result<()> {
     let once = Arc::new(AtomicBool::new(false));
-    for signal in net::DRAIN_SIGNALS {
+    for signal in net::DRAIN_SIGNALS.into_iter().filter(|signal| !hangup_reloads || *signal != SIGHUP) {
         // In this order: the first signal finds the flag down and then raises it.
         signal_hook::flag::register_conditional_shutdown(signal, EXIT_SECOND_SIGNAL, once.clone())?;
         signal_hook::flag::register(signal, once.clone())?;
@@ -102,7 +103,8 @@ pub(super) fn exit_on_second_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// SIGUSR1 and SIGUSR2 mean nothing to the server. Scripts send them to have a log file opened again; by default they end a process.
+/// SIGUSR2 means nothing to the server, and SIGUSR1 nothing before it listens. Scripts send them to have a log file opened again; by
+/// default they end a process.
 pub(super) fn ignore_user_signals() -> io::Result<()> {
     for signal in [SIGUSR1, SIGUSR2] {
         // A handler that does nothing that matters: to ignore a signal would need `unsafe`.

@@ -1,7 +1,5 @@
-//! Whose data this is: the lock on the data directory, and what its log knows of agents and positions.
+//! Whose data this is: what the log knows of agents and positions.
 
-use std::fs::{self, File, TryLockError};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -116,16 +114,4 @@ pub(super) fn go_on_behind_sinks(writer: &mut Writer, sinks: &[&SinkProgress]) -
         );
     }
     writer.skip_to(position).map_err(|failure| ServerError::Log(failure.to_string()))
-}
-
-/// Keeps a second process out of the data directory for as long as the file lives.
-pub(super) fn lock(data_dir: &Path) -> Result<File, ServerError> {
-    let failed = |error| ServerError::DataDir { path: data_dir.to_owned(), error };
-    fs::create_dir_all(data_dir).map_err(failed)?;
-    let file = File::create(data_dir.join("lock")).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(ServerError::Locked(data_dir.to_owned())),
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
 }

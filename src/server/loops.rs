@@ -8,15 +8,16 @@ use super::{ServerError, system};
 use crate::batch::pool::Pool;
 use crate::batch::shares::Shares;
 use crate::config::tls::ClientAuth;
-use crate::config::{self, Client, Config};
+use crate::config::{self, Config};
 use crate::descriptors;
+use crate::glob::Glob;
 use crate::http;
 use crate::ids::{LoopId, Ticket};
 use crate::limits::{HEADER_BYTES, KEEPALIVE, RING_SLOTS, WINDOW_BYTES, WINDOW_FRAMES};
 use crate::metrics::Metrics;
 use crate::net::{
     ConnectionLimits, Encryption, Ended, EventLoop, Ingress, Intake, LogLines, LoopError, LoopState, Loops, Mailbox,
-    PagesAccess, Parts, Plaintext, Shared, SinkReport, StatusSources,
+    Newest, PagesAccess, Parts, Plaintext, Policy, Shared, SinkReport, StatusSources,
 };
 use crate::pipeline::group_commit::LoopEnd;
 use crate::pipeline::health::LogHealth;
@@ -98,11 +99,9 @@ pub(super) struct Sharing {
     /// Sent in WELCOME.
     pub server_id: [u8; 16],
     /// Who may send events.
-    pub tokens: Tokens,
+    pub policy: Policy,
     /// Who may read pages.
     pub pages_token: Tokens,
-    /// `None`: TLS is not offered.
-    pub tls: Option<Arc<Acceptor>>,
     /// The marks of all agents.
     pub marks: Marks,
     /// The metrics of the server.
@@ -111,22 +110,23 @@ pub(super) struct Sharing {
     pub health: Arc<LogHealth>,
     /// Called when the end begins.
     pub on_end: Box<dyn Fn() + Send + Sync>,
+    /// Whether SIGHUP asks for a reload.
+    pub hangup_reloads: bool,
+    /// Called for a signal that asks for a reload.
+    pub on_reload: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Sharing {
     /// What the loops share. `owned` and `routers` are those of this server.
     pub(super) fn share(self, config: &Config, owned: &[Owned], routers: &[Router]) -> Arc<Shared> {
         let has_required_sinks = routers.iter().any(|router| router.progress().required());
-        let needs_token = !self.tokens.is_empty() || config.tls.client_auth == ClientAuth::Require;
         Arc::new(Shared {
             settings: session_settings(config, self.server_id, has_required_sinks),
             http: http_settings(config),
             syslog: config.syslog.enabled.then(|| config.syslog.allow.clone()),
             limits: connection_limits(config, owned.len()),
-            status: status_sources(config, self.pages_token, needs_token, routers),
-            tokens: self.tokens,
-            encryption: encryption(config, self.tls),
-            rates: Rates::new(rate_settings(config), Instant::now()),
+            status: status_sources(config, self.pages_token, routers),
+            policy: Newest::new(self.policy),
             marks: Mutex::new(self.marks),
             metrics: self.metrics,
             watermarks: owned.iter().map(|own| own.watermarks.clone()).collect(),
@@ -137,6 +137,8 @@ impl Sharing {
             sinks: sink_reports(routers),
             delivered_position: delivered_position(routers),
             on_end: self.on_end,
+            hangup_reloads: self.hangup_reloads,
+            on_reload: self.on_reload,
         })
     }
 }
@@ -177,8 +179,19 @@ fn session_settings(config: &Config, server_id: [u8; 16], has_required_sinks: bo
     }
 }
 
+/// Who may send and how much, at start. `tokens` and `acceptor` have read their files.
+pub(super) fn policy(config: &Config, tokens: Tokens, acceptor: Option<Arc<Acceptor>>) -> Policy {
+    let rates = Rates::new(rate_settings(config, &tokens), Instant::now());
+    Policy { encryption: encryption(config, acceptor), rates, tokens, logged_agents: logged_agents(config) }
+}
+
+/// The agents of `log.agents`, which was checked.
+pub(super) fn logged_agents(config: &Config) -> Vec<Glob> {
+    config::log_filter::agents(&config.log.agents).unwrap_or_default()
+}
+
 /// TLS as it is set; `acceptor` has read its files.
-fn encryption(config: &Config, acceptor: Option<Arc<Acceptor>>) -> Encryption {
+pub(super) fn encryption(config: &Config, acceptor: Option<Arc<Acceptor>>) -> Encryption {
     Encryption {
         acceptor,
         requires_certificate: config.tls.client_auth == ClientAuth::Require,
@@ -199,14 +212,17 @@ fn http_settings(config: &Config) -> http::Settings {
     }
 }
 
-fn rate_settings(config: &Config) -> RateSettings {
+/// The limits, those of clients by the ids that `tokens` has given them.
+pub(super) fn rate_settings(config: &Config, tokens: &Tokens) -> RateSettings {
     let limits = config.limits;
-    let of_client = |client: &Client| Limit::new(client.events_per_second, client.bytes_per_second, client.burst);
+    let of_client = |name: &String| {
+        let client = config.clients.iter().find(|client| client.name == *name)?;
+        Limit::new(client.events_per_second, client.bytes_per_second, client.burst)
+    };
     RateSettings {
         server: Limit::new(limits.events_per_second, limits.bytes_per_second, limits.burst),
         agent: Limit::new(limits.agent_events_per_second, limits.agent_bytes_per_second, limits.burst),
-        // In the order in which the tokens know them.
-        clients: config.clients.iter().map(of_client).collect(),
+        clients: tokens.clients().iter().map(of_client).collect(),
     }
 }
 
@@ -246,11 +262,11 @@ fn sink_report(progress: &SinkProgress) -> SinkReport {
 }
 
 /// What only `/status.json` shows, and to whom.
-fn status_sources(config: &Config, token: Tokens, needs_token: bool, routers: &[Router]) -> StatusSources {
+fn status_sources(config: &Config, token: Tokens, routers: &[Router]) -> StatusSources {
     let sinks = config.sinks.iter().zip(routers);
     let sinks: Vec<_> = sinks.map(|(sink, router)| (sink.kind, router.progress().clone())).collect();
     StatusSources {
-        access: PagesAccess { token, needs_token, hosts: config.http.hosts.0.clone() },
+        access: PagesAccess { token, hosts: config.http.hosts.0.clone() },
         sinks: Box::new(move |now| sinks.iter().map(|(kind, sink)| shown_sink(kind, sink, now)).collect()),
         ..StatusSources::default()
     }

@@ -9,10 +9,12 @@
 //! |---|---|
 //! | `access` | tokens, and the warning where none is required |
 //! | `certificates` | the TLS certificate: read, watched for changes and for its expiry |
-//! | `identity` | the lock on the data directory; what the log knows of agents and positions |
+//! | `identity` | what the log knows of agents and positions |
+//! | `instance` | the lock on the data directory, and how other processes find the server by it |
 //! | `log_thread` | what the log thread works with |
 //! | `loops` | what each event loop owns, and how they run together |
 //! | `notify` | what the service manager is sent |
+//! | `reload` | settings that are read again |
 //! | `drain` | the end |
 //! | `end` | its last line |
 
@@ -21,9 +23,11 @@ pub mod certificates;
 mod drain;
 mod end;
 mod identity;
+pub mod instance;
 mod log_thread;
 mod loops;
 mod notify;
+mod reload;
 #[cfg(test)]
 mod simulation_tests;
 
@@ -35,10 +39,13 @@ use std::time::{Duration, Instant};
 
 use self::drain::Ending;
 use self::identity::{Keeping, RESTORED};
+use self::instance::Lock;
 use self::log_thread::LogThread;
-use self::loops::Owned;
+use self::loops::{Owned, Sharing};
 use self::notify::Notifier;
-use crate::config::{Config, ConfigError};
+pub use self::reload::Reloading;
+use self::reload::{Reloader, Requests};
+use crate::config::{Config, ConfigError, Resolved};
 use crate::ids::{Ticket, new_uuid};
 use crate::metrics::Metrics;
 use crate::net::{self, LoopError, Parts};
@@ -47,7 +54,9 @@ use crate::pipeline::health::LogHealth;
 use crate::pipeline::rings::Rings;
 use crate::random::Random;
 use crate::router::{self, Drain, Router, RouterQueue, SinkProgress};
+use crate::session::tokens::Tokens;
 use crate::sink::Identity;
+use crate::tls::Acceptor;
 use crate::wal::{self, Log, Writer};
 
 /// The port opens once every sink has answered, or after this time: a dead sink must not keep agents out.
@@ -145,10 +154,15 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
 }
 
 /// Runs the server until a signal ends it. `started` is called once with the address that it listens on.
-pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), ServerError> {
+pub fn run(
+    settings: Resolved,
+    reloading: Reloading,
+    started: impl FnOnce(SocketAddr, &Config),
+) -> Result<(), ServerError> {
+    let config = &settings.config;
     let server = &config.server;
     drain::ignore_user_signals().map_err(system("a signal handler"))?;
-    let notifier = Notifier::from_environment();
+    let (notifier, requests) = (Notifier::from_environment(), Requests::new());
     let tokens = access::read_tokens(config)?;
     let tls = certificates::acceptor(config)?.map(Arc::new);
     let pages_token = access::read_pages_token(server)?;
@@ -156,13 +170,13 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let bound = net::bind(server.address).map_err(cannot_listen);
     // A start that cannot listen creates no data directory. Where there is one, another server in it is the better reason.
     let bound = if config.data_dir.exists() { bound } else { Ok(bound?) };
-    let _lock = identity::lock(&config.data_dir)?;
+    let lock = Lock::new(&config.data_dir)?;
     let bound = bound?;
     let mut random = Random::from_system();
     let metrics = Metrics::new().map_err(io::Error::other).map_err(system("its metrics"))?;
     let Keeping { server_id, log, marks } = identity::open_log(config, &mut random)?;
     let parts = Parts::of_loops(config.event_loops(cores()))?;
-    drain::exit_on_second_signal().map_err(system("a signal handler"))?;
+    drain::exit_on_second_signal(reloading.by_hangup).map_err(system("a signal handler"))?;
     let drain = Arc::new(Drain::default());
 
     let log_end = log.as_ref().map_or(u64::MAX, |(_, log)| log.end());
@@ -173,17 +187,15 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let (mut owned, receivers) = loops::divide(config, parts);
     let health = Arc::new(LogHealth::default());
     let has_log = log.is_some();
-    let log_parts = match log {
-        Some((writer, _)) => Some(group_commit::Parts {
-            writer: behind_sinks(writer, &routers, &queues, &owned)?,
-            holders: log_thread::holders(config, &routers),
-            loops: owned.iter().map(Owned::log_end).collect(),
-            health: health.clone(),
-            metrics: metrics.clone(),
-            is_over: log_thread::is_over(&drain),
-        }),
-        None => None,
-    };
+    let writer = log.map(|(writer, _)| behind_sinks(writer, &routers, &queues, &owned)).transpose()?;
+    let log_parts = writer.map(|writer| group_commit::Parts {
+        writer,
+        holders: log_thread::holders(config, &routers),
+        loops: owned.iter().map(Owned::log_end).collect(),
+        health: health.clone(),
+        metrics: metrics.clone(),
+        is_over: log_thread::is_over(&drain),
+    });
     let log_thread = LogThread::start(config, log_parts, Rings::new(receivers), queues, (&metrics, &drain))?;
     owned.iter_mut().for_each(|own| own.set_log_thread(log_thread.thread()));
     let promises = owned.iter().map(|own| (own.let_go.clone(), own.watermarks.clone())).collect();
@@ -191,27 +203,51 @@ pub fn run(config: &Config, started: impl FnOnce(SocketAddr)) -> Result<(), Serv
     let listener = bound.listen().map_err(cannot_listen)?;
     let address = listener.local_addr().map_err(system("the address of its socket"))?;
     let datagrams = bind_datagrams(config, address)?;
-    if let Some(warning) = access::warning(address, &tokens, config) {
-        tracing::warn!(%address, "{warning}");
-    }
-    metrics.wal_bytes_max.set(if has_log { config.wal.max_bytes.cast_signed() } else { 0 });
-    if let Some(tls) = &tls {
-        certificates::watch(tls, metrics.clone()).map_err(system("a thread for its certificate"))?;
-    }
-    let on_end = notifier.on_end();
-    let sharing =
-        loops::Sharing { server_id, tokens, pages_token, tls, marks, metrics, health: health.clone(), on_end };
+    report_start(config, (address, has_log), (&tokens, tls.as_ref()), &metrics)?;
+    let policy = loops::policy(config, tokens, tls);
+    let (on_end, on_reload, hangup_reloads) = (notifier.on_end(), requests.on_reload(), reloading.by_hangup);
+    let sharing = Sharing {
+        server_id,
+        policy,
+        pages_token,
+        marks,
+        metrics,
+        health: health.clone(),
+        on_end,
+        hangup_reloads,
+        on_reload,
+    };
     let shared = sharing.share(config, &owned, &routers);
     let restored = if has_log { RESTORED } else { Ticket::default() };
     let mut event_loops = loops::start(config, owned, &shared, (listener, restored), &mut random)?;
     if let (Some(datagrams), Some(first)) = (datagrams, event_loops.first_mut()) {
         first.receive_datagrams(datagrams)?;
     }
+    let notices = notifier.notices();
     notifier.start(&shared, address)?;
+    lock.publish().map_err(system("the lock on its data directory"))?;
+    started(address, config);
+    Reloader::new(settings, reloading, &shared, (&routers, server_id), notices).start(requests)?;
     drop(shared);
-    started(address);
     let end = loops::run(event_loops)?;
     Ending { log_thread, routers, drain, health, promises, has_log }.finish(end)
+}
+
+/// What is to be known of the start besides its line: who may send, how large the log may be, how long the certificate is valid.
+fn report_start(
+    config: &Config,
+    (address, has_log): (SocketAddr, bool),
+    (tokens, tls): (&Tokens, Option<&Arc<Acceptor>>),
+    metrics: &Arc<Metrics>,
+) -> Result<(), ServerError> {
+    if let Some(warning) = access::warning(address, tokens, config) {
+        tracing::warn!(%address, "{warning}");
+    }
+    metrics.wal_bytes_max.set(if has_log { config.wal.max_bytes.cast_signed() } else { 0 });
+    match tls {
+        Some(tls) => certificates::watch(tls, metrics.clone()).map_err(system("a thread for its certificate")),
+        None => Ok(()),
+    }
 }
 
 /// The socket of syslog over UDP, on the port of the server; `None`: it is off.

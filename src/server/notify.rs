@@ -12,22 +12,55 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{ServerError, system};
 use crate::ids::LoopId;
 use crate::limits::{WATCHDOG_INTERVAL_LOWEST, WATCHDOG_MESSAGES};
 use crate::net::Shared;
-use crate::service_manager::{READY, STOPPING, ServiceManager, WATCHDOG};
+use crate::service_manager::{READY, RELOADING, STOPPING, ServiceManager, WATCHDOG};
 
-/// The end has begun.
-struct End;
+/// What happens to the server.
+enum Notice {
+    /// Its settings are read again, since this time of CLOCK_MONOTONIC.
+    Reloading { since: Duration },
+    /// They were read.
+    Reloaded,
+    /// The end has begun.
+    End,
+}
+
+/// Notifies the service manager of reloads; without one it does nothing.
+pub(super) struct Notices(Option<Sender<Notice>>);
+
+impl Notices {
+    /// The settings are read again.
+    pub(super) fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let nanos = u32::try_from(now.tv_nsec).unwrap_or_default();
+        self.send(Notice::Reloading { since: Duration::new(now.tv_sec.cast_unsigned(), nanos) });
+    }
+
+    /// That is done.
+    pub(super) fn reloaded(&self) {
+        self.send(Notice::Reloaded);
+    }
+
+    fn send(&self, notice: Notice) {
+        if let Some(sender) = &self.0 {
+            // Nobody receives it where the thread could not be started.
+            let _ = sender.send(notice);
+        }
+    }
+}
 
 /// What notifies the service manager, before its thread runs.
 pub(super) struct Notifier {
     manager: Option<ServiceManager>,
-    sender: Sender<End>,
-    ends: Receiver<End>,
+    sender: Sender<Notice>,
+    notices: Receiver<Notice>,
 }
 
 impl Notifier {
@@ -37,8 +70,13 @@ impl Notifier {
             tracing::warn!(%error, "the service manager is not notified");
             None
         });
-        let (sender, ends) = mpsc::channel();
-        Self { manager, sender, ends }
+        let (sender, notices) = mpsc::channel();
+        Self { manager, sender, notices }
+    }
+
+    /// For reloads.
+    pub(super) fn notices(&self) -> Notices {
+        Notices(self.manager.as_ref().map(|_| self.sender.clone()))
     }
 
     /// What the loops call when the end begins.
@@ -49,15 +87,15 @@ impl Notifier {
         let sender = self.sender.clone();
         Box::new(move || {
             // Nobody receives it where the thread could not be started.
-            let _ = sender.send(End);
+            let _ = sender.send(Notice::End);
         })
     }
 
     /// Starts the thread, which reports the service as ready once every loop has had a turn. It never ends: the process does.
     pub(super) fn start(self, shared: &Arc<Shared>, address: SocketAddr) -> Result<(), ServerError> {
         let Some(manager) = self.manager else { return Ok(()) };
-        let (loops, ends) = (Arc::downgrade(shared), self.ends);
-        let run = move || Notifying { manager, loops, address, fails: false }.run(&ends);
+        let (loops, notices) = (Arc::downgrade(shared), self.notices);
+        let run = move || Notifying { manager, loops, address, fails: false }.run(&notices);
         thread::Builder::new()
             .name("notify".to_owned())
             .spawn(run)
@@ -77,14 +115,14 @@ struct Notifying {
 }
 
 impl Notifying {
-    fn run(mut self, ends: &Receiver<End>) {
+    fn run(mut self, notices: &Receiver<Notice>) {
         let interval = self.manager.watchdog().map(|time| (time / WATCHDOG_MESSAGES).max(WATCHDOG_INTERVAL_LOWEST));
         let (mut watch, mut stopping) = (Watch::default(), false);
         loop {
             // How long the end may take is another setting of the service manager.
             let turns = if stopping { None } else { self.turns_and_wake() };
             match watch.step(turns) {
-                Step::Ready => self.send(&format!("{READY}\nSTATUS=Listening on {}", self.address)),
+                Step::Ready => self.send(&self.ready()),
                 Step::Alive if interval.is_some() => self.send(WATCHDOG),
                 Step::Hangs { event_loop } => {
                     tracing::error!(event_loop, "an event loop hangs; the service manager will end the process");
@@ -92,9 +130,23 @@ impl Notifying {
                 Step::Alive | Step::Nothing => {}
             }
             let pause = if watch.is_ready || stopping { interval } else { Some(WATCHDOG_INTERVAL_LOWEST) };
-            if end_begins(ends, pause) && !stopping {
-                stopping = true;
-                self.send(&format!("{STOPPING}\nSTATUS=Shutting down"));
+            let until = pause.map(|pause| Instant::now() + pause);
+            let is_up = watch.is_ready && !stopping;
+            // The loops have had no turn yet where a notice comes sooner.
+            while let Some(notice) = next_notice(notices, until) {
+                match notice {
+                    Notice::End if !stopping => {
+                        stopping = true;
+                        self.send(&format!("{STOPPING}\nSTATUS=Shutting down"));
+                        break;
+                    }
+                    Notice::Reloading { since } if is_up => {
+                        let micros = since.as_micros();
+                        self.send(&format!("{RELOADING}\nMONOTONIC_USEC={micros}\nSTATUS=Reading the settings again"));
+                    }
+                    Notice::Reloaded if is_up => self.send(&self.ready()),
+                    Notice::End | Notice::Reloading { .. } | Notice::Reloaded => {}
+                }
             }
             if stopping && interval.is_none() {
                 return;
@@ -114,6 +166,10 @@ impl Notifying {
         Some((0..shared.event_loops()).map(turns_and_wake).collect())
     }
 
+    fn ready(&self) -> String {
+        format!("{READY}\nSTATUS=Listening on {}", self.address)
+    }
+
     fn send(&mut self, message: &str) {
         let sent = self.manager.notify(message);
         if let (Err(error), false) = (&sent, self.fails) {
@@ -123,19 +179,19 @@ impl Notifying {
     }
 }
 
-/// Waits for `pause`, or with `None` for ever. Returns early, and true, where the end begins.
-fn end_begins(ends: &Receiver<End>, pause: Option<Duration>) -> bool {
-    let received = match pause {
-        Some(pause) => ends.recv_timeout(pause),
-        None => ends.recv().map_err(RecvTimeoutError::from),
+/// Waits for the next notice until then, or with `None` for ever. `None`: there was none in time.
+fn next_notice(notices: &Receiver<Notice>, until: Option<Instant>) -> Option<Notice> {
+    let Some(until) = until else {
+        // All loops have ended where nobody can send any more; the log and the sinks have not.
+        return Some(notices.recv().unwrap_or(Notice::End));
     };
-    match (received, pause) {
-        (Ok(End), _) | (Err(RecvTimeoutError::Disconnected), None) => true,
-        (Err(RecvTimeoutError::Timeout), _) => false,
-        // All loops have ended; the log and the sinks have not.
-        (Err(RecvTimeoutError::Disconnected), Some(pause)) => {
-            thread::sleep(pause);
-            false
+    let left = until.saturating_duration_since(Instant::now());
+    match notices.recv_timeout(left) {
+        Ok(notice) => Some(notice),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => {
+            thread::sleep(until.saturating_duration_since(Instant::now()));
+            None
         }
     }
 }

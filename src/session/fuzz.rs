@@ -7,8 +7,9 @@ use super::admission::{Admission, admit};
 use super::marks::Marks;
 use super::receive::{Consumed, Data, End, Ingress, Taken};
 use super::server::{Gate, ServerSession, SessionSettings, Turn, lock};
+use super::tokens::Admitted;
 use crate::event::{Counts, check_batch};
-use crate::ids::{ClientId, ConnectionId, LoopId, Ticket};
+use crate::ids::{ConnectionId, LoopId, Ticket};
 use crate::limits::{DEDUPE_RETENTION, HEADER_BYTES, KEEPALIVE};
 use crate::wire::header::MAGIC;
 use crate::wire::{AckLevel, Decoded, FrameKind, Goaway, GoawayCode, Header, NackCode, PayloadCaps, decode};
@@ -82,8 +83,8 @@ struct Outcome {
 struct OpenGate;
 
 impl Gate for OpenGate {
-    fn admit(&self, _token: &[u8]) -> Result<Option<ClientId>, &'static str> {
-        Ok(None)
+    fn admit(&self, _token: &[u8]) -> Result<Admitted, &'static str> {
+        Ok(Admitted::default())
     }
 }
 

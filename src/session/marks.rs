@@ -189,6 +189,8 @@ pub struct Marks {
     entries: HashMap<AgentId, Entry>,
     max_agents: usize,
     retention: Duration,
+    /// Clients that the settings do not have any more: their agents belong to nobody.
+    gone: Vec<ClientId>,
     /// Before this time a sweep would find nothing to forget.
     next_sweep: Option<Instant>,
 }
@@ -196,7 +198,7 @@ pub struct Marks {
 impl Marks {
     /// An empty table of at most `max_agents` marks; disconnected agents are kept for `retention`.
     pub fn new(max_agents: usize, retention: Duration) -> Self {
-        Self { entries: HashMap::new(), max_agents, retention, next_sweep: None }
+        Self { entries: HashMap::new(), max_agents, retention, gone: Vec::new(), next_sweep: None }
     }
 
     /// Puts back what the log knows. `ticket` stands for everything that was in the log before this start.
@@ -206,6 +208,16 @@ impl Marks {
         let mark =
             Mark { epoch, last_seq, last_crc, last_ticket: ticket, has_frames, due: Due::default(), client: None };
         self.entries.insert(agent_id, Entry { mark, last_seen, lent_to: None, waiting: None });
+    }
+
+    /// The settings have no longer these clients, which may come back.
+    pub fn set_gone(&mut self, clients: impl Iterator<Item = ClientId>) {
+        self.gone = clients.collect();
+    }
+
+    /// The limit on agents is another one: nothing is due by the new one yet. Of a mark that is lent, the session does the same.
+    pub fn forget_dues(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.mark.due = Due::default());
     }
 
     /// Number of known agents.
@@ -249,7 +261,8 @@ impl Marks {
             self.entries.insert(agent_id, Entry { mark, last_seen: now, lent_to: Some(connection), waiting: None });
             return Ok(Greeted::Accepted(Greeting::new(&mark, oldest_seq, false, 0), mark));
         };
-        if entry.mark.client.is_some_and(|owner| client != Some(owner)) {
+        let owner = entry.mark.client.filter(|owner| !self.gone.contains(owner));
+        if owner.is_some_and(|owner| client != Some(owner)) {
             return Err(GreetingError::OtherClient);
         }
         let current = entry.mark.epoch;
@@ -439,6 +452,24 @@ mod tests {
         send(&mut marks, A, mark, 2..=2, now);
         assert_eq!(marks.greet(A, epoch, 2, asking(5, Some(0)), now, 0), Err(GreetingError::OtherClient));
         assert!(matches!(marks.greet(A, epoch, 3, asking(6, Some(1)), now, 0), Ok(Greeted::Accepted(..))));
+    }
+
+    #[test]
+    fn the_agents_of_a_client_that_is_gone_belong_to_nobody_and_dues_can_be_forgotten() {
+        let (mut marks, now) = marks();
+        let asking = |number, client| Asking { connection: id(number), again: false, client: Some(ClientId(client)) };
+        let Ok(Greeted::Accepted(_, mark)) = marks.greet(A, 0, 1, asking(1, 0), now, 7) else { panic!("a new agent") };
+        let due = Due { events: 5, bytes: 6 };
+        send(&mut marks, A, Mark { due, ..mark }, 1..=1, now);
+        marks.forget_dues();
+        assert_eq!(marks.greet(A, 0, 2, asking(2, 1), now, 0), Err(GreetingError::OtherClient));
+        marks.set_gone([ClientId(0)].into_iter());
+        let Ok(Greeted::Accepted(_, mark)) = marks.greet(A, 0, 2, asking(3, 1), now, 0) else { panic!("nobody's") };
+        assert_eq!((mark.due, mark.client), (Due::default(), Some(ClientId(1))));
+        marks.give_back(&A, mark, id(3), false, now);
+        // It comes back, and its agent has another owner now.
+        marks.set_gone([].into_iter());
+        assert_eq!(marks.greet(A, 0, 2, asking(4, 0), now, 0), Err(GreetingError::OtherClient));
     }
 
     #[test]

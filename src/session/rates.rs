@@ -6,7 +6,7 @@
 //! limits of the server and of clients are shared by all loops: one atomic each, for each read of frames and each body.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::marks::AgentId;
@@ -31,10 +31,11 @@ pub struct RateSettings {
 #[derive(Debug)]
 pub struct Rates {
     begin: Instant,
-    server: Option<SharedLimit>,
+    server: Option<Arc<SharedLimit>>,
     agent: Option<Limit>,
-    clients: Vec<Option<SharedLimit>>,
-    peers: Mutex<Recent<Peer, Due>>,
+    clients: Vec<Option<Arc<SharedLimit>>>,
+    peers: Arc<Mutex<Recent<Peer, Due>>>,
+    generation: u64,
 }
 
 /// Whose due is kept in the table.
@@ -64,18 +65,50 @@ pub struct Wait {
     pub time: Duration,
 }
 
+/// Without limits.
+impl Default for Rates {
+    fn default() -> Self {
+        Self::new(RateSettings::default(), Instant::now())
+    }
+}
+
 impl Rates {
     /// Nothing is due at `now`, by nobody.
     pub fn new(settings: RateSettings, now: Instant) -> Self {
         let RateSettings { server, agent, clients } = settings;
-        let shared = |limit: Option<Limit>| limit.map(SharedLimit::new);
+        let shared = |limit: Option<Limit>| limit.map(|limit| Arc::new(SharedLimit::new(limit)));
         Self {
             begin: now,
             server: shared(server),
             agent,
             clients: clients.into_iter().map(shared).collect(),
-            peers: Mutex::new(Recent::new(RATE_PEERS_MAX)),
+            peers: new_peers(),
+            generation: 0,
         }
+    }
+
+    /// Other limits in place of these. What is due by a limit that stays stays due; nothing is due by a new one.
+    pub fn followed_by(&self, settings: RateSettings) -> Self {
+        let RateSettings { server, agent, clients } = settings;
+        let kept = |limit: Option<Limit>, before: Option<&Arc<SharedLimit>>| {
+            let same = before.filter(|before| Some(before.limit()) == limit).cloned();
+            same.or_else(|| limit.map(|limit| Arc::new(SharedLimit::new(limit))))
+        };
+        let is_same = agent == self.agent;
+        let of_clients = clients.into_iter().zip(0..);
+        Self {
+            begin: self.begin,
+            server: kept(server, self.server.as_ref()),
+            agent,
+            clients: of_clients.map(|(limit, id)| kept(limit, self.of_client(Some(ClientId(id))))).collect(),
+            peers: if is_same { self.peers.clone() } else { new_peers() },
+            generation: self.generation + u64::from(!is_same),
+        }
+    }
+
+    /// The number of the limit on agents, from 0 on: what is due by an earlier one is void.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Whether anything limits those who send as `client`.
@@ -99,8 +132,8 @@ impl Rates {
     /// How long the senders that share a limit have to wait. `None`: not now.
     pub fn shared_wait(&self, scope: LimitScope, client: Option<ClientId>, now: Instant) -> Option<Duration> {
         let limit = match scope {
-            LimitScope::Server => self.server.as_ref(),
-            LimitScope::Client => self.of_client(client),
+            LimitScope::Server => self.server.as_deref(),
+            LimitScope::Client => self.of_client(client).map(|limit| &**limit),
             LimitScope::Agent | LimitScope::Address => None,
         };
         limit?.wait(self.nanos(now))
@@ -147,7 +180,7 @@ impl Rates {
         if self.agent.is_some() { self.peers().get(Peer::Agent(agent_id)) } else { Due::default() }
     }
 
-    fn of_client(&self, client: Option<ClientId>) -> Option<&SharedLimit> {
+    fn of_client(&self, client: Option<ClientId>) -> Option<&Arc<SharedLimit>> {
         self.clients.get(client?.index())?.as_ref()
     }
 
@@ -159,6 +192,10 @@ impl Rates {
     fn nanos(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.begin).as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+fn new_peers() -> Arc<Mutex<Recent<Peer, Due>>> {
+    Arc::new(Mutex::new(Recent::new(RATE_PEERS_MAX)))
 }
 
 impl Peer {
@@ -250,6 +287,40 @@ mod tests {
         assert_eq!((rates.remembered([7; 16]), rates.remembered([8; 16])), (due, Due::default()));
         rates.remember([8; 16], due, now + 3 * SECOND);
         assert_eq!(rates.remembered([8; 16]), Due::default(), "what is paid for is not kept");
+    }
+
+    #[test]
+    fn what_is_due_by_a_limit_that_stays_stays_due() {
+        let now = Instant::now();
+        let settings = |server, agent, client| RateSettings {
+            server: limit(server),
+            agent: limit(agent),
+            clients: vec![limit(client)],
+        };
+        let client = Some(ClientId(0));
+        let rates = Rates::new(settings(100, 10, 50), now);
+        let due = rates.charge(Sender::Agent(Due::default()), client, events(1_000), now);
+        rates.charge(address("192.0.2.1"), None, events(1_000), now);
+        let waits = |rates: &Rates| {
+            let shared = |scope| rates.shared_wait(scope, client, now).is_some();
+            let own = |sender| rates.wait(sender, None, now).is_some_and(|wait| wait.scope != LimitScope::Server);
+            (shared(LimitScope::Server), shared(LimitScope::Client), own(address("192.0.2.1")), own(Sender::Agent(due)))
+        };
+        let same = rates.followed_by(settings(100, 10, 50));
+        assert_eq!((waits(&same), same.generation()), ((true, true, true, true), 0));
+        // Both count, until every loop has the new ones.
+        rates.charge(Sender::Agent(due), client, events(1_000), now);
+        assert_eq!(same.shared_wait(LimitScope::Server, None, now), Some(29 * SECOND));
+        let other = same.followed_by(settings(200, 10, 50));
+        assert_eq!((waits(&other), other.generation()), ((false, true, true, true), 0));
+        let other = same.followed_by(settings(100, 20, 60));
+        let (server, of_client, of_address, _) = waits(&other);
+        assert_eq!(
+            (server, of_client, of_address, other.generation()),
+            (true, false, false, 1),
+            "and sessions forget theirs"
+        );
+        assert!(!same.followed_by(RateSettings::default()).has_limits(client));
     }
 
     #[test]

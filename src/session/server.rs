@@ -12,12 +12,14 @@
 //! one ACK (R1). The file `limited` has what a session does about limits.
 
 mod limited;
+mod readmission;
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::marks::{AgentId, Asking, Greeted, Greeting, GreetingError, Mark, Marks, Place};
+use super::tokens::Admitted;
 use crate::ids::{ClientId, ConnectionId, Ticket};
 use crate::limits::{
     ACK_REPEAT, FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, RETRY_HINT_MS, STALLED_FRAME_TIMEOUT,
@@ -84,11 +86,11 @@ pub fn lock(marks: &Mutex<Marks>) -> MutexGuard<'_, Marks> {
 
 /// Decides on tokens; the server's is in constant time.
 pub trait Gate {
-    /// The client that the token belongs to, if it is the token of one.
+    /// What the token is known by, and the client that it belongs to, if it is the token of one.
     ///
     /// # Errors
     /// Why the agent is not let in, for GOAWAY(AUTH).
-    fn admit(&self, token: &[u8]) -> Result<Option<ClientId>, &'static str>;
+    fn admit(&self, token: &[u8]) -> Result<Admitted, &'static str>;
 }
 
 /// What every call gets: the clock, fresh randomness, and what all sessions of the server share.
@@ -188,8 +190,8 @@ pub struct ServerSession {
     /// Lent by [`Marks`] from HELLO on; see [`ServerSession::leave`].
     mark: Option<Mark>,
     name: String,
-    /// Whose token was in HELLO.
-    client: Option<ClientId>,
+    /// What it was admitted with.
+    admitted: Admitted,
     level: AckLevel,
     pending: VecDeque<Pending>,
     pending_bytes: u64,
@@ -219,7 +221,7 @@ impl ServerSession {
             agent_id: [0; 16],
             mark: None,
             name: String::new(),
-            client: None,
+            admitted: Admitted::default(),
             level: settings.default_ack,
             pending: VecDeque::new(),
             pending_bytes: 0,
@@ -251,7 +253,12 @@ impl ServerSession {
 
     /// The client whose token was in HELLO, once it was accepted.
     pub fn client(&self) -> Option<ClientId> {
-        self.client
+        self.admitted.client
+    }
+
+    /// The last number that was acknowledged.
+    pub fn acked_seq(&self) -> u64 {
+        self.acked_seq
     }
 
     /// Whether a HELLO was accepted.
@@ -315,7 +322,7 @@ impl ServerSession {
             let reason = Reason::Version { min: hello.min_version, max: hello.max_version };
             return Err((GoawayCode::Version, reason));
         }
-        let client = turn.gate.admit(hello.token).map_err(|reason| (GoawayCode::Auth, Reason::Plain(reason)))?;
+        let admitted = turn.gate.admit(hello.token).map_err(|reason| (GoawayCode::Auth, Reason::Plain(reason)))?;
         let wanted = match hello.ack {
             Ok(level) => level.unwrap_or(settings.default_ack),
             Err(wanted) => {
@@ -325,7 +332,7 @@ impl ServerSession {
         if wanted > settings.highest_ack {
             return Err((GoawayCode::AckLevel, settings.not_offered(wanted as u32)));
         }
-        let asking = Asking { connection: self.connection, again: self.has_asked, client };
+        let asking = Asking { connection: self.connection, again: self.has_asked, client: admitted.client };
         self.has_asked = true;
         let greeted = lock(turn.marks)
             .greet(hello.agent_id, hello.epoch, hello.oldest_seq, asking, turn.now, turn.random)
@@ -341,7 +348,7 @@ impl ServerSession {
             Greeted::Superseded => return Ok(Step::Superseded),
         };
         (self.agent_id, self.mark, self.due) = (hello.agent_id, Some(mark), mark.due);
-        self.client = client;
+        self.admitted = admitted;
         self.name = hello.name.to_owned();
         self.level = wanted;
         self.state = State::Settling(greeting);

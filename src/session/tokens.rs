@@ -41,12 +41,14 @@ impl fmt::Debug for TokenHash {
 }
 
 /// The tokens of the settings. Without tokens every agent is accepted.
-#[derive(Default, Clone)]
+#[derive(Default, Clone, PartialEq)]
 pub struct Tokens {
     /// With the client, where it is the token of one.
     known: Vec<(TokenHash, Option<ClientId>)>,
-    /// Names of the clients, by their ids.
+    /// Names of the clients, by their ids; also of those that earlier settings had.
     clients: Vec<String>,
+    /// Which of them these settings have.
+    is_current: Vec<bool>,
     /// First DNS names of certificates, in lower case, and whose they are.
     certificates: Vec<(String, ClientId)>,
     /// Tokens may cross networks unencrypted.
@@ -61,7 +63,16 @@ impl Tokens {
         Self { known, allow_plaintext, ..Self::default() }
     }
 
-    /// Adds a client, whose id is the number of those before it. `certificate`: the first DNS name in its certificate, in lower case.
+    /// Clients that are added keep the ids that they had in `earlier` settings, by their names: no id is used for another client while
+    /// the process lives.
+    #[must_use]
+    pub fn after(mut self, earlier: &Self) -> Self {
+        self.clients.clone_from(&earlier.clients);
+        self.is_current = vec![false; self.clients.len()];
+        self
+    }
+
+    /// Adds a client, whose id is that of the same client in earlier settings, or a new one. `certificate`: the first DNS name in its certificate, in lower case.
     ///
     /// # Errors
     /// The token is known already: of this client, or of none.
@@ -74,10 +85,15 @@ impl Tokens {
         if let Some((_, other)) = self.known.iter().find(|(known, _)| Some(*known) == token) {
             return Err(other.and_then(|other| self.clients.get(other.index()).map(String::as_str)));
         }
-        let id = ClientId(self.clients.len() as u16);
+        let place = self.clients.iter().position(|known| known == name).unwrap_or(self.clients.len());
+        let id = ClientId(place as u16);
+        if place == self.clients.len() {
+            self.clients.push(name.to_owned());
+            self.is_current.push(false);
+        }
+        self.is_current[place] = true;
         self.known.extend(token.map(|token| (token, Some(id))));
         self.certificates.extend(certificate.map(|name| (name.to_owned(), id)));
-        self.clients.push(name.to_owned());
         Ok(())
     }
 
@@ -87,9 +103,15 @@ impl Tokens {
         self.certificates.iter().find(is_it).map_or(Certificate::Other, |(_, client)| Certificate::Client(*client))
     }
 
-    /// Names of the clients, by their ids.
+    /// Names of the clients, by their ids; also of those that earlier settings had.
     pub fn clients(&self) -> &[String] {
         &self.clients
+    }
+
+    /// Clients of earlier settings that these do not have.
+    pub fn gone(&self) -> impl Iterator<Item = ClientId> + '_ {
+        let ids = self.is_current.iter().enumerate();
+        ids.filter(|(_, is_current)| !**is_current).map(|(place, _)| ClientId(place as u16))
     }
 
     /// The name of a client, for log lines.
@@ -99,19 +121,23 @@ impl Tokens {
 
     /// Whether neither tokens nor clients are configured: everybody may send.
     pub fn is_empty(&self) -> bool {
-        self.known.is_empty() && self.clients.is_empty()
+        self.known.is_empty() && !self.is_current.contains(&true)
     }
 
     /// Compares with every token, each in constant time: the time depends neither on where they differ nor on which it is.
     /// `None`: it is not known; `Some(None)`: it is not the token of a client.
-    pub fn find(&self, token: &[u8]) -> Option<Option<ClientId>> {
-        let TokenHash(token) = TokenHash::of(token);
+    fn find(&self, TokenHash(token): TokenHash) -> Option<Option<ClientId>> {
         // Place from 1 on; 0: not found.
         let found = self.known.iter().zip(1..).fold(0_u32, |found, ((known, _), place)| {
             let is_same: Choice = known.0.ct_eq(&token);
             u32::conditional_select(&found, &place, is_same)
         });
         self.known.get(found.checked_sub(1)? as usize).map(|(_, client)| *client)
+    }
+
+    /// As [`Tokens::find`], of a token that was found before: its sender cannot measure the time.
+    fn find_again(&self, token: TokenHash) -> Option<Option<ClientId>> {
+        self.known.iter().find(|(known, _)| *known == token).map(|(_, client)| *client)
     }
 
     /// The gate for a peer.
@@ -149,26 +175,56 @@ pub struct PeerGate<'a> {
     access: Access,
 }
 
+/// What a peer was admitted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Admitted {
+    /// The token that it has sent, known or not. `None`: it has sent none.
+    pub token: Option<TokenHash>,
+    /// The client to which token or certificate belong, if it is that of one.
+    pub client: Option<ClientId>,
+}
+
 impl Gate for PeerGate<'_> {
-    fn admit(&self, token: &[u8]) -> Result<Option<ClientId>, &'static str> {
+    fn admit(&self, token: &[u8]) -> Result<Admitted, &'static str> {
+        let token = (!token.is_empty()).then(|| TokenHash::of(token));
+        let client = self.decide(token, |token| self.tokens.find(token))?;
+        Ok(Admitted { token, client })
+    }
+}
+
+impl PeerGate<'_> {
+    /// Whether a peer that was admitted would be now, and as which client.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn readmit(&self, admitted: Admitted) -> Result<Option<ClientId>, &'static str> {
+        self.decide(admitted.token, |token| self.tokens.find_again(token))
+    }
+
+    fn decide(
+        &self,
+        token: Option<TokenHash>,
+        find: impl FnOnce(TokenHash) -> Option<Option<ClientId>>,
+    ) -> Result<Option<ClientId>, &'static str> {
         if let Some(reason) = self.access.refused {
             return Err(reason);
         }
         if self.tokens.is_empty() {
             return Ok(None);
         }
-        match (self.access.certificate, token.is_empty()) {
-            (Certificate::Client(client), true) => return Ok(Some(client)),
-            (Certificate::Other, true) => {
-                return Err("this server requires a token: the certificate is not that of a client (certificate_name)");
-            }
-            (Certificate::None, true) => return Err("this server requires a token; the agent sent none"),
-            (_, false) => {}
-        }
+        let Some(token) = token else {
+            return match self.access.certificate {
+                Certificate::Client(client) => Ok(Some(client)),
+                Certificate::Other => {
+                    Err("this server requires a token: the certificate is not that of a client (certificate_name)")
+                }
+                Certificate::None => Err("this server requires a token; the agent sent none"),
+            };
+        };
         if !self.access.is_private && !self.tokens.allow_plaintext {
             return Err("tokens in clear are accepted from this machine only (TLS, server.allow_plaintext_tokens)");
         }
-        let found = self.tokens.find(token).ok_or("unknown token")?;
+        let found = find(token).ok_or("unknown token")?;
         match (self.access.certificate, found) {
             (Certificate::Client(client), Some(other)) if client != other => {
                 Err("the token is that of another client than the certificate")
@@ -186,23 +242,32 @@ mod tests {
     const OPEN: Access = Access { is_private: false, refused: None, certificate: Certificate::None };
     const PRIVATE: Access = Access { is_private: true, ..OPEN };
 
+    /// The client as which a peer is admitted.
+    fn admit(tokens: &Tokens, access: Access, token: &[u8]) -> Result<Option<ClientId>, &'static str> {
+        let admitted = tokens.gate(access).admit(token);
+        if let Ok(admitted) = admitted {
+            assert_eq!(tokens.gate(access).readmit(admitted), Ok(admitted.client), "the same again");
+        }
+        admitted.map(|admitted| admitted.client)
+    }
+
     #[test]
     fn without_tokens_everybody_comes_in() {
-        assert_eq!(Tokens::from_lines("\n \n", false).gate(OPEN).admit(b"anything"), Ok(None));
+        assert_eq!(admit(&Tokens::from_lines("\n \n", false), OPEN, b"anything"), Ok(None));
     }
 
     #[test]
     fn tokens_are_matched_whole_and_trimmed() {
         let tokens = Tokens::from_lines(" secret \nother\n", false);
         for (token, known) in [("secret", true), ("other", true), ("secre", false), ("secret2", false), ("", false)] {
-            assert_eq!(tokens.gate(PRIVATE).admit(token.as_bytes()).is_ok(), known, "{token}");
+            assert_eq!(admit(&tokens, PRIVATE, token.as_bytes()).is_ok(), known, "{token}");
         }
     }
 
     #[test]
     fn tokens_in_clear_stay_on_this_machine_unless_allowed() {
-        assert!(Tokens::from_lines("secret", false).gate(OPEN).admit(b"secret").is_err());
-        assert!(Tokens::from_lines("secret", true).gate(OPEN).admit(b"secret").is_ok());
+        assert!(admit(&Tokens::from_lines("secret", false), OPEN, b"secret").is_err());
+        assert!(admit(&Tokens::from_lines("secret", true), OPEN, b"secret").is_ok());
     }
 
     #[test]
@@ -211,9 +276,9 @@ mod tests {
         tokens.add_client("api", Some(TokenHash::of(b"one")), None).unwrap();
         tokens.add_client("edge", Some(TokenHash::of(b"two")), None).unwrap();
         for (token, client) in [("common", None), ("one", Some(ClientId(0))), ("two", Some(ClientId(1)))] {
-            assert_eq!(tokens.gate(PRIVATE).admit(token.as_bytes()), Ok(client), "{token}");
+            assert_eq!(admit(&tokens, PRIVATE, token.as_bytes()), Ok(client), "{token}");
         }
-        assert_eq!(tokens.gate(PRIVATE).admit(b"three"), Err("unknown token"));
+        assert_eq!(admit(&tokens, PRIVATE, b"three"), Err("unknown token"));
         assert_eq!(tokens.name_of(Some(ClientId(1))), Some("edge"));
         assert_eq!((tokens.name_of(None), tokens.name_of(Some(ClientId(2)))), (None, None));
     }
@@ -243,7 +308,7 @@ mod tests {
             (other, "one", Ok(Some(ClientId(0)))),
             (PRIVATE, "", Err("this server requires a token; the agent sent none")),
         ] {
-            assert_eq!(tokens.gate(access).admit(token.as_bytes()), admitted, "{access:?} {token}");
+            assert_eq!(admit(&tokens, access, token.as_bytes()), admitted, "{access:?} {token}");
         }
     }
 
@@ -252,14 +317,14 @@ mod tests {
         let mut tokens = Tokens::default();
         tokens.add_client("edge", None, Some("edge")).unwrap();
         assert!(!tokens.is_empty());
-        assert!(tokens.gate(PRIVATE).admit(b"").is_err() && tokens.gate(PRIVATE).admit(b"anything").is_err());
+        assert!(admit(&tokens, PRIVATE, b"").is_err() && admit(&tokens, PRIVATE, b"anything").is_err());
     }
 
     #[test]
     fn what_is_refused_by_its_connection_is_refused_with_every_token() {
         let refused = Access { refused: Some("without TLS"), ..PRIVATE };
         for tokens in [Tokens::default(), Tokens::from_lines("common", true)] {
-            assert_eq!(tokens.gate(refused).admit(b"common"), Err("without TLS"));
+            assert_eq!(admit(&tokens, refused, b"common"), Err("without TLS"));
         }
     }
 
@@ -270,6 +335,41 @@ mod tests {
         tokens.add_client("api", Some(TokenHash::of(b"one")), None).unwrap();
         assert_eq!(tokens.add_client("edge", Some(TokenHash::of(b"one")), None), Err(Some("api")));
         assert_eq!(tokens.clients(), ["api"]);
+    }
+
+    #[test]
+    fn clients_keep_their_ids_and_ids_their_clients() {
+        let tokens = |names: &[&str], earlier: &Tokens| {
+            let mut tokens = Tokens::from_lines("common", false).after(earlier);
+            for name in names {
+                tokens.add_client(name, Some(TokenHash::of(name.as_bytes())), None).unwrap();
+            }
+            tokens
+        };
+        let first = tokens(&["a", "b"], &Tokens::default());
+        let of_b = first.gate(PRIVATE).admit(b"b").unwrap();
+        let of_all = first.gate(PRIVATE).admit(b"common").unwrap();
+        let second = tokens(&["c", "b"], &first);
+        assert_eq!(
+            (second.clients(), second.gone().collect::<Vec<_>>()),
+            (&["a", "b", "c"].map(String::from)[..], vec![ClientId(0)])
+        );
+        assert_eq!(second.gate(PRIVATE).readmit(of_b), Ok(Some(ClientId(1))));
+        assert_eq!(second.gate(PRIVATE).readmit(of_all), Ok(None));
+        let third = tokens(&["a"], &second);
+        assert_eq!(admit(&third, PRIVATE, b"a"), Ok(Some(ClientId(0))));
+        assert_eq!(third.gate(PRIVATE).readmit(of_b), Err("unknown token"));
+        // The token of nobody has become that of a client, and where there are none everybody is let in.
+        let mut fourth = Tokens::from_lines("", false).after(&third);
+        fourth.add_client("d", Some(TokenHash::of(b"common")), None).unwrap();
+        assert_eq!(fourth.gate(PRIVATE).readmit(of_all), Ok(Some(ClientId(3))));
+        assert!(fourth.gate(OPEN).readmit(of_all).is_err());
+        let nobody = Tokens::default().after(&fourth);
+        assert!(nobody.is_empty() && nobody.gate(OPEN).readmit(of_b) == Ok(None));
+        // Who sent a token where none was needed is let in where it is.
+        let early = nobody.gate(PRIVATE).admit(b"common").unwrap();
+        assert_eq!(fourth.gate(PRIVATE).readmit(early), Ok(Some(ClientId(3))));
+        assert!(fourth.gate(PRIVATE).readmit(nobody.gate(PRIVATE).admit(b"").unwrap()).is_err());
     }
 
     #[test]

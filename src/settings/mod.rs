@@ -34,6 +34,6 @@ mod values;
 pub use file::read_bounded;
 pub use hosts::Hosts;
 pub use networks::Networks;
-pub use setting::{Form, Raw, SECRET_ITSELF, Secret, Setting, Value, format_duration, parse_duration};
+pub use setting::{Applies, Form, Raw, SECRET_ITSELF, Secret, Setting, Value, format_duration, parse_duration};
 pub use url::{Url, Urls};
 pub use values::{Problem, Values};

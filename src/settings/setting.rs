@@ -24,12 +24,33 @@ pub const SECRET_ITSELF: &str =
 pub struct Setting {
     /// Relative to its section or sink.
     pub key: &'static str,
+    /// When a changed value takes effect.
+    pub applies: Applies,
     /// The value if no layer sets one.
     pub default: Value,
     /// What a value must look like.
     pub form: Form,
     /// What it does, in full sentences; printed into the documented file and `docs/configuration.md`.
     pub doc: &'static str,
+}
+
+/// When a changed value takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applies {
+    /// When the settings are read again (SIGHUP, `telemetryx reload`). `server/reload.rs` puts it in force.
+    OnReload,
+    /// When the server is started again.
+    OnRestart,
+}
+
+impl Applies {
+    /// As `docs/configuration.md` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OnReload => "reload",
+            Self::OnRestart => "restart",
+        }
+    }
 }
 
 /// What a value must look like. Bounds are inclusive.
@@ -469,10 +490,16 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
 mod tests {
     use super::*;
 
-    const SIZE: Setting =
-        Setting { key: "size", default: Value::Bytes(1 << 20), form: Form::Bytes { min: 1, max: u64::MAX }, doc: "" };
+    const SIZE: Setting = Setting {
+        key: "size",
+        applies: Applies::OnRestart,
+        default: Value::Bytes(1 << 20),
+        form: Form::Bytes { min: 1, max: u64::MAX },
+        doc: "",
+    };
     const TIME: Setting = Setting {
         key: "time",
+        applies: Applies::OnRestart,
         default: Value::Duration(Duration::from_millis(50)),
         form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(30 * 86_400) },
         doc: "",
@@ -522,7 +549,7 @@ mod tests {
     fn a_word_may_stand_for_a_duration() {
         let (min, max) = (Duration::from_secs(1), Duration::from_secs(86_400));
         let form = Form::DurationOr { word: "forever", min, max, example: "12h" };
-        let keep = Setting { key: "keep", default: Value::text("forever"), form, doc: "" };
+        let keep = Setting { key: "keep", applies: Applies::OnRestart, default: Value::text("forever"), form, doc: "" };
         let parse = |text: &str| keep.parse(&Raw::Text(text.to_owned()));
         assert_eq!(parse("forever"), Ok(Value::text("forever")));
         assert_eq!(parse("2h"), Ok(Value::Duration(Duration::from_secs(7200))));

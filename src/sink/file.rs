@@ -22,7 +22,7 @@ use super::{Failure, Identity, Kind, Output, Sink, SinkConfig, Unavailable};
 use crate::batch::Delivery;
 use crate::event::rfc3339;
 use crate::limits;
-use crate::settings::{Form, Setting, Value};
+use crate::settings::{Applies, Form, Setting, Value};
 use crate::time::unix_nano;
 
 /// What the settings know of it.
@@ -33,18 +33,21 @@ pub const KIND: Kind = Kind {
     settings: &[
         Setting {
             key: "path",
+            applies: Applies::OnRestart,
             default: Value::text("{data_dir}/events.ndjson"),
             form: Form::Path,
             doc: "File to append to; it and its directory are created if they are missing.",
         },
         Setting {
             key: "rotate_bytes",
+            applies: Applies::OnRestart,
             default: Value::Bytes(256 * 1024 * 1024),
             form: Form::Bytes { min: 0, max: 1 << 40 },
             doc: "A file of this size is rotated before the next delivery; 0: never.",
         },
         Setting {
             key: "rotate_age",
+            applies: Applies::OnRestart,
             default: Value::Duration(Duration::from_secs(24 * 3600)),
             form: Form::Duration { min: Duration::ZERO, max: Duration::from_secs(365 * 86_400) },
             doc: "A file of this age is rotated before the next delivery; 0s: never.",

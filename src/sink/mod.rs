@@ -14,7 +14,7 @@ pub mod grpc;
 #[cfg(feature = "http-sink")]
 pub mod http;
 pub mod kind;
-mod ndjson;
+pub(crate) mod ndjson;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
 pub mod ownership;
 #[cfg(feature = "postgres")]

@@ -11,7 +11,7 @@ use crate::limits;
 pub(super) const LINE_START: &[u8] = b"{\"server_id\":\"";
 
 /// Appends the event as one JSON object, without a newline.
-pub(super) fn write_record(server_id: &[u8; 16], record: &Record<'_>, out: &mut Vec<u8>) {
+pub(crate) fn write_record(server_id: &[u8; 16], record: &Record<'_>, out: &mut Vec<u8>) {
     let record = JsonRecord {
         server_id: Some(*server_id),
         position: Some(record.position),

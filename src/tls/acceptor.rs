@@ -57,6 +57,13 @@ impl Acceptor {
         self.current.read().unwrap_or_else(PoisonError::into_inner).config.clone()
     }
 
+    /// Whether both were made from the same contents of the same files.
+    pub fn has_same_files(&self, other: &Self) -> bool {
+        let contents =
+            |acceptor: &Self| acceptor.current.read().unwrap_or_else(PoisonError::into_inner).contents.clone();
+        self.files == other.files && contents(self) == contents(other)
+    }
+
     /// When the first certificate of the chain expires: its last second, since 1970.
     pub fn not_after(&self) -> i64 {
         self.current.read().unwrap_or_else(PoisonError::into_inner).not_after

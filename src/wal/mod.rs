@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod direct;
+mod follow;
 mod inspect;
 mod marks;
 mod reader;
@@ -31,6 +32,7 @@ mod segment;
 mod storage;
 mod writer;
 
+pub use follow::{Followed, Follower};
 pub use inspect::{Damage, InspectedSegment, Inspection, Place, inspect};
 pub use marks::AgentMark;
 pub use reader::{Log, MissingReason, Read, Reader};

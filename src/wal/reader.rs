@@ -305,7 +305,7 @@ impl Reader {
 }
 
 /// The record as the routers saw it when it was fresh.
-fn batch(found: &Found, payload: bytes::Bytes) -> Batch {
+pub(super) fn batch(found: &Found, payload: bytes::Bytes) -> Batch {
     let Content::Commit(runs) = &found.content else { return Batch::new(found.header.first_position(), Vec::new()) };
     let runs = slices(runs, &payload)
         .filter(|(run, _)| !matches!(run.kind, Kind::Hello { .. } | Kind::Bye { .. }))

@@ -72,6 +72,30 @@ impl Scan {
         }
     }
 
+    /// A walk that continues at `offset`, where a record from `position` on is expected.
+    pub(super) fn resumed(file: Arc<dyn StorageFile>, name: &segment::Name, offset: u64, position: u64) -> Self {
+        Self { offset, position, ..Self::new(file, name) }
+    }
+
+    /// The next record, if all of it is there; looks no further. [`Scan::pass`] goes to the one after it.
+    pub(super) fn record(&mut self, limit: u64) -> io::Result<Option<Found>> {
+        let found = self.record_at(self.offset, limit)?;
+        Ok(found.filter(|found| found.header.first_position() == self.position))
+    }
+
+    /// The walk continues after this record.
+    pub(super) fn pass(&mut self, found: &Found) {
+        self.offset = found.end();
+        self.position = found.header.end_position();
+    }
+
+    /// Whether something was written where the next record is expected.
+    pub(super) fn has_begun(&mut self, limit: u64) -> io::Result<bool> {
+        let bytes = limit.saturating_sub(self.offset).min(record::HEADER_BYTES as u64) as usize;
+        let written = self.window.bytes(self.offset, bytes, limit)?.unwrap_or_default();
+        Ok(written.iter().any(|byte| *byte != 0))
+    }
+
     /// Where the next record is expected.
     pub(super) fn offset(&self) -> u64 {
         self.offset
@@ -84,11 +108,8 @@ impl Scan {
 
     /// The next step; looks at no byte from `limit` on. After `End` it stays where it is.
     pub(super) fn next(&mut self, limit: u64) -> io::Result<Step> {
-        if let Some(found) = self.record_at(self.offset, limit)?
-            && found.header.first_position() == self.position
-        {
-            self.offset = found.end();
-            self.position = found.header.end_position();
+        if let Some(found) = self.record(limit)? {
+            self.pass(&found);
             return Ok(Step::Record(Box::new(found)));
         }
         let begin = self.offset;

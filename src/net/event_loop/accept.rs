@@ -88,7 +88,7 @@ impl EventLoop {
             return;
         }
         let now = self.ingress.now;
-        let access = self.ingress.shared.encryption.access_without_tls(peer.ip().to_canonical());
+        let access = self.ingress.policy.encryption.access_without_tls(peer.ip().to_canonical());
         let id = self.connections.insert(|id| Connection::new(id, transport, (peer, access), overloaded, now));
         self.ingress.shared.metrics.connections.inc();
         tracing::debug!(connection = id.get(), %peer, "connected");

@@ -37,7 +37,7 @@ impl EventLoop {
     fn serve_line(&mut self, line: Line) -> Option<Instant> {
         let (scope, client) = line.limit();
         for _ in 0..self.ingress.delayed.len_of(line) {
-            if let Some(wait) = self.ingress.shared.rates.shared_wait(scope, client, self.ingress.now) {
+            if let Some(wait) = self.ingress.policy.rates.shared_wait(scope, client, self.ingress.now) {
                 return Some(self.ingress.now + wait);
             }
             let Some(id) = self.ingress.delayed.next_of(line) else { break };

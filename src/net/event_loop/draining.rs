@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::EventLoop;
+use signal_hook::consts::SIGHUP;
+
+use super::{EventLoop, RELOAD_SIGNAL};
 use crate::ids::ConnectionId;
 use crate::limits::LINGER_DRAIN_TIMEOUT;
 use crate::net::connection::Phase;
@@ -10,10 +12,15 @@ use crate::net::protocols::Ending;
 use crate::wire::GoawayCode;
 
 impl EventLoop {
-    /// Begins to drain if a signal was received, in the other loops as well.
+    /// Begins to drain, in the other loops as well, if a signal asks for it; or has the settings read again.
     pub(super) fn take_signals(&mut self) {
         let signals: Vec<_> = self.signals.iter_mut().flat_map(|signals| signals.pending()).collect();
-        if !signals.is_empty() && self.drain_until.is_none() {
+        let shared = &self.ingress.shared;
+        let reloads = |signal: &i32| *signal == RELOAD_SIGNAL || *signal == SIGHUP && shared.hangup_reloads;
+        if signals.iter().any(reloads) {
+            (shared.on_reload)();
+        }
+        if !signals.iter().all(reloads) && self.drain_until.is_none() {
             let connections = self.ingress.shared.loops.connections();
             tracing::info!(connections, "shutting down: draining connections");
             self.begin_drain();

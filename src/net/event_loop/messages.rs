@@ -21,6 +21,11 @@ impl EventLoop {
                 Message::MakeRoom => {
                     self.cut_oldest_lingering();
                 }
+                Message::Policy { policy, done } => {
+                    self.take_policy(policy);
+                    // Nobody waits for it any more where this took too long.
+                    let _ = done.send(());
+                }
                 Message::Drain => {
                     if !self.draining() {
                         self.begin_drain();

@@ -42,6 +42,7 @@ pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
         unlogged_epoch: None,
         is_refused: false,
         is_limited: false,
+        is_logged: false,
         delayed_by: None,
         listed: None,
     })
@@ -63,6 +64,8 @@ struct Frames {
     is_refused: bool,
     /// There are limits for this agent.
     is_limited: bool,
+    /// Its frames are logged one by one (`log.agents`).
+    is_logged: bool,
     /// What is read next had to wait for this limit.
     delayed_by: Option<LimitScope>,
     /// In the list of connected agents, for `/status.json`.
@@ -97,12 +100,16 @@ impl Protocol for Frames {
         if !self.log_epoch(&cx.peer.origin, cx.ingress) {
             return;
         }
-        let own = cx.ingress.event_loop;
+        let (own, before) = (cx.ingress.event_loop, self.session.acked_seq());
         let reached = |ticket: Ticket, level| shared.has_reached(own, ticket, level);
         cx.ingress.turn_counting(cx.peer.access, |turn, counts| {
             self.session.settled(reached, turn, cx.out);
             self.session.acknowledge(reached, turn, cx.out, |age| counts.acknowledged(age.as_secs_f64()));
         });
+        if self.is_logged && self.session.acked_seq() > before {
+            let (agent, seq) = (&cx.peer.origin.agent, self.session.acked_seq());
+            tracing::info!(agent, seq, "frames acknowledged");
+        }
     }
 
     fn deadline(&self, pressure: bool) -> Option<Instant> {
@@ -127,12 +134,40 @@ impl Protocol for Frames {
         Some(self.session.end(code, text, cx.ingress.random.next_u64(), cx.out).name())
     }
 
+    fn policy_changed(&mut self, forgets_dues: bool, cx: &mut Context<'_>) -> Option<&'static str> {
+        if !self.session.is_authenticated() {
+            return None;
+        }
+        let (policy, random) = (cx.ingress.policy.clone(), cx.ingress.random.next_u64());
+        if let Err(reason) = self.session.readmit(&policy.tokens.gate(cx.peer.access)) {
+            self.is_refused = true;
+            return Some(self.session.end(GoawayCode::Auth, reason, random, cx.out).name());
+        }
+        cx.peer.client = self.session.client();
+        if forgets_dues {
+            self.session.forget_due();
+        }
+        self.is_limited = policy.rates.has_limits(cx.peer.client);
+        self.is_logged = policy.logs(cx.peer.origin.agent.as_deref());
+        if !self.is_limited {
+            self.delayed_by = None;
+            self.session.open_window();
+        }
+        None
+    }
+
     fn closed(&mut self, reason: &'static str, peer: &Peer, ingress: &mut Ingress) {
         if self.session.is_authenticated() {
             // Before another loop can have the mark.
             ingress.an_agent_leaves();
         }
-        self.session.leave(reason == REPLACED, &mut ingress.shared.marks(), ingress.now);
+        let mut marks = ingress.shared.marks();
+        if ingress.shared.policy.has_other_dues(&ingress.policy) {
+            // This loop will take the new policy in a moment; the mark may be lent again before.
+            self.session.forget_due();
+        }
+        self.session.leave(reason == REPLACED, &mut marks, ingress.now);
+        drop(marks);
         if !(self.is_refused || self.session.is_authenticated())
             || !ingress.shared.log_lines.connections.allows(ingress.now)
         {
@@ -140,7 +175,7 @@ impl Protocol for Frames {
         }
         let Peer { connection, address, origin, client, .. } = peer;
         let (connection, agent) = (connection.get(), &origin.agent);
-        let client = ingress.shared.tokens.name_of(*client);
+        let client = ingress.policy.tokens.name_of(*client);
         match self.is_refused {
             true => {
                 tracing::warn!(connection, peer = %address, agent, client, reason, "agent disconnected by the server")
@@ -202,6 +237,10 @@ impl Frames {
         match self.room(cx) {
             Err(delay) => {
                 self.delayed_by = Some(delay.scope);
+                if self.is_logged {
+                    let (agent, scope) = (&cx.peer.origin.agent, delay.scope.name());
+                    tracing::info!(agent, scope, "not read until a limit admits more");
+                }
                 self.session.set_paused(true, now);
                 Served::Delayed(delay)
             }
@@ -218,7 +257,7 @@ impl Frames {
 
     /// Bytes that may be read now, as far as limits are concerned.
     fn room(&mut self, cx: &mut Context<'_>) -> Result<usize, Delay> {
-        let (rates, client, now) = (&cx.ingress.shared.rates, cx.peer.client, cx.ingress.now);
+        let (rates, client, now) = (&cx.ingress.policy.rates, cx.peer.client, cx.ingress.now);
         let Wait { scope, time } = match self.session.room(rates, now) {
             Err(wait) => wait,
             Ok(bytes) => {
@@ -266,11 +305,11 @@ impl Frames {
     fn greeted(&mut self, greeting: &Greeting, cx: &mut Context<'_>) {
         let (ingress, peer) = (&mut *cx.ingress, &mut *cx.peer);
         let agent_id = self.session.agent_id().copied().unwrap_or_default();
-        self.session.add_due(ingress.shared.rates.remembered(agent_id));
+        self.session.add_due(ingress.policy.rates.remembered(agent_id));
         let name = self.session.agent_name();
         peer.is_known = true;
         peer.client = self.session.client();
-        self.is_limited = ingress.shared.rates.has_limits(peer.client);
+        self.is_limited = ingress.policy.rates.has_limits(peer.client);
         peer.origin = Arc::new(Origin {
             agent_id: Some(agent_id),
             agent: Some(if name.is_empty() { hex(&agent_id) } else { name.to_owned() }),
@@ -281,8 +320,9 @@ impl Frames {
             },
             epoch: greeting.epoch,
         });
-        let (agents, client) = (&ingress.shared.status.agents, ingress.shared.tokens.name_of(peer.client));
+        let (agents, client) = (&ingress.shared.status.agents, ingress.policy.tokens.name_of(peer.client));
         self.listed = Some(agents.enter(&peer.origin, peer.address, client, ingress.unix_ms()));
+        self.is_logged = ingress.policy.logs(peer.origin.agent.as_deref());
         ingress.note_level(self.session.level());
         if greeting.new_epoch && ingress.shared.settings.has_log() {
             // After the mark was given back, so that what its agent sent before is at or below these.
@@ -295,7 +335,7 @@ impl Frames {
                 connection = peer.connection.get(),
                 agent = peer.origin.agent,
                 peer = %peer.address,
-                client = ingress.shared.tokens.name_of(peer.client),
+                client = ingress.policy.tokens.name_of(peer.client),
                 epoch = greeting.epoch,
                 last_seq = greeting.last_seq,
                 resumed = greeting.resumed,
@@ -402,6 +442,11 @@ impl Frames {
         if received == Received::default() {
             return;
         }
+        if self.is_logged {
+            let (agent, Received { amount, accepted }) = (&cx.peer.origin.agent, received);
+            let (events, bytes) = (amount.events, amount.bytes);
+            tracing::info!(agent, events, accepted, bytes, "frames received");
+        }
         if let Some(client) = cx.peer.client {
             cx.ingress.counts.received_of(client, received.accepted);
         }
@@ -409,7 +454,7 @@ impl Frames {
             if let Some(scope) = self.delayed_by.take() {
                 cx.ingress.counts.limited(scope, received.amount.events);
             }
-            self.session.charge(received.amount, &cx.ingress.shared.rates, cx.ingress.now);
+            self.session.charge(received.amount, &cx.ingress.policy.rates, cx.ingress.now);
         }
     }
 
@@ -445,7 +490,7 @@ impl Frames {
     /// The agent's mark is deleted, but not what is due by it.
     fn leave_due(&self, cx: &Context<'_>) {
         if let Some(agent_id) = self.session.agent_id() {
-            cx.ingress.shared.rates.remember(*agent_id, self.session.due(), cx.ingress.now);
+            cx.ingress.policy.rates.remember(*agent_id, self.session.due(), cx.ingress.now);
         }
     }
 

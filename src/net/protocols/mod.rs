@@ -109,6 +109,12 @@ pub(super) trait Protocol: Send {
     /// Ends the connection, or leaves it open until what it waits for has come.
     fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str>;
 
+    /// Who may send, or how much, has changed, and the peer's access with it. `forgets_dues`: the limit on each agent is another one.
+    /// The connection ends if it is not allowed any more.
+    fn policy_changed(&mut self, _forgets_dues: bool, _cx: &mut Context<'_>) -> Option<&'static str> {
+        None
+    }
+
     /// The connection is open no longer, for `reason`.
     fn closed(&mut self, _reason: &'static str, _peer: &Peer, _ingress: &mut Ingress) {}
 

@@ -118,6 +118,17 @@ impl Protocol for Syslog {
         Some("silent")
     }
 
+    fn policy_changed(&mut self, _forgets_dues: bool, cx: &mut Context<'_>) -> Option<&'static str> {
+        if !self.is_allowed {
+            // It will be closed once it is served.
+            return None;
+        }
+        cx.peer.client = None;
+        let reason = admit(cx).err()?;
+        log_needs_tls(reason, cx);
+        Some(NOT_ALLOWED)
+    }
+
     fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str> {
         if ending == Ending::Shutdown {
             // What was read is kept where there is room; what is still in the socket is lost.
@@ -346,10 +357,10 @@ fn admit(cx: &mut Context<'_>) -> Result<(), &'static str> {
     if let Some(reason) = access.refused {
         return Err(reason);
     }
-    let shared = &cx.ingress.shared;
+    let policy = &cx.ingress.policy;
     match access.certificate {
         Certificate::Client(client) => cx.peer.client = Some(client),
-        Certificate::Other if shared.encryption.requires_certificate && !shared.tokens.is_empty() => {
+        Certificate::Other if policy.encryption.requires_certificate && !policy.tokens.is_empty() => {
             return Err("the certificate is not that of a client (certificate_name)");
         }
         Certificate::Other | Certificate::None => {}

@@ -23,10 +23,9 @@ use crate::random::Random;
 use crate::router::{self, Drain, RouterQueue, SinkProgress, SinkStatus, Worker};
 use crate::server::identity::{self, RESTORED};
 use crate::session::marks::{Greeting, Marks};
-use crate::session::rates::{RateSettings, Rates};
 use crate::session::receive::{Consumed, End};
 use crate::session::server::{ServerSession, SessionSettings};
-use crate::session::tokens::{Access, Certificate, Tokens};
+use crate::session::tokens::{Access, Certificate};
 use crate::settings::steps::StepSettings;
 use crate::sink::{BatchSettings, Identity, SinkSettings, discard};
 use crate::time::{Now, unix_nano};
@@ -231,9 +230,7 @@ fn shared_by_loops(
         },
         syslog: None,
         limits: ConnectionLimits { lingering: 0, max_connections: 100, max_unauthenticated: 100 },
-        tokens: Tokens::default(),
-        encryption: net::Encryption::default(),
-        rates: Rates::new(RateSettings::default(), Instant::now()),
+        policy: net::Newest::default(),
         marks: Mutex::new(marks),
         metrics,
         watermarks: vec![watermarks],
@@ -245,6 +242,8 @@ fn shared_by_loops(
         status: net::StatusSources::default(),
         delivered_position: Box::new(move || delivered.position()),
         on_end: Box::new(|| {}),
+        hangup_reloads: false,
+        on_reload: Box::new(|| {}),
     })
 }
 

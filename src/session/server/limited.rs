@@ -45,22 +45,27 @@ impl ServerSession {
     /// # Errors
     /// The agent has to wait: pause the session. Its ACKs have a smaller window from now on.
     pub fn room(&mut self, rates: &Rates, now: Instant) -> Result<usize, Wait> {
-        if let Some(wait) = rates.wait(Sender::Agent(self.due), self.client, now) {
+        if let Some(wait) = rates.wait(Sender::Agent(self.due), self.admitted.client, now) {
             self.narrow_window();
             return Err(wait);
         }
-        let bytes = usize::try_from(rates.room_bytes(self.due, self.client, now)).unwrap_or(usize::MAX);
+        let bytes = usize::try_from(rates.room_bytes(self.due, self.admitted.client, now)).unwrap_or(usize::MAX);
         Ok(bytes.max(LIMITED_READ_BYTES))
     }
 
     /// Charges what was received from the agent.
     pub fn charge(&mut self, received: Amount, rates: &Rates, now: Instant) {
-        self.due = rates.charge(Sender::Agent(self.due), self.client, received, now);
+        self.due = rates.charge(Sender::Agent(self.due), self.admitted.client, received, now);
     }
 
     /// What is due by the agent.
     pub fn due(&self) -> Due {
         self.due
+    }
+
+    /// The limit on agents is another one: nothing is due by the new one yet.
+    pub fn forget_due(&mut self) {
+        self.due = Due::default();
     }
 
     /// The agent has left before with this due; see [`Rates::remembered`].

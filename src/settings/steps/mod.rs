@@ -31,11 +31,12 @@ pub use condition::{AttributeCondition, AttributeTest, Condition};
 pub use redact::RedactRule;
 pub use sample::{SampleBy, SampleSettings};
 
-use super::setting::{Form, Setting, Value};
+use super::setting::{Applies, Form, Setting, Value};
 
 /// The row of `include`.
 pub const INCLUDE: Setting = Setting {
     key: "include",
+    applies: Applies::OnReload,
     default: Value::nested("[]"),
     form: Form::Step(StepForm::Conditions),
     doc: "Conditions, such as [{ kinds = [\"log\"], severity = \"warn\" }]: the sink gets only events that meet at \
@@ -45,6 +46,7 @@ pub const INCLUDE: Setting = Setting {
 /// The row of `exclude`.
 pub const EXCLUDE: Setting = Setting {
     key: "exclude",
+    applies: Applies::OnReload,
     default: Value::nested("[]"),
     form: Form::Step(StepForm::Conditions),
     doc: "Conditions, such as [{ name = [\"healthcheck\"] }]: the sink gets no event that meets one of them. Empty: \
@@ -54,6 +56,7 @@ pub const EXCLUDE: Setting = Setting {
 /// The row of `sample.keep`.
 pub const SAMPLE_KEEP: Setting = Setting {
     key: "sample.keep",
+    applies: Applies::OnReload,
     default: Value::text(""),
     form: Form::Step(StepForm::SampleKeep),
     doc: "Which part of the logs and spans the sink gets, such as \"1/10\". The kept events have the attribute \
@@ -63,6 +66,7 @@ pub const SAMPLE_KEEP: Setting = Setting {
 /// The row of `sample.by`.
 pub const SAMPLE_BY: Setting = Setting {
     key: "sample.by",
+    applies: Applies::OnReload,
     default: Value::text("trace_id"),
     form: Form::Step(StepForm::SampleBy),
     doc: "What decides together whether it is kept: \"trace_id\" (a whole trace or nothing of it), \"source\", \
@@ -73,6 +77,7 @@ pub const SAMPLE_BY: Setting = Setting {
 /// The row of `sample.always`.
 pub const SAMPLE_ALWAYS: Setting = Setting {
     key: "sample.always",
+    applies: Applies::OnReload,
     default: Value::nested("[]"),
     form: Form::Step(StepForm::Conditions),
     doc: "Conditions, such as [{ severity = \"error\" }], or a single one: an event that meets one of them is kept, \
@@ -82,6 +87,7 @@ pub const SAMPLE_ALWAYS: Setting = Setting {
 /// The row of `redact`.
 pub const REDACT: Setting = Setting {
     key: "redact",
+    applies: Applies::OnReload,
     default: Value::nested("[]"),
     form: Form::Step(StepForm::Redact),
     doc: "Rules, such as [{ attributes = [\"password\", \"*.token\"], action = \"remove\" }]: what is removed, hashed or \
@@ -91,6 +97,7 @@ pub const REDACT: Setting = Setting {
 /// The row of `collapse`.
 pub const COLLAPSE: Setting = Setting {
     key: "collapse",
+    applies: Applies::OnReload,
     default: Value::Flag(false),
     form: Form::Flag,
     doc: "true: logs, and spans, of one delivery that differ only in their time become one row with the attributes \
@@ -100,6 +107,7 @@ pub const COLLAPSE: Setting = Setting {
 /// The row of `aggregate.interval`.
 pub const AGGREGATE_INTERVAL: Setting = Setting {
     key: "aggregate.interval",
+    applies: Applies::OnReload,
     default: Value::text(""),
     form: Form::Step(StepForm::AggregateInterval),
     doc: "Such as \"10s\": the sink gets one row for each series of counters or gauges and each interval of event time. \
@@ -110,6 +118,7 @@ pub const AGGREGATE_INTERVAL: Setting = Setting {
 /// The row of `aggregate.gauges`.
 pub const AGGREGATE_GAUGES: Setting = Setting {
     key: "aggregate.gauges",
+    applies: Applies::OnReload,
     default: Value::nested("[\"last\"]"),
     form: Form::Step(StepForm::AggregateGauges),
     doc: "What gauges are aggregated to: \"last\", \"min\", \"max\", \"avg\", \"count\". The first is the value of the \
@@ -119,6 +128,7 @@ pub const AGGREGATE_GAUGES: Setting = Setting {
 /// The row of `aggregate.by`.
 pub const AGGREGATE_BY: Setting = Setting {
     key: "aggregate.by",
+    applies: Applies::OnReload,
     default: Value::nested("[\"source\", \"name\", \"attributes\"]"),
     form: Form::Step(StepForm::AggregateBy),
     doc: "What tells series apart: \"source\", \"name\", \"attributes\" (all of them) or \"attributes.KEY\". Of a sink with \
@@ -128,6 +138,7 @@ pub const AGGREGATE_BY: Setting = Setting {
 /// The row of `aggregate.max_series`.
 pub const AGGREGATE_MAX_SERIES: Setting = Setting {
     key: "aggregate.max_series",
+    applies: Applies::OnReload,
     default: Value::nested("10000"),
     form: Form::Step(StepForm::AggregateMaxSeries),
     doc: "Series of one delivery, each counted once per interval. When there are as many, the delivery is sent before \

@@ -10,7 +10,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use super::Grpc;
 use crate::limits;
 use crate::settings::hide::hide;
-use crate::settings::{Form, Problem, Secret, Setting, Url, Value};
+use crate::settings::{Applies, Form, Problem, Secret, Setting, Url, Value};
 use crate::sink::{Identity, Kind, Output, Sink, SinkConfig, tls};
 
 /// What the settings know of it.
@@ -22,30 +22,35 @@ pub const KIND: Kind = Kind {
     settings: &[
         Setting {
             key: "url",
+            applies: Applies::OnRestart,
             default: Value::text("http://127.0.0.1:50051"),
             form: Form::Url,
             doc: "http://host:port, or https:// for TLS.",
         },
         Setting {
             key: "ca_file",
+            applies: Applies::OnRestart,
             default: Value::text(""),
             form: Form::Path,
             doc: "CA certificates (PEM) that are trusted for https://. Empty: the public authorities.",
         },
         Setting {
             key: "token",
+            applies: Applies::OnRestart,
             default: Value::text(""),
             form: Form::Secret,
             doc: "Sent as `authorization: Bearer TOKEN`, in clear with http://. Empty: none.",
         },
         Setting {
             key: "deadline",
+            applies: Applies::OnRestart,
             default: Value::Duration(Duration::from_secs(30)),
             form: Form::Duration { min: Duration::from_millis(100), max: Duration::from_secs(3_600) },
             doc: "Longest time for one request, from the first byte to the answer; then the request is sent again.",
         },
         Setting {
             key: "in_flight",
+            applies: Applies::OnRestart,
             default: Value::Count(4),
             form: Form::Count { min: 1, max: limits::GRPC_IN_FLIGHT_MAX },
             doc: "How many requests are sent at the same time when a delivery is split, which happens above 1 MiB or \

@@ -15,7 +15,7 @@ use ureq::http::uri::Uri;
 use super::Http;
 use crate::settings::hide::hide;
 use crate::settings::url::Parts;
-use crate::settings::{Form, Problem, Secret, Setting, Url, Value};
+use crate::settings::{Applies, Form, Problem, Secret, Setting, Url, Value};
 use crate::sink::{Identity, Kind, Output, Sink, SinkConfig, tls};
 
 /// What the settings know of it.
@@ -27,6 +27,7 @@ pub const KIND: Kind = Kind {
     settings: &[
         Setting {
             key: "url",
+            applies: Applies::OnRestart,
             default: Value::text("http://localhost:8080/"),
             form: Form::Url,
             doc: "http:// or https://, host, port, path and query. user:password@ in it becomes Authorization: \
@@ -35,6 +36,7 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "format",
+            applies: Applies::OnRestart,
             default: Value::text("json"),
             form: Form::Choice(&["json", "ndjson", "protobuf"]),
             doc: "Body of a request. json: an array of events. ndjson: one event per line. Both have the fields of a \
@@ -43,12 +45,14 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "gzip",
+            applies: Applies::OnRestart,
             default: Value::Flag(false),
             form: Form::Flag,
             doc: "Compress the body (Content-Encoding: gzip).",
         },
         Setting {
             key: "headers",
+            applies: Applies::OnRestart,
             default: Value::Empty,
             form: Form::Secrets,
             doc: "Additional headers of each request, such as { X-Api-Key = \"${API_KEY}\" }. Their values are never \
@@ -56,18 +60,21 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "token",
+            applies: Applies::OnRestart,
             default: Value::text(""),
             form: Form::Secret,
             doc: "Sent as Authorization: Bearer TOKEN. Empty: none. Read at start.",
         },
         Setting {
             key: "ca_file",
+            applies: Applies::OnRestart,
             default: Value::text(""),
             form: Form::Path,
             doc: "CA certificates (PEM) that are trusted for https://. Empty: the public authorities.",
         },
         Setting {
             key: "timeout",
+            applies: Applies::OnRestart,
             default: Value::Duration(Duration::from_secs(60)),
             form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3_600) },
             doc: "Longest time for one request, from looking up the host to the end of the answer; then the request \

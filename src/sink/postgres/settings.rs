@@ -15,7 +15,7 @@ use crate::escape::escape;
 use crate::resolve;
 use crate::settings::hide::hide;
 use crate::settings::url::{Parts, decoded_text};
-use crate::settings::{Form, Problem, Secret, Setting, Url, Value};
+use crate::settings::{Applies, Form, Problem, Secret, Setting, Url, Value};
 use crate::sink::{Identity, Kind, Output, Sink, SinkConfig, tls};
 
 /// What the settings know of it.
@@ -26,6 +26,7 @@ pub const KIND: Kind = Kind {
     settings: &[
         Setting {
             key: "url",
+            applies: Applies::OnRestart,
             default: Value::text("postgres://telemetryx@localhost/telemetryx"),
             form: Form::Url,
             doc: "postgres://user:password@host:5432/database; the database is required. Write characters with a \
@@ -34,6 +35,7 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "table",
+            applies: Applies::OnRestart,
             default: Value::text("events"),
             form: Form::Text,
             doc: "Name of the table, or schema.name, in lower case. The table telemetryx_positions is in the same \
@@ -41,6 +43,7 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "create",
+            applies: Applies::OnRestart,
             default: Value::Flag(true),
             form: Form::Flag,
             doc: "Create the two tables if they are missing. false: they must exist, as `telemetryx config --ddl \
@@ -48,6 +51,7 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "indexes",
+            applies: Applies::OnRestart,
             default: Value::text("none"),
             form: Form::Choice(&["none", "time", "brin"]),
             doc: "Index on the column time that is created together with the table. It makes queries for a period fast and \
@@ -56,6 +60,7 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "tls",
+            applies: Applies::OnRestart,
             default: Value::text("prefer"),
             form: Form::Choice(&["off", "prefer", "require", "verify"]),
             doc: "prefer: encrypt if the server offers TLS. require: connect only with TLS. verify: connect only if \
@@ -64,12 +69,14 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "ca_file",
+            applies: Applies::OnRestart,
             default: Value::text(""),
             form: Form::Path,
             doc: "CA certificates (PEM) that are trusted for tls = \"verify\". Empty: the public authorities.",
         },
         Setting {
             key: "timeout",
+            applies: Applies::OnRestart,
             default: Value::Duration(Duration::from_secs(60)),
             form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3_600) },
             doc: "Longest time for the server to answer one statement, such as the COPY of a whole delivery; then \

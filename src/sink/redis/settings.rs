@@ -11,7 +11,7 @@ use super::Redis;
 use crate::limits;
 use crate::settings::hide::hide;
 use crate::settings::url::{Parts, decoded_text};
-use crate::settings::{Form, Problem, Setting, Url, Urls, Value};
+use crate::settings::{Applies, Form, Problem, Setting, Url, Urls, Value};
 use crate::sink::{Identity, Kind, Output, Sink, SinkConfig, tls};
 
 /// What the settings know of it.
@@ -26,6 +26,7 @@ pub const KIND: Kind = Kind {
     settings: &[
         Setting {
             key: "url",
+            applies: Applies::OnRestart,
             default: Value::text("redis://127.0.0.1:6379"),
             form: Form::Url,
             doc: "redis://user:password@host:6379/database, or rediss:// for TLS, or \
@@ -33,6 +34,7 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "urls",
+            applies: Applies::OnRestart,
             default: Value::text(""),
             form: Form::Urls,
             doc: "Some nodes of a Redis Cluster, as a list or separated by commas; the other nodes are learnt from \
@@ -41,12 +43,14 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "ca_file",
+            applies: Applies::OnRestart,
             default: Value::text(""),
             form: Form::Path,
             doc: "CA certificates (PEM) that are trusted for rediss://. Empty: the public authorities.",
         },
         Setting {
             key: "stream",
+            applies: Applies::OnRestart,
             default: Value::text("events"),
             form: Form::Text,
             doc: "Prefix of the streams, which are named <stream>:{0}, <stream>:{1} and so on, one per shard. The \
@@ -54,6 +58,7 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "maxlen",
+            applies: Applies::OnRestart,
             default: Value::Count(1_000_000),
             form: Form::Count { min: 0, max: i64::MAX as u64 },
             doc: "How many entries a stream keeps, approximately; older ones are deleted, whether they were read or \
@@ -61,6 +66,7 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "shards",
+            applies: Applies::OnRestart,
             default: Value::Count(0),
             form: Form::Count { min: 0, max: limits::REDIS_SHARDS_MAX },
             doc: "Number of streams to distribute events over, by their source: events of one source stay in order. \
@@ -68,6 +74,7 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "timeout",
+            applies: Applies::OnRestart,
             default: Value::Duration(Duration::from_secs(10)),
             form: Form::Duration { min: Duration::from_secs(1), max: Duration::from_secs(3_600) },
             doc: "Longest time without data while the sink waits for an answer; then it tries again over a new \

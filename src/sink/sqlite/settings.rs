@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::{Sqlite, ddl, keep};
-use crate::settings::{Form, Setting, Value};
+use crate::settings::{Applies, Form, Setting, Value};
 use crate::sink::{Identity, Kind, Output, Sink, SinkConfig};
 
 /// What the settings know of it.
@@ -16,12 +16,14 @@ pub const KIND: Kind = Kind {
     settings: &[
         Setting {
             key: "path",
+            applies: Applies::OnRestart,
             default: Value::text("{data_dir}/events.db"),
             form: Form::Path,
             doc: "The database file; it and its directory are created if they are missing.",
         },
         Setting {
             key: "keep",
+            applies: Applies::OnRestart,
             default: Value::text("forever"),
             form: Form::DurationOr {
                 word: "forever",
@@ -34,6 +36,7 @@ pub const KIND: Kind = Kind {
         },
         Setting {
             key: "indexes",
+            applies: Applies::OnRestart,
             default: Value::text("none"),
             form: Form::Choice(&["none", "time"]),
             doc: "Index that is created together with the table: \"time\" makes queries for a period fast and deliveries \

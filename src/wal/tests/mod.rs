@@ -3,6 +3,7 @@
 mod damage;
 mod faults;
 mod folder;
+mod follow;
 mod format;
 pub(crate) mod memory;
 mod model;
