@@ -300,6 +300,25 @@ fn counters_have_every_value_of_their_labels_from_the_start_and_the_page_names_t
     assert!(label_values("telemetryx_http_responses_total", "status").contains("503"));
 }
 
+/// With several servers, a name that does not have the server's would belong to several lines.
+#[test]
+fn every_line_of_the_dashboard_is_of_one_server_or_a_sum_of_all() {
+    let dashboard: serde_json::Value = serde_json::from_str(&page("tools/grafana/dashboard.json")).unwrap();
+    let mut lines = 0;
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let mut ids = BTreeSet::new();
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let [query, legend] = ["expr", "legendFormat"].map(|key| target[key].as_str().unwrap());
+            let sums_all =
+                query.starts_with("sum by (") && !query.contains("instance,") && !query.contains("(instance");
+            assert_eq!(legend.contains("{{instance}}"), !sums_all, "{}: {legend}: {query}", panel["title"]);
+            assert!(ids.insert(target["refId"].as_str().unwrap()), "{}: {target}", panel["title"]);
+            lines += 1;
+        }
+    }
+    assert!(lines > 20, "{lines}");
+}
+
 #[test]
 fn every_alert_stands_in_the_page_with_its_severity_and_no_other() {
     let rules = page("tools/prometheus/alerts.yaml");
