@@ -1,12 +1,13 @@
 //! Whose data this is: the lock on the data directory, and what its log knows of agents and positions.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ServerError;
 use crate::config::Config;
+use crate::folder;
 use crate::ids::{LoopId, Ticket, new_uuid};
 use crate::limits::{WAL_POSITION_JUMP, WAL_UNKNOWN_JUMP};
 use crate::pipeline::watermark::Watermarks;
@@ -121,7 +122,7 @@ pub(super) fn go_on_behind_sinks(writer: &mut Writer, sinks: &[&SinkProgress]) -
 /// Keeps a second process out of the data directory for as long as the file lives.
 pub(super) fn lock(data_dir: &Path) -> Result<File, ServerError> {
     let failed = |error| ServerError::DataDir { path: data_dir.to_owned(), error };
-    fs::create_dir_all(data_dir).map_err(failed)?;
+    folder::create_private(data_dir).map_err(failed)?;
     let file = File::create(data_dir.join("lock")).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
