@@ -434,7 +434,8 @@ fn what_keeps_a_server_from_listening_is_said_by_its_errno() {
     let in_use = "address already in use (another process listens there; see \"ss -ltnp\")";
     let not_here =
         "this machine does not have the address (see \"ip address\"; 0.0.0.0 and [::] stand for all of them)";
-    let denied = "permission denied (a port below 1024 needs CAP_NET_BIND_SERVICE; set server.address to a higher one)";
+    let denied = "permission denied (a port below 1024 needs CAP_NET_BIND_SERVICE, in a systemd unit also PrivateUsers=no; \
+                  or set server.address to a higher one)";
     for (address, problem) in [
         (taken.local_addr().unwrap().to_string(), in_use),
         ("192.0.2.1:4640".to_owned(), not_here),
