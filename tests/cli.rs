@@ -80,7 +80,10 @@ fn check_prints_one_document_where_json_is_asked_for() {
     assert_eq!((&failed["ok"], &failed["findings"][2]["ok"]), (&false.into(), &false.into()));
     assert_eq!((&failed["findings"][2]["subject"], &failed["findings"][2]["name"]), (&"sink".into(), &"b".into()));
     let wrong = document(&["--set", "a=1"], 78);
-    assert_eq!(wrong, serde_json::json!({"ok": false, "problems": ["--set: unknown key `a`"]}));
+    assert_eq!(
+        wrong,
+        serde_json::json!({"ok": false, "problems": ["--set: unknown key `a`: `telemetryx config --defaults` prints all keys"]})
+    );
 }
 
 #[test]
@@ -101,7 +104,7 @@ fn check_says_what_it_found_sound() {
 fn wrong_settings_exit_78_for_every_command_that_reads_them() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = ["--set", "a=1"];
-    let said = "telemetryx: --set: unknown key `a`\n";
+    let said = "telemetryx: --set: unknown key `a`: `telemetryx config --defaults` prints all keys\n";
     for command in [&["check"][..], &["config"], &["health"], &["run"], &[]] {
         expect(&run(folder.path(), &[command, &wrong[..]].concat()), 78, "", said);
     }
@@ -396,7 +399,10 @@ fn messages_are_json_where_asked_also_about_settings_and_of_every_command() {
             let output = run(folder.path(), &arguments);
             let lines = json_lines(text(&output.stderr));
             assert_eq!((output.status.code(), lines.len()), (Some(78), 1), "{arguments:?}");
-            assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&"ERROR".into(), &"--set: unknown key `a`".into()));
+            assert_eq!(
+                (&lines[0]["level"], &lines[0]["message"]),
+                (&"ERROR".into(), &"--set: unknown key `a`: `telemetryx config --defaults` prints all keys".into())
+            );
         }
     }
     let output =

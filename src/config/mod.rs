@@ -34,6 +34,7 @@ pub mod document;
 mod environment;
 mod file;
 mod foreign;
+mod known;
 mod layers;
 mod log_filter;
 mod resolve;
