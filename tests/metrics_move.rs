@@ -62,7 +62,7 @@ fn add_moved(address: SocketAddr, moved: &mut BTreeSet<String>) {
 }
 
 fn post(address: SocketAddr, body: &str) -> u16 {
-    let head = format!("POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close");
+    let head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close";
     let length = body.len();
     let text = format!("{head}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {length}\r\n\r\n{body}");
     request(address, &text).unwrap().0

@@ -347,7 +347,7 @@ fn resolve_sink(
     let Some(kind) = sink::KINDS.iter().find(|kind| kind.name == kind_name) else {
         let kinds = names().collect::<Vec<_>>().join(", ");
         let kind_name = not_a_url(&kind_name);
-        let hint = nearest(&kind_name, &names().collect::<Vec<_>>()).map(|kind| format!("; did you mean \"{kind}\"?"));
+        let hint = nearest(kind_name, &names().collect::<Vec<_>>()).map(|kind| format!("; did you mean \"{kind}\"?"));
         let hint = hint.unwrap_or_default();
         problems.push(format!("{kind_origin}: sinks.{name}.kind = \"{kind_name}\": expected one of {kinds}{hint}"));
         return None;
