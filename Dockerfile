@@ -36,7 +36,8 @@ RUN touch build.rs src/lib.rs src/main.rs \
 
 FROM scratch
 # After FROM: a change of them builds nothing again.
-ARG VERSION=unknown
+# VERSION is that of Cargo.toml (tests/image.rs); `make image` and compose.yaml set REVISION.
+ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="telemetryx" \
       org.opencontainers.image.description="Telemetry ingestion server: agents in over TCP frames or HTTP, out to the stores a team already runs" \

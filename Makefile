@@ -1,6 +1,6 @@
-# What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
-# .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture reload otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks bench-handshakes bench-tracing instructions microbench flamegraph image image-test deb deb-test unit-test alerts-test
+# What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check clippy check unit-test test`;
+# .ci/run does formatting, clippy and tests where there is no make.
+.PHONY: run release test lint fmt-check check clippy deny fmt doc proto torture reload otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks bench-handshakes bench-tracing instructions microbench flamegraph image image-test deb deb-test unit-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -15,6 +15,9 @@ lint: fmt-check clippy ## formatting and clippy, as CI has them
 
 fmt-check:
 	cargo fmt --check
+
+check:          ## that everything compiles; CI does it with the oldest Rust that Cargo.toml names
+	cargo check --all-targets --locked
 
 clippy:
 	cargo clippy --all-targets --locked -- -D warnings

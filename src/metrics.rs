@@ -3,6 +3,7 @@
 //! Names are `telemetryx_<noun>_<unit>[_total]`; label values are closed sets.
 
 mod datagrams;
+mod labels;
 mod local;
 mod process;
 mod status;
@@ -16,6 +17,8 @@ use prometheus::{
 pub use prometheus::{IntCounter, IntGauge};
 
 pub use datagrams::kernel_drops;
+use labels::at_zero;
+pub use labels::{HTTP_STATUSES, NOT_READY, SINK_STATES};
 pub use local::LocalMetrics;
 
 /// Bounds in seconds of the latency histograms: 100 µs to 30 s.
@@ -125,10 +128,13 @@ pub struct Metrics {
     certificate_expiry: IntGaugeVec,
     loop_connections: IntGaugeVec,
     reloads: IntCounterVec,
+    not_ready: IntGaugeVec,
     /// `telemetryx_wal_sync_seconds`: duration of each fdatasync of the log.
     pub wal_sync_seconds: Histogram,
     /// `telemetryx_wal_bytes`: bytes of all segments of the log.
     pub wal_bytes: IntGauge,
+    /// `telemetryx_wal_bytes_needed`: bytes of the segments with events that a sink has yet to store.
+    pub wal_bytes_needed: IntGauge,
     /// `telemetryx_wal_bytes_max`: most bytes of all segments of the log.
     pub wal_bytes_max: IntGauge,
     sinks: Sinks,
@@ -159,6 +165,15 @@ impl Receipt {
             &["scope"],
         )?;
         let http_responses = on.counters("telemetryx_http_responses_total", "HTTP answers, by status.", &["status"])?;
+        let closed =
+            on.counters("telemetryx_connections_closed_total", "Connections ended, by reason.", &["reason"])?;
+        let cut = on.counters(
+            "telemetryx_connections_cut_total",
+            "Connections closed while the peer was still sending after its refusal, by reason: the answer may be lost.",
+            &["reason"],
+        )?;
+        let syslog_dropped =
+            on.counters("telemetryx_syslog_dropped_total", "Datagrams of syslog that were dropped.", &["reason"])?;
         Ok(Self {
             events_received: Protocol::NAMES.iter().map(|name| received.with_label_values(&[name])).collect(),
             events_rejected: RejectReason::NAMES.iter().map(|name| rejected.with_label_values(&[name])).collect(),
@@ -173,23 +188,11 @@ impl Receipt {
                 "telemetryx_ack_seconds",
                 "From the last byte of a frame or request to its ACK or answer.",
             )?,
-            connections_closed: on.counters(
-                "telemetryx_connections_closed_total",
-                "Connections ended, by reason.",
-                &["reason"],
-            )?,
-            connections_cut: on.counters(
-                "telemetryx_connections_cut_total",
-                "Connections closed while the peer was still sending after its refusal, by reason: the answer may be lost.",
-                &["reason"],
-            )?,
+            connections_closed: at_zero(closed, labels::CLOSED),
+            connections_cut: at_zero(cut, labels::CUT),
             http_responses_ok: http_responses.with_label_values(&["200"]),
-            http_responses,
-            syslog_dropped: on.counters(
-                "telemetryx_syslog_dropped_total",
-                "Datagrams of syslog that were dropped.",
-                &["reason"],
-            )?,
+            http_responses: at_zero(http_responses, HTTP_STATUSES.map(|status| status.to_string())),
+            syslog_dropped: at_zero(syslog_dropped, labels::SYSLOG_DROPPED),
         })
     }
 }
@@ -205,6 +208,7 @@ struct Sinks {
     retries: IntCounterVec,
     lag: IntGaugeVec,
     up: IntGaugeVec,
+    state: IntGaugeVec,
     oldest_seconds: GaugeVec,
     delivery_seconds: HistogramVec,
 }
@@ -238,6 +242,11 @@ impl Sinks {
             retries: on.counters("telemetryx_sink_retries_total", "Deliveries tried again.", by_sink)?,
             lag: on.gauges("telemetryx_sink_lag_events", "Events that a sink has yet to store.", by_sink)?,
             up: on.gauges("telemetryx_sink_up", "Whether a sink delivers.", by_sink)?,
+            state: on.gauges(
+                "telemetryx_sink_state",
+                "1 for the state that a sink is in, 0 for the others.",
+                &["sink", "state"],
+            )?,
             oldest_seconds: on.ratios(
                 "telemetryx_sink_oldest_seconds",
                 "Age of the oldest event that a sink has yet to store.",
@@ -361,6 +370,11 @@ impl Metrics {
                 RELOAD_RESULTS.iter().for_each(|result| drop(reloads.with_label_values(&[result])));
                 reloads
             },
+            not_ready: on.gauges(
+                "telemetryx_not_ready",
+                "1 while /ready answers 503 for this reason, else 0.",
+                &["reason"],
+            )?,
             certificate_expiry: on.gauges(
                 "telemetryx_tls_certificate_expiry_seconds",
                 "When the certificate in tls.cert_file expires, in seconds since 1970.",
@@ -368,6 +382,10 @@ impl Metrics {
             )?,
             wal_sync_seconds: on.histogram("telemetryx_wal_sync_seconds", "Duration of one fdatasync of the log.")?,
             wal_bytes: on.gauge("telemetryx_wal_bytes", "Bytes of all segments of the log.")?,
+            wal_bytes_needed: on.gauge(
+                "telemetryx_wal_bytes_needed",
+                "Bytes of the segments of the log with events that a sink has yet to store.",
+            )?,
             wal_bytes_max: on.gauge("telemetryx_wal_bytes_max", "Most bytes of all segments of the log.")?,
             sinks: Sinks::new(&on)?,
             registry: on.0,
@@ -431,6 +449,7 @@ impl Metrics {
 
     /// Resolves the labels of one sink.
     pub fn sink(&self, sink: &str) -> SinkMetrics {
+        labels::DROPPED.iter().for_each(|reason| drop(self.events_dropped(sink, reason)));
         SinkMetrics {
             events_delivered: self.sinks.delivered.with_label_values(&[sink]),
             events_filtered: FilterStep::NAMES.map(|step| self.sinks.filtered.with_label_values(&[sink, step])),
@@ -447,6 +466,20 @@ impl Metrics {
     pub fn show_sink(&self, sink: &str, is_up: bool, oldest_seconds: f64) {
         self.sinks.up.with_label_values(&[sink]).set(is_up.into());
         self.sinks.oldest_seconds.with_label_values(&[sink]).set(oldest_seconds);
+    }
+
+    /// `state`: the one of [`SINK_STATES`] that a sink is in.
+    pub fn show_sink_state(&self, sink: &str, state: &str) {
+        for name in SINK_STATES {
+            self.sinks.state.with_label_values(&[sink, name]).set((name == state).into());
+        }
+    }
+
+    /// `reasons`: those of [`NOT_READY`] for which `/ready` answers 503.
+    pub fn show_not_ready(&self, reasons: &[&str]) {
+        for name in NOT_READY {
+            self.not_ready.with_label_values(&[name]).set(reasons.contains(&name).into());
+        }
     }
 
     /// The Prometheus text format.

@@ -80,7 +80,10 @@ fn check_prints_one_document_where_json_is_asked_for() {
     assert_eq!((&failed["ok"], &failed["findings"][2]["ok"]), (&false.into(), &false.into()));
     assert_eq!((&failed["findings"][2]["subject"], &failed["findings"][2]["name"]), (&"sink".into(), &"b".into()));
     let wrong = document(&["--set", "a=1"], 78);
-    assert_eq!(wrong, serde_json::json!({"ok": false, "problems": ["--set: unknown key `a`"]}));
+    assert_eq!(
+        wrong,
+        serde_json::json!({"ok": false, "problems": ["--set: unknown key `a`: `telemetryx config --defaults` prints all keys"]})
+    );
 }
 
 #[test]
@@ -101,7 +104,7 @@ fn check_says_what_it_found_sound() {
 fn wrong_settings_exit_78_for_every_command_that_reads_them() {
     let folder = tempfile::tempdir().unwrap();
     let wrong = ["--set", "a=1"];
-    let said = "telemetryx: --set: unknown key `a`\n";
+    let said = "telemetryx: --set: unknown key `a`: `telemetryx config --defaults` prints all keys\n";
     for command in [&["check"][..], &["config"], &["health"], &["top"], &["run"], &[]] {
         expect(&run(folder.path(), &[command, &wrong[..]].concat()), 78, "", said);
     }
@@ -396,7 +399,10 @@ fn messages_are_json_where_asked_also_about_settings_and_of_every_command() {
             let output = run(folder.path(), &arguments);
             let lines = json_lines(text(&output.stderr));
             assert_eq!((output.status.code(), lines.len()), (Some(78), 1), "{arguments:?}");
-            assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&"ERROR".into(), &"--set: unknown key `a`".into()));
+            assert_eq!(
+                (&lines[0]["level"], &lines[0]["message"]),
+                (&"ERROR".into(), &"--set: unknown key `a`: `telemetryx config --defaults` prints all keys".into())
+            );
         }
     }
     let output =
@@ -434,7 +440,8 @@ fn what_keeps_a_server_from_listening_is_said_by_its_errno() {
     let in_use = "address already in use (another process listens there; see \"ss -ltnp\")";
     let not_here =
         "this machine does not have the address (see \"ip address\"; 0.0.0.0 and [::] stand for all of them)";
-    let denied = "permission denied (a port below 1024 needs CAP_NET_BIND_SERVICE; set server.address to a higher one)";
+    let denied = "permission denied (a port below 1024 needs CAP_NET_BIND_SERVICE, in a systemd unit also PrivateUsers=no; \
+                  or set server.address to a higher one)";
     for (address, problem) in [
         (taken.local_addr().unwrap().to_string(), in_use),
         ("192.0.2.1:4640".to_owned(), not_here),

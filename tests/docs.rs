@@ -193,16 +193,13 @@ fn metric_names(text: &str) -> BTreeSet<String> {
 fn metrics() -> BTreeSet<(String, String)> {
     let metrics = Metrics::new().unwrap();
     // Families appear with their first label.
-    metrics.connection_closed("end");
-    metrics.connection_cut("slow");
-    metrics.http_response(200);
     metrics.sink("sqlite");
     metrics.show_sink("sqlite", true, 0.0);
     metrics.show_loop(0, 0.0, 0);
     metrics.show_certificate(1);
-    metrics.events_dropped("sqlite", "dead_letters_full");
     LocalMetrics::new(&metrics, &["api".to_owned()]);
-    metrics.syslog_dropped("kernel");
+    metrics.show_sink_state("sqlite", "ok");
+    metrics.show_not_ready(&[]);
     let text = String::from_utf8(metrics.text()).unwrap();
     let types: BTreeSet<(String, String)> = text
         .lines()
@@ -235,6 +232,7 @@ fn every_metric_stands_in_the_page_and_no_other() {
 #[test]
 fn alerts_and_dashboards_name_metrics_that_exist() {
     let names: BTreeSet<String> = metrics().into_iter().map(|(name, _)| name).collect();
+    let text = String::from_utf8(Metrics::new().unwrap().text()).unwrap();
     for file in ["tools/prometheus/alerts.yaml", "tools/prometheus/alerts_test.yaml", "tools/grafana/dashboard.json"] {
         let named = metric_names(&page(file));
         assert!(named.len() > 10, "{file} names only {named:?}");
@@ -242,7 +240,95 @@ fn alerts_and_dashboards_name_metrics_that_exist() {
             let family = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
             assert!(names.contains(family.unwrap_or(&name)), "{file} names {name}, which does not exist");
         }
+        for bound in page(file).split("le=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(text.contains(&format!("le=\"{bound}\"")), "{file}: no histogram has the bound {bound}");
+        }
     }
+}
+
+/// The values that a label of a metric has on the page of a new server, without those of other labels.
+fn label_values(name: &str, label: &str) -> BTreeSet<String> {
+    let metrics = Metrics::new().unwrap();
+    metrics.sink("sqlite");
+    metrics.show_sink_state("sqlite", "ok");
+    metrics.show_not_ready(&["log_full"]);
+    let text = String::from_utf8(metrics.text()).unwrap();
+    let labels = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.split_once('}'));
+    let (key, mut values) = (format!("{label}=\""), BTreeSet::new());
+    for (labels, value) in labels {
+        let (_, rest) = labels.split_once(&key).unwrap_or_else(|| panic!("{name}{{{labels}}} has no {label}"));
+        let is_set = ["ok", "log_full"].iter().any(|set| rest.starts_with(set)) && !name.ends_with("_total");
+        assert_eq!(value.trim(), if is_set { "1" } else { "0" }, "{name}{{{labels}}}");
+        values.insert(rest.split('"').next().unwrap().to_owned());
+    }
+    values
+}
+
+/// The words in backticks of a row's cell.
+fn coded(cell: &str) -> impl Iterator<Item = String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned)
+}
+
+/// `increase()` of Prometheus does not see the first count of a series that begins with it.
+#[test]
+fn counters_have_every_value_of_their_labels_from_the_start_and_the_page_names_them() {
+    let page = page("docs/operations.md");
+    let of_table = |heading: &str| -> BTreeSet<String> {
+        let (_, rest) = page.split_once(heading).unwrap_or_else(|| panic!("no `{heading}`"));
+        let rows = rest.lines().skip(2).take_while(|line| line.starts_with('|'));
+        rows.filter_map(|row| row.split('|').nth(1)).flat_map(coded).collect()
+    };
+    let closed = of_table("| `reason` of closed connections | |");
+    assert_eq!(label_values("telemetryx_connections_closed_total", "reason"), closed);
+    let mut not_ready = of_table("| reason | |");
+    assert!(not_ready.remove("draining"));
+    assert_eq!(label_values("telemetryx_not_ready", "reason"), not_ready);
+    assert_eq!(label_values("telemetryx_sink_state", "state"), of_table("| state | `telemetryx_sink_up` | |"));
+    for (name, label) in [
+        ("telemetryx_connections_cut_total", "reason"),
+        ("telemetryx_syslog_dropped_total", "reason"),
+        ("telemetryx_events_dropped_total", "reason"),
+        ("telemetryx_events_rejected_total", "reason"),
+        ("telemetryx_events_limited_total", "scope"),
+        ("telemetryx_events_received_total", "protocol"),
+    ] {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).unwrap();
+        let named: BTreeSet<String> = coded(row).collect();
+        let values = label_values(name, label);
+        assert!(values.len() >= 3 && values.is_subset(&named), "{name}: {values:?} are not all in {row}");
+    }
+    assert!(label_values("telemetryx_http_responses_total", "status").contains("503"));
+}
+
+/// With several servers, a name that does not have the server's would belong to several lines.
+#[test]
+fn every_line_of_the_dashboard_is_of_one_server_or_a_sum_of_all() {
+    let dashboard: serde_json::Value = serde_json::from_str(&page("tools/grafana/dashboard.json")).unwrap();
+    let mut lines = 0;
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let mut ids = BTreeSet::new();
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let [query, legend] = ["expr", "legendFormat"].map(|key| target[key].as_str().unwrap());
+            let sums_all =
+                query.starts_with("sum by (") && !query.contains("instance,") && !query.contains("(instance");
+            assert_eq!(legend.contains("{{instance}}"), !sums_all, "{}: {legend}: {query}", panel["title"]);
+            assert!(ids.insert(target["refId"].as_str().unwrap()), "{}: {target}", panel["title"]);
+            lines += 1;
+        }
+    }
+    assert!(lines > 20, "{lines}");
+}
+
+#[test]
+fn every_alert_stands_in_the_page_with_its_severity_and_no_other() {
+    let rules = page("tools/prometheus/alerts.yaml");
+    let rules = rules.split("- alert: ").skip(1).map(|rule| {
+        let (_, severity) = rule.split_once("severity: ").unwrap();
+        format!("{} {}", rule.lines().next().unwrap(), severity.split(' ').next().unwrap())
+    });
+    let rows = table(&page("docs/operations.md"), "as in `tools/prometheus/prometheus.yaml`.");
+    let rows = rows.iter().map(|row| format!("{} {}", row[0], row[1]));
+    assert_eq!(rows.collect::<Vec<_>>(), rules.collect::<Vec<_>>());
 }
 
 fn pages() -> Vec<PathBuf> {

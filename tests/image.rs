@@ -67,8 +67,9 @@ fn the_image_says_what_it_is() {
     }
     // What `make image` gives it.
     let makefile = page("Makefile");
+    assert!(dockerfile.contains(&format!("\nARG VERSION={}\n", env!("CARGO_PKG_VERSION"))), "a plain `docker build`");
+    assert!(dockerfile.contains("\nARG REVISION=unknown\n"));
     for argument in ["VERSION", "REVISION"] {
-        assert!(dockerfile.contains(&format!("\nARG {argument}=unknown\n")), "{argument}");
         assert!(makefile.contains(&format!("--build-arg {argument}=")), "{argument}");
     }
     assert!(makefile.contains("PLATFORM=linux/arm64 is untested"));

@@ -3,6 +3,7 @@
 #![cfg(feature = "sqlite")] // the default sink; it takes the server with it
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -57,6 +58,46 @@ fn unit_settings_and_scripts_of_the_package_fit_together() {
     assert_eq!(values(&unit, "StateDirectory"), ["telemetryx"]);
     // The stop may take as long as the settings allow.
     assert!(shown.contains("\ndrain_timeout = \"10s\"\n") && values(&unit, "TimeoutStopSec") == ["30s"], "{shown}");
+}
+
+/// Runs the script that follows an installation, where these entries of `passwd` and `group` exist: what it calls.
+fn configured(existing: &str) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let calls = folder.path().join("calls");
+    fs::write(&calls, "").unwrap();
+    let stub = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    stub("getent", "case \" $EXISTING \" in *\" $1 \"*) exit 0 ;; *) exit 2 ;; esac");
+    ["useradd", "install"].iter().for_each(|name| stub(name, &format!("echo {name} \"$@\" >>\"$CALLS\"")));
+    let mut script = Command::new("sh");
+    script.arg(root().join("tools/debian/postinst")).args(["configure", ""]);
+    script.env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()));
+    assert!(script.env("EXISTING", existing).env("CALLS", &calls).status().unwrap().success());
+    let calls = fs::read_to_string(calls).unwrap();
+    calls.lines().filter(|call| call.starts_with("useradd")).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_user_of_the_package_is_created_once_also_where_its_group_exists() {
+    let rest = "--no-create-home --home-dir /var/lib/telemetryx --shell /usr/sbin/nologin telemetryx";
+    assert_eq!(configured(""), [format!("useradd --system --user-group {rest}")]);
+    assert_eq!(configured("group"), [format!("useradd --system --gid telemetryx {rest}")]);
+    assert_eq!(configured("passwd group"), [""; 0]);
+}
+
+#[test]
+fn the_document_ends_the_old_server_for_good_before_a_move() {
+    assert_eq!(values(&page("tools/systemd/telemetryx.service"), "WantedBy"), ["multi-user.target"]);
+    let page = page("docs/deployment.md");
+    let (_, rest) = page.split_once("\n## Move a server\n").unwrap();
+    let (section, _) = rest.split_once("\n## ").unwrap();
+    assert!(
+        section.contains("1. `systemctl disable --now telemetryx`"),
+        "the unit is enabled: a reboot starts it again"
+    );
 }
 
 #[test]

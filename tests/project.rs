@@ -33,5 +33,7 @@ fn the_workflow_runs_targets_of_the_makefile() {
             );
         }
     }
-    assert_eq!(called, ["fmt-check", "clippy", "test"]);
+    assert_eq!(called, ["fmt-check", "clippy", "check", "unit-test", "test"]);
+    let oldest = env!("CARGO_PKG_RUST_VERSION");
+    assert!(workflow.contains(&format!("- run: rustup default {oldest}\n")), "the oldest Rust is {oldest}");
 }

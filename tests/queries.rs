@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use support::http::post;
+use support::http::{post, request};
 use support::server::Server;
 use support::stores::Postgres;
 
@@ -45,11 +45,42 @@ fn questions() -> Vec<Question> {
 }
 
 fn sqlite(database: &Path, sql: &str) -> String {
-    let output = Command::new("sqlite3").args(["-readonly", "-header"]).arg(database).arg(sql).output();
+    let output = Command::new("sqlite3").args(["-cmd", ".timeout 20000", "-header"]).arg(database).arg(sql).output();
     let output = output.expect("sqlite3 is installed: run tools/test");
     assert!(output.status.success(), "{sql}\n{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
+
+const FIXTURES: &str = "tests/fixtures/queries";
+
+/// Sends the events of the page: over HTTP, by two agents that are instances of one source, and with OTLP. How many there are.
+fn send_all(server: &Server) -> usize {
+    let lines = read(&format!("{FIXTURES}/events.ndjson"));
+    let (events, mut count) = (format!("[{}]", lines.lines().collect::<Vec<_>>().join(",")), lines.lines().count());
+    let (status, answer) = post(server.address(), "?ack=delivered", &events).unwrap();
+    assert_eq!((status, answer.trim()), (200, &*format!("{{\"accepted\":{count},\"rejected\":[]}}")));
+    for agent in ["db-1", "db-2"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(FIXTURES).join(agent).with_extension("ndjson");
+        count += fs::read_to_string(&file).unwrap().lines().count();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+        command.args(["send", "--ack", "delivered", "--source", agent, "--to", &server.address().to_string()]);
+        let output = command.arg(file).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let otlp = read(&format!("{FIXTURES}/otlp.json"));
+    let head =
+        "POST /v1/metrics?ack=delivered HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close";
+    let answer = request(server.address(), &format!("{head}\r\nContent-Length: {}\r\n\r\n{otlp}", otlp.len()));
+    assert_eq!(answer.unwrap(), (200, "{}".to_owned()));
+    count + otlp.matches("\"timeUnixNano\"").count()
+}
+
+/// As if each event had been received at its time; the clock of `laptop` is ahead.
+const RECEIVED: [&str; 2] = [
+    "UPDATE events SET received_at = time WHERE source <> 'laptop';
+     UPDATE events SET received_at = replace(time, 'T23:', 'T10:') WHERE source = 'laptop'",
+    "UPDATE events SET received_at = time - CASE source WHEN 'laptop' THEN interval '13 hours' ELSE interval '0' END",
+];
 
 #[test]
 fn every_question_has_the_answer_of_the_page_in_both_stores() {
@@ -65,12 +96,10 @@ fn every_question_has_the_answer_of_the_page_in_both_stores() {
         &url,
     ];
     let server = Server::start(directory.path(), &settings);
-    let lines = read("tests/fixtures/queries/events.ndjson");
-    let events = format!("[{}]", lines.lines().collect::<Vec<_>>().join(","));
-    let (status, answer) = post(server.address(), "?ack=delivered", &events).unwrap();
-    let count = lines.lines().count();
-    assert_eq!((status, answer.trim()), (200, &*format!("{{\"accepted\":{count},\"rejected\":[]}}")));
+    let count = send_all(&server);
     assert!(read("docs/queries.md").contains(&format!("of the {count} events")));
+    sqlite(&directory.path().join("events.db"), RECEIVED[0]);
+    postgres.psql(&database, RECEIVED[1]).unwrap();
 
     let questions = questions();
     assert_eq!(questions.len(), 10);
@@ -92,10 +121,12 @@ fn the_indexes_of_the_page_can_be_created() {
     let settings = ["sinks.sqlite.kind=sqlite", "sinks.postgres.kind=postgres", &url];
     let _server = Server::start(directory.path(), &settings);
     let page = read("docs/queries.md");
-    let indexes = block(page.split("\n## ").next().unwrap(), "sql");
-    let output = Command::new("sqlite3").arg(directory.path().join("events.db")).arg(&indexes).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    postgres.psql(&database, &indexes).unwrap();
+    let introduction = page.split("\n## ").next().unwrap();
+    sqlite(&directory.path().join("events.db"), &block(introduction, "sql sqlite index"));
+    // One by one: several statements of one call are a transaction.
+    for statement in block(introduction, "sql postgres index").lines() {
+        postgres.psql(&database, statement).unwrap();
+    }
     let (_, gin) = page.split_once("An index for it in PostgreSQL: `").unwrap();
     postgres.psql(&database, gin.split('`').next().unwrap()).unwrap();
 }

@@ -57,6 +57,12 @@ fn a_service_that_nobody_runs_is_never_ok_and_its_events_grow_old() {
         assert!(["connecting", "retrying"].contains(&state.as_str()), "{sink} is {state} after the start");
         wait_for_state(&server, sink, "retrying");
         assert_eq!((up(address, sink), oldest(address, sink)), (0.0, 0.0));
+        let is_in =
+            |state: &str| metric(address, &format!("telemetryx_sink_state{{sink=\"{sink}\",state=\"{state}\"}}"));
+        assert_eq!((is_in("retrying"), is_in("ok"), is_in("down")), (Some(1.0), Some(0.0), Some(0.0)));
+        let dropped =
+            metric(address, &format!("telemetryx_events_dropped_total{{reason=\"log_full\",sink=\"{sink}\"}}"));
+        assert_eq!(dropped, Some(0.0), "an alert sees the first loss only if there was a value before it");
     }
     // Nothing but the word: everybody may read it.
     let page = r#"{"status":"ready","reasons":[],"sinks":{"g":"retrying","h":"retrying"}}"#;

@@ -4,6 +4,7 @@
 mod support;
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -22,6 +23,25 @@ fn fails_to_start(settings: &[&str]) -> (Option<i32>, String) {
     let output = command.output().unwrap();
     let log = String::from_utf8(output.stderr).unwrap();
     (output.status.code(), log.lines().last().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn a_new_data_directory_is_readable_for_its_user_only() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("sh");
+    // As a shell of an ordinary user, and not as the service.
+    shell.args(["-c", r#"umask 022; exec "$0" "$@""#, env!("CARGO_BIN_EXE_telemetryx")]);
+    for setting in ["data_dir=new", "server.address=127.0.0.1:0"] {
+        shell.args(["--set", setting]);
+    }
+    let mut server = shell.current_dir(directory.path()).spawn().unwrap();
+    let database = directory.path().join("new/events.db");
+    let started = wait_until(TIMEOUT, || database.exists());
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(started);
+    let mode = std::fs::metadata(directory.path().join("new")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "{mode:o}");
 }
 
 #[test]

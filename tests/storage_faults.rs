@@ -278,10 +278,16 @@ fn a_log_at_its_bound_pauses_until_the_sink_that_holds_it_goes_on() {
     wait_for_standstill(&load);
     let bytes = http::metric(at, "telemetryx_wal_bytes").expect("the log's size is a metric");
     assert!(bytes <= f64::from(1 << 20) * 1.1, "{bytes} bytes of log");
+    assert_eq!(http::metric(at, "telemetryx_wal_bytes_needed"), Some(bytes), "the sink needs all of it");
+    let waiting = http::metric(at, "telemetryx_ring_depth").unwrap();
+    assert!(waiting > 0.0, "frames that are not acknowledged wait in the ring");
+    let not_ready = |reason: &str| http::metric(at, &format!("telemetryx_not_ready{{reason=\"{reason}\"}}"));
+    assert_eq!((not_ready("log_full"), not_ready("disk_full")), (Some(1.0), Some(0.0)));
     assert_eq!(get(at, "/health").0, 200);
 
     let reader = fifo.read();
     wait_for_ready(at, None);
+    assert!(wait_until(TIMEOUT, || not_ready("log_full") == Some(0.0)));
     load.wait_for_acknowledged(2_000, TIMEOUT);
     let ledger = load.finish(TIMEOUT);
     let read = wait_until(TIMEOUT, || reader.count() >= ledger.events());

@@ -93,7 +93,12 @@ fn each_mistake_names_its_place() {
     let place = "--set: a client's setting is named clients.NAME.KEY, such as clients.api.token_file";
     refused("", &[("clients.api", "x")], &[place]);
     refused("", &[("clients", "x")], &[place]);
-    refused("[limits]\nzzz = 7", &[], &["t.toml:2: unknown key `limits.zzz`"]);
+    refused(
+        "[limits]\nzzz = 7",
+        &[],
+        &["t.toml:2: unknown key `limits.zzz`: [limits] has events_per_second, bytes_per_second, \
+          agent_events_per_second, agent_bytes_per_second, burst"],
+    );
 }
 
 #[test]

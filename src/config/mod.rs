@@ -35,6 +35,7 @@ pub mod document;
 mod environment;
 mod file;
 mod foreign;
+mod known;
 mod layers;
 pub mod log_filter;
 mod resolve;

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
 use super::foreign;
+use super::known::{instead_of, nearest_key};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
 use super::log_filter;
 use super::tls::{self, ClientAuth, Plaintext, Tls};
@@ -225,7 +226,7 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
     entries
 }
 
-/// What was meant by an unknown key: `: did you mean …?`, or nothing.
+/// What was meant by an unknown key: `: did you mean …?`, or the keys that there are.
 fn hint_for(prefix: &str, key: &str, origin: &Origin, known: &[String]) -> String {
     let names: Vec<&str> = known.iter().map(String::as_str).collect();
     let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
@@ -240,14 +241,14 @@ fn hint_for(prefix: &str, key: &str, origin: &Origin, known: &[String]) -> Strin
             (_, None) => Some(format!("{list}.NAME.KEY")),
         },
         // Of a table's key, as in `headrs.a`, the table may be what is misspelt.
-        _ => nearest(key, &names).or_else(|| rest.and_then(|_| nearest(first, &names))).map(str::to_owned),
+        _ => nearest_key(key, &names).or_else(|| rest.and_then(|_| nearest(first, &names))).map(str::to_owned),
     };
     match (meant, origin) {
         (Some(name), Origin::Environment(_)) => {
             format!(": did you mean `{}`?", environment::variable(&format!("{prefix}{name}")))
         }
         (Some(name), _) => format!(": did you mean `{prefix}{name}`?"),
-        (None, _) => String::new(),
+        (None, _) => instead_of(key, prefix, &names),
     }
 }
 
@@ -351,7 +352,9 @@ fn resolve_sink(
     let Some(kind) = sink::KINDS.iter().find(|kind| kind.name == kind_name) else {
         let kinds = names().collect::<Vec<_>>().join(", ");
         let kind_name = not_a_url(&kind_name);
-        problems.push(format!("{kind_origin}: sinks.{name}.kind = \"{kind_name}\": expected one of {kinds}"));
+        let hint = nearest(kind_name, &names().collect::<Vec<_>>()).map(|kind| format!("; did you mean \"{kind}\"?"));
+        let hint = hint.unwrap_or_default();
+        problems.push(format!("{kind_origin}: sinks.{name}.kind = \"{kind_name}\": expected one of {kinds}{hint}"));
         return None;
     };
     let mut rows: Vec<Row<'_>> = table::SINK.iter().map(|row| Row::new(row.key.to_owned(), row)).collect();

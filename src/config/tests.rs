@@ -185,14 +185,18 @@ fn variables_in_text_are_replaced_before_the_value_is_checked() {
 fn unknown_keys_are_named_with_line_and_nearest_name() {
     file_refused("[server]\n\nadress = 1", "t.toml:3: unknown key `server.adress`: did you mean `server.address`?");
     file_refused("[sever]\naddress = 1", "t.toml:2: unknown key `sever.address`: did you mean `server.address`?");
-    file_refused("colour = 1", "t.toml:1: unknown key `colour`");
-    file_refused("[colours]", "t.toml:1: unknown key `colours`");
+    file_refused("colour = 1", "t.toml:1: unknown key `colour`: `telemetryx config --defaults` prints all keys");
+    file_refused("[colours]", "t.toml:1: unknown key `colours`: `telemetryx config --defaults` prints all keys");
     file_refused(
         "[[sinks]]\nkind = \"file\"\npaht = \"x\"",
         "t.toml:3: unknown key `sinks.file.paht`: did you mean `sinks.file.path`?",
     );
     // `path` is a key of files, not of this kind.
-    file_refused("[[sinks]]\nkind = \"stdout\"\npath = \"x\"", "t.toml:3: unknown key `sinks.stdout.path`");
+    file_refused(
+        "[[sinks]]\nkind = \"stdout\"\npath = \"x\"",
+        "t.toml:3: unknown key `sinks.stdout.path`: this sink has required, on_full, include, exclude, sample, redact, collapse, \
+         aggregate, batch",
+    );
     let variable = "TELEMETRYX__SERVER__ADDRES";
     let problem =
         "TELEMETRYX__SERVER__ADDRES: unknown key `server.addres`: did you mean `TELEMETRYX__SERVER__ADDRESS`?";
@@ -203,7 +207,12 @@ fn unknown_keys_are_named_with_line_and_nearest_name() {
         &[("server.Address", "x")],
         &["--set: unknown key `server.Address`: did you mean `server.address`?"],
     );
-    refused("", &[("TELEMETRYX__", "x")], &[], &["TELEMETRYX__: unknown key ``"]);
+    refused(
+        "",
+        &[("TELEMETRYX__", "x")],
+        &[],
+        &["TELEMETRYX__: unknown key ``: `telemetryx config --defaults` prints all keys"],
+    );
 }
 
 #[test]

@@ -200,6 +200,12 @@ fn reason_phrase(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
+    #[test]
+    fn every_status_is_counted_from_the_start() {
+        let known: Vec<u16> = (100..600).filter(|status| !reason_phrase(*status).is_empty()).collect();
+        assert_eq!(known, crate::metrics::HTTP_STATUSES);
+    }
+
     fn written(answer: &Answer<'_>) -> String {
         let mut out = Vec::new();
         answer.write(b"Mon, 23 Nov 2026 20:15:48 GMT", &mut out);

@@ -47,7 +47,12 @@ pub fn bind_problem(error: &io::Error) -> String {
             ("this machine does not have the address", "see \"ip address\"; 0.0.0.0 and [::] stand for all of them")
         }
         ErrorKind::PermissionDenied => {
-            ("permission denied", "a port below 1024 needs CAP_NET_BIND_SERVICE; set server.address to a higher one")
+            // The capability is without effect in a user namespace, as the unit's PrivateUsers=yes creates one.
+            (
+                "permission denied",
+                "a port below 1024 needs CAP_NET_BIND_SERVICE, in a systemd unit also PrivateUsers=no; or set \
+                 server.address to a higher one",
+            )
         }
         _ if error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
             ("address family not supported", "IPv6 is turned off here; set server.address to an IPv4 address")

@@ -197,7 +197,9 @@ impl Shared {
         }
         for sink in (self.sinks)() {
             metrics.show_sink(&sink.name, sink.is_up, sink.oldest.as_secs_f64());
+            metrics.show_sink_state(&sink.name, sink.state);
         }
+        metrics.show_not_ready(&self.not_ready(now));
         metrics.text()
     }
 }

@@ -9,8 +9,8 @@ use rustls::ClientConnection;
 use rustls::version::{TLS12, TLS13};
 use socket2::SockRef;
 
-use super::connection::{Connection, Phase};
 use super::Policy;
+use super::connection::{Connection, Phase};
 use super::encryption::Encryption;
 use super::protocols::Context;
 use super::serve::{Scratch, Served, serve};

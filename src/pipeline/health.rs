@@ -18,6 +18,7 @@ pub enum Pause {
 impl Pause {
     /// The reason as `/ready` names it.
     pub fn name(self) -> &'static str {
+        // Also in `metrics::NOT_READY`.
         match self {
             Self::DiskFull => "disk_full",
             Self::LogFull => "log_full",

@@ -309,6 +309,13 @@ mod tests {
     }
 
     #[test]
+    fn every_state_is_one_of_the_metric() {
+        use SinkState::{Behind, Connecting, Down, Ok, Retrying, Stalled};
+        let names = [Connecting, Ok, Behind, Stalled, Retrying, Down].map(SinkState::name);
+        assert_eq!(names, crate::metrics::SINK_STATES);
+    }
+
+    #[test]
     fn the_oldest_event_ages_until_it_is_passed() {
         let progress = progress();
         let start = SystemTime::now();

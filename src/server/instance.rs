@@ -17,6 +17,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::ServerError;
+use crate::folder;
 use crate::settings::read_bounded;
 
 const LOCK: &str = "lock";
@@ -34,7 +35,7 @@ impl Lock {
     /// Creates the directory if it is missing, and locks it.
     pub(super) fn new(data_dir: &Path) -> Result<Self, ServerError> {
         let failed = |error| ServerError::DataDir { path: data_dir.to_owned(), error };
-        fs::create_dir_all(data_dir).map_err(failed)?;
+        folder::create_private(data_dir).map_err(failed)?;
         // Not truncated: it may be that of a server that runs.
         let open = OpenOptions::new().write(true).create(true).truncate(false).open(data_dir.join(LOCK));
         let file = open.map_err(failed)?;

@@ -68,7 +68,7 @@ const ROUTERS_SHARE: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// The data directory cannot be created, opened or locked.
-    #[error("data directory {path}: {error}; set data_dir to a directory that this user may write to")]
+    #[error("data directory {path}: {error}; {}", data_dir_hint(error))]
     DataDir {
         /// The directory.
         path: PathBuf,
@@ -146,6 +146,18 @@ impl ServerError {
             0 => reason.to_owned(),
             _ => format!("{reason}; {events} events that were acknowledged as `received` may be lost"),
         })
+    }
+}
+
+/// What to do about a data directory that cannot be used.
+fn data_dir_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        // As ProtectSystem=strict of the unit makes it.
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "set data_dir to a directory on a file system that is not read-only; in a systemd unit, name it in ReadWritePaths="
+        }
+        io::ErrorKind::StorageFull => "make space on its file system, or set data_dir to a directory on another one",
+        _ => "set data_dir to a directory that this user may write to",
     }
 }
 
@@ -313,4 +325,30 @@ fn behind_sinks(
         identity::has_restored(&own.watermarks, writer.next_position());
     }
     Ok(writer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_directory_that_is_read_only_or_full_is_told_from_one_of_another_user() {
+        use rustix::io::Errno;
+        for (errno, expected) in [
+            (
+                Errno::ROFS,
+                "Read-only file system (os error 30); set data_dir to a directory on a file system that is not \
+                           read-only; in a systemd unit, name it in ReadWritePaths=",
+            ),
+            (
+                Errno::NOSPC,
+                "No space left on device (os error 28); make space on its file system, or set data_dir to a \
+                            directory on another one",
+            ),
+            (Errno::ACCESS, "Permission denied (os error 13); set data_dir to a directory that this user may write to"),
+        ] {
+            let error = ServerError::DataDir { path: "/srv/data".into(), error: errno.into() };
+            assert_eq!(error.to_string(), format!("data directory /srv/data: {expected}"));
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! What the service manager is sent: ready, stopping, and that the event loops make progress.
+//! Notifies the service manager: ready, stopping, and that the event loops make progress.
 //!
 //! ```text
 //!  wake all loops ─▶ wait a part of the watchdog's time ─▶ has each ended a turn? ─▶ WATCHDOG=1 ─▶ wake all loops …

@@ -168,6 +168,14 @@ impl Writer {
         self.log.shape().segments.iter().map(|segment| segment.bytes).sum()
     }
 
+    /// Bytes of the segments that hold `position` or a later one. 0 where nothing of that is in the log.
+    pub fn bytes_from(&self, position: u64) -> u64 {
+        let shape = self.log.shape();
+        let ends = shape.segments.iter().skip(1).map(|next| next.name.first_position).chain([shape.end]);
+        let needed = shape.segments.iter().zip(ends).filter(|(_, end)| position < *end);
+        needed.map(|(segment, _)| segment.bytes).sum()
+    }
+
     /// Agents that have a mark.
     #[cfg(test)]
     pub fn agents(&self) -> usize {

@@ -419,7 +419,9 @@ impl GroupCommit {
     }
 
     fn show_bytes(&self) {
-        self.parts.metrics.wal_bytes.set(self.parts.writer.bytes().cast_signed());
+        let (metrics, writer) = (&self.parts.metrics, &self.parts.writer);
+        metrics.wal_bytes.set(writer.bytes().cast_signed());
+        metrics.wal_bytes_needed.set(writer.bytes_from(self.keep_from()).cast_signed());
     }
 
     /// The lowest position that a sink still needs.

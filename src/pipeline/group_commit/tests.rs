@@ -156,6 +156,32 @@ fn a_segment_is_not_dropped_under_a_sink_that_blocks_although_another_one_is_fur
 }
 
 #[test]
+fn segments_that_every_sink_has_passed_are_in_the_log_and_not_needed() {
+    let Full { commit, positions, _dir, .. } = Full::new();
+    let (writer, metrics) = (&commit.parts.writer, &commit.parts.metrics);
+    let needed = |passed: u64| {
+        positions.iter().for_each(|position| position.store(passed, Ordering::Relaxed));
+        commit.show_bytes();
+        assert_eq!(metrics.wal_bytes.get(), writer.bytes().cast_signed());
+        metrics.wal_bytes_needed.get().unsigned_abs()
+    };
+    let first_end = writer.oldest_segment_end();
+    assert_eq!(needed(0), writer.bytes());
+    assert_eq!(needed(first_end - 2), writer.bytes(), "its last event is needed");
+    let without_first = needed(first_end - 1);
+    assert!((1..writer.bytes()).contains(&without_first), "{without_first} of {}", writer.bytes());
+    assert!(
+        (1..without_first).contains(&needed(writer.next_position() - 2)),
+        "the last event is in the newest segment"
+    );
+    assert_eq!(needed(writer.next_position() - 1), 0);
+    // The sink that is furthest behind decides.
+    positions[1].store(0, Ordering::Relaxed);
+    commit.show_bytes();
+    assert_eq!(metrics.wal_bytes_needed.get(), writer.bytes().cast_signed());
+}
+
+#[test]
 fn while_dead_letters_cannot_be_written_the_log_gives_back_what_nobody_needs() {
     let (has_room, tries) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let (room, tried) = (has_room.clone(), tries.clone());

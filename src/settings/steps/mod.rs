@@ -191,11 +191,20 @@ impl StepForm {
     /// # Errors
     /// What is wrong with it, and what is expected.
     pub fn check(self, text: &str) -> Result<(), String> {
+        // A text without quotes, brackets and braces is not meant as TOML.
+        let with_example = |why: String, example: &str| match text.trim_start().starts_with(['[', '{', '"', '\'']) {
+            false if why.starts_with("invalid TOML") => format!("expected {}, such as {example}", self.expected()),
+            _ => why,
+        };
         match self {
-            Self::Conditions => condition::read_all(text).map(|_| ()),
+            Self::Conditions => condition::read_all(text)
+                .map(|_| ())
+                .map_err(|why| with_example(why, "[{ kinds = [\"log\"], severity = \"warn\" }]")),
             Self::SampleKeep => sample::read_keep(text).map(|_| ()),
             Self::SampleBy => sample::read_by(text).map(|_| ()),
-            Self::Redact => redact::read_all(text).map(|_| ()),
+            Self::Redact => redact::read_all(text)
+                .map(|_| ())
+                .map_err(|why| with_example(why, "[{ attributes = [\"password\"], action = \"remove\" }]")),
             Self::AggregateInterval => aggregate::read_interval(text).map(|_| ()),
             Self::AggregateGauges => aggregate::read_gauges(text).map(|_| ()),
             Self::AggregateBy => aggregate::read_by(text).map(|_| ()),

@@ -115,6 +115,8 @@ fn what_can_never_match_is_refused_by_sink_key_and_reason() {
         ("include = [\"log\"]", "include: condition 1: expected a table, such as"),
         ("include = \"[{ kinds = ['log'] }\"", "include: invalid TOML: "),
         ("include = \"1\\nb = 2\"", "include: more than one value"),
+        ("exclude = \"healthcheck\"", "exclude: expected a list of conditions, such as [{ kinds = [\"log\"], "),
+        ("redact = \"password\"", "redact: expected a list of rules, such as [{ attributes = [\"password\"], "),
         ("include = 5", "include: expected a list of conditions, not 5"),
         ("sample.keep = \"0.1\"", "sample.keep: expected 1/n with n from 1 to 1000000, such as \"1/10\""),
         ("sample.keep = \"1/0\"", "sample.keep: expected 1/n"),

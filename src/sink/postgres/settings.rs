@@ -56,7 +56,8 @@ pub const KIND: Kind = Kind {
             form: Form::Choice(&["none", "time", "brin"]),
             doc: "Index on the column time that is created together with the table. It makes queries for a period fast and \
                   deliveries slower; \"brin\" is small and nearly free, for events that arrive about in the order of their time. \
-                  For a table that exists, run the statement that `telemetryx config --ddl NAME` prints.",
+                  For a table that exists, run the statement that `telemetryx config --ddl NAME` prints, with CONCURRENTLY after \
+                  INDEX: without it, nothing is delivered meanwhile.",
         },
         Setting {
             key: "tls",

@@ -40,7 +40,8 @@ pub const KIND: Kind = Kind {
             default: Value::text("none"),
             form: Form::Choice(&["none", "time"]),
             doc: "Index that is created together with the table: \"time\" makes queries for a period fast and deliveries \
-                  slower. For a table that exists, run the statement that `telemetryx config --ddl NAME` prints.",
+                  slower. For a table that exists, run the statement that `telemetryx config --ddl NAME` prints; if it is large, \
+                  that takes minutes, in which nothing is delivered.",
         },
     ],
     parse: |values| Ok(Box::new(values.read::<SqliteSettings>()?)),
