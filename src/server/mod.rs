@@ -197,14 +197,14 @@ pub fn run(
     let (queues, routers) = start_routers(config, &sinks, reader, (&metrics, &drain), &parts)?;
 
     let (mut owned, receivers) = loops::divide(config, parts);
-    let health = Arc::new(LogHealth::default());
+    let log_health = Arc::new(LogHealth::default());
     let has_log = log.is_some();
     let writer = log.map(|(writer, _)| behind_sinks(writer, &routers, &queues, &owned)).transpose()?;
     let log_parts = writer.map(|writer| group_commit::Parts {
         writer,
         holders: log_thread::holders(config, &routers),
         loops: owned.iter().map(Owned::log_end).collect(),
-        health: health.clone(),
+        health: log_health.clone(),
         metrics: metrics.clone(),
         is_over: log_thread::is_over(&drain),
     });
@@ -218,17 +218,8 @@ pub fn run(
     report_start(config, (address, has_log), (&tokens, tls.as_ref()), &metrics)?;
     let policy = loops::policy(config, tokens, tls);
     let (on_end, on_reload, hangup_reloads) = (notifier.on_end(), requests.on_reload(), reloading.by_hangup);
-    let sharing = Sharing {
-        server_id,
-        policy,
-        pages_token,
-        marks,
-        metrics,
-        health: health.clone(),
-        on_end,
-        hangup_reloads,
-        on_reload,
-    };
+    let health = log_health.clone();
+    let sharing = Sharing { server_id, policy, pages_token, marks, metrics, health, on_end, hangup_reloads, on_reload };
     let shared = sharing.share(config, &owned, &routers);
     let restored = if has_log { RESTORED } else { Ticket::default() };
     let mut event_loops = loops::start(config, owned, &shared, (listener, restored), &mut random)?;
@@ -242,7 +233,7 @@ pub fn run(
     Reloader::new(settings, reloading, &shared, (&routers, server_id), notices).start(requests)?;
     drop(shared);
     let end = loops::run(event_loops)?;
-    Ending { log_thread, routers, drain, health, promises, has_log }.finish(end)
+    Ending { log_thread, routers, drain, health: log_health, promises, has_log }.finish(end)
 }
 
 /// What is to be known of the start besides its line: who may send, how large the log may be, how long the certificate is valid.
