@@ -270,7 +270,8 @@ impl Delivery {
         if offset < self.run(last)?.payload.len() {
             let run_position = match begin.filter(|begin| last.batch == 0 && last.run == begin.run) {
                 Some(begin) => begin.run_position,
-                None => (last.bytes.start == 0).then_some(last.first_position)?,
+                None if last.bytes.start == 0 => last.first_position,
+                None => runs_from(self.batches.get(last.batch)?, None).nth(last.run)?.1,
             };
             return Some(Place { position, run: last.run, run_position, offset });
         }

@@ -207,6 +207,7 @@ impl<'a> EventRef<'a> {
 
     /// Reads the head of an event that was accepted before and begins with it (`Counts::are_head_first`): time, kind, severity,
     /// source and name. Where it is not in the usual form, everything is read.
+    #[cfg(feature = "server")]
     #[inline(always)]
     pub(crate) fn locate_head(&mut self) {
         let rest = self.locate_usual_head();

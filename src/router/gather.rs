@@ -698,11 +698,42 @@ mod tests {
                 passed = delivery.last_position();
                 rows.extend(delivery.records().map(|record| record.position));
                 gather.stored(passed);
+                // As after a failed delivery: it begins again, within a run.
+                gather.restart(passed, None);
+                gather.unpin([]);
+                gather.take(batch_of(1, runs.clone()));
             }
             assert_eq!(passed, events);
             assert_eq!(rows, (1..=events).filter(|position| position % number == 0).collect::<Vec<_>>());
             assert!(gather.is_empty() && gather.pinned_bytes() == 0);
         }
+    }
+
+    #[test]
+    fn batches_of_which_little_is_kept_are_not_held_for_their_rows() {
+        // Of each batch of 4 MiB one run of 200 KiB is kept.
+        struct KeepRun;
+        impl Step for KeepRun {
+            fn apply(&self, delivery: Delivery) -> Delivery {
+                delivery.shaped(|record, _| match record.event.name() {
+                    "kept" => Fate::Keep,
+                    _ => Fate::Filter(FilterStep::Include),
+                })
+            }
+        }
+        let run = |name: &str| vec![Event { body: "x".repeat(1_000), ..named(name) }; 200];
+        let runs: Vec<_> = (0..20).map(|index| run(if index == 7 { "kept" } else { "other" })).collect();
+        let settings = BatchSettings { max_events: 10_000, max_bytes: 64 << 20, max_age: AGE };
+        let mut gather = Gather::new(settings, Arc::new(Steps::of_events(vec![Box::new(KeepRun)])));
+        gather.delivery_ended(Instant::now());
+        for index in 0..12 {
+            gather.take(batch_of(1 + index * 4_000, runs.clone()));
+            assert!(gather.held.is_empty());
+        }
+        let delivery = now(gather.due(Instant::now() + AGE));
+        assert_eq!(delivery.events(), 12 * 200);
+        let (held, rows) = (delivery.held_bytes(), delivery.payload_bytes());
+        assert!(held < 2 * rows + (5 << 20), "{held} bytes are held for {rows} of rows");
     }
 
     #[test]

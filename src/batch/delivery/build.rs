@@ -44,6 +44,10 @@ pub struct Builder {
     covered: Option<Range<u64>>,
     /// Of the batches.
     pinned_bytes: usize,
+    /// Of the batches: what is in memory for as long as the delivery is.
+    held_bytes: usize,
+    /// Of the rows that lie in the batches.
+    kept_bytes: usize,
     /// Where the batches and made runs of the delivery that was begun last are.
     batch_base: usize,
     adopted_base: usize,
@@ -89,12 +93,18 @@ impl Builder {
     pub fn begin(&mut self, delivery: &Delivery) {
         self.begin_made(delivery);
         // Two parts of one batch hold it once.
-        let is_held =
-            self.batches.last().zip(delivery.batches.first()).is_some_and(|(one, other)| Arc::ptr_eq(one, other));
+        let is_held = self.holds_first_of(delivery);
         self.batch_base = self.batches.len() - usize::from(is_held);
         let more = delivery.batches.iter().skip(is_held.into());
         self.pinned_bytes += more.clone().map(|batch| batch.pinned_bytes()).sum::<usize>();
+        self.held_bytes += more.clone().map(|batch| batch.payload_bytes()).sum::<usize>();
         self.batches.extend(more.cloned());
+    }
+
+    /// Whether the first batch of `delivery` is the last one that is held.
+    fn holds_first_of(&self, delivery: &Delivery) -> bool {
+        let both = self.batches.last().zip(delivery.batches.first());
+        both.is_some_and(|(held, other)| Arc::ptr_eq(held, other))
     }
 
     /// As [`Builder::begin`], without the batches: only made rows may be kept.
@@ -116,11 +126,13 @@ impl Builder {
     }
 
     /// Adds all rows of `delivery`. Where they are few of the `read_bytes` that were there before the steps, they are copied, so
-    /// that the batches need not be held.
+    /// that the batches need not be held. They are copied, too, while little is kept of the batches that are held already: besides
+    /// those of the last piece, these have at most twice the bytes of the rows in them.
     pub fn append(&mut self, delivery: &Delivery, read_bytes: usize) {
         let of_batches = delivery.picks.iter().filter(|stretch| stretch.batch != MADE);
         let kept_bytes = of_batches.map(|stretch| stretch.bytes.len()).sum::<usize>();
-        if kept_bytes > read_bytes / 2 {
+        let holds_no_more = self.holds_first_of(delivery) && delivery.batches.len() == 1;
+        if kept_bytes > read_bytes / 2 && (holds_no_more || self.held_bytes <= self.kept_bytes * 2) {
             self.begin(delivery);
             delivery.picks.iter().for_each(|stretch| self.keep_stretch(stretch.clone()));
             return;
@@ -148,7 +160,10 @@ impl Builder {
     fn keep_stretch(&mut self, mut stretch: Stretch) {
         match &mut stretch {
             Stretch { batch: MADE, run, .. } => *run += self.adopted_base,
-            Stretch { batch, .. } => *batch += self.batch_base,
+            Stretch { batch, bytes, .. } => {
+                *batch += self.batch_base;
+                self.kept_bytes += bytes.len();
+            }
         }
         self.push(stretch);
     }
