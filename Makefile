@@ -19,7 +19,7 @@ fmt-check:
 clippy:
 	cargo clippy --all-targets --locked -- -D warnings
 	cargo clippy --no-default-features --lib --locked -- -D warnings
-	cargo clippy --features profiling --locked -- -D warnings
+	cargo clippy --features profiling --lib --bins --test profiling --locked -- -D warnings
 
 deny:           ## licences, advisories, banned and second crates; tests/deny.rs checks all but advisories
 	cargo deny --version || cargo install cargo-deny --locked

@@ -25,6 +25,7 @@ use crate::net::status::Rejected;
 use crate::pipeline::health::Pause;
 use crate::pipeline::ring::{Content, Slot, SlotSender};
 use crate::pipeline::watermark::Watermarks;
+use crate::profiling::{self, NotBegun, Order, Pending};
 use crate::random::Random;
 use crate::rate::Received;
 use crate::session::admission::{Admission, admit};
@@ -491,6 +492,23 @@ impl http::Ingress for HttpIngress<'_> {
 
     fn may_read_status(&mut self, token: Option<&[u8]>) -> Result<(), http::Denied> {
         self.ingress.shared.status.access.admit(token, self.peer.access.is_private)
+    }
+
+    fn takes_profiles(&self) -> bool {
+        profiling::IS_BUILT
+    }
+
+    fn may_profile(&mut self, token: Option<&[u8]>) -> Result<(), http::Denied> {
+        self.ingress.shared.status.access.admit_token(token, self.peer.access.is_private)
+    }
+
+    fn begin_profile(&mut self, order: Order) -> Result<Pending, NotBegun> {
+        // The thread must not keep what the loops share after they have ended.
+        let (shared, own) = (Arc::downgrade(&self.ingress.shared), self.ingress.event_loop);
+        let wake = move || shared.upgrade().iter().for_each(|shared| shared.loops.wake(own));
+        let pending = profiling::begin(order, wake)?;
+        tracing::info!(peer = %self.peer.address, seconds = order.time.as_secs(), "taking a CPU profile");
+        Ok(pending)
     }
 
     fn refuses_connection(&self) -> Option<&'static str> {
