@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check`, `make clippy`, `make test`;
 # .ci/run does the same where there is no make.
-.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks bench-handshakes instructions microbench flamegraph image image-test deb deb-test unit-test alerts-test
+.PHONY: run release test lint fmt-check clippy deny fmt doc proto torture otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-tracing bench-sinks bench-handshakes instructions microbench flamegraph image image-test deb deb-test unit-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -102,6 +102,9 @@ bench-loops:    ## two event loops against one: cost of an event, and events per
 
 bench-steps:    ## steps of a sink, end to end: with a filter or sampling against without (5 minutes)
 	./tools/bench/steps
+
+bench-tracing:  ## log lines and spans that are not written, against a build without them: at least 0.99 (10 minutes)
+	./tools/bench/tracing
 
 instructions:   ## instructions of the boundaries between stages (needs valgrind; 2 minutes)
 	./tools/bench/instructions
