@@ -507,7 +507,8 @@ impl http::Ingress for HttpIngress<'_> {
         let (shared, own) = (Arc::downgrade(&self.ingress.shared), self.ingress.event_loop);
         let wake = move || shared.upgrade().iter().for_each(|shared| shared.loops.wake(own));
         let pending = profiling::begin(order, wake)?;
-        tracing::info!(peer = %self.peer.address, seconds = order.time.as_secs(), "taking a CPU profile");
+        let (peer, seconds) = (self.peer.address, order.time.as_secs());
+        tracing::info!(%peer, seconds, "taking a CPU profile");
         Ok(pending)
     }
 

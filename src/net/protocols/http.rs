@@ -156,7 +156,10 @@ impl Http {
     /// While a profile is taken: how the connection ends whose peer has closed its half, for nobody else may have a profile until this
     /// one ends. `None`: it waits. What the peer sends meanwhile is kept, up to the length of a read.
     fn find_end(&mut self, cx: &mut Context<'_>) -> Option<Served> {
-        while cx.socket.is_readable() && cx.socket.unparsed.len() < HEAD_READ_BYTES {
+        for _ in 0..STEPS_PER_TURN {
+            if !cx.socket.is_readable() || cx.socket.unparsed.len() >= HEAD_READ_BYTES {
+                return None;
+            }
             let Scratch { read, wire, .. } = &mut *cx.scratch;
             let limit = HEAD_READ_BYTES - cx.socket.unparsed.len();
             match cx.socket.read(&mut read[..limit], wire, cx.ingress.now) {
@@ -166,7 +169,7 @@ impl Http {
                 ReadEnd::Broken => return Some(Served::Gone("broken")),
             }
         }
-        None
+        Some(Served::Again)
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> ReadEnd {
