@@ -164,6 +164,20 @@ impl Functions {
     }
 }
 
+/// The name of a function, with the end of its file's path where it has no module: debug information has such names for functions into
+/// which others were inlined, and there are many that are called `run` or `step`.
+pub(super) fn with_file(name: String, file: &str) -> String {
+    let mut parts = file.rsplit('/').filter(|part| !part.is_empty());
+    // What comes after `<` are types.
+    let has_module = name.starts_with('<') || name.split('<').next().is_some_and(|own| own.contains("::"));
+    match (parts.next(), parts.next()) {
+        _ if has_module => name,
+        (Some(file), Some(directory)) => format!("{name} ({directory}/{file})"),
+        (Some(file), None) => format!("{name} ({file})"),
+        (None, _) => name,
+    }
+}
+
 /// One line per stack, `thread;outermost;…;innermost count`.
 pub(super) fn folded(samples: &Samples) -> Vec<String> {
     let line = |(stack, found): (&super::samples::Stack, &u64)| {
@@ -229,6 +243,20 @@ mod tests {
         let mut all: Vec<_> = found.by_ref().collect();
         all.sort();
         assert_eq!(all, [("a;b", vec![2], vec![1, 5_000_000]), ("loop 0", vec![1, 2], vec![5, 25_000_000])]);
+    }
+
+    #[test]
+    fn a_function_without_a_module_has_its_file() {
+        for (name, file, expected) in [
+            ("step", "/x/src/router/worker.rs", "step (router/worker.rs)"),
+            ("main", "main.c", "main (main.c)"),
+            ("recv", "", "recv"),
+            ("a::step", "/x/src/a.rs", "a::step"),
+            ("step<a::B>", "/x/src/a.rs", "step<a::B> (src/a.rs)"),
+            ("<a::B as a::Step>::step", "/x/src/a.rs", "<a::B as a::Step>::step"),
+        ] {
+            assert_eq!(with_file(name.to_owned(), file), expected);
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use pprof::flamegraph::{Options, from_lines};
-use pprof::{Frames, ProfilerGuard, ProfilerGuardBuilder};
+use pprof::{Frames, ProfilerGuard, ProfilerGuardBuilder, Symbol};
 use signal_hook::consts::SIGPROF;
 
 use super::encode;
@@ -90,17 +90,16 @@ fn start(per_second: i32) -> Result<ProfilerGuard<'static>, String> {
 /// A place whose functions are known; where they are not, its address stands for them.
 fn place_of(samples: &mut Samples, address: usize, frames: &Frames) -> Place {
     let symbols = frames.frames.iter().flatten().filter(|symbol| symbol.name.is_some());
-    let mut lines: Vec<_> = symbols
-        .map(|symbol| {
-            let file = symbol.filename.as_deref().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
-            Line {
-                name: samples.text(&symbol.name()),
-                system_name: samples.text(&symbol.sys_name()),
-                file: samples.text(&file),
-                line: symbol.lineno(),
-            }
-        })
-        .collect();
+    let line = |symbol: &Symbol| {
+        let file = symbol.filename.as_deref().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
+        Line {
+            name: samples.text(&encode::with_file(symbol.name(), &file)),
+            system_name: samples.text(&symbol.sys_name()),
+            file: samples.text(&file),
+            line: symbol.lineno(),
+        }
+    };
+    let mut lines: Vec<_> = symbols.map(line).collect();
     if lines.is_empty() {
         let name = samples.text(&format!("{address:#x}"));
         lines.push(Line { name, system_name: name, file: 0, line: 0 });
