@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pprof::flamegraph::{Options, from_lines};
+use pprof::flamegraph::{Options, TextTruncateDirection, from_lines};
 use pprof::{Frames, ProfilerGuard, ProfilerGuardBuilder, Symbol};
 use signal_hook::consts::SIGPROF;
 
@@ -119,6 +119,8 @@ pub(crate) fn flamegraph(samples: &Samples) -> Result<Vec<u8>, String> {
     let mut options = Options::default();
     options.title = format!("telemetryx: CPU time of {:.0} s", samples.duration.as_secs_f64());
     options.count_name = "samples".to_owned();
+    // Types come last in a name.
+    options.text_truncate_direction = TextTruncateDirection::Right;
     let mut svg = Vec::new();
     from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)
         .map_err(|error| format!("cannot draw the flamegraph: {error}"))?;
