@@ -36,6 +36,7 @@
 //! | [`config`] | all settings of a server, from file, environment and arguments |
 //! | `metrics`, `cli` | registry, commands |
 //! | `status` | what `/status.json` contains |
+//! | `profiling` | CPU profiles of the process, with the cargo feature of this name |
 //! | `rate` | how much may be received in a time |
 //! | `descriptors`, `folder` | file descriptors and their reserve; directories whose creation survives power loss |
 //! | `service_manager` | messages to systemd: ready, stopping, alive |
@@ -78,6 +79,8 @@ pub mod metrics;
 pub mod net;
 #[cfg(feature = "server")]
 pub mod pipeline;
+#[cfg(feature = "server")]
+pub mod profiling;
 #[cfg(feature = "server")]
 pub mod rate;
 #[cfg(feature = "server")]

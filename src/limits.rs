@@ -333,6 +333,18 @@ pub const STATUS_ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 /// Names in `http.hosts`.
 pub const HTTP_HOSTS_MAX: usize = 64;
 
+// ---- profiles ----
+
+/// Seconds of a profile, unless the request says otherwise.
+pub const PROFILE_SECONDS_DEFAULT: u64 = 10;
+/// Longest profile, seconds: its samples are kept in memory and in a temporary file, about 1 KiB each, 199 per second of CPU time.
+pub const PROFILE_SECONDS_MAX: u64 = 60;
+/// Bytes of a profile or flamegraph; one of 60 s under full load has a tenth of this. They wait in an outbox until they are read.
+pub const PROFILE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// A profile that is not ready so long after its last sample is answered 504: the names of a build with debug information take some
+/// seconds.
+pub const PROFILE_NAMES_TIMEOUT: Duration = Duration::from_secs(60);
+
 // ---- TLS on the port of the server ----
 
 /// Bytes of one record as it is sent: 16 KiB of plaintext, its header, and what encryption may add (RFC 5246, section 6.2.3).

@@ -201,6 +201,17 @@ fn pages_and_refusals_have_their_status() {
 }
 
 #[test]
+#[cfg(not(feature = "profiling"))]
+fn profiles_are_not_found_in_a_build_without_them_and_the_answer_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    for path in ["profile", "flamegraph?seconds=1"] {
+        let (status, body) = support::http::get(server.address(), &format!("/debug/pprof/{path}"));
+        assert!(status == 404 && body.contains("--features profiling"), "{status} {body}");
+    }
+}
+
+#[test]
 fn answers_have_the_date_and_requests_may_have_a_url() {
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path(), &[]);

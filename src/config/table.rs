@@ -161,8 +161,9 @@ const SERVER: Section = Section {
             applies: Applies::OnRestart,
             default: Value::text(""),
             form: Form::Path,
-            doc: "File that contains the token for /status.json, which the status page and telemetryx top read. Without it \
-                  everybody may read it, or nobody once senders need tokens or certificates.",
+            doc: "File that contains the token for /status.json, which the status page and telemetryx top read, and for \
+                  profiles (docs/profiling.md). Without it everybody may read it, or nobody once senders need tokens or \
+                  certificates, and nobody may take a profile.",
         },
     ],
 };

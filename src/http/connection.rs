@@ -10,6 +10,7 @@ use super::ingest::{self, Settled};
 use super::kept::Kept;
 use super::otlp::{self, Encoding};
 use super::pages;
+use super::profiles::Profile;
 use super::proxy_header;
 use super::response::{Answer, CONTINUE, Refusal, error_body};
 use super::routes::{self, Route, Submission, Target};
@@ -35,12 +36,12 @@ pub struct Settings {
 /// The state machine of one connection. Every method that takes `out` appends what is to be written to the peer.
 pub struct Connection {
     settings: Settings,
-    state: State,
+    pub(super) state: State,
     /// The caller does not read it since then.
     paused: Option<Instant>,
 }
 
-enum State {
+pub(super) enum State {
     /// Between two requests.
     Idle {
         deadline: Instant,
@@ -52,11 +53,13 @@ enum State {
     },
     Body(Body),
     Waiting(Waiting),
+    /// A profile is being taken.
+    Profile(Profile),
     Closing,
 }
 
 /// A request whose events were handed on.
-struct Waiting {
+pub(super) struct Waiting {
     level: AckLevel,
     ticket: u64,
     settled: Settled,
@@ -93,7 +96,7 @@ impl Connection {
                 }
                 State::Head { .. } => self.receive_head(rest, now, ingress, out),
                 State::Body(_) => self.receive_body(rest, now, ingress, out),
-                State::Waiting(_) | State::Closing => 0,
+                State::Waiting(_) | State::Profile(_) | State::Closing => 0,
             };
             if taken == 0 {
                 break;
@@ -189,7 +192,7 @@ impl Connection {
         match &mut self.state {
             State::Head { deadline, .. } => *deadline += pause,
             State::Body(body) => body.since += pause,
-            State::Idle { .. } | State::Waiting(_) | State::Closing => {}
+            State::Idle { .. } | State::Waiting(_) | State::Profile(_) | State::Closing => {}
         }
     }
 
@@ -200,6 +203,7 @@ impl Connection {
             State::Idle { deadline } | State::Head { deadline, .. } => Some(*deadline),
             State::Body(body) => Some(body.deadline()),
             State::Waiting(waiting) => Some(waiting.deadline),
+            State::Profile(profile) => Some(profile.deadline),
             State::Closing => None,
         }
     }
@@ -238,6 +242,10 @@ impl Connection {
                     ),
                 };
                 self.answer_failed(504, &error, false, now, ingress, out);
+            }
+            State::Profile(_) => {
+                let error = "the profile was not ready in time: ask for fewer seconds, or for less load";
+                self.end_profile((504, error), now, ingress, out);
             }
             State::Closing => {}
         }
@@ -343,13 +351,16 @@ impl Connection {
     }
 
     /// The server begins to drain, and reads no more: an idle connection closes, a request that has begun is refused
-    /// (503), one that waits for its acknowledgement is answered first.
+    /// (503), one that waits for its acknowledgement is answered first. A profile ends.
     pub fn drain(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         match &self.state {
             State::Idle { .. } => self.state = State::Closing,
             State::Head { scan, .. } if !scan.begun() => self.state = State::Closing,
             State::Head { .. } => self.refuse(&routes::draining(ingress), Ending::unreadable(), now, ingress, out),
             State::Body(_) => self.refuse(&routes::draining(ingress), self.post_ending(true), now, ingress, out),
+            State::Profile(_) => {
+                self.end_profile((503, "the server is shutting down: the profile was ended early"), now, ingress, out);
+            }
             State::Waiting(_) | State::Closing => {}
         }
     }
@@ -432,6 +443,7 @@ impl Connection {
                 }
                 Err(refusal) => self.refuse(&refusal, ending, now, ingress, out),
             },
+            Ok(Route::Profile(format)) => self.profile((format, head, ending), now, ingress, out),
             Err(refusal) => self.refuse(&refusal, ending, now, ingress, out),
         }
     }
@@ -537,7 +549,7 @@ impl Connection {
         }
     }
 
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         refusal: &Refusal,
         ending: Ending<'_>,
@@ -567,7 +579,7 @@ impl Connection {
         self.answer(answer, now, ingress, out);
     }
 
-    fn answer(&mut self, answer: Answer<'_>, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
+    pub(super) fn answer(&mut self, answer: Answer<'_>, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
         let idle_timeout = self.settings.idle_timeout;
         let answer = Answer { close: answer.close || ingress.draining(), keep_alive: Some(idle_timeout), ..answer };
         answer.write(ingress.date(), out);
@@ -591,14 +603,17 @@ fn paused(pause: Pause) -> Refusal {
 
 /// What a request says about how its answer ends.
 #[derive(Clone, Copy)]
-struct Ending<'a> {
-    close: bool,
-    head_only: bool,
+pub(super) struct Ending<'a> {
+    /// The connection ends after it.
+    pub close: bool,
+    /// The request was a HEAD.
+    pub head_only: bool,
     /// For the log; empty where the head could not be read.
-    method: &'a str,
-    path: &'a str,
+    pub method: &'a str,
+    /// Likewise.
+    pub path: &'a str,
     /// Of the answer.
-    encoding: Encoding,
+    pub encoding: Encoding,
 }
 
 impl Ending<'static> {

@@ -18,6 +18,7 @@ use crate::limits::{
 };
 use crate::metrics::RejectReason;
 use crate::pipeline::health::Pause;
+use crate::profiling::{NotBegun, Order, Pending, Task, pending};
 use crate::rate::Received;
 use crate::wire::AckLevel;
 
@@ -214,6 +215,10 @@ pub struct FakeIngress {
     pub(super) limited: Option<Limited>,
     /// What was charged, body by body.
     pub(super) received: Vec<Received>,
+    /// What becomes of the next profile, if the server takes profiles.
+    pub(super) profiles: Option<Result<(), NotBegun>>,
+    /// The profiles that were begun.
+    pub(super) tasks: Vec<(Order, Task)>,
 }
 
 impl FakeIngress {
@@ -239,6 +244,8 @@ impl FakeIngress {
             max_frame_bytes: SETTINGS.max_frame_bytes,
             limited: None,
             received: Vec::new(),
+            profiles: None,
+            tasks: Vec::new(),
         }
     }
 
@@ -285,6 +292,21 @@ impl Ingress for FakeIngress {
             (known, token) if known == token => Ok(()),
             _ => Err(Denied::Wrong),
         }
+    }
+
+    fn takes_profiles(&self) -> bool {
+        self.profiles.is_some()
+    }
+
+    fn may_profile(&mut self, token: Option<&[u8]>) -> Result<(), Denied> {
+        if self.token.is_none() { Err(Denied::NotSet) } else { self.may_read_status(token) }
+    }
+
+    fn begin_profile(&mut self, order: Order) -> Result<Pending, NotBegun> {
+        self.profiles.clone().unwrap_or(Ok(()))?;
+        let (pending, task) = pending();
+        self.tasks.push((order, task));
+        Ok(pending)
     }
 
     fn authorized(&mut self, token: Option<&[u8]>) -> bool {

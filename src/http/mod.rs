@@ -5,6 +5,7 @@
 //!            ▼                                                   │
 //!  bytes ─▶ Head ─ POST /v1/… ────▶ Body ─ whole, valid ─▶ Waiting ─ watermark ─▶ 200
 //!            │ GET: page, answered       │ bad: 4xx, 503         │ 30 s ─▶ 504, the events stay kept
+//!            ├─ GET of a profile ─▶ Profile ─ taken ─▶ 200       │
 //!            └────────────┬──────────────┴───────────────────────┘ no keep-alive
 //!                         ▼
 //!                      Closing: the caller writes what is in `out`, half-closes, discards, closes (R15)
@@ -25,6 +26,7 @@
 //! | `otlp` | a whole body of OTLP becomes events, and its answers |
 //! | `hints` | what a body is that is not what its head declares: for the message of its 400 |
 //! | `pages` | the page at `/`, and who may read it and `/status.json` |
+//! | `profiles` | CPU profiles, which are answered once they are taken |
 //! | `response` | status line, header fields, JSON bodies |
 //! | `date` | the `Date` field, formatted once per second |
 //! | `fuzz` | bodies of the fuzz targets; a peer and an ingress for them and the tests |
@@ -59,6 +61,7 @@ mod kept;
 mod limited;
 mod otlp;
 mod pages;
+mod profiles;
 mod proxy_header;
 mod query;
 mod response;
@@ -77,6 +80,7 @@ pub use pages::Denied;
 use crate::batch::pool::{Buffer, PoolSlice};
 use crate::metrics::RejectReason;
 use crate::pipeline::health::Pause;
+use crate::profiling::{NotBegun, Order, Pending};
 use crate::rate::Received;
 use crate::wire::AckLevel;
 
@@ -139,6 +143,28 @@ pub trait Ingress {
     /// Why not.
     fn may_read_status(&mut self, _token: Option<&[u8]>) -> Result<(), Denied> {
         Ok(())
+    }
+
+    /// Whether the server can take CPU profiles of itself.
+    fn takes_profiles(&self) -> bool {
+        false
+    }
+
+    /// Whether a request with this bearer token may have a profile; `None`: it came without one. Without a pages token nobody may.
+    ///
+    /// # Errors
+    /// Why not.
+    fn may_profile(&mut self, _token: Option<&[u8]>) -> Result<(), Denied> {
+        Err(Denied::NotSet)
+    }
+
+    /// Begins to take a profile, where [`Ingress::takes_profiles`]. The caller is to call [`Connection::look_at_profile`] once it is
+    /// there.
+    ///
+    /// # Errors
+    /// Why it did not begin.
+    fn begin_profile(&mut self, _order: Order) -> Result<Pending, NotBegun> {
+        Err(NotBegun::Failed("this server takes no profiles".to_owned()))
     }
 
     /// Whether a POST with this bearer token is allowed; `None`: it came without one. Compares in constant time.

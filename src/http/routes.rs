@@ -2,16 +2,20 @@
 
 use super::head::Head;
 use super::otlp::Encoding;
+use super::profiles;
 use super::query::Query;
 use super::response::Refusal;
 use super::{Ingress, Page};
 use crate::event::Quoted;
 use crate::event::otlp::Signal;
 use crate::metrics::RejectReason;
+use crate::profiling::Format;
 use crate::wire::AckLevel;
 
 const PAGE_METHODS: &str = "GET, HEAD";
 const EVENTS_METHODS: &str = "POST";
+/// A HEAD would have to take a profile to know its length.
+const PROFILE_METHODS: &str = "GET";
 /// Of `OPTIONS *`, which asks about the server as a whole.
 const SERVER_METHODS: &str = "GET, HEAD, POST";
 
@@ -24,6 +28,8 @@ pub(super) enum Route {
     Home,
     /// What takes events, for POST.
     Post(Target),
+    /// A CPU profile, for GET.
+    Profile(Format),
 }
 
 /// What a POST is for.
@@ -78,6 +84,8 @@ impl Route {
             "/metrics" => (Self::Page(Page::Metrics), PAGE_METHODS),
             "/status.json" => (Self::Page(Page::Status), PAGE_METHODS),
             "/" => (Self::Home, PAGE_METHODS),
+            path if path == profiles::path(Format::Protobuf) => (Self::Profile(Format::Protobuf), PROFILE_METHODS),
+            path if path == profiles::path(Format::Flamegraph) => (Self::Profile(Format::Flamegraph), PROFILE_METHODS),
             "*" => return Err(wrong_method(head.method, SERVER_METHODS)),
             path => match Target::of(path) {
                 Some(target) => (Self::Post(target), EVENTS_METHODS),
@@ -100,6 +108,9 @@ fn not_found(path: &str) -> &'static str {
             "not found: the paths of OTLP are /v1/logs, /v1/metrics and /v1/traces, with nothing before them"
         }
         path if path.ends_with(PROFILES) => "profiles are not supported: send logs, metrics and traces",
+        path if path.starts_with("/debug") => {
+            "not found: there are GET /debug/pprof/profile and /debug/pprof/flamegraph"
+        }
         _ => {
             "not found: there are POST /v1/events, /v1/logs, /v1/metrics, /v1/traces and GET /, /health, /ready, \
              /metrics, /status.json"

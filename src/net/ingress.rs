@@ -26,6 +26,7 @@ use crate::net::status::Rejected;
 use crate::pipeline::health::Pause;
 use crate::pipeline::ring::{Content, Slot, SlotSender};
 use crate::pipeline::watermark::Watermarks;
+use crate::profiling::{self, NotBegun, Order, Pending};
 use crate::random::Random;
 use crate::rate::Received;
 use crate::session::admission::{Admission, admit};
@@ -512,6 +513,24 @@ impl http::Ingress for HttpIngress<'_> {
         let access = self.peer.access;
         let is_open = tokens.is_empty() && !encryption.requires_certificate && access.refused.is_none();
         self.ingress.shared.status.access.admit(token, access.is_private, is_open)
+    }
+
+    fn takes_profiles(&self) -> bool {
+        profiling::IS_BUILT
+    }
+
+    fn may_profile(&mut self, token: Option<&[u8]>) -> Result<(), http::Denied> {
+        self.ingress.shared.status.access.admit_token(token, self.peer.access.is_private)
+    }
+
+    fn begin_profile(&mut self, order: Order) -> Result<Pending, NotBegun> {
+        // The thread must not keep what the loops share after they have ended.
+        let (shared, own) = (Arc::downgrade(&self.ingress.shared), self.ingress.event_loop);
+        let wake = move || shared.upgrade().iter().for_each(|shared| shared.loops.wake(own));
+        let pending = profiling::begin(order, wake)?;
+        let (peer, seconds) = (self.peer.address, order.time.as_secs());
+        tracing::info!(%peer, seconds, "taking a CPU profile");
+        Ok(pending)
     }
 
     fn refuses_connection(&self) -> Option<&'static str> {

@@ -71,6 +71,14 @@ impl PagesAccess {
         }
     }
 
+    /// Whether a request with this token may have what is given only with the pages token; `is_private`: it cannot be intercepted.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit_token(&self, token: Option<&[u8]>, is_private: bool) -> Result<(), Denied> {
+        if self.token.is_empty() { Err(Denied::NotSet) } else { self.admit(token, is_private, false) }
+    }
+
     /// Whether the server has this name.
     pub fn has_host(&self, name: &str) -> bool {
         self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))

@@ -30,6 +30,7 @@ class Bench:
         cpus = sorted(os.sched_getaffinity(0))
         self.server_cpu, self.sender_cpu = ({cpus[0]}, {cpus[-1]}) if pinned and len(cpus) > 1 else (None, None)
         self.pairs, self.seconds = arguments.pairs, arguments.seconds
+        self.level = "warn"  # of the servers' logs
         self.target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
         folder = self.target / arguments.profile
         subprocess.run(["cargo", "build", "--locked", "--profile", arguments.profile, "--features", "rivals",
@@ -38,9 +39,9 @@ class Bench:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="telemetryx-bench-"))
         self.processes = []
 
-    def spawn(self, *command, port, level="warn"):
+    def spawn(self, *command, port, level=None):
         log = open(self.folder / f"{port}.log", "wb")
-        environment = dict(os.environ, TELEMETRYX_LOG=level)
+        environment = dict(os.environ, TELEMETRYX_LOG=level or self.level)
         process = subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, env=environment,
                                    preexec_fn=on(self.server_cpu))
         self.processes.append(process)

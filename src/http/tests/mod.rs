@@ -7,6 +7,7 @@ mod maps;
 mod messages;
 mod otlp;
 mod pages;
+mod profiles;
 mod refused;
 mod requests;
 mod room;

@@ -42,6 +42,11 @@ impl Protocol for Http {
             if self.machine.lacks_room().is_some() {
                 return Served::NeedsRoom;
             }
+            if self.machine.waits_for_profile()
+                && let Some(end) = self.find_end(cx)
+            {
+                return end;
+            }
             if self.is_waiting() || cx.socket.is_choked() || cx.out.len() >= OUTBOX_BYTES_MAX {
                 self.machine.set_paused(true, cx.ingress.now);
                 return Served::Hold;
@@ -61,10 +66,15 @@ impl Protocol for Http {
     }
 
     fn is_waiting(&self) -> bool {
-        self.machine.waiting_for().is_some()
+        self.machine.waiting_for().is_some() || self.machine.waits_for_profile()
     }
 
     fn acknowledge(&mut self, cx: &mut Context<'_>) {
+        if self.machine.waits_for_profile() {
+            let now = cx.ingress.now;
+            let mut ingress = cx.ingress.http(cx.peer);
+            return self.machine.look_at_profile(now, &mut ingress, cx.out);
+        }
         let Some((level, ticket)) = self.machine.waiting_for() else { return };
         if cx.ingress.watermark(level) >= ticket {
             let now = cx.ingress.now;
@@ -143,6 +153,25 @@ impl Protocol for Http {
 }
 
 impl Http {
+    /// While a profile is taken: how the connection ends whose peer has closed its half, for nobody else may have a profile until this
+    /// one ends. `None`: it waits. What the peer sends meanwhile is kept, up to the length of a read.
+    fn find_end(&mut self, cx: &mut Context<'_>) -> Option<Served> {
+        for _ in 0..STEPS_PER_TURN {
+            if !cx.socket.is_readable() || cx.socket.unparsed.len() >= HEAD_READ_BYTES {
+                return None;
+            }
+            let Scratch { read, wire, .. } = &mut *cx.scratch;
+            let limit = HEAD_READ_BYTES - cx.socket.unparsed.len();
+            match cx.socket.read(&mut read[..limit], wire, cx.ingress.now) {
+                ReadEnd::Bytes(bytes) => cx.socket.unparsed.extend_from_slice(&read[..bytes]),
+                ReadEnd::Empty => {}
+                ReadEnd::End => return Some(Served::Close("end")),
+                ReadEnd::Broken => return Some(Served::Gone("broken")),
+            }
+        }
+        Some(Served::Again)
+    }
+
     fn read(&mut self, cx: &mut Context<'_>) -> ReadEnd {
         match self.machine.body_room() {
             Some(room) => {
