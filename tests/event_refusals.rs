@@ -22,6 +22,11 @@ fn field(key: u8, content: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Accepted and rejected events.
+fn numbers(counts: Result<Counts, BatchError>) -> Result<(usize, usize), BatchError> {
+    counts.map(|counts| (counts.accepted, counts.rejected))
+}
+
 fn fixed(key: u8, value: u64) -> Vec<u8> {
     [&[key][..], &value.to_le_bytes()].concat()
 }
@@ -48,7 +53,7 @@ fn answer(event: &[u8]) -> String {
     match error {
         EventError::Malformed(malformed) => assert_eq!(counts, Err(BatchError::Malformed { index: 1, malformed })),
         EventError::Invalid(invalid) => {
-            assert_eq!(counts, Ok(Counts { accepted: 2, rejected: 1, are_head_first: true }));
+            assert_eq!(numbers(counts), Ok((2, 1)));
             let (first, second) = (good.len(), good.len() + bad.len());
             assert_eq!(
                 seen,
@@ -237,9 +242,9 @@ fn bad_batches_and_their_answers() {
         assert!(error.to_string().starts_with(expected), "{error}");
     }
     let three = good.repeat(3);
-    assert_eq!(check_batch(&three, 3, |_, _, _| {}), Ok(Counts { accepted: 3, rejected: 0, are_head_first: true }));
+    assert_eq!(numbers(check_batch(&three, 3, |_, _, _| {})), Ok((3, 0)));
     assert_eq!(check_batch(&three, 2, |_, _, _| {}), Err(BatchError::TooManyEvents { max: 2 }));
-    assert_eq!(check_batch(&[], 0, |_, _, _| {}), Ok(Counts::default()));
+    assert_eq!(numbers(check_batch(&[], 0, |_, _, _| {})), Ok((0, 0)));
 }
 
 #[test]
@@ -249,7 +254,7 @@ fn unknown_fields_of_a_batch_belong_to_no_range() {
     let payload = [&unknown[..], &good, unknown, &good, unknown].concat();
     let mut joined = Vec::new();
     let counts = check_batch(&payload, 9, |_, range, _| joined.extend_from_slice(&payload[range]));
-    assert_eq!(counts, Ok(Counts { accepted: 2, rejected: 0, are_head_first: true }));
+    assert_eq!(numbers(counts), Ok((2, 0)));
     assert_eq!(joined, good.repeat(2));
     // A reader of the whole payload sees the same events.
     assert_eq!(Events::accepted(&payload).count(), 2);
@@ -260,7 +265,7 @@ fn the_event_of_the_protocol_is_read() {
     let payload = b"\x0a\x07\x2a\x05hello";
     let names: Vec<_> = Events::accepted(payload).map(|event| event.name()).collect();
     assert_eq!(names, ["hello"]);
-    assert_eq!(check_batch(payload, 1, |_, _, _| {}), Ok(Counts { accepted: 1, rejected: 0, are_head_first: true }));
+    assert_eq!(numbers(check_batch(payload, 1, |_, _, _| {})), Ok((1, 0)));
 }
 
 #[test]
