@@ -92,7 +92,7 @@ fn each_of_256_conditions_is_the_one_that_is_met() {
         let events: Vec<Event> = (0..=number)
             .map(|index| {
                 let attributes = vec![attribute("n", Value::IntValue(index as i64))];
-                Event { attributes, ..named(&format!("e{index}")) }
+                Event { attributes, ..named(format!("e{index}")) }
             })
             .collect();
         let delivery = delivery(&events);
