@@ -27,7 +27,10 @@ pub struct Glob {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum GlobError {
     /// A character that other programs give a meaning.
-    #[error("{0:?} has no meaning in a pattern: write \\{0} for the character; give several patterns as a list")]
+    #[error(
+        "{0:?} has no meaning in a pattern, where only * stands for any characters: write \\{0} for the character; \
+         give several patterns as a list"
+    )]
     Reserved(char),
     /// The text ends with `\`.
     #[error("nothing follows the last \\: write \\\\ for the character")]
@@ -247,7 +250,8 @@ mod tests {
         assert_eq!(Glob::new("a\\"), Err(GlobError::Unfinished));
         assert_eq!(
             Glob::new("{a,b}").unwrap_err().to_string(),
-            "'{' has no meaning in a pattern: write \\{ for the character; give several patterns as a list"
+            "'{' has no meaning in a pattern, where only * stands for any characters: write \\{ for the character; give \
+             several patterns as a list"
         );
     }
 

@@ -8,9 +8,9 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 use support::http;
@@ -153,6 +153,118 @@ fn the_preview_says_what_each_sink_gets_and_why() {
     assert!(!ok && text.contains("missing.ndjson: No such file"), "{text}");
     let (ok, text) = check(folder.path(), &["--set", "sinks.errors.include=[{ kinds = [\"logs\"] }]"]);
     assert!(!ok && text.contains("sinks.errors.include: condition 1: kinds: expected \"log\""), "{text}");
+}
+
+const WINDOWS: &str = r#"
+[[sinks]]
+name = "logs"
+kind = "discard"
+include = [{ kinds = "log" }]
+collapse = true
+[[sinks]]
+name = "sums"
+kind = "stdout"
+aggregate = { interval = "10s" }
+[[sinks]]
+name = "few"
+kind = "discard"
+required = false
+sample = { keep = "1/10", by = "event" }
+"#;
+
+/// What the preview prints of these lines, from a file or standard input, and as JSON.
+fn preview(folder: &Path, lines: &[&str]) -> (String, serde_json::Value) {
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+        command.args(["check", "--event", "-"]).args(arguments).current_dir(folder);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.join("\n").as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    (run(&[]), serde_json::from_str(&run(&["--json"])).unwrap())
+}
+
+#[test]
+fn the_preview_takes_the_file_as_one_delivery() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("telemetryx.toml"), WINDOWS).unwrap();
+    let events = [
+        r#"{"time":"2026-01-02T03:04:05Z","name":"db","body":"refused"}"#,
+        r#"{"time":"2026-01-02T03:04:01Z","kind":"counter","name":"requests","value":1}"#,
+        "",
+        r#"{"time":"2026-01-02T03:04:06Z","name":"db","body":"refused"}"#,
+        r#"{"time":"2026-01-02T03:04:02Z","kind":"counter","name":"requests","value":2}"#,
+    ];
+    let (text, document) = preview(folder.path(), &events);
+    let expected = [
+        r#"line 1: log "db" from "127.0.0.1""#,
+        "  logs  yes  meets condition 1 of include; collapsed into the row of a later line",
+        "  sums  yes  as it came",
+        "  few   depends  sample keeps 1 in 10, decided by the position in the log",
+        r#"line 2: counter "requests" from "127.0.0.1""#,
+        "  logs  no   left out: meets no condition of include",
+        "  sums  yes  aggregated per 10s; in the row of a later line",
+        "  few   yes  as it came",
+        r#"line 4: log "db" from "127.0.0.1""#,
+        "  logs  yes  meets condition 1 of include; collapsed with earlier lines",
+        r#"             {"time":"2026-01-02T03:04:06.000000000Z","kind":"log","name":"db","body":"refused","attributes":{"repeated":2,"first_time":"2026-01-02T03:04:05.000000000Z","last_time":"2026-01-02T03:04:06.000000000Z"}}"#,
+        "  sums  yes  as it came",
+        "  few   depends  sample keeps 1 in 10, decided by the position in the log",
+        r#"line 5: counter "requests" from "127.0.0.1""#,
+        "  logs  no   left out: meets no condition of include",
+        "  sums  yes  aggregated per 10s",
+        r#"             {"time":"2026-01-02T03:04:00.000000000Z","kind":"counter","source":"127.0.0.1","name":"requests","attributes":{"count":2,"interval":"10s"},"value":3.0}"#,
+        "  few   yes  as it came",
+    ];
+    let shown: Vec<&str> = text.lines().skip(1).collect();
+    assert_eq!(shown, expected, "{text}");
+    let of = |event: usize, sink: usize| &document["events"][event]["sinks"][sink];
+    assert_eq!((&of(0, 2)["gets_it"], &of(1, 0)["gets_it"]), (&serde_json::Value::Null, &false.into()));
+    assert_eq!((&of(1, 1)["gets_it"], &of(1, 1)["rows"]), (&true.into(), &serde_json::json!([])));
+    assert_eq!(of(3, 1)["rows"][0]["attributes"]["count"], 2);
+    assert_eq!(of(2, 0)["rows"][0]["attributes"]["repeated"], 2);
+}
+
+/// Every event has a time: that of its receipt, which is now.
+#[test]
+fn the_preview_receives_events_now() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("telemetryx.toml"), WINDOWS).unwrap();
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let (text, document) = preview(folder.path(), &[r#"{"kind":"counter","name":"requests","value":1}"#]);
+    let row = &document["events"][0]["sinks"][1]["rows"][0];
+    let year = row["time"].as_str().unwrap().split('-').next().unwrap().parse::<u64>().unwrap();
+    assert!(year >= 1970 + before / (366 * 86_400), "{text}");
+}
+
+#[test]
+fn check_warns_of_a_window_that_is_longer_than_a_request_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let warning = "warning: metrics: gathers for \"1m\": a request with ack=delivered may end with 504 after 30 s";
+    for (settings, warns) in [
+        ("aggregate.interval = \"1m\"", true),
+        ("batch.max_age = \"1m\"", true),
+        ("aggregate.interval = \"1m\"\nrequired = false", false),
+        ("aggregate.interval = \"1m\"\nbatch.max_age = \"10s\"", false),
+    ] {
+        let file = format!("[[sinks]]\nname = \"metrics\"\nkind = \"discard\"\n{settings}\n");
+        fs::write(folder.path().join("telemetryx.toml"), file).unwrap();
+        let (ok, text) = check(folder.path(), &[]);
+        assert!(ok && text.contains(warning) == warns, "{settings}: {text}");
+        let (ok, text) = check(folder.path(), &["--json"]);
+        assert!(ok && text.contains("gathers for") == warns, "{settings}: {text}");
+    }
+}
+
+/// A recipe that is copied warns of nothing.
+#[test]
+fn no_recipe_has_a_window_that_requests_wait_for_in_vain() {
+    let recipes = blocks().into_iter().filter(|(tag, _)| tag == "toml recipe");
+    for sink in recipes.flat_map(|(_, toml)| settings(toml).sinks) {
+        assert!(!sink.required || sink.batch.max_age < Duration::from_secs(15), "{}", sink.name);
+    }
 }
 
 #[test]

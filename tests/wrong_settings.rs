@@ -276,11 +276,11 @@ const FILES: &[(&str, &str)] = &[
     ),
     (
         "[[sinks]]\nkind = \"file\"\ninclude = [{ kinds = [\"logs\"] }]",
-        "t.toml:3: sinks.file.include: condition 1: kinds: expected \"log\" or \"gauge\" or \"counter\" or \"span\" or \"histogram\" or \"summary\", not \"logs\"",
+        "t.toml:3: sinks.file.include: condition 1: kinds: expected \"log\" or \"gauge\" or \"counter\" or \"span\" or \"histogram\" or \"summary\", not \"logs\"; did you mean \"log\"?",
     ),
     (
         "[[sinks]]\nkind = \"file\"\ninclude = [{ severity = \"warning\" }]",
-        "t.toml:3: sinks.file.include: condition 1: severity: expected \"trace\", \"debug\", \"info\", \"warn\", \"error\", \"fatal\", or 1 to 24, not \"warning\"",
+        "t.toml:3: sinks.file.include: condition 1: severity: expected \"trace\", \"debug\", \"info\", \"warn\", \"error\", \"fatal\", or 1 to 24, not \"warning\"; did you mean \"warn\"?",
     ),
     (
         "[[sinks]]\nkind = \"file\"\nexclude = \"x\"",
@@ -327,7 +327,48 @@ const FILES: &[(&str, &str)] = &[
         "[[sinks]]\nkind = \"file\"\nbatch.max_age = \"2h\"",
         "t.toml:3: sinks.file.batch.max_age = \"2h\": expected a time from 0s to 1m, such as \"50ms\"",
     ),
-    ("[[sinks]]\nkind = \"file\"\nbatch = 5", "t.toml:3: sinks.file.batch = 5: expected a section, [sinks.file.batch]"),
+    (
+        "[[sinks]]\nkind = \"file\"\nbatch = 5",
+        "t.toml:3: sinks.file.batch = 5: expected a table, such as batch = { max_events = 10000 }",
+    ),
+    (
+        "[[sinks]]\nkind = \"file\"\nsample = \"1/10\"",
+        "t.toml:3: sinks.file.sample = \"1/10\": expected a table, such as sample = { keep = \"1/10\" }",
+    ),
+    (
+        "[[sinks]]\nkind = \"file\"\naggregate = \"10s\"",
+        "t.toml:3: sinks.file.aggregate = \"10s\": expected a table, such as aggregate = { interval = \"10s\" }",
+    ),
+    (
+        "[[sinks]]\nname = \"a\"\nkind = \"file\"\n[sinks.a.sample]\nkeep = \"1/10\"",
+        "t.toml:5: unknown key `sinks.a.a.sample.keep`: write sample.keep = …, or [sinks.sample], without the name of the sink",
+    ),
+    (
+        "[[sinks]]\nkind = \"file\"\nsample.by = \"source\"",
+        "t.toml:3: sinks.file.sample.by: has no effect without sample.keep",
+    ),
+    (
+        "[[sinks]]\nkind = \"file\"\naggregate.interval = \"10s\"\naggregate.by = \"source\"",
+        "t.toml:4: sinks.file.aggregate.by: expected a list of `source`, `name`, `attributes`, `attributes.KEY`, such as [\"source\", \"name\"]",
+    ),
+    (
+        "[[sinks]]\nkind = \"file\"\ninclude = [{ trace_id = \"1\" }]",
+        "t.toml:3: sinks.file.include: condition 1: unknown key `trace_id`: a condition has kinds, severity, source, name, attributes",
+    ),
+    (
+        "[[sinks]]\nkind = \"file\"\ninclude = [{ source = [\"api-?\"] }]",
+        "t.toml:3: sinks.file.include: condition 1: source: '?' has no meaning in a pattern, where only * stands for any characters: write \\? for the character; give several patterns as a list",
+    ),
+    (
+        "[[sinks]]\nkind = \"file\"\nfilter = []",
+        "t.toml:3: unknown key `sinks.file.filter`: this sink has required, on_full, include, exclude, sample, redact, collapse, aggregate, path, rotate_bytes, rotate_age, batch",
+    ),
+    ("adress = \"127.0.0.1:4640\"", "t.toml:1: unknown key `adress`: did you mean `server.address`?"),
+    ("[wall]\nx = 5", "t.toml:2: unknown key `wall.x`: [wal] has enabled, segment_bytes, max_bytes, keep"),
+    (
+        "[[sinks]]\nkind = \"file\"\ncollapse = 1\n[server]\nevent_loops = 65\n[log]\nformat = \"xml\"",
+        "t.toml:3: sinks.file.collapse = 1: expected true or false\nt.toml:5: server.event_loops = 65: expected a whole number from 0 to 64\nt.toml:7: log.format = \"xml\": expected \"text\" or \"json\"",
+    ),
 ];
 
 /// Arguments, and the message.
@@ -343,6 +384,14 @@ const ARGUMENTS: &[(&[&str], &str)] = &[
     ),
     (&["--config", "missing.toml"], "missing.toml: cannot be read: No such file or directory (os error 2)"),
     (&["--config", "."], ".: cannot be read: Is a directory (os error 21)"),
+    (
+        &["--set", "sinks.file.kind=file", "--set", "sinks.file.sample=1/10"],
+        "--set: sinks.file.sample = \"1/10\": expected a key of it, such as sinks.file.sample.keep = \"1/10\"",
+    ),
+    (
+        &["--set", "sinks.file.kind=file", "--set", "sinks.file.include=severity=error"],
+        "--set: sinks.file.include: expected a list of conditions, such as [{ kinds = [\"log\"], severity = \"warn\" }]",
+    ),
     (&["--set", "server=5"], "--set: server = \"5\": expected a section, [server]"),
     (&["--set", "wal.enabled=maybe"], "--set: wal.enabled = \"maybe\": expected true or false"),
     (
@@ -394,7 +443,7 @@ fn reports(folder: &Path, arguments: &[&str], variable: Option<(&str, &str)>, me
     let output = command.output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        format!("telemetryx: {message}\n"),
+        message.lines().map(|line| format!("telemetryx: {line}\n")).collect::<String>(),
         "{arguments:?} {variable:?}"
     );
     assert_eq!((output.status.code(), output.stdout.len()), (Some(78), 0));

@@ -17,9 +17,11 @@ use super::{Failure, SettingsArgs};
 use crate::config::{Config, Resolved};
 use crate::counted::Counted;
 use crate::escape::Escaped;
+use crate::limits::HTTP_ACK_TIMEOUT;
 use crate::server::certificates::Expiry;
 use crate::server::{access, certificates};
-use crate::sink::{self, Identity};
+use crate::settings::format_duration;
+use crate::sink::{self, Identity, SinkSettings};
 use crate::wal::{DirStorage, inspect};
 
 #[derive(Args)]
@@ -27,7 +29,7 @@ pub(super) struct CheckArgs {
     /// Also read the whole log and connect to every sink; changes nothing
     #[arg(long)]
     pub(super) connect: bool,
-    /// Show what each sink gets of the events in FILE (NDJSON), and why
+    /// Show what each sink gets of the events in FILE (NDJSON), and why; - is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "connect")]
     pub(super) event: Option<PathBuf>,
     /// Print one JSON document
@@ -69,12 +71,31 @@ fn load(settings: &SettingsArgs, findings: &mut Findings) -> Result<Resolved, Fa
     let acceptor = certificates::acceptor(&settings.config)?;
     findings.summary(&settings)?;
     if let Some(warning) = access::warning(server.address, &tokens, &settings.config) {
-        findings.warn(&server.address.to_string(), warning)?;
+        findings.warn("address", &server.address.to_string(), warning)?;
+    }
+    for sink in &settings.config.sinks {
+        if let Some(warning) = window_warning(sink) {
+            findings.warn("sink", &sink.name, &warning)?;
+        }
     }
     if let (Some(acceptor), Some(path)) = (acceptor, &settings.config.tls.cert_file) {
         findings.add(certificate(path, acceptor.not_after(), SystemTime::now()))?;
     }
     Ok(settings)
+}
+
+/// Where a request or command that waits for *delivered* would wait for longer than it does for an acknowledgement.
+fn window_warning(sink: &SinkSettings) -> Option<String> {
+    let (max_age, timeout) = (sink.batch.max_age, HTTP_ACK_TIMEOUT);
+    (sink.required && max_age >= timeout / 2).then(|| {
+        format!(
+            "gathers for \"{}\": a request with ack=delivered may end with 504 after {} s although its events are stored later, \
+             and `telemetryx send --ack delivered` may fail; set its required = false, or a batch.max_age below {} s",
+            format_duration(max_age),
+            timeout.as_secs(),
+            timeout.as_secs() / 2
+        )
+    })
 }
 
 /// Until when the certificate of the server is valid.

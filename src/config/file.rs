@@ -191,6 +191,11 @@ fn hint(line: &str) -> &'static str {
     }
 }
 
+/// The line that a problem with the file `name` begins with: `telemetryx.toml:5: …`.
+pub(super) fn line_of_problem(problem: &str, name: &str) -> Option<usize> {
+    problem.strip_prefix(name)?.strip_prefix(':')?.split(':').next()?.parse().ok()
+}
+
 fn line_of(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }

@@ -12,7 +12,7 @@
 //! The keys of a sink are rows of its kind, in [`crate::sink::KINDS`]: this module is above [`crate::sink`], and what both
 //! need is below both, in [`crate::settings`].
 //!
-//! After [`load`] no setting is wrong: nothing else in the server checks one. All problems are reported together.
+//! After [`load`] no setting is wrong: nothing else in the server checks one. The problems of all keys are reported together.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -7,8 +7,9 @@ use serde::Deserialize;
 
 use super::clients::{self, CLIENTS, ResolvedClient};
 use super::environment;
+use super::file;
 use super::foreign;
-use super::known::{instead_of, nearest_key};
+use super::known::{instead_of, named_again, nearest_key, table_of};
 use super::layers::{Given, GivenSink, Keys, Layers, Origin, same_name};
 use super::log_filter;
 use super::tls::{self, ClientAuth, Plaintext, Tls};
@@ -121,7 +122,7 @@ impl<'a> Row<'a> {
 }
 
 impl Layers {
-    /// One checked configuration, or every problem there is.
+    /// One checked configuration; or the problems of all keys, and if there are none, those between them.
     pub fn resolve(&self) -> Result<Resolved, ConfigError> {
         let mut problems = Vec::new();
         let merged = self.merge(&mut problems);
@@ -153,6 +154,9 @@ impl Layers {
                 Err(bug) => problems.push(bug.why),
             }
         }
+        // Those of the file by line, then the others.
+        let file = self.file.as_ref().map_or("", |(name, _)| name.as_str());
+        problems.sort_by_key(|problem| file::line_of_problem(problem, file).unwrap_or(usize::MAX));
         Err(ConfigError { problems })
     }
 }
@@ -175,6 +179,7 @@ impl fmt::Debug for ResolvedSink {
 pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, problems: &mut Vec<String>) -> Vec<Entry> {
     let mut entries = Vec::with_capacity(rows.len());
     let mut known = Vec::with_capacity(rows.len());
+    let examples: Vec<_> = rows.iter().map(|row| (row.key.clone(), row.setting.example())).collect();
     for row in rows {
         if row.setting.form == Form::Secrets {
             entries.extend(take_table(prefix, &row, &mut keys, problems));
@@ -215,7 +220,10 @@ pub(super) fn check_keys(prefix: &str, rows: Vec<Row<'_>>, mut keys: Keys, probl
         let section = known.iter().any(|known| known.strip_prefix(&key).is_some_and(|rest| rest.starts_with('.')));
         match (section, &raw) {
             (true, Raw::Table) => {}
-            (true, _) => problems.push(format!("{origin}: {prefix}{key} = {raw}: expected a section, [{prefix}{key}]")),
+            (true, _) => {
+                let expected = table_of(prefix, &key, &origin, &examples);
+                problems.push(format!("{origin}: {prefix}{key} = {raw}: expected {expected}"));
+            }
             (false, _) => {
                 let hint = hint_for(prefix, &key, &origin, &known);
                 let key = not_a_url(&key);
@@ -232,6 +240,9 @@ fn hint_for(prefix: &str, key: &str, origin: &Origin, known: &[String]) -> Strin
     let (first, rest) = key.split_once('.').map_or((key, None), |(first, rest)| (first, Some(rest)));
     let list = nearest(first, &[SINKS, CLIENTS]).unwrap_or(SINKS);
     let is_of_a_list = prefix.is_empty() && nearest(first, &[SINKS, CLIENTS]).is_some();
+    if let Some(hint) = named_again(prefix, key, origin, &names) {
+        return hint;
+    }
     let meant = match foreign::meant(key, !prefix.is_empty()) {
         // Not every kind of sink has it.
         Some(name) if names.contains(&name) => Some(name.to_owned()),

@@ -405,6 +405,14 @@ impl Setting {
         !(is_uri || is_nothing || text.eq_ignore_ascii_case(":memory:"))
     }
 
+    /// A value, as it is written in the settings file: that of a step, or else the default.
+    pub fn example(&self) -> String {
+        match self.form {
+            Form::Step(form) => form.example().to_owned(),
+            _ => self.default.to_string(),
+        }
+    }
+
     /// The form in words: `a size from 1KiB to 16MiB, such as "1MiB"`.
     pub fn expected(&self) -> String {
         let default = &self.default;

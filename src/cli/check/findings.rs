@@ -42,12 +42,11 @@ impl Findings {
         if self.json { Ok(()) } else { print(&format!("{}\n", settings.summary())) }
     }
 
-    /// Adds a warning about the address.
-    pub(super) fn warn(&mut self, address: &str, warning: &str) -> Result<(), Failure> {
-        let finding =
-            Finding { subject: "address", name: address.to_owned(), ok: true, message: format!("warning: {warning}") };
+    /// Adds a warning about one thing.
+    pub(super) fn warn(&mut self, subject: &'static str, name: &str, warning: &str) -> Result<(), Failure> {
+        let finding = Finding { subject, name: name.to_owned(), ok: true, message: format!("warning: {warning}") };
         self.found.push(finding);
-        if self.json { Ok(()) } else { print(&format!("warning: {address}: {warning}\n")) }
+        if self.json { Ok(()) } else { print(&format!("warning: {name}: {warning}\n")) }
     }
 
     /// How many are not ok.

@@ -13,18 +13,26 @@
 //!
 //! It never changes the order or the positions that are covered.
 //!
-//! The steps up to redact look at one event at a time. They run on each piece as it is gathered ([`Open::add`]), so that what they
-//! leave out is not held. So does aggregate, which keeps totals of counters and gauges in place of them. Collapse looks at all other
-//! events of a delivery ([`Open::close`]).
+//! The steps up to redact look at one event at a time. They run on each piece (at most
+//! [`STEPS_PIECE_BYTES`](crate::limits::STEPS_PIECE_BYTES)) as it is gathered ([`Open::add`]), so that what they leave out is not
+//! held: their result does not depend on the pieces. Aggregate is fed with what they left, and keeps totals of counters and gauges in
+//! place of them; collapse looks at all other events of a delivery ([`Open::close`]). The rows of these two depend on where a delivery
+//! begins and ends.
 //!
-//! The steps run once per delivery. What a sink is asked to store, what bisection halves and what becomes a dead letter are
+//! Each event goes through the steps once per delivery, not once per attempt to store it. What a sink is asked to store, what bisection halves and what becomes a dead letter are
 //! their result, whose rows keep their bytes while the delivery is retried. `telemetryx dead replay` sends a letter as it is.
 //!
 //! **Rows that stand for several events** are made by collapse and aggregate, which call
 //! [`Builder::whole`](crate::batch::Builder::whole): the position then moves only once all of the delivery is stored, see
 //! `Bisection`. What a sharded sink has already of some of its shards is left out before the steps, in `Gather`.
 //!
-//! **A new step** is one file with a type that implements [`Step`], and a line in [`Steps::new`].
+//! **A new step** is one file with a type that implements [`Step`], and a line in [`Steps::new`]. (Aggregate implements no `Step`:
+//! it is fed piece by piece, and has a place of its own in [`Steps`] and [`Open`].) It also needs
+//!
+//! * a variant of [`FilterStep`](crate::metrics::FilterStep), if it leaves events out;
+//! * its settings: rows in `settings::steps` and `config::table`, a [`StepForm`](crate::settings::steps::StepForm), a field in
+//!   [`StepSettings`];
+//! * [`Step::reason`], for `telemetryx check --event` (`cli::check::preview`).
 
 pub mod aggregate;
 mod collapse;

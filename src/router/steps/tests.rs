@@ -9,7 +9,7 @@ use crate::batch::Fate;
 use crate::event::proto::attribute::Value;
 use crate::event::proto::{Attribute, Event, EventBatch};
 use crate::event::{EventKind, JsonRecord, write_json};
-use crate::limits::EVENT_ATTRIBUTES_MAX;
+use crate::limits::{EVENT_ATTRIBUTES_MAX, STEP_CONDITIONS_MAX};
 use crate::metrics::FilterStep;
 use crate::settings::steps::{SampleBy, SampleSettings};
 use crate::sink::BatchSettings;
@@ -79,6 +79,30 @@ fn conditions_are_any_of_and_their_parts_all_of() {
         assert_eq!(kept(&[("exclude", include)], &events), others, "exclude {include}");
     }
     assert_eq!(kept(&[("include", "{ severity = 'warn' }"), ("exclude", "{ kinds = 'span' }")], &events), [1]);
+}
+
+/// Each of the most conditions that there may be, on both sides of the borders of sets of 64, is met by one event only.
+#[test]
+fn each_of_256_conditions_is_the_one_that_is_met() {
+    let number = STEP_CONDITIONS_MAX;
+    for part in ["name = 'e{}'", "attributes = { n = {} }", "name = 'e{}', attributes = { n = {} }"] {
+        let conditions: Vec<String> =
+            (0..number).map(|index| format!("{{ {} }}", part.replace("{}", &index.to_string()))).collect();
+        let settings = settings(&[("include", &format!("[{}]", conditions.join(", ")))]);
+        let events: Vec<Event> = (0..=number)
+            .map(|index| {
+                let attributes = vec![attribute("n", Value::IntValue(index as i64))];
+                Event { attributes, ..named(format!("e{index}")) }
+            })
+            .collect();
+        let delivery = delivery(&events);
+        let conditions = conditions::Conditions::new(&settings.include);
+        let met: Vec<Option<usize>> =
+            delivery.records().map(|record| conditions.evaluation().first_met(&record)).collect();
+        let expected: Vec<Option<usize>> = (0..number).map(Some).chain([None]).collect();
+        assert_eq!(met, expected, "{part}");
+        super::fuzz::check(&settings, EventBatch { events }.encode_to_vec());
+    }
 }
 
 #[test]
@@ -233,6 +257,32 @@ fn any_conditions() -> impl Strategy<Value = String> {
     prop::collection::vec(condition, 0..3).prop_map(|conditions| format!("[{}]", conditions.join(", ")))
 }
 
+/// So many conditions that they are more than one set, of which an event meets one in any set, or none.
+fn many_conditions() -> impl Strategy<Value = String> {
+    let condition = (0_usize..6, 0_u32..4).prop_map(|(part, number)| match part {
+        0 => "{ source = 'api-2', severity = 24 }".to_owned(),
+        1 => format!("{{ name = 'none-{number}' }}"),
+        2 => format!("{{ source = 'web-{number}', kinds = 'span' }}"),
+        3 => format!("{{ attributes = {{ a = {number}, b = 'b*' }} }}"),
+        4 => format!("{{ severity = {}, kinds = 'gauge' }}", 20 + number),
+        _ => format!("{{ attributes = {{ k{number} = '*' }} }}"),
+    });
+    prop::collection::vec(condition, 60..200).prop_map(|conditions| format!("[{}]", conditions.join(", ")))
+}
+
+/// As [`any_settings`].
+fn settings_with_many_conditions() -> impl Strategy<Value = StepSettings> {
+    (many_conditions(), any_conditions(), many_conditions()).prop_map(|(include, exclude, always)| {
+        settings(&[
+            ("include", &include),
+            ("exclude", &exclude),
+            ("sample.keep", "1/3"),
+            ("sample.by", "event"),
+            ("sample.always", &always),
+        ])
+    })
+}
+
 fn any_settings() -> impl Strategy<Value = StepSettings> {
     let by = prop_oneof![Just("trace_id"), Just("source"), Just("name"), Just("attributes.a"), Just("event")];
     (any_conditions(), any_conditions(), 1_u32..5, by, any_conditions()).prop_map(
@@ -254,6 +304,14 @@ proptest! {
     fn the_steps_are_what_their_definition_says(
         settings in any_settings(),
         events in prop::collection::vec(any_event(), 1..40),
+    ) {
+        super::fuzz::check(&settings, EventBatch { events }.encode_to_vec());
+    }
+
+    #[test]
+    fn more_conditions_than_a_set_holds_are_what_their_definition_says(
+        settings in settings_with_many_conditions(),
+        events in prop::collection::vec(any_event(), 1..20),
     ) {
         super::fuzz::check(&settings, EventBatch { events }.encode_to_vec());
     }

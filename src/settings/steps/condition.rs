@@ -6,6 +6,7 @@
 use toml::Value as Toml;
 
 use super::inline::{name_of, read};
+use crate::escape::Escaped;
 use crate::event::nearest::nearest;
 use crate::event::{EventKind, severity_from_name};
 use crate::glob::Glob;
@@ -102,8 +103,11 @@ fn read_one(item: &Toml) -> Result<Condition, String> {
                 read_attributes("", attributes, &mut condition.attributes).map_err(of_key)?;
             }
             _ => {
-                let hint = nearest(key, &PARTS).map(|name| format!(": did you mean `{name}`?")).unwrap_or_default();
-                return Err(format!("unknown key `{}`{hint}", crate::escape::Escaped(key)));
+                let hint = match nearest(key, &PARTS) {
+                    Some(name) => format!("did you mean `{name}`?"),
+                    None => format!("a condition has {}", PARTS.join(", ")),
+                };
+                return Err(format!("unknown key `{}`: {hint}", Escaped(key)));
             }
         }
     }
@@ -125,8 +129,9 @@ fn kinds() -> impl Iterator<Item = EventKind> {
 
 fn read_kind(value: &Toml) -> Result<EventKind, String> {
     kinds().find(|kind| value.as_str() == Some(kind.name())).ok_or_else(|| {
-        let names: Vec<String> = kinds().map(|kind| format!("\"{}\"", kind.name())).collect();
-        format!("expected {}, not {}", names.join(" or "), name_of(value))
+        let names: Vec<&str> = kinds().map(EventKind::name).collect();
+        let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+        format!("expected {}, not {}{}", quoted.join(" or "), name_of(value), meant(value, &names))
     })
 }
 
@@ -140,10 +145,22 @@ fn read_severity(value: &Toml) -> Result<u8, String> {
         number.and_then(|number| u8::try_from(number).ok()).filter(|number| i32::from(*number) <= SEVERITY_MAX);
     number.ok_or_else(|| {
         format!(
-            "expected \"trace\", \"debug\", \"info\", \"warn\", \"error\", \"fatal\", or 1 to {SEVERITY_MAX}, not {}",
-            name_of(value)
+            "expected \"trace\", \"debug\", \"info\", \"warn\", \"error\", \"fatal\", or 1 to {SEVERITY_MAX}, not {}{}",
+            name_of(value),
+            meant(value, &SEVERITIES)
         )
     })
+}
+
+const SEVERITIES: [&str; 6] = ["trace", "debug", "info", "warn", "error", "fatal"];
+
+/// `; did you mean "warn"?` for `warning`: a text with a typing error, or of which one is the beginning of the other.
+fn meant(value: &Toml, names: &[&str]) -> String {
+    let Toml::String(text) = value else { return String::new() };
+    let text = text.to_ascii_lowercase();
+    let is_begun = |name: &&&str| text.len() > 2 && (text.starts_with(**name) || name.starts_with(&text));
+    let name = nearest(&text, names).or_else(|| names.iter().find(is_begun).copied());
+    name.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default()
 }
 
 /// A pattern for texts of at most `bytes_max`.
@@ -185,7 +202,7 @@ fn read_attributes(prefix: &str, table: &toml::Table, out: &mut Vec<AttributeCon
                     ));
                 }
                 let any_of = list(value, read_test);
-                let any_of = any_of.map_err(|why| format!("{}: {why}", crate::escape::Escaped(&key)))?;
+                let any_of = any_of.map_err(|why| format!("{}: {why}", Escaped(&key)))?;
                 out.push(AttributeCondition { key, any_of });
             }
         }

@@ -60,7 +60,7 @@ pub const SAMPLE_KEEP: Setting = Setting {
     default: Value::text(""),
     form: Form::Step(StepForm::SampleKeep),
     doc: "Which part of the logs and spans the sink gets, such as \"1/10\". The kept events have the attribute \
-          sample_rate. Metrics are never sampled. Empty: all.",
+          sample_rate. Events of other kinds always pass. Empty: all.",
 };
 
 /// The row of `sample.by`.
@@ -112,7 +112,8 @@ pub const AGGREGATE_INTERVAL: Setting = Setting {
     form: Form::Step(StepForm::AggregateInterval),
     doc: "Such as \"10s\": the sink gets one row for each series of counters or gauges and each interval of event time. \
           Deliveries are gathered for this time too (batch.max_age, unless it is set for the sink); acknowledgements \
-          of level delivered wait for that. Empty: counters and gauges as they came.",
+          of level delivered wait for that, so a longer one belongs with required = false. Empty: counters and gauges \
+          as they came.",
 };
 
 /// The row of `aggregate.gauges`.
@@ -186,30 +187,41 @@ impl StepForm {
         }
     }
 
+    /// A value, as it is written in the settings file.
+    pub fn example(self) -> &'static str {
+        match self {
+            Self::Conditions => "[{ kinds = [\"log\"], severity = \"warn\" }]",
+            Self::SampleKeep => "\"1/10\"",
+            Self::SampleBy => "\"source\"",
+            Self::Redact => "[{ attributes = [\"password\"], action = \"remove\" }]",
+            Self::AggregateInterval => "\"10s\"",
+            Self::AggregateGauges => "[\"last\", \"max\"]",
+            Self::AggregateBy => "[\"source\", \"name\"]",
+            Self::AggregateMaxSeries => "10000",
+        }
+    }
+
     /// Checks a value. Empty: the step is off.
     ///
     /// # Errors
     /// What is wrong with it, and what is expected.
     pub fn check(self, text: &str) -> Result<(), String> {
         // A text without quotes, brackets and braces is not meant as TOML.
-        let with_example = |why: String, example: &str| match text.trim_start().starts_with(['[', '{', '"', '\'']) {
-            false if why.starts_with("invalid TOML") => format!("expected {}, such as {example}", self.expected()),
-            _ => why,
-        };
-        match self {
-            Self::Conditions => condition::read_all(text)
-                .map(|_| ())
-                .map_err(|why| with_example(why, "[{ kinds = [\"log\"], severity = \"warn\" }]")),
+        let is_toml = text.trim_start().starts_with(['[', '{', '"', '\'']);
+        let checked = match self {
+            Self::Conditions => condition::read_all(text).map(|_| ()),
             Self::SampleKeep => sample::read_keep(text).map(|_| ()),
             Self::SampleBy => sample::read_by(text).map(|_| ()),
-            Self::Redact => redact::read_all(text)
-                .map(|_| ())
-                .map_err(|why| with_example(why, "[{ attributes = [\"password\"], action = \"remove\" }]")),
+            Self::Redact => redact::read_all(text).map(|_| ()),
             Self::AggregateInterval => aggregate::read_interval(text).map(|_| ()),
             Self::AggregateGauges => aggregate::read_gauges(text).map(|_| ()),
             Self::AggregateBy => aggregate::read_by(text).map(|_| ()),
             Self::AggregateMaxSeries => aggregate::read_max_series(text).map(|_| ()),
-        }
+        };
+        checked.map_err(|why| match !is_toml && why.starts_with("invalid TOML") {
+            true => format!("expected {}, such as {}", self.expected(), self.example()),
+            false => why,
+        })
     }
 }
 
@@ -243,8 +255,11 @@ impl StepSettings {
         let always = conditions("sample.always")?;
         let by = sample::read_by(value("sample.by").unwrap_or_default()).map_err(|why| ("sample.by", why))?;
         let keep = sample::read_keep(value("sample.keep").unwrap_or_default()).map_err(|why| ("sample.keep", why))?;
-        if keep.is_none() && !always.is_empty() {
-            return Err(("sample.always", "has no effect without sample.keep".to_owned()));
+        if keep.is_none() {
+            let of_by = (by != SampleBy::TraceId).then_some("sample.by");
+            if let Some(key) = (!always.is_empty()).then_some("sample.always").or(of_by) {
+                return Err((key, "has no effect without sample.keep".to_owned()));
+            }
         }
         let sample = keep.filter(|one_in| *one_in > 1).map(|one_in| SampleSettings { one_in, by, always });
         let (include, exclude) = (conditions("include")?, conditions("exclude")?);

@@ -95,7 +95,10 @@ fn what_can_never_match_is_refused_by_sink_key_and_reason() {
         ("include = [{ attributes = {} }]", "include: condition 1: attributes: it is empty"),
         ("include = [{ sources = \"x\" }]", "include: condition 1: unknown key `sources`: did you mean `source`?"),
         ("include = [{ source = \"\" }]", "include: condition 1: source: an empty pattern can never match"),
-        ("include = [{ name = \"a?\" }]", "include: condition 1: name: '?' has no meaning in a pattern"),
+        (
+            "include = [{ name = \"a?\" }]",
+            "include: condition 1: name: '?' has no meaning in a pattern, where only * stands",
+        ),
         (
             &format!("include = [{{ name = \"*{long}\" }}]"),
             "include: condition 1: name: a pattern of 257 bytes can never match",
@@ -127,6 +130,15 @@ fn what_can_never_match_is_refused_by_sink_key_and_reason() {
         ),
         ("sample.by = \"attributes.\"", "sample.by: a key of 0 bytes"),
         ("sample.always = { severity = \"error\" }", "sample.always: has no effect without sample.keep"),
+        ("sample.by = \"source\"", "sample.by: has no effect without sample.keep"),
+        (
+            "aggregate.by = \"source\"",
+            "aggregate.by: expected a list of `source`, `name`, `attributes`, `attributes.KEY`, such as [\"source\", \"name\"]",
+        ),
+        (
+            "aggregate.gauges = \"last\"",
+            "aggregate.gauges: expected a list of `last`, `min`, `max`, `avg`, `count`, such as [\"last\", \"max\"]",
+        ),
     ] {
         let file = format!("[[sinks]]\nname = \"errors\"\nkind = \"discard\"\n{settings}");
         let problems = resolve(&file, &[], &[]).map(|_| ()).unwrap_err().problems;
