@@ -3,9 +3,10 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use support::server::Server;
+use support::server::{Server, wait_until};
 
 fn bench(address: SocketAddr, arguments: &[&str]) -> serde_json::Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
@@ -45,6 +46,26 @@ fn frames_and_requests_are_measured_at_the_server_itself() {
         assert!(report["server"]["resident_bytes_most"].as_u64().unwrap() > 1_000_000, "{report}");
         assert!(report["ack_milliseconds"]["p50"].as_f64() <= report["ack_milliseconds"]["max"].as_f64());
     }
+}
+
+#[test]
+fn what_was_acknowledged_before_the_server_died_is_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server::start(folder.path(), &["sinks.discard.kind=discard"]);
+    let address = server.address();
+    let bench = Command::new(env!("CARGO_BIN_EXE_telemetryx"))
+        .args(["bench", "--to", &address.to_string(), "--seconds", "60", "--connections", "2", "--rate", "20000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert!(wait_until(Duration::from_secs(60), || received(address) > 10_000));
+    server.kill();
+    let output = bench.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    let events = error.split(" acknowledged within ").next().and_then(|before| before.split(' ').rev().nth(1));
+    assert!(events.and_then(|events| events.parse::<u64>().ok()) >= Some(5_000), "{error}");
 }
 
 #[test]

@@ -141,7 +141,12 @@ fn nothing_is_shown(places: &Places, words: &[&str], refuse: &[&str], format: &s
         assert!(wait_until(PATIENCE, || !letters(sink).is_empty()), "no letters of {sink}: {}", log(folder));
     }
     for page in ["/ready", "/metrics", "/health", "/status.json"] {
-        look(page, http::get(server.address, page).1.as_bytes());
+        let head = format!("GET {page} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let (status, body) = http::request(server.address, &head).unwrap();
+        if page == "/status.json" {
+            assert!(status == 200 && body.contains(r#""last_error":{"reason""#), "{status} {body}");
+        }
+        look(page, body.as_bytes());
     }
     for command in [
         &["check"][..],

@@ -321,7 +321,7 @@ fn one_event_is_not_one_events() {
         "{printed}"
     );
     let log = server.log();
-    assert!(log.contains("log opened: 1 segment, 0 agents, next position 1"), "{log}");
+    assert!(log.contains("log opened: 1 segment agents=0 "), "{log}");
 }
 
 #[test]

@@ -6,12 +6,15 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
 
 use support::http::post;
-use support::server::Server;
+use support::server::{Server, wait_until};
 use support::terminal::{run, run_with_keys, seen};
 
 const TELEMETRYX: &str = env!("CARGO_BIN_EXE_telemetryx");
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn top(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(TELEMETRYX);
@@ -34,6 +37,7 @@ fn numbers_are_printed_once_or_as_json() {
 
     let text = printed(&top(folder.path(), &[&address, "--once"]));
     let url = format!("http://{address}/status.json");
+    printed(&top(folder.path(), &[&format!("localhost:{}", server.address().port()), "--once"]));
     for part in
         ["  ready  ", &url, "accepted                 2", "rejected                 1", "sqlite  ok ", "unknown key"]
     {
@@ -80,6 +84,83 @@ fn a_key_ends_it_and_gives_the_terminal_back() {
     assert!(text.starts_with("icanon\necho\n") || text.contains("\nicanon\necho\n"), "{output:?}");
     assert!(!text.contains("\u{1b}[1m") && !text.contains("\u{1b}[0m"), "NO_COLOR: {output:?}");
     assert!(text.ends_with("\u{1b}[?1049lcode 0\nicanon\necho\n"), "{output:?}");
+}
+
+/// Whether the process handles the signal of this number itself, such as 20 (SIGTSTP): `SigCgt` of /proc.
+fn handles(pid: u32, signal: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
+fn is_stopped(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default().contains("State:\tT")
+}
+
+#[test]
+fn signals_give_the_terminal_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    for end in ["QUIT", "HUP"] {
+        let pid_file = folder.path().join(format!("pid-{end}"));
+        let modes = "stty -a | tr ' ;' '\\n\\n' | grep -x -e -*icanon -e -*echo";
+        let line = format!(
+            "timeout --foreground --signal KILL 100 sh -c 'echo $$ > {}; exec {TELEMETRYX} top {}'; echo code $?; {modes}",
+            pid_file.display(),
+            server.address()
+        );
+        let (output, code) = thread::scope(|scope| {
+            let shown = scope.spawn(|| run(folder.path(), 80, &line));
+            let pid = || fs::read_to_string(&pid_file).ok()?.trim().parse::<u32>().ok();
+            assert!(wait_until(PATIENCE, || pid().is_some_and(|pid| handles(pid, 20))));
+            let pid = pid().unwrap();
+            let signal = |name: &str| {
+                let sent = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap();
+                assert!(sent.success(), "{name}");
+            };
+            signal("TSTP");
+            assert!(wait_until(PATIENCE, || is_stopped(pid)), "it is not suspended");
+            signal("CONT");
+            assert!(wait_until(PATIENCE, || !is_stopped(pid)));
+            signal(end);
+            shown.join().unwrap()
+        });
+        assert_eq!(code, Some(0), "{output}");
+        let text = output.replace('\r', "");
+        assert_eq!((text.matches("\u{1b}[?1049h").count(), text.matches("\u{1b}[?1049l").count()), (2, 2), "{text:?}");
+        assert!(text.ends_with("\u{1b}[?1049lcode 0\nicanon\necho\n"), "{end}: {text:?}");
+    }
+}
+
+#[test]
+fn a_token_goes_unencrypted_to_another_machine_only_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("pages"), "secret-of-pages\n").unwrap();
+    // An address for documentation: nothing is there.
+    let with = |url: &str| top(folder.path(), &[url, "--json", "--token-file", "pages"]);
+    let output = with("192.0.2.1:4640");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("the token would be sent unencrypted") && error.contains("https://"), "{error}");
+    let output = with("http://telemetryx.invalid:4640");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.starts_with("telemetryx: the token is sent unencrypted"), "{error}");
+}
+
+#[test]
+fn certificates_are_not_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    for (arguments, why) in [
+        (&["top", "--ca-file", "ca.pem"][..], "need a URL"),
+        (&["health", "--ca-file", "ca.pem"], "need a URL"),
+        (&["health", "http://localhost:1", "--cert", "c.pem", "--key", "k.pem"], "the URL is http"),
+        (&["top", "localhost:1", "--ca-file", "none.pem"], "none.pem"),
+    ] {
+        let output = Command::new(TELEMETRYX).args(arguments).current_dir(folder.path()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && error.contains(why), "{arguments:?}: {error}");
+    }
 }
 
 #[test]

@@ -88,6 +88,27 @@ fn documents_have_all_that_the_tables_have() {
     assert_eq!((&verified["valid_records"], &verified["corrupt"]), (&20.into(), &serde_json::json!([])));
 }
 
+/// After a kill during a write the positions of the next start begin 2^24 later.
+#[test]
+fn positions_that_a_start_left_out_are_not_events_that_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(log(folder.path()));
+    let dir = folder.path().join("telemetryx-data/wal");
+    let mut files: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let last = files.iter().rfind(|file| fs::metadata(file).unwrap().len() > 1_000).unwrap();
+    let bytes = fs::read(last).unwrap();
+    // Half of the last record of all.
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    fs::write(last, &bytes[..end - 100]).unwrap();
+    drop(log(folder.path()));
+    let output = wal(folder.path(), &["inspect", "--json"]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(found["next_position"].as_u64() > Some(1 << 24), "{found}");
+    let events = found["segments"].as_array().unwrap().iter().map(|segment| segment["events"].as_u64().unwrap());
+    assert_eq!(found["sinks"][0]["events_behind"], events.sum::<u64>(), "{found}");
+}
+
 #[test]
 fn verify_names_what_is_damaged_and_exits_1() {
     let folder = tempfile::tempdir().unwrap();

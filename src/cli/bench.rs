@@ -24,7 +24,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -39,6 +39,7 @@ use self::talk::{Message, Talk};
 use super::address::Address;
 use super::tls_args::TlsArgs;
 use super::{Failure, SettingsArgs, print, read_token};
+use crate::counted;
 use crate::limits::{CLIENT_CONNECT_TIMEOUT, EVENT_BYTES_MAX, FRAME_EVENTS_MAX, PORT_DEFAULT};
 use crate::wire::AckLevel;
 
@@ -146,6 +147,9 @@ enum BenchError {
     Token,
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// After the first message.
+    #[error("{error}; {} acknowledged within {seconds:.1} s, with those of the warm-up", counted::Counted(*.events, "event"))]
+    Ended { error: LoadError, events: u64, seconds: f64 },
     #[error("the system cannot provide random bytes for an agent_id: {0}")]
     Random(getrandom::Error),
     #[error(
@@ -185,13 +189,15 @@ fn measure(target: &Target, token: &[u8], options: &BenchOptions) -> Result<Repo
     let window = Window { begin, end: begin + seconds };
     let counted = Counted::default();
     let progress = Progress::new(&window);
+    let started = Instant::now();
+    let acknowledged = || counted.messages.load(Ordering::Relaxed) * u64::from(options.frame_events);
     for (index, line) in groups.iter_mut().flatten().enumerate() {
         line.start_at(Instant::now() + interval(options) * index as u32 / options.connections);
     }
     thread::scope(|scope| {
         let threads: Vec<_> = groups.iter_mut().map(|lines| scope.spawn(|| drive(lines, &window, &counted))).collect();
         let failed = || threads.iter().any(|thread| thread.is_finished());
-        let show = || progress.show(counted.messages.load(Ordering::Relaxed) * u64::from(options.frame_events));
+        let show = || progress.show(acknowledged());
         while Instant::now() < window.begin && !failed() {
             sleep_until((Instant::now() + SAMPLING).min(window.begin), failed);
             show();
@@ -206,12 +212,10 @@ fn measure(target: &Target, token: &[u8], options: &BenchOptions) -> Result<Repo
         let last = Meter::read(server, &counted);
         progress.clear();
 
-        let mut latencies = Latencies::new();
-        for thread in threads {
-            let of_thread = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            latencies.micros += of_thread.micros;
-            latencies.unanswered += of_thread.unanswered;
-        }
+        let latencies = joined(threads, |error| {
+            let (events, seconds) = (acknowledged(), (last.at - started).as_secs_f64());
+            BenchError::Ended { error, events, seconds }
+        })?;
         if last.messages == first.messages {
             return Err(BenchError::Nothing);
         }
@@ -238,6 +242,20 @@ fn measure(target: &Target, token: &[u8], options: &BenchOptions) -> Result<Repo
             }),
         })
     })
+}
+
+/// What the threads return, once all have ended; `failed` explains the first error.
+fn joined(
+    threads: Vec<ScopedJoinHandle<'_, Result<Latencies, LoadError>>>,
+    failed: impl Fn(LoadError) -> BenchError,
+) -> Result<Latencies, BenchError> {
+    let mut latencies = Latencies::new();
+    for thread in threads {
+        let of_thread = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(&failed)?;
+        latencies.micros += of_thread.micros;
+        latencies.unanswered += of_thread.unanswered;
+    }
+    Ok(latencies)
 }
 
 /// Messages, encoded once, and lines that send them, in a group for each thread.

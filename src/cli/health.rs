@@ -2,11 +2,9 @@
 
 use clap::Args;
 
-use super::page::Page;
-use super::terminal::fit;
+use super::page::{Page, first_line};
 use super::tls_args::TlsFiles;
 use super::{Failure, SettingsArgs, print};
-use crate::escape::escape;
 
 /// Bytes of an answer that are printed: a page of metrics of a hundred sinks.
 const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
@@ -31,8 +29,7 @@ pub(super) fn run(args: &HealthArgs) -> Result<(), Failure> {
     let (shown, answer) = (&page.shown, page.get()?);
     let body = answer.body.trim_end();
     if answer.status != 200 {
-        let text = escape(body);
-        let text = fit(&text, ERROR_CHARS_MAX);
+        let text = first_line(body, ERROR_CHARS_MAX);
         return Err(Failure::Failed(format!("{shown}: answers {} {text}", answer.status)));
     }
     print(&format!("{body}\n"))?;

@@ -1,17 +1,21 @@
-//! One page of a server, asked for by `health` and `top`: from the URL of the arguments, or the server of the settings.
+//! One page of a server, for `health` and `top`: at the URL of the arguments, or of the server of the settings.
 
 mod own;
 
 use std::io::{ErrorKind, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tracing::Level;
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::address::{Address, AddressError};
+use super::terminal::fit;
 use super::tls_args::TlsFiles;
-use super::{Failure, SettingsArgs};
+use super::{Failure, SettingsArgs, logging};
+use crate::escape::escape;
 use crate::limits;
 use crate::resolve::http::SystemResolver;
 use crate::settings::hide::hide_in_all;
@@ -28,8 +32,8 @@ pub(super) struct Page {
 }
 
 enum From {
-    /// A server, over a connection that is kept.
-    Url { agent: Box<ureq::Agent>, url: String },
+    /// A server, over a connection that is kept. `has_scheme`: http or https was asked for.
+    Url { agent: Box<ureq::Agent>, url: String, has_scheme: bool },
     /// The server of the settings, which has this certificate.
     Own { address: Address, cert_file: PathBuf, target: String },
 }
@@ -46,9 +50,10 @@ pub(super) struct Answer {
 
 impl Page {
     /// The page `name` of the server at `url`; without one, of the server of the settings. `command` asks for it.
+    /// Certificates are for https, which is also meant where they are named and a scheme is not.
     ///
     /// # Errors
-    /// The URL is not valid, or files or settings cannot be read.
+    /// The URL is not valid or certificates are of no use with it, or files or settings cannot be read.
     pub(super) fn new(
         (name, command): (&str, &str),
         url: Option<&str>,
@@ -56,8 +61,26 @@ impl Page {
         settings: &SettingsArgs,
         max_bytes: u64,
     ) -> Result<Self, Failure> {
+        let has_files = files.ca_file.is_some() || files.cert.is_some();
+        let has_scheme = url.is_none_or(|url| url.contains("://"));
         let url = match url {
-            Some(url) => page_url(url, name).map_err(|error| Failure::Usage(error.to_string()))?,
+            Some(url) => {
+                let url = page_url(url, name).map_err(|error| Failure::Usage(error.to_string()))?;
+                let url = match url.strip_prefix("http://") {
+                    Some(rest) if has_files && !has_scheme => format!("https://{rest}"),
+                    _ => url,
+                };
+                if has_files && !is_https(&url) {
+                    return Err(Failure::Usage(
+                        "--ca-file, --cert and --key are for https, the URL is http".to_owned(),
+                    ));
+                }
+                url
+            }
+            None if has_files => {
+                let why = "--ca-file, --cert and --key need a URL: the server of the settings is trusted by its own certificate";
+                return Err(Failure::Usage(why.to_owned()));
+            }
             None => {
                 let address = Address::or_of_settings(None, settings, command)?;
                 if let Some(cert_file) = settings.load()?.config.tls.cert_file {
@@ -69,12 +92,26 @@ impl Page {
             }
         };
         let shown = url.split_once('?').map_or(url.as_str(), |(shown, _)| shown).to_owned();
-        Ok(Self { from: From::Url { agent: Box::new(agent(files)?), url }, shown, token: None, max_bytes })
+        Ok(Self { from: From::Url { agent: Box::new(agent(files)?), url, has_scheme }, shown, token: None, max_bytes })
     }
 
-    /// The same page, asked for with a bearer token.
-    pub(super) fn with_token(self, token: Option<Vec<u8>>) -> Self {
-        Self { token, ..self }
+    /// The same page, with a bearer token in each request. Another machine gets it without TLS only at a URL that names `http`.
+    ///
+    /// # Errors
+    /// The token would be sent unencrypted, and nobody asked for that.
+    pub(super) fn with_token(self, token: Option<Vec<u8>>) -> Result<Self, Failure> {
+        if let (Some(_), From::Url { url, has_scheme, .. }) = (&token, &self.from)
+            && crosses_network_in_clear(url)
+        {
+            if !has_scheme {
+                return Err(Failure::Usage(
+                    "the token would be sent unencrypted: begin the URL with https://, or with http:// in a private network"
+                        .to_owned(),
+                ));
+            }
+            logging::message(Level::WARN, "the token is sent unencrypted: use https outside of a private network");
+        }
+        Ok(Self { token, ..self })
     }
 
     /// One GET.
@@ -89,7 +126,7 @@ impl Page {
                 let (status, body) = answer.map_err(|why| Failure::Failed(format!("{}: {why}", self.shown)))?;
                 Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned(), incomplete: None })
             }
-            From::Url { agent, url } => {
+            From::Url { agent, url, .. } => {
                 let mut request = agent.get(url);
                 if let Some(token) = token {
                     request = request.header("Authorization", [b"Bearer ", token].concat());
@@ -105,6 +142,14 @@ impl Page {
             }
         }
     }
+}
+
+/// What an error shows of a body: its first line, escaped, and `…` for what follows. Another server answers with a page of HTML.
+pub(super) fn first_line(body: &str, chars_max: usize) -> String {
+    let mut lines = body.trim().lines();
+    let first =
+        escape(lines.next().unwrap_or_default()).into_owned() + if lines.next().is_some() { " …" } else { "" };
+    fit(&first, chars_max).into_owned()
 }
 
 fn agent(files: &TlsFiles) -> Result<ureq::Agent, Failure> {
@@ -162,7 +207,23 @@ fn explain(url: &str, error: &ureq::Error) -> String {
         }
         _ => "",
     };
+    // Without the prefix of the library.
+    let error = match error {
+        ureq::Error::Io(error) => error.to_string(),
+        error => error.to_string(),
+    };
     format!("{url}: {error}{hint}")
+}
+
+/// Whether the URL, which [`page_url`] returned, leads to another machine without TLS.
+fn crosses_network_in_clear(url: &str) -> bool {
+    let Some(rest) = url.strip_prefix("http://") else { return false };
+    let host = rest.split(['/', '?']).next().and_then(|host| host.parse::<Address>().ok());
+    let is_loopback = |host: &str| match host.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    };
+    !host.is_some_and(|address| is_loopback(&address.host))
 }
 
 fn is_https(url: &str) -> bool {
@@ -262,6 +323,16 @@ mod tests {
             ("https://h/behind/proxy/?a=b", "https://h/behind/proxy/health?a=b"),
         ] {
             assert_eq!(page_url(url, "health").as_deref(), Ok(asked), "{url}");
+        }
+    }
+
+    #[test]
+    fn only_http_to_another_machine_is_read_by_others() {
+        for url in ["localhost", "127.0.0.1:1", "[::1]:5", "[::ffff:127.0.0.1]:5/a", "https://h", "http://LOCALHOST"] {
+            assert!(!crosses_network_in_clear(&page_url(url, "x").unwrap()), "{url}");
+        }
+        for url in ["h", "192.0.2.1", "http://h:1/behind", "http://localhost.example", "[2001:db8::1]"] {
+            assert!(crosses_network_in_clear(&page_url(url, "x").unwrap()), "{url}");
         }
     }
 

@@ -156,6 +156,9 @@ enum SendError {
     /// The server requires a token, and none is named.
     #[error("{0}; name a file that contains the token with --token-file")]
     NoToken(ClientError),
+    /// Nothing listens there.
+    #[error("{0}; start the server, or check host and port")]
+    NobodyListens(ClientError),
     #[error("{} refused by the server", PartOf(*refused, Counted(*events, "event")))]
     Refused { refused: u64, events: u64 },
     #[error("interrupted")]
@@ -276,6 +279,9 @@ fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -
     });
     let mut client = client.map_err(|error| match error {
         ClientError::Stopped(Stopped::Refused { code: GoawayCode::Auth, .. }) if no_token => SendError::NoToken(error),
+        ClientError::TimedOut { ref reason, .. } if reason.contains("refused (os error") => {
+            SendError::NobodyListens(error)
+        }
         error => SendError::Client(error),
     })?;
     client.set_patience(patience);

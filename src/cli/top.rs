@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::page::{Answer, Page};
+use super::page::{Answer, Page, first_line};
 use super::terminal::{self, fit};
 use super::tls_args::TlsFiles;
 use super::{Failure, SettingsArgs, print, read_token};
@@ -75,7 +75,7 @@ impl Source {
         let token = args.token_file.as_deref().map(read_token).transpose().map_err(Failure::Failed)?;
         let (url, has_token) = (args.url.as_deref(), token.is_some());
         let page = Page::new(("status.json", "top"), url, &args.files, &args.settings, STATUS_ANSWER_BYTES_MAX)?;
-        Ok(Self { page: page.with_token(token), has_token })
+        Ok(Self { page: page.with_token(token)?, has_token })
     }
 
     fn body(&self) -> Result<String, Failure> {
@@ -103,12 +103,11 @@ impl Source {
     }
 }
 
-/// The `error` of an answer, or the answer.
+/// The `error` of an answer, or the first line of the answer.
 fn error_of(body: &str) -> String {
     let error = serde_json::from_str::<serde_json::Value>(body).ok();
     let error = error.as_ref().and_then(|body| body["error"].as_str());
-    let text = error.unwrap_or(body.trim());
-    fit(&escape(text), ERROR_CHARS_MAX).into_owned()
+    error.map_or_else(|| first_line(body, ERROR_CHARS_MAX), |error| fit(&escape(error), ERROR_CHARS_MAX).into_owned())
 }
 
 #[cfg(test)]
@@ -119,5 +118,6 @@ mod tests {
     fn the_error_of_an_answer_is_shown_escaped() {
         assert_eq!(error_of(r#"{"error":"send a token"}"#), "send a token");
         assert!(!error_of("\x1b[2Jgone").contains('\x1b'));
+        assert_eq!(error_of("\n<html>\n<body>Not here"), "<html> …");
     }
 }

@@ -1,6 +1,6 @@
 //! What `/status.json` shows of the metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use prometheus::core::Collector;
 use prometheus::{Histogram, IntCounter};
@@ -9,7 +9,7 @@ use super::{LimitScope, Metrics, Protocol, RejectReason};
 use crate::status::{Acknowledgements, Bucket, Sink, Status, Use};
 
 impl Metrics {
-    /// Fills in what is counted for the server as a whole. Sinks are filled in by [`Metrics::fill_sink`].
+    /// Fills in what is counted for the server as a whole. Sinks are filled in by [`Metrics::fill_sinks`].
     pub fn fill_status(&self, status: &mut Status) {
         let receipt = &self.receipt;
         status.received = by_name(&Protocol::NAMES, &receipt.events_received);
@@ -28,8 +28,18 @@ impl Metrics {
         });
     }
 
-    /// Fills in what is counted for one sink, by its name.
-    pub fn fill_sink(&self, sink: &mut Sink) {
+    /// Fills in what is counted for the sinks of `status`, by their names, and for all sinks together.
+    pub fn fill_sinks(&self, status: &mut Status) {
+        let [filtered, dropped] = [sums_by_sink(&self.sinks.filtered), sums_by_sink(&self.sinks.dropped)];
+        status.stored = sums_by_sink(&self.sinks.delivered).values().sum();
+        for sink in &mut status.sinks {
+            self.fill_sink(sink);
+            let sum = |sums: &HashMap<String, u64>| sums.get(&sink.name).copied().unwrap_or(0);
+            (sink.filtered, sink.dropped) = (sum(&filtered), sum(&dropped));
+        }
+    }
+
+    fn fill_sink(&self, sink: &mut Sink) {
         let name = &[sink.name.as_str()];
         sink.lag_events = self.sinks.lag.with_label_values(name).get().unsigned_abs();
         sink.delivered = self.sinks.delivered.with_label_values(name).get();
@@ -38,8 +48,6 @@ impl Metrics {
         sink.retries = self.sinks.retries.with_label_values(name).get();
         let deliveries = self.sinks.delivery_seconds.with_label_values(name);
         (sink.deliveries, sink.delivery_seconds) = (deliveries.get_sample_count(), deliveries.get_sample_sum());
-        sink.filtered = sum_of(&self.sinks.filtered, &sink.name);
-        sink.dropped = sum_of(&self.sinks.dropped, &sink.name);
     }
 }
 
@@ -47,14 +55,16 @@ fn by_name(names: &[&str], counters: &[IntCounter]) -> BTreeMap<String, u64> {
     names.iter().zip(counters).map(|(name, counter)| ((*name).to_owned(), counter.get())).collect()
 }
 
-/// The counters of a sink, over their other label.
-fn sum_of(counters: &impl Collector, sink: &str) -> u64 {
+/// The counters of each sink, over their other label. One pass for all sinks: this runs in an event loop.
+fn sums_by_sink(counters: &impl Collector) -> HashMap<String, u64> {
     let families = counters.collect();
-    let all = families.iter().flat_map(|family| family.get_metric());
-    let is_of_sink = |metric: &&prometheus::proto::Metric| {
-        metric.get_label().iter().any(|label| label.name() == "sink" && label.value() == sink)
-    };
-    all.filter(is_of_sink).map(|metric| metric.get_counter().get_value() as u64).sum()
+    let mut sums = HashMap::new();
+    for metric in families.iter().flat_map(|family| family.get_metric()) {
+        let sink = metric.get_label().iter().find(|label| label.name() == "sink");
+        let sum = sums.entry(sink.map_or_else(String::new, |label| label.value().to_owned())).or_default();
+        *sum += metric.get_counter().get_value() as u64;
+    }
+    sums
 }
 
 fn acknowledgements(histogram: &Histogram) -> Acknowledgements {
@@ -96,8 +106,11 @@ mod tests {
         assert_eq!((status.ack.count, status.ack.buckets.len()), (1, super::super::SECONDS.len()));
         assert!((0.001..=0.0025).contains(&status.ack.p99_seconds.unwrap()), "{:?}", status.ack);
         assert_eq!(status.log, None, "there is none");
-        let mut sink = Sink { name: "pg".to_owned(), ..Sink::default() };
-        metrics.fill_sink(&mut sink);
+        metrics.sink("other").events_delivered.inc_by(4);
+        status.sinks = vec![Sink { name: "pg".to_owned(), ..Sink::default() }];
+        metrics.fill_sinks(&mut status);
+        let sink = &status.sinks[0];
         assert_eq!((sink.delivered, sink.filtered, sink.dropped), (11, 6, 5));
+        assert_eq!(status.stored, 15, "with those of sinks that are not listed");
     }
 }

@@ -63,7 +63,7 @@ impl PagesAccess {
             (true, _) if !is_open => Err(Denied::NotSet),
             (true, _) => Ok(()),
             (false, None) => Err(Denied::Missing),
-            // Over a connection that others may read, a token that is right must not be told from one that is wrong.
+            // Over a connection that others may read, the answer does not show whether a token is right.
             (false, Some(token)) => {
                 let access = Access { is_private, ..Access::default() };
                 self.token.gate(access).admit(token).map(drop).map_err(|_| Denied::Wrong)
@@ -127,7 +127,8 @@ impl ConnectedAgents {
         let listed = self.lock();
         let agent = |entry: &Entry| Agent {
             name: text(entry.origin.agent.as_deref().unwrap_or_default()),
-            address: entry.address.to_string(),
+            // An IPv4 address as itself, also of a listener on [::].
+            address: SocketAddr::new(entry.address.ip().to_canonical(), entry.address.port()).to_string(),
             client: entry.client.as_deref().map(text),
             since_unix_ms: entry.since_unix_ms,
         };
@@ -151,8 +152,12 @@ impl StatusSources {
         let Rejected { from, protocol, code, events, reason } = *rejection;
         let (from, reason) = (text(from), text(&first_error(reason)));
         self.rejections.note(
-            |known| known.from == from && known.code == code && known.reason == reason,
-            |known| (known.unix_ms, known.times, known.events) = (unix_ms, known.times + 1, known.events + events),
+            // Not by the reason, which repeats values of the event: each would be another one.
+            |known| known.from == from && known.protocol == protocol && known.code == code,
+            |known| {
+                (known.unix_ms, known.times, known.events) = (unix_ms, known.times + 1, known.events + events);
+                known.reason.clone_from(&reason);
+            },
             || Rejection {
                 unix_ms,
                 from: from.clone(),
@@ -211,7 +216,7 @@ impl Shared {
             agents: self.status.agents.shown(),
             event_loops: self.event_loops() as u64,
             sinks_total: sinks.len() as u64,
-            sinks: first(sinks.into_iter()),
+            sinks: listed(sinks),
             rejections: self.status.rejections.newest(),
             ..Status::default()
         };
@@ -227,7 +232,7 @@ impl Shared {
         }
         self.metrics.fill_status(&mut status);
         status.dead_on_receipt = self.metrics.events_dead("ingest").get();
-        status.sinks.iter_mut().for_each(|sink| self.metrics.fill_sink(sink));
+        self.metrics.fill_sinks(&mut status);
         status
     }
 
@@ -239,6 +244,14 @@ impl Shared {
             buffers: state.buffer_use(),
         }
     }
+}
+
+/// The first sinks. One that needs attention is never left out for one that does not.
+fn listed(mut sinks: Vec<Sink>) -> Vec<Sink> {
+    if sinks.len() > STATUS_LIST_MAX {
+        sinks.sort_by_key(|sink| !sink.needs_attention());
+    }
+    first(sinks.into_iter())
 }
 
 #[cfg(test)]
@@ -274,10 +287,30 @@ mod tests {
         assert_eq!((shown.connected, shown.newest.len()), (100, STATUS_LIST_MAX));
         assert_eq!(shown.newest[0].name, "agent 99");
         assert_eq!((&*shown.newest[0].address, shown.newest[0].client.as_deref()), ("[::1]:5", Some("api")));
-        listed.pop();
+        let mapped = "[::ffff:192.0.2.1]:5".parse().unwrap();
+        listed.push(agents.enter(&origin(100), mapped, None, 7));
+        assert_eq!(agents.shown().newest[0].address, "192.0.2.1:5");
+        listed.truncate(99);
         listed.drain(..97);
         let names: Vec<_> = agents.shown().newest.into_iter().map(|agent| agent.name).collect();
         assert_eq!(names, ["agent 98", "agent 97"]);
+    }
+
+    #[test]
+    fn a_sink_in_trouble_is_listed_however_many_there_are() {
+        let sink =
+            |number: usize, state: &str| Sink { name: number.to_string(), state: state.to_owned(), ..Sink::default() };
+        let states = |count: usize| {
+            (0..count).map(|number| sink(number, if number == 17 || number == 28 { "down" } else { "ok" }))
+        };
+        let names = |sinks: Vec<Sink>| sinks.into_iter().map(|sink| sink.name).collect::<Vec<_>>();
+        assert_eq!(names(listed(states(30).collect()))[..4], ["17", "28", "0", "1"]);
+        assert_eq!(listed(states(30).collect()).len(), STATUS_LIST_MAX);
+        assert_eq!(
+            names(listed(states(20).collect()))[..3],
+            ["0", "1", "2"],
+            "all of them in the order of the settings"
+        );
     }
 
     #[test]
@@ -299,5 +332,18 @@ mod tests {
         let shown = sources.rejections.newest();
         assert_eq!(shown.len(), 2);
         assert_eq!((&*shown[0].from, shown[0].times, shown[0].events, shown[0].unix_ms), ("api", 2, 4, 3));
+    }
+
+    #[test]
+    fn a_sender_with_a_thousand_reasons_does_not_hide_the_others() {
+        let sources = StatusSources::default();
+        let reject = |from: &str, reason: &str, unix_ms| {
+            sources.rejected(&Rejected { from, protocol: "http", code: "400", events: 1, reason }, unix_ms);
+        };
+        reject("10.0.0.1", "no name", 1);
+        (0..1_000).for_each(|number| reject("10.0.0.2", &format!("unknown key {number}"), 2));
+        let shown = sources.rejections.newest();
+        let shown: Vec<_> = shown.iter().map(|entry| (&*entry.from, &*entry.reason, entry.times)).collect();
+        assert_eq!(shown, [("10.0.0.2", "unknown key 999", 1_000), ("10.0.0.1", "no name", 1)]);
     }
 }

@@ -10,7 +10,8 @@ pub struct Acknowledgements {
     pub count: u64,
     /// Seconds of all together.
     pub sum_seconds: f64,
-    /// Half of them took no longer, as far as the buckets tell; `None`: there was none.
+    /// Half of them took no longer, by the place in their bucket. `None`: there was none. Infinite, in JSON `null` too: they took
+    /// longer than the last bucket.
     pub p50_seconds: Option<f64>,
     /// The same of 99 in 100.
     pub p99_seconds: Option<f64>,
@@ -52,10 +53,15 @@ impl Acknowledgements {
         Self::new(self.count - before.count, self.sum_seconds - before.sum_seconds, buckets)
     }
 
-    /// Seconds within which the share `quantile` (0 to 1) came, between the bounds of its bucket by its place in it. The last
-    /// bound, where it took longer.
+    /// The bound of the last bucket, seconds: what took longer is not measured.
+    pub fn bound_seconds(&self) -> Option<f64> {
+        self.buckets.last().map(|bucket| bucket.up_to_seconds)
+    }
+
+    /// Seconds within which the share `quantile` (0 to 1) came, between the bounds of its bucket by its place in it. Infinite
+    /// where it took longer than the last bound.
     fn quantile(&self, quantile: f64) -> Option<f64> {
-        let last = self.buckets.last().filter(|_| self.count > 0)?;
+        self.bound_seconds().filter(|_| self.count > 0)?;
         let rank = quantile * self.count as f64;
         let mut below = Bucket::default();
         for bucket in &self.buckets {
@@ -65,7 +71,7 @@ impl Acknowledgements {
             }
             below = *bucket;
         }
-        Some(last.up_to_seconds)
+        Some(f64::INFINITY)
     }
 }
 
@@ -89,7 +95,12 @@ mod tests {
         assert!((all.p50_seconds.unwrap() - 0.000625).abs() < 1e-9, "{all:?}");
         assert!((all.p99_seconds.unwrap() - 0.00955).abs() < 1e-9, "{all:?}");
         let slow = Acknowledgements::new(100, 0.0, buckets([0, 0, 1]));
-        assert_eq!(slow.p99_seconds, Some(0.1), "longer than the last bound");
+        assert_eq!(
+            (slow.p99_seconds, slow.bound_seconds()),
+            (Some(f64::INFINITY), Some(0.1)),
+            "longer than the last bound"
+        );
+        assert!(serde_json::to_string(&slow).unwrap().contains("\"p99_seconds\":null"));
         assert_eq!(Acknowledgements::new(5, 0.0, Vec::new()).p50_seconds, None);
     }
 

@@ -66,9 +66,11 @@ pub struct Status {
     pub buffers: Use,
     /// The write-ahead log; `None`: there is none.
     pub log: Option<Log>,
+    /// Events that sinks have stored: of all of them, also those that are not listed. One that several have stored counts for each.
+    pub stored: u64,
     /// How many sinks there are.
     pub sinks_total: u64,
-    /// The first of them.
+    /// The first of them, in the order of the settings. Where there are more, those that need attention come first.
     pub sinks: Vec<Sink>,
     /// What was last rejected on receipt, the newest first.
     pub rejections: Vec<Rejection>,
@@ -204,7 +206,7 @@ pub struct DeadLetter {
     pub events: u64,
 }
 
-/// Events or requests that were rejected on receipt, of one sender and for one reason.
+/// Events or requests that were rejected on receipt, of one sender and with one code.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rejection {
@@ -216,7 +218,7 @@ pub struct Rejection {
     pub protocol: String,
     /// Name of the NACK code, or the HTTP status.
     pub code: String,
-    /// What the sender was answered.
+    /// What the sender was last answered.
     pub reason: String,
     /// How often.
     pub times: u64,
@@ -236,14 +238,21 @@ impl Status {
         self.received.values().fold(0, |sum, events| sum.saturating_add(*events))
     }
 
-    /// Events that sinks have stored; one that several have stored counts for each.
-    pub fn stored_total(&self) -> u64 {
-        self.sinks.iter().fold(0, |sum, sink| sum.saturating_add(sink.delivered))
-    }
-
     /// Events that were rejected on receipt.
     pub fn rejected_total(&self) -> u64 {
         self.rejected.values().fold(0, |sum, events| sum.saturating_add(*events))
+    }
+}
+
+impl Sink {
+    /// Whether a person should look at it: it does not deliver, or not fast enough. While it connects for the first time it is not
+    /// in trouble yet.
+    pub fn needs_attention(&self) -> bool {
+        match self.state.as_str() {
+            "ok" => false,
+            "connecting" => self.last_error.is_some(),
+            _ => true,
+        }
     }
 }
 

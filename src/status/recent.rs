@@ -1,4 +1,4 @@
-//! The newest entries of what repeats itself: one sender that is wrong a thousand times a second must not hide the others.
+//! The newest entries of what repeats itself: an entry that comes a thousand times a second does not displace the others.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -57,6 +57,8 @@ pub struct InspectedSegment {
     pub damaged: Vec<Damage>,
     /// A start reads every byte of it.
     pub read_at_start: bool,
+    /// Positions in it that belong to no event: of corrupt records, and those that a start left out. In order.
+    pub without_events: Vec<Range<u64>>,
     header: Option<Header>,
     /// It begins with a valid table of marks.
     has_marks: bool,
@@ -93,6 +95,17 @@ impl Inspection {
     /// Position of the next event, as far as the log goes.
     pub fn next_position(&self) -> u64 {
         self.segments.iter().map(|segment| segment.end_position).max().unwrap_or(1)
+    }
+
+    /// Events after a position. Positions count on where a start left some out, so their difference may be far more.
+    pub fn events_after(&self, position: u64) -> u64 {
+        let after = position.saturating_add(1)..u64::MAX;
+        let count = |range: &Range<u64>| range.end.saturating_sub(range.start.max(after.start));
+        let of_segment = |segment: &InspectedSegment| {
+            let without: u64 = segment.without_events.iter().map(count).sum();
+            count(&(segment.first_position..segment.end_position)).saturating_sub(without)
+        };
+        self.segments.iter().map(of_segment).sum()
     }
 }
 
@@ -181,6 +194,7 @@ fn look_at(
         None => segment.damage(0..segment::HEADER_BYTES as u64, 0..0, Place::Header),
     }
     let mut scan = Scan::new(file, name);
+    let mut next_position = name.first_position;
     loop {
         match scan.next(bytes)? {
             Step::Record(found) => {
@@ -201,6 +215,10 @@ fn look_at(
                     Content::Marks(table) => marks.replace(table),
                     Content::Commit(runs) => {
                         segment.records += 1;
+                        segment
+                            .without_events
+                            .extend(Some(next_position..positions.start).filter(|gap| !gap.is_empty()));
+                        next_position = positions.end;
                         marks.apply_all(positions.start, &runs);
                         runs.iter().for_each(|run| keep_name(names, run));
                     }
@@ -212,6 +230,7 @@ fn look_at(
                     segment.damage(bytes, 0..0, Place::Tail);
                 }
                 segment.end_position = scan.position();
+                segment.without_events.extend(Some(next_position..segment.end_position).filter(|gap| !gap.is_empty()));
                 return Ok(segment);
             }
         }
@@ -240,6 +259,7 @@ impl InspectedSegment {
             records: 0,
             damaged: Vec::new(),
             read_at_start: false,
+            without_events: Vec::new(),
             header: None,
             has_marks: false,
         }

@@ -151,9 +151,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { segments, next_position, agents, .. } = self;
-        let (segments, agents) = (Counted(*segments as u64, "segment"), Counted(*agents as u64, "agent"));
-        write!(f, "{segments}, {agents}, next position {next_position}")?;
+        write!(f, "{}", Counted(self.segments as u64, "segment"))?;
         for Cut { file, offset, bytes, kept } in &self.cuts {
             let bytes = Counted(*bytes, "byte");
             write!(f, "; cut {bytes} off {file} at {offset}, ")?;
@@ -161,6 +159,9 @@ impl fmt::Display for Report {
                 Ok(name) => write!(f, "kept in {name}")?,
                 Err(error) => write!(f, "not kept: {error}")?,
             }
+        }
+        if !self.cuts.is_empty() && self.skipped == 0 && !self.marks_lost {
+            f.write_str("; nothing that was acknowledged as synced was in it: the server was killed during a write")?;
         }
         if self.skipped > 0 {
             write!(f, "; skipped {}", Counted(self.skipped as u64, "damaged place"))?;

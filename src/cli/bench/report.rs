@@ -105,7 +105,7 @@ impl Report {
         line("throughput", format!("{:.0} events/s · {megabytes:.1} MB/s", self.events_per_second()));
         let [p50, p90, p99, p999] = PERCENTILES.map(|(_, percentile)| self.milliseconds(percentile));
         let max = self.latency_micros.max() as f64 / 1e3;
-        line("ack latency", format!("p50 {p50:.2} · p90 {p90:.2} · p99 {p99:.2} · p99.9 {p999:.2} · max {max:.2} ms"));
+        line("ack latency", format!("p50 {p50:.2} ms · p90 {p90:.2} · p99 {p99:.2} · p99.9 {p999:.2} · max {max:.2}"));
         if let Some(server) = self.server {
             let cores = server.cpu_seconds / self.seconds;
             let each = self

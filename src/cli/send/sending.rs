@@ -4,18 +4,21 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
+use tracing::Level;
+
+use super::super::logging;
 use super::elements::{Elements, begins_with_events};
 use super::input::{self, Text};
 use super::lines::{Line, Lines};
 use super::progress::Live;
 use super::stop::Stop;
-use super::{Ended, Format, LineError, SendError, SendOptions, shown};
+use super::{Ended, Format, LineError, SendError, SendOptions, is_standard_input, shown};
 use crate::client::{Batch, Client, Progress, Refusal, Report};
 use crate::counted::Counted;
 use crate::event::JsonDecoder;
@@ -141,6 +144,9 @@ impl<'a> Sending<'a> {
     /// Reads the file to its end. What it ends with is in a frame that is queued.
     pub(super) fn file(&mut self, path: &Path) -> Result<(), SendError> {
         let name = shown(path);
+        if is_standard_input(path) && io::stdin().is_terminal() {
+            logging::message(Level::INFO, "reading standard input, each line is an event; Ctrl-D ends it");
+        }
         let failed = |source| SendError::Read { path: name.clone(), source };
         let mut text = input::open(path, self.stop, &self.read_bytes).map_err(failed)?;
         let mut format = format_of(self.options, path, &mut text);

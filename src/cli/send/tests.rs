@@ -243,6 +243,13 @@ fn a_timeout_that_is_given_holds_for_the_first_connection_too() {
 }
 
 #[test]
+fn where_nobody_listens_the_next_step_is_named() {
+    let options = SendOptions { timeout: Some(1), ..options(&[]) };
+    let error = send("127.0.0.1:1".to_owned(), &options).unwrap_err().to_string();
+    assert!(error.ends_with("; start the server, or check host and port; no events were sent"), "{error}");
+}
+
+#[test]
 fn a_server_that_stops_answering_leaves_the_rest_unknown() {
     let address = script::serve(move |_, mut peer| {
         peer.greet();

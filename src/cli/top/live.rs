@@ -7,8 +7,10 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Instant;
 
+use rustix::process::{getppid, getsid};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+use signal_hook::low_level::{emulate_default_handler, pipe};
 
 use super::view::{Line, Tone, View};
 use super::{INTERVAL, Source, units};
@@ -26,10 +28,13 @@ const END: &[u8] = b"\x1b[?25h\x1b[?1049l";
 
 enum Event {
     Answer(Box<Result<Status, Failure>>),
+    /// The shell is wanted back for a while: Ctrl-Z.
+    Suspend,
     End,
 }
 
-/// Shows the newest answer each second until `q`, Ctrl-C or SIGTERM, also while the server does not answer.
+/// Shows the newest answer each second until `q`, Ctrl-C, Ctrl-\ or another signal that ends it, also while the server does
+/// not answer. While it is suspended (Ctrl-Z) the terminal is as it was before.
 ///
 /// # Errors
 /// The terminal cannot be written, or there are no threads.
@@ -37,8 +42,10 @@ pub(super) fn show(source: Source, first: Status) -> io::Result<()> {
     // One at a time: a terminal that is stopped (Ctrl-S) must not collect answers.
     let (events, received) = sync_channel(1);
     let server = source.page.shown.clone();
-    let screen = Screen::begin()?;
-    end_at_signals(events.clone())?;
+    // Before the screen is switched: a signal that comes in between must not leave the terminal so.
+    at_signals(&[SIGINT, SIGTERM, SIGQUIT, SIGHUP], || Event::End, events.clone())?;
+    at_signals(&[SIGTSTP], || Event::Suspend, events.clone())?;
+    let mut screen = Screen::begin()?;
     if screen.keys.is_some() {
         end_at_a_key(events.clone())?;
     }
@@ -51,19 +58,20 @@ pub(super) fn show(source: Source, first: Status) -> io::Result<()> {
         write_all(painted(&lines, rows, with_colour).as_bytes())?;
         match received.recv() {
             Ok(Event::Answer(answer)) => history.add(*answer),
+            Ok(Event::Suspend) => screen.suspend()?,
             Ok(Event::End) | Err(_) => return Ok(()),
         }
     }
 }
 
-fn end_at_signals(events: SyncSender<Event>) -> io::Result<()> {
+/// Sends an event at each of the signals.
+fn at_signals(signals: &[i32], event: fn() -> Event, events: SyncSender<Event>) -> io::Result<()> {
     let (mut signalled, wake) = UnixStream::pair()?;
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::low_level::pipe::register(signal, wake.try_clone()?)?;
+    for signal in signals {
+        pipe::register(*signal, wake.try_clone()?)?;
     }
     let wait = move || {
-        let _ = signalled.read(&mut [0]);
-        let _ = events.send(Event::End);
+        while signalled.read_exact(&mut [0]).is_ok() && events.send(event()).is_ok() {}
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
 }
@@ -113,8 +121,10 @@ impl History {
                 if self.before.len() >= ANSWERS {
                     self.before.pop_front();
                 }
-                // A server that was restarted counts from 0.
-                if self.before.back().is_some_and(|last| self.now.uptime_seconds < last.uptime_seconds) {
+                // A server that was restarted counts from 0, and rates need a clock that runs forward.
+                let is_earlier =
+                    |last: &Status| self.now.uptime_seconds < last.uptime_seconds || self.now.unix_ms < last.unix_ms;
+                if self.before.back().is_some_and(is_earlier) {
                     self.before.clear();
                 }
                 (self.answered, self.trouble) = (Instant::now(), None);
@@ -143,25 +153,49 @@ struct Screen {
 
 impl Screen {
     fn begin() -> io::Result<Self> {
+        let keys = if stdin().is_terminal() { Some(tcgetattr(stdin())?) } else { None };
+        let screen = Self { keys };
+        screen.enter()?;
+        Ok(screen)
+    }
+
+    fn enter(&self) -> io::Result<()> {
         write_all(BEGIN)?;
-        let mut screen = Self { keys: None };
-        if stdin().is_terminal() {
-            let before = tcgetattr(stdin())?;
+        if let Some(before) = &self.keys {
             let mut modes = before.clone();
             modes.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
-            screen.keys = Some(before);
             tcsetattr(stdin(), OptionalActions::Now, &modes)?;
         }
-        Ok(screen)
+        Ok(())
+    }
+
+    fn leave(&self) {
+        if let Some(before) = &self.keys {
+            let _ = tcsetattr(stdin(), OptionalActions::Now, before);
+        }
+        let _ = write_all(END);
+    }
+
+    /// Stops the process until the shell continues it. Where no shell can, as in a container, it does nothing.
+    fn suspend(&mut self) -> io::Result<()> {
+        let session = getsid(None).ok();
+        if session.is_none() || getppid().and_then(|parent| getsid(Some(parent)).ok()) != session {
+            return Ok(());
+        }
+        self.leave();
+        let stopped = emulate_default_handler(SIGTSTP);
+        // Somebody may have changed the modes meanwhile.
+        if self.keys.is_some() {
+            self.keys = Some(tcgetattr(stdin())?);
+        }
+        self.enter()?;
+        stopped
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        if let Some(before) = &self.keys {
-            let _ = tcsetattr(stdin(), OptionalActions::Now, before);
-        }
-        let _ = write_all(END);
+        self.leave();
     }
 }
 
@@ -171,7 +205,9 @@ fn write_all(bytes: &[u8]) -> io::Result<()> {
     stdout.flush()
 }
 
-/// The lines on a screen of so many rows, over what is there. The last row tells how many have no room.
+/// The lines on a screen of so many rows, over what is there. The last row shows how many have no room.
+///
+/// A row is erased before its text is written: after a text as wide as the screen the cursor is on its last character.
 fn painted(lines: &[Line], rows: usize, with_colour: bool) -> String {
     let left_out =
         Line { text: format!("… {} more lines", lines.len() + 1 - rows.clamp(1, lines.len() + 1)), tone: Tone::Head };
@@ -180,6 +216,7 @@ fn painted(lines: &[Line], rows: usize, with_colour: bool) -> String {
         false => (lines.len(), None),
     };
     let mut screen = "\x1b[H".to_owned();
+    let rows = shown + usize::from(last.is_some());
     for (index, line) in lines.iter().take(shown).chain(last).enumerate() {
         let (begin, end) = match (with_colour, line.tone) {
             (true, Tone::Bad) => ("\x1b[1;31m", "\x1b[0m"),
@@ -187,9 +224,11 @@ fn painted(lines: &[Line], rows: usize, with_colour: bool) -> String {
             _ => ("", ""),
         };
         let next = if index == 0 { "" } else { "\r\n" };
-        screen.extend([next, begin, &line.text, end, "\x1b[K"]);
+        // The last one with all that is below it.
+        let erase = if index + 1 == rows { "\x1b[J" } else { "\x1b[K" };
+        screen.extend([next, erase, begin, &line.text, end]);
     }
-    screen + "\x1b[J"
+    screen
 }
 
 #[cfg(test)]
@@ -200,9 +239,9 @@ mod tests {
     fn a_screen_is_drawn_over_the_last_one_and_has_no_more_lines_than_rows() {
         let lines = [("a", Tone::Head), ("b", Tone::Bad), ("c", Tone::Plain)];
         let lines = lines.map(|(text, tone)| Line { text: text.to_owned(), tone });
-        assert_eq!(painted(&lines, 3, false), "\x1b[Ha\x1b[K\r\nb\x1b[K\r\nc\x1b[K\x1b[J");
-        assert_eq!(painted(&lines[..2], 2, true), "\x1b[H\x1b[1ma\x1b[0m\x1b[K\r\n\x1b[1;31mb\x1b[0m\x1b[K\x1b[J");
-        assert_eq!(painted(&lines, 2, false), "\x1b[Ha\x1b[K\r\n… 2 more lines\x1b[K\x1b[J");
+        assert_eq!(painted(&lines, 3, false), "\x1b[H\x1b[Ka\r\n\x1b[Kb\r\n\x1b[Jc");
+        assert_eq!(painted(&lines[..2], 2, true), "\x1b[H\x1b[K\x1b[1ma\x1b[0m\r\n\x1b[J\x1b[1;31mb\x1b[0m");
+        assert_eq!(painted(&lines, 2, false), "\x1b[H\x1b[Ka\r\n\x1b[J… 2 more lines");
     }
 
     #[test]
@@ -219,5 +258,10 @@ mod tests {
         assert!(history.view().trouble.unwrap().contains("0 s ago: connection refused"));
         history.add(Ok(status(0)));
         assert_eq!((uptimes(&history), history.view().trouble), ((0, 0), None));
+        // A clock that was set back.
+        history.add(Ok(Status { unix_ms: 5_000, ..status(1) }));
+        history.add(Ok(Status { unix_ms: 1_000, ..status(2) }));
+        history.add(Ok(Status { unix_ms: 2_000, ..status(3) }));
+        assert_eq!(uptimes(&history), (2, 3));
     }
 }

@@ -12,7 +12,9 @@ const REJECTIONS: usize = 6;
 const DETAILS_LINES: usize = 2;
 const INDENT: &str = "  ";
 /// Busy ratios of loops that fit.
-const LOOPS: usize = 4;
+const LOOPS: usize = 2;
+/// Columns in which three numbers stand side by side; in fewer, two do.
+const WIDE: usize = 78;
 
 /// A line of the screen; nothing in it controls the terminal.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,7 +52,7 @@ impl View<'_> {
     /// The lines, none of them wider than `columns`; `None`: nothing is cut.
     pub(super) fn lines(&self, columns: Option<usize>) -> Vec<Line> {
         let mut lines = Vec::new();
-        self.overview(&mut lines);
+        self.overview(columns, &mut lines);
         self.sinks(columns, &mut lines);
         self.rejections(columns, &mut lines);
         for line in &mut lines {
@@ -61,7 +63,7 @@ impl View<'_> {
         lines
     }
 
-    fn overview(&self, lines: &mut Vec<Line>) {
+    fn overview(&self, columns: Option<usize>, lines: &mut Vec<Line>) {
         let Self { before, now, server, trouble } = self;
         let ready = if now.is_ready { "ready".to_owned() } else { format!("NOT READY: {}", now.reasons.join(", ")) };
         let (version, uptime) = (&now.version, time(now.uptime_seconds as f64));
@@ -69,29 +71,39 @@ impl View<'_> {
         lines.push(line(&head, if now.is_ready { Tone::Head } else { Tone::Bad }));
         lines.extend(trouble.map(|trouble| line(trouble, Tone::Bad)));
         let ack = now.ack.since(&before.ack);
-        let quantile = |seconds: Option<f64>| seconds.map_or_else(|| "-".to_owned(), time);
+        let quantile = |seconds: Option<f64>| match (seconds, ack.bound_seconds()) {
+            (Some(f64::INFINITY), Some(bound)) => format!("> {}", time(bound)),
+            (seconds, _) => seconds.map_or_else(|| "-".to_owned(), time),
+        };
         let per_second = |now, before| rate(self.rate(now, before)) + "/s";
-        let [received, stored] = [
-            per_second(now.received_total(), before.received_total()),
-            per_second(now.stored_total(), before.stored_total()),
-        ];
+        let [received, stored] =
+            [per_second(now.received_total(), before.received_total()), per_second(now.stored, before.stored)];
         let log = now.log.as_ref().map(|log| format!("{} of {}", bytes(log.bytes.used), bytes(log.bytes.capacity)));
         let buffers = format!("{} of {}", percent(now.buffers.used, now.buffers.capacity), bytes(now.buffers.capacity));
         let (rejected, connections) = (count(now.rejected_total()), count(now.connections.used));
-        for [first, second, third] in [
-            [("in", received), ("accepted", count(now.received_total())), ("log", log.unwrap_or("off".to_owned()))],
-            [("stored", stored), ("rejected", rejected), ("buffers", buffers)],
-            [
-                ("ack p50", quantile(ack.p50_seconds)),
-                ("agents", count(now.agents.connected)),
-                ("ring", percent(now.ring.used, now.ring.capacity)),
-            ],
-            [("ack p99", quantile(ack.p99_seconds)), ("connections", connections), ("loops", self.loops())],
-        ] {
-            // Numbers keep their places while they change.
-            let text =
-                format!("{:<8}{:>11}   {:<12}{:>14}   {:<9}{}", first.0, first.1, second.0, second.1, third.0, third.1);
-            lines.push(line(&text, Tone::Plain));
+        let counts = [
+            [("in", received), ("accepted", count(now.received_total()))],
+            [("stored", stored), ("rejected", rejected)],
+            [("ack p50", quantile(ack.p50_seconds)), ("agents", count(now.agents.connected))],
+            [("ack p99", quantile(ack.p99_seconds)), ("connections", connections)],
+        ];
+        let ring = percent(now.ring.used, now.ring.capacity);
+        let uses =
+            [("log", log.unwrap_or("off".to_owned())), ("buffers", buffers), ("ring", ring), ("loops", self.loops())];
+        let uses = uses.map(|(name, value)| format!("{name:<9}{value}"));
+        // Numbers keep their places while they change.
+        let counts = counts.map(|[one, other]| format!("{:<8}{:>11}   {:<12}{:>14}", one.0, one.1, other.0, other.1));
+        let is_wide = columns.is_none_or(|columns| columns >= WIDE);
+        let rows = counts.iter().zip(&uses);
+        lines.extend(rows.map(|(count, of)| match is_wide {
+            true => line(&format!("{count}   {of}"), Tone::Plain),
+            false => line(count, Tone::Plain),
+        }));
+        if !is_wide {
+            let [log, buffers, ring, loops] = &uses;
+            lines.extend(
+                [(log, buffers), (ring, loops)].map(|(one, other)| line(&format!("{one:<30}{other}"), Tone::Plain)),
+            );
         }
     }
 
@@ -99,10 +111,10 @@ impl View<'_> {
     fn loops(&self) -> String {
         let ratios = self.now.loops.iter().map(|each| each.busy_ratio * 100.0);
         if self.now.loops.len() > LOOPS {
-            return format!("busiest {:.0} % busy", ratios.fold(0.0, f64::max));
+            return format!("{}, busiest {:.0} %", self.now.event_loops, ratios.fold(0.0, f64::max));
         }
-        let ratios: Vec<_> = ratios.map(|percent| format!("{percent:.0}")).collect();
-        format!("{} % busy", ratios.join(" "))
+        let ratios: Vec<_> = ratios.map(|percent| format!("{percent:.0} %")).collect();
+        format!("{} busy", ratios.join(" · "))
     }
 
     fn sinks(&self, columns: Option<usize>, lines: &mut Vec<Line>) {
@@ -115,7 +127,10 @@ impl View<'_> {
             Column::number("retries"),
             Column::number("dead"),
         ]);
-        for sink in &self.now.sinks {
+        // In the order of the settings, but first those that do not deliver: a screen may be too short for all.
+        let mut sinks: Vec<_> = self.now.sinks.iter().collect();
+        sinks.sort_by_key(|sink| sink.is_up || !sink.needs_attention());
+        for sink in &sinks {
             let before = self.before.sinks.iter().find(|before| before.name == sink.name);
             let stored = before.and_then(|before| self.rate(sink.delivered, before.delivered));
             let oldest = age(sink);
@@ -127,8 +142,8 @@ impl View<'_> {
         let text = table.render(columns);
         let mut rows = text.lines();
         lines.extend(rows.next().map(|head| line(head, Tone::Head)));
-        for (row, sink) in rows.zip(&self.now.sinks) {
-            let tone = if sink.state == "ok" || sink.state == "connecting" { Tone::Plain } else { Tone::Bad };
+        for (row, sink) in rows.zip(sinks) {
+            let tone = if sink.needs_attention() { Tone::Bad } else { Tone::Plain };
             lines.push(line(row, tone));
             for details in self.details(sink) {
                 lines.extend(indented(&details, columns).into_iter().map(|text| Line { text, tone }));
@@ -163,12 +178,15 @@ impl View<'_> {
             Column::text("when"),
             Column::text("code"),
             Column::number("times"),
+            Column::number("events"),
             Column::flexible("reason", 20),
         ]);
         for rejection in self.now.rejections.iter().take(REJECTIONS) {
             let [from, code, reason] =
                 [&rejection.from, &rejection.code, &rejection.reason].map(|text| escape(text).to_string());
-            table.row([from, self.ago(rejection.unix_ms), code, count(rejection.times), reason]);
+            // Of some requests the events are not counted.
+            let events = if rejection.events == 0 { "-".to_owned() } else { count(rejection.events) };
+            table.row([from, self.ago(rejection.unix_ms), code, count(rejection.times), events, reason]);
         }
         lines.push(line("", Tone::Plain));
         for (index, row) in table.render(columns).lines().enumerate() {
@@ -223,7 +241,7 @@ fn line(text: &str, tone: Tone) -> Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{LastError, Log, Loop, Rejection, Use};
+    use crate::status::{Acknowledgements, Bucket, LastError, Log, Loop, Rejection, Use};
 
     fn status(unix_ms: u64, received: u64) -> Status {
         let pg = Sink { name: "pg".into(), state: "ok".into(), is_up: true, delivered: received, ..Sink::default() };
@@ -252,6 +270,7 @@ mod tests {
             received: [("frames".to_owned(), received)].into(),
             log: Some(Log { bytes: Use { used: 1 << 30, capacity: 10 << 30 }, ..Log::default() }),
             loops: vec![Loop { busy_ratio: 0.251, ..Loop::default() }],
+            stored: received,
             sinks_total: 2,
             sinks: vec![pg, audit],
             rejections: vec![rejection],
@@ -278,11 +297,35 @@ mod tests {
         ] {
             assert!(shown.contains(part), "{part} is missing:\n{shown}");
         }
+        let place = |part| shown.find(part).unwrap();
+        assert!(place("audit  retrying") < place("pg     ok"), "what does not deliver comes first:\n{shown}");
         let bad: Vec<_> = view.lines(Some(80)).into_iter().filter(|line| line.tone == Tone::Bad).collect();
         assert_eq!(bad.len(), 2, "{bad:?}");
         assert!(!shown.contains('\x1b'), "text of peers controls the terminal");
         let one = View { before: &now, ..view };
         assert!(text(&one, None).contains("in              -/s   "));
+    }
+
+    #[test]
+    fn latencies_beyond_the_last_bucket_are_not_shown_as_measured() {
+        let mut now = status(15_000, 1);
+        now.ack = Acknowledgements::new(4, 60.0, vec![Bucket { up_to_seconds: 10.0, count: 3 }]);
+        let shown = text(&View { before: &Status::default(), now: &now, server: "h", trouble: None }, Some(80));
+        assert!(shown.contains("ack p99      > 10 s "), "{shown}");
+    }
+
+    #[test]
+    fn on_sixty_columns_every_number_is_there() {
+        let mut now = status(15_000, 6_000);
+        now.loops = vec![Loop { busy_ratio: 1.0, ..Loop::default() }; 2];
+        now.buffers = Use { used: 1 << 20, capacity: 64 << 20 };
+        let shown = text(&View { before: &now, now: &now, server: "h", trouble: None }, Some(60));
+        for part in [
+            "log      1.0 GiB of 10.0 GiB  buffers  1.6 % of 64.0 MiB\n",
+            "ring     -                    loops    100 % · 100 % busy\n",
+        ] {
+            assert!(shown.contains(part), "{part} is missing:\n{shown}");
+        }
     }
 
     #[test]

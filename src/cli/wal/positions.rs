@@ -10,7 +10,7 @@ use crate::wal::Inspection;
 pub(super) struct SinkPosition {
     pub sink: String,
     pub position: Position,
-    /// Positions of the log after it; `None`: the position is not known.
+    /// Events of the log after it; `None`: the position is not known.
     pub events_behind: Option<u64>,
 }
 
@@ -28,14 +28,10 @@ pub(super) enum Position {
 /// nothing is changed there.
 pub(super) fn of_sinks(config: &Config, found: &Inspection, connect: bool) -> Vec<SinkPosition> {
     let server_id = found.server_id.unwrap_or_default();
-    let last = found.next_position().saturating_sub(1);
     let of_sink = |sink: &SinkSettings| {
         let (position, begins_after) = position(config, sink, &server_id, connect);
         let events_behind = match position {
-            Position::Stored(position) => {
-                let from = position.max(begins_after).max(found.oldest_position().saturating_sub(1));
-                Some(last.saturating_sub(from))
-            }
+            Position::Stored(position) => Some(found.events_after(position.max(begins_after))),
             Position::NotAsked | Position::Unknown(_) => None,
         };
         SinkPosition { sink: sink.name.clone(), position, events_behind }
