@@ -63,7 +63,7 @@ impl PagesAccess {
             (true, _) if !is_open => Err(Denied::NotSet),
             (true, _) => Ok(()),
             (false, None) => Err(Denied::Missing),
-            // Over a connection that others may read, a token that is right must not be told from one that is wrong.
+            // Over a connection that others may read, a right token must not be distinguishable from a wrong one.
             (false, Some(token)) => {
                 let access = Access { is_private, ..Access::default() };
                 self.token.gate(access).admit(token).map(drop).map_err(|_| Denied::Wrong)
