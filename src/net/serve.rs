@@ -133,11 +133,11 @@ fn is_over_budget(peer: &Peer, kept: KeptBytes, ingress: &Ingress) -> bool {
     kept > max
 }
 
-/// `Some`: connections of this kind keep too much, and this one is not to be read for now. What TLS has decrypted of it is taken in any
-/// case: that is how it becomes less.
+/// `Some`: connections of this kind keep too much, and this one is not to be read for now. What TLS keeps of it is taken in any case,
+/// with the rest of its record: that is how it becomes less.
 pub(super) fn wait_for_budget(cx: &Context<'_>) -> Option<Served> {
-    let has_plain = cx.socket.tls().is_some_and(Machine::has_plain);
-    let waits = !has_plain && is_over_budget(cx.peer, cx.scratch.kept, cx.ingress);
+    let keeps = |machine: &Machine| machine.has_plain() || machine.holds_part_of_record();
+    let waits = !cx.socket.tls().is_some_and(keeps) && is_over_budget(cx.peer, cx.scratch.kept, cx.ingress);
     waits.then(|| Served::Later(cx.ingress.now + KEPT_BYTES_PAUSE))
 }
 
