@@ -310,7 +310,8 @@ impl EventLoop {
         if let Some(until) = self.failed_until {
             return (self.connections.is_empty() || self.ingress.now >= until).then_some(Ended::LogFailed);
         }
-        let is_over = self.connections.is_empty() || self.ingress.now >= self.drain_until?;
+        let until = self.drain_until?;
+        let is_over = self.connections.is_empty() || self.ingress.now >= until;
         let connections = self.out_of_time.unwrap_or(0).max(self.connections.len());
         is_over.then_some(if connections == 0 { Ended::Drained } else { Ended::TimedOut { connections } })
     }
