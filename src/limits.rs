@@ -90,7 +90,7 @@ pub const SYSLOG_READ_BYTES: usize = 64 * 1024;
 /// then is kept until the next turn.
 pub const SYSLOG_MESSAGES_PER_TURN: usize = 512;
 /// Bytes read at a time while connections keep half of what they may keep outside the pool: no more messages than that, each with one
-/// byte and its end.
+/// byte and its end. With TLS it is a record.
 pub const SYSLOG_READ_BYTES_LOWEST: usize = 2 * SYSLOG_MESSAGES_PER_TURN;
 /// A message that is not whole and longer than this is cut when all connections together keep half of what they may keep outside
 /// the pool, bytes.
@@ -352,9 +352,12 @@ pub const TLS_RECORD_BYTES_MAX: usize = 16 * 1024 + 2048 + 5;
 /// Ciphertext that a connection keeps until the rest of a record or of a handshake message has come. Chains of certificates of
 /// clients are smaller by far.
 pub const TLS_HELD_BYTES_MAX: usize = 32 * 1024;
-/// Bytes that TLS keeps of all agents that were accepted: half a record of each of 8,192. Beyond it an agent that adds to them is
-/// closed, and sends again what was not acknowledged. They lie outside the pool.
+/// Bytes that TLS keeps of all agents that were accepted: half a record of each of 8,192. They lie outside the pool. Above a half of
+/// it, parts of records stay with the kernel; above it, agents are not read until it is less. A loop has its part of it, and may exceed
+/// that by one record.
 pub const TLS_AGENTS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Connections that keep too much outside the pool are looked at again after this: what others keep is parsed within a few turns.
+pub const KEPT_BYTES_PAUSE: Duration = Duration::from_millis(10);
 /// Bytes of ciphertext that a loop receives at once, together with what is held: it stays in the cache of a core.
 pub const TLS_WIRE_BYTES: usize = 128 * 1024;
 const _: () = assert!(TLS_WIRE_BYTES >= TLS_HELD_BYTES_MAX + TLS_RECORD_BYTES_MAX);

@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::agent::{RawAgent, batch, data, hello, named};
+use support::certificates::Issued;
+use support::http::metric;
 use support::proxy::{CutPlan, Proxy};
 use support::server::{Server, own_address, wait_until};
 use telemetryx::wal::{DirStorage, inspect};
@@ -35,11 +37,15 @@ fn python_agent(address: SocketAddr) -> Command {
 }
 
 /// Gives the program one line and waits until it has ended well.
-fn run(mut command: Command) {
+fn run(command: Command) {
+    run_with(command, b"one line\n");
+}
+
+fn run_with(mut command: Command, input: &[u8]) {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().expect("the program starts");
     // Where it has ended already, its status and its report say why.
-    let _ = child.stdin.take().unwrap().write_all(b"one line\n");
+    let _ = child.stdin.take().unwrap().write_all(input);
     let ended = wait_until(RUN_TIMEOUT, || child.try_wait().unwrap().is_some());
     if !ended {
         child.kill().unwrap();
@@ -86,6 +92,36 @@ fn a_hundred_runs(program: fn(SocketAddr) -> Command) {
 #[test]
 fn a_hundred_runs_of_send_do_not_use_up_max_agents() {
     a_hundred_runs(send);
+}
+
+/// A limit holds back events. BYE has none, and an agent that has everything acknowledged waits for two seconds only.
+#[test]
+fn agents_above_their_limit_are_forgotten_too() {
+    const RUNS: usize = 3;
+    let certificate = Issued::self_signed("localhost");
+    let files = tempfile::tempdir().unwrap();
+    let [cert, key] = [("cert.pem", &certificate.pem), ("key.pem", &certificate.key)].map(|(name, text)| {
+        std::fs::write(files.path().join(name), text).unwrap();
+        files.path().join(name)
+    });
+    for with_tls in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let tls = [format!("tls.cert_file={}", cert.display()), format!("tls.key_file={}", key.display())];
+        let mut settings = vec!["limits.agent_events_per_second=1", "limits.burst=1s"];
+        settings.extend(tls.iter().map(String::as_str).filter(|_| with_tls));
+        let server = Server::start(directory.path(), &settings);
+        for _ in 0..RUNS {
+            let mut program = send(server.address());
+            if with_tls {
+                program.arg("--ca-file").arg(&cert);
+            }
+            run_with(program, "line\n".repeat(60).as_bytes());
+        }
+        let byes = || metric(server.address(), "telemetryx_connections_closed_total{reason=\"bye\"}");
+        wait_until(RUN_TIMEOUT, || byes() == Some(RUNS as f64));
+        assert_eq!(byes(), Some(RUNS as f64), "with TLS: {with_tls}");
+        assert_eq!(agents_known(server, directory.path()), 0, "with TLS: {with_tls}");
+    }
 }
 
 #[test]

@@ -33,6 +33,9 @@ pub struct Settings {
     pub unknown_keys: UnknownKeys,
 }
 
+/// What becomes of events that the log has, for a 504.
+const IN_LOG: &str = "the events are in the log and will be delivered: sending them again stores them twice";
+
 /// The state machine of one connection. Every method that takes `out` appends what is to be written to the peer.
 pub struct Connection {
     settings: Settings,
@@ -231,16 +234,14 @@ impl Connection {
             State::Body(_) => self.abandon_body(now, ingress, out),
             State::Waiting(waiting) => {
                 let (level, seconds) = (waiting.level.name(), HTTP_ACK_TIMEOUT.as_secs());
-                let error = match ingress.is_written(waiting.ticket) {
-                    true => format!(
-                        "not {level} within {seconds} s; the events are in the log and will be delivered: sending \
-                         them again stores them twice"
-                    ),
-                    false => format!(
-                        "not {level} within {seconds} s; the events wait in memory until the log accepts them, and \
-                         are lost if the server ends before: sending them again may store them twice"
-                    ),
+                let what_becomes_of_them = match ingress.is_written(waiting.ticket) {
+                    true => IN_LOG,
+                    false => {
+                        "the events wait in memory until the log accepts them, and are lost if the server ends before: \
+                         sending them again may store them twice"
+                    }
                 };
+                let error = format!("not {level} within {seconds} s; {what_becomes_of_them}");
                 self.answer_failed(504, &error, false, now, ingress, out);
             }
             State::Profile(_) => {
@@ -371,6 +372,18 @@ impl Connection {
             let error = "this server cannot write its log any more: it is not known whether the events are kept; \
                          sending them again may store them twice";
             self.answer_failed(503, error, true, now, ingress, out);
+        }
+    }
+
+    /// The server ends, and the acknowledgement that a request waits for does not come before: 504.
+    pub fn end_waiting(&mut self, now: Instant, ingress: &mut impl Ingress, out: &mut Vec<u8>) {
+        if let State::Waiting(waiting) = &self.state {
+            let what_becomes_of_them = match ingress.is_written(waiting.ticket) {
+                true => IN_LOG,
+                false => "it is not known whether the events are kept: sending them again may store them twice",
+            };
+            let error = format!("not {} before this server ended; {what_becomes_of_them}", waiting.level.name());
+            self.answer_failed(504, &error, true, now, ingress, out);
         }
     }
 

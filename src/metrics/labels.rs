@@ -14,7 +14,7 @@ pub const HTTP_STATUSES: [u16; 19] =
     [200, 400, 401, 403, 404, 405, 408, 413, 414, 415, 417, 421, 429, 431, 500, 501, 503, 504, 505];
 
 /// `reason` of `telemetryx_connections_closed_total`.
-pub(super) const CLOSED: [&str; 28] = [
+pub(super) const CLOSED: [&str; 27] = [
     "end",
     "bye",
     "http",
@@ -40,7 +40,6 @@ pub(super) const CLOSED: [&str; 28] = [
     "http_timeout",
     "body_timeout",
     "heads_over_budget",
-    "tls_over_budget",
     "syslog_not_allowed",
     "syslog_cut",
 ];

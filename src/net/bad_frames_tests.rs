@@ -157,7 +157,9 @@ impl Bench {
                 Served::Again | Served::Hold => {}
                 Served::Idle => return,
                 Served::Close(_) | Served::Gone(_) => return,
-                Served::Wait | Served::End | Served::NeedsRoom | Served::Delayed(_) => panic!("{served:?}"),
+                Served::Wait | Served::End | Served::NeedsRoom | Served::Delayed(_) | Served::Later(_) => {
+                    panic!("{served:?}")
+                }
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::session::tokens::Access;
 
 /// Where a connection stands.
 pub(super) enum Phase {
-    /// Nothing was read yet.
+    /// Its protocol is not known: nothing was read yet, or a part of a TLS handshake.
     Undecided,
     /// Its first byte has decided its protocol.
     Open(Box<dyn Protocol>),
@@ -35,7 +35,7 @@ pub(super) enum Phase {
 pub(super) struct Peer {
     /// Number of the connection.
     pub connection: ConnectionId,
-    /// The peer's address, as accepted.
+    /// The peer's address; one of IPv4 as such.
     pub address: SocketAddr,
     /// How it is connected, as far as it decides about its admission.
     pub access: Access,
@@ -87,6 +87,8 @@ impl Connection {
         now: Instant,
     ) -> Self {
         let ip = address.ip().to_canonical();
+        // Where one socket accepts IPv4 and IPv6, an address of IPv4 comes as one of IPv6.
+        let address = SocketAddr::new(ip, address.port());
         let origin = Origin { agent_id: None, agent: None, default_source: ip.to_string(), epoch: 0 };
         let peer = Peer {
             connection: id,
@@ -190,5 +192,23 @@ impl Connection {
             Phase::Lingering(linger) => Some(linger.deadline()),
         };
         [self.socket.write_deadline(), own].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::LoopId;
+
+    /// Where one socket accepts both, an address of IPv4 comes as `::ffff:192.0.2.1`.
+    #[test]
+    fn an_address_of_ipv4_is_shown_as_such_also_where_ipv6_is_accepted() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let transport = Transport::plain(mio::net::TcpStream::from_std(stream));
+        let (id, mapped) = (ConnectionId::new(LoopId(0), 1, 0), "[::ffff:192.0.2.1]:5".parse().unwrap());
+        let connection = Connection::new(id, transport, (mapped, Access::default()), false, Instant::now());
+        assert_eq!(connection.peer.address, "192.0.2.1:5".parse().unwrap());
+        assert_eq!(connection.peer.origin.default_source, "192.0.2.1");
     }
 }

@@ -1,4 +1,4 @@
-//! Syslog over UDP: one message per datagram. Nothing tells the sender whether it was received.
+//! Syslog over UDP: one message per datagram. The sender does not learn whether it was received.
 //!
 //! While there is no memory or no slot of the ring, the socket is not read: the kernel keeps what fits into its buffer and drops
 //! the rest, which `/metrics` counts.

@@ -89,8 +89,13 @@ impl Delayed {
                 self.in_line += 1;
                 self.moves_at(delay.until);
             }
-            None => self.alone.push(Reverse((delay.until, connection))),
+            None => self.add_alone(connection, delay.until),
         }
+    }
+
+    /// `connection` waits until a time, not in a line.
+    pub fn add_alone(&mut self, connection: ConnectionId, until: Instant) {
+        self.alone.push(Reverse((until, connection)));
     }
 
     /// A delayed connection has closed. `is_delayed` returns whether one still waits.

@@ -145,6 +145,8 @@ pub struct EventLoop {
     connections: Connections,
     drain_timeout: Duration,
     drain_until: Option<Instant>,
+    /// Connections that were open when the time for acknowledgements had passed; `None` before.
+    out_of_time: Option<usize>,
     /// The log has failed: until then what peers still send is discarded, so that they receive the notice.
     failed_until: Option<Instant>,
     /// Ids of agents that are to be served in this or the next turn.
@@ -208,6 +210,7 @@ impl EventLoop {
             connections: Connections::new(ingress.event_loop),
             drain_timeout,
             drain_until: None,
+            out_of_time: None,
             failed_until: None,
             ready: VecDeque::with_capacity(LISTS),
             ready_new: VecDeque::with_capacity(LISTS),
@@ -296,6 +299,7 @@ impl EventLoop {
         }
         self.fire_timers();
         self.close_silent();
+        self.end_acknowledging();
         self.ingress.counts.flush();
         self.busy.turn_ends(Instant::now(), &self.ingress.state().busy);
         self.ingress.state().turn_ended();
@@ -307,10 +311,9 @@ impl EventLoop {
             return (self.connections.is_empty() || self.ingress.now >= until).then_some(Ended::LogFailed);
         }
         let until = self.drain_until?;
-        if self.connections.is_empty() {
-            return Some(Ended::Drained);
-        }
-        (self.ingress.now >= until).then(|| Ended::TimedOut { connections: self.connections.len() })
+        let is_over = self.connections.is_empty() || self.ingress.now >= until;
+        let connections = self.out_of_time.unwrap_or(0).max(self.connections.len());
+        is_over.then_some(if connections == 0 { Ended::Drained } else { Ended::TimedOut { connections } })
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -323,7 +326,8 @@ impl EventLoop {
         let paused = self.listener.as_ref().and_then(Listener::deadline);
         let sweep = self.has_too_many_unknown().then(|| self.silent_swept + SILENT_SWEEP_INTERVAL);
         let datagrams = self.datagrams.as_ref().and_then(Datagrams::deadline);
-        let ends = [self.drain_until, self.failed_until, self.ingress.delayed.next_at(), datagrams];
+        let drain = self.acknowledges_until().or(self.drain_until);
+        let ends = [drain, self.failed_until, self.ingress.delayed.next_at(), datagrams];
         let next =
             [self.timers.next(), paused, sweep, self.finish_retry_at()].into_iter().chain(ends).flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
@@ -348,6 +352,9 @@ impl EventLoop {
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             connection.socket.set_readable();
         }
+        if event.is_read_closed() {
+            connection.socket.set_closed_by_peer();
+        }
         // Both directions are closed: nobody waits for an answer. A peer that has only half-closed does.
         if event.is_error() || (event.is_read_closed() && event.is_write_closed()) {
             connection.is_reset = true;
@@ -362,16 +369,20 @@ impl EventLoop {
             let was_unflushed = !connection.socket.is_flushed();
             let flushed = connection.socket.flush(self.ingress.now);
             connection.socket.count_unsent(&mut self.unsent_bytes);
-            if flushed.is_err() {
+            // What was received before is taken where that is of use.
+            if flushed.is_err() && !connection.protocol().is_some_and(Protocol::reads_after_reset) {
                 self.remove(id, "broken");
                 return;
             }
             // Unread answers no longer hold it back, nor what was read and not parsed because of them.
             resumed = was_unflushed && connection.socket.is_flushed();
         }
-        let readable = connection.socket.is_readable();
+        let (readable, is_delayed) = (connection.socket.is_readable(), connection.is_delayed);
         if self.finish_closing(id) {
             return;
+        }
+        if readable && is_delayed {
+            return self.read_while_delayed(id);
         }
         if readable || resumed {
             self.enqueue(id);

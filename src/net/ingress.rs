@@ -1,7 +1,7 @@
 //! Ingress: everything that comes in passes here, whatever protocol it came by.
 //!
-//! It owns what all connections share (memory, ring, marks, tokens) and gives each accepted frame or request its
-//! ticket. Nothing is pushed without room in the ring, so nothing accepted is ever lost between here and the log
+//! It owns what the connections of one loop share (its part of the pool, its ring, its clock), knows what all loops share (marks, tokens,
+//! metrics: [`Shared`]), and gives each accepted frame or request its ticket. Nothing is pushed without room in the ring, so nothing accepted is ever lost between here and the log
 //! thread.
 
 use std::net::IpAddr;

@@ -4,13 +4,15 @@
 //!  a turn    poll ─▶ note who is readable ─▶ accept ─▶ serve each once (bounded read, parse, push) ─▶ wake the log thread
 //!            ─▶ acknowledge what the watermarks cover ─▶ timers ─▶ poll
 //!
-//!  a read    Undecided ── first byte ──▶ Frames: HELLO by scratch, then straight into the pool's current buffer
-//!                                   └──▶ Http:   heads by scratch, bodies straight into their own pool buffer
+//!  a read    Undecided ── first byte ─┬▶ Frames: HELLO by scratch, then straight into the pool's current buffer
+//!                ▲           │         ├▶ Syslog: by scratch; its events into the pool's current buffer
+//!                └ handshake ┘         └▶ Http:   heads by scratch, bodies straight into their own pool buffer
+//!            with TLS, the first byte is the first that was decrypted, and all of it goes through the loop's buffer of ciphertext
 //! ```
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `event_loop` | the turn; in its folder a file for each of: accepting, serving, acknowledging, timers, closing, draining, messages |
+//! | `event_loop` | the turn; in its directory a file for each of: accepting, serving, delaying, acknowledging, timers, closing, draining, reloading, messages |
 //! | `event_loop/bodies` | room for HTTP bodies: whose is closed where there is none, and who waits |
 //! | `connection` | one connection: its phase, its peer, the lists it is in |
 //! | `connections` | the open connections of a loop, by id |
@@ -21,6 +23,7 @@
 //! | `socket` | the buffers of one connection: read and not yet parsed, not yet sent |
 //! | `transport` | what carries the bytes: TCP, with TLS or without |
 //! | `encryption` | who may send with TLS and without it |
+//! | `delayed` | connections that are not read until what they have sent is paid for |
 //! | `intake` | the current buffer, and the reserve that a partial frame may need |
 //! | `ingress` | everything accepted goes through here: tickets, ring, counters; what one loop owns |
 //! | `shared` | what all loops share |

@@ -1,16 +1,19 @@
 //! One connection's share of a turn, by its phase.
 
+use std::time::Instant;
+
 use crate::event::syslog::SyslogDecoder;
 use crate::ids::ConnectionId;
 use crate::limits::{
-    DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX,
+    DISCARD_BYTES_PER_TURN, HELLO_FRAME_BYTES, HTTP_BODY_BEGINNING_BYTES, HTTP_TORN_HEADS_BYTES_MAX, KEPT_BYTES_PAUSE,
     TLS_AGENTS_BYTES_MAX, TLS_WIRE_BYTES,
 };
-use crate::net::connection::{Connection, Phase};
+use crate::net::connection::{Connection, Peer, Phase};
 use crate::net::delayed::Delay;
 use crate::net::ingress::Ingress;
 use crate::net::protocols::{self, Context};
 use crate::net::socket::{KeptBytes, ReadEnd, Socket};
+use crate::tls::Machine;
 
 /// First byte of a TLS record that begins a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -35,6 +38,8 @@ pub(super) enum Served {
     Hold,
     /// Not before what it has sent is paid for.
     Delayed(Delay),
+    /// Not before this time: connections keep as much as they may.
+    Later(Instant),
     /// The peer has ended its half: close once everything is acknowledged.
     End,
     /// The last answer is in `out`.
@@ -79,6 +84,7 @@ pub(super) fn serve(
 ) -> Served {
     let Connection { phase, socket, peer, .. } = connection;
     let kept_before = socket.counted_kept();
+    socket.set_whole_records_only(waits_for_budget(phase) && keeps_much(peer, scratch.kept, ingress));
     let mut cx = Context { socket, peer, ingress, scratch, out };
     let served = match phase {
         Phase::Undecided => decide(phase, &mut cx),
@@ -87,31 +93,52 @@ pub(super) fn serve(
     };
     let is_agent = peer.origin.agent_id.is_some();
     socket.count_kept(is_agent, &mut scratch.kept);
-    if let Some(error) = socket.take_tls_error() {
+    // What was received before the error may still have to wait for room.
+    if !matches!(served, Served::Wait | Served::Again)
+        && let Some(error) = socket.take_tls_error()
+    {
         ingress.shared.log_lines.refusals.log_tls_failed(&peer.origin.default_source, &error, ingress.now);
         // The alert is in the outbox: the peer may read it while what it still sends is discarded.
         return Served::Close("tls_failed");
     }
-    over_budget(is_agent, kept_before, socket.counted_kept(), scratch.kept, ingress).map_or(served, Served::Gone)
+    let has_grown = socket.counted_kept().unparsed > kept_before.unparsed;
+    if has_grown && !waits_for_budget(phase) && is_over_budget(peer, scratch.kept, ingress) {
+        return Served::Gone("heads_over_budget");
+    }
+    served
 }
 
-/// Why a connection that keeps more than before is closed, where all of the loop together keep too much.
-fn over_budget(
-    is_agent: bool,
-    before: KeptBytes,
-    now: KeptBytes,
-    sums: KeptBytes,
-    ingress: &Ingress,
-) -> Option<&'static str> {
-    let part_of = |bytes| ingress.shared.part_of(bytes);
-    // Of an accepted agent, what is not parsed is at most a part of a header.
-    let (is_over, reason) = match is_agent {
-        true => (now.of_agents > before.of_agents && sums.of_agents > part_of(TLS_AGENTS_BYTES_MAX), "tls_over_budget"),
-        false => {
-            (now.unparsed > before.unparsed && sums.unparsed > part_of(HTTP_TORN_HEADS_BYTES_MAX), "heads_over_budget")
-        }
-    };
-    is_over.then_some(reason)
+/// Whether a connection is not read where connections keep too much; others are closed if they add to it.
+fn waits_for_budget(phase: &Phase) -> bool {
+    matches!(phase, Phase::Open(protocol) if protocol.waits_for_budget())
+}
+
+/// What connections of this kind keep outside the pool, in this loop, and what they may. Of an accepted agent, what is not parsed is at
+/// most a part of a header: what TLS keeps counts.
+fn budget(peer: &Peer, kept: KeptBytes, ingress: &Ingress) -> (usize, usize) {
+    match peer.origin.agent_id.is_some() {
+        true => (kept.of_agents, ingress.shared.part_of(TLS_AGENTS_BYTES_MAX)),
+        false => (kept.unparsed, ingress.shared.part_of(HTTP_TORN_HEADS_BYTES_MAX)),
+    }
+}
+
+/// Whether connections of this kind keep half of what they may: from then on they do not begin to keep parts of records.
+pub(super) fn keeps_much(peer: &Peer, kept: KeptBytes, ingress: &Ingress) -> bool {
+    let (kept, max) = budget(peer, kept, ingress);
+    kept > max / 2
+}
+
+fn is_over_budget(peer: &Peer, kept: KeptBytes, ingress: &Ingress) -> bool {
+    let (kept, max) = budget(peer, kept, ingress);
+    kept > max
+}
+
+/// `Some`: connections of this kind keep too much, and this one is not to be read for now. What TLS keeps of it is taken in any case,
+/// with the rest of its record: that is how it becomes less.
+pub(super) fn wait_for_budget(cx: &Context<'_>) -> Option<Served> {
+    let keeps = |machine: &Machine| machine.has_plain() || machine.holds_part_of_record();
+    let waits = !cx.socket.tls().is_some_and(keeps) && is_over_budget(cx.peer, cx.scratch.kept, cx.ingress);
+    waits.then(|| Served::Later(cx.ingress.now + KEPT_BYTES_PAUSE))
 }
 
 /// The first read: its first byte decides the protocol, and whether that is within TLS.

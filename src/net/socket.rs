@@ -29,6 +29,10 @@ pub(super) struct Socket {
     /// There may be bytes: no read has come back empty since the poll reported the socket.
     readable: bool,
     end_of_stream: bool,
+    /// The poll reported that the peer has closed its half: what the kernel has is all that comes.
+    is_closed_by_peer: bool,
+    /// With TLS, a part of a record stays with the kernel: connections keep much already.
+    whole_records_only: bool,
     /// When bytes last came.
     heard: Instant,
     /// Bytes outside the pool that were read and are not parsed: a part of a head or of a frame's header, a HELLO.
@@ -71,6 +75,8 @@ impl Socket {
             transport,
             readable: true,
             end_of_stream: false,
+            is_closed_by_peer: false,
+            whole_records_only: false,
             heard: now,
             unparsed: Vec::new(),
             outbox: Vec::new(),
@@ -92,6 +98,21 @@ impl Socket {
         self.readable = true;
     }
 
+    /// The poll reported that the peer has closed its half.
+    pub(super) fn set_closed_by_peer(&mut self) {
+        self.is_closed_by_peer = true;
+    }
+
+    /// Whether parts of TLS records stay with the kernel.
+    pub(super) fn set_whole_records_only(&mut self, whole_records_only: bool) {
+        self.whole_records_only = whole_records_only;
+    }
+
+    /// Takes what TLS has decrypted and nobody has read, without reading the socket. Returns how much.
+    pub(super) fn take_decrypted(&mut self, room: &mut [u8]) -> usize {
+        self.transport.tls_mut().map_or(0, |machine| machine.take_plain(room))
+    }
+
     /// Whether a read may return bytes.
     pub(super) fn is_readable(&self) -> bool {
         self.readable
@@ -107,9 +128,14 @@ impl Socket {
         self.end_of_stream
     }
 
-    /// Whether the peer has closed its half without saying so within TLS (close_notify): what it sent may be a part of what it meant.
+    /// Whether the peer has closed its half without close_notify of TLS: what was received may be a part of what it sent.
     pub(super) fn is_cut(&self) -> bool {
         self.end_of_stream && self.transport.tls().is_some_and(|machine| !machine.has_ended())
+    }
+
+    /// Whether a part of a TLS record was received.
+    pub(super) fn holds_part_of_record(&self) -> bool {
+        self.transport.tls().is_some_and(Machine::holds_part_of_record)
     }
 
     /// When bytes were last received; at first, when the connection was accepted.
@@ -124,7 +150,10 @@ impl Socket {
             return self.read_raw(room, now);
         }
         let unsent = self.outbox.len();
-        let read = self.transport.read_tls(room, wire, &mut self.outbox);
+        let read = {
+            let whole_records_only = self.whole_records_only && !self.is_closed_by_peer;
+            self.transport.read_tls(room, wire, whole_records_only, &mut self.outbox)
+        };
         self.received_tls(read, unsent, now)
     }
 
@@ -172,8 +201,12 @@ impl Socket {
             }
         };
         if self.send_added(unsent, now).is_err() {
-            self.readable = false;
-            return ReadEnd::Broken;
+            // Nothing can be sent any more. What was received before is taken first; then a read finds that the connection is broken.
+            self.outbox = Vec::new();
+            if !matches!(end, ReadEnd::Bytes(_)) {
+                self.readable = false;
+                return ReadEnd::Broken;
+            }
         }
         end
     }

@@ -12,7 +12,7 @@ use socket2::SockRef;
 use super::Policy;
 use super::connection::{Connection, Phase};
 use super::encryption::Encryption;
-use super::protocols::Context;
+use super::protocols::{Context, Ending};
 use super::serve::{Scratch, Served, serve};
 use super::socket::KeptBytes;
 use super::testing;
@@ -23,8 +23,9 @@ use crate::event::{AttributeValue, Events, UnknownKeys};
 use crate::http;
 use crate::ids::{ConnectionId, LoopId, Ticket};
 use crate::limits::{
-    FRAME_BYTES_LOWEST, HTTP_IDLE_TIMEOUT_DEFAULT, HTTP_TORN_HEADS_BYTES_MAX, KEEPALIVE, READ_BYTES_PER_TURN,
-    SYSLOG_MESSAGES_PER_TURN, SYSLOG_READ_BYTES, SYSLOG_READ_BYTES_LOWEST, TLS_AGENTS_BYTES_MAX,
+    FRAME_BYTES_LOWEST, HTTP_IDLE_TIMEOUT_DEFAULT, HTTP_TORN_HEADS_BYTES_MAX, KEEPALIVE, KEPT_BYTES_PAUSE,
+    READ_BYTES_PER_TURN, SYSLOG_MESSAGES_PER_TURN, SYSLOG_READ_BYTES, SYSLOG_READ_BYTES_LOWEST, TLS_AGENTS_BYTES_MAX,
+    TLS_RECORD_BYTES_MAX,
 };
 use crate::pipeline::ring::{Content, SlotReceiver, ring};
 use crate::session::marks::Restored;
@@ -102,6 +103,11 @@ impl Bench {
             protocol.acknowledge(&mut Context { socket, peer, ingress, scratch, out: &mut out });
         }
         self.connection.socket.send(&out, self.ingress.now).ok();
+        (served, self.take_messages())
+    }
+
+    /// What the connection has handed on since then: messages, and whether they are marked as truncated.
+    fn take_messages(&mut self) -> Vec<(String, bool)> {
         let (mut slots, mut messages) = (Vec::new(), Vec::new());
         self.receiver.take(64, &mut slots, |_| false);
         for slot in slots {
@@ -111,7 +117,36 @@ impl Bench {
                 (event.body().to_owned(), event.attributes().any(is_truncated))
             }));
         }
-        (served, messages)
+        messages
+    }
+
+    /// The server ends: what the protocol hands on then.
+    fn shut_down(&mut self) -> Vec<(String, bool)> {
+        let Connection { phase: Phase::Open(protocol), socket, peer, .. } = &mut self.connection else {
+            panic!("the protocol is not known")
+        };
+        let (ingress, scratch, out) = (&mut self.ingress, &mut self.scratch, &mut Vec::new());
+        assert_eq!(
+            protocol.end(Ending::Shutdown, &mut Context { socket, peer, ingress, scratch, out }),
+            Some("SHUTDOWN")
+        );
+        self.ingress.end_turn();
+        self.take_messages()
+    }
+
+    /// Turns until one ends like this.
+    #[track_caller]
+    fn reads_until(&mut self, is_end: impl Fn(&Self, Served) -> bool) -> Vec<(String, bool)> {
+        let (until, mut all) = (Instant::now() + TIMEOUT, Vec::new());
+        loop {
+            self.connection.socket.set_readable();
+            let (served, messages) = self.turn();
+            all.extend(messages);
+            if is_end(self, served) {
+                return all;
+            }
+            assert!(Instant::now() < until, "{served:?} {all:?}");
+        }
     }
 
     /// Turns until one has this end, and all messages meanwhile.
@@ -225,6 +260,104 @@ fn half_a_message_is_marked_where_its_sender_has_not_ended_the_stream() {
     }
 }
 
+/// Senders of syslog drop what TCP has acknowledged: what was received is stored, however much connections keep.
+#[test]
+fn what_tls_has_decrypted_is_stored_where_connections_keep_much() {
+    const MESSAGES: usize = 50_000;
+    for kept in [HTTP_TORN_HEADS_BYTES_MAX / 2 + 1, HTTP_TORN_HEADS_BYTES_MAX - 4 * 1024, HTTP_TORN_HEADS_BYTES_MAX] {
+        let mut bench = Bench::new();
+        let mut client = bench.shake_hands(&TLS13);
+        let mut bytes = encrypted(&mut client, b"<1>first\n");
+        // As much as the client's buffer holds.
+        for part in b"x\n".repeat(MESSAGES).chunks(30_000) {
+            bytes.extend_from_slice(&encrypted(&mut client, part));
+        }
+        client.send_close_notify();
+        bytes.extend_from_slice(&sent_by(&mut client));
+        bench.scratch.kept.unparsed += kept;
+        let mut peer = bench.peer.try_clone().unwrap();
+        let sending = std::thread::spawn(move || {
+            peer.set_nonblocking(false).unwrap();
+            peer.write_all(&bytes).unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+        });
+        let messages = bench.reads_until(|bench, served| {
+            let kept = bench.connection.socket.counted_kept();
+            assert!(kept.unparsed <= TLS_RECORD_BYTES_MAX, "{kept:?}");
+            has_ended(served).then(|| assert_eq!(served, Served::End)).is_some()
+        });
+        sending.join().unwrap();
+        assert_eq!(messages.len(), MESSAGES + 1, "{kept} bytes are kept");
+    }
+}
+
+#[test]
+fn above_the_budget_a_connection_is_read_again_once_others_keep_less() {
+    let mut bench = Bench::new();
+    bench.peer.write_all(b"<1>first\n").unwrap();
+    let mut all = bench.reads_until(|bench, _| bench.connection.peer.is_known);
+    bench.scratch.kept.unparsed = HTTP_TORN_HEADS_BYTES_MAX + 1;
+    bench.peer.write_all(b"<1>second\n").unwrap();
+    let later = Served::Later(bench.ingress.now + KEPT_BYTES_PAUSE);
+    all.extend(bench.reads_until(|_, served| served == later));
+    assert_eq!(all, [("first".to_owned(), false)]);
+    bench.scratch.kept.unparsed = 0;
+    bench.peer.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(bench.turns_until(has_ended), (Served::End, vec![("second".to_owned(), false)]));
+}
+
+#[test]
+fn messages_before_a_wrong_record_are_stored() {
+    for version in [&TLS12, &TLS13] {
+        let mut bench = Bench::new();
+        let mut client = bench.shake_hands(version);
+        let mut bytes = encrypted(&mut client, b"<13>a: whole\n<13>a: hal");
+        bytes.extend_from_slice(&[&[23, 3, 3, 0, 40][..], &[7; 40]].concat());
+        bench.peer.write_all(&bytes).unwrap();
+        let (served, messages) = bench.turns_until(has_ended);
+        assert_eq!(served, Served::Close("tls_failed"), "{version:?}");
+        assert_eq!(messages, [("whole".to_owned(), false), ("hal".to_owned(), true)], "{version:?}");
+    }
+}
+
+#[test]
+fn half_a_message_at_the_end_of_the_server_is_marked() {
+    let mut bench = Bench::new();
+    bench.peer.write_all(b"<13>a: whole\n<13>a: hal").unwrap();
+    let messages = bench.reads_until(|bench, _| bench.connection.peer.is_known);
+    assert_eq!(messages, [("whole".to_owned(), false)]);
+    assert_eq!(bench.shut_down(), [("hal".to_owned(), true)]);
+}
+
+#[test]
+fn what_tls_has_decrypted_is_stored_at_the_end_of_the_server() {
+    let mut bench = Bench::new();
+    let mut client = bench.shake_hands(&TLS13);
+    let bytes = encrypted(&mut client, &b"<13>a: whole\n".repeat(500));
+    bench.peer.write_all(&bytes).unwrap();
+    // The first read only decides the protocol.
+    bench.reads_until(|bench, _| matches!(bench.connection.phase, Phase::Open(_)));
+    assert_eq!(bench.shut_down(), vec![("whole".to_owned(), false); 500]);
+}
+
+/// Anybody on the way can end a connection within a record: it had a part of a message, whatever came before.
+#[test]
+fn a_stream_that_is_cut_within_a_record_is_counted() {
+    for version in [&TLS12, &TLS13] {
+        for missing in [1, 10, 20] {
+            let mut bench = Bench::new();
+            let mut client = bench.shake_hands(version);
+            let mut bytes = encrypted(&mut client, b"<13>a: whole\n");
+            let second = encrypted(&mut client, b"<13>a: lost\n");
+            bytes.extend_from_slice(&second[..second.len() - missing]);
+            bench.peer.write_all(&bytes).unwrap();
+            bench.peer.shutdown(Shutdown::Write).unwrap();
+            let expected = (Served::Close("syslog_cut"), vec![("whole".to_owned(), false)]);
+            assert_eq!(bench.turns_until(has_ended), expected, "{version:?} {missing}");
+        }
+    }
+}
+
 #[test]
 fn a_stream_that_is_cut_between_two_messages_has_ended_as_usual() {
     let mut bench = Bench::new();
@@ -255,8 +388,8 @@ fn listening() -> std::net::SocketAddr {
 
 // ---- what TLS keeps of agents ----
 
-/// An agent that was accepted, and that sends all but the last byte of a record.
-fn agent_within_a_record(before: impl FnOnce(&mut Bench)) -> (Bench, Served) {
+/// An agent that was accepted, and that sends all but the last byte of a record. Returns that byte, too.
+fn agent_within_a_record() -> (Bench, u8, usize) {
     let mut bench = Bench::new();
     let mut client = bench.shake_hands(&TLS13);
     let mut hello = Vec::new();
@@ -274,39 +407,54 @@ fn agent_within_a_record(before: impl FnOnce(&mut Bench)) -> (Bench, Served) {
     .encode(&mut hello);
     let bytes = encrypted(&mut client, &hello);
     bench.peer.write_all(&bytes).unwrap();
-    let until = Instant::now() + TIMEOUT;
-    while bench.connection.peer.origin.agent_id.is_none() {
-        bench.connection.socket.set_readable();
-        bench.turn();
-        assert!(Instant::now() < until, "the agent is not accepted");
-    }
-    before(&mut bench);
+    bench.reads_until(|bench, _| bench.connection.peer.origin.agent_id.is_some());
     let record = encrypted(&mut client, &[0; 8 * 1024]);
-    bench.peer.write_all(&record[..record.len() - 1]).unwrap();
-    loop {
-        bench.connection.socket.set_readable();
-        let (served, _) = bench.turn();
-        let kept = bench.connection.socket.tls().unwrap().kept_bytes();
-        if has_ended(served) || kept == record.len() - 1 {
-            return (bench, served);
-        }
-        assert!(Instant::now() < until, "{served:?}");
-    }
+    let (last, rest) = record.split_last().unwrap();
+    bench.peer.write_all(rest).unwrap();
+    (bench, *last, rest.len())
+}
+
+fn kept_by_tls(bench: &Bench) -> usize {
+    bench.connection.socket.tls().unwrap().kept_bytes()
 }
 
 #[test]
 fn what_tls_keeps_of_agents_has_a_sum_of_its_own() {
-    let (bench, _) = agent_within_a_record(|_| {});
-    let kept = bench.connection.socket.tls().unwrap().kept_bytes();
-    assert!(kept > 8 * 1024);
-    assert_eq!(bench.scratch.kept, KeptBytes { unparsed: 0, of_agents: kept });
+    let (mut bench, _, sent) = agent_within_a_record();
+    bench.reads_until(|bench, _| kept_by_tls(bench) == sent);
+    assert_eq!(bench.scratch.kept, KeptBytes { unparsed: 0, of_agents: sent });
+    // What others keep that are not agents is of another sum.
+    let (mut bench, _, sent) = agent_within_a_record();
+    bench.scratch.kept.unparsed = HTTP_TORN_HEADS_BYTES_MAX + 1;
+    bench.reads_until(|bench, served| kept_by_tls(bench) == sent && !has_ended(served));
 }
 
 #[test]
-fn an_agent_that_adds_to_more_than_tls_may_keep_is_closed() {
-    let (_, served) = agent_within_a_record(|bench| bench.scratch.kept.of_agents = TLS_AGENTS_BYTES_MAX);
-    assert_eq!(served, Served::Gone("tls_over_budget"));
-    // What others keep that are not agents is of another sum.
-    let (_, served) = agent_within_a_record(|bench| bench.scratch.kept.unparsed = HTTP_TORN_HEADS_BYTES_MAX);
-    assert!(!has_ended(served), "{served:?}");
+fn where_tls_keeps_much_of_agents_parts_of_records_stay_with_the_kernel() {
+    let (mut bench, last, sent) = agent_within_a_record();
+    bench.scratch.kept.of_agents = TLS_AGENTS_BYTES_MAX / 2 + 1;
+    let mut room = vec![0; 2 * sent];
+    while bench.connection.socket.transport().peek(&mut room).unwrap_or(0) < sent {}
+    for _ in 0..3 {
+        bench.connection.socket.set_readable();
+        let (served, _) = bench.turn();
+        assert_eq!((served, kept_by_tls(&bench)), (Served::Idle, 0));
+    }
+    // Zeroes are not a frame: they were read.
+    bench.peer.write_all(&[last]).unwrap();
+    assert_eq!(bench.turns_until(has_ended).0, Served::Close("PROTOCOL"));
+}
+
+#[test]
+fn where_tls_keeps_too_much_of_agents_they_are_not_read_and_not_closed() {
+    let (mut bench, last, _) = agent_within_a_record();
+    bench.scratch.kept.of_agents = TLS_AGENTS_BYTES_MAX + 1;
+    bench.peer.write_all(&[last]).unwrap();
+    for _ in 0..3 {
+        bench.connection.socket.set_readable();
+        let (served, _) = bench.turn();
+        assert_eq!((served, kept_by_tls(&bench)), (Served::Later(bench.ingress.now + KEPT_BYTES_PAUSE), 0));
+    }
+    bench.scratch.kept.of_agents = 0;
+    assert_eq!(bench.turns_until(has_ended).0, Served::Close("PROTOCOL"));
 }

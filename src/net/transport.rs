@@ -69,6 +69,12 @@ impl Transport {
         }
     }
 
+    /// What the kernel has received, without taking it.
+    #[cfg(test)]
+    pub(super) fn peek(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.stream.peek(room)
+    }
+
     /// Writes to the socket as much as is taken at once; returns how much that was.
     pub(super) fn write(&mut self, mut bytes: &[u8]) -> io::Result<usize> {
         let mut written = 0;
@@ -113,21 +119,37 @@ impl Transport {
     }
 
     /// What was decrypted before and is not taken yet, else one read of the socket, decrypted. `wire` is for ciphertext; what is to be
-    /// sent is appended to `out`.
+    /// sent is appended to `out`. `whole_records_only`: a part of a record stays with the kernel.
     pub(super) fn read_tls(
         &mut self,
         room: &mut [u8],
         wire: &mut [u8],
+        whole_records_only: bool,
         out: &mut Vec<u8>,
     ) -> Result<Received, TlsReadError> {
         let Some(machine) = &mut self.tls else { return Ok(Received::Nothing) };
         match machine.take_plain(room) {
-            0 if machine.is_at_end() => return Ok(Received::End),
             0 => {}
             bytes => return Ok(Received::Bytes(bytes)),
         }
+        if let Some(error) = machine.take_failure() {
+            return Err(TlsReadError::Tls(error));
+        }
+        if machine.is_at_end() {
+            return Ok(Received::End);
+        }
         let at = machine.receive_at(room.len());
-        let (start, end) = (at.start, at.end.min(wire.len()));
+        let (start, mut end) = (at.start, at.end.min(wire.len()));
+        if whole_records_only {
+            let next = wire.get_mut(start..end).unwrap_or_default();
+            let bytes = self.stream.peek(next).map_err(TlsReadError::Io)?;
+            let whole = machine.whole_records(next.get(..bytes).unwrap_or_default());
+            if bytes > 0 && whole == 0 && bytes < next.len() {
+                // Of a record of which more has to come.
+                return Err(TlsReadError::Io(io::ErrorKind::WouldBlock.into()));
+            }
+            end = if whole > 0 { start + whole } else { end };
+        }
         let received = loop {
             match self.stream.read(wire.get_mut(start..end).unwrap_or_default()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

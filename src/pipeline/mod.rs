@@ -9,6 +9,7 @@
 //! | file | what it is |
 //! |---|---|
 //! | `ring` | slots and the SPSC ring between event loop and log thread |
+//! | `rings` | the rings of all event loops, from which the log thread takes slots |
 //! | `watermark` | up to which ticket each level is reached |
 //! | `health` | whether the log takes anything |
 //! | `group_commit` | the log thread: slots become a record of the log, and batches with positions |

@@ -5,7 +5,7 @@
 //!           from ────── Consumed::bytes ─────┘└ stays with the caller, who calls again once there is more
 //! ```
 //!
-//! This is the only parse loop: the server, the tests of the rules and the fuzz target all call it.
+//! This is the only parse loop for frames: the server, the tests of the rules and the fuzz target all call it.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -36,7 +36,7 @@ pub struct Taken {
     pub nack: Option<(NackCode, Cow<'static, str>)>,
 }
 
-/// Where a session hands on what it receives.
+/// Where a session hands on what it receives: ingress as frames see it (in the server, `net::ingress::FrameIngress`).
 pub trait Ingress {
     /// What holds the bytes.
     type Source;

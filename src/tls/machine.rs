@@ -44,6 +44,8 @@ pub(crate) struct Machine {
     has_ended: bool,
     /// Nothing can be received or sent any more.
     has_failed: bool,
+    /// Why, until it is taken: what was decrypted before comes first.
+    failure: Option<Error>,
     /// Something was sent.
     has_answered: bool,
 }
@@ -65,6 +67,7 @@ impl Machine {
             plain_taken: 0,
             has_ended: false,
             has_failed: false,
+            failure: None,
             has_answered: false,
         })
     }
@@ -81,14 +84,30 @@ impl Machine {
 
     /// Bytes of memory that wait for more ciphertext, or for room.
     pub(crate) fn kept_bytes(&self) -> usize {
-        self.held.len() + self.plain.len()
+        self.held.len() + self.plain.len().saturating_sub(self.plain_taken)
     }
 
     /// Where the next ciphertext is to be received, in a buffer that is at least [`TLS_WIRE_BYTES`](crate::limits::TLS_WIRE_BYTES)
-    /// long: after what is held, and no more than will have a place in `room` bytes of plaintext or in a record.
+    /// long: after what is held, and with it no more than will have a place in `room` bytes of plaintext or in a record. So nothing is
+    /// left of what is decrypted into a room for a record.
     pub(crate) fn receive_at(&self, room: usize) -> std::ops::Range<usize> {
         let held = self.held.len();
-        held..held + room.max(TLS_RECORD_BYTES_MAX.saturating_sub(held)).max(1)
+        held..room.max(TLS_RECORD_BYTES_MAX).max(held + 1)
+    }
+
+    /// How many bytes of `next`, which come after what is held, end with a record: whoever receives only these holds nothing afterwards.
+    pub(crate) fn whole_records(&self, next: &[u8]) -> usize {
+        let held = self.held.len();
+        let byte = |at: usize| if at < held { self.held.get(at) } else { next.get(at - held) };
+        let mut end = 0;
+        while let (Some(high), Some(low)) = (byte(end + 3), byte(end + 4)) {
+            let after = end + 5 + usize::from(u16::from_be_bytes([*high, *low]));
+            if after > held + next.len() {
+                break;
+            }
+            end = after;
+        }
+        end.saturating_sub(held)
     }
 
     /// Takes plaintext that was left from before into `room`; returns how much.
@@ -105,7 +124,22 @@ impl Machine {
         count
     }
 
-    /// Whether the peer has said that it sends nothing more (close_notify).
+    /// Whether there is plaintext that [`Machine::take_plain`] has not taken.
+    pub(crate) fn has_plain(&self) -> bool {
+        !self.plain.is_empty()
+    }
+
+    /// Why the connection has failed, once, where [`Machine::receive`] returned what was decrypted before. Take that first.
+    pub(crate) fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+
+    /// Whether a part of a record is held whose rest has not come.
+    pub(crate) fn holds_part_of_record(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Whether the peer has announced that it sends nothing more (close_notify).
     pub(crate) fn has_ended(&self) -> bool {
         self.has_ended
     }
@@ -119,7 +153,8 @@ impl Machine {
     /// appended to `out`. Call [`Machine::take_plain`] first.
     ///
     /// # Errors
-    /// The connection has failed; an alert that says why is in `out`.
+    /// The connection has failed; an alert that says why is in `out`. What was decrypted before is returned first; then
+    /// [`Machine::take_failure`] has the error.
     pub(crate) fn receive(&mut self, wire: &mut [u8], room: &mut [u8], out: &mut Vec<u8>) -> Result<Received, Error> {
         if self.has_failed {
             return Err(Error::General("the connection has failed".to_owned()));
@@ -127,18 +162,22 @@ impl Machine {
         if let Some(front) = wire.get_mut(..self.held.len()) {
             front.copy_from_slice(&self.held);
         }
-        let unsent = out.len();
-        let processed = self.process(wire, room, out);
+        let (unsent, mut filled) = (out.len(), 0);
+        let processed = self.process(wire, room, &mut filled, out);
         self.has_answered |= out.len() > unsent;
-        let (used, filled) = match processed {
-            Ok(processed) => processed,
+        let used = match processed {
+            Ok(used) => used,
             Err(error) => {
                 self.has_failed = true;
                 if !self.has_answered && !matches!(error, Error::AlertReceived(_)) {
                     out.extend_from_slice(&DECODE_ERROR);
                 }
-                (self.held, self.plain, self.plain_taken) = (Vec::new(), Vec::new(), 0);
-                return Err(error);
+                self.held = Vec::new();
+                if filled == 0 && self.plain.is_empty() {
+                    return Err(error);
+                }
+                self.failure = Some(error);
+                return Ok(if filled == 0 { Received::Nothing } else { Received::Bytes(filled) });
             }
         };
         let rest = wire.get(used..).filter(|_| !self.has_ended).unwrap_or_default();
@@ -155,9 +194,15 @@ impl Machine {
         })
     }
 
-    /// Returns how much of `wire` is done with, and the bytes of plaintext in `room`.
-    fn process(&mut self, wire: &mut [u8], room: &mut [u8], out: &mut Vec<u8>) -> Result<(usize, usize), Error> {
-        let (mut used, mut filled) = (0, 0);
+    /// Returns how much of `wire` is done with. `filled`: the bytes of plaintext in `room`, also where a later record is wrong.
+    fn process(
+        &mut self,
+        wire: &mut [u8],
+        room: &mut [u8],
+        filled: &mut usize,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, Error> {
+        let mut used = 0;
         loop {
             let left = wire.get_mut(used..).unwrap_or_default();
             let left_bytes = left.len();
@@ -168,10 +213,10 @@ impl Machine {
                     while let Some(record) = traffic.next_record() {
                         let record = record?;
                         discard += record.discard;
-                        let fits = record.payload.len().min(room.len() - filled);
+                        let fits = record.payload.len().min(room.len() - *filled);
                         let (now, later) = record.payload.split_at(fits);
-                        room[filled..filled + fits].copy_from_slice(now);
-                        filled += fits;
+                        room[*filled..*filled + fits].copy_from_slice(now);
+                        *filled += fits;
                         self.plain.extend_from_slice(later);
                     }
                 }
@@ -196,7 +241,7 @@ impl Machine {
             if left_bytes.saturating_sub(discard) > TLS_HELD_BYTES_MAX && !self.has_ended {
                 return Err(Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge));
             }
-            return Ok((used, filled));
+            return Ok(used);
         }
     }
 
@@ -274,7 +319,7 @@ impl Machine {
     }
 }
 
-/// What an encoder says when it has too little room, and why it fails otherwise.
+/// What an encoder returns when it has too little room, and why it fails otherwise.
 trait Needs: Sized {
     fn required(self) -> Result<usize, Error>;
 }

@@ -117,6 +117,25 @@ fn who_waits_while_the_log_fails_is_told_and_nobody_else() {
 }
 
 #[test]
+fn who_still_waits_at_the_end_of_a_drain_is_answered() {
+    for (written, expected) in [(true, "sending them again stores them twice"), (false, "it is not known whether")] {
+        let mut peer = Peer { acknowledge: false, ..Peer::new() };
+        peer.ingress.written = written;
+        peer.connection.end_waiting(peer.now, &mut peer.ingress, &mut peer.out);
+        assert!(peer.out.is_empty() && !peer.connection.closing());
+        peer.send(post(PROTOBUF, batch(&["a"])));
+        peer.connection.drain(peer.now, &mut peer.ingress, &mut peer.out);
+        assert!(peer.out.is_empty() && !peer.connection.closing(), "it is answered first");
+        peer.connection.end_waiting(peer.now, &mut peer.ingress, &mut peer.out);
+        peer.written.append(&mut peer.out);
+        let answer = peer.answer();
+        assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("before this server ended"), "{answer}");
+        assert!(answer.contains(expected) && answer.ends_with(r#","accepted":1,"rejected":[]}"#), "{answer}");
+        assert!(answer.contains("Connection: close") && peer.connection.closing(), "{answer}");
+    }
+}
+
+#[test]
 fn an_early_timeout_or_a_late_acknowledgement_changes_nothing() {
     let mut peer = Peer::new();
     peer.send(GET);

@@ -1,4 +1,4 @@
-//! Connections that are not read until what they have sent is paid for.
+//! Connections that are not read until a time: what they have sent is not paid for, or connections keep too much outside the pool.
 
 use std::time::Instant;
 
@@ -13,6 +13,20 @@ impl EventLoop {
             connection.is_delayed = true;
             self.ingress.delayed.add(id, delay);
         }
+    }
+
+    /// Stops reading a connection until a time.
+    pub(super) fn delay_until(&mut self, id: ConnectionId, until: Instant) {
+        if let Some(connection) = self.connections.get_mut(id).filter(|connection| !connection.is_delayed) {
+            connection.is_delayed = true;
+            self.ingress.delayed.add_alone(id, until);
+        }
+    }
+
+    /// A connection that waits for a limit has sent something: a BYE is taken.
+    pub(super) fn read_while_delayed(&mut self, id: ConnectionId) {
+        let close = self.with_protocol(id, |protocol, cx| protocol.read_while_delayed(cx)).flatten();
+        self.settle(id, close);
     }
 
     /// Those whose time is over are read again: who waited alone among all others, who waited in line at once.

@@ -7,7 +7,7 @@ use signal_hook::consts::SIGHUP;
 use super::{EventLoop, RELOAD_SIGNAL};
 use crate::ids::ConnectionId;
 use crate::limits::LINGER_DRAIN_TIMEOUT;
-use crate::net::connection::Phase;
+use crate::net::connection::{Connection, Phase};
 use crate::net::protocols::Ending;
 use crate::wire::GoawayCode;
 
@@ -60,6 +60,27 @@ impl EventLoop {
         self.stop_listening();
         for id in self.connections.ids() {
             self.drain_one(id);
+        }
+    }
+
+    /// When those that still wait for an acknowledgement are answered that it has not come, so that the answers arrive before the end:
+    /// `LINGER_DRAIN_TIMEOUT`, or a tenth of all, before the drain must be over. `None`: it does not drain, or they were answered.
+    pub(super) fn acknowledges_until(&self) -> Option<Instant> {
+        let before = (self.drain_timeout / 10).min(LINGER_DRAIN_TIMEOUT);
+        self.drain_until.filter(|_| self.out_of_time.is_none()).map(|until| until - before)
+    }
+
+    /// Once their time has passed, those that still wait for an acknowledgement are answered that it has not come.
+    pub(super) fn end_acknowledging(&mut self) {
+        if self.acknowledges_until().is_none_or(|until| self.ingress.now < until) {
+            return;
+        }
+        let is_open = |connection: &Connection| connection.protocol().is_some();
+        let open: Vec<_> = self.connections.iter().filter(|connection| is_open(connection)).map(|c| c.id).collect();
+        self.out_of_time = Some(open.len());
+        for id in open {
+            let close = self.with_protocol(id, |protocol, cx| protocol.end(Ending::OutOfTime, cx)).flatten();
+            self.settle(id, close);
         }
     }
 

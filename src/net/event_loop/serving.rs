@@ -144,6 +144,7 @@ impl EventLoop {
             Served::Again => self.enqueue(id),
             Served::Wait => self.line_up(id),
             Served::Delayed(delay) => self.delay(id, delay),
+            Served::Later(until) => self.delay_until(id, until),
             // Held for its answers, and they are all sent: no event of the poll will say so.
             Served::Hold if !waits && self.connections.get(id).is_some_and(|held| held.socket.is_flushed()) => {
                 self.enqueue(id)

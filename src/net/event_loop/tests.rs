@@ -11,7 +11,7 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
-use super::{ConnectionLimits, EVENTS, EventLoop, Parts};
+use super::{ConnectionLimits, EVENTS, Ended, EventLoop, Parts};
 use crate::batch::pool::Pool;
 use crate::event::UnknownKeys;
 use crate::http;
@@ -359,4 +359,33 @@ impl MakeWriter<'_> for Lines {
     fn make_writer(&self) -> Self {
         self.clone()
     }
+}
+
+// ---- the end ----
+
+/// The log does not move: who waits when the time of the drain is nearly over is answered, and not only cut.
+#[test]
+fn who_still_waits_at_the_end_of_a_drain_is_answered() {
+    let mut bench = Bench::new(10, 2);
+    let mut agent = bench.agent_that_takes(2);
+    let request = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n";
+    let (mut client, id) = bench.connect(format!("{request}{{\"name\":\"a\"}}").as_bytes());
+    bench.turns_until("the request waits", |event_loop| event_loop.connections.get(id).unwrap().awaiting);
+    bench.event_loop.drain_timeout = Duration::from_secs(2);
+    bench.event_loop.begin_drain();
+    let until = Instant::now() + TIMEOUT;
+    let ended = loop {
+        match bench.event_loop.turn(&mut bench.events).unwrap() {
+            Some(ended) => break ended,
+            None => assert!(Instant::now() < until),
+        }
+    };
+    assert_eq!(ended, Ended::TimedOut { connections: 2 });
+    drop(bench);
+    let (mut answer, mut frames) = (Vec::new(), Vec::new());
+    client.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("before this server ended"), "{answer}");
+    agent.read_to_end(&mut frames).unwrap();
+    assert!(String::from_utf8_lossy(&frames).contains("this server is shutting down"), "the agent gets GOAWAY");
 }

@@ -7,12 +7,12 @@ use super::{Context, Ending, Priority, Protocol};
 use crate::batch::Origin;
 use crate::batch::pool::Buffer;
 use crate::ids::{Ticket, hex};
-use crate::limits::{HELLO_FRAME_BYTES, READ_BYTES_PER_TURN};
+use crate::limits::{HEADER_BYTES, HELLO_FRAME_BYTES, READ_BYTES_PER_TURN};
 use crate::metrics::LimitScope;
 use crate::net::connection::Peer;
 use crate::net::delayed::Delay;
 use crate::net::ingress::Ingress;
-use crate::net::serve::{Scratch, Served, after_read};
+use crate::net::serve::{Scratch, Served, after_read, wait_for_budget};
 use crate::net::socket::{ReadEnd, Socket};
 use crate::net::status::Listed;
 use crate::rate::Received;
@@ -20,8 +20,8 @@ use crate::session::marks::Greeting;
 use crate::session::rates::Wait;
 use crate::session::receive::{Consumed, End};
 use crate::session::server::ServerSession;
-use crate::wire::GoawayCode;
 use crate::wire::header::MAGIC;
+use crate::wire::{Decoded, FrameKind, GoawayCode, decode};
 
 /// Why a connection is closed whose agent sent BYE.
 pub(super) const BYE: &str = "bye";
@@ -128,7 +128,7 @@ impl Protocol for Frames {
     fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str> {
         let (code, text) = match ending {
             Ending::Shutdown if self.session.is_waiting() => return None,
-            Ending::Shutdown => (GoawayCode::Shutdown, "this server is shutting down"),
+            Ending::Shutdown | Ending::OutOfTime => (GoawayCode::Shutdown, "this server is shutting down"),
             Ending::LogFailed => (GoawayCode::Storage, "this server cannot write its log any more"),
         };
         Some(self.session.end(code, text, cx.ingress.random.next_u64(), cx.out).name())
@@ -191,6 +191,18 @@ impl Protocol for Frames {
     fn holds_partial(&self) -> bool {
         self.partial.is_some()
     }
+
+    fn waits_for_budget(&self) -> bool {
+        self.session.is_authenticated()
+    }
+
+    /// An agent that has sent everything leaves with BYE, and does not wait until what it has sent is paid for.
+    fn read_while_delayed(&mut self, cx: &mut Context<'_>) -> Option<&'static str> {
+        match self.read_bye(cx) {
+            Some(Served::Close(reason)) => Some(reason),
+            _ => None,
+        }
+    }
 }
 
 impl Frames {
@@ -227,6 +239,10 @@ impl Frames {
         if !cx.ingress.has_slots() {
             return self.wait(now);
         }
+        if let Some(later) = wait_for_budget(cx) {
+            self.session.set_paused(true, now);
+            return later;
+        }
         // One that has begun is read to its end, so that it holds no memory while its connection waits.
         if let Some(partial) = self.partial.take() {
             return self.continue_partial(partial, cx);
@@ -236,6 +252,9 @@ impl Frames {
         }
         match self.room(cx) {
             Err(delay) => {
+                if let Some(served @ Served::Close(_)) = self.read_bye(cx) {
+                    return served;
+                }
                 self.delayed_by = Some(delay.scope);
                 if self.is_logged {
                     let (agent, scope) = (&cx.peer.origin.agent, delay.scope.name());
@@ -252,6 +271,31 @@ impl Frames {
                 }
                 served
             }
+        }
+    }
+
+    /// Reads the header of the next frame outside the pool, whatever is due: it is the frame itself if that is a BYE, which has no events.
+    /// Any other stays unparsed until its agent may be read. `None`: it is not a BYE, or has not come.
+    fn read_bye(&mut self, cx: &mut Context<'_>) -> Option<Served> {
+        // An agent sends BYE once everything is acknowledged.
+        if self.partial.is_some()
+            || self.session.is_waiting()
+            || !cx.ingress.has_slots()
+            || wait_for_budget(cx).is_some()
+        {
+            return None;
+        }
+        let missing = HEADER_BYTES.saturating_sub(cx.socket.unparsed.len());
+        if missing > 0 && cx.socket.is_readable() {
+            let Scratch { read, wire, .. } = &mut *cx.scratch;
+            read_unparsed(cx.socket, (&mut read[..missing], wire), cx.ingress.now);
+        }
+        let caps = cx.ingress.shared.settings.payload_caps();
+        match decode(&cx.socket.unparsed, caps) {
+            Ok(Decoded::Frame { header, .. }) if header.kind == FrameKind::Bye => {
+                Some(self.read_frames(HEADER_BYTES, cx))
+            }
+            _ => None,
         }
     }
 

@@ -105,6 +105,9 @@ impl Protocol for Http {
         if ending == Ending::LogFailed {
             self.machine.log_failed(now, &mut ingress, cx.out);
         }
+        if ending == Ending::OutOfTime {
+            self.machine.end_waiting(now, &mut ingress, cx.out);
+        }
         self.machine.drain(now, &mut ingress, cx.out);
         self.machine.closing().then_some("SHUTDOWN")
     }

@@ -57,7 +57,7 @@ pub(super) enum Priority {
     /// Those that have not shown yet who they are. A first read is cheap, and an agent that connects must not wait until
     /// the pages of all others are written.
     New,
-    /// HTTP; served within its share of the turn.
+    /// HTTP and syslog; served within their share of the turn.
     Others,
 }
 
@@ -66,6 +66,8 @@ pub(super) enum Priority {
 pub(super) enum Ending {
     /// The server drains: once what was taken is acknowledged.
     Shutdown,
+    /// The time for that has passed: at once.
+    OutOfTime,
     /// The log failed: at once, for nothing can be kept any more.
     LogFailed,
 }
@@ -95,11 +97,6 @@ pub(super) trait Protocol: Send {
     /// Answers what the watermarks cover.
     fn acknowledge(&mut self, cx: &mut Context<'_>);
 
-    /// Whether everything is answered and nothing more will be taken.
-    fn is_over(&self) -> Option<&'static str> {
-        None
-    }
-
     /// When [`Protocol::handle_timeout`] has something to do. `pressure`: others wait for memory.
     fn deadline(&self, pressure: bool) -> Option<Instant>;
 
@@ -108,6 +105,13 @@ pub(super) trait Protocol: Send {
 
     /// Ends the connection, or leaves it open until what it waits for has come.
     fn end(&mut self, ending: Ending, cx: &mut Context<'_>) -> Option<&'static str>;
+
+    // What follows has a default. Protocols override what concerns them; those with bodies also the part after `lacks_room`.
+
+    /// Whether everything is answered and nothing more will be taken.
+    fn is_over(&self) -> Option<&'static str> {
+        None
+    }
 
     /// Who may send, or how much, has changed, and the peer's access with it. `forgets_dues`: the limit on each agent is another one.
     /// The connection ends if it is not allowed any more.
@@ -118,7 +122,15 @@ pub(super) trait Protocol: Send {
     /// The connection is open no longer, for `reason`.
     fn closed(&mut self, _reason: &'static str, _peer: &Peer, _ingress: &mut Ingress) {}
 
-    // What follows has a default: protocols that hold memory of the pool, keep marks of agents or have bodies override it.
+    /// Bytes have come while the connection waits for a limit: takes what needs no limit. `Some`: it ends.
+    fn read_while_delayed(&mut self, _cx: &mut Context<'_>) -> Option<&'static str> {
+        None
+    }
+
+    /// Where connections keep too much outside the pool, it is not read until they keep less; others are closed if they add to it.
+    fn waits_for_budget(&self) -> bool {
+        false
+    }
 
     /// What the peer has sent is of use also after it has reset the connection: it gets no answers, and keeps no copy.
     fn reads_after_reset(&self) -> bool {
@@ -151,7 +163,7 @@ pub(super) trait Protocol: Send {
         None
     }
 
-    /// There is none, and none can be made.
+    /// Refuses the body that lacks room: there is none for it, and none can be made.
     fn refuse_room(&mut self, _cx: &mut Context<'_>) {}
 
     /// A body that comes too slowly and whose end would free some of `room`.
@@ -159,14 +171,14 @@ pub(super) trait Protocol: Send {
         None
     }
 
-    /// The HTTP machine, if this is one.
-    #[cfg(test)]
-    fn http(&self) -> Option<&crate::http::Connection> {
+    /// Ends the body that [`Protocol::slow_body`] returned.
+    fn press_body(&mut self, _cx: &mut Context<'_>) -> Option<&'static str> {
         None
     }
 
-    /// Ends that body.
-    fn press_body(&mut self, _cx: &mut Context<'_>) -> Option<&'static str> {
+    /// The HTTP machine, if this is one.
+    #[cfg(test)]
+    fn http(&self) -> Option<&crate::http::Connection> {
         None
     }
 }

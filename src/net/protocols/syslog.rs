@@ -6,14 +6,14 @@ use super::{Context, Ending, Priority, Protocol};
 use crate::event::syslog::{Framer, Message};
 use crate::limits::{
     HELLO_TIMEOUT, HTTP_TORN_HEADS_BYTES_MAX, SYSLOG_KEEPALIVE, SYSLOG_MESSAGES_PER_TURN, SYSLOG_PARTIAL_BYTES,
-    SYSLOG_READ_BYTES, SYSLOG_READ_BYTES_LOWEST,
+    SYSLOG_READ_BYTES, SYSLOG_READ_BYTES_LOWEST, TLS_RECORD_BYTES_MAX,
 };
 use crate::metrics::{self, LimitScope};
 use crate::net::collector::Collector;
 use crate::net::connection::Peer;
 use crate::net::delayed::Delay;
 use crate::net::ingress::Ingress;
-use crate::net::serve::{Served, after_read};
+use crate::net::serve::{Served, after_read, keeps_much, wait_for_budget};
 use crate::net::socket::ReadEnd;
 use crate::session::rates::Wait;
 use crate::session::tokens::Certificate;
@@ -81,7 +81,7 @@ impl Protocol for Syslog {
         self.set_paused(false, now);
         self.left_in_turn = SYSLOG_MESSAGES_PER_TURN;
         let served = self.serve_once(cx);
-        if matches!(served, Served::Wait | Served::Delayed(_)) {
+        if matches!(served, Served::Wait | Served::Delayed(_) | Served::Later(_)) {
             self.set_paused(true, now);
         }
         served
@@ -96,6 +96,11 @@ impl Protocol for Syslog {
     }
 
     fn reads_after_reset(&self) -> bool {
+        true
+    }
+
+    /// What was received cannot be received again: the sender has dropped it.
+    fn waits_for_budget(&self) -> bool {
         true
     }
 
@@ -133,9 +138,17 @@ impl Protocol for Syslog {
         if ending == Ending::Shutdown {
             // What was read is kept where there is room; what is still in the socket is lost.
             self.left_in_turn = usize::MAX;
-            let unparsed = std::mem::take(&mut cx.socket.unparsed);
+            let mut unparsed = std::mem::take(&mut cx.socket.unparsed);
+            loop {
+                let bytes = cx.socket.take_decrypted(&mut cx.scratch.read);
+                if bytes == 0 {
+                    break;
+                }
+                unparsed.extend_from_slice(cx.scratch.read.get(..bytes).unwrap_or_default());
+            }
             if self.take_and_keep(unparsed, cx) == Taken::All {
-                self.take_last(false, cx);
+                // Its sender has not ended it.
+                self.take_last(true, cx);
             }
         }
         Some("SHUTDOWN")
@@ -169,6 +182,9 @@ impl Syslog {
         if self.is_broken || !cx.socket.is_readable() {
             return if self.is_broken || cx.socket.is_at_end() { self.at_end(cx) } else { Served::Idle };
         }
+        if let Some(later) = wait_for_budget(cx) {
+            return later;
+        }
         if let Some(delay) = self.delay(cx) {
             return Served::Delayed(delay);
         }
@@ -198,8 +214,12 @@ impl Syslog {
     /// One read, and what became of its messages.
     fn read(&mut self, cx: &mut Context<'_>) -> (ReadEnd, Taken) {
         let mut read = std::mem::take(&mut cx.scratch.read);
-        let is_much = cx.scratch.kept.unparsed > kept_budget(cx.ingress);
-        let limit = read.len().min(if is_much { SYSLOG_READ_BYTES_LOWEST } else { SYSLOG_READ_BYTES });
+        let limit = read.len().min(match keeps_much(cx.peer, cx.scratch.kept, cx.ingress) {
+            false => SYSLOG_READ_BYTES,
+            // The smallest unit of TLS is a record: with less room, the rest of it would be kept twice.
+            true if cx.socket.tls().is_some() => TLS_RECORD_BYTES_MAX,
+            true => SYSLOG_READ_BYTES_LOWEST,
+        });
         let end = cx.socket.read(&mut read[..limit], &mut cx.scratch.wire, cx.ingress.now);
         let bytes = if let ReadEnd::Bytes(bytes) = end { &read[..bytes] } else { &[][..] };
         let taken = if cx.socket.unparsed.is_empty() {
@@ -290,12 +310,13 @@ impl Syslog {
         }
     }
 
-    /// The peer has ended its half, or the connection is broken: what is left is its last message. Where the peer has not said that this
-    /// is the end, it may be a part of one: anybody on the way can break a connection.
+    /// The peer has ended its half, or the connection is broken: what is left is its last message. Where the peer has not announced the
+    /// end, it may be a part of one: anybody on the way can break a connection. A part of a TLS record is a part of a message, too.
     fn at_end(&mut self, cx: &mut Context<'_>) -> Served {
         let is_cut = self.is_broken || cx.socket.is_cut();
         let Some(has_last) = self.take_last(is_cut, cx) else { return Served::Wait };
-        match (self.is_broken, is_cut && has_last) {
+        let is_within_message = has_last || cx.socket.holds_part_of_record();
+        match (self.is_broken, is_cut && is_within_message) {
             (true, false) => Served::Gone("broken"),
             (true, true) => Served::Gone(CUT),
             (false, true) => Served::Close(CUT),

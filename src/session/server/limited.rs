@@ -1,4 +1,4 @@
-//! What a session does about limits: it says whether its agent is read, charges what was received, and tells the agent by
+//! What a session does about limits: it decides whether its agent is read, charges what was received, and informs the agent by
 //! the window in its ACKs.
 //!
 //! ```text
@@ -20,12 +20,12 @@ use crate::session::rates::{Rates, Sender, Wait};
 pub(super) struct Window {
     /// The agent is above a limit, or was and has sent more than was read since.
     is_small: bool,
-    /// The last ACK has said so.
+    /// The last ACK had the small window.
     is_small_for_agent: bool,
 }
 
 impl Window {
-    /// Whether the agent is to be told that the window is open again.
+    /// Whether the agent does not know yet that the window is open again.
     pub(super) fn is_due(self) -> bool {
         self.is_small_for_agent && !self.is_small
     }

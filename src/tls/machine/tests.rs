@@ -36,6 +36,9 @@ impl Server {
                 self.plain.extend_from_slice(&room[..plain]);
                 continue;
             }
+            if let Some(error) = self.machine.take_failure() {
+                return Err(error);
+            }
             if self.machine.is_at_end() {
                 self.has_ended = true;
             }
@@ -153,11 +156,80 @@ fn what_is_left_before_the_end_is_read_before_the_end() {
     let (mut room, mut out) = ([0; 10], Vec::new());
     let received = server.machine.receive(&mut server.wire[..bytes.len()], &mut room, &mut out);
     assert_eq!(received.unwrap(), Received::Bytes(10));
-    for _ in 0..4 {
+    for left in [40, 30, 20, 10] {
         assert!(!server.machine.is_at_end());
+        assert_eq!(server.machine.kept_bytes(), left);
         assert_eq!(server.machine.take_plain(&mut room), 10);
     }
     assert!(server.machine.is_at_end());
+}
+
+#[test]
+fn nothing_is_left_of_what_is_decrypted_into_a_room_for_a_record() {
+    for version in VERSIONS {
+        let (mut server, mut client) = pair(version);
+        let (mut room, mut plain) = (vec![0; TLS_RECORD_BYTES_MAX], 0);
+        for part in 0..20 {
+            client.writer().write_all(&vec![part; 1_000 * usize::from(part)]).unwrap();
+            let mut bytes = &sent_by(&mut client)[..];
+            while !bytes.is_empty() {
+                let at = server.machine.receive_at(room.len());
+                let (next, rest) = bytes.split_at(bytes.len().min(at.len()).min(7_000));
+                server.wire[at.start..at.start + next.len()].copy_from_slice(next);
+                let wire = &mut server.wire[..at.start + next.len()];
+                if let Received::Bytes(count) = server.machine.receive(wire, &mut room, &mut server.out).unwrap() {
+                    plain += count;
+                }
+                assert!(!server.machine.has_plain(), "{version:?}");
+                bytes = rest;
+            }
+        }
+        assert_eq!(plain, (0..20).sum::<usize>() * 1_000);
+    }
+}
+
+#[test]
+fn whole_records_end_with_the_last_that_has_come() {
+    for version in VERSIONS {
+        let (mut server, mut client) = pair(version);
+        let (mut bytes, mut ends) = (Vec::new(), vec![0]);
+        for length in [1, 300, 2_000] {
+            client.writer().write_all(&vec![7; length]).unwrap();
+            bytes.extend_from_slice(&sent_by(&mut client));
+            ends.push(bytes.len());
+        }
+        let last_end = |count: usize| ends.iter().copied().filter(|end| *end <= count).max().unwrap();
+        for count in 0..=bytes.len() {
+            assert_eq!(server.machine.whole_records(&bytes[..count]), last_end(count), "{count}");
+        }
+        for held in [3, ends[1] - 1] {
+            let (mut server, mut client) = pair(version);
+            client.writer().write_all(&[7; 1]).unwrap();
+            let first = sent_by(&mut client);
+            server.receive(&first[..held], usize::MAX, 100).unwrap();
+            assert!(server.machine.holds_part_of_record());
+            assert_eq!(server.machine.whole_records(&first[held..first.len() - 1]), 0);
+            assert_eq!(server.machine.whole_records(&first[held..]), first.len() - held);
+        }
+        server.receive(&bytes, usize::MAX, 100).unwrap();
+        assert_eq!(server.plain.len(), 2_301);
+    }
+}
+
+#[test]
+fn what_was_decrypted_before_a_wrong_record_is_returned_before_the_error() {
+    for version in VERSIONS {
+        for room in [3, 100, 1 << 15] {
+            let (mut server, mut client) = pair(version);
+            client.writer().write_all(b"the first").unwrap();
+            let mut bytes = sent_by(&mut client);
+            bytes.extend_from_slice(&record(23, V, &[7; 40]));
+            assert!(server.receive(&bytes, usize::MAX, room).is_err(), "{version:?} {room}");
+            assert_eq!(server.plain, b"the first", "{version:?} {room}");
+            assert!(show(&mut client, &server.take_out()).is_err(), "the client gets an alert");
+            assert!(server.receive(b"\x17\x03\x03\x00\x01x", usize::MAX, room).is_err());
+        }
+    }
 }
 
 #[test]
