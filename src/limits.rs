@@ -616,6 +616,8 @@ pub const RELOAD_PROBLEMS_SHOWN: usize = 20;
 
 /// Longest wait for room in the socket of the service manager.
 pub const NOTIFY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the end waits for the thread that notifies the service manager of it.
+pub const STOPPING_NOTICE_WAIT: Duration = Duration::from_secs(1);
 /// Messages to the service manager in the time after which it ends a silent service. With more than two, a late one does no harm.
 pub const WATCHDOG_MESSAGES: u32 = 4;
 /// Shortest time between two of them, and between two looks at loops that have not had their first turn.

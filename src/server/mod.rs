@@ -226,14 +226,15 @@ pub fn run(
     if let (Some(datagrams), Some(first)) = (datagrams, event_loops.first_mut()) {
         first.receive_datagrams(datagrams)?;
     }
-    let notices = notifier.notices();
-    notifier.start(&shared, address)?;
+    let (notices, stopping) = (notifier.notices(), notifier.start(&shared, address)?);
     lock.publish().map_err(system("the lock on its data directory"))?;
     started(address, config);
     Reloader::new(settings, reloading, &shared, (&routers, server_id), notices).start(requests)?;
     drop(shared);
     let end = loops::run(event_loops)?;
-    Ending { log_thread, routers, drain, health: log_health, promises, has_log }.finish(end)
+    let ended = Ending { log_thread, routers, drain, health: log_health, promises, has_log }.finish(end);
+    stopping.wait_until_sent();
+    ended
 }
 
 /// What is to be known of the start besides its line: who may send, how large the log may be, how long the certificate is valid.

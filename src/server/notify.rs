@@ -18,7 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::{ServerError, system};
 use crate::ids::LoopId;
-use crate::limits::{WATCHDOG_INTERVAL_LOWEST, WATCHDOG_MESSAGES};
+use crate::limits::{STOPPING_NOTICE_WAIT, WATCHDOG_INTERVAL_LOWEST, WATCHDOG_MESSAGES};
 use crate::net::Shared;
 use crate::service_manager::{READY, RELOADING, STOPPING, ServiceManager, WATCHDOG};
 
@@ -92,15 +92,25 @@ impl Notifier {
     }
 
     /// Starts the thread, which reports the service as ready once every loop has had a turn. It never ends: the process does.
-    pub(super) fn start(self, shared: &Arc<Shared>, address: SocketAddr) -> Result<(), ServerError> {
-        let Some(manager) = self.manager else { return Ok(()) };
+    pub(super) fn start(self, shared: &Arc<Shared>, address: SocketAddr) -> Result<Stopping, ServerError> {
+        let Some(manager) = self.manager else { return Ok(Stopping(None)) };
         let (loops, notices) = (Arc::downgrade(shared), self.notices);
-        let run = move || Notifying { manager, loops, address, fails: false }.run(&notices);
-        thread::Builder::new()
-            .name("notify".to_owned())
-            .spawn(run)
-            .map(drop)
-            .map_err(system("a thread that notifies the service manager"))
+        let (stopping_sent, stopping) = mpsc::channel();
+        let run = move || Notifying { manager, loops, address, stopping_sent, fails: false }.run(&notices);
+        let thread = thread::Builder::new().name("notify".to_owned()).spawn(run);
+        thread.map(|_| Stopping(Some(stopping))).map_err(system("a thread that notifies the service manager"))
+    }
+}
+
+/// Whether the service manager was notified of the end.
+pub(super) struct Stopping(Option<Receiver<()>>);
+
+impl Stopping {
+    /// Waits until it was, since the end may be shorter than a thread needs to notice it; a moment at most.
+    pub(super) fn wait_until_sent(&self) {
+        if let Some(sent) = &self.0 {
+            let _ = sent.recv_timeout(STOPPING_NOTICE_WAIT);
+        }
     }
 }
 
@@ -110,6 +120,8 @@ struct Notifying {
     /// Gone when all loops have ended.
     loops: Weak<Shared>,
     address: SocketAddr,
+    /// For the end, once STOPPING was sent.
+    stopping_sent: Sender<()>,
     /// The last message could not be sent, and this was logged.
     fails: bool,
 }
@@ -138,6 +150,7 @@ impl Notifying {
                     Notice::End if !stopping => {
                         stopping = true;
                         self.send(&format!("{STOPPING}\nSTATUS=Shutting down"));
+                        let _ = self.stopping_sent.send(());
                         break;
                     }
                     Notice::Reloading { since } if is_up => {
