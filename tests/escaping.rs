@@ -156,7 +156,11 @@ fn what_a_server_answers_is_shown_escaped() {
     for arguments in [&["health", &address][..], &["top", &address], &["top", "--json", &address]] {
         let output = telemetryx(folder.path(), arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        said(&output, "503");
+        // Of an answer that is not ours only the status and the first line are shown.
+        let shown = text(&output.stderr);
+        assert!(shown.contains("503") && shown.lines().count() == 1, "{shown}");
+        is_escaped(shown);
+        is_escaped(text(&output.stdout));
     }
     // Something that is neither: a banner with escape sequences.
     let address = answers(FORGED.as_bytes().to_vec()).to_string();
