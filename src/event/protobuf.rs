@@ -85,6 +85,15 @@ fn long_varint(bytes: &[u8]) -> Read<'_, u64> {
     Err(Fault::Varint)
 }
 
+/// Whether `bytes` are a varint and nothing else.
+#[inline(always)]
+pub(super) fn is_one_varint(bytes: &[u8]) -> bool {
+    match bytes {
+        [0..0x80] | [0x80..=0xFF, 0..0x80] => true,
+        _ => matches!(long_varint(bytes), Ok((_, []))),
+    }
+}
+
 /// The key of the next field. Its number is checked by [`skip`], where all keys end that no message knows.
 #[inline(always)]
 pub(super) fn field_key(bytes: &[u8]) -> Read<'_, u32> {
@@ -176,11 +185,12 @@ pub(super) const fn varint_bytes(value: u64) -> usize {
 /// Whether `bytes` are UTF-8. Most are short and ASCII: eight bytes at a time, the last eight overlapping.
 #[inline(always)]
 pub(super) fn is_utf8(bytes: &[u8]) -> bool {
-    is_short_ascii(bytes) || simdutf8::basic::from_utf8(bytes).is_ok()
+    is_ascii(bytes) || simdutf8::basic::from_utf8(bytes).is_ok()
 }
 
+/// Whether `bytes` are short and ASCII.
 #[inline(always)]
-fn is_short_ascii(bytes: &[u8]) -> bool {
+pub(super) fn is_ascii(bytes: &[u8]) -> bool {
     const HIGH: u64 = 0x8080_8080_8080_8080;
     // Longer texts are the SIMD validator's, whose dispatch costs more than these words.
     const SHORT_BYTES: usize = 256;

@@ -17,7 +17,7 @@ use super::check::Malformed;
 pub use super::proto::EventKind;
 use super::protobuf::{
     DELIMITED, DEPTH_ATTRIBUTE, DEPTH_BATCH, DEPTH_EVENT, FIXED64, Fault, Read, VARINT, delimited, field_key, fixed64,
-    is_utf8, key, skip, varint,
+    is_ascii, is_one_varint, is_utf8, key, skip, varint,
 };
 use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, SEVERITY_MAX, TIME_UNIX_NANO_MAX};
 
@@ -513,12 +513,14 @@ fn check_attribute(bytes: &[u8]) -> Result<usize, Malformed> {
     if let [KEY, key_bytes @ ..0x80, rest @ ..] = bytes
         && let Some((key, [value_key, value @ ..])) = rest.split_at_checked(usize::from(*key_bytes))
         && match (*value_key, value) {
-            (STRING, [text_bytes @ ..0x80, text @ ..]) => usize::from(*text_bytes) == text.len() && is_utf8(text),
-            (INT, value) => matches!(varint(value), Ok((_, []))),
-            (DOUBLE, value) => value.len() == 8,
+            // Its keys and lengths are ASCII as well: one look at all of it.
+            (STRING, [text_bytes @ ..0x80, text @ ..]) => {
+                usize::from(*text_bytes) == text.len() && (is_ascii(bytes) || is_utf8(text) && is_utf8(key))
+            }
+            (INT, value) => is_one_varint(value) && is_utf8(key),
+            (DOUBLE, value) => value.len() == 8 && is_utf8(key),
             _ => false,
         }
-        && is_utf8(key)
     {
         return Ok(key.len());
     }
@@ -558,7 +560,7 @@ fn unread_attribute(bytes: &[u8]) -> (&[u8], UnreadValue<'_>) {
         && let Some((key, fields @ [value_key, value @ ..])) = rest.split_at_checked(usize::from(*key_bytes))
         && match (*value_key, value) {
             (STRING, [text_bytes @ ..0x80, text @ ..]) => usize::from(*text_bytes) == text.len(),
-            (INT, value) => matches!(varint(value), Ok((_, []))),
+            (INT, value) => is_one_varint(value),
             (DOUBLE, value) => value.len() == 8,
             _ => false,
         }

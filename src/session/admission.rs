@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
-use crate::event::{BatchError, check_batch};
+use crate::event::{BatchError, InvalidEvent, check_batch};
 use crate::limits::{FRAME_EVENTS_MAX, HTTP_REJECTED_MAX, REASON_BYTES_MAX};
 use crate::wire::NackCode;
 
@@ -53,11 +53,8 @@ pub fn admit(payload: &[u8], ranges: &mut Vec<Range<usize>>) -> Admission {
         }
         Err(error) => {
             refused += 1;
-            // A NACK is bounded; what does not fit into its list is still counted.
-            if rejected.len() < REASON_BYTES_MAX / 2 && (refused as usize) <= HTTP_REJECTED_MAX {
-                let error = serde_json::Value::String(error.to_string());
-                let comma = if rejected.is_empty() { "" } else { "," };
-                let _ = write!(rejected, "{comma}{{\"index\":{index},\"error\":{error}}}");
+            if (refused as usize) <= HTTP_REJECTED_MAX {
+                name_refused(&mut rejected, index, error);
             }
         }
     });
@@ -80,5 +77,15 @@ pub fn admit(payload: &[u8], ranges: &mut Vec<Range<usize>>) -> Admission {
                 Admission::Some { events, refused, reason }
             }
         }
+    }
+}
+
+/// Adds an event to the list of a NACK, which is bounded: what does not fit is still counted.
+#[cold]
+fn name_refused(rejected: &mut String, index: usize, error: InvalidEvent) {
+    if rejected.len() < REASON_BYTES_MAX / 2 {
+        let error = serde_json::Value::String(error.to_string());
+        let comma = if rejected.is_empty() { "" } else { "," };
+        let _ = write!(rejected, "{comma}{{\"index\":{index},\"error\":{error}}}");
     }
 }
