@@ -143,6 +143,9 @@ pub const FRAME_RATE_MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
 pub const STALLED_FRAME_TIMEOUT: Duration = Duration::from_secs(2);
 /// The last ACK is repeated this often while a commit stalls (R1).
 pub const ACK_REPEAT: Duration = Duration::from_secs(1);
+/// While an agent's connection has more to be read, its ACKs follow each other no sooner than this, or a quarter of its window: about
+/// four reads of eight busy agents.
+pub const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
 /// A server-made epoch of an unknown agent is random in `[1, this)` (R4).
 pub const EPOCH_FIRST_MAX: u64 = 1 << 48;
 /// An epoch from here on is a protocol error (R4): counting up from it could overflow.

@@ -27,6 +27,22 @@ fn a_run_is_free_again_when_buffer_and_slices_are_gone() {
 }
 
 #[test]
+fn a_large_pool_begins_on_a_huge_page_and_has_every_byte() {
+    const HUGE: usize = POOL_HUGE_PAGE_BYTES;
+    for bytes in [PAGE, HUGE, 2 * HUGE - PAGE, 2 * HUGE, 3 * HUGE + 5 * PAGE] {
+        let mut pool = Pool::new(bytes, Box::new(|| {}));
+        let mut buffer = pool.allocate(bytes).unwrap();
+        if bytes >= 2 * HUGE {
+            assert_eq!(buffer.filled().as_ptr().addr() % HUGE, 0, "{bytes}");
+        }
+        assert!(buffer.unfilled().iter().all(|byte| *byte == 0));
+        buffer.unfilled().fill(1);
+        buffer.advance(bytes);
+        assert_eq!(buffer.filled().iter().map(|byte| usize::from(*byte)).sum::<usize>(), bytes);
+    }
+}
+
+#[test]
 fn shared_bytes_are_never_written_again() {
     let mut pool = pool(1);
     let mut buffer = pool.allocate(1).unwrap();
