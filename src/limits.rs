@@ -408,6 +408,9 @@ pub const BUFFER_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 pub const BUFFER_BYTES_LIMIT: usize = 64 * 1024 * 1024 * 1024;
 /// Unit of allocation in the pool: a partial frame costs at least this much, and the pool's map one bit for it.
 pub const POOL_PAGE_BYTES: usize = 4 * 1024;
+/// A pool of at least two of these is laid out on pages of this size, where the system has them: that of x86-64, and of arm64 with pages of
+/// 4 KiB, bytes.
+pub const POOL_HUGE_PAGE_BYTES: usize = 2 << 20;
 /// HTTP bodies leave one in this many bytes to agents, of what is not kept for whole bodies; see `batch/shares.rs`.
 pub const POOL_AGENTS_SHARE: usize = 4;
 /// The same for bodies of at most [`HTTP_BODY_BEGINNING_BYTES`]: of what agents may use, half of what larger ones leave.

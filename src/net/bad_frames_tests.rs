@@ -148,7 +148,7 @@ impl Bench {
                 let Connection { phase, socket, peer, .. } = &mut *connection;
                 let (ingress, scratch, out) = (&mut self.ingress, &mut self.scratch, &mut out);
                 if let Phase::Open(protocol) = phase {
-                    protocol.acknowledge(&mut Context { socket, peer, ingress, scratch, out });
+                    protocol.acknowledge(false, &mut Context { socket, peer, ingress, scratch, out });
                 }
             }
             connection.socket.send(&out, self.ingress.now).unwrap();

@@ -100,7 +100,7 @@ impl Bench {
         let Connection { phase, socket, peer, .. } = &mut self.connection;
         let (ingress, scratch) = (&mut self.ingress, &mut self.scratch);
         if let (Phase::Open(protocol), false) = (phase, has_ended(served)) {
-            protocol.acknowledge(&mut Context { socket, peer, ingress, scratch, out: &mut out });
+            protocol.acknowledge(false, &mut Context { socket, peer, ingress, scratch, out: &mut out });
         }
         self.connection.socket.send(&out, self.ingress.now).ok();
         (served, self.take_messages())

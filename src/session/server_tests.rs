@@ -337,6 +337,33 @@ fn r1_one_ack_covers_all_of_a_commit_and_is_repeated_every_second_while_the_comm
 }
 
 #[test]
+fn an_ack_waits_for_what_is_read_next_for_5_ms_or_a_quarter_of_the_window() {
+    let mut server = Server::new();
+    (server.settings.window_frames, server.at_once) = (16, false);
+    let quarter = server.settings.window_bytes as usize / 4;
+    let mut session = server.connect();
+    let mut out = Vec::new();
+    server.receive(&mut session, &mut [bytes_of(hello()), data(1, "a")].concat(), &mut out);
+    let may_wait =
+        |session: &ServerSession, server: &Server| session.may_acknowledge_later(&server.settings, server.now);
+    assert!(may_wait(&session, &server));
+    server.now += ACK_DELAY_MAX - Duration::from_nanos(1);
+    assert!(may_wait(&session, &server));
+    server.now += Duration::from_nanos(1);
+    assert!(!may_wait(&session, &server), "it has waited long enough");
+    server.watermark = 1;
+    server.acknowledge(&mut session, &mut out);
+    assert!(may_wait(&session, &server), "an ACK was sent just now");
+    server.receive(&mut session, &mut data(2, &"b".repeat(quarter)), &mut Vec::new());
+    assert!(!may_wait(&session, &server), "the agent needs its window");
+    server.watermark = 2;
+    server.acknowledge(&mut session, &mut out);
+    let four: Vec<u8> = (3..7).flat_map(|seq| data(seq, "c")).collect();
+    server.receive(&mut session, &mut four.clone(), &mut out);
+    assert!(!may_wait(&session, &server), "of frames, too");
+}
+
+#[test]
 fn r2_a_duplicate_is_dropped_and_acknowledged_again() {
     expect(
         &[bytes_of(hello()), data(1, "a"), data(2, "b"), data(1, "a"), data(2, "b")],

@@ -14,8 +14,9 @@ impl EventLoop {
 
     /// Answers what the watermarks cover. `true`: something still waits.
     fn acknowledge_one(&mut self, id: ConnectionId) -> bool {
+        let is_read_next = self.connections.get(id).is_some_and(|connection| connection.queued) && !self.draining();
         let answered = self.with_protocol(id, |protocol, cx| {
-            protocol.acknowledge(cx);
+            protocol.acknowledge(is_read_next, cx);
             (protocol.is_waiting(), protocol.is_over().or(cx.socket.is_at_end().then_some("end")))
         });
         let Some(connection) = self.connections.get_mut(id) else { return false };

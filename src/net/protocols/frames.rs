@@ -95,9 +95,12 @@ impl Protocol for Frames {
         self.session.is_waiting()
     }
 
-    fn acknowledge(&mut self, cx: &mut Context<'_>) {
+    fn acknowledge(&mut self, is_read_next: bool, cx: &mut Context<'_>) {
         let shared = cx.ingress.shared.clone();
         if !self.log_epoch(&cx.peer.origin, cx.ingress) {
+            return;
+        }
+        if is_read_next && !self.is_limited && self.session.may_acknowledge_later(&shared.settings, cx.ingress.now) {
             return;
         }
         let (own, before) = (cx.ingress.event_loop, self.session.acked_seq());

@@ -69,7 +69,7 @@ impl Protocol for Http {
         self.machine.waiting_for().is_some() || self.machine.waits_for_profile()
     }
 
-    fn acknowledge(&mut self, cx: &mut Context<'_>) {
+    fn acknowledge(&mut self, _is_read_next: bool, cx: &mut Context<'_>) {
         if self.machine.waits_for_profile() {
             let now = cx.ingress.now;
             let mut ingress = cx.ingress.http(cx.peer);

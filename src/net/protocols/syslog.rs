@@ -104,7 +104,7 @@ impl Protocol for Syslog {
         true
     }
 
-    fn acknowledge(&mut self, _cx: &mut Context<'_>) {}
+    fn acknowledge(&mut self, _is_read_next: bool, _cx: &mut Context<'_>) {}
 
     fn deadline(&self, _pressure: bool) -> Option<Instant> {
         // Afterwards a connection may be quiet for ever: TCP finds out when its peer is gone.
