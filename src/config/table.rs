@@ -158,7 +158,7 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "pages_token_file",
-            applies: Applies::OnRestart,
+            applies: Applies::OnReload,
             default: Value::text(""),
             form: Form::Path,
             doc: "File that contains the token for /status.json, which the status page and telemetryx top read, and for \

@@ -23,7 +23,7 @@ use crate::config::{Config, ConfigError, LogFilter, Resolved};
 use crate::counted::Counted;
 use crate::limits::{RELOAD_KEYS_SHOWN, RELOAD_PROBLEMS_SHOWN, RELOAD_TIMEOUT};
 use crate::metrics::Metrics;
-use crate::net::{Policy, Shared};
+use crate::net::{PagesAccess, Policy, Shared};
 use crate::router::steps::Steps;
 use crate::router::{Reshaper, Router};
 use crate::session::tokens::Tokens;
@@ -144,14 +144,21 @@ impl Reloader {
         let before = shared.policy.get();
         let mut changes = changes(&self.settings, &new);
         let tokens = access::read_tokens_after(&new.config, &before.tokens)?;
+        let pages = PagesAccess { token: access::read_pages_token(&new.config.server)? };
         let acceptor = self.acceptor(&before, &new.config)?;
         check_authentication((&self.settings.config, &before.tokens), (&new.config, &tokens))?;
-        name_files(&mut changes, (&before.tokens, &tokens), (before.encryption.acceptor.as_ref(), acceptor.as_ref()));
+        check_pages(&before.pages, &pages, access::is_required(&new.config, &tokens))?;
+        name_files(
+            &mut changes,
+            [(&before.tokens, &tokens), (&before.pages.token, &pages.token)],
+            (before.encryption.acceptor.as_ref(), acceptor.as_ref()),
+        );
         let policy = Policy {
             encryption: loops::encryption(&new.config, acceptor),
             rates: before.rates.followed_by(loops::rate_settings(&new.config, &tokens)),
             logged_agents: loops::logged_agents(&new.config),
             tokens,
+            pages,
         };
         let (done, answers) = mpsc::channel();
         shared.set_policy(policy, &done);
@@ -199,14 +206,27 @@ fn check_authentication(before: (&Config, &Tokens), after: (&Config, &Tokens)) -
     Ok(())
 }
 
-/// Files whose contents have changed, and not their names.
+/// The same of pages that have been closed.
+fn check_pages(before: &PagesAccess, after: &PagesAccess, is_authentication_required: bool) -> Result<(), ConfigError> {
+    if !before.token.is_empty() && after.token.is_empty() && !is_authentication_required {
+        return Err(refused(
+            "server.pages_token_file: the new settings would open the pages to everybody; restart the server if that is \
+             intended"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Files whose contents have changed, and not their names. `tokens`: those of senders and that of pages, before and after.
 fn name_files(
     changes: &mut Changes,
-    tokens: (&Tokens, &Tokens),
+    [senders, pages]: [(&Tokens, &Tokens); 2],
     acceptors: (Option<&Arc<Acceptor>>, Option<&Arc<Acceptor>>),
 ) {
     let names = |prefix: &str| changes.applied.iter().any(|key| key.starts_with(prefix));
-    let has_other_tokens = tokens.0 != tokens.1 && !names("clients.") && !names("server.");
+    let has_other_tokens = !senders.0.are_same(senders.1) && !names("clients.") && !names("server.tokens_file");
+    let has_other_pages_token = !pages.0.are_same(pages.1) && !names("server.pages_token_file");
     let is_other = match acceptors {
         (Some(before), Some(after)) => !Arc::ptr_eq(before, after),
         _ => false,
@@ -214,6 +234,9 @@ fn name_files(
     let has_other_certificate = is_other && !names("tls.");
     if has_other_tokens {
         changes.applied.push("contents of the files of tokens".to_owned());
+    }
+    if has_other_pages_token {
+        changes.applied.push("contents of server.pages_token_file".to_owned());
     }
     if has_other_certificate {
         changes.applied.push("contents of the files of [tls]".to_owned());

@@ -97,6 +97,13 @@ impl Tokens {
         Ok(())
     }
 
+    /// Whether these are the tokens and certificates of `other`, wherever they are accepted.
+    pub fn are_same(&self, other: &Self) -> bool {
+        let Self { known, clients, is_current, certificates, allow_plaintext: _ } = self;
+        (known, clients, is_current, certificates)
+            == (&other.known, &other.clients, &other.is_current, &other.certificates)
+    }
+
     /// What a valid certificate with this first DNS name stands for.
     pub fn certificate(&self, name: Option<&str>) -> Certificate {
         let is_it = |(known, _): &&(String, ClientId)| name.is_some_and(|name| name.eq_ignore_ascii_case(known));
