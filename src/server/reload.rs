@@ -160,6 +160,10 @@ impl Reloader {
             tokens,
             pages,
         };
+        // First: with the policy, connections get the spans that the filter lets through.
+        if new.log_filter != self.settings.log_filter {
+            (self.reloading.set_log_filter)(new.log_filter.clone());
+        }
         let (done, answers) = mpsc::channel();
         shared.set_policy(policy, &done);
         drop(done);
@@ -168,9 +172,6 @@ impl Reloader {
             if let (Some(reshaper), Some(settings)) = (self.reshapers.get(sink.running), settings) {
                 reshaper.reshape(Steps::new(&settings.steps, self.server_id), settings.batch.max_age);
             }
-        }
-        if new.log_filter != self.settings.log_filter {
-            (self.reloading.set_log_filter)(new.log_filter.clone());
         }
         self.settings.adopt(new, &changes);
         wait_for_loops(shared.event_loops(), &answers);

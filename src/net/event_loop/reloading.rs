@@ -26,6 +26,8 @@ impl EventLoop {
             Some(machine) => encryption.access_with_tls(machine, tokens),
             None => encryption.access_without_tls(connection.peer.address.ip().to_canonical()),
         };
+        // The filter may be another one, and `log.agents`.
+        connection.renew_span(&self.ingress.policy);
         // The lines of those that wait have been emptied.
         let was_delayed = std::mem::take(&mut connection.is_delayed);
         let close = self.with_protocol(id, |protocol, cx| protocol.policy_changed(forgets_dues, cx)).flatten();
