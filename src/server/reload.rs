@@ -145,14 +145,12 @@ impl Reloader {
         let mut changes = changes(&self.settings, &new);
         let tokens = access::read_tokens_after(&new.config, &before.tokens)?;
         let pages = PagesAccess { token: access::read_pages_token(&new.config.server)? };
-        let acceptor = self.acceptor(&before, &new.config)?;
         check_authentication((&self.settings.config, &before.tokens), (&new.config, &tokens))?;
         check_pages(&before.pages, &pages, access::is_required(&new.config, &tokens))?;
-        name_files(
-            &mut changes,
-            [(&before.tokens, &tokens), (&before.pages.token, &pages.token)],
-            (before.encryption.acceptor.as_ref(), acceptor.as_ref()),
-        );
+        // The last that can fail: another certificate is watched and shown from here on.
+        let acceptor = self.acceptor(&before, &new.config)?;
+        name_files(&mut changes, (&before.tokens, &tokens), (before.encryption.acceptor.as_ref(), acceptor.as_ref()));
+        name_pages_token(&mut changes, &before.pages, &pages);
         let policy = Policy {
             encryption: loops::encryption(&new.config, acceptor),
             rates: before.rates.followed_by(loops::rate_settings(&new.config, &tokens)),
@@ -219,15 +217,14 @@ fn check_pages(before: &PagesAccess, after: &PagesAccess, is_authentication_requ
     Ok(())
 }
 
-/// Files whose contents have changed, and not their names. `tokens`: those of senders and that of pages, before and after.
+/// Files whose contents have changed, and not their names.
 fn name_files(
     changes: &mut Changes,
-    [senders, pages]: [(&Tokens, &Tokens); 2],
+    tokens: (&Tokens, &Tokens),
     acceptors: (Option<&Arc<Acceptor>>, Option<&Arc<Acceptor>>),
 ) {
     let names = |prefix: &str| changes.applied.iter().any(|key| key.starts_with(prefix));
-    let has_other_tokens = !senders.0.are_same(senders.1) && !names("clients.") && !names("server.tokens_file");
-    let has_other_pages_token = !pages.0.are_same(pages.1) && !names("server.pages_token_file");
+    let has_other_tokens = !tokens.0.knows_same(tokens.1) && !names("clients.") && !names("server.tokens_file");
     let is_other = match acceptors {
         (Some(before), Some(after)) => !Arc::ptr_eq(before, after),
         _ => false,
@@ -236,11 +233,16 @@ fn name_files(
     if has_other_tokens {
         changes.applied.push("contents of the files of tokens".to_owned());
     }
-    if has_other_pages_token {
-        changes.applied.push("contents of server.pages_token_file".to_owned());
-    }
     if has_other_certificate {
         changes.applied.push("contents of the files of [tls]".to_owned());
+    }
+}
+
+/// The same of the pages token.
+fn name_pages_token(changes: &mut Changes, before: &PagesAccess, after: &PagesAccess) {
+    let is_named = changes.applied.iter().any(|key| key == "server.pages_token_file");
+    if !is_named && !before.token.knows_same(&after.token) {
+        changes.applied.push("contents of server.pages_token_file".to_owned());
     }
 }
 
