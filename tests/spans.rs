@@ -43,7 +43,7 @@ fn reload(directory: &Path, filter: &str, settings: &str) {
 }
 
 fn connect(server: &Server, id: u8, name: &str) -> RawAgent {
-    RawAgent::greeted(server.address(), Hello { name, ..hello([id; 16], 0) }).0
+    RawAgent::greeted(server.address(), Hello { name, token: b"of-api", ..hello([id; 16], 0) }).0
 }
 
 /// Sends a frame of three events and waits for its ACK.
@@ -70,7 +70,10 @@ fn number(line: &str, field: &str) -> f64 {
 #[test]
 fn a_connection_a_commit_and_a_delivery_have_a_line_each_at_level_debug() {
     let directory = tempfile::tempdir().unwrap();
-    let server = start(directory.path(), ALL, "");
+    let token = directory.path().join("token");
+    fs::write(&token, "of-api\n").unwrap();
+    let client = format!("[[clients]]\nname = \"api\"\ntoken_file = {token:?}\n");
+    let server = start(directory.path(), ALL, &client);
     let mut agent = connect(&server, 1, "web-1");
     send(&mut agent, 1);
     drop(agent);
@@ -78,10 +81,13 @@ fn a_connection_a_commit_and_a_delivery_have_a_line_each_at_level_debug() {
     let ended = line(&server, &["disconnected reason=\"end\""]);
     assert!(ended.contains(" DEBUG connection{id="), "{ended}");
     let peer = "peer=127.0.0.1:";
-    assert!(ended.contains(peer) && ended.contains("tls=false protocol=\"frames\" agent=\"web-1\"}: "), "{ended}");
+    assert!(
+        ended.contains(peer) && ended.contains("tls=false protocol=\"frames\" agent=\"web-1\" client=\"api\"}: "),
+        "{ended}"
+    );
     assert!((0.0..600.0).contains(&number(&ended, "seconds")), "{ended}");
     // What others log about the connection shows whose it is.
-    line(&server, &["connection{id=", "agent=\"web-1\"}: ", ": agent disconnected "]);
+    line(&server, &["connection{id=", "client=\"api\"}: ", ": agent disconnected "]);
 
     get(server.address(), "/health");
     line(&server, &["connection{id=", "tls=false protocol=\"http\"}: ", ": disconnected reason=", " seconds="]);

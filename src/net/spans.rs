@@ -33,8 +33,11 @@ impl Connection {
         self.span.in_scope(|| tracing::debug!("connected"));
     }
 
-    /// Logs that it is gone.
+    /// Logs that it is gone, where its span shows which one.
     pub(super) fn log_end(&self, reason: &'static str, policy: &Policy, now: Instant) {
+        if self.span.is_disabled() {
+            return;
+        }
         let open_for = now.saturating_duration_since(self.peer.opened);
         let is_logged = policy.logs(self.peer.origin.agent.as_deref());
         self.span.in_scope(|| match is_logged {

@@ -415,14 +415,12 @@ impl Worker {
     fn answered(&mut self, since: Instant, (span, result): (Span, Result<(), Failure>), now: Now) -> Stepped {
         let seconds = now.monotonic.saturating_duration_since(since).as_secs_f64();
         self.metrics.delivery_seconds.observe(seconds);
+        let is_shown = !span.is_disabled();
         let _entered = span.entered();
-        let (outcome, is_rehearsal) = (&result, self.parts.is_rehearsal());
-        debug!(
-            outcome = outcome::name(outcome, is_rehearsal),
-            reason = outcome::reason(outcome),
-            seconds,
-            "delivery ended"
-        );
+        if is_shown {
+            let outcome = outcome::name(&result, self.parts.is_rehearsal());
+            debug!(outcome, reason = outcome::reason(&result), seconds, "delivery ended");
+        }
         self.settle(result, now)
     }
 

@@ -30,9 +30,9 @@ impl CommitSpan {
         self.0.as_ref().map(|(span, _)| span.clone().entered())
     }
 
-    /// Logs that the commit is synced.
+    /// Logs that the commit is synced, where its span shows which one.
     pub(super) fn log_end(self, sync_seconds: f64, now: Instant) {
-        let Some((span, taken)) = self.0 else { return };
+        let Some((span, taken)) = self.0.filter(|(span, _)| !span.is_disabled()) else { return };
         let seconds = now.saturating_duration_since(taken).as_secs_f64();
         span.in_scope(|| debug!(sync_seconds, seconds, "commit synced"));
     }
