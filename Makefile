@@ -109,7 +109,7 @@ bench-loops:    ## two event loops against one: cost of an event, and events per
 bench-steps:    ## steps of a sink, end to end: with a filter or sampling against without (5 minutes)
 	./tools/bench/steps
 
-bench-tracing:  ## log lines and spans that are not written, against a build without them: at least 0.99 (10 minutes)
+bench-tracing:  ## log lines and spans that are not written, against a build without them: at least 0.99 (15 minutes)
 	./tools/bench/tracing
 
 instructions:   ## instructions of the boundaries between stages (needs valgrind; 2 minutes)

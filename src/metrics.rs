@@ -56,6 +56,11 @@ pub enum Protocol {
 
 impl Protocol {
     const NAMES: [&'static str; 3] = ["frames", "http", "syslog"];
+
+    /// As the label has it.
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
 }
 
 /// Whom a limit is for: the closed set of `scope` of `telemetryx_events_limited_total`.

@@ -218,6 +218,8 @@ fn send(agent: &mut RawAgent, payload: &[u8], frames: u64, seq: &mut u64) {
 
 #[test]
 fn no_frame_and_no_event_allocates_between_socket_and_batch() {
+    // The default of `log.filter`: spans of connections and commits are left out, as in a server.
+    tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_writer(std::io::sink).init();
     // One after the other: they share the counters.
     no_allocation(false, RateSettings::default());
     no_allocation(true, RateSettings::default());

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+const LINES: &[&str] = &["error", "warn", "info", "debug", "trace", "event"];
+const SPANS: &[&str] = &["error_span", "warn_span", "info_span", "debug_span", "trace_span", "span"];
 /// What may be written with `%`: it is ours, or has a form that holds no text.
 const DISPLAYED: &[&str] = &[
     "address", // socket addresses
@@ -104,21 +106,41 @@ fn problems(name: &str, call: &[String]) -> Vec<String> {
     problems
 }
 
+/// The same of a span, whose fields are in front of every line within it; its name is not a message.
+fn problems_of_span(name: &str, call: &[String]) -> Vec<String> {
+    let is_message = |argument: &&String| argument.starts_with('"');
+    let texts = call.iter().filter(is_message).count();
+    let fields: Vec<String> = call.iter().filter(|argument| !is_message(argument)).cloned().collect();
+    let mut problems = problems(name, &fields);
+    if texts != 1 {
+        problems.push(format!("{name}: a span has one text, its name: {call:?}"));
+    }
+    problems
+}
+
 #[test]
 fn no_text_of_a_peer_is_logged_without_quotes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     sources(&root, &mut files);
-    let (mut all, mut found) = (0, Vec::new());
+    let (mut all, mut spans, mut found) = (0, 0, Vec::new());
     for file in files {
         let source = fs::read_to_string(&file).unwrap();
         let name = file.strip_prefix(&root).unwrap().to_str().unwrap();
-        for call in calls(&source, &["error", "warn", "info", "debug", "trace", "event"]) {
+        for call in calls(&source, LINES) {
             all += 1;
             found.extend(problems(name, &call));
         }
+        for call in calls(&source, SPANS) {
+            spans += 1;
+            found.extend(problems_of_span(name, &call));
+        }
+        // A field of a span that is set later is a value as well.
+        if source.contains("field::display") {
+            found.push(format!("{name}: field::display: record text, which is quoted"));
+        }
     }
-    assert!(all > 20, "log lines are found: {all}");
+    assert!(all > 20 && spans >= 3, "log lines and spans are found: {all}, {spans}");
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
@@ -130,4 +152,9 @@ fn the_search_finds_what_it_is_for() {
     assert_eq!(problems("net/x.rs", &calls[0]).len(), 2);
     assert_eq!(problems("net/x.rs", &calls[1]), [""; 0]);
     assert_eq!(problems("sink/x.rs", &calls[1]).len(), 1);
+    let source =
+        r#"tracing::debug_span!(parent: None, "a", %peer, agent = %origin.name); info_span!("b", sink = self.name)"#;
+    let found: Vec<_> =
+        self::calls(source, SPANS).iter().map(|call| problems_of_span("net/x.rs", call).len()).collect();
+    assert_eq!(found, [0, 1], "in the order of SPANS");
 }

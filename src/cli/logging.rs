@@ -81,7 +81,10 @@ pub(super) fn start(format: LogFormat, filter: LogFilter) -> Result<Logging, Fai
     let layer = fmt::layer().with_writer(make_writer).with_ansi(false);
     match format {
         LogFormat::Text => registry.with(layer).try_init(),
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+        // All spans that a line is within, once.
+        LogFormat::Json => {
+            registry.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(true)).try_init()
+        }
     }
     .map_err(|error| Failure::Failed(format!("log output cannot start: {error}")))?;
     Ok(Logging { lines, filter })

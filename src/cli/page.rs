@@ -95,6 +95,15 @@ impl Page {
         Ok(Self { from: From::Url { agent: Box::new(agent(files)?), url, has_scheme }, shown, token: None, max_bytes })
     }
 
+    /// Sends this token from now on. `false`: it is the one that was sent before, or none was.
+    pub(super) fn take_other_token(&mut self, token: Vec<u8>) -> bool {
+        let is_other = self.token.as_ref().is_some_and(|known| *known != token);
+        if is_other {
+            self.token = Some(token);
+        }
+        is_other
+    }
+
     /// The same page, with a bearer token in each request. Another machine gets it without TLS only at a URL that names `http`.
     ///
     /// # Errors

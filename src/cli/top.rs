@@ -47,7 +47,7 @@ pub(super) struct TopArgs {
 
 /// Until `q` or Ctrl-C, or once.
 pub(super) fn run(args: &TopArgs) -> Result<(), Failure> {
-    let source = Source::new(args)?;
+    let mut source = Source::new(args)?;
     if args.json {
         let body = source.body()?;
         return print(&format!("{}\n", body.trim_end()));
@@ -67,20 +67,33 @@ pub(super) fn run(args: &TopArgs) -> Result<(), Failure> {
 /// Where the answers come from.
 struct Source {
     page: Page,
-    has_token: bool,
+    token_file: Option<PathBuf>,
 }
 
 impl Source {
     fn new(args: &TopArgs) -> Result<Self, Failure> {
         let token = args.token_file.as_deref().map(read_token).transpose().map_err(Failure::Failed)?;
-        let (url, has_token) = (args.url.as_deref(), token.is_some());
-        let page = Page::new(("status.json", "top"), url, &args.files, &args.settings, STATUS_ANSWER_BYTES_MAX)?;
-        Ok(Self { page: page.with_token(token)?, has_token })
+        let page = Page::new(
+            ("status.json", "top"),
+            args.url.as_deref(),
+            &args.files,
+            &args.settings,
+            STATUS_ANSWER_BYTES_MAX,
+        )?;
+        Ok(Self { page: page.with_token(token)?, token_file: args.token_file.clone() })
     }
 
-    fn body(&self) -> Result<String, Failure> {
+    fn body(&mut self) -> Result<String, Failure> {
+        let mut answer = self.page.get()?;
+        // The server may have been given another token meanwhile, and the file of this command with it.
+        if answer.status == 401
+            && let Some(Ok(token)) = self.token_file.as_deref().map(read_token)
+            && self.page.take_other_token(token)
+        {
+            answer = self.page.get()?;
+        }
         let failed = |why: String| Failure::Failed(format!("{}: {why}", self.page.shown));
-        let Answer { status, body, incomplete } = self.page.get()?;
+        let Answer { status, body, incomplete } = answer;
         match (status, incomplete) {
             (200, None) => Ok(body),
             (200, Some(error)) => Err(failed(format!("the answer is incomplete: {error}"))),
@@ -90,13 +103,13 @@ impl Source {
 
     fn hint(&self, status: u16) -> &'static str {
         match status {
-            401 if !self.has_token => "; name a file that contains it with --token-file",
+            401 if self.token_file.is_none() => "; name a file that contains it with --token-file",
             404 => "; perhaps this is not a telemetryx server, or an older one",
             _ => "",
         }
     }
 
-    fn ask(&self) -> Result<Status, Failure> {
+    fn ask(&mut self) -> Result<Status, Failure> {
         serde_json::from_str(&self.body()?).map_err(|error| {
             Failure::Failed(format!("{}: the answer is not the status of a server: {error}", self.page.shown))
         })
@@ -112,7 +125,49 @@ fn error_of(body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+
+    use clap::Parser;
+
     use super::*;
+
+    /// A server that accepts the token `second`: another one was, until a reload.
+    fn serve(listener: &TcpListener) {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+            let head: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+            let is_known = head.iter().any(|line| line.eq_ignore_ascii_case("authorization: Bearer second"));
+            let (status, body) = if is_known { (200, "{}") } else { (401, r#"{"error":"not the token"}"#) };
+            let length = body.len();
+            write!(stream, "HTTP/1.1 {status} t\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_not_accepted_any_more_is_read_again() {
+        #[derive(Parser)]
+        struct Cli {
+            #[command(flatten)]
+            args: TopArgs,
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("pages");
+        std::fs::write(&file, "first\n").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || serve(&listener));
+        let args = Cli::parse_from(["top", &url, "--token-file", file.to_str().unwrap()]).args;
+        let mut source = Source::new(&args).unwrap();
+        let refused = |source: &mut Source| source.body().unwrap_err().to_string();
+        assert!(refused(&mut source).contains("answers 401: not the token"));
+        std::fs::remove_file(&file).unwrap();
+        assert!(refused(&mut source).contains("answers 401: not the token"));
+        std::fs::write(&file, "second\n").unwrap();
+        assert_eq!(source.body().unwrap(), "{}");
+    }
 
     #[test]
     fn the_error_of_an_answer_is_shown_escaped() {

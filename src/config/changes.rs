@@ -129,6 +129,7 @@ impl Resolved {
         take_over(&mut self.entries, entries);
         let running = &mut self.config;
         running.server.tokens_file = config.server.tokens_file;
+        running.server.pages_token_file = config.server.pages_token_file;
         running.server.allow_plaintext_tokens = config.server.allow_plaintext_tokens;
         (running.tls, running.limits, running.clients) = (config.tls, config.limits, config.clients);
         (running.log.filter, running.log.agents) = (config.log.filter, config.log.agents);
@@ -244,7 +245,7 @@ mod tests {
             "{certificate}client_ca_file = \"a\"\nclient_crl_file = \"r\"\nclient_auth = \"require\"\nplaintext = \"loopback\""
         );
         let reloaded = format!(
-            "[server]\ntokens_file = \"t\"\nallow_plaintext_tokens = true\n[tls]\n{tls}\n[limits]\nevents_per_second = 1\n\
+            "[server]\ntokens_file = \"t\"\npages_token_file = \"p\"\nallow_plaintext_tokens = true\n[tls]\n{tls}\n[limits]\nevents_per_second = 1\n\
              bytes_per_second = 2\nagent_events_per_second = 3\nagent_bytes_per_second = 4\nburst = \"5s\"\n[batch]\n\
              max_age = \"1s\"\n[log]\nfilter = \"warn\"\nagents = \"web-*\"\n[[clients]]\nname = \"api\"\ntoken_file = \"t\"\n[[sinks]]\n\
              name = \"sqlite\"\ninclude = [{{ kinds = [\"log\"] }}]\nexclude = [{{ name = [\"x\"] }}]\nsample = {{ keep = \"1/2\", \

@@ -158,7 +158,7 @@ const SERVER: Section = Section {
         },
         Setting {
             key: "pages_token_file",
-            applies: Applies::OnRestart,
+            applies: Applies::OnReload,
             default: Value::text(""),
             form: Form::Path,
             doc: "File that contains the token for /status.json, which the status page and telemetryx top read, and for \
@@ -473,8 +473,8 @@ const LOG: Section = Section {
             applies: Applies::OnReload,
             default: Value::text(""),
             form: Form::Text,
-            doc: "Names of agents whose frames and acknowledgements are logged one by one (level info), with * for any text and \
-                  commas between them, such as \"web-*,db-1\". Empty: none.",
+            doc: "Names of agents whose frames and acknowledgements are logged one by one, within a span of their connection (level \
+                  info), with * for any text and commas between them, such as \"web-*,db-1\". Empty: none.",
         },
     ],
 };

@@ -65,7 +65,7 @@ impl From<Denied> for Refusal {
         match denied {
             Denied::NotSet => Self::new(
                 403,
-                "this server requires tokens, and has none for its pages: set server.pages_token_file and restart",
+                "this server requires tokens, and has none for its pages: set server.pages_token_file and run `telemetryx reload`",
             ),
             Denied::Missing => {
                 Self::new(401, "send `Authorization: Bearer TOKEN` with the token of server.pages_token_file")

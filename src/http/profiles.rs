@@ -77,7 +77,7 @@ fn denied(denied: Denied) -> Refusal {
     match denied {
         Denied::NotSet => Refusal::new(
             403,
-            "profiles require the token of server.pages_token_file, and none is set: set it and restart",
+            "profiles require the token of server.pages_token_file, and none is set: set it and run `telemetryx reload`",
         ),
         denied => denied.into(),
     }

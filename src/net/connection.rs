@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tracing::Span;
+
 use crate::batch::Origin;
 use crate::ids::{ClientId, ConnectionId};
 use crate::limits::{HELLO_TIMEOUT, SILENT_AFTER};
@@ -61,6 +63,8 @@ pub(super) struct Connection {
     pub peer: Peer,
     /// Where the connection is in its life.
     pub phase: Phase,
+    /// Around what is logged of it; disabled where the log filter leaves it out.
+    pub span: Span,
     /// Is in one of the lists of those to be served.
     pub queued: bool,
     /// Is in the line of those that wait for memory or ring.
@@ -105,6 +109,7 @@ impl Connection {
             socket: Socket::new(transport, now),
             peer,
             phase: Phase::Undecided,
+            span: Span::none(),
             queued: false,
             waiting: false,
             is_delayed: false,
@@ -123,6 +128,11 @@ impl Connection {
         }
     }
 
+    /// Its protocol is not known yet.
+    pub(super) fn is_undecided(&self) -> bool {
+        matches!(self.phase, Phase::Undecided)
+    }
+
     /// The mark that its HELLO waits for has been given back: the HELLO is shown again.
     pub(super) fn mark_is_free(&mut self) {
         if let Phase::Open(protocol) = &mut self.phase {
@@ -135,6 +145,7 @@ impl Connection {
     pub(super) fn close(&mut self, reason: &'static str, ingress: &mut Ingress) -> &'static str {
         let reason = *self.close_reason.get_or_insert(reason);
         if let Phase::Open(protocol) = &mut self.phase {
+            let _entered = self.span.enter();
             protocol.closed(reason, &self.peer, ingress);
         }
         if !self.is_closing() {

@@ -339,9 +339,10 @@ impl EventLoop {
         id: ConnectionId,
         call: impl FnOnce(&mut dyn Protocol, &mut Context<'_>) -> R,
     ) -> Option<R> {
-        let Connection { phase: Phase::Open(protocol), socket, peer, .. } = self.connections.get_mut(id)? else {
+        let Connection { phase: Phase::Open(protocol), socket, peer, span, .. } = self.connections.get_mut(id)? else {
             return None;
         };
+        let _entered = span.enter();
         let (ingress, scratch, out) = (&mut self.ingress, &mut self.scratch, &mut self.out);
         Some(call(protocol.as_mut(), &mut Context { socket, peer, ingress, scratch, out }))
     }

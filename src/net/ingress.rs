@@ -505,14 +505,14 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn has_host(&self, name: &str) -> bool {
-        self.ingress.shared.status.access.has_host(name)
+        self.ingress.shared.status.has_host(name)
     }
 
     fn may_read_status(&mut self, token: Option<&[u8]>) -> Result<(), http::Denied> {
-        let Policy { tokens, encryption, .. } = &*self.ingress.policy;
+        let Policy { tokens, encryption, pages, .. } = &*self.ingress.policy;
         let access = self.peer.access;
         let is_open = tokens.is_empty() && !encryption.requires_certificate && access.refused.is_none();
-        self.ingress.shared.status.access.admit(token, access.is_private, is_open)
+        pages.admit(token, access.is_private, is_open)
     }
 
     fn takes_profiles(&self) -> bool {
@@ -520,7 +520,7 @@ impl http::Ingress for HttpIngress<'_> {
     }
 
     fn may_profile(&mut self, token: Option<&[u8]>) -> Result<(), http::Denied> {
-        self.ingress.shared.status.access.admit_token(token, self.peer.access.is_private)
+        self.ingress.policy.pages.admit_token(token, self.peer.access.is_private)
     }
 
     fn begin_profile(&mut self, order: Order) -> Result<Pending, NotBegun> {

@@ -36,6 +36,7 @@
 //! | `listener` | bind, bounded accepts, pause when descriptors run out |
 //! | `policy` | who may send and how much: what a reload may change |
 //! | `timers` | deadlines of connections |
+//! | `spans` | whose log lines are: the span of a connection |
 //! | `log_limit` | so many log lines about connections a second |
 //!
 //! **Backpressure is one rule**: a connection for which the ring has no slot, or the pool no room for a frame of the largest size, is
@@ -66,6 +67,7 @@ mod roster;
 mod serve;
 mod shared;
 mod socket;
+mod spans;
 mod status;
 #[cfg(test)]
 mod syslog_tests;

@@ -1,4 +1,4 @@
-//! Who may send, and how much: what a reload may change of it.
+//! Who may send, how much, and who may read pages: what a reload may change of it.
 //!
 //! ```text
 //!  reload ─▶ Shared::set_policy ─▶ Message::Policy to every loop ─▶ each looks at its connections once, and answers
@@ -11,14 +11,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::glob::Glob;
 use crate::net::encryption::Encryption;
+use crate::net::status::PagesAccess;
 use crate::session::rates::Rates;
 use crate::session::tokens::Tokens;
 
-/// Who may send, and how much.
+/// Who may send, how much, and who may read pages.
 #[derive(Default)]
 pub struct Policy {
     /// Whose frames and requests are accepted.
     pub tokens: Tokens,
+    /// Who may read pages.
+    pub pages: PagesAccess,
     /// TLS, and what is accepted without it.
     pub encryption: Encryption,
     /// How much they may send.

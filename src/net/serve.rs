@@ -82,7 +82,8 @@ pub(super) fn serve(
     scratch: &mut Scratch,
     out: &mut Vec<u8>,
 ) -> Served {
-    let Connection { phase, socket, peer, .. } = connection;
+    let Connection { phase, socket, peer, span, .. } = connection;
+    let _entered = span.enter();
     let kept_before = socket.counted_kept();
     socket.set_whole_records_only(waits_for_budget(phase) && keeps_much(peer, scratch.kept, ingress));
     let mut cx = Context { socket, peer, ingress, scratch, out };

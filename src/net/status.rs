@@ -20,8 +20,8 @@ use crate::time::Now;
 pub struct StatusSources {
     /// When the process began to serve.
     pub started: Instant,
-    /// Who may read it.
-    pub access: PagesAccess,
+    /// Names of this server, in lower case (`http.hosts`).
+    pub hosts: Vec<String>,
     /// The sinks, as far as routers know them.
     pub sinks: Box<dyn Fn(Instant) -> Vec<Sink> + Send + Sync>,
     /// What was last rejected on receipt.
@@ -35,7 +35,7 @@ impl Default for StatusSources {
     fn default() -> Self {
         Self {
             started: Instant::now(),
-            access: PagesAccess::default(),
+            hosts: Vec::new(),
             sinks: Box::new(|_| Vec::new()),
             rejections: Recent::new(STATUS_LIST_MAX),
             agents: Arc::default(),
@@ -48,8 +48,6 @@ impl Default for StatusSources {
 pub struct PagesAccess {
     /// The pages token, if there is one.
     pub token: Tokens,
-    /// Names of this server, in lower case (`http.hosts`).
-    pub hosts: Vec<String>,
 }
 
 impl PagesAccess {
@@ -77,11 +75,6 @@ impl PagesAccess {
     /// Why not.
     pub fn admit_token(&self, token: Option<&[u8]>, is_private: bool) -> Result<(), Denied> {
         if self.token.is_empty() { Err(Denied::NotSet) } else { self.admit(token, is_private, false) }
-    }
-
-    /// Whether the server has this name.
-    pub fn has_host(&self, name: &str) -> bool {
-        self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
     }
 }
 
@@ -147,6 +140,11 @@ impl Drop for Listed {
 }
 
 impl StatusSources {
+    /// Whether the server has this name.
+    pub(super) fn has_host(&self, name: &str) -> bool {
+        self.hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
+    }
+
     /// Notes that `events` of a sender were rejected, or a request whose events were not counted.
     pub(super) fn rejected(&self, rejection: &Rejected<'_>, unix_ms: u64) {
         let Rejected { from, protocol, code, events, reason } = *rejection;
@@ -264,7 +262,7 @@ mod tests {
         let open = PagesAccess::default();
         assert_eq!((open.admit(None, false, true), open.admit(Some(b"x"), false, true)), (Ok(()), Ok(())));
         assert_eq!(open.admit(Some(b"secret"), true, false), Err(Denied::NotSet));
-        let closed = PagesAccess { token: token(), hosts: Vec::new() };
+        let closed = PagesAccess { token: token() };
         for is_open in [false, true] {
             assert_eq!(closed.admit(None, true, is_open), Err(Denied::Missing));
             assert_eq!(closed.admit(Some(b"other"), true, is_open), Err(Denied::Wrong));

@@ -29,6 +29,7 @@
 
 mod between;
 mod connecting;
+mod outcome;
 mod pausing;
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, mem};
 
-use tracing::{debug, info, warn};
+use tracing::{Span, debug, debug_span, info, warn};
 
 use super::bisection::{Answer, Bisection};
 use super::dead::{DeadLetters, RefusedEvent};
@@ -87,8 +88,8 @@ enum State {
     Gather,
     /// Give the next part of the delivery to the sink; where there is none left, the delivery has ended.
     Deliver,
-    /// That was answered; the sink was asked at `since`.
-    Answered { since: Instant, result: Result<(), Failure> },
+    /// That was answered; the sink was asked at `since`, within `span`.
+    Answered { since: Instant, span: Span, result: Result<(), Failure> },
     /// Keep what the sink refuses of the next part, in order of position.
     Bury(Vec<Refusal>),
     /// Save the position of this part, which the sink has.
@@ -132,6 +133,8 @@ pub struct Worker {
     gather: Gather,
     /// What is left of the delivery.
     parts: Bisection,
+    /// How often the sink was asked to store a part of it.
+    attempts: u64,
     /// The store has answered, and its position is one of this log.
     connected: bool,
     /// Positions that no batch will have, after what is gathered.
@@ -195,6 +198,7 @@ impl Worker {
             log: shared.log.as_ref().map(|log| log.oldest()..log.end()),
             gather,
             parts: Bisection::default(),
+            attempts: 0,
             connected: false,
             gap: None,
             counted: 0,
@@ -255,7 +259,7 @@ impl Worker {
             State::Reached(answer) => self.reached(answer, now),
             State::Gather => self.gather(now),
             State::Deliver => self.deliver(now),
-            State::Answered { since, result } => self.answered(since, result, now),
+            State::Answered { since, span, result } => self.answered(since, (span, result), now),
             State::Bury(refusals) => self.bury(refusals, now),
             State::Save(part) => self.save(part, now),
             State::Check { then_upkeep } => Ok(self.check(then_upkeep, now)),
@@ -354,6 +358,7 @@ impl Worker {
     /// The one place where a delivery passes from [`Gather`] to what is given to the sink.
     fn take_delivery(&mut self, delivery: Delivery) {
         self.parts = Bisection::rehearsing(delivery, self.sink.rehearses());
+        self.attempts = 0;
     }
 
     /// No batch will have `positions`.
@@ -392,17 +397,29 @@ impl Worker {
         if self.position >= part.last_position() {
             return self.settle(Ok(()), now);
         }
+        self.attempts += 1;
+        let span = debug_span!(
+            parent: None,
+            "delivery",
+            sink = self.name,
+            first = part.first_position(),
+            last = part.last_position(),
+            events = part.events(),
+            attempt = self.attempts
+        );
         let is_rehearsal = self.parts.is_rehearsal();
-        let result = if is_rehearsal { self.sink.rehearse(&part) } else { self.sink.deliver(&part) };
-        Ok(self.then(State::Answered { since: now.monotonic, result }))
+        let result = span.in_scope(|| if is_rehearsal { self.sink.rehearse(&part) } else { self.sink.deliver(&part) });
+        Ok(self.then(State::Answered { since: now.monotonic, span, result }))
     }
 
-    fn answered(&mut self, since: Instant, result: Result<(), Failure>, now: Now) -> Stepped {
+    fn answered(&mut self, since: Instant, (span, result): (Span, Result<(), Failure>), now: Now) -> Stepped {
         let seconds = now.monotonic.saturating_duration_since(since).as_secs_f64();
         self.metrics.delivery_seconds.observe(seconds);
-        if let Some(part) = self.parts.attempt() {
-            let (first, last) = (part.first_position(), part.last_position());
-            debug!(sink = self.name, first, last, events = part.events(), seconds, stored = result.is_ok(), "delivery");
+        let is_shown = !span.is_disabled();
+        let _entered = span.entered();
+        if is_shown {
+            let outcome = outcome::name(&result, self.parts.is_rehearsal());
+            debug!(outcome, reason = outcome::reason(&result), seconds, "delivery ended");
         }
         self.settle(result, now)
     }

@@ -98,10 +98,8 @@ impl Owned {
 pub(super) struct Sharing {
     /// Sent in WELCOME.
     pub server_id: [u8; 16],
-    /// Who may send events.
+    /// Who may send events, and who may read pages.
     pub policy: Policy,
-    /// Who may read pages.
-    pub pages_token: Tokens,
     /// The marks of all agents.
     pub marks: Marks,
     /// The metrics of the server.
@@ -125,7 +123,7 @@ impl Sharing {
             http: http_settings(config),
             syslog: config.syslog.enabled.then(|| config.syslog.allow.clone()),
             limits: connection_limits(config, owned.len()),
-            status: status_sources(config, self.pages_token, routers),
+            status: status_sources(config, routers),
             policy: Newest::new(self.policy),
             marks: Mutex::new(self.marks),
             metrics: self.metrics,
@@ -179,10 +177,11 @@ fn session_settings(config: &Config, server_id: [u8; 16], has_required_sinks: bo
     }
 }
 
-/// Who may send and how much, at start. `tokens` and `acceptor` have read their files.
-pub(super) fn policy(config: &Config, tokens: Tokens, acceptor: Option<Arc<Acceptor>>) -> Policy {
+/// Who may send and how much, and who may read pages, at start. `tokens`, `pages` and `acceptor` have read their files.
+pub(super) fn policy(config: &Config, tokens: Tokens, pages: Tokens, acceptor: Option<Arc<Acceptor>>) -> Policy {
     let rates = Rates::new(rate_settings(config, &tokens), Instant::now());
-    Policy { encryption: encryption(config, acceptor), rates, tokens, logged_agents: logged_agents(config) }
+    let (pages, logged_agents) = (PagesAccess { token: pages }, logged_agents(config));
+    Policy { encryption: encryption(config, acceptor), rates, tokens, pages, logged_agents }
 }
 
 /// The agents of `log.agents`, which was checked.
@@ -261,12 +260,12 @@ fn sink_report(progress: &SinkProgress) -> SinkReport {
     }
 }
 
-/// What only `/status.json` shows, and to whom.
-fn status_sources(config: &Config, token: Tokens, routers: &[Router]) -> StatusSources {
+/// What only `/status.json` shows, and the names under which it is shown.
+fn status_sources(config: &Config, routers: &[Router]) -> StatusSources {
     let sinks = config.sinks.iter().zip(routers);
     let sinks: Vec<_> = sinks.map(|(sink, router)| (sink.kind, router.progress().clone())).collect();
     StatusSources {
-        access: PagesAccess { token, hosts: config.http.hosts.0.clone() },
+        hosts: config.http.hosts.0.clone(),
         sinks: Box::new(move |now| sinks.iter().map(|(kind, sink)| shown_sink(kind, sink, now)).collect()),
         ..StatusSources::default()
     }

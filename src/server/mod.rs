@@ -216,10 +216,10 @@ pub fn run(
     let address = listener.local_addr().map_err(system("the address of its socket"))?;
     let datagrams = bind_datagrams(config, address)?;
     report_start(config, (address, has_log), (&tokens, tls.as_ref()), &metrics)?;
-    let policy = loops::policy(config, tokens, tls);
+    let policy = loops::policy(config, tokens, pages_token, tls);
     let (on_end, on_reload, hangup_reloads) = (notifier.on_end(), requests.on_reload(), reloading.by_hangup);
     let health = log_health.clone();
-    let sharing = Sharing { server_id, policy, pages_token, marks, metrics, health, on_end, hangup_reloads, on_reload };
+    let sharing = Sharing { server_id, policy, marks, metrics, health, on_end, hangup_reloads, on_reload };
     let shared = sharing.share(config, &owned, &routers);
     let restored = if has_log { RESTORED } else { Ticket::default() };
     let mut event_loops = loops::start(config, owned, &shared, (listener, restored), &mut random)?;

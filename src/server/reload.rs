@@ -23,7 +23,7 @@ use crate::config::{Config, ConfigError, LogFilter, Resolved};
 use crate::counted::Counted;
 use crate::limits::{RELOAD_KEYS_SHOWN, RELOAD_PROBLEMS_SHOWN, RELOAD_TIMEOUT};
 use crate::metrics::Metrics;
-use crate::net::{Policy, Shared};
+use crate::net::{PagesAccess, Policy, Shared};
 use crate::router::steps::Steps;
 use crate::router::{Reshaper, Router};
 use crate::session::tokens::Tokens;
@@ -144,15 +144,24 @@ impl Reloader {
         let before = shared.policy.get();
         let mut changes = changes(&self.settings, &new);
         let tokens = access::read_tokens_after(&new.config, &before.tokens)?;
-        let acceptor = self.acceptor(&before, &new.config)?;
+        let pages = PagesAccess { token: access::read_pages_token(&new.config.server)? };
         check_authentication((&self.settings.config, &before.tokens), (&new.config, &tokens))?;
+        check_pages(&before.pages, &pages, access::is_required(&new.config, &tokens))?;
+        // The last that can fail: another certificate is watched and shown from here on.
+        let acceptor = self.acceptor(&before, &new.config)?;
         name_files(&mut changes, (&before.tokens, &tokens), (before.encryption.acceptor.as_ref(), acceptor.as_ref()));
+        name_pages_token(&mut changes, &before.pages, &pages);
         let policy = Policy {
             encryption: loops::encryption(&new.config, acceptor),
             rates: before.rates.followed_by(loops::rate_settings(&new.config, &tokens)),
             logged_agents: loops::logged_agents(&new.config),
             tokens,
+            pages,
         };
+        // First: with the policy, connections get the spans that the filter lets through.
+        if new.log_filter != self.settings.log_filter {
+            (self.reloading.set_log_filter)(new.log_filter.clone());
+        }
         let (done, answers) = mpsc::channel();
         shared.set_policy(policy, &done);
         drop(done);
@@ -161,9 +170,6 @@ impl Reloader {
             if let (Some(reshaper), Some(settings)) = (self.reshapers.get(sink.running), settings) {
                 reshaper.reshape(Steps::new(&settings.steps, self.server_id), settings.batch.max_age);
             }
-        }
-        if new.log_filter != self.settings.log_filter {
-            (self.reloading.set_log_filter)(new.log_filter.clone());
         }
         self.settings.adopt(new, &changes);
         wait_for_loops(shared.event_loops(), &answers);
@@ -199,6 +205,18 @@ fn check_authentication(before: (&Config, &Tokens), after: (&Config, &Tokens)) -
     Ok(())
 }
 
+/// The same of pages that have been closed.
+fn check_pages(before: &PagesAccess, after: &PagesAccess, is_authentication_required: bool) -> Result<(), ConfigError> {
+    if !before.token.is_empty() && after.token.is_empty() && !is_authentication_required {
+        return Err(refused(
+            "server.pages_token_file: the new settings would open the pages to everybody; restart the server if that is \
+             intended"
+                .to_owned(),
+        ));
+    }
+    Ok(())
+}
+
 /// Files whose contents have changed, and not their names.
 fn name_files(
     changes: &mut Changes,
@@ -206,7 +224,7 @@ fn name_files(
     acceptors: (Option<&Arc<Acceptor>>, Option<&Arc<Acceptor>>),
 ) {
     let names = |prefix: &str| changes.applied.iter().any(|key| key.starts_with(prefix));
-    let has_other_tokens = tokens.0 != tokens.1 && !names("clients.") && !names("server.");
+    let has_other_tokens = !tokens.0.knows_same(tokens.1) && !names("clients.") && !names("server.tokens_file");
     let is_other = match acceptors {
         (Some(before), Some(after)) => !Arc::ptr_eq(before, after),
         _ => false,
@@ -217,6 +235,14 @@ fn name_files(
     }
     if has_other_certificate {
         changes.applied.push("contents of the files of [tls]".to_owned());
+    }
+}
+
+/// The same of the pages token.
+fn name_pages_token(changes: &mut Changes, before: &PagesAccess, after: &PagesAccess) {
+    let is_named = changes.applied.iter().any(|key| key == "server.pages_token_file");
+    if !is_named && !before.token.knows_same(&after.token) {
+        changes.applied.push("contents of server.pages_token_file".to_owned());
     }
 }
 

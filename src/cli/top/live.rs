@@ -85,7 +85,7 @@ fn end_at_a_key(events: SyncSender<Event>) -> io::Result<()> {
     thread::Builder::new().name("keys".to_owned()).spawn(wait).map(drop)
 }
 
-fn ask_each_second(source: Source, events: SyncSender<Event>) -> io::Result<()> {
+fn ask_each_second(mut source: Source, events: SyncSender<Event>) -> io::Result<()> {
     let ask = move || {
         loop {
             thread::sleep(INTERVAL);

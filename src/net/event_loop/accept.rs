@@ -91,7 +91,10 @@ impl EventLoop {
         let access = self.ingress.policy.encryption.access_without_tls(peer.ip().to_canonical());
         let id = self.connections.insert(|id| Connection::new(id, transport, (peer, access), overloaded, now));
         self.ingress.shared.metrics.connections.inc();
-        tracing::debug!(connection = id.get(), %peer, "connected");
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.renew_span(&self.ingress.policy);
+            connection.log_begin();
+        }
         let connections = &self.connections;
         self.unknown.enter(id, |id| is_unknown(connections, id));
         self.ingress.shared.loops.enters_unknown();

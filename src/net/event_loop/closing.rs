@@ -83,7 +83,7 @@ impl EventLoop {
             self.leave_delayed();
         }
         let reason = connection.close(reason, &mut self.ingress);
-        tracing::debug!(connection = id.get(), peer = %connection.peer.address, reason, "disconnected");
+        connection.log_end(reason, &self.ingress.policy, self.ingress.now);
         self.ingress.shared.loops.left(self.ingress.event_loop);
         self.ingress.shared.metrics.connections.dec();
         self.ingress.shared.metrics.connection_closed(reason);

@@ -18,9 +18,12 @@ impl EventLoop {
     }
 
     fn readmit(&mut self, id: ConnectionId, forgets_dues: bool) {
-        let Some(connection) = self.connections.get_mut(id).filter(|connection| !connection.is_closing()) else {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        // The filter may be another one, and `log.agents`.
+        connection.renew_span(&self.ingress.policy);
+        if connection.is_closing() {
             return;
-        };
+        }
         let Policy { encryption, tokens, .. } = &*self.ingress.policy;
         connection.peer.access = match connection.socket.tls() {
             Some(machine) => encryption.access_with_tls(machine, tokens),

@@ -113,7 +113,7 @@ impl EventLoop {
     pub(super) fn serve_one(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.queued = false;
-        let was_known = connection.peer.is_known;
+        let (was_known, was_undecided) = (connection.peer.is_known, connection.is_undecided());
         let mut served = serve(connection, &mut self.ingress, &mut self.scratch, &mut self.out);
         if served == Served::NeedsRoom {
             served = self.make_room(id);
@@ -124,6 +124,9 @@ impl EventLoop {
         if waits && !connection.awaiting {
             connection.awaiting = true;
             self.awaiting.push(id);
+        }
+        if shows_what_it_is || was_undecided != connection.is_undecided() {
+            connection.renew_span(&self.ingress.policy);
         }
         if shows_what_it_is {
             self.known();

@@ -8,7 +8,7 @@ use crate::batch::Origin;
 use crate::batch::pool::Buffer;
 use crate::ids::{Ticket, hex};
 use crate::limits::{HEADER_BYTES, HELLO_FRAME_BYTES, READ_BYTES_PER_TURN};
-use crate::metrics::LimitScope;
+use crate::metrics::{self, LimitScope};
 use crate::net::connection::Peer;
 use crate::net::delayed::Delay;
 use crate::net::ingress::Ingress;
@@ -85,6 +85,10 @@ impl Protocol for Frames {
         let served = self.serve_once(cx);
         self.is_refused = matches!(served, Served::Close(reason) if reason != BYE);
         served
+    }
+
+    fn name(&self) -> &'static str {
+        metrics::Protocol::Frames.name()
     }
 
     fn priority(&self) -> Priority {

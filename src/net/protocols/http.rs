@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{Context, Ending, Priority, Protocol, SlowBody};
 use crate::http::{Connection, Room};
 use crate::limits::{OUTBOX_BYTES_MAX, READ_BYTES_PER_TURN};
+use crate::metrics;
 use crate::net::connection::Peer;
 use crate::net::ingress::Ingress;
 use crate::net::serve::{HEAD_READ_BYTES, Scratch, Served};
@@ -59,6 +60,10 @@ impl Protocol for Http {
             }
         }
         Served::Again
+    }
+
+    fn name(&self) -> &'static str {
+        metrics::Protocol::Http.name()
     }
 
     fn priority(&self) -> Priority {

@@ -88,6 +88,9 @@ pub(super) trait Protocol: Send {
     /// Reads and parses a share of one turn.
     fn serve(&mut self, cx: &mut Context<'_>) -> Served;
 
+    /// Its name, for the span of the connection.
+    fn name(&self) -> &'static str;
+
     /// In which order the connection is served.
     fn priority(&self) -> Priority;
 

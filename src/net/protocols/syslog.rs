@@ -87,6 +87,10 @@ impl Protocol for Syslog {
         served
     }
 
+    fn name(&self) -> &'static str {
+        metrics::Protocol::Syslog.name()
+    }
+
     fn priority(&self) -> Priority {
         if self.is_known { Priority::Others } else { Priority::New }
     }

@@ -16,6 +16,7 @@
 //! * Once a second it looks which segments no sink needs any more.
 
 mod slots;
+mod span;
 #[cfg(test)]
 mod tests;
 pub mod thread;
@@ -26,6 +27,7 @@ use std::{io, mem};
 
 pub use self::slots::Unwritten;
 use self::slots::{copy_refused, entry, is_refused, runs};
+use self::span::CommitSpan;
 use crate::batch::Batch;
 use crate::descriptors;
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_SLOTS_MAX, LOG_RETRY, LOG_UPKEEP, LOG_WARNING_INTERVAL};
@@ -96,6 +98,8 @@ pub struct GroupCommit {
     state: State,
     /// What was taken from the rings and is not synced yet.
     slots: Vec<Slot>,
+    /// Of the commit that they belong to.
+    span: CommitSpan,
     /// What of it is not in dead letters yet.
     refused: Vec<RefusedPayload>,
     /// For each loop its last ticket in `slots`; 0: there is none.
@@ -159,6 +163,7 @@ impl GroupCommit {
             rings,
             state: State::Idle,
             slots: Vec::with_capacity(COMMIT_SLOTS_MAX),
+            span: CommitSpan::default(),
             refused: Vec::new(),
             tickets,
             paused: None,
@@ -176,6 +181,7 @@ impl GroupCommit {
     }
 
     fn try_step(&mut self, now: Now) -> Stepped {
+        let _entered = self.span.entered();
         match mem::replace(&mut self.state, State::Idle) {
             State::Idle => self.take(now),
             State::Keep => self.keep(now),
@@ -189,7 +195,9 @@ impl GroupCommit {
             }
             State::Synced { first_position, since, result } => {
                 result.map_err(|failure| self.fail(&failure))?;
-                self.parts.metrics.wal_sync_seconds.observe((now.monotonic - since).as_secs_f64());
+                let sync_seconds = (now.monotonic - since).as_secs_f64();
+                self.parts.metrics.wal_sync_seconds.observe(sync_seconds);
+                mem::take(&mut self.span).log_end(sync_seconds, now.monotonic);
                 self.synced(first_position);
                 Ok(Next::Step)
             }
@@ -227,6 +235,8 @@ impl GroupCommit {
             }
             bytes >= COMMIT_BYTES_MAX
         });
+        self.span = CommitSpan::new(&self.slots, self.parts.writer.next_position(), now.monotonic);
+        let _entered = self.span.entered();
         copy_refused(&self.slots, &mut self.refused);
         if self.refused.is_empty() { self.append(now) } else { self.keep(now) }
     }
