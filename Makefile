@@ -86,7 +86,7 @@ alerts-test:    ## the alert rules and their tests (needs promtool: Debian packa
 	promtool check rules tools/prometheus/alerts.yaml
 	promtool test rules tools/prometheus/alerts_test.yaml
 
-bench:          ## speed and memory end to end, against others, in one table (10 minutes; installs nats-server)
+bench:          ## speed and memory end to end, against others, in one table (40 minutes; installs nats-server)
 	./tools/bench/run
 
 bench-lag:      ## a sink that stands still for a minute, and a start with 10 GiB of log (5 minutes, 13 GiB of disk)

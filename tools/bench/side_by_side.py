@@ -248,15 +248,15 @@ class Table:
 
     def print(self):
         busy = " beside busy loops |" if self.with_busy else ""
-        print(f"\n| | telemetryx | against | | ratio (lowest to highest) |{busy} goal |")
+        print(f"\n| | telemetryx | against | | ratio (95 % interval) |{busy} goal |")
         print(f"|---|--:|---|--:|--:|{'--:|' if busy else ''}--:|")
         for cells in self.lines:
             print(f"| {' | '.join(cells)} |")
 
 
 def ratio_of(rates):
-    ratios = sorted(our / their for our, their in rates)
-    return f"**{statistics.median(ratios):.2f}** ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    median, low, high = interval([our / their for our, their in rates])
+    return f"**{median:.2f}** ({low:.2f} to {high:.2f})"
 
 
 def per_cpu_second(report):
