@@ -440,6 +440,40 @@ fn a_certificate_of_a_client_is_its_identity() {
     assert_eq!(answer, "{\"accepted\":1,\"rejected\":[]}");
 }
 
+/// Whoever is refused over HTTP is told the same reason as an agent.
+#[test]
+fn a_refused_post_names_what_is_wrong_with_its_token_or_certificate() {
+    let server = TlsServer::start_with(
+        &[
+            "tls.client_ca_file=DIR/ca.pem",
+            "tls.client_auth=request",
+            "clients.api.certificate_name=api.example.org",
+            "clients.edge.token_file=DIR/token",
+        ],
+        |path, _| drop(support::tls::write(path, "token", "of-edge\n")),
+    );
+    let api = server.issue("api", &["api.example.org"], 2);
+    let nobody = server.issue("nobody", &["10.0.0.1"], 3);
+    let missing = "and none was sent: send `Authorization: Bearer TOKEN`";
+    for (own, token, expected) in [
+        (Some(&api), "", "\"accepted\":1"),
+        (Some(&nobody), "of-edge", "\"accepted\":1"),
+        (None, "", missing),
+        (None, "of-nobody", "unknown token"),
+        (Some(&nobody), "", "the certificate is not that of a client (certificate_name): send `Authorization: "),
+        (Some(&api), "of-edge", "the token is that of another client than the certificate"),
+    ] {
+        let mut stream = server.connect(&server.client(own, BOTH));
+        let token = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+        let head = format!("POST /v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{token}");
+        let body = "Content-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"name\":\"a\"}";
+        stream.write_all((head + body).as_bytes()).unwrap();
+        let answer = String::from_utf8(stream.read_to_end().unwrap()).unwrap();
+        assert!(answer.contains(expected), "{expected}: {answer}");
+        assert_eq!(answer.starts_with("HTTP/1.1 401 "), !expected.contains("accepted"), "{answer}");
+    }
+}
+
 #[test]
 fn without_tls_events_are_accepted_as_set() {
     let server = TlsServer::start(&["tls.plaintext=refuse"]);
@@ -604,6 +638,7 @@ fn the_commands_speak_tls() {
     assert!(!output.status.success() && text.contains("UnknownIssuer") && text.contains("CA file"), "{text}");
     let (text, output) = telemetryx(&["send", "--to", &address, &lines]);
     assert!(!output.status.success() && text.contains("with TLS only"), "{text}");
+    assert!(!text.contains("--token-file"), "a token would not help: {text}");
     for http in [&[][..], &["--http"]] {
         let bench = [
             "bench",

@@ -279,7 +279,11 @@ fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -
         ..client::Options::new(address)
     });
     let mut client = client.map_err(|error| match error {
-        ClientError::Stopped(Stopped::Refused { code: GoawayCode::Auth, .. }) if no_token => SendError::NoToken(error),
+        ClientError::Stopped(Stopped::Refused { code: GoawayCode::Auth, ref text })
+            if no_token && text.contains("requires a token") =>
+        {
+            SendError::NoToken(error)
+        }
         ClientError::TimedOut { ref reason, .. } if reason.contains("refused (os error") => {
             SendError::NobodyListens(error)
         }
