@@ -93,6 +93,24 @@ fn messages_of_rfc_3164_and_what_programs_make_of_it() {
             json!({"time":time,"severity":18,"source":"postfix/smtpd","body":"connect",
                 "attributes":{"syslog.facility":4,"syslog.procid":"7"}}),
         ),
+        // Without a space after the tag.
+        (
+            "<34>Oct 11 22:14:15 mymachine sshd[812]:Accepted [x]: y",
+            json!({"time":time,"severity":18,"source":"sshd","body":"Accepted [x]: y",
+                "attributes":{"syslog.facility":4,"host.name":"mymachine","syslog.procid":"812"}}),
+        ),
+        (
+            "<34>Oct 11 22:14:15 sshd[812]:Accepted",
+            json!({"time":time,"severity":18,"source":"sshd","body":"Accepted",
+                "attributes":{"syslog.facility":4,"syslog.procid":"812"}}),
+        ),
+        (
+            "<34>a[1]:b c",
+            json!({"severity":18,"source":"a","body":"b c","attributes":{"syslog.facility":4,"syslog.procid":"1"}}),
+        ),
+        // Neither an index nor an address is one.
+        ("<34>x[i]:y z", json!({"severity":18,"body":"x[i]:y z","attributes":facility(4)})),
+        ("<34>[1]:y z", json!({"severity":18,"body":"[1]:y z","attributes":facility(4)})),
         // Without a tag.
         (
             "<34>Oct 11 22:14:15 mymachine last message repeated 3 times",
@@ -360,6 +378,19 @@ fn what_is_cut_ends_with_a_whole_character_and_is_marked() {
     let event = of(&[b"<1>".as_slice(), &vec![0xFF; SYSLOG_MESSAGE_BYTES_MAX]].concat());
     assert!(event["body"].as_str().unwrap().len() <= SYSLOG_MESSAGE_BYTES_MAX);
     assert_eq!(event["attributes"], json!({"syslog.facility":0,"syslog.invalid_utf8":true,"truncated":true}));
+}
+
+#[test]
+fn a_source_that_is_cut_is_marked() {
+    let long = "a".repeat(EVENT_NAME_BYTES_MAX);
+    for (app, is_cut) in [(long.clone(), false), (format!("{long}b"), true)] {
+        let event = of(format!("<1>1 - h {app} - - - x").as_bytes());
+        assert_eq!(event["source"], json!(long));
+        assert_eq!(event["attributes"].get("truncated"), is_cut.then_some(&json!(true)));
+    }
+    // A host is an attribute as well: nothing is missing.
+    let event = of(format!("<1>1 - {long}b - - - - x").as_bytes());
+    assert_eq!((&event["source"], event["attributes"].get("truncated")), (&json!(long), None));
 }
 
 #[test]
