@@ -128,6 +128,69 @@ fn node_and_java_post_over_tls() {
     }
 }
 
+/// Go's own TLS, where it is installed: both versions, with and without a certificate, resumed, and two reasons not to connect.
+#[test]
+fn go_posts_over_tls() {
+    if !Command::new("go").arg("version").stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        println!("not run: install Go");
+        return;
+    }
+    let server = TlsServer::start(&[
+        "tls.client_ca_file=DIR/ca.pem",
+        "tls.client_auth=require",
+        "clients.api.certificate_name=api.example.org",
+    ]);
+    server.issue("api", &["API.example.org"], 2);
+    let source = r#"
+        package main
+        import ("crypto/tls"; "crypto/x509"; "fmt"; "io"; "net/http"; "os"; "strings")
+        func main() {
+            authority, _ := os.ReadFile("ca.pem")
+            pool := x509.NewCertPool()
+            pool.AppendCertsFromPEM(authority)
+            own, _ := tls.LoadX509KeyPair("api.pem", "api.key")
+            post := func(name string, config *tls.Config) {
+                client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+                answer, failed := client.Post(os.Args[1], "application/json", strings.NewReader(`{"name":"go"}`))
+                if failed != nil { fmt.Println(name, failed); return }
+                body, _ := io.ReadAll(answer.Body)
+                fmt.Println(name, answer.StatusCode, answer.TLS.DidResume, string(body))
+            }
+            for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+                of := tls.Config{RootCAs: pool, MinVersion: version, MaxVersion: version}
+                with := of.Clone()
+                with.Certificates, with.ClientSessionCache = []tls.Certificate{own}, tls.NewLRUClientSessionCache(1)
+                post("first", with)
+                post("second", with)
+                post("without", of.Clone())
+                wrong := of.Clone()
+                wrong.ServerName = "other.example.org"
+                post("wrong", wrong)
+                post("untrusted", &tls.Config{MinVersion: version, MaxVersion: version})
+            }
+        }"#;
+    support::tls::write(server.directory.path(), "post.go", source);
+    let mut go = Command::new("go");
+    go.args(["run", "post.go", &format!("https://localhost:{}/v1/events", server.address().port())]);
+    go.current_dir(server.directory.path()).env("GO111MODULE", "off").env("GOCACHE", server.file("cache"));
+    let (text, output) = run(&mut go);
+    assert!(output.status.success(), "{text}");
+    let expected = [
+        "first 200 false {\"accepted\":1",
+        "second 200 true {\"accepted\":1",
+        "without 403 false {\"error\":\"this server requires a client certificate",
+        "wrong Post \"https://localhost:",
+        "untrusted Post \"https://localhost:",
+    ];
+    for (line, expected) in text.lines().zip(expected.iter().cycle()) {
+        assert!(line.starts_with(expected), "{expected}: {text}");
+        assert!(!expected.starts_with("wrong") || line.contains("not other.example.org"), "{line}");
+        assert!(!expected.starts_with("untrusted") || line.contains("unknown authority"), "{line}");
+    }
+    assert_eq!(text.lines().count(), 10, "{text}");
+    wait_for_rows(server.directory.path(), 4, TIMEOUT);
+}
+
 #[test]
 fn openssl_agrees_on_each_version_and_sees_an_orderly_end() {
     let server = TlsServer::start(&[]);
