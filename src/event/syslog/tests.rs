@@ -294,6 +294,10 @@ fn a_stream_is_taken_apart_by_counts_and_by_lines() {
         (b"5 <1>a\n5 <2>b\n", &[(b"<1>a\n", false), (b"<2>b\n", false)]),
         (b"4 <1>a\n4 <2>b\n", &[(b"<1>a", false), (b"<2>b", false)]),
         (b"6 <1>a\nb<2>c\n4 <3>d", &[(b"<1>a\nb", false), (b"<2>c", false), (b"<3>d", false)]),
+        // As Python's SysLogHandler ends them (RFC 6587, section 3.4.2). With a count, NUL is a part of the message.
+        (b"<1>a\0<2>b\0", &[(b"<1>a", false), (b"<2>b", false)]),
+        (b"<1>a\0\n<2>b\n\0<3>c", &[(b"<1>a", false), (b"<2>b", false), (b"<3>c", false)]),
+        (b"6 <1>a\0b<2>c\0", &[(b"<1>a\0b", false), (b"<2>c", false)]),
         (b"12 <1>abcdefghi<2>x", &[(b"<1>abcdefghi", false), (b"<2>x", false)]),
         // Incomplete at the end of the stream.
         (b"9 <1>a", &[(b"<1>a", true)]),
@@ -320,8 +324,10 @@ fn a_stream_is_taken_apart_by_counts_and_by_lines() {
 fn bad_messages_are_taken_out_of_a_stream_in_any_pieces() {
     for (bytes, _) in BAD {
         let next = (&b"<2>next"[..], false);
-        // The `5` would be the digits of a count, were there a space and `<` after it.
-        assert_messages(&[bytes, &b"\n<2>next\n"[..]].concat(), &[(bytes, false), next]);
+        // The `5` would be the digits of a count, were there a space and `<` after it. NUL ends a message.
+        let parts = bytes.split(|byte| *byte == 0).map(|part| (part, false));
+        let expected: Vec<_> = parts.chain([next]).collect();
+        assert_messages(&[bytes, &b"\n<2>next\n"[..]].concat(), &expected);
         if bytes.first() == Some(&b'<') {
             let counted = [format!("{} ", bytes.len()).as_bytes(), bytes, b"7 <2>next"].concat();
             assert_messages(&counted, &[(bytes, false), next]);
@@ -337,6 +343,7 @@ fn a_message_that_is_too_long_is_cut_and_the_next_one_is_whole() {
     let fits = long[..max].to_vec();
     for (stream, expected) in [
         ([&long[..], b"\n<2>b\n"].concat(), vec![(cut.clone(), true), (b"<2>b".to_vec(), false)]),
+        ([&long[..], b"x\0<2>b\0"].concat(), vec![(cut.clone(), true), (b"<2>b".to_vec(), false)]),
         ([&fits[..], b"\n<2>b\n"].concat(), vec![(fits.clone(), false), (b"<2>b".to_vec(), false)]),
         (
             [format!("{} ", long.len()).as_bytes(), &long, b"4 <2>b"].concat(),
