@@ -140,6 +140,88 @@ fn pino() {
     assert!(attributes["err.stack"].is_string());
 }
 
+/// The command of the page, with files that Docker 20.10 has written: of two containers, and one with a line that Docker has split.
+#[test]
+fn docker() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let time = "2026-11-27T19:11:02.357313214Z";
+    let line = |text: &str| format!("{{\"log\":\"{text}\",\"stream\":\"stdout\",\"time\":\"{time}\"}}\n");
+    let (long, texts) = ("x".repeat(16 << 10), |of: &str| -> Vec<String> {
+        (0..records()).map(|number| format!("größer {of} {number}")).collect()
+    });
+    for container in ["a1", "b2"] {
+        let directory = data.path().join("containers").join(container);
+        fs::create_dir_all(&directory).unwrap();
+        let mut lines: String = texts(container).iter().map(|text| line(&format!("{text}\\n"))).collect();
+        lines.push_str(&(line(&long) + &line("rest\\n") + &line("no end")));
+        fs::write(directory.join(format!("{container}-json.log")), lines).unwrap();
+    }
+    let [command, ..] = &blocks("Docker", server.address())[..] else { panic!("a command") };
+    // Without -F it ends.
+    let command = command.replace("/var/lib/docker/containers", "containers").replace(" -F ", " ");
+    let command = command.replace("telemetryx send", &format!("$TELEMETRYX send --to {}", server.address()));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &command]).current_dir(data.path()).env("TELEMETRYX", env!("CARGO_BIN_EXE_telemetryx"));
+    assert!(shell.status().unwrap().success(), "{command}");
+    let events = events(data.path(), 2 * (records() + 3));
+    let expected = ["a1", "b2"].into_iter().flat_map(|container| {
+        texts(container).into_iter().chain([long.clone(), "rest".to_owned(), "no end".to_owned()])
+    });
+    assert!(events.iter().map(|(_, _, body, _)| body.clone().unwrap()).eq(expected));
+    assert!(events.iter().all(|(.., attributes)| *attributes == serde_json::json!({"stream": "stdout"})));
+}
+
+/// Where Go and Debian's package of zap are installed.
+#[test]
+fn zap() {
+    let packages = Path::new("/usr/share/gocode");
+    let go = Command::new("go").arg("version").stdout(Stdio::null()).status();
+    if !packages.join("src/go.uber.org/zap").is_dir() || !go.is_ok_and(|status| status.success()) {
+        println!("not run: install Go and golang-go.uber-zap-dev");
+        return;
+    }
+    let files = tempfile::tempdir().unwrap();
+    let source = r#"
+        package main
+        import ("errors"; "fmt"; "os"; "strconv"; "go.uber.org/zap")
+        func main() {
+            count, _ := strconv.Atoi(os.Args[1])
+            settings := zap.NewProductionConfig()
+            settings.Sampling = nil
+            log, _ := settings.Build()
+            fmt.Println("starting")
+            for i := 0; i < count; i++ { log.Warn("größer", zap.Int("i", i), zap.Namespace("req"), zap.String("path", "/x")) }
+            log.Error("failed", zap.Error(errors.New("boom")))
+            log.DPanic("dpanic")
+            log.Fatal("fatal")
+        }"#;
+    fs::write(files.path().join("app.go"), source).unwrap();
+    let mut build = Command::new("go");
+    build.args(["build", "-o", "app", "app.go"]).current_dir(files.path()).env("GO111MODULE", "off");
+    build.env("GOPATH", packages).env("GOCACHE", files.path().join("cache")).env("GOFLAGS", "");
+    assert!(build.status().unwrap().success());
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), &[]);
+    let [command, ..] = &blocks("zap", server.address())[..] else { panic!("a command") };
+    let command = command.replace("./app", &format!("./app {}", records()));
+    let command =
+        command.replace("telemetryx send", &format!("$TELEMETRYX send --source here --to {}", server.address()));
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &command]).current_dir(files.path()).env("TELEMETRYX", env!("CARGO_BIN_EXE_telemetryx"));
+    assert!(shell.status().unwrap().success(), "{command}");
+    let events = events(data.path(), records() + 4);
+    let (banner, events) = events.split_first().unwrap();
+    assert_eq!((banner.1, banner.2.as_deref()), (0, Some("starting")), "what is not JSON is text");
+    for (number, (source, severity, body, attributes)) in events.iter().take(records()).enumerate() {
+        assert_eq!((source.as_str(), *severity, body.as_deref()), ("here", 13, Some("größer")));
+        assert_eq!((&attributes["i"], &attributes["req.path"]), (&Value::from(number), &Value::from("/x")));
+    }
+    let last: Vec<_> = events[records()..].iter().map(|(_, severity, body, _)| (*severity, body.as_deref())).collect();
+    assert_eq!(last, [(17, Some("failed")), (18, Some("dpanic")), (21, Some("fatal"))]);
+    assert_eq!(events[records()].3["error"], "boom");
+}
+
 /// The program of a Collector: `TELEMETRYX_OTELCOL`, else `otelcol` or `otelcol-contrib` where it is installed.
 fn collector() -> Option<Command> {
     let named = std::env::var_os("TELEMETRYX_OTELCOL").map(PathBuf::from);

@@ -193,6 +193,39 @@ fn logger_sends_over_tcp_and_udp() {
     assert!(row.attributes["syslog.procid"].is_string());
 }
 
+/// Python's own handler ends each message with NUL, also over TCP, where it never ends a line.
+#[test]
+fn the_handler_of_python_sends_over_tcp_and_udp() {
+    let data = tempfile::tempdir().unwrap();
+    let server = Server::start(data.path(), SYSLOG);
+    let program = format!(
+        "import logging, socket\n\
+         from logging.handlers import SysLogHandler\n\
+         log = logging.getLogger('x')\n\
+         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):\n\
+         \x20   handler = SysLogHandler(('127.0.0.1', {}), SysLogHandler.LOG_LOCAL3, kind)\n\
+         \x20   handler.ident = 'app: '\n\
+         \x20   log.addHandler(handler)\n\
+         \x20   for number in range(50): log.warning('größer %d', number)\n\
+         \x20   log.removeHandler(handler)\n\
+         \x20   handler.close()\n",
+        server.address().port()
+    );
+    assert!(Command::new("python3").args(["-c", &program]).status().unwrap().success());
+    let rows = wait_for_rows(data.path(), 100);
+    assert_eq!(rows.len(), 100);
+    // Over the two there is no order.
+    let mut bodies: Vec<_> = rows.iter().map(|row| row.body.clone().unwrap()).collect();
+    let mut expected: Vec<_> = (0..100).map(|number| format!("größer {}", number / 2)).collect();
+    bodies.sort();
+    expected.sort();
+    assert_eq!(bodies, expected);
+    for row in rows {
+        assert_eq!((row.source.as_str(), row.severity), ("app", 13));
+        assert_eq!(row.attributes, json!({"syslog.facility": 19}));
+    }
+}
+
 #[test]
 fn streams_in_pieces_are_taken_apart_and_a_last_message_needs_no_end() {
     let data = tempfile::tempdir().unwrap();

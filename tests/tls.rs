@@ -128,6 +128,69 @@ fn node_and_java_post_over_tls() {
     }
 }
 
+/// Go's own TLS, where it is installed: both versions, with and without a certificate, resumed, and two reasons not to connect.
+#[test]
+fn go_posts_over_tls() {
+    if !Command::new("go").arg("version").stdout(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        println!("not run: install Go");
+        return;
+    }
+    let server = TlsServer::start(&[
+        "tls.client_ca_file=DIR/ca.pem",
+        "tls.client_auth=require",
+        "clients.api.certificate_name=api.example.org",
+    ]);
+    server.issue("api", &["API.example.org"], 2);
+    let source = r#"
+        package main
+        import ("crypto/tls"; "crypto/x509"; "fmt"; "io"; "net/http"; "os"; "strings")
+        func main() {
+            authority, _ := os.ReadFile("ca.pem")
+            pool := x509.NewCertPool()
+            pool.AppendCertsFromPEM(authority)
+            own, _ := tls.LoadX509KeyPair("api.pem", "api.key")
+            post := func(name string, config *tls.Config) {
+                client := &http.Client{Transport: &http.Transport{TLSClientConfig: config, DisableKeepAlives: true}}
+                answer, failed := client.Post(os.Args[1], "application/json", strings.NewReader(`{"name":"go"}`))
+                if failed != nil { fmt.Println(name, failed); return }
+                body, _ := io.ReadAll(answer.Body)
+                fmt.Println(name, answer.StatusCode, answer.TLS.DidResume, string(body))
+            }
+            for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+                of := tls.Config{RootCAs: pool, MinVersion: version, MaxVersion: version}
+                with := of.Clone()
+                with.Certificates, with.ClientSessionCache = []tls.Certificate{own}, tls.NewLRUClientSessionCache(1)
+                post("first", with)
+                post("second", with)
+                post("without", of.Clone())
+                wrong := of.Clone()
+                wrong.ServerName = "other.example.org"
+                post("wrong", wrong)
+                post("untrusted", &tls.Config{MinVersion: version, MaxVersion: version})
+            }
+        }"#;
+    support::tls::write(server.directory.path(), "post.go", source);
+    let mut go = Command::new("go");
+    go.args(["run", "post.go", &format!("https://localhost:{}/v1/events", server.address().port())]);
+    go.current_dir(server.directory.path()).env("GO111MODULE", "off").env("GOCACHE", server.file("cache"));
+    let (text, output) = run(&mut go);
+    assert!(output.status.success(), "{text}");
+    let expected = [
+        "first 200 false {\"accepted\":1",
+        "second 200 true {\"accepted\":1",
+        "without 403 false {\"error\":\"this server requires a client certificate",
+        "wrong Post \"https://localhost:",
+        "untrusted Post \"https://localhost:",
+    ];
+    for (line, expected) in text.lines().zip(expected.iter().cycle()) {
+        assert!(line.starts_with(expected), "{expected}: {text}");
+        assert!(!expected.starts_with("wrong") || line.contains("not other.example.org"), "{line}");
+        assert!(!expected.starts_with("untrusted") || line.contains("unknown authority"), "{line}");
+    }
+    assert_eq!(text.lines().count(), 10, "{text}");
+    wait_for_rows(server.directory.path(), 4, TIMEOUT);
+}
+
 #[test]
 fn openssl_agrees_on_each_version_and_sees_an_orderly_end() {
     let server = TlsServer::start(&[]);
@@ -440,6 +503,40 @@ fn a_certificate_of_a_client_is_its_identity() {
     assert_eq!(answer, "{\"accepted\":1,\"rejected\":[]}");
 }
 
+/// Whoever is refused over HTTP is told the same reason as an agent.
+#[test]
+fn a_refused_post_names_what_is_wrong_with_its_token_or_certificate() {
+    let server = TlsServer::start_with(
+        &[
+            "tls.client_ca_file=DIR/ca.pem",
+            "tls.client_auth=request",
+            "clients.api.certificate_name=api.example.org",
+            "clients.edge.token_file=DIR/token",
+        ],
+        |path, _| drop(support::tls::write(path, "token", "of-edge\n")),
+    );
+    let api = server.issue("api", &["api.example.org"], 2);
+    let nobody = server.issue("nobody", &["10.0.0.1"], 3);
+    let missing = "and none was sent: send `Authorization: Bearer TOKEN`";
+    for (own, token, expected) in [
+        (Some(&api), "", "\"accepted\":1"),
+        (Some(&nobody), "of-edge", "\"accepted\":1"),
+        (None, "", missing),
+        (None, "of-nobody", "unknown token"),
+        (Some(&nobody), "", "the certificate is not that of a client (certificate_name): send `Authorization: "),
+        (Some(&api), "of-edge", "the token is that of another client than the certificate"),
+    ] {
+        let mut stream = server.connect(&server.client(own, BOTH));
+        let token = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+        let head = format!("POST /v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{token}");
+        let body = "Content-Type: application/json\r\nContent-Length: 12\r\n\r\n{\"name\":\"a\"}";
+        stream.write_all((head + body).as_bytes()).unwrap();
+        let answer = String::from_utf8(stream.read_to_end().unwrap()).unwrap();
+        assert!(answer.contains(expected), "{expected}: {answer}");
+        assert_eq!(answer.starts_with("HTTP/1.1 401 "), !expected.contains("accepted"), "{answer}");
+    }
+}
+
 #[test]
 fn without_tls_events_are_accepted_as_set() {
     let server = TlsServer::start(&["tls.plaintext=refuse"]);
@@ -604,6 +701,7 @@ fn the_commands_speak_tls() {
     assert!(!output.status.success() && text.contains("UnknownIssuer") && text.contains("CA file"), "{text}");
     let (text, output) = telemetryx(&["send", "--to", &address, &lines]);
     assert!(!output.status.success() && text.contains("with TLS only"), "{text}");
+    assert!(!text.contains("--token-file"), "a token would not help: {text}");
     for http in [&[][..], &["--http"]] {
         let bench = [
             "bench",

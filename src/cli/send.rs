@@ -9,7 +9,8 @@
 //!   array may be larger than memory. What is not an event ends the command, as above.
 //!
 //! With `--map`, `--unknown` and `--time` the JSON is that of other agents and libraries, read as `POST /v1/events` reads it
-//! with `?map=`, `?unknown=` and `?time=`; then every JSON object is an event.
+//! with `?map=`, `?unknown=` and `?time=`; then every JSON object is an event. With `--map` a line that is not an object is text: what
+//! a program writes among its JSON (a banner, a stack trace) neither ends the command nor is lost. It is reported.
 //!
 //! gzip is unpacked and a byte order mark dropped; other encodings are refused by name (`input`).
 //!
@@ -278,7 +279,11 @@ fn send(address: String, options: &SendOptions, stop: &Stop, live: &Arc<Live>) -
         ..client::Options::new(address)
     });
     let mut client = client.map_err(|error| match error {
-        ClientError::Stopped(Stopped::Refused { code: GoawayCode::Auth, .. }) if no_token => SendError::NoToken(error),
+        ClientError::Stopped(Stopped::Refused { code: GoawayCode::Auth, ref text })
+            if no_token && text.contains("requires a token") =>
+        {
+            SendError::NoToken(error)
+        }
         ClientError::TimedOut { ref reason, .. } if reason.contains("refused (os error") => {
             SendError::NobodyListens(error)
         }

@@ -146,7 +146,8 @@ fn resolve_one(given: GivenSink, problems: &mut Vec<String>) -> Option<ResolvedC
             return None;
         }
     };
-    match token(&typed, &entries) {
+    let token = check_certificate_name(&typed).and_then(|()| token(&typed, &entries));
+    match token {
         Ok(token) => {
             let Typed { certificate_name, events_per_second, bytes_per_second, burst, .. } = typed;
             // Names of DNS are compared without regard to case.
@@ -166,7 +167,21 @@ fn resolve_one(given: GivenSink, problems: &mut Vec<String>) -> Option<ResolvedC
     }
 }
 
-/// What is wrong with the token of a client; `key`: with one of its settings.
+/// What is no name of DNS, such as `CN=api`, would never be that of a certificate.
+fn check_certificate_name(typed: &Typed) -> Result<(), Wrong> {
+    let name = &typed.certificate_name;
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*');
+    if name.bytes().all(is_part) && !name.starts_with('.') && !name.ends_with('.') {
+        return Ok(());
+    }
+    let why = format!(
+        "= {name:?}: expected the first DNS name in the certificate of the client (subjectAltName), such as \
+         \"api.example.org\""
+    );
+    Err(Wrong { key: Some("certificate_name"), why })
+}
+
+/// What is wrong with the token or certificate of a client; `key`: with one of its settings.
 struct Wrong {
     key: Option<&'static str>,
     why: String,

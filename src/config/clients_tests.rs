@@ -102,6 +102,22 @@ fn each_mistake_names_its_place() {
 }
 
 #[test]
+fn the_name_of_a_certificate_is_one_of_dns() {
+    let client = |name: &str| format!("[[clients]]\nname = \"a\"\ntoken_file = \"x\"\ncertificate_name = \"{name}\"");
+    for name in ["CN=api", "api.example.org/", "api example", ".example.org", "api.example.org."] {
+        let why = format!(
+            "t.toml:4: clients.a.certificate_name = {name:?}: expected the first DNS name in the certificate of the client \
+             (subjectAltName), such as \"api.example.org\""
+        );
+        refused(&client(name), &[], &[&why]);
+    }
+    let tls = "[tls]\ncert_file = \"c\"\nkey_file = \"k\"\nclient_ca_file = \"a\"\nclient_auth = \"require\"\n";
+    for name in ["api", "API.example.org", "*.example.org", "a_b-1.x"] {
+        load(&format!("{tls}{}", client(name)), &[], &[]).unwrap();
+    }
+}
+
+#[test]
 fn names_differ_in_more_than_case_and_dashes() {
     let two = |other: &str| {
         format!("[[clients]]\nname = \"a-b\"\ntoken_file = \"x\"\n[[clients]]\nname = \"{other}\"\ntoken_file = \"y\"")

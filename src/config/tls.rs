@@ -82,8 +82,11 @@ pub(super) fn check(tls: &Tls, clients: &[ResolvedClient], given: &Written<'_>, 
         problem("tls.client_auth", "needs tls.client_ca_file, the authorities whose certificates are trusted");
     }
     if tls.client_auth == ClientAuth::Off {
-        if tls.client_ca_file.is_some() {
-            problem("tls.client_ca_file", "has no effect: set tls.client_auth to \"request\" or \"require\"");
+        for (key, file) in [("tls.client_ca_file", &tls.client_ca_file), ("tls.client_crl_file", &tls.client_crl_file)]
+        {
+            if file.is_some() {
+                problem(key, "has no effect: set tls.client_auth to \"request\" or \"require\"");
+            }
         }
         for client in clients.iter().filter(|client| client.client.certificate_name.is_some()) {
             let name = &client.client.name;
@@ -149,6 +152,10 @@ mod tests {
             (
                 "cert_file = \"c\"\nkey_file = \"k\"\nclient_ca_file = \"a\"",
                 "t.toml:4: tls.client_ca_file = \"a\": has no effect: set tls.client_auth to \"request\" or \"require\"",
+            ),
+            (
+                "cert_file = \"c\"\nkey_file = \"k\"\nclient_crl_file = \"r\"",
+                "t.toml:4: tls.client_crl_file = \"r\": has no effect: set tls.client_auth to \"request\" or \"require\"",
             ),
             (
                 client,

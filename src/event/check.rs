@@ -153,10 +153,15 @@ pub struct Rejections {
 }
 
 impl Rejections {
+    /// Whether the error of the next one is kept.
+    pub(super) fn has_room(&self) -> bool {
+        self.named.len() < HTTP_REJECTED_MAX
+    }
+
     /// Counts a rejected event, and keeps its error if there is room.
     pub fn add(&mut self, index: usize, error: impl std::fmt::Display) {
         self.total += 1;
-        if self.named.len() < HTTP_REJECTED_MAX {
+        if self.has_room() {
             self.named.push(Rejection { index, error: error.to_string() });
         }
     }

@@ -26,13 +26,15 @@ const USUAL_BYTES: usize = 512;
 pub(super) struct Draft {
     field: Vec<u8>,
     refusal: Option<String>,
+    /// Nobody reads the reason of a refusal.
+    is_silent: bool,
 }
 
 impl Default for Draft {
     fn default() -> Self {
         let mut field = Vec::with_capacity(USUAL_BYTES);
         field.resize(HEADER_BYTES, 0);
-        Self { field, refusal: None }
+        Self { field, refusal: None, is_silent: false }
     }
 }
 
@@ -43,11 +45,16 @@ impl Draft {
         self.refusal = None;
     }
 
-    /// The first reason counts.
+    /// The first reason counts. It is written only then, and only if somebody reads it: whatever takes time belongs in its `Display`.
     pub(super) fn refuse(&mut self, reason: impl Display) {
         if self.refusal.is_none() {
-            self.refusal = Some(reason.to_string());
+            self.refusal = Some(if self.is_silent { String::new() } else { reason.to_string() });
         }
+    }
+
+    /// From now on nobody reads the reasons of refusals, or somebody does.
+    pub(super) fn set_silent(&mut self, is_silent: bool) {
+        self.is_silent = is_silent;
     }
 
     /// Whether the event has a reason to be refused.

@@ -135,6 +135,8 @@ const KEYS: &[(&str, &str)] = &[
 
 /// What to use instead of a key that is well known elsewhere.
 pub(super) fn advice(key: &str) -> Option<&'static str> {
+    #[cfg(test)]
+    work::LOOKUPS.set(work::LOOKUPS.get() + 1);
     let letters = |text: &'static str| text.bytes();
     KEYS.iter()
         .find(|(known, _)| {
@@ -142,6 +144,15 @@ pub(super) fn advice(key: &str) -> Option<&'static str> {
             key.eq(letters(known))
         })
         .map(|(_, advice)| *advice)
+}
+
+/// How often a thread has looked a key up, for tests of work that nobody would see.
+#[cfg(test)]
+pub(super) mod work {
+    thread_local! {
+        /// Calls of [`super::advice`].
+        pub(in crate::event) static LOOKUPS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    }
 }
 
 const KINDS: [&str; 6] = ["log", "gauge", "counter", "span", "histogram", "summary"];
@@ -265,6 +276,34 @@ fn unit(time: i64) -> Option<(&'static str, &'static str)> {
 mod tests {
     use super::super::json_key::FIELD_NAMES;
     use super::*;
+    use crate::event::JsonDecoder;
+    use crate::limits::HTTP_REJECTED_MAX;
+
+    /// A request of a few KiB, unpacked, must not cost the event loop seconds for advice that nobody reads.
+    #[test]
+    fn advice_is_sought_only_for_what_an_answer_names() {
+        let lookups = |text: &str, lines: bool| {
+            let before = work::LOOKUPS.get();
+            let (mut decoder, emit) = (JsonDecoder::new(), |_: &[u8]| Ok::<(), ()>(()));
+            let decoded =
+                if lines { decoder.lines(text.as_bytes(), emit) } else { decoder.document(text.as_bytes(), emit) };
+            let rejected = decoded.unwrap().rejected;
+            (work::LOOKUPS.get() - before, rejected.named.len(), rejected.total)
+        };
+        let keys: Vec<String> = (0..5_000).map(|number| format!("\"unknown{number}\":1")).collect();
+        let one = format!("{{{}}}", keys.join(","));
+        assert_eq!(lookups(&one, false), (1, 1, 1));
+        assert_eq!(lookups(&one, true), (1, 1, 1));
+        let all = HTTP_REJECTED_MAX as u64;
+        let each = keys.iter().map(|key| format!("{{{key}}}")).collect::<Vec<_>>();
+        assert_eq!(lookups(&format!("[{}]", each.join(",")), false), (all, HTTP_REJECTED_MAX, 5_000));
+        assert_eq!(lookups(&each.join("\n"), true), (all, HTTP_REJECTED_MAX, 5_000));
+        // The next body is explained again, also by the same decoder.
+        let (mut decoder, emit) = (JsonDecoder::new(), |_: &[u8]| Ok::<(), ()>(()));
+        decoder.lines(each.join("\n").as_bytes(), emit).unwrap();
+        let again = decoder.document(each[0].as_bytes(), emit).unwrap();
+        assert_eq!(again.rejected.named[0].error, "unknown key `unknown0`: put it into `attributes`");
+    }
 
     #[test]
     fn advice_names_fields_that_exist() {

@@ -141,9 +141,9 @@ impl JsonDecoder {
             if line.iter().all(|byte| b" \t\r".contains(byte)) {
                 continue;
             }
-            if let Err(reason) = read_line(reading.scratch, line) {
+            if let Err(fault) = read_line(reading.scratch, line) {
                 reading.scratch.draft.clear();
-                reading.scratch.draft.refuse(format_args!("malformed JSON: {reason}"));
+                reading.scratch.draft.refuse(fault);
             }
             reading.settle(index)?;
         }
@@ -151,11 +151,27 @@ impl JsonDecoder {
     }
 }
 
-fn read_line(scratch: &mut Scratch, line: &[u8]) -> Result<(), String> {
-    let line = text(line).map_err(TextFault::message)?;
+fn read_line<'l>(scratch: &mut Scratch, line: &'l [u8]) -> Result<(), LineFault<'l>> {
+    let line = text(line).map_err(LineFault::Text)?;
     let mut json = serde_json::Deserializer::from_str(line);
     let read = At(EventPlace(scratch)).deserialize(&mut json).and_then(|()| json.end());
-    read.map_err(|error| json_error::in_line(line, &error))
+    read.map_err(|error| LineFault::Json(line, error))
+}
+
+/// Why a line is not JSON.
+enum LineFault<'l> {
+    Text(TextFault),
+    Json(&'l str, serde_json::Error),
+}
+
+impl fmt::Display for LineFault<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let reason = match self {
+            Self::Text(fault) => fault.message(),
+            Self::Json(line, error) => json_error::in_line(line, error),
+        };
+        write!(f, "malformed JSON: {reason}")
+    }
 }
 
 /// Why bytes are not text in the encoding of JSON.
@@ -198,6 +214,7 @@ struct Reading<'s, F, E> {
 
 impl<'s, E, F: FnMut(&[u8]) -> Result<(), E>> Reading<'s, F, E> {
     fn new(scratch: &'s mut Scratch, emit: F) -> Self {
+        scratch.draft.set_silent(false);
         Self { scratch, emit, decoded: Decoded::default(), stopped: None, failed_event: None }
     }
 
@@ -225,6 +242,7 @@ impl<'s, E, F: FnMut(&[u8]) -> Result<(), E>> Reading<'s, F, E> {
             decoded.accepted += 1;
             (self.emit)(draft.batch_field()).map_err(JsonError::Emit)?;
         }
+        draft.set_silent(!decoded.rejected.has_room());
         Ok(())
     }
 

@@ -4,7 +4,6 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Visitor};
 
-use super::draft::Draft;
 use super::foreign;
 use super::json_event::Scratch;
 use super::json_options::UnknownKeys;
@@ -140,21 +139,26 @@ impl Visitor<'_> for KeySeed<'_> {
                 Key::Attribute
             }
             None => {
-                refuse_unknown(&mut self.0.draft, name);
+                self.0.draft.refuse(UnknownKey(name));
                 Key::Unknown
             }
         })
     }
 }
 
-#[cold]
-fn refuse_unknown(draft: &mut Draft, name: &str) {
-    let key = Quoted(name);
-    // What a name means elsewhere comes before what its letters look like.
-    match (foreign::advice(name), nearest(name, &FIELD_NAMES)) {
-        (Some(advice), _) => draft.refuse(format_args!("unknown key {key}: {advice}")),
-        (None, Some(ours)) => draft.refuse(format_args!("unknown key {key}: did you mean `{ours}`?")),
-        (None, None) => draft.refuse(format_args!("unknown key {key}: put it into `attributes`")),
+/// Why an event is refused that has this key.
+struct UnknownKey<'a>(&'a str);
+
+impl fmt::Display for UnknownKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(name) = *self;
+        let key = Quoted(name);
+        // What a name means elsewhere comes before what its letters look like.
+        match (foreign::advice(name), nearest(name, &FIELD_NAMES)) {
+            (Some(advice), _) => write!(f, "unknown key {key}: {advice}"),
+            (None, Some(ours)) => write!(f, "unknown key {key}: did you mean `{ours}`?"),
+            (None, None) => write!(f, "unknown key {key}: put it into `attributes`"),
+        }
     }
 }
 

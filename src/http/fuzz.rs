@@ -309,8 +309,11 @@ impl Ingress for FakeIngress {
         Ok(pending)
     }
 
-    fn authorized(&mut self, token: Option<&[u8]>) -> bool {
-        self.token.is_none() || self.token == token
+    fn admit(&mut self, token: Option<&[u8]>) -> Result<(), &'static str> {
+        match self.token {
+            Some(expected) if token != Some(expected) => Err("not this token"),
+            _ => Ok(()),
+        }
     }
 
     fn limited(&mut self) -> Option<Limited> {

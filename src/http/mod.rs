@@ -167,15 +167,18 @@ pub trait Ingress {
         Err(NotBegun::Failed("this server takes no profiles".to_owned()))
     }
 
-    /// Whether a POST with this bearer token is allowed; `None`: it came without one. Compares in constant time.
-    fn authorized(&mut self, token: Option<&[u8]>) -> bool;
+    /// Admits a POST with this bearer token; `None`: it came without one. Compares in constant time.
+    ///
+    /// # Errors
+    /// Why not.
+    fn admit(&mut self, token: Option<&[u8]>) -> Result<(), &'static str>;
 
     /// Why no POST is accepted over this connection, whatever its token; `None`: it depends on the token.
     fn refuses_connection(&self) -> Option<&'static str> {
         None
     }
 
-    /// The limit that a POST has to wait for, whose sender [`Ingress::authorized`] was asked about; `None`: its body may
+    /// The limit that a POST has to wait for, whose sender [`Ingress::admit`] has admitted; `None`: its body may
     /// come. What is admitted here is taken, whatever is due by the time its body is whole.
     fn limited(&mut self) -> Option<Limited> {
         None

@@ -164,9 +164,7 @@ impl Submission {
         if let Some(reason) = ingress.refuses_connection() {
             return Err(Refusal::new(403, reason));
         }
-        if !ingress.authorized(head.bearer.map(str::as_bytes)) {
-            return Err(Refusal::new(401, "send `Authorization: Bearer TOKEN` with a token of this server"));
-        }
+        ingress.admit(head.bearer.map(str::as_bytes)).map_err(|reason| unauthorized(reason, head.bearer.is_some()))?;
         let query = Query::read(head.query)?;
         let level = ingress.ack_level(query.level).map_err(Refusal::malformed)?;
         let media_type = media_type(head.content_type, target)?;
@@ -189,6 +187,14 @@ impl Submission {
             (Target::Otlp(_), MediaType::Protobuf) => Encoding::Protobuf,
             (Target::Otlp(_), _) => Encoding::Json,
         }
+    }
+}
+
+/// The refusal of a POST that brings no token, or one that does not admit it.
+fn unauthorized(reason: &'static str, has_token: bool) -> Refusal {
+    match has_token {
+        true => Refusal::new(401, reason),
+        false => Refusal::new(401, format!("{reason}: send `Authorization: Bearer TOKEN`")),
     }
 }
 

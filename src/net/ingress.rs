@@ -537,11 +537,11 @@ impl http::Ingress for HttpIngress<'_> {
         self.peer.access.refused
     }
 
-    fn authorized(&mut self, token: Option<&[u8]>) -> bool {
+    fn admit(&mut self, token: Option<&[u8]>) -> Result<(), &'static str> {
         let gate = self.ingress.policy.tokens.gate(self.peer.access);
         let admitted = gate.admit(token.unwrap_or_default());
         self.peer.client = admitted.ok().and_then(|admitted| admitted.client);
-        admitted.is_ok()
+        admitted.map(drop)
     }
 
     fn limited(&mut self) -> Option<Limited> {

@@ -226,9 +226,9 @@ impl PeerGate<'_> {
             return match self.access.certificate {
                 Certificate::Client(client) => Ok(Some(client)),
                 Certificate::Other => {
-                    Err("this server requires a token: the certificate is not that of a client (certificate_name)")
+                    Err("this server requires a token, for the certificate is not that of a client (certificate_name)")
                 }
-                Certificate::None => Err("this server requires a token; the agent sent none"),
+                Certificate::None => Err("this server requires a token, and none was sent"),
             };
         };
         if !self.access.is_private && !self.tokens.allow_plaintext {
@@ -306,7 +306,7 @@ mod tests {
         );
         assert_eq!(certificate(None).certificate, Certificate::Other);
         let other = certificate(Some("other.example.org"));
-        let missing = "this server requires a token: the certificate is not that of a client (certificate_name)";
+        let missing = "this server requires a token, for the certificate is not that of a client (certificate_name)";
         for (access, token, admitted) in [
             (api, "", Ok(Some(ClientId(0)))),
             (edge, "", Ok(Some(ClientId(1)))),
@@ -316,7 +316,7 @@ mod tests {
             (edge, "wrong", Err("unknown token")),
             (other, "", Err(missing)),
             (other, "one", Ok(Some(ClientId(0)))),
-            (PRIVATE, "", Err("this server requires a token; the agent sent none")),
+            (PRIVATE, "", Err("this server requires a token, and none was sent")),
         ] {
             assert_eq!(admit(&tokens, access, token.as_bytes()), admitted, "{access:?} {token}");
         }

@@ -160,6 +160,39 @@ mod tests {
         assert_eq!(acceptor.look(), Looked::Unchanged);
     }
 
+    /// As Kubernetes replaces the files of a secret: they are links into a directory, and that is a link that is replaced.
+    #[test]
+    fn a_directory_that_is_replaced_behind_links_takes_effect_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Authority::new("clients").pem;
+        let put = |version: &str, issued: &Issued| {
+            std::fs::create_dir(dir.path().join(version)).unwrap();
+            for (name, text) in [("cert", &issued.pem), ("key", &issued.key), ("ca", &ca)] {
+                write(&dir.path().join(version), name, text);
+            }
+            std::os::unix::fs::symlink(version, dir.path().join("next")).unwrap();
+            std::fs::rename(dir.path().join("next"), dir.path().join("..data")).unwrap();
+        };
+        put("..1", &Issued::self_signed_until("localhost", (2040, 1, 1)));
+        for name in ["cert", "key", "ca"] {
+            std::os::unix::fs::symlink(format!("..data/{name}"), dir.path().join(name)).unwrap();
+        }
+        let acceptor = Acceptor::new(files_in(dir.path()), true).unwrap();
+        let before = acceptor.config();
+        put("..2", &Issued::self_signed_until("localhost", (2041, 1, 1)));
+        assert_eq!(acceptor.look(), Looked::Replaced(2_240_611_200));
+        assert!(Arc::ptr_eq(&before.ticketer, &acceptor.config().ticketer), "sessions can still be resumed");
+        // The files of the first version go away later.
+        std::fs::remove_dir_all(dir.path().join("..1")).unwrap();
+        assert_eq!((acceptor.look(), acceptor.look()), (Looked::Unchanged, Looked::Unchanged));
+        // Empty for a moment, as where they are written in place.
+        let key = std::fs::read_to_string(dir.path().join("key")).unwrap();
+        write(dir.path(), "key", "");
+        assert_eq!(acceptor.look(), Looked::Unchanged);
+        write(dir.path(), "key", &key);
+        assert_eq!((acceptor.look(), acceptor.not_after()), (Looked::Unchanged, 2_240_611_200));
+    }
+
     #[test]
     fn what_stays_unusable_is_reported_once() {
         let dir = tempfile::tempdir().unwrap();

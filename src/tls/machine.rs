@@ -89,10 +89,11 @@ impl Machine {
 
     /// Where the next ciphertext is to be received, in a buffer that is at least [`TLS_WIRE_BYTES`](crate::limits::TLS_WIRE_BYTES)
     /// long: after what is held, and with it no more than will have a place in `room` bytes of plaintext or in a record. So nothing is
-    /// left of what is decrypted into a room for a record.
+    /// left of what is decrypted into a room for a record. A handshake message may be longer: it is received record by record.
     pub(crate) fn receive_at(&self, room: usize) -> std::ops::Range<usize> {
         let held = self.held.len();
-        held..room.max(TLS_RECORD_BYTES_MAX).max(held + 1)
+        let records = if held < TLS_RECORD_BYTES_MAX { TLS_RECORD_BYTES_MAX } else { held + TLS_RECORD_BYTES_MAX };
+        held..room.max(records)
     }
 
     /// How many bytes of `next`, which come after what is held, end with a record: whoever receives only these holds nothing afterwards.

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 
+use serde::de::IgnoredAny;
 use tracing::Level;
 
 use super::super::logging;
@@ -63,6 +64,8 @@ pub(super) struct Sending<'a> {
     /// Lines in which bytes were replaced, and lines that were cut.
     replaced: Noticed,
     truncated: Noticed,
+    /// Lines among mapped JSON that are not objects.
+    not_json: Noticed,
 }
 
 /// How often something was noticed, and where first.
@@ -135,6 +138,7 @@ impl<'a> Sending<'a> {
             read_bytes: Rc::default(),
             replaced: Noticed::default(),
             truncated: Noticed::default(),
+            not_json: Noticed::default(),
             options,
             stop,
             live,
@@ -150,6 +154,7 @@ impl<'a> Sending<'a> {
         let failed = |source| SendError::Read { path: name.clone(), source };
         let mut text = input::open(path, self.stop, &self.read_bytes).map_err(failed)?;
         let mut format = format_of(self.options, path, &mut text);
+        let is_mixed = format == Format::Auto && self.options.map.is_some();
         let mut records = match format {
             Format::Json => Records::Values(Elements::new(text, SEND_LINE_BYTES_MAX)),
             _ => Records::Lines(Lines::new(text, SEND_LINE_BYTES_MAX)),
@@ -169,7 +174,7 @@ impl<'a> Sending<'a> {
                 Ok(None) => break,
                 Err(source) => return Err(self.not_read(&name, &records, source)),
             };
-            if format == Format::Auto {
+            if format == Format::Auto && !is_mixed {
                 if line.bytes.is_empty() {
                     empty_lines += 1;
                 } else {
@@ -180,6 +185,7 @@ impl<'a> Sending<'a> {
             let done = match format {
                 Format::Text => Ok(Some(self.text(&line))),
                 Format::Ndjson | Format::Json => self.json(&line).map(|is_event| is_event.then(Found::default)),
+                Format::Auto if is_mixed => self.json_or_text(&line),
                 Format::Auto => Ok(None),
             };
             let number = records.number();
@@ -189,7 +195,7 @@ impl<'a> Sending<'a> {
                 self.push(found, &name, number)?;
             }
         }
-        if format == Format::Auto {
+        if format == Format::Auto && !is_mixed {
             self.text_lines(empty_lines, &name)?;
         }
         self.send_batch()
@@ -250,6 +256,16 @@ impl<'a> Sending<'a> {
         }
     }
 
+    /// Makes `self.line` of a line among the JSON that a program writes: an object is an event as JSON, whatever else it prints is
+    /// text. `None`: the line is empty.
+    fn json_or_text(&mut self, line: &Line<'_>) -> Result<Option<Found>, LineError> {
+        match self.json(line) {
+            Ok(is_event) => Ok(is_event.then(Found::default)),
+            Err(error) if is_object(line) => Err(error),
+            Err(_) => Ok(Some(Found { is_other: true, ..self.text(line) })),
+        }
+    }
+
     /// Puts `self.line` into the frame.
     fn push(&mut self, found: Found, path: &str, line: u64) -> Result<(), SendError> {
         if found.replaced {
@@ -257,6 +273,9 @@ impl<'a> Sending<'a> {
         }
         if found.truncated {
             self.truncated.at(path, line);
+        }
+        if found.is_other {
+            self.not_json.at(path, line);
         }
         if !self.batch.has_room(self.line.bytes().len(), self.max_frame) {
             self.send_batch()?;
@@ -332,6 +351,10 @@ impl<'a> Sending<'a> {
             let Noticed { lines, first } = &self.truncated;
             self.live.warn(&format!("lines truncated to 64 KiB and marked {TRUNCATED} = true: {lines}, first {first}"));
         }
+        if self.not_json.lines > 0 {
+            let Noticed { lines, first } = &self.not_json;
+            self.live.warn(&format!("lines that are not JSON objects, sent as text: {lines}, first {first}"));
+        }
     }
 
     /// Prints what the server refused, and where those lines begin.
@@ -374,8 +397,16 @@ fn format_of(options: &SendOptions, path: &Path, text: &mut Text) -> Format {
     match name.rsplit_once('.').map_or("", |(_, end)| end) {
         "ndjson" | "jsonl" => Format::Ndjson,
         end if begins_with_events(text, end == "json", |object| options.is_event(object)) => Format::Json,
+        // They are about JSON: without it, a line is wrong.
+        _ if options.map.is_none() && (options.unknown.is_some() || options.time.is_some()) => Format::Ndjson,
         _ => Format::Auto,
     }
+}
+
+/// Whether a line is a JSON object, or one that is too long to be looked at.
+fn is_object(line: &Line<'_>) -> bool {
+    let begins_like_one = line.bytes.trim_ascii_start().starts_with(b"{");
+    begins_like_one && (line.cut_bytes > 0 || serde_json::from_slice::<IgnoredAny>(line.bytes).is_ok())
 }
 
 /// What was done to a line so that it fits into an event.
@@ -384,12 +415,14 @@ struct Found {
     /// Bytes that are not UTF-8 were replaced.
     replaced: bool,
     truncated: bool,
+    /// It is not the JSON that was asked for.
+    is_other: bool,
 }
 
 /// A line as the body of an event: valid UTF-8, cut at a character.
 fn body<'l>(line: &Line<'l>) -> (Cow<'l, str>, Found) {
     let end = boundary(line.bytes, EVENT_BODY_BYTES_MAX);
-    let mut found = Found { truncated: line.cut_bytes > 0 || end < line.bytes.len(), replaced: false };
+    let mut found = Found { truncated: line.cut_bytes > 0 || end < line.bytes.len(), ..Found::default() };
     let bytes = line.bytes.get(..end).unwrap_or(line.bytes);
     let mut text = match simdutf8::basic::from_utf8(bytes) {
         Ok(text) => Cow::Borrowed(text),
@@ -442,7 +475,7 @@ mod tests {
             }
         }
         let invalid = vec![0xFF; max];
-        assert_eq!(cut(&invalid, 0), (max / 3 * 3, Found { truncated: true, replaced: true }));
-        assert_eq!(cut(&vec![0x80; max + 9], 0), (max / 3 * 3, Found { truncated: true, replaced: true }));
+        assert_eq!(cut(&invalid, 0), (max / 3 * 3, Found { replaced: true, ..truncated }));
+        assert_eq!(cut(&vec![0x80; max + 9], 0), (max / 3 * 3, Found { replaced: true, ..truncated }));
     }
 }

@@ -412,6 +412,46 @@ fn json_of_other_agents_is_mapped() {
     assert_eq!(event.attributes.len(), 1);
 }
 
+/// Programs write other lines among their JSON, also before it.
+#[test]
+fn with_a_map_lines_that_are_not_json_objects_are_text() {
+    let json = r#"{"level":50,"time":1795771426124,"msg":"failed"}"#;
+    let others = ["> app@1.0.0 start", "    at main (app.js:1)", "{\"level\":", "[1]", "5"];
+    for first in 0..others.len() {
+        let mut lines = others.map(str::to_owned).to_vec();
+        lines.rotate_left(first);
+        let input: String = lines.iter().map(|other| format!("{other}\n\n{json}\n")).collect();
+        let (outcome, events) = send_files(&[("app.log", input.as_bytes())], &["--map", "pino"]);
+        outcome.unwrap();
+        for (pair, other) in events.chunks(2).zip(&lines) {
+            assert_eq!((pair[0].body.as_str(), pair[0].severity, pair[0].name.as_str()), (other.as_str(), 0, "log"));
+            assert_eq!((pair[1].body.as_str(), pair[1].severity), ("failed", 17));
+        }
+        assert_eq!(events.len(), 2 * lines.len());
+    }
+    // Where the input is declared to be JSON, it has to be.
+    let input = format!("{json}\nbanner\n");
+    for (name, arguments) in
+        [("app.log", &["--format", "ndjson", "--map", "pino"][..]), ("app.ndjson", &["--map", "pino"])]
+    {
+        let (outcome, events) = send_files(&[(name, input.as_bytes())], arguments);
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains(&format!("{name}:2: not an event: ")), "{error}");
+        assert_eq!(events.len(), 1);
+    }
+}
+
+/// Without this, all lines would be text because of the first one, and the options had no effect.
+#[test]
+fn options_about_json_need_json_from_the_first_line_on() {
+    for arguments in [["--unknown", "attributes"], ["--time", "s"]] {
+        let (outcome, events) = send_files(&[("app.log", b"banner\n{\"name\":\"a\"}\n")], &arguments);
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("app.log:1: not an event: malformed JSON"), "{error}");
+        assert_eq!(events.len(), 0);
+    }
+}
+
 #[test]
 fn a_wrong_unit_is_named() {
     let line = br#"{"level":50,"time":1795771426,"msg":"failed"}"#;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  83 <34>1 2026-…        digits, a space and `<`: so many bytes
-//!  <34>Oct 11 22:14:15…   anything else: up to the line end
+//!  <34>Oct 11 22:14:15…   anything else: up to the line end, or to NUL
 //!  2026-11-27T09:23:46…   a line, too: no `<` follows its first digits
 //! ```
 
@@ -146,9 +146,25 @@ fn count(bytes: &[u8]) -> Count {
     }
 }
 
+/// Where a message without a count ends: at a line end or NUL. Both are looked for in pieces, so that each byte is looked at twice at
+/// most, whichever of them the sender uses.
 fn line_end(bytes: &[u8]) -> Option<usize> {
+    const PIECE_BYTES: usize = 256;
+    let mut at = 0;
+    for piece in bytes.chunks(PIECE_BYTES) {
+        let line_end = place_of(b'\n', piece);
+        let line = piece.get(..line_end.unwrap_or(piece.len())).unwrap_or(piece);
+        if let Some(end) = place_of(0, line).or(line_end) {
+            return Some(at + end);
+        }
+        at += piece.len();
+    }
+    None
+}
+
+fn place_of(byte: u8, bytes: &[u8]) -> Option<usize> {
     let mut rest = bytes;
-    // Reading from a slice cannot fail; it finds the line end many bytes at a time.
-    let skipped = rest.skip_until(b'\n').unwrap_or(0);
-    bytes.get(..skipped).filter(|line| line.last() == Some(&b'\n')).map(|line| line.len() - 1)
+    // Reading from a slice cannot fail; it finds the byte many bytes at a time.
+    let skipped = rest.skip_until(byte).unwrap_or(0);
+    bytes.get(..skipped).filter(|found| found.last() == Some(&byte)).map(|found| found.len() - 1)
 }

@@ -160,7 +160,7 @@ fn bsd(text: &str, has_priority: bool, now_unix_nano: u64) -> Header<'_> {
     };
     let header = Header { time_unix_nano, ..Header::default() };
     let (first, after) = rest.split_once(' ').unwrap_or((rest, ""));
-    if first.is_empty() || first.len() > TOKEN_BYTES_MAX || tag(first).is_some() {
+    if first.is_empty() || first.len() > TOKEN_BYTES_MAX || tag(first).is_some() || tag_before_text(first).is_some() {
         return tagged(header, rest);
     }
     tagged(Header { host: first, ..header }, after)
@@ -170,10 +170,26 @@ fn bsd(text: &str, has_priority: bool, now_unix_nano: u64) -> Header<'_> {
 fn tagged<'a>(header: Header<'a>, text: &'a str) -> Header<'a> {
     let text = text.trim_start_matches(' ');
     let (first, after) = text.split_once(' ').unwrap_or((text, ""));
-    match tag(first) {
-        Some((app, process)) => Header { app, process, body: after, ..header },
+    if let Some((app, process)) = tag(first) {
+        return Header { app, process, body: after, ..header };
+    }
+    match tag_before_text(first) {
+        Some((app, process, bytes)) => Header { app, process, body: text.get(bytes..).unwrap_or_default(), ..header },
         None => Header { body: text, ..header },
     }
+}
+
+/// `sshd[812]:Accepted`, a tag without a space after it: name, process id, and the bytes of the tag. Without a process id it could be
+/// anything else with a colon, such as a URL.
+fn tag_before_text(token: &str) -> Option<(&str, &str, usize)> {
+    let (name, rest) = token.split_once('[')?;
+    let (process, text) = rest.split_once("]:")?;
+    let is_number = !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number && !name.is_empty() && token.len() <= TOKEN_BYTES_MAX).then_some((
+        name,
+        process,
+        token.len() - text.len(),
+    ))
 }
 
 /// `su:`, `sshd[812]:` or `sshd[812]`: name, and what is in brackets.

@@ -79,7 +79,8 @@ impl SyslogDecoder {
             }
         };
         draft.clear();
-        let dropped = put(draft, &header::read(text, now_unix_nano), (key, value));
+        let Left { dropped, is_cut } = put(draft, &header::read(text, now_unix_nano), (key, value));
+        truncated |= is_cut;
         if is_replaced {
             draft.put_attribute("syslog.invalid_utf8", AttributeValue::Bool(true));
         }
@@ -94,8 +95,16 @@ impl SyslogDecoder {
     }
 }
 
-/// Appends the fields; returns how many parameters were left out.
-fn put(draft: &mut Draft, header: &Header<'_>, (key, value): (&mut String, &mut String)) -> i64 {
+/// What an event has no room for.
+struct Left {
+    /// Parameters.
+    dropped: i64,
+    /// The end of the APP-NAME.
+    is_cut: bool,
+}
+
+/// Appends the fields; returns what was left out.
+fn put(draft: &mut Draft, header: &Header<'_>, (key, value): (&mut String, &mut String)) -> Left {
     let Header { priority, time_unix_nano, host, app, process, message_id, structured, body, malformed } = *header;
     if time_unix_nano != 0 {
         draft.put_fixed64(TIME_UNIX_NANO, time_unix_nano);
@@ -145,7 +154,8 @@ fn put(draft: &mut Draft, header: &Header<'_>, (key, value): (&mut String, &mut 
             None => draft.put_attribute(key, AttributeValue::Bool(true)),
         }
     });
-    dropped
+    // A host is an attribute as well.
+    Left { dropped, is_cut: app.len() > EVENT_NAME_BYTES_MAX }
 }
 
 /// `\"`, `\\` and `\]` stand for the character; any other backslash for itself.

@@ -93,6 +93,24 @@ fn messages_of_rfc_3164_and_what_programs_make_of_it() {
             json!({"time":time,"severity":18,"source":"postfix/smtpd","body":"connect",
                 "attributes":{"syslog.facility":4,"syslog.procid":"7"}}),
         ),
+        // Without a space after the tag.
+        (
+            "<34>Oct 11 22:14:15 mymachine sshd[812]:Accepted [x]: y",
+            json!({"time":time,"severity":18,"source":"sshd","body":"Accepted [x]: y",
+                "attributes":{"syslog.facility":4,"host.name":"mymachine","syslog.procid":"812"}}),
+        ),
+        (
+            "<34>Oct 11 22:14:15 sshd[812]:Accepted",
+            json!({"time":time,"severity":18,"source":"sshd","body":"Accepted",
+                "attributes":{"syslog.facility":4,"syslog.procid":"812"}}),
+        ),
+        (
+            "<34>a[1]:b c",
+            json!({"severity":18,"source":"a","body":"b c","attributes":{"syslog.facility":4,"syslog.procid":"1"}}),
+        ),
+        // Neither an index nor an address is one.
+        ("<34>x[i]:y z", json!({"severity":18,"body":"x[i]:y z","attributes":facility(4)})),
+        ("<34>[1]:y z", json!({"severity":18,"body":"[1]:y z","attributes":facility(4)})),
         // Without a tag.
         (
             "<34>Oct 11 22:14:15 mymachine last message repeated 3 times",
@@ -276,6 +294,10 @@ fn a_stream_is_taken_apart_by_counts_and_by_lines() {
         (b"5 <1>a\n5 <2>b\n", &[(b"<1>a\n", false), (b"<2>b\n", false)]),
         (b"4 <1>a\n4 <2>b\n", &[(b"<1>a", false), (b"<2>b", false)]),
         (b"6 <1>a\nb<2>c\n4 <3>d", &[(b"<1>a\nb", false), (b"<2>c", false), (b"<3>d", false)]),
+        // As Python's SysLogHandler ends them (RFC 6587, section 3.4.2). With a count, NUL is a part of the message.
+        (b"<1>a\0<2>b\0", &[(b"<1>a", false), (b"<2>b", false)]),
+        (b"<1>a\0\n<2>b\n\0<3>c", &[(b"<1>a", false), (b"<2>b", false), (b"<3>c", false)]),
+        (b"6 <1>a\0b<2>c\0", &[(b"<1>a\0b", false), (b"<2>c", false)]),
         (b"12 <1>abcdefghi<2>x", &[(b"<1>abcdefghi", false), (b"<2>x", false)]),
         // Incomplete at the end of the stream.
         (b"9 <1>a", &[(b"<1>a", true)]),
@@ -302,8 +324,10 @@ fn a_stream_is_taken_apart_by_counts_and_by_lines() {
 fn bad_messages_are_taken_out_of_a_stream_in_any_pieces() {
     for (bytes, _) in BAD {
         let next = (&b"<2>next"[..], false);
-        // The `5` would be the digits of a count, were there a space and `<` after it.
-        assert_messages(&[bytes, &b"\n<2>next\n"[..]].concat(), &[(bytes, false), next]);
+        // The `5` would be the digits of a count, were there a space and `<` after it. NUL ends a message.
+        let parts = bytes.split(|byte| *byte == 0).map(|part| (part, false));
+        let expected: Vec<_> = parts.chain([next]).collect();
+        assert_messages(&[bytes, &b"\n<2>next\n"[..]].concat(), &expected);
         if bytes.first() == Some(&b'<') {
             let counted = [format!("{} ", bytes.len()).as_bytes(), bytes, b"7 <2>next"].concat();
             assert_messages(&counted, &[(bytes, false), next]);
@@ -319,6 +343,7 @@ fn a_message_that_is_too_long_is_cut_and_the_next_one_is_whole() {
     let fits = long[..max].to_vec();
     for (stream, expected) in [
         ([&long[..], b"\n<2>b\n"].concat(), vec![(cut.clone(), true), (b"<2>b".to_vec(), false)]),
+        ([&long[..], b"x\0<2>b\0"].concat(), vec![(cut.clone(), true), (b"<2>b".to_vec(), false)]),
         ([&fits[..], b"\n<2>b\n"].concat(), vec![(fits.clone(), false), (b"<2>b".to_vec(), false)]),
         (
             [format!("{} ", long.len()).as_bytes(), &long, b"4 <2>b"].concat(),
@@ -360,6 +385,19 @@ fn what_is_cut_ends_with_a_whole_character_and_is_marked() {
     let event = of(&[b"<1>".as_slice(), &vec![0xFF; SYSLOG_MESSAGE_BYTES_MAX]].concat());
     assert!(event["body"].as_str().unwrap().len() <= SYSLOG_MESSAGE_BYTES_MAX);
     assert_eq!(event["attributes"], json!({"syslog.facility":0,"syslog.invalid_utf8":true,"truncated":true}));
+}
+
+#[test]
+fn a_source_that_is_cut_is_marked() {
+    let long = "a".repeat(EVENT_NAME_BYTES_MAX);
+    for (app, is_cut) in [(long.clone(), false), (format!("{long}b"), true)] {
+        let event = of(format!("<1>1 - h {app} - - - x").as_bytes());
+        assert_eq!(event["source"], json!(long));
+        assert_eq!(event["attributes"].get("truncated"), is_cut.then_some(&json!(true)));
+    }
+    // A host is an attribute as well: nothing is missing.
+    let event = of(format!("<1>1 - {long}b - - - - x").as_bytes());
+    assert_eq!((&event["source"], event["attributes"].get("truncated")), (&json!(long), None));
 }
 
 #[test]

@@ -19,12 +19,14 @@ struct Server {
     out: Vec<u8>,
     plain: Vec<u8>,
     has_ended: bool,
+    /// How often something was received.
+    reads: usize,
 }
 
 impl Server {
     fn new(acceptor: &crate::tls::Acceptor) -> Self {
         let machine = Machine::new(acceptor.config()).unwrap();
-        Self { machine, wire: vec![0; TLS_WIRE_BYTES], out: Vec::new(), plain: Vec::new(), has_ended: false }
+        Self { machine, wire: vec![0; TLS_WIRE_BYTES], out: Vec::new(), plain: Vec::new(), has_ended: false, reads: 0 }
     }
 
     /// Receives `bytes` as a socket would deliver them in pieces of at most `piece`, into rooms of `room` bytes.
@@ -50,6 +52,7 @@ impl Server {
             let end = at.start + count;
             self.wire[at.start..end].copy_from_slice(&bytes[..count]);
             bytes = &bytes[count..];
+            self.reads += 1;
             match self.machine.receive(&mut self.wire[..end], &mut room, &mut self.out)? {
                 Received::Bytes(count) => self.plain.extend_from_slice(&room[..count]),
                 Received::Nothing => {}
@@ -266,6 +269,23 @@ fn the_first_dns_name_says_who_a_client_is() {
         let (mut server, mut client) = (Server::new(&acceptor), connect(&self::client(&issued, None, version)));
         shake(&mut server, &mut client, usize::MAX);
         assert!(server.machine.client_certificate().is_none(), "a client may show none");
+    }
+}
+
+/// A handshake message may be longer than a record.
+#[test]
+fn a_long_certificate_of_a_client_is_received_in_a_few_reads() {
+    let (issued, authority) = (Issued::self_signed("localhost"), Authority::new("clients"));
+    let acceptor = acceptor(&issued, Some((&authority, &[])));
+    let names: Vec<String> = (0..900).map(|number| format!("{number}.clients.example.org")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let own = authority.issue(&names, 7, FAR);
+    assert!((22_000..TLS_HELD_BYTES_MAX - 2_000).contains(&own.der.len()), "{}", own.der.len());
+    for version in VERSIONS {
+        let (mut server, mut client) = (Server::new(&acceptor), connect(&self::client(&issued, Some(&own), version)));
+        shake(&mut server, &mut client, usize::MAX);
+        assert!(server.machine.client_certificate().is_some() && server.reads < 10, "{version:?}: {}", server.reads);
+        assert_eq!(server.machine.kept_bytes(), 0);
     }
 }
 
