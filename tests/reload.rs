@@ -452,6 +452,64 @@ fn certificates_their_clients_and_what_is_accepted_without_tls_change() {
     assert_eq!(answer(&mut other), FrameKind::Ack);
 }
 
+#[test]
+fn what_is_shown_of_the_certificate_is_that_of_the_one_in_force() {
+    let authority = Authority::new("of a test");
+    let directory = tempfile::tempdir().unwrap();
+    let issued = authority.issue(&["localhost"], 1, FAR);
+    let (cert, key) = (directory.path().join("server.pem"), directory.path().join("server.key"));
+    fs::write(&cert, &issued.pem).unwrap();
+    fs::write(&key, &issued.key).unwrap();
+    let tls = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
+    let tokens = directory.path().join("tokens");
+    fs::write(&tokens, "secret\n").unwrap();
+    let with_tokens = format!("[server]\ntokens_file = {tokens:?}\n");
+    let server = Reloaded::start(&with_tokens);
+    let expiry = || metric(server.address(), "telemetryx_tls_certificate_expiry_seconds");
+    assert!(server.refused(&tls).contains("would turn authentication off"));
+    assert_eq!(expiry(), None, "the certificate of settings that are refused");
+
+    server.applied(&format!("{with_tokens}{tls}"));
+    let shown = expiry();
+    assert!(shown.is_some_and(|seconds| seconds > 0.0), "{shown:?}");
+    // Another acceptor with the same certificate.
+    let ca = directory.path().join("ca.pem");
+    fs::write(&ca, &authority.pem).unwrap();
+    server.applied(&format!("{with_tokens}{tls}client_ca_file = {ca:?}\nclient_auth = \"request\"\n"));
+    // The file of the first one is not looked at any more.
+    let threads = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", server.server.pid())).unwrap();
+        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.trim() == "tls files").count()
+    };
+    assert!(wait_until(DEADLINE, || threads() == 1), "{}", threads());
+    assert_eq!(expiry(), shown);
+
+    server.applied(&with_tokens);
+    assert!(wait_until(DEADLINE, || expiry().is_none()), "TLS is not offered any more");
+}
+
+#[test]
+fn a_certificate_is_replaced_without_tickets_as_long_as_syslog_runs() {
+    let authority = Authority::new("of a test");
+    let directory = tempfile::tempdir().unwrap();
+    let settings = |serial: u64, more: &str| {
+        let issued = authority.issue(&["localhost"], serial, FAR);
+        let name = |end: &str| directory.path().join(format!("{serial}.{end}"));
+        fs::write(name("pem"), &issued.pem).unwrap();
+        fs::write(name("key"), &issued.key).unwrap();
+        format!("[tls]\ncert_file = {:?}\nkey_file = {:?}\n{more}", name("pem"), name("key"))
+    };
+    let server = Reloaded::start(&settings(1, "[syslog]\nenabled = true\n"));
+    let printed = server.applied(&settings(2, ""));
+    assert_eq!(printed, "settings reloaded: tls.cert_file, tls.key_file\na restart is needed for: syslog.enabled\n");
+    let config = tls::client(&authority, None, &[&rustls::version::TLS13]);
+    let mut stream = TlsStream::connect(server.address(), &config).unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").unwrap();
+    stream.read_to_end().unwrap();
+    assert_eq!(stream.tls.tls13_tickets_received(), 0, "a sender of syslog never reads them");
+}
+
 /// The kind of the next frame.
 fn answer(stream: &mut TlsStream) -> FrameKind {
     let (mut bytes, mut chunk) = (Vec::new(), [0; 1]);

@@ -41,7 +41,7 @@ impl fmt::Debug for TokenHash {
 }
 
 /// The tokens of the settings. Without tokens every agent is accepted.
-#[derive(Default, Clone, PartialEq)]
+#[derive(Default, Clone)]
 pub struct Tokens {
     /// With the client, where it is the token of one.
     known: Vec<(TokenHash, Option<ClientId>)>,
@@ -122,6 +122,16 @@ impl Tokens {
     /// Whether neither tokens nor clients are configured: everybody may send.
     pub fn is_empty(&self) -> bool {
         self.known.is_empty() && !self.is_current.contains(&true)
+    }
+
+    /// Whether both know the same tokens, of the same clients.
+    pub fn knows_same(&self, other: &Self) -> bool {
+        let sorted = |tokens: &Self| {
+            let mut known: Vec<_> = tokens.known.iter().map(|(TokenHash(hash), client)| (*hash, *client)).collect();
+            known.sort_unstable();
+            known
+        };
+        sorted(self) == sorted(other)
     }
 
     /// Compares with every token, each in constant time: the time depends neither on where they differ nor on which it is.
