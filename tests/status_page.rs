@@ -166,6 +166,45 @@ fn a_full_disk_is_named_and_what_to_do() {
 }
 
 #[test]
+fn a_log_that_no_sink_needs_is_not_nearly_full_and_rows_stay_what_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let mut page = Page::open();
+    page.load(&format!("http://{}/", server.address()));
+    page.wait_for("!document.getElementById('all').hidden");
+    // What is drawn of this answer with other numbers. Nothing comes in between: it is one expression.
+    let mut of = |changes: &str, shown: &str| {
+        page.value(&format!("(() => {{ render({{ ...samples.at(-1), {changes} }}); return {shown}; }})()"))
+    };
+    let trouble = "document.getElementById('trouble').textContent";
+    let log = |needed: u64| format!("log: {{ bytes: {{ used: 99, capacity: 100 }}, needed_bytes: {needed} }}");
+    // All of it may be deleted where there is no room: it is there because of wal.keep.
+    assert_eq!(of(&log(3), trouble), "");
+    assert_eq!(of(&log(3), "document.getElementById('log-share').textContent"), "3.0 %");
+    assert_eq!(of(&log(90), trouble), "Log is nearly full – sinks need 90 % of wal.max_bytes");
+
+    let rejections = |count: usize, reason: &str| {
+        let rejected = |protocol| {
+            let entry = r#"from: "a", code: "400", times: 1, events: 1, unix_ms: 0"#;
+            format!("{{ {entry}, protocol: \"{protocol}\", reason: {reason:?} }}")
+        };
+        let entries: Vec<_> = ["http", "frames"].iter().take(count).map(rejected).collect();
+        format!("rejections: [{}]", entries.join(", "))
+    };
+    let rows = "document.querySelectorAll('#rejections tr').length";
+    assert_eq!(of(&rejections(2, "x"), rows), 2);
+    of(&rejections(2, "x"), "document.querySelector('#rejections tr').id = 'first'");
+    assert_eq!(of(&rejections(2, "another reason"), "document.querySelector('#rejections tr').id"), "first");
+    assert_eq!(of(&rejections(1, "x"), rows), 1, "no row is left of an entry that is gone");
+
+    // A store's message must not look like several.
+    let letter = "{ unix_ms: 0, events: 1, code: 'E', reason: 'a\\nDead letters, now: 9 × b' }";
+    let sink = format!("sinks: [{{ ...samples.at(-1).sinks[0], dead_letters: [{letter}] }}]");
+    let lines = "document.querySelector('#sinks .more').textContent.split('\\n').length";
+    assert_eq!(of(&sink, lines), 1);
+}
+
+#[test]
 fn where_senders_need_tokens_the_page_asks_for_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
