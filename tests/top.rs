@@ -133,6 +133,21 @@ fn signals_give_the_terminal_back() {
 }
 
 #[test]
+fn in_the_background_it_waits_before_it_takes_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    // With job control a command in the background is stopped where it would change the terminal.
+    let line = format!(
+        "set -m; {TELEMETRYX} top {} & i=0; until jobs -l > jobs; grep -q -i -e stopped jobs; do i=$((i+1)); [ $i -lt 600 ] || break; sleep 0.1; \
+         done; cat jobs; kill -9 %1; echo code $?",
+        server.address()
+    );
+    let (output, _) = run(folder.path(), 200, &line);
+    assert!(output.to_lowercase().contains("stopped"), "{output:?}");
+    assert!(output.contains("code 0") && !output.contains("\u{1b}[?1049h"), "{output:?}");
+}
+
+#[test]
 fn a_token_goes_unencrypted_to_another_machine_only_where_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("pages"), "secret-of-pages\n").unwrap();
