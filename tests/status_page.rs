@@ -94,10 +94,8 @@ fn numbers_are_those_of_the_metrics_and_no_text_of_peers_is_run() {
 #[test]
 fn a_dead_sink_is_shown_by_the_next_but_one_answer() {
     let directory = tempfile::tempdir().unwrap();
-    let service = HttpService::start(None);
-    let name = service.name();
-    let url = format!("sinks.h.url={}", service.url(&name));
-    let server = Server::start(directory.path(), &["sinks.h.kind=http", &url]);
+    let (service, name, [kind, url]) = HttpService::with_sink("h");
+    let server = Server::start(directory.path(), &[&kind, &url]);
     let address = server.address();
     let mut page = Page::open();
     page.load(&format!("http://{address}/"));
@@ -134,12 +132,10 @@ fn a_full_disk_is_named_and_what_to_do() {
         Ok(disk) => disk,
         Err(reason) => return println!("skipped, a full disk: {reason}"),
     };
-    let service = HttpService::start(None);
-    let name = service.name();
-    let url = format!("sinks.audit.url={}", service.url(&name));
+    let (service, name, [kind, url]) = HttpService::with_sink("audit");
     // The sink does not let the log become smaller.
     service.tell(&name, "answer", b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
-    let server = Server::start(&disk.path(), &["wal.segment_bytes=1MiB", "sinks.audit.kind=http", &url]);
+    let server = Server::start(&disk.path(), &["wal.segment_bytes=1MiB", &kind, &url]);
     let address = server.address();
     let mut page = Page::open();
     page.look(DESK, "light");
@@ -303,11 +299,8 @@ fn decoded(text: &str) -> Vec<u8> {
 #[test]
 fn the_page_fits_a_desk_and_a_phone_in_light_and_dark() {
     let directory = tempfile::tempdir().unwrap();
-    let service = HttpService::start(None);
-    let name = service.name();
-    let url = format!("sinks.audit.url={}", service.url(&name));
-    let settings =
-        ["sinks.sqlite.kind=sqlite", "sinks.archive.kind=file", "sinks.audit.kind=http", &url, "server.event_loops=2"];
+    let (service, name, [kind, url]) = HttpService::with_sink("audit");
+    let settings = ["sinks.sqlite.kind=sqlite", "sinks.archive.kind=file", &kind, &url, "server.event_loops=2"];
     let server = Server::start(directory.path(), &settings);
     let address = server.address();
     let agents = ["api", "edge-fra-1", "edge-fra-2", "billing", HOSTILE];
