@@ -359,6 +359,31 @@ fn without_a_server_there_is_nothing_to_reload() {
 }
 
 #[test]
+fn signals_that_ask_for_a_reload_do_not_end_a_server_that_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    // It waits at the file of tokens, which never ends as long as this is open.
+    let tokens = directory.path().join("tokens");
+    assert!(Command::new("mkfifo").arg(&tokens).status().unwrap().success());
+    let mut writer = fs::File::options().read(true).write(true).open(&tokens).unwrap();
+    let setting = format!("server.tokens_file={}", tokens.display());
+    let mut process = Server::launch_with(directory.path(), &[&setting, "sinks.none.kind=discard"], &[]);
+    let waits = |pid| {
+        let links =
+            fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(|link| fs::read_link(link.ok()?.path()).ok());
+        links.into_iter().any(|link| link == tokens)
+    };
+    assert!(wait_until(DEADLINE, || waits(process.pid())));
+    for signal in ["USR1", "HUP"] {
+        process.signal(signal);
+    }
+    writer.write_all(b"secret\n").unwrap();
+    drop(writer);
+    let started = wait_until(DEADLINE, || process.listens() || !process.is_running());
+    assert!(started && process.is_running(), "a signal has ended it");
+    process.kill();
+}
+
+#[test]
 fn a_terminal_that_is_closed_ends_the_server_and_the_command_still_reloads() {
     let directory = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_telemetryx");

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use support::http::post;
-use support::server::{Server, wait_until};
+use support::server::{Server, handles, wait_until};
 use support::terminal::{run, run_with_keys, seen};
 
 const TELEMETRYX: &str = env!("CARGO_BIN_EXE_telemetryx");
@@ -84,13 +84,6 @@ fn a_key_ends_it_and_gives_the_terminal_back() {
     assert!(text.starts_with("icanon\necho\n") || text.contains("\nicanon\necho\n"), "{output:?}");
     assert!(!text.contains("\u{1b}[1m") && !text.contains("\u{1b}[0m"), "NO_COLOR: {output:?}");
     assert!(text.ends_with("\u{1b}[?1049lcode 0\nicanon\necho\n"), "{output:?}");
-}
-
-/// Whether the process handles the signal of this number itself, such as 20 (SIGTSTP): `SigCgt` of /proc.
-fn handles(pid: u32, signal: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 fn is_stopped(pid: u32) -> bool {

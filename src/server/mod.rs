@@ -173,7 +173,7 @@ pub fn run(
 ) -> Result<(), ServerError> {
     let config = &settings.config;
     let server = &config.server;
-    drain::ignore_user_signals().map_err(system("a signal handler"))?;
+    drain::ignore_signals(reloading.by_hangup).map_err(system("a signal handler"))?;
     let (notifier, requests) = (Notifier::from_environment(), Requests::new());
     let tokens = access::read_tokens(config)?;
     let tls = certificates::acceptor(config, config.syslog.enabled)?.map(Arc::new);
