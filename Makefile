@@ -1,6 +1,6 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check clippy check unit-test test`;
 # .ci/run does formatting, clippy and tests where there is no make.
-.PHONY: run release test lint fmt-check check clippy deny fmt doc proto torture reload otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks bench-handshakes bench-tracing instructions microbench flamegraph image image-test deb deb-test unit-test alerts-test
+.PHONY: run release test lint fmt-check check clippy deny fmt doc proto torture reload otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks bench-handshakes bench-tap bench-tracing instructions microbench flamegraph image image-test deb deb-test unit-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
@@ -108,6 +108,9 @@ bench-loops:    ## two event loops against one: cost of an event, and events per
 
 bench-steps:    ## steps of a sink, end to end: with a filter or sampling against without (5 minutes)
 	./tools/bench/steps
+
+bench-tap:      ## the server beside a running `tap`, against without it (5 minutes)
+	./tools/bench/tap
 
 bench-tracing:  ## log lines and spans that are not written, against a build without them: at least 0.99 (15 minutes)
 	./tools/bench/tracing

@@ -9,6 +9,7 @@ mod process;
 mod status;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -131,6 +132,8 @@ pub struct Metrics {
     loop_busy_ratio: GaugeVec,
     /// Without labels; there is a value only where there is a certificate.
     certificate_expiry: IntGaugeVec,
+    /// How many certificates are watched: one, and for a moment that of the settings before.
+    pub certificate_watches: AtomicUsize,
     loop_connections: IntGaugeVec,
     reloads: IntCounterVec,
     not_ready: IntGaugeVec,
@@ -380,6 +383,7 @@ impl Metrics {
                 "1 while /ready answers 503 for this reason, else 0.",
                 &["reason"],
             )?,
+            certificate_watches: AtomicUsize::new(0),
             certificate_expiry: on.gauges(
                 "telemetryx_tls_certificate_expiry_seconds",
                 "When the certificate in tls.cert_file expires, in seconds since 1970.",
@@ -422,6 +426,11 @@ impl Metrics {
     /// `not_after`: when the certificate of the server expires, in seconds since 1970.
     pub fn show_certificate(&self, not_after: i64) {
         self.certificate_expiry.with_label_values::<&str>(&[]).set(not_after);
+    }
+
+    /// TLS is not offered any more.
+    pub fn hide_certificate(&self) {
+        self.certificate_expiry.reset();
     }
 
     /// A half-closed connection was closed before the peer had ended or paused. `reason`: a name from a closed set of ours.

@@ -435,6 +435,31 @@ fn without_a_server_there_is_nothing_to_reload() {
 }
 
 #[test]
+fn signals_that_ask_for_a_reload_do_not_end_a_server_that_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    // It waits at the file of tokens, which never ends as long as this is open.
+    let tokens = directory.path().join("tokens");
+    assert!(Command::new("mkfifo").arg(&tokens).status().unwrap().success());
+    let mut writer = fs::File::options().read(true).write(true).open(&tokens).unwrap();
+    let setting = format!("server.tokens_file={}", tokens.display());
+    let mut process = Server::launch_with(directory.path(), &[&setting, "sinks.none.kind=discard"], &[]);
+    let waits = |pid| {
+        let links =
+            fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(|link| fs::read_link(link.ok()?.path()).ok());
+        links.into_iter().any(|link| link == tokens)
+    };
+    assert!(wait_until(DEADLINE, || waits(process.pid())));
+    for signal in ["USR1", "HUP"] {
+        process.signal(signal);
+    }
+    writer.write_all(b"secret\n").unwrap();
+    drop(writer);
+    let started = wait_until(DEADLINE, || process.listens() || !process.is_running());
+    assert!(started && process.is_running(), "a signal has ended it");
+    process.kill();
+}
+
+#[test]
 fn a_terminal_that_is_closed_ends_the_server_and_the_command_still_reloads() {
     let directory = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_telemetryx");
@@ -526,6 +551,64 @@ fn certificates_their_clients_and_what_is_accepted_without_tls_change() {
     assert_eq!(agent.answer(FrameKind::Goaway).goaway(), Some(GoawayCode::Auth));
     other.write_all(&data(2, &batch(vec![log_line(2)]))).unwrap();
     assert_eq!(answer(&mut other), FrameKind::Ack);
+}
+
+#[test]
+fn what_is_shown_of_the_certificate_is_that_of_the_one_in_force() {
+    let authority = Authority::new("of a test");
+    let directory = tempfile::tempdir().unwrap();
+    let issued = authority.issue(&["localhost"], 1, FAR);
+    let (cert, key) = (directory.path().join("server.pem"), directory.path().join("server.key"));
+    fs::write(&cert, &issued.pem).unwrap();
+    fs::write(&key, &issued.key).unwrap();
+    let tls = format!("[tls]\ncert_file = {cert:?}\nkey_file = {key:?}\n");
+    let tokens = directory.path().join("tokens");
+    fs::write(&tokens, "secret\n").unwrap();
+    let with_tokens = format!("[server]\ntokens_file = {tokens:?}\n");
+    let server = Reloaded::start(&with_tokens);
+    let expiry = || metric(server.address(), "telemetryx_tls_certificate_expiry_seconds");
+    assert!(server.refused(&tls).contains("would turn authentication off"));
+    assert_eq!(expiry(), None, "the certificate of settings that are refused");
+
+    server.applied(&format!("{with_tokens}{tls}"));
+    let shown = expiry();
+    assert!(shown.is_some_and(|seconds| seconds > 0.0), "{shown:?}");
+    // Another acceptor with the same certificate.
+    let ca = directory.path().join("ca.pem");
+    fs::write(&ca, &authority.pem).unwrap();
+    server.applied(&format!("{with_tokens}{tls}client_ca_file = {ca:?}\nclient_auth = \"request\"\n"));
+    // The file of the first one is not looked at any more.
+    let threads = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", server.server.pid())).unwrap();
+        let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.filter(|name| name.trim() == "tls files").count()
+    };
+    assert!(wait_until(DEADLINE, || threads() == 1), "{}", threads());
+    assert_eq!(expiry(), shown);
+
+    server.applied(&with_tokens);
+    assert!(wait_until(DEADLINE, || expiry().is_none()), "TLS is not offered any more");
+}
+
+#[test]
+fn a_certificate_is_replaced_without_tickets_as_long_as_syslog_runs() {
+    let authority = Authority::new("of a test");
+    let directory = tempfile::tempdir().unwrap();
+    let settings = |serial: u64, more: &str| {
+        let issued = authority.issue(&["localhost"], serial, FAR);
+        let name = |end: &str| directory.path().join(format!("{serial}.{end}"));
+        fs::write(name("pem"), &issued.pem).unwrap();
+        fs::write(name("key"), &issued.key).unwrap();
+        format!("[tls]\ncert_file = {:?}\nkey_file = {:?}\n{more}", name("pem"), name("key"))
+    };
+    let server = Reloaded::start(&settings(1, "[syslog]\nenabled = true\n"));
+    let printed = server.applied(&settings(2, ""));
+    assert_eq!(printed, "settings reloaded: tls.cert_file, tls.key_file\na restart is needed for: syslog.enabled\n");
+    let config = tls::client(&authority, None, &[&rustls::version::TLS13]);
+    let mut stream = TlsStream::connect(server.address(), &config).unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").unwrap();
+    stream.read_to_end().unwrap();
+    assert_eq!(stream.tls.tls13_tickets_received(), 0, "a sender of syslog never reads them");
 }
 
 /// The kind of the next frame.

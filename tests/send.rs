@@ -67,6 +67,8 @@ fn real_logs(directory: &Path) -> Vec<PathBuf> {
             .args(command)
             .args(["--offline", "--locked"])
             .env("CARGO_LOG", "trace")
+            // That of this test, which may be that of `--target-dir`.
+            .env("CARGO_TARGET_DIR", support::target_directory())
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .output()
             .expect("cargo runs");

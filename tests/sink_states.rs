@@ -80,10 +80,8 @@ fn a_service_that_nobody_runs_is_never_ok_and_its_events_grow_old() {
 #[test]
 fn a_service_that_starts_later_is_connected_to_and_a_down_one_is_logged_at_once() {
     let directory = tempfile::tempdir().unwrap();
-    let service = HttpService::start(None);
-    let name = service.name();
-    let url = format!("sinks.h.url={}", service.url(&name));
-    let server = Server::start(directory.path(), &["sinks.h.kind=http", &url]);
+    let (service, name, [kind, url]) = HttpService::with_sink("h");
+    let server = Server::start(directory.path(), &[&kind, &url]);
     let address = server.address();
     wait_for_state(&server, "h", "ok");
     assert_eq!((up(address, "h"), oldest(address, "h")), (1.0, 0.0));
@@ -98,6 +96,36 @@ fn a_service_that_starts_later_is_connected_to_and_a_down_one_is_logged_at_once(
     assert!(wait_until(Duration::from_secs(10), logged), "{}", server.log());
     println!("logged {:?} after the state", seen.elapsed());
     assert_eq!(up(address, "h"), 0.0);
+}
+
+#[test]
+fn a_request_that_is_not_delivered_in_time_names_the_sinks() {
+    let directory = tempfile::tempdir().unwrap();
+    let (service, name, [kind, url]) = HttpService::with_sink("h");
+    service.tell(&name, "answer", b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n");
+    let settings = [
+        &kind,
+        &url,
+        "sinks.w.kind=discard",
+        "sinks.w.aggregate.interval=10s",
+        "sinks.n.kind=discard",
+        "sinks.n.aggregate.interval=10s",
+        "sinks.n.required=false",
+        "server.drain_timeout=5s",
+    ];
+    let server = Server::start(directory.path(), &settings);
+    let address = server.address();
+    let (status, answer) = thread::scope(|scope| {
+        let counter = r#"{"name":"c","kind":"counter","value":1}"#;
+        let asked = scope.spawn(|| post(address, "?ack=delivered", counter).unwrap());
+        wait_for_state(&server, "h", "retrying");
+        server.terminate();
+        asked.join().unwrap()
+    });
+    assert_eq!(status, 504, "{answer}");
+    let sinks =
+        r#"before this server ended; sink h is retrying, sink w gathers for \"10s\"; the events are in the log"#;
+    assert!(answer.contains(sinks), "{answer}");
 }
 
 #[test]

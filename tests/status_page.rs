@@ -94,10 +94,8 @@ fn numbers_are_those_of_the_metrics_and_no_text_of_peers_is_run() {
 #[test]
 fn a_dead_sink_is_shown_by_the_next_but_one_answer() {
     let directory = tempfile::tempdir().unwrap();
-    let service = HttpService::start(None);
-    let name = service.name();
-    let url = format!("sinks.h.url={}", service.url(&name));
-    let server = Server::start(directory.path(), &["sinks.h.kind=http", &url]);
+    let (service, name, [kind, url]) = HttpService::with_sink("h");
+    let server = Server::start(directory.path(), &[&kind, &url]);
     let address = server.address();
     let mut page = Page::open();
     page.load(&format!("http://{address}/"));
@@ -134,12 +132,10 @@ fn a_full_disk_is_named_and_what_to_do() {
         Ok(disk) => disk,
         Err(reason) => return println!("skipped, a full disk: {reason}"),
     };
-    let service = HttpService::start(None);
-    let name = service.name();
-    let url = format!("sinks.audit.url={}", service.url(&name));
+    let (service, name, [kind, url]) = HttpService::with_sink("audit");
     // The sink does not let the log become smaller.
     service.tell(&name, "answer", b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
-    let server = Server::start(&disk.path(), &["wal.segment_bytes=1MiB", "sinks.audit.kind=http", &url]);
+    let server = Server::start(&disk.path(), &["wal.segment_bytes=1MiB", &kind, &url]);
     let address = server.address();
     let mut page = Page::open();
     page.look(DESK, "light");
@@ -163,6 +159,45 @@ fn a_full_disk_is_named_and_what_to_do() {
     for part in ["NOT READY: disk_full", "audit  retrying", "HTTP 503"] {
         assert!(text.contains(part), "{part} is missing:\n{text}");
     }
+}
+
+#[test]
+fn a_log_that_no_sink_needs_is_not_nearly_full_and_rows_stay_what_they_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(directory.path(), &[]);
+    let mut page = Page::open();
+    page.load(&format!("http://{}/", server.address()));
+    page.wait_for("!document.getElementById('all').hidden");
+    // What is drawn of this answer with other numbers. Nothing comes in between: it is one expression.
+    let mut of = |changes: &str, shown: &str| {
+        page.value(&format!("(() => {{ render({{ ...samples.at(-1), {changes} }}); return {shown}; }})()"))
+    };
+    let trouble = "document.getElementById('trouble').textContent";
+    let log = |needed: u64| format!("log: {{ bytes: {{ used: 99, capacity: 100 }}, needed_bytes: {needed} }}");
+    // All of it may be deleted where there is no room: it is there because of wal.keep.
+    assert_eq!(of(&log(3), trouble), "");
+    assert_eq!(of(&log(3), "document.getElementById('log-share').textContent"), "3.0 %");
+    assert_eq!(of(&log(90), trouble), "Log is nearly full – sinks need 90 % of wal.max_bytes");
+
+    let rejections = |count: usize, reason: &str| {
+        let rejected = |protocol| {
+            let entry = r#"from: "a", code: "400", times: 1, events: 1, unix_ms: 0"#;
+            format!("{{ {entry}, protocol: \"{protocol}\", reason: {reason:?} }}")
+        };
+        let entries: Vec<_> = ["http", "frames"].iter().take(count).map(rejected).collect();
+        format!("rejections: [{}]", entries.join(", "))
+    };
+    let rows = "document.querySelectorAll('#rejections tr').length";
+    assert_eq!(of(&rejections(2, "x"), rows), 2);
+    of(&rejections(2, "x"), "document.querySelector('#rejections tr').id = 'first'");
+    assert_eq!(of(&rejections(2, "another reason"), "document.querySelector('#rejections tr').id"), "first");
+    assert_eq!(of(&rejections(1, "x"), rows), 1, "no row is left of an entry that is gone");
+
+    // A store's message must not look like several.
+    let letter = "{ unix_ms: 0, events: 1, code: 'E', reason: 'a\\nDead letters, now: 9 × b' }";
+    let sink = format!("sinks: [{{ ...samples.at(-1).sinks[0], dead_letters: [{letter}] }}]");
+    let lines = "document.querySelector('#sinks .more').textContent.split('\\n').length";
+    assert_eq!(of(&sink, lines), 1);
 }
 
 #[test]
@@ -264,11 +299,8 @@ fn decoded(text: &str) -> Vec<u8> {
 #[test]
 fn the_page_fits_a_desk_and_a_phone_in_light_and_dark() {
     let directory = tempfile::tempdir().unwrap();
-    let service = HttpService::start(None);
-    let name = service.name();
-    let url = format!("sinks.audit.url={}", service.url(&name));
-    let settings =
-        ["sinks.sqlite.kind=sqlite", "sinks.archive.kind=file", "sinks.audit.kind=http", &url, "server.event_loops=2"];
+    let (service, name, [kind, url]) = HttpService::with_sink("audit");
+    let settings = ["sinks.sqlite.kind=sqlite", "sinks.archive.kind=file", &kind, &url, "server.event_loops=2"];
     let server = Server::start(directory.path(), &settings);
     let address = server.address();
     let agents = ["api", "edge-fra-1", "edge-fra-2", "billing", HOSTILE];

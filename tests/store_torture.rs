@@ -18,20 +18,18 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use support::cast::{Cast, DURABLE_REDIS};
 use support::http::{self, get};
 use support::ledger::Ledger;
 use support::load::{Load, Plan};
 use support::server::{Server, own_address, wait_until};
-use support::stores::{Postgres, Receiver, Redis, RedisCluster};
+use support::stores::{Receiver, RedisCluster};
 use support::{rows, seed};
 use telemetryx::random::Random;
 use telemetryx::wire::AckLevel::{Delivered, Synced};
 
 /// The log is made and deleted all the time, and is read again by whoever was away.
 const SMALL_SEGMENTS: [&str; 3] = ["wal.segment_bytes=64KiB", "wal.max_bytes=4MiB", "wal.keep=0s"];
-/// As docs/operations.md says for a PostgreSQL and a Redis that keep what they acknowledged.
-const DURABLE_POSTGRES: [&str; 3] = ["fsync=on", "synchronous_commit=on", "full_page_writes=on"];
-const DURABLE_REDIS: [&str; 6] = ["--appendonly", "yes", "--appendfsync", "always", "--aof-load-truncated", "no"];
 /// For everything to work again, and to be stored at the end: a sink waits up to 30 s before another attempt.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -69,68 +67,18 @@ fn settle(mut server: Server, load: Load, data_dir: &Path) -> Ledger {
     ledger
 }
 
-/// All that can be killed. Its numbers are the indices of [`NAMES`].
-struct Cast {
-    data_dir: tempfile::TempDir,
-    settings: Vec<String>,
-    server: Option<Server>,
-    postgres: Postgres,
-    redis: Redis,
-    checking: Receiver,
-    counting: Receiver,
-}
-
+/// All that can be killed, by its number.
 const NAMES: [&str; 5] = ["telemetryx", "PostgreSQL", "Redis", "the service that checks", "the service that counts"];
 
-impl Cast {
-    fn start(address: SocketAddr) -> Self {
-        let postgres = Postgres::start(&DURABLE_POSTGRES);
-        let redis = Redis::start(&DURABLE_REDIS);
-        let (checking, counting) = (Receiver::start(&[]), Receiver::start(&["--unchecked"]));
-        let mut settings: Vec<String> = SMALL_SEGMENTS.map(str::to_owned).into();
-        settings.push(format!("server.address={address}"));
-        settings.push("sinks.sqlite.kind=sqlite".to_owned());
-        for (name, kind, url) in [
-            ("pg", "postgres", postgres.url("postgres")),
-            ("redis", "redis", redis.url()),
-            ("checking", "grpc", checking.url()),
-            ("counting", "grpc", counting.url()),
-        ] {
-            settings.push(format!("sinks.{name}.kind={kind}"));
-            settings.push(format!("sinks.{name}.url={url}"));
-        }
-        let data_dir = tempfile::tempdir().unwrap();
-        let mut cast = Self { data_dir, settings, server: None, postgres, redis, checking, counting };
-        cast.go_on(0);
-        cast
+fn start(address: SocketAddr) -> Cast {
+    let mut cast = Cast::new(address, &[&[], &["--unchecked"]]);
+    cast.set(SMALL_SEGMENTS);
+    let urls: Vec<String> = cast.services.iter().map(Receiver::url).collect();
+    for (name, url) in ["checking", "counting"].into_iter().zip(urls) {
+        cast.set([format!("sinks.{name}.kind=grpc"), format!("sinks.{name}.url={url}")]);
     }
-
-    fn kill(&mut self, number: usize) {
-        match number {
-            0 => self.server.take().expect("it runs").kill(),
-            1 => self.postgres.kill(),
-            2 => self.redis.kill(),
-            3 => self.checking.kill(),
-            _ => self.counting.kill(),
-        }
-    }
-
-    fn go_on(&mut self, number: usize) {
-        match number {
-            0 => {
-                let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
-                self.server = Some(Server::start(self.data_dir.path(), &settings));
-            }
-            1 => self.postgres.go_on(&DURABLE_POSTGRES),
-            2 => self.redis.go_on(),
-            3 => self.checking.go_on(),
-            _ => self.counting.go_on(),
-        }
-    }
-
-    fn server(&self) -> &Server {
-        self.server.as_ref().expect("it runs")
-    }
+    cast.start_again(0);
+    cast
 }
 
 fn shuffle<T>(items: &mut [T], random: &mut Random) {
@@ -144,7 +92,7 @@ fn stores_and_server_killed_at_random_under_load_lose_and_double_nothing() {
     let (seed, rounds) = (seed(), rounds(4));
     let mut random = Random::seeded(seed);
     let address = own_address();
-    let mut cast = Cast::start(address);
+    let mut cast = start(address);
     let agents = vec![Synced, Delivered, Synced, Synced, Delivered, Synced, Synced, Synced];
     let load = Load::start(address, &gentle(Plan { agents, ..Plan::mixed(seed) }));
     let started = Instant::now();
@@ -163,25 +111,25 @@ fn stores_and_server_killed_at_random_under_load_lose_and_double_nothing() {
         }
         shuffle(&mut victims, &mut random);
         for &victim in &victims {
-            cast.go_on(victim);
+            cast.start_again(victim);
         }
         // Nobody is killed while nothing is being delivered.
         let well = wait_until(PATIENCE, || all_sinks_are_ok(address));
         assert!(well, "{}\n{}", get(address, "/ready").1, cast.server().log());
     }
     let server = cast.server.take().expect("it runs");
-    let ledger = settle(server, load, cast.data_dir.path());
+    let ledger = settle(server, load, cast.data_dir());
     println!(
         "seed {seed}: {rounds} rounds in {:?}; kills: {:?}",
         started.elapsed(),
         NAMES.iter().zip(kills).collect::<Vec<_>>()
     );
     let outcomes = [
-        ("SQLite", ledger.compare_sqlite(&cast.data_dir.path().join("events.db"))),
+        ("SQLite", ledger.compare_sqlite(&cast.data_dir().join("events.db"))),
         ("PostgreSQL", ledger.compare(rows::of_postgres(&cast.postgres, "postgres"))),
         ("Redis", ledger.compare(rows::of_redis(&cast.redis, "events:{0}"))),
-        ("the service that checks", ledger.compare_sqlite(&cast.checking.database())),
-        ("the service that counts", ledger.compare_sqlite(&cast.counting.database())),
+        ("the service that checks", ledger.compare_sqlite(&cast.services[0].database())),
+        ("the service that counts", ledger.compare_sqlite(&cast.services[1].database())),
     ];
     outcomes.iter().for_each(|(store, outcome)| println!("{store}: {outcome}"));
     for (store, outcome) in &outcomes {

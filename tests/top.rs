@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use support::http::post;
-use support::server::{Server, wait_until};
+use support::server::{Server, handles, wait_until};
 use support::terminal::{run, run_with_keys, seen};
 
 const TELEMETRYX: &str = env!("CARGO_BIN_EXE_telemetryx");
@@ -86,13 +86,6 @@ fn a_key_ends_it_and_gives_the_terminal_back() {
     assert!(text.ends_with("\u{1b}[?1049lcode 0\nicanon\necho\n"), "{output:?}");
 }
 
-/// Whether the process handles the signal of this number itself, such as 20 (SIGTSTP): `SigCgt` of /proc.
-fn handles(pid: u32, signal: u32) -> bool {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
-}
-
 fn is_stopped(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default().contains("State:\tT")
 }
@@ -130,6 +123,21 @@ fn signals_give_the_terminal_back() {
         assert_eq!((text.matches("\u{1b}[?1049h").count(), text.matches("\u{1b}[?1049l").count()), (2, 2), "{text:?}");
         assert!(text.ends_with("\u{1b}[?1049lcode 0\nicanon\necho\n"), "{end}: {text:?}");
     }
+}
+
+#[test]
+fn in_the_background_it_waits_before_it_takes_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(folder.path(), &[]);
+    // With job control a command in the background is stopped where it would change the terminal.
+    let line = format!(
+        "set -m; {TELEMETRYX} top {} & i=0; until jobs -l > jobs; grep -q -i -e stopped jobs; do i=$((i+1)); [ $i -lt 600 ] || break; sleep 0.1; \
+         done; cat jobs; kill -9 %1; echo code $?",
+        server.address()
+    );
+    let (output, _) = run(folder.path(), 200, &line);
+    assert!(output.to_lowercase().contains("stopped"), "{output:?}");
+    assert!(output.contains("code 0") && !output.contains("\u{1b}[?1049h"), "{output:?}");
 }
 
 #[test]

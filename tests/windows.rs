@@ -19,6 +19,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
+use support::cast::Cast;
 use support::http::{self, get};
 use support::ledger::{self, Ledger};
 use support::load::{Load, Plan};
@@ -31,8 +32,6 @@ use telemetryx::random::Random;
 use telemetryx::wire::AckLevel::Synced;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-const DURABLE_POSTGRES: [&str; 3] = ["fsync=on", "synchronous_commit=on", "full_page_writes=on"];
-const DURABLE_REDIS: [&str; 6] = ["--appendonly", "yes", "--appendfsync", "always", "--aof-load-truncated", "no"];
 const SHARDS: usize = 4;
 /// The name of counters that SQLite and PostgreSQL refuse.
 const POISON: &str = "poison";
@@ -188,60 +187,20 @@ fn make_refuse(postgres: &Postgres) {
     assert!(created, "{:?}", postgres.psql("postgres", key));
 }
 
-/// Everything that can be killed.
-struct Cast {
-    data_dir: tempfile::TempDir,
-    settings: Vec<String>,
-    server: Option<Server>,
-    postgres: Postgres,
-    redis: Redis,
-}
-
-impl Cast {
-    fn start(address: SocketAddr) -> Self {
-        let (postgres, redis) = (Postgres::start(&DURABLE_POSTGRES), Redis::start(&DURABLE_REDIS));
-        let mut settings = vec![
-            format!("server.address={address}"),
-            "wal.segment_bytes=64KiB".to_owned(),
-            "wal.max_bytes=64MiB".to_owned(),
-            "wal.keep=0s".to_owned(),
-            "sinks.sqlite.kind=sqlite".to_owned(),
-            "sinks.pg.kind=postgres".to_owned(),
-            format!("sinks.pg.url={}", postgres.url("postgres")),
-            "sinks.redis.kind=redis".to_owned(),
-            format!("sinks.redis.url={}", redis.url()),
-            format!("sinks.redis.shards={SHARDS}"),
-        ];
-        for sink in ["sqlite", "pg", "redis"] {
-            settings.push(format!("sinks.{sink}.aggregate.interval=2s"));
-            settings.push(format!("sinks.{sink}.aggregate.gauges=[\"last\", \"min\", \"max\"]"));
-        }
-        let data_dir = tempfile::tempdir().unwrap();
-        let mut cast = Self { data_dir, settings, server: None, postgres, redis };
-        create_refusing_table(&cast.data_dir.path().join("events.db"));
-        cast.go_on(0);
-        make_refuse(&cast.postgres);
-        cast
+fn start(address: SocketAddr) -> Cast {
+    let mut cast = Cast::new(address, &[]);
+    cast.set(["wal.segment_bytes=64KiB", "wal.max_bytes=64MiB", "wal.keep=0s"]);
+    cast.set([format!("sinks.redis.shards={SHARDS}")]);
+    for sink in ["sqlite", "pg", "redis"] {
+        cast.set([
+            format!("sinks.{sink}.aggregate.interval=2s"),
+            format!("sinks.{sink}.aggregate.gauges=[\"last\", \"min\", \"max\"]"),
+        ]);
     }
-
-    fn kill(&mut self, number: usize) {
-        match number {
-            0 => self.server.take().expect("it runs").kill(),
-            1 => self.postgres.kill(),
-            _ => self.redis.kill(),
-        }
-    }
-
-    fn go_on(&mut self, number: usize) {
-        match number {
-            0 => {
-                let settings: Vec<&str> = self.settings.iter().map(String::as_str).collect();
-                self.server = Some(Server::start(self.data_dir.path(), &settings));
-            }
-            1 => self.postgres.go_on(&DURABLE_POSTGRES),
-            _ => self.redis.go_on(),
-        }
-    }
+    create_refusing_table(&cast.data_dir().join("events.db"));
+    cast.start_again(0);
+    make_refuse(&cast.postgres);
+    cast
 }
 
 /// Everything that was acknowledged is delivered, and the server ends in order.
@@ -272,7 +231,7 @@ fn sums_are_exact_in_every_store_while_stores_and_server_are_killed() {
     let (seed, time) = (seed(), Duration::from_secs(number("TELEMETRYX_WINDOW_SECONDS", 12)));
     let mut random = Random::seeded(seed);
     let address = own_address();
-    let mut cast = Cast::start(address);
+    let mut cast = start(address);
     let plan = Plan {
         agents: vec![Synced; 6],
         posters: vec![],
@@ -297,7 +256,7 @@ fn sums_are_exact_in_every_store_while_stores_and_server_are_killed() {
             std::thread::sleep(random.below(Duration::from_millis(200)));
         }
         victims.reverse();
-        victims.iter().for_each(|victim| cast.go_on(*victim));
+        victims.iter().for_each(|victim| cast.start_again(*victim));
     }
     let ledger = settle(cast.server.take().expect("it runs"), load);
     println!(
@@ -309,7 +268,7 @@ fn sums_are_exact_in_every_store_while_stores_and_server_are_killed() {
     let poison = ("agent-0".to_owned(), POISON.to_owned());
     let without_poison: Series =
         expected.iter().filter(|(key, _)| **key != poison).map(|(key, totals)| (key.clone(), *totals)).collect();
-    let data_dir = cast.data_dir.path();
+    let data_dir = cast.data_dir();
     assert_eq!(of_redis(&cast.redis), expected, "Redis");
     assert_eq!(of_sqlite(&data_dir.join("events.db")), without_poison, "SQLite");
     assert_eq!(of_postgres(&cast.postgres), without_poison, "PostgreSQL");

@@ -352,6 +352,10 @@ const FILES: &[(&str, &str)] = &[
         "t.toml:4: sinks.file.aggregate.by: expected a list of `source`, `name`, `attributes`, `attributes.KEY`, such as [\"source\", \"name\"]",
     ),
     (
+        "[[sinks]]\nkind = \"file\"\nredact = [{ fields = [\"a\"], action = \"remove\" }]",
+        "t.toml:3: sinks.file.redact: rule 1: unknown key `fields`: a rule has attributes, body, pattern, action, key_file",
+    ),
+    (
         "[[sinks]]\nkind = \"file\"\ninclude = [{ trace_id = \"1\" }]",
         "t.toml:3: sinks.file.include: condition 1: unknown key `trace_id`: a condition has kinds, severity, source, name, attributes",
     ),

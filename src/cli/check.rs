@@ -68,7 +68,7 @@ fn load(settings: &SettingsArgs, findings: &mut Findings) -> Result<Resolved, Fa
     let tokens = access::read_tokens(&settings.config)?;
     access::read_pages_token(server)?;
     access::check_files(&settings.config)?;
-    let acceptor = certificates::acceptor(&settings.config)?;
+    let acceptor = certificates::acceptor(&settings.config, settings.config.syslog.enabled)?;
     findings.summary(&settings)?;
     if let Some(warning) = access::warning(server.address, &tokens, &settings.config) {
         findings.warn("address", &server.address.to_string(), warning)?;

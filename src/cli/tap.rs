@@ -3,6 +3,7 @@
 //! The log is only read, and no file of it stays open while the output waits. SIGINT ends the process as any other.
 
 use std::io::{self, ErrorKind, Write, stdout};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -46,12 +47,7 @@ pub(super) struct TapArgs {
 pub(super) fn run(settings: &SettingsArgs, args: &TapArgs) -> Result<(), Failure> {
     let filter = filter(args)?;
     let dir = settings.load()?.config.data_dir.join("wal");
-    let failed = |error: io::Error| {
-        Failure::Failed(match error.kind() {
-            ErrorKind::NotFound => format!("there is no log in {}: set data_dir to that of the server", dir.display()),
-            _ => format!("the log in {} cannot be read: {error}", dir.display()),
-        })
-    };
+    let failed = |error: io::Error| Failure::Failed(problem(&dir, &error));
     let storage = Arc::new(DirStorage::existing(&dir));
     let mut follower = match args.from {
         Some(position) => Follower::new(storage, position.max(1)),
@@ -73,6 +69,18 @@ pub(super) fn run(settings: &SettingsArgs, args: &TapArgs) -> Result<(), Failure
         if is_idle && wait() == End::Reached {
             return Ok(());
         }
+    }
+}
+
+/// Why the log in `dir` cannot be read.
+fn problem(dir: &Path, error: &io::Error) -> String {
+    let dir = dir.display();
+    match error.kind() {
+        ErrorKind::NotFound => format!("there is no log in {dir}: set data_dir to that of the server"),
+        ErrorKind::PermissionDenied => {
+            format!("the log in {dir} cannot be read: {error}; run this command as the user of the server")
+        }
+        _ => format!("the log in {dir} cannot be read: {error}"),
     }
 }
 
@@ -209,6 +217,17 @@ fn severity(number: u8) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whose_log_cannot_be_read_is_answered_what_to_do() {
+        for (kind, next) in [
+            (ErrorKind::NotFound, "set data_dir to that of the server"),
+            (ErrorKind::PermissionDenied, "run this command as the user of the server"),
+        ] {
+            let text = problem(Path::new("/data/wal"), &kind.into());
+            assert!(text.contains("/data/wal") && text.ends_with(next), "{text}");
+        }
+    }
 
     #[test]
     fn severities_have_the_words_of_opentelemetry() {

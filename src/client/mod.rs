@@ -384,7 +384,7 @@ impl State {
             }
             (true, true) if delivered => {
                 "connected, but nothing is acknowledged as delivered: see /ready of the server for the states of its sinks, and \
-                 its log for their errors"
+                 its log for their errors; one that gathers for long (batch.max_age, aggregate.interval) needs a longer timeout"
             }
             (true, true) => {
                 "connected, but nothing is acknowledged: see /ready of the server for the reason; without an answer there, it hangs"

@@ -125,8 +125,10 @@ fn differing<'a>(before: &'a [Entry], after: &'a [Entry]) -> Vec<(&'a str, Appli
 impl Resolved {
     /// Takes over what is applied of `new`; all else stays as it is running. `changes`: between both.
     pub fn adopt(&mut self, new: Self, changes: &Changes) {
-        let Self { config, log_filter, entries, sinks, clients, .. } = new;
+        let Self { config, log_filter, entries, sinks, clients, file, .. } = new;
         take_over(&mut self.entries, entries);
+        // From now on it must not be missing.
+        self.file = file;
         let running = &mut self.config;
         running.server.tokens_file = config.server.tokens_file;
         running.server.pages_token_file = config.server.pages_token_file;
@@ -284,6 +286,16 @@ mod tests {
         let found = changes(&running, &resolve(text));
         assert_eq!((found.applied, found.needs_restart), (Vec::new(), owned(&["server.max_agents"])));
         assert_eq!(changes(&running, &resolve("[limits]\nburst = \"5s\"\n")), Changes::default());
+    }
+
+    #[test]
+    fn a_file_that_is_found_for_the_first_time_is_that_of_the_settings() {
+        let mut running = Layers::default().resolve().unwrap();
+        assert_eq!(running.file, None);
+        let new = resolve("[limits]\nburst = \"5s\"\n");
+        let found = changes(&running, &new);
+        running.adopt(new, &found);
+        assert_eq!(running.file.as_deref(), Some("t.toml"));
     }
 
     #[test]

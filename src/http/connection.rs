@@ -33,6 +33,11 @@ pub struct Settings {
     pub unknown_keys: UnknownKeys,
 }
 
+/// The sinks that a request of this level waits for, for a 504.
+fn late_sinks(level: AckLevel, age: Duration, ingress: &impl Ingress) -> String {
+    if level == AckLevel::Delivered { ingress.late_sinks(age) } else { String::new() }
+}
+
 /// What becomes of events that the log has, for a 504.
 const IN_LOG: &str = "the events are in the log and will be delivered: sending them again stores them twice";
 
@@ -241,7 +246,9 @@ impl Connection {
                          sending them again may store them twice"
                     }
                 };
-                let error = format!("not {level} within {seconds} s; {what_becomes_of_them}");
+                // The oldest event of a sink that holds this one is at least as old; clocks differ by less than half of that.
+                let sinks = late_sinks(waiting.level, HTTP_ACK_TIMEOUT / 2, ingress);
+                let error = format!("not {level} within {seconds} s; {sinks}{what_becomes_of_them}");
                 self.answer_failed(504, &error, false, now, ingress, out);
             }
             State::Profile(_) => {
@@ -382,7 +389,8 @@ impl Connection {
                 true => IN_LOG,
                 false => "it is not known whether the events are kept: sending them again may store them twice",
             };
-            let error = format!("not {} before this server ended; {what_becomes_of_them}", waiting.level.name());
+            let sinks = late_sinks(waiting.level, Duration::ZERO, ingress);
+            let error = format!("not {} before this server ended; {sinks}{what_becomes_of_them}", waiting.level.name());
             self.answer_failed(504, &error, true, now, ingress, out);
         }
     }

@@ -77,6 +77,8 @@ pub use kept::Beginnings;
 pub use limited::Limited;
 pub use pages::Denied;
 
+use std::time::Duration;
+
 use crate::batch::pool::{Buffer, PoolSlice};
 use crate::metrics::RejectReason;
 use crate::pipeline::health::Pause;
@@ -225,6 +227,11 @@ pub trait Ingress {
 
     /// Whether the log has all up to this ticket.
     fn is_written(&self, ticket: u64) -> bool;
+
+    /// The required sinks whose oldest event is at least so old, and what keeps each, with `; ` after them. Empty: none is known.
+    fn late_sinks(&self, _age: Duration) -> String {
+        String::new()
+    }
 
     /// Counts refused events.
     fn rejected(&mut self, reason: RejectReason, events: u64);

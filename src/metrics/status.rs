@@ -23,6 +23,7 @@ impl Metrics {
             Use { used: self.wal_bytes.get().unsigned_abs(), capacity: self.wal_bytes_max.get().unsigned_abs() };
         status.log = (bytes.capacity > 0).then(|| crate::status::Log {
             bytes,
+            needed_bytes: self.wal_bytes_needed.get().unsigned_abs(),
             syncs: self.wal_sync_seconds.get_sample_count(),
             sync_seconds: self.wal_sync_seconds.get_sample_sum(),
         });
@@ -106,6 +107,10 @@ mod tests {
         assert_eq!((status.ack.count, status.ack.buckets.len()), (1, super::super::SECONDS.len()));
         assert!((0.001..=0.0025).contains(&status.ack.p99_seconds.unwrap()), "{:?}", status.ack);
         assert_eq!(status.log, None, "there is none");
+        metrics.wal_bytes_max.set(10);
+        metrics.wal_bytes_needed.set(3);
+        metrics.fill_status(&mut status);
+        assert_eq!(status.log.as_ref().map(|log| (log.bytes.capacity, log.needed_bytes)), Some((10, 3)));
         metrics.sink("other").events_delivered.inc_by(4);
         status.sinks = vec![Sink { name: "pg".to_owned(), ..Sink::default() }];
         metrics.fill_sinks(&mut status);

@@ -21,7 +21,7 @@ use crate::net::connection::Peer;
 use crate::net::delayed::Delayed;
 use crate::net::intake::Intake;
 use crate::net::policy::Policy;
-use crate::net::shared::{LoopState, Shared};
+use crate::net::shared::{LoopState, Shared, late_sinks};
 use crate::net::status::Rejected;
 use crate::pipeline::health::Pause;
 use crate::pipeline::ring::{Content, Slot, SlotSender};
@@ -618,6 +618,10 @@ impl http::Ingress for HttpIngress<'_> {
 
     fn finishing_bytes(&self) -> usize {
         self.ingress.intake.pool().share_bytes(Share::Finishing)
+    }
+
+    fn late_sinks(&self, age: Duration) -> String {
+        late_sinks(&(self.ingress.shared.sinks)(), age)
     }
 
     fn is_written(&self, ticket: u64) -> bool {

@@ -21,13 +21,18 @@ use crate::pipeline::ring::RingGauge;
 use crate::pipeline::watermark::{Watermarks, has_reached};
 use crate::session::marks::Marks;
 use crate::session::server::{SessionSettings, lock};
-use crate::settings::Networks;
+use crate::settings::{Networks, format_duration};
 use crate::status::Use;
 use crate::wire::AckLevel;
 
 /// The line of waiting connections must have been there this long before `/ready` says so; a refused POST, and a lack of
 /// file descriptors, are remembered as long.
 const EXHAUSTED_TIME: Duration = Duration::from_secs(1);
+
+/// A sink that gathers for so long is named for it.
+const GATHERS_LONG: Duration = Duration::from_secs(1);
+/// Sinks that one answer names.
+const LATE_SINKS_SHOWN: usize = 3;
 
 /// What `/ready` and `/metrics` show of a sink.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +45,36 @@ pub struct SinkReport {
     pub is_up: bool,
     /// How long its oldest event has waited.
     pub oldest: Duration,
+    /// Whether acknowledgements of level *delivered* wait for it.
+    pub is_required: bool,
+    /// How long its deliveries are gathered.
+    pub max_age: Duration,
+}
+
+impl SinkReport {
+    /// Why its oldest event waits, for whoever waits for it too.
+    fn why_it_waits(&self) -> String {
+        let Self { name, state, .. } = self;
+        match (self.is_up, self.max_age) {
+            (false, _) => format!("sink {name} is {state}"),
+            (true, max_age) if *state == "ok" && max_age >= GATHERS_LONG => {
+                format!("sink {name} gathers for \"{}\"", format_duration(max_age))
+            }
+            (true, _) => format!("sink {name} has not stored them yet"),
+        }
+    }
+}
+
+/// What those wait for whose level is *delivered*: each required sink with an event that is at least so old, as `sink pg is retrying`,
+/// and after these a `; `. Empty: there is none.
+pub(super) fn late_sinks(sinks: &[SinkReport], age: Duration) -> String {
+    let is_late = |sink: &&SinkReport| sink.is_required && !sink.oldest.is_zero() && sink.oldest >= age;
+    let late: Vec<_> = sinks.iter().filter(is_late).collect();
+    let mut text: Vec<_> = late.iter().take(LATE_SINKS_SHOWN).map(|sink| sink.why_it_waits()).collect();
+    if let more @ 1.. = late.len().saturating_sub(LATE_SINKS_SHOWN) {
+        text.push(format!("and {more} more"));
+    }
+    if text.is_empty() { String::new() } else { text.join(", ") + "; " }
 }
 
 /// What all event loops share.
@@ -294,5 +329,34 @@ impl LoopState {
     fn is_exhausted(&self, now: Instant) -> bool {
         let waits = self.starved_since.get().is_some_and(|since| now >= since + EXHAUSTED_TIME);
         waits || self.post_refused.is_within(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sinks_are_named_that_hold_an_acknowledgement() {
+        let sink = |name: &str, state: &'static str, seconds: u64| SinkReport {
+            name: name.to_owned(),
+            state,
+            is_up: ["ok", "behind"].contains(&state),
+            oldest: Duration::from_secs(seconds),
+            is_required: true,
+            max_age: Duration::ZERO,
+        };
+        let age = Duration::from_secs(15);
+        assert_eq!(late_sinks(&[sink("a", "ok", 0), sink("b", "down", 0), sink("c", "behind", 14)], age), "");
+        let optional = SinkReport { is_required: false, ..sink("o", "down", 60) };
+        let window = SinkReport { max_age: Duration::from_secs(60), ..sink("w", "ok", 30) };
+        let slow = SinkReport { max_age: Duration::from_secs(60), ..sink("s", "behind", 80) };
+        assert_eq!(
+            late_sinks(&[optional, window, slow], age),
+            "sink w gathers for \"1m\", sink s has not stored them yet; "
+        );
+        let many: Vec<_> = (0..5).map(|number| sink(&number.to_string(), "down", 60)).collect();
+        assert_eq!(late_sinks(&many, age), "sink 0 is down, sink 1 is down, sink 2 is down, and 2 more; ");
+        assert_eq!(late_sinks(&[sink("a", "ok", 1)], Duration::ZERO), "sink a has not stored them yet; ");
     }
 }

@@ -128,6 +128,11 @@ impl SinkProgress {
         }
     }
 
+    /// How long deliveries are gathered.
+    pub fn max_age(&self) -> Duration {
+        self.wait_max.lock().unwrap_or_else(PoisonError::into_inner).saturating_sub(SINK_WAIT_MAX)
+    }
+
     /// The sink's name in the settings.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,5 +1,6 @@
 //! The certificate of the server: read at start and by `telemetryx check`, watched for changes and for its expiry.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -11,12 +12,12 @@ use crate::metrics::Metrics;
 use crate::time::unix_nano;
 use crate::tls::{Acceptor, Looked};
 
-/// Reads the files of `[tls]`. `None`: TLS is not offered.
+/// Reads the files of `[tls]`. `None`: TLS is not offered. `has_syslog`: whether syslog is served, which a reload does not change.
 ///
 /// # Errors
 /// They cannot be used.
-pub fn acceptor(config: &Config) -> Result<Option<Acceptor>, ConfigError> {
-    let acceptor = config.tls.files().map(|files| Acceptor::new(files, !config.syslog.enabled)).transpose();
+pub fn acceptor(config: &Config, has_syslog: bool) -> Result<Option<Acceptor>, ConfigError> {
+    let acceptor = config.tls.files().map(|files| Acceptor::new(files, !has_syslog)).transpose();
     acceptor.map_err(|problem| ConfigError { problems: vec![problem] })
 }
 
@@ -57,16 +58,37 @@ pub fn shown(not_after: i64) -> String {
 /// The system has no thread left.
 pub(super) fn watch(acceptor: &Arc<Acceptor>, metrics: Arc<Metrics>) -> std::io::Result<()> {
     let mut watch = Watch { warned: None };
-    watch.note(acceptor.not_after(), SystemTime::now(), &metrics);
+    let shown = Shown::begin(metrics);
+    watch.note(acceptor.not_after(), SystemTime::now(), &shown.metrics);
     let acceptor = Arc::downgrade(acceptor);
     let looks = move || {
         while let Some(acceptor) = Weak::upgrade(&acceptor) {
-            watch.step(&acceptor, SystemTime::now(), &metrics);
+            watch.step(&acceptor, SystemTime::now(), &shown.metrics);
             drop(acceptor);
             thread::sleep(TLS_FILES_INTERVAL);
         }
     };
     thread::Builder::new().name("tls files".to_owned()).spawn(looks).map(drop)
+}
+
+/// While it lives, the metrics show a certificate: the last one that ends hides it.
+struct Shown {
+    metrics: Arc<Metrics>,
+}
+
+impl Shown {
+    fn begin(metrics: Arc<Metrics>) -> Self {
+        metrics.certificate_watches.fetch_add(1, Ordering::Relaxed);
+        Self { metrics }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        if self.metrics.certificate_watches.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.metrics.hide_certificate();
+        }
+    }
 }
 
 /// What was logged about the certificate.

@@ -103,10 +103,10 @@ pub(super) fn exit_on_second_signal(hangup_reloads: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// SIGUSR2 means nothing to the server, and SIGUSR1 nothing before it listens. Scripts send them to have a log file opened again; by
-/// default they end a process.
-pub(super) fn ignore_user_signals() -> io::Result<()> {
-    for signal in [SIGUSR1, SIGUSR2] {
+/// SIGUSR2 means nothing to the server, and SIGUSR1, and SIGHUP where it asks for a reload, nothing before it listens. Scripts send
+/// them to have a log file opened again; by default they end a process.
+pub(super) fn ignore_signals(hangup_reloads: bool) -> io::Result<()> {
+    for signal in [SIGUSR1, SIGUSR2].into_iter().chain(hangup_reloads.then_some(SIGHUP)) {
         // A handler that does nothing that matters: to ignore a signal would need `unsafe`.
         signal_hook::flag::register(signal, Arc::default())?;
     }

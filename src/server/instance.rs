@@ -80,13 +80,20 @@ pub enum NotFound {
     #[error("the server of the data directory {0} runs in another container: run this command there")]
     ElsewhereIn(PathBuf),
     /// The lock cannot be read.
-    #[error("{}: {error}", path.display())]
+    #[error("{}: {error}{}", path.display(), hint(error))]
     Unreadable {
         /// The lock file.
         path: PathBuf,
         /// Why.
         error: io::Error,
     },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied => "; run this command as the user of the server",
+        _ => "",
+    }
 }
 
 /// The process id of the server that holds the lock on `data_dir`.
@@ -187,6 +194,17 @@ mod tests {
         let lock = Lock::new(&data_dir).unwrap();
         assert!(matches!(find(&data_dir), Err(NotFound::Starting(_))), "not what the one before has left");
         drop(lock);
+    }
+
+    #[test]
+    fn who_may_not_read_the_lock_is_answered_what_to_do() {
+        let unreadable = |kind: ErrorKind| NotFound::Unreadable { path: "/data/lock".into(), error: kind.into() };
+        assert!(
+            unreadable(ErrorKind::PermissionDenied)
+                .to_string()
+                .ends_with("; run this command as the user of the server")
+        );
+        assert!(!unreadable(ErrorKind::IsADirectory).to_string().contains("user of the server"));
     }
 
     #[test]

@@ -257,6 +257,8 @@ fn sink_report(progress: &SinkProgress) -> SinkReport {
         state: state.name(),
         is_up: state.is_up(),
         oldest: progress.oldest_age(wall),
+        is_required: progress.required(),
+        max_age: progress.max_age(),
     }
 }
 
@@ -273,13 +275,13 @@ fn status_sources(config: &Config, routers: &[Router]) -> StatusSources {
 
 /// A sink as `/status.json` has it, without what is counted.
 fn shown_sink(kind: &str, progress: &SinkProgress, now: Instant) -> status::Sink {
-    let SinkReport { name, state, is_up, oldest } = sink_report(progress);
+    let SinkReport { name, state, is_up, oldest, is_required, .. } = sink_report(progress);
     let mut sink = status::Sink {
         name,
         kind: kind.to_owned(),
         state: state.to_owned(),
         is_up,
-        is_required: progress.required(),
+        is_required,
         position: progress.position(),
         oldest_seconds: oldest.as_secs_f64(),
         ..status::Sink::default()

@@ -173,10 +173,10 @@ pub fn run(
 ) -> Result<(), ServerError> {
     let config = &settings.config;
     let server = &config.server;
-    drain::ignore_user_signals().map_err(system("a signal handler"))?;
+    drain::ignore_signals(reloading.by_hangup).map_err(system("a signal handler"))?;
     let (notifier, requests) = (Notifier::from_environment(), Requests::new());
     let tokens = access::read_tokens(config)?;
-    let tls = certificates::acceptor(config)?.map(Arc::new);
+    let tls = certificates::acceptor(config, config.syslog.enabled)?.map(Arc::new);
     let pages_token = access::read_pages_token(server)?;
     let cannot_listen = |error| ServerError::Listen { address: server.address, error };
     let bound = net::bind(server.address).map_err(cannot_listen);

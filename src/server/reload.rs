@@ -178,7 +178,8 @@ impl Reloader {
 
     /// TLS with the new settings; the same one where its files have the same contents. `None`: it is not offered.
     fn acceptor(&self, before: &Policy, config: &Config) -> Result<Option<Arc<Acceptor>>, ConfigError> {
-        let Some(fresh) = certificates::acceptor(config)? else { return Ok(None) };
+        let has_syslog = self.settings.config.syslog.enabled;
+        let Some(fresh) = certificates::acceptor(config, has_syslog)? else { return Ok(None) };
         if let Some(running) = before.encryption.acceptor.as_ref().filter(|running| running.has_same_files(&fresh)) {
             return Ok(Some(running.clone()));
         }
@@ -304,6 +305,7 @@ fn listed(keys: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::tokens::TokenHash;
 
     #[test]
     fn long_lists_are_cut() {
@@ -314,6 +316,32 @@ mod tests {
         let lines = log_refused((0..RELOAD_PROBLEMS_SHOWN + 7).map(|number| number.to_string()).collect());
         assert_eq!(lines.len(), RELOAD_PROBLEMS_SHOWN + 1);
         assert!(lines.last().unwrap().contains("more problems"), "{lines:?}");
+    }
+
+    #[test]
+    fn contents_of_files_are_named_where_tokens_differ_for_no_other_reason() {
+        let earlier = Tokens::default();
+        let tokens_after = |earlier: &Tokens, names: &[&str], lines: &str, is_open| {
+            let mut tokens = Tokens::from_lines(lines, is_open).after(earlier);
+            for name in names {
+                tokens.add_client(name, Some(TokenHash::of(name.as_bytes())), None).unwrap();
+            }
+            tokens
+        };
+        let tokens = |names: &[&str], lines: &str, is_open| tokens_after(&earlier, names, lines, is_open);
+        let named = |applied: &[&str], before: &Tokens, after: &Tokens| {
+            let applied = applied.iter().map(|key| (*key).to_owned()).collect();
+            let mut changes = Changes { applied, ..Changes::default() };
+            name_files(&mut changes, (before, after), (None, None));
+            changes.applied.iter().any(|key| key == "contents of the files of tokens")
+        };
+        let before = tokens(&["a", "b"], "one\ntwo\n", false);
+        assert!(!named(&[], &before, &tokens_after(&before, &["b", "a"], "two\none\n", false)), "in another order");
+        assert!(named(&[], &before, &tokens(&["a", "b"], "one\n", false)));
+        let allowed = "server.allow_plaintext_tokens";
+        assert!(!named(&[allowed], &before, &tokens(&["a", "b"], "one\ntwo\n", true)));
+        assert!(named(&[allowed], &before, &tokens(&["a", "b"], "one\n", true)), "both have changed");
+        assert!(!named(&["server.tokens_file"], &before, &tokens(&["a", "b"], "one\n", false)), "another file");
     }
 
     #[test]

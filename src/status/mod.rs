@@ -130,6 +130,8 @@ pub struct Loop {
 pub struct Log {
     /// Bytes of all segments, and `wal.max_bytes`.
     pub bytes: Use,
+    /// Bytes of the segments with events that a sink has yet to store: the others are deleted where there is no room.
+    pub needed_bytes: u64,
     /// Syncs since the start.
     pub syncs: u64,
     /// Seconds that they took together.

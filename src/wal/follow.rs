@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What is read was written, and may not be synced yet. A record that stays unreadable is corrupt: it is passed, as by
-//! [`Reader`](super::Reader), once a second look found it the same, or a newer segment was begun.
+//! [`Reader`](super::Reader), once it was so for a while, or a newer segment was begun. A corrupt header of a segment loses nothing.
 
 use std::io::{self, ErrorKind};
 use std::ops::Range;
@@ -20,7 +20,7 @@ use super::segment::{self, Header, Name};
 use super::storage::{Storage, StorageFile, read_full_at};
 use super::{MissingReason, record};
 use crate::batch::Batch;
-use crate::limits::WAL_FOLLOW_PATIENCE;
+use crate::limits::{WAL_FOLLOW_PATIENCE, WAL_POSITION_JUMP};
 
 /// What was found.
 #[derive(Debug)]
@@ -59,12 +59,14 @@ pub struct Follower {
     place: Option<Place>,
     /// Since when the next record has begun, and cannot be read.
     unreadable: Option<Instant>,
+    /// The next segment, and since when it is there without a valid header.
+    without_header: Option<(Name, Instant)>,
 }
 
 impl Follower {
     /// Begins with the event at `position`.
     pub fn new(storage: Arc<dyn Storage>, position: u64) -> Self {
-        Self { storage, position, place: None, unreadable: None }
+        Self { storage, position, place: None, unreadable: None, without_header: None }
     }
 
     /// Begins with the next event that is written.
@@ -77,9 +79,8 @@ impl Follower {
         while let Some(name) = follower.names()?.pop() {
             let Some((file, limit)) = follower.open(&name)? else { continue };
             let mut scan = Scan::new(file, &name);
-            while let Some(found) = scan.record(limit)? {
-                scan.pass(&found);
-            }
+            // What is corrupt before the end is none of the events to come.
+            while !matches!(scan.next(limit)?, Step::End { .. }) {}
             follower.position = scan.position();
             follower.place = Some(Place { name, offset: scan.offset(), position: scan.position() });
             break;
@@ -100,20 +101,20 @@ impl Follower {
         let mut found = Vec::new();
         loop {
             let names = self.names()?;
-            let Some(place) = self.find_place(&names, &mut found) else { return Ok(found) };
-            let newer = names.iter().find(|name| **name > place.name).copied();
+            let Some(place) = self.find_place(&names, &mut found)? else { return Ok(found) };
+            let newer = names.get(names.partition_point(|name| *name <= place.name)..).unwrap_or_default();
             let Some((file, limit)) = self.open(&place.name)? else {
                 // Deleted just now.
                 self.place = None;
                 continue;
             };
             // Looked at before the records: where it has begun, this segment is complete.
-            let next_header = newer.map(|newer| self.header(&newer)).transpose()?.flatten();
+            let next = self.next_segment(newer, now)?;
             let mut scan = Scan::resumed(file, &place.name, place.offset, place.position);
-            let at_end = self.walk(&mut scan, limit, (bytes_max, next_header.is_some(), now), &mut found)?;
+            let at_end = self.walk(&mut scan, limit, (bytes_max, next.is_some(), now), &mut found)?;
             self.place = Some(Place { offset: scan.offset(), position: scan.position(), ..place });
-            match (newer, next_header) {
-                (Some(newer), Some(header)) if at_end => self.enter(newer, &header, &mut found),
+            match next {
+                Some((name, left_out)) if at_end => self.enter(name, left_out, &mut found),
                 _ => return Ok(found),
             }
         }
@@ -172,26 +173,44 @@ impl Follower {
     }
 
     /// The place in the log, sought where it is not known or its segment was deleted. `None`: there is no log.
-    fn find_place(&mut self, names: &[Name], found: &mut Vec<Followed>) -> Option<Place> {
+    fn find_place(&mut self, names: &[Name], found: &mut Vec<Followed>) -> io::Result<Option<Place>> {
         if let Some(place) = self.place.filter(|place| names.contains(&place.name)) {
-            return Some(place);
+            return Ok(Some(place));
         }
         let after = names.partition_point(|name| name.first_position <= self.position);
-        let name = match after.checked_sub(1) {
-            Some(index) => names.get(index)?,
-            None => {
-                let first = names.first()?;
-                self.miss(first.first_position, MissingReason::Dropped, found);
-                first
+        match (after.checked_sub(1).and_then(|index| names.get(index)), names.first()) {
+            (Some(name), _) => (self.place, self.unreadable) = (Some(Place::begin(*name)), None),
+            (None, Some(first)) => {
+                let left_out = self.header(first)?.map(|header| header.left_out);
+                self.enter(*first, left_out, found);
             }
-        };
-        self.place = Some(Place::begin(*name));
-        self.place
+            (None, None) => self.place = None,
+        }
+        Ok(self.place)
     }
 
-    /// Continues with the next segment.
-    fn enter(&mut self, name: Name, header: &Header, found: &mut Vec<Followed>) {
-        let skipped = name.first_position.saturating_sub(header.left_out);
+    /// The first of the `newer` segments and how many positions were left out before it (`None`: its header is corrupt), once it
+    /// was begun: it has a header, another segment follows, or it was without one for a while.
+    fn next_segment(&mut self, newer: &[Name], now: Instant) -> io::Result<Option<(Name, Option<u64>)>> {
+        let Some(name) = newer.first() else { return Ok(None) };
+        if let Some(header) = self.header(name)? {
+            return Ok(Some((*name, Some(header.left_out))));
+        }
+        let since = match self.without_header {
+            Some((known, since)) if known == *name => since,
+            _ => now,
+        };
+        self.without_header = Some((*name, since));
+        let is_begun = newer.len() > 1 || now >= since + WAL_FOLLOW_PATIENCE;
+        Ok(is_begun.then_some((*name, None)))
+    }
+
+    /// Continues with a segment.
+    fn enter(&mut self, name: Name, left_out: Option<u64>, found: &mut Vec<Followed>) {
+        // Where that cannot be read, a jump is recognised by its size, as by `Reader`.
+        let unknown = name.first_position.saturating_sub(self.position);
+        let left_out = left_out.unwrap_or(if unknown < WAL_POSITION_JUMP { 0 } else { unknown });
+        let skipped = name.first_position.saturating_sub(left_out);
         if self.position < skipped {
             // Of a record that was corrupt at the end of the segment before, or of a segment that was deleted.
             self.miss(skipped, MissingReason::Dropped, found);

@@ -3,6 +3,8 @@
 #![allow(dead_code)] // every test file is a crate of its own and uses a part
 
 pub(crate) mod agent;
+#[cfg(feature = "sqlite")]
+pub(crate) mod cast;
 pub(crate) mod certificates;
 pub(crate) mod chromium;
 pub(crate) mod disk;
@@ -27,7 +29,14 @@ pub(crate) mod terminal;
 pub(crate) mod tls;
 pub(crate) mod tls_front;
 
+use std::path::PathBuf;
+
 use telemetryx::random::Random;
+
+/// Where cargo has put what it built, such as `target`: this test is in `debug/deps` there.
+pub(crate) fn target_directory() -> PathBuf {
+    std::env::current_exe().unwrap().ancestors().nth(3).expect("a test is in debug/deps").to_owned()
+}
 
 /// The seed of a randomized test: `TELEMETRYX_TEST_SEED`, else another one each time. Printed, so that a failure can
 /// be run again.

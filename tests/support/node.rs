@@ -5,9 +5,7 @@ use std::process::Command;
 
 /// `node`, which finds the packages. `None`: they are not installed, and the test is not to be run.
 pub(crate) fn node() -> Option<Command> {
-    // The test is in target/debug/deps.
-    let test = std::env::current_exe().unwrap();
-    let packages = test.ancestors().nth(3).unwrap().join("node/node_modules");
+    let packages = super::target_directory().join("node/node_modules");
     if !packages.is_dir() || Command::new("node").arg("--version").output().is_err() {
         println!("not run: {} is missing; install Node with npm, and run tools/test", packages.display());
         return None;

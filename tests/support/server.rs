@@ -154,6 +154,13 @@ impl Server {
     }
 }
 
+/// Whether the process handles the signal of this number itself, such as 20 (SIGTSTP): `SigCgt` of /proc.
+pub(crate) fn handles(pid: u32, signal: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 impl Process {
     /// Waits until it listens. Panics with what the server said if it does not in time.
     pub(crate) fn listening(mut self) -> Server {
@@ -171,6 +178,10 @@ impl Process {
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status();
         assert!(status.expect("there is a kill command").success(), "the server is gone:\n{}", self.log.text());
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Whether it has not ended yet.

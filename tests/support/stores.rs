@@ -606,6 +606,14 @@ impl HttpService {
         SHARED.get_or_init(|| Self::start(None))
     }
 
+    /// One, its name in it, and the settings of a sink `sink` that sends there.
+    pub(crate) fn with_sink(sink: &str) -> (Self, String, [String; 2]) {
+        let service = Self::start(None);
+        let name = service.name();
+        let settings = [format!("sinks.{sink}.kind=http"), format!("sinks.{sink}.url={}", service.url(&name))];
+        (service, name, settings)
+    }
+
     /// `tls`: files of certificate and key.
     pub(crate) fn start(tls: Option<[&Path; 2]>) -> Self {
         let (port, folder) = (free_port(), folder("http"));

@@ -26,8 +26,6 @@ use crate::text::cut;
 const PEER: &str = "127.0.0.1";
 /// Longest name in a line of text.
 const SHOWN_BYTES_MAX: usize = 64;
-/// Ends the reason of a sample that only the server can decide; see `router::steps::sample`.
-const BY_POSITION: &str = "decided by the position in the log";
 
 /// A line of the file that is not empty.
 struct Line {
@@ -150,13 +148,12 @@ fn outcome(event: &[u8], steps: &Steps, sink: &SinkSettings, now: u64) -> Outcom
     let mut delivery = delivery(event.to_vec(), 1, now);
     let mut reasons = Vec::new();
     for step in steps.all() {
-        let reason = delivery.records().next().and_then(|record| step.reason(&record));
-        if let (Some(sample), Some(_)) = (&sink.steps.sample, reason.as_ref().filter(|why| why.ends_with(BY_POSITION)))
-        {
-            reasons.push(format!("sample keeps 1 in {}, {BY_POSITION}", sample.one_in));
+        let Some(record) = delivery.records().next() else { break };
+        if let (Some(sample), true) = (&sink.steps.sample, step.decides_by_position(&record)) {
+            reasons.push(format!("sample keeps 1 in {}, decided by the position in the log", sample.one_in));
             return Outcome { gets_it: None, reasons, row: None };
         }
-        reasons.extend(reason);
+        reasons.extend(step.reason(&record));
         delivery = step.apply(delivery);
     }
     let left = delivery.records().next();

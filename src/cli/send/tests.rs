@@ -279,7 +279,7 @@ fn a_server_that_waits_for_its_sinks_is_asked_for_them() {
     let options = SendOptions { files: vec![path], timeout: Some(1), ..options(&["--ack", "delivered"]) };
     let error = send(address, &options).unwrap_err().to_string();
     let why = "; connected, but nothing is acknowledged as delivered: see /ready of the server for the states of its sinks, \
-               and its log for their errors";
+               and its log for their errors; one that gathers for long (batch.max_age, aggregate.interval) needs a longer timeout";
     assert!(error.contains(why), "{error}");
 }
 

@@ -159,14 +159,14 @@ impl Screen {
         Ok(screen)
     }
 
+    /// First the modes: in the background this stops the process (SIGTTOU), and the screen must not be switched yet.
     fn enter(&self) -> io::Result<()> {
-        write_all(BEGIN)?;
         if let Some(before) = &self.keys {
             let mut modes = before.clone();
             modes.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
             tcsetattr(stdin(), OptionalActions::Now, &modes)?;
         }
-        Ok(())
+        write_all(BEGIN)
     }
 
     fn leave(&self) {

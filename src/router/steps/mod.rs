@@ -79,6 +79,12 @@ pub trait Step: Send + Sync {
         let _ = record;
         None
     }
+
+    /// Whether what decides about this event is its position in the log, which only the server knows.
+    fn decides_by_position(&self, record: &Record<'_>) -> bool {
+        let _ = record;
+        false
+    }
 }
 
 /// The steps of one sink, in order. They change by reload between deliveries, never under one that is retried.

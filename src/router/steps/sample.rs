@@ -129,6 +129,11 @@ impl Step for Sample {
             Decision::LeftOut => Some(format!("left out by sample, which keeps 1 in {one_in}{by}")),
         }
     }
+
+    fn decides_by_position(&self, record: &Record<'_>) -> bool {
+        let decision = self.decide(record, &mut self.always.evaluation());
+        matches!(decision, Decision::Kept | Decision::LeftOut) && self.hash_of_field(record).is_none()
+    }
 }
 
 impl Sample {

@@ -163,8 +163,11 @@ fn read_one(item: &Toml) -> Result<RedactRule, String> {
             "action" => parts.action = Some(text(ACTIONS)?),
             "key_file" => parts.key_file = Some(text("a path")?.into()),
             _ => {
-                let hint = nearest(key, &PARTS).map(|name| format!(": did you mean `{name}`?")).unwrap_or_default();
-                return Err(format!("unknown key `{}`{hint}", Escaped(key)));
+                let hint = match nearest(key, &PARTS) {
+                    Some(name) => format!("did you mean `{name}`?"),
+                    None => format!("a rule has {}", PARTS.join(", ")),
+                };
+                return Err(format!("unknown key `{}`: {hint}", Escaped(key)));
             }
         }
     }

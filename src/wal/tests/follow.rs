@@ -120,3 +120,56 @@ fn a_record_that_is_half_written_is_waited_for_and_a_corrupt_one_is_passed() {
     let (positions, missing) = read(&mut all, now);
     assert_eq!((positions, missing.len()), ([1, 2].into_iter().chain(4..=12).collect(), 1));
 }
+
+#[test]
+fn a_corrupt_header_of_a_segment_loses_no_record() {
+    let (storage, now) = (MemoryStorage::default(), Instant::now());
+    let Opened { mut writer, .. } = start(&storage);
+    (1..=12).for_each(|seq| append(&mut writer, seq));
+    let segments = storage.segments();
+    assert!(segments.len() > 2);
+    // There is a newer one, so that nothing is written to it any more.
+    storage.edit(&segments[1], |bytes| bytes[20] ^= 1);
+    assert_eq!(read(&mut follower(&storage, 1), now), ((1..=12).collect(), vec![]));
+    // The newest one may be being created.
+    let newest = segments.last().unwrap();
+    storage.edit(newest, |bytes| bytes[20] ^= 1);
+    let mut all = follower(&storage, 1);
+    let (before, _) = read(&mut all, now);
+    assert!(!before.is_empty() && before.len() < 12, "{before:?}");
+    let later = now + WAL_FOLLOW_PATIENCE + Duration::from_millis(1);
+    let (rest, missing) = read(&mut all, later);
+    assert_eq!((before.into_iter().chain(rest).collect::<Vec<_>>(), missing), ((1..=12).collect(), vec![]));
+}
+
+#[test]
+fn after_a_corrupt_record_the_end_is_still_the_end() {
+    let (storage, now) = (MemoryStorage::default(), Instant::now());
+    let Opened { mut writer, .. } = start(&storage);
+    append(&mut writer, 1);
+    let name = storage.segments().pop().unwrap();
+    let end = storage.contents(&name).iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    append(&mut writer, 2);
+    append(&mut writer, 3);
+    assert_eq!(storage.segments().last(), Some(&name));
+    // The header of the second record.
+    storage.edit(&name, |bytes| bytes[end + 10] ^= 1);
+    let mut new = Follower::at_end(Arc::new(storage.clone())).unwrap();
+    let later = now + WAL_FOLLOW_PATIENCE + Duration::from_millis(1);
+    assert_eq!((new.position(), read(&mut new, now), read(&mut new, later)), (4, (vec![], vec![]), (vec![], vec![])));
+    append(&mut writer, 4);
+    assert_eq!(read(&mut new, later), (vec![4], vec![]));
+}
+
+#[test]
+fn positions_that_no_event_had_are_not_reported_as_deleted() {
+    let (storage, now) = (MemoryStorage::default(), Instant::now());
+    let Opened { mut writer, .. } = start(&storage);
+    (1..=3).for_each(|seq| append(&mut writer, seq));
+    writer.skip_to(1_000).unwrap();
+    append(&mut writer, 4);
+    writer.trim(1_000, u64::MAX).unwrap();
+    assert_eq!(writer.oldest_position(), 1_000);
+    let expected = vec![(1..4, MissingReason::Dropped), (4..1_000, MissingReason::Skipped)];
+    assert_eq!(read(&mut follower(&storage, 1), now), (vec![1_000], expected));
+}
