@@ -143,9 +143,9 @@ pub const FRAME_RATE_MIN_BYTES_PER_SECOND: u64 = 64 * 1024;
 pub const STALLED_FRAME_TIMEOUT: Duration = Duration::from_secs(2);
 /// The last ACK is repeated this often while a commit stalls (R1).
 pub const ACK_REPEAT: Duration = Duration::from_secs(1);
-/// While an agent's connection has more to be read, its ACKs follow each other no sooner than this, or a quarter of its window: about
-/// four reads of eight busy agents.
-pub const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
+/// Time between two ACKs of a connection that has more to be read, unless a quarter of its window is unacknowledged. It is checked
+/// once per turn of the loop.
+pub const ACK_DELAY_MIN: Duration = Duration::from_millis(5);
 /// A server-made epoch of an unknown agent is random in `[1, this)` (R4).
 pub const EPOCH_FIRST_MAX: u64 = 1 << 48;
 /// An epoch from here on is a protocol error (R4): counting up from it could overflow.
@@ -408,8 +408,8 @@ pub const BUFFER_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 pub const BUFFER_BYTES_LIMIT: usize = 64 * 1024 * 1024 * 1024;
 /// Unit of allocation in the pool: a partial frame costs at least this much, and the pool's map one bit for it.
 pub const POOL_PAGE_BYTES: usize = 4 * 1024;
-/// A pool of at least two of these is laid out on pages of this size, where the system has them: that of x86-64, and of arm64 with pages of
-/// 4 KiB, bytes.
+/// Size of a huge page on x86-64, and on arm64 with pages of 4 KiB, bytes. A pool of at least two of them uses them where the system
+/// has any.
 pub const POOL_HUGE_PAGE_BYTES: usize = 2 << 20;
 /// HTTP bodies leave one in this many bytes to agents, of what is not kept for whole bodies; see `batch/shares.rs`.
 pub const POOL_AGENTS_SHARE: usize = 4;

@@ -44,7 +44,7 @@ use crate::limits::{POOL_HUGE_PAGE_BYTES, POOL_PAGE_BYTES};
 pub type Wake = Box<dyn Fn() + Send + Sync>;
 
 struct Region {
-    /// Of the pages; a multiple of [`POOL_HUGE_PAGE_BYTES`] where there are so many.
+    /// Start of the pages; aligned to [`POOL_HUGE_PAGE_BYTES`] if the pool has at least two of that size.
     base: NonNull<u8>,
     /// What was allocated, with `layout`.
     allocated: NonNull<u8>,
@@ -286,9 +286,9 @@ impl Pool {
     }
 }
 
-/// Where `bytes` begin in memory that is larger by a huge page, so that they lie on whole ones; asks the system for such pages. The loop
-/// reads and writes all of them again and again: with pages of 4 KiB it waits for their addresses for a tenth of its time.
-/// Where the system has none, nothing changes.
+/// Returns the first boundary of a huge page within `allocated`, which is larger than `bytes` by one, and advises the system to use
+/// huge pages from there on. The loop reads and writes all of the memory again and again: with pages of 4 KiB it waits for their addresses
+/// for a tenth of its time. A system without huge pages ignores the advice.
 fn on_huge_pages(allocated: NonNull<u8>, bytes: usize) -> NonNull<u8> {
     let offset = allocated.as_ptr().align_offset(POOL_HUGE_PAGE_BYTES);
     // SAFETY: (needed) pointer arithmetic. (sound) `offset` is below a huge page, by which the allocation is larger.

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whose_log_cannot_be_read_is_answered_what_to_do() {
+    fn an_unreadable_log_is_reported_with_the_next_step() {
         for (kind, next) in [
             (ErrorKind::NotFound, "set data_dir to that of the server"),
             (ErrorKind::PermissionDenied, "run this command as the user of the server"),

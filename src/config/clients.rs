@@ -167,7 +167,7 @@ fn resolve_one(given: GivenSink, problems: &mut Vec<String>) -> Option<ResolvedC
     }
 }
 
-/// What is no name of DNS, such as `CN=api`, would never be that of a certificate.
+/// Rejects a `certificate_name` that is not a DNS name, such as `CN=api`: no certificate would match it.
 fn check_certificate_name(typed: &Typed) -> Result<(), Wrong> {
     let name = &typed.certificate_name;
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'*');

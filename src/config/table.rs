@@ -464,7 +464,7 @@ const LOG: Section = Section {
             applies: Applies::OnReload,
             default: Value::text("info"),
             form: Form::Text,
-            doc: "Which lines are written: a level (error, warn, info, debug, trace, off), or targets with levels, such as \
+            doc: "Which lines are written: a level (error, warn, info, debug, trace: as debug in a release, off), or targets with levels, such as \
                   \"warn,telemetryx::net=debug\". The environment variable TELEMETRYX_LOG sets it too, and overrides the \
                   settings file.",
         },

@@ -36,7 +36,7 @@
 //! | `listener` | bind, bounded accepts, pause when descriptors run out |
 //! | `policy` | who may send and how much: what a reload may change |
 //! | `timers` | deadlines of connections |
-//! | `spans` | whose log lines are: the span of a connection |
+//! | `spans` | the span of a connection, which says what its log lines are about |
 //! | `log_limit` | so many log lines about connections a second |
 //!
 //! **Backpressure is one rule**: a connection for which the ring has no slot, or the pool no room for a frame of the largest size, is

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_read_the_lock_is_answered_what_to_do() {
+    fn an_unreadable_lock_is_reported_with_the_next_step() {
         let unreadable = |kind: ErrorKind| NotFound::Unreadable { path: "/data/lock".into(), error: kind.into() };
         assert!(
             unreadable(ErrorKind::PermissionDenied)

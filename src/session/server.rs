@@ -22,7 +22,7 @@ use super::marks::{AgentId, Asking, Greeted, Greeting, GreetingError, Mark, Mark
 use super::tokens::Admitted;
 use crate::ids::{ClientId, ConnectionId, Ticket};
 use crate::limits::{
-    ACK_DELAY_MAX, ACK_REPEAT, FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, RETRY_HINT_MS,
+    ACK_DELAY_MIN, ACK_REPEAT, FRAME_RATE_MIN_BYTES_PER_SECOND, FRAME_TIMEOUT, HELLO_TIMEOUT, RETRY_HINT_MS,
     STALLED_FRAME_TIMEOUT,
 };
 use crate::rate::Due;
@@ -481,15 +481,15 @@ impl ServerSession {
         }
     }
 
-    /// Whether the ACK of what has come may follow that of what is read next, where the caller reads this connection in a moment: each
-    /// costs both sides a message and a wake-up. The agent keeps three quarters of its window meanwhile, and never waits longer than
-    /// [`ACK_DELAY_MAX`].
+    /// Whether an ACK may wait for a later turn, where this connection has more to be read in the next one: each costs both sides
+    /// a message and a wake-up. ACKs are then [`ACK_DELAY_MIN`] apart, or a quarter of the window.
     pub fn may_acknowledge_later(&self, settings: &SessionSettings, now: Instant) -> bool {
-        !self.ack_due
+        self.state == State::Streaming
+            && !self.ack_due
             && !self.window.is_due()
             && self.pending_bytes < u64::from(settings.window_bytes / 4)
             && self.pending.len() < usize::from(settings.window_frames / 4)
-            && now < self.acked_at + ACK_DELAY_MAX
+            && now < self.acked_at + ACK_DELAY_MIN
     }
 
     /// One ACK for all that has reached this connection's level. `observe` is called with the age of each frame that it

@@ -347,7 +347,7 @@ fn an_ack_waits_for_what_is_read_next_for_5_ms_or_a_quarter_of_the_window() {
     let may_wait =
         |session: &ServerSession, server: &Server| session.may_acknowledge_later(&server.settings, server.now);
     assert!(may_wait(&session, &server));
-    server.now += ACK_DELAY_MAX - Duration::from_nanos(1);
+    server.now += ACK_DELAY_MIN - Duration::from_nanos(1);
     assert!(may_wait(&session, &server));
     server.now += Duration::from_nanos(1);
     assert!(!may_wait(&session, &server), "it has waited long enough");

@@ -76,7 +76,8 @@ class Bench:
 
     def send(self, port, *options):
         """One run of the sender; its report."""
-        command = [self.telemetryx, "bench", "--to", f"127.0.0.1:{port}", "--seconds", self.seconds, "--json", *options]
+        seconds = () if "--seconds" in options else ("--seconds", self.seconds)
+        command = [self.telemetryx, "bench", "--to", f"127.0.0.1:{port}", *seconds, "--json", *options]
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True,
                               preexec_fn=on(self.sender_cpu))
         if done.returncode != 0:
@@ -219,6 +220,8 @@ def resident_bytes(process):
 
 class Table:
     """Lines of the table; each is printed on standard error as soon as it is known.
+
+    A ratio's interval covers what differs from run to run, not what differs between two starts of a server: all its runs use the same two.
 
     `with_busy`: each ratio is measured a second time beside busy loops, and has a column more.
     """

@@ -14,7 +14,9 @@ impl EventLoop {
 
     /// Answers what the watermarks cover. `true`: something still waits.
     fn acknowledge_one(&mut self, id: ConnectionId) -> bool {
-        let is_read_next = self.connections.get(id).is_some_and(|connection| connection.queued) && !self.draining();
+        // The last ACKs before a GOAWAY are not delayed: the agent would send what they cover again, to another server.
+        let goes_on = !self.draining() && self.ingress.shared.health.failure().is_none();
+        let is_read_next = goes_on && self.connections.get(id).is_some_and(|connection| connection.queued);
         let answered = self.with_protocol(id, |protocol, cx| {
             protocol.acknowledge(is_read_next, cx);
             (protocol.is_waiting(), protocol.is_over().or(cx.socket.is_at_end().then_some("end")))

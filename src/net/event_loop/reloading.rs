@@ -19,8 +19,6 @@ impl EventLoop {
 
     fn readmit(&mut self, id: ConnectionId, forgets_dues: bool) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        // The filter may be another one, and `log.agents`.
-        connection.renew_span(&self.ingress.policy);
         if connection.is_closing() {
             return;
         }
@@ -32,6 +30,10 @@ impl EventLoop {
         // The lines of those that wait have been emptied.
         let was_delayed = std::mem::take(&mut connection.is_delayed);
         let close = self.with_protocol(id, |protocol, cx| protocol.policy_changed(forgets_dues, cx)).flatten();
+        if let Some(connection) = self.connections.get_mut(id) {
+            // Another filter, other `log.agents`, or another name of the client.
+            connection.renew_span(&self.ingress.policy);
+        }
         if close.is_some() {
             self.settle(id, close);
             return;
