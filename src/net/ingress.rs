@@ -187,7 +187,7 @@ impl Ingress {
         self.state().left_ticket.fetch_max(self.last_ticket, Ordering::Release);
     }
 
-    fn own_watermarks(&self) -> &Watermarks {
+    pub(super) fn own_watermarks(&self) -> &Watermarks {
         &self.shared.watermarks[self.event_loop.index()]
     }
 

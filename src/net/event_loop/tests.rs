@@ -26,7 +26,7 @@ use crate::pipeline::ring::{SlotReceiver, ring};
 use crate::session::marks::Restored;
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
-use crate::wire::{AckLevel, Header, Hello};
+use crate::wire::{AckLevel, Decoded, FrameKind, Header, Hello, PayloadCaps, decode};
 
 /// Longest wait for what the kernel passes from one socket of this process to another.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -178,6 +178,32 @@ pub(super) fn empty_frames(count: u64) -> Vec<u8> {
 
 fn waits(event_loop: &mut EventLoop, id: ConnectionId) -> bool {
     event_loop.connections.get(id).is_some_and(|connection| connection.waiting)
+}
+
+// ---- when an ACK is sent ----
+
+#[test]
+fn an_ack_waits_for_what_is_read_next_but_not_once_the_log_has_failed() {
+    let mut bench = Bench::new(10, 0);
+    let mut client = bench.agent_that_takes(1);
+    assert!(client.read(&mut [0; 1024]).unwrap() > HEADER_BYTES, "WELCOME");
+    let event_loop = &mut bench.event_loop;
+    event_loop.ingress.own_watermarks().advance(AckLevel::Synced, 1);
+    // Within the time between two ACKs, however slow the machine is.
+    event_loop.ingress.now -= Duration::from_secs(1);
+    let id = event_loop.connections.ids()[0];
+    event_loop.enqueue(id);
+    event_loop.acknowledge();
+    client.set_nonblocking(true).unwrap();
+    let mut ack = [0; HEADER_BYTES];
+    assert_eq!(client.read(&mut ack).unwrap_err().kind(), io::ErrorKind::WouldBlock, "it has more to be read");
+
+    event_loop.ingress.shared.health.fail("the disk is gone".to_owned());
+    event_loop.acknowledge();
+    client.set_nonblocking(false).unwrap();
+    client.read_exact(&mut ack).unwrap();
+    let caps = PayloadCaps { data: 0 };
+    assert!(matches!(decode(&ack, caps), Ok(Decoded::Frame { header: Header { kind: FrameKind::Ack, seq: 1, .. }, .. })));
 }
 
 // ---- waiting for the ring ----
