@@ -1,6 +1,7 @@
 //! Against a real PostgreSQL. What `psql` shows is what counts.
 
 mod encoding;
+mod refused;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
