@@ -36,7 +36,8 @@ fn positions_but(rows: u64, refused: &[u64]) -> Vec<u64> {
 
 #[test]
 fn a_refused_row_costs_two_copies_and_no_row_is_looked_at_more_than_twice() {
-    let (database, mut sink) = Database::with(&format!("{COUNTERS} ALTER TABLE events ADD CHECK (position % 100 <> 0)"));
+    let (database, mut sink) =
+        Database::with(&format!("{COUNTERS} ALTER TABLE events ADD CHECK (position % 100 <> 0)"));
     let first = delivery(1..=2_000);
     let found = refused(sink.deliver(&first));
     assert_eq!(found.len(), 20);
@@ -76,7 +77,9 @@ fn one_refused_row_of_many_costs_three_copies() {
 #[test]
 fn exactly_the_refused_rows_are_found_wherever_they_are() {
     let all: Vec<u64> = (1..=40).collect();
-    for refused in [&[1][..], &[40], &[1, 40], &[2, 39], &[7, 8, 9, 10], &[1, 2, 3, 20, 21, 40], &all, &all[1..], &all[..39]] {
+    for refused in
+        [&[1][..], &[40], &[1, 40], &[2, 39], &[7, 8, 9, 10], &[1, 2, 3, 20, 21, 40], &all, &all[1..], &all[..39]]
+    {
         let list = refused.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
         let by_check = format!("ALTER TABLE events ADD CHECK (position NOT IN ({list}))");
         let by_trigger = |when: &str| {
@@ -125,7 +128,8 @@ fn a_row_is_refused_beside_those_that_are_stored_before_it() {
          CREATE TRIGGER orphan BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION orphan();",
     );
     let child = |name: &str, parent: &str| Event { body: parent.into(), ..named(name) };
-    let events = vec![named("e1"), named("e2"), child("e3", "e1"), child("e4", "e2"), child("e5", "e3"), child("e6", "e4")];
+    let events =
+        vec![named("e1"), named("e2"), child("e3", "e1"), child("e4", "e2"), child("e5", "e3"), child("e6", "e4")];
     let delivery = delivery_of(batch_of(1, vec![events]));
     assert_eq!(database.deliver_all(&mut sink, &delivery), [2, 4, 6]);
     assert_eq!(database.positions(), [1, 3, 5]);
@@ -218,8 +222,10 @@ fn a_connection_cut_anywhere_loses_and_doubles_nothing_beside_refused_rows() {
     let mut next = 1;
     for cut in 0..40 {
         let reset_percent = if cut % 2 == 0 { 100 } else { 0 };
-        let proxy =
-            Proxy::start(server, CutPlan { answer_bytes: 130 * cut..130 * cut + 1, reset_percent, ..CutPlan::default() });
+        let proxy = Proxy::start(
+            server,
+            CutPlan { answer_bytes: 130 * cut..130 * cut + 1, reset_percent, ..CutPlan::default() },
+        );
         let proxy = proxy.unwrap();
         let mut rest = delivery(next..=next + 29);
         let mut sink = database.sink_through(proxy.address(), 1);
