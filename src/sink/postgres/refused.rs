@@ -1,8 +1,8 @@
 //! A delivery of which a row is refused: finds every such row, and stores the others in the same transaction.
 //!
 //! ```text
-//!  BEGIN, position ─▶ SAVEPOINT ─▶ COPY of a piece ┬─ stored ──▶ RELEASE, SAVEPOINT ─┬─▶ next piece
-//!                                                  └─ refused ─▶ ROLLBACK TO ────────┘
+//!  BEGIN, position ─▶ SAVEPOINT ─▶ COPY of a piece ┬─ kept ────────────▶ RELEASE, SAVEPOINT ─┬─▶ next piece
+//!                                                  └─ tried, refused ──▶ ROLLBACK TO ────────┘
 //!  no piece left ─▶ answer: these rows are refused ─▶ the router keeps them ─▶ the rest is delivered ─▶ COMMIT
 //! ```
 //!
@@ -12,8 +12,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::errors::{Trouble, code, lacks_partition, named_line, refuses};
-use super::pieces::Pieces;
+use super::errors::{Trouble, code, lacks_partition, named, refuses};
+use super::pieces::{Named, Piece, Pieces};
 use super::session::Session;
 use super::{End, Postgres};
 use crate::batch::{Delivery, Record};
@@ -45,8 +45,7 @@ impl Held {
 pub(super) struct Cause {
     code: String,
     reason: String,
-    /// Row of the COPY, counted from 0, if the server named one.
-    line: Option<usize>,
+    named: Named,
     lacks_partition: bool,
 }
 
@@ -78,7 +77,7 @@ impl Postgres {
         Cause {
             code: code(error).to_owned(),
             reason: self.describe(error),
-            line: named_line(error).and_then(|line| line.checked_sub(1)),
+            named: named(error),
             lacks_partition: lacks_partition(error),
         }
     }
@@ -106,7 +105,7 @@ impl Postgres {
             self.check_cause(session, &cause)?;
             // Without the rows that are there, the same row has another number; and the one that was there may be gone.
             if there.is_empty() && cause.code != UNIQUE_VIOLATION {
-                pieces.refused(&(0..records.len()), cause.line, cause);
+                pieces.refused(&Piece { rows: 0..records.len(), is_kept: true }, cause.named, cause);
             }
         }
         let found = self.store_in_pieces(session, &records, pieces)?;
@@ -135,12 +134,18 @@ impl Postgres {
         let copy = session.client.prepare(&self.copy_statement()).map_err(|error| self.unavailable(&error))?;
         session.run("SAVEPOINT piece").map_err(|error| self.unavailable(&error))?;
         while let Some(piece) = pieces.next() {
-            let rows = records.get(piece.clone()).unwrap_or_default();
-            let Err(error) = self.copy(session, &copy, rows.iter().copied()) else {
-                // Anew: what is stored is not rolled back with the next piece, and savepoints do not nest.
-                session.run("RELEASE piece; SAVEPOINT piece").map_err(|error| self.unavailable(&error))?;
-                pieces.stored(&piece);
-                stored += rows.len();
+            let stretches = pieces.stretches(&piece);
+            let rows = || stretches.iter().filter_map(|rows| records.get(rows.clone())).flatten().copied();
+            let Err(error) = self.copy(session, &copy, rows()) else {
+                pieces.accepted(&piece);
+                let end = if piece.is_kept {
+                    stored += rows().count();
+                    // Anew: what is stored is not rolled back with the next piece, and savepoints do not nest.
+                    "RELEASE piece; SAVEPOINT piece"
+                } else {
+                    "ROLLBACK TO piece"
+                };
+                session.run(end).map_err(|error| self.unavailable(&error))?;
                 continue;
             };
             if !refuses(&error) {
@@ -153,7 +158,7 @@ impl Postgres {
                 self.check_cause(session, &cause)?;
                 is_checked = cause.code == NOT_NULL_VIOLATION;
             }
-            pieces.refused(&piece, cause.line, cause);
+            pieces.refused(&piece, cause.named, cause);
         }
         // Within the transaction: a pooler may give the next one another connection, on which it is not.
         drop(copy);

@@ -35,14 +35,14 @@ fn positions_but(rows: u64, refused: &[u64]) -> Vec<u64> {
 // ---- cost ----
 
 #[test]
-fn a_refused_row_costs_two_copies_and_no_row_is_looked_at_more_than_twice() {
+fn a_refused_row_costs_little_more_than_one_copy_and_no_row_is_looked_at_more_than_twice() {
     let (database, mut sink) =
         Database::with(&format!("{COUNTERS} ALTER TABLE events ADD CHECK (position % 100 <> 0)"));
     let first = delivery(1..=2_000);
     let found = refused(sink.deliver(&first));
     assert_eq!(found.len(), 20);
     let (copies, looked_at) = database.counted();
-    assert!(copies <= 2 * 20 + 1, "{copies} COPYs");
+    assert!(copies <= 20 + 4, "{copies} COPYs");
     assert!(looked_at <= 2 * 2_000, "{looked_at} rows");
     let found: Vec<u64> = found.into_iter().map(|(position, _)| position).collect();
     assert_eq!(sink.deliver(&without(&first, &found)), Ok(()));
@@ -51,13 +51,14 @@ fn a_refused_row_costs_two_copies_and_no_row_is_looked_at_more_than_twice() {
     let second = delivery(2_001..=4_000);
     assert_eq!(database.deliver_all(&mut sink, &second).len(), 20);
     let (copies, looked_at) = (database.counted().0 - copies, database.counted().1 - looked_at);
-    assert!(copies <= 2 * 20 + 1, "{copies} COPYs");
+    assert!(copies <= 20 + 4, "{copies} COPYs");
     assert!(looked_at <= 2 * 2_000, "{looked_at} rows");
     assert_eq!(database.positions().len(), 2 * 1_980);
     // The first delivery without a refused row ends that.
-    assert_eq!(sink.deliver(&delivery(4_001..=4_050)), Ok(()));
+    database.sql("ALTER TABLE events DROP CONSTRAINT events_position_check");
+    assert_eq!(sink.deliver(&delivery(4_001..=5_000)), Ok(()));
     let before = database.counted().0;
-    assert_eq!(sink.deliver(&delivery(4_101..=4_199)), Ok(()));
+    assert_eq!(sink.deliver(&delivery(5_001..=6_000)), Ok(()));
     assert_eq!(database.counted().0 - before, 1);
 }
 
