@@ -553,6 +553,9 @@ pub const STORE_TLS_SILENCE: Duration = Duration::from_secs(1);
 pub const STORE_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// Bytes of rows that are encoded before they are sent: bounds a sink's own memory.
 pub const COPY_CHUNK_BYTES: usize = 256 * 1024;
+/// Rows from the first row that PostgreSQL may refuse to the last one, before what lies between is stored: so many are sent once
+/// more where something between is refused, too. Enough to store a hundred rows between two refused ones in few statements.
+pub const REFUSED_GROUP_ROWS_MAX: usize = 2_000;
 /// Streams of one Redis sink: each delivery writes to all of them.
 pub const REDIS_SHARDS_MAX: u64 = 1_024;
 /// Bytes of the name of a stream.

@@ -157,7 +157,8 @@ pub trait Sink: Send {
 /// Why a delivery was not stored. Nothing of it was, as far as the store can undo what it began.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
-    /// The store refuses these events, in order of position; deliver the rest without them. Never empty.
+    /// The store refuses these events, in order of position; deliver the rest without them. Never empty. The rest may be in a
+    /// transaction that is still open: deliver it next, or connect, so that it ends.
     Refused(Vec<Refusal>),
     /// The store refuses the delivery and names no event; the router finds it by bisection.
     BatchRefused {

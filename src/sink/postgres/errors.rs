@@ -8,7 +8,8 @@ use postgres::error::DbError;
 
 use super::Postgres;
 use super::last_error::ServerError;
-use super::sqlstate::{Place, Verdict, advice, copy_line, copy_place, pooler_advice, verdict};
+use super::pieces::Named;
+use super::sqlstate::{Place, Verdict, advice, copy_line, copy_place, is_of_row_alone, pooler_advice, verdict};
 use super::stream::NoTlsOffered;
 use crate::sink::{Unavailable, connection_advice, tls};
 
@@ -27,7 +28,9 @@ impl Postgres {
         if let Some(error) = db_error(error) {
             return self.reported(error.code().code(), error.message(), error.routine(), reason);
         }
-        if let Some(ServerError { code, message }) = self.last_error.take() {
+        // A server that refuses a row goes on: that is not why the connection ended.
+        let ended_by = |error: &ServerError| verdict(&error.code, Place::Elsewhere) != Verdict::Refused;
+        if let Some(ServerError { code, message }) = self.last_error.take().filter(ended_by) {
             let reason = format!("{} (SQLSTATE {code}), and the connection was closed", self.settings.hide(&message));
             return self.reported(&code, &message, None, reason);
         }
@@ -101,9 +104,16 @@ pub(super) fn code(error: &Trouble) -> &str {
     db_error(error).map_or("", |error| error.code().code())
 }
 
-/// The row of a COPY that the error names, from 1 on.
-pub(super) fn named_line(error: &Trouble) -> Option<usize> {
-    copy_line(db_error(error)?.where_()?)
+/// The row of a COPY that the error names.
+pub(super) fn named(error: &Trouble) -> Named {
+    let Some((error, context)) = db_error(error).and_then(|error| Some((error, error.where_()?))) else {
+        return Named::Nothing;
+    };
+    match copy_line(context).and_then(|line| line.checked_sub(1)) {
+        None => Named::Nothing,
+        Some(line) if is_of_row_alone(error.code().code(), context) => Named::RowAlone(line),
+        Some(line) => Named::Row(line),
+    }
 }
 
 /// Whether the error refuses rows, rather than postponing the delivery.

@@ -6,14 +6,16 @@
 //!    COPY events … BINARY         one row an event
 //!  COMMIT                         synchronous_commit = on
 //!     │
-//!     ├─ a row is refused ─▶ ROLLBACK, the delivery again in pieces, each under a savepoint: all refused rows at once
+//!     ├─ a row is refused ─▶ ROLLBACK, the delivery again in pieces, each under a savepoint: all refused rows at once;
+//!     │                      COMMIT once the router has kept them (`refused`, `pieces`)
 //!     ├─ (server_id, position) is there ─▶ the same, without what is there
 //!     └─ no answer ─▶ connect again: the position shows whether it was committed
 //! ```
 //!
-//! **Sorting.** SQLSTATE decides who has to act (`errors`, `sqlstate`). The row that COPY names only shows where to cut: a row is
-//! refused because it was refused alone. Not where it is the table that is wrong: a column that requires a value which
-//! no row brings, or a partition that no row of many finds.
+//! **Sorting.** SQLSTATE decides who has to act (`errors`, `sqlstate`). The row that COPY names is refused if all rows before it
+//! are accepted; where it names none, a row is refused because it was refused alone. Not where it is the table that is
+//! wrong: a column that requires a value which no row brings, or a partition that no row of many finds. While deliveries have
+//! refused rows, they are not tried as a whole first.
 //!
 //! **Waiting.** The server ends a statement after `timeout`. A server that is silent is given up a little later
 //! (`stream`), the connection is thrown away, and the router connects again, for ever. (Not on a Unix socket, which the
@@ -29,6 +31,7 @@ mod errors;
 mod last_error;
 mod pieces;
 mod position;
+mod refused;
 mod session;
 mod settings;
 mod sqlstate;
@@ -44,7 +47,7 @@ use postgres::config::{Host, SslMode, SslNegotiation};
 use postgres::{Error, ToStatement};
 
 use self::encode::Rows;
-use self::errors::{code, lacks_partition, named_line, refuses};
+use self::errors::{code, refuses};
 use self::last_error::LastError;
 use self::pieces::Pieces;
 use self::session::{Session, columns, text};
@@ -53,7 +56,7 @@ use self::sqlstate::advice;
 use self::stream::{Connector, Deadline, Encryption};
 use self::tables::Tables;
 use super::ownership::{Connect, FIRST, Ownership, OwnershipError};
-use super::{Failure, Identity, Refusal, Sink, Unavailable, tls};
+use super::{Failure, Identity, Sink, Unavailable, tls};
 use crate::batch::{Delivery, Record};
 use crate::{descriptors, limits};
 
@@ -69,6 +72,8 @@ pub struct Postgres {
     rows: Rows,
     /// Rows without a partition that were refused, since it last took a row.
     unplaced_in_a_row: u64,
+    /// Valid rows between two that were refused of the last delivery; `None`: none was, and the next one is tried as a whole.
+    usual: Option<usize>,
 }
 
 /// How the transaction of a delivery ends.
@@ -77,15 +82,6 @@ enum End {
     Commit,
     /// When it is certain that it could be committed.
     RollBack,
-}
-
-/// What came of a delivery in pieces.
-#[derive(Default)]
-struct Found {
-    refusals: Vec<Refusal>,
-    /// Of them, those without a partition.
-    unplaced: u64,
-    stored: usize,
 }
 
 impl Postgres {
@@ -100,6 +96,7 @@ impl Postgres {
             last_error: LastError::default(),
             rows: Rows::default(),
             unplaced_in_a_row: 0,
+            usual: None,
         }
     }
 
@@ -136,7 +133,7 @@ impl Postgres {
             tracing::debug!(code, notice, "notice of PostgreSQL")
         });
         let client = config.connect(connector).map_err(|error| self.unavailable(&error))?;
-        Ok(Session { client, deadline, timeout: self.settings.timeout })
+        Ok(Session { client, deadline, timeout: self.settings.timeout, held: None })
     }
 
     fn encryption(&self, in_url: SslMode) -> Result<Encryption, String> {
@@ -240,9 +237,14 @@ impl Postgres {
     }
 
     fn write(&mut self, session: &mut Session, delivery: &Delivery, end: End) -> Result<(), Failure> {
+        if self.end_held(session, delivery, end)? {
+            return Ok(());
+        }
+        if self.usual.is_some() {
+            return self.write_in_pieces(session, delivery, end, None);
+        }
         let last = delivery.last_position();
-        if !self.move_position(session, last).map_err(|error| self.unavailable(&error))? {
-            session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
+        if !self.begin_delivery(session, last)? {
             return self.not_moved(session, last);
         }
         match self.copy(session, self.copy_statement().as_str(), delivery.records()) {
@@ -254,88 +256,20 @@ impl Postgres {
             }
             Err(error) if refuses(&error) => {
                 session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
-                if code(&error) == NOT_NULL_VIOLATION {
-                    // The table may have got a column that wants a value and of which the sink knows nothing.
-                    self.check_events(session)?;
-                }
-                let mut records: Vec<Record<'_>> = delivery.records().collect();
-                // Whatever the first error was: a CHECK is looked at before the key.
-                let (first, last) = (delivery.first_position(), delivery.last_position());
-                let within = format!("BETWEEN {first} AND {last}");
-                let there = self.positions_there(session, &within).map_err(|error| self.unavailable(&error))?;
-                records.retain(|record| !there.contains(&record.position));
-                if !self.move_position(session, last).map_err(|error| self.unavailable(&error))? {
-                    session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
-                    return self.not_moved(session, last);
-                }
-                let found = self.store_in_pieces(session, &records)?;
-                if !found.refusals.is_empty() && found.stored == 0 && found.unplaced == found.refusals.len() as u64 {
-                    self.unplaced_in_a_row += found.unplaced;
-                    if self.unplaced_in_a_row > limits::REFUSED_IN_A_ROW_MAX {
-                        // The same ones come again.
-                        self.unplaced_in_a_row -= found.unplaced;
-                        let reason = found.refusals.first().map_or("", |refusal| &refusal.reason);
-                        return Err(self
-                            .down(&format!(
-                                "{reason}: no event finds its partition, so they are kept: create \
-                            the partition, or a DEFAULT one"
-                            ))
-                            .into());
-                    }
-                } else if found.stored > 0 {
-                    self.unplaced_in_a_row = 0;
-                }
-                self.end(session, found.refusals, end)
+                let cause = self.cause(&error);
+                self.write_in_pieces(session, delivery, end, Some(cause))
             }
             Err(error) => Err(self.unavailable(&error).into()),
         }
     }
 
-    /// Finds every row that the store refuses, and stores the others in the transaction that has begun.
-    fn store_in_pieces(&mut self, session: &mut Session, records: &[Record<'_>]) -> Result<Found, Failure> {
-        let mut found = Found::default();
-        let mut pieces = Pieces::of(records.len());
-        let copy = self.copy_statement();
-        session.wait_from_now();
-        let copy = session.client.prepare(&copy).map_err(|error| self.unavailable(&error))?;
-        session.run("SAVEPOINT piece").map_err(|error| self.unavailable(&error))?;
-        while let Some(piece) = pieces.next() {
-            let rows = records.get(piece.clone()).unwrap_or_default();
-            let Err(error) = self.copy(session, &copy, rows.iter().copied()) else {
-                // Anew: what is stored is not rolled back with the next piece, and savepoints do not nest.
-                session.run("RELEASE piece; SAVEPOINT piece").map_err(|error| self.unavailable(&error))?;
-                pieces.stored();
-                found.stored += rows.len();
-                continue;
-            };
-            if !refuses(&error) {
-                return Err(self.unavailable(&error).into());
-            }
-            // It is still there afterwards, for the next piece.
-            session.run("ROLLBACK TO piece").map_err(|error| self.unavailable(&error))?;
-            let named = named_line(&error).and_then(|line| line.checked_sub(1));
-            if pieces.refused(piece, named) {
-                found.unplaced += u64::from(lacks_partition(&error));
-                let (code, reason) = (code(&error).to_owned(), self.describe(&error));
-                found.refusals.extend(rows.iter().map(|record| Refusal {
-                    position: record.position,
-                    code: code.clone(),
-                    reason: reason.clone(),
-                }));
-            }
+    /// Begins the transaction of a delivery. `false`: the position is not as this process left it, and nothing has begun.
+    fn begin_delivery(&self, session: &mut Session, last: u64) -> Result<bool, Failure> {
+        if !self.move_position(session, last).map_err(|error| self.unavailable(&error))? {
+            session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
+            return Ok(false);
         }
-        // Within the transaction: a pooler may give the next one another connection, on which it is not.
-        drop(copy);
-        Ok(found)
-    }
-
-    /// Commits where no row is refused.
-    fn end(&self, session: &mut Session, refusals: Vec<Refusal>, end: End) -> Result<(), Failure> {
-        if refusals.is_empty() {
-            return self.finish(session, end);
-        }
-        session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
-        Err(Failure::Refused(refusals))
+        Ok(true)
     }
 
     fn finish(&self, session: &mut Session, end: End) -> Result<(), Failure> {
@@ -398,6 +332,7 @@ impl Postgres {
 
     /// Stores what is not there yet.
     fn write_again(&mut self, session: &mut Session, delivery: &Delivery) -> Result<(), Failure> {
+        self.end_held(session, delivery, End::RollBack)?;
         let mut records: Vec<Record<'_>> = delivery.records().collect();
         if records.is_empty() {
             return Ok(());
@@ -408,8 +343,12 @@ impl Postgres {
         let within = format!("IN ({})", positions.join(","));
         let there = self.positions_there(session, &within).map_err(|error| self.unavailable(&error))?;
         records.retain(|record| !there.contains(&record.position));
-        let found = self.store_in_pieces(session, &records)?;
-        self.end(session, found.refusals, End::Commit)
+        let found = self.store_in_pieces(session, &records, Pieces::of(records.len(), None))?;
+        if found.refusals.is_empty() {
+            return self.finish(session, End::Commit);
+        }
+        session.run("ROLLBACK").map_err(|error| self.unavailable(&error))?;
+        Err(Failure::Refused(found.refusals))
     }
 
     fn retry(&self, reason: &str) -> Unavailable {
@@ -510,6 +449,5 @@ impl Sink for Postgres {
     }
 }
 
-const NOT_NULL_VIOLATION: &str = "23502";
 const UNDEFINED_TABLE: &str = "42P01";
 const INSUFFICIENT_PRIVILEGE: &str = "42501";

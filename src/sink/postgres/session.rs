@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use postgres::{Client, Error, SimpleQueryMessage, SimpleQueryRow};
 
+use super::refused::Held;
 use super::stream::Deadline;
 use super::tables::{self, Found};
 use crate::limits;
@@ -16,6 +17,8 @@ pub(super) struct Session {
     pub deadline: Deadline,
     /// `timeout` of the settings.
     pub timeout: Duration,
+    /// What the transaction has stored that is left open after a refusal; `None`: none is open between deliveries.
+    pub held: Option<Held>,
 }
 
 impl Drop for Session {

@@ -111,6 +111,14 @@ pub(super) fn copy_place(context: &str) -> Place {
     }
 }
 
+/// Whether an error with this context in a COPY depends on the row alone: data, constraint, index. A row that conflicts with
+/// another one does so whatever else is stored. Code of the user, as a trigger is, may look for other rows: it is named in
+/// the context, too.
+pub(super) fn is_of_row_alone(code: &str, context: &str) -> bool {
+    let is_own = |line: &str| line.starts_with("COPY ") || line.starts_with("JSON data, ");
+    matches!(code.get(..2), Some("22" | "23" | "54")) && context.lines().all(is_own)
+}
+
 fn line_and_rest(context: &str) -> Option<(usize, &str)> {
     let line = context.lines().rev().find(|line| line.starts_with("COPY "))?;
     let (_, rest) = line.split_once(", line ")?;
@@ -189,6 +197,22 @@ mod tests {
                 found.is_some() == words.is_some() && found.unwrap_or("").contains(words.unwrap_or("")),
                 "{message}"
             );
+        }
+    }
+
+    #[test]
+    fn what_a_trigger_reports_may_depend_on_other_rows() {
+        for (code, context, expected) in [
+            ("23514", "COPY events, line 17", true),
+            ("23505", "COPY events, line 17", true),
+            ("22P02", "JSON data, line 1: {\"x\":...\nCOPY events, line 3, column attributes", true),
+            ("23514", "PL/pgSQL function f() line 2 at RAISE\nCOPY events, line 5", false),
+            ("22012", "SQL function \"f\" statement 1\nCOPY events, line 5", false),
+            ("P0001", "COPY events, line 5", false),
+            ("TX001", "COPY events, line 5", false),
+            ("", "COPY events, line 5", false),
+        ] {
+            assert_eq!(is_of_row_alone(code, context), expected, "{code} {context}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Against a real PostgreSQL. What `psql` shows is what counts.
 
 mod encoding;
+mod refused;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,10 +13,10 @@ use super::*;
 use crate::event::proto::Event;
 use crate::event::rfc3339;
 use crate::settings::{Problem, Url};
-use crate::sink::stores;
 use crate::sink::testing::{
     self, KeepsPositions, Store, batch_of, delivery, delivery_of, down, identity, named, refused, retry, without,
 };
+use crate::sink::{Refusal, stores};
 
 /// A database of its own on the shared server.
 struct Database {
