@@ -88,6 +88,40 @@ fn the_user_of_the_package_is_created_once_also_where_its_group_exists() {
     assert_eq!(configured("passwd group"), [""; 0]);
 }
 
+/// Runs tools/syslog/install, where apt-get and dpkg-deb are scripts of the test: what it prints.
+fn unpacked(folder: &Path, directory: &Path) -> String {
+    let stub = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, format!("#!/bin/sh\nset -e\n{text}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    stub("apt-get", "touch rsyslog.deb syslog-ng-core.deb");
+    // dpkg-deb -x PACKAGE DIRECTORY
+    stub("dpkg-deb", "mkdir -p \"$3/usr/lib\"\ntouch \"$3/usr/lib/${2%.deb}\"\nln -sf missing \"$3/usr/lib/link\"");
+    let mut script = Command::new(root().join("tools/syslog/install"));
+    script.arg(directory).env("PATH", format!("{}:/usr/bin:/bin", folder.display()));
+    let output = script.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_daemons_of_syslog_are_unpacked_again_where_a_file_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("syslog");
+    let install = || unpacked(folder.path(), &directory);
+    assert!(install().starts_with("unpacking into "));
+    assert_eq!(install(), "", "nothing is missing");
+    fs::remove_file(directory.join("usr/lib/syslog-ng-core")).unwrap();
+    assert!(install().starts_with("unpacking into "), "a file is missing");
+    assert!(directory.join("usr/lib/syslog-ng-core").exists());
+    fs::write(directory.join("packages"), "rsyslog\n").unwrap();
+    assert!(install().starts_with("unpacking into "), "other packages");
+    fs::remove_file(directory.join("packages")).unwrap();
+    assert!(install().starts_with("unpacking into "), "an interrupted run");
+    assert_eq!(install(), "");
+}
+
 #[test]
 fn the_document_ends_the_old_server_for_good_before_a_move() {
     assert_eq!(values(&page("tools/systemd/telemetryx.service"), "WantedBy"), ["multi-user.target"]);
