@@ -203,7 +203,10 @@ fn an_ack_waits_for_what_is_read_next_but_not_once_the_log_has_failed() {
     client.set_nonblocking(false).unwrap();
     client.read_exact(&mut ack).unwrap();
     let caps = PayloadCaps { data: 0 };
-    assert!(matches!(decode(&ack, caps), Ok(Decoded::Frame { header: Header { kind: FrameKind::Ack, seq: 1, .. }, .. })));
+    assert!(matches!(
+        decode(&ack, caps),
+        Ok(Decoded::Frame { header: Header { kind: FrameKind::Ack, seq: 1, .. }, .. })
+    ));
 }
 
 // ---- waiting for the ring ----
