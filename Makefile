@@ -124,7 +124,7 @@ microbench:     ## the boundaries between stages, one by one
 flamegraph:     ## where the server's CPU time goes under load: target/flamegraph/*.svg
 	./tools/bench/flamegraph
 
-image-test:     ## build the Docker image without a daemon, and use it (root, Debian; 10 minutes, 8 GB of disk)
+image-test:     ## build the Docker image without a daemon, and use it (root, Debian; 10 minutes, 5 GB of disk)
 	./tools/image-test
 
 # PLATFORM: that of this machine, unless set. linux/arm64 is untested: nobody has run it on such a machine yet.
