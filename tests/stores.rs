@@ -562,8 +562,9 @@ fn the_readme_prints_events_in_an_http_service() {
     fs::write(folder.path().join("telemetryx.toml"), settings.replace("8080", &port)).unwrap();
     let server = Server::start(folder.path(), &[]);
     post(server.address(), "{\"name\":\"hello\",\"source\":\"web\"}\n", 1);
-    let command =
-        format!("exec {}", command.trim_start_matches("# a service that prints them\n").replace("8080", &port));
+    let command = command.strip_prefix("# a service that prints the events\n").expect("the README says what it is");
+    // Without a shell in between, which would be killed in its place.
+    let command = format!("exec {}", command.replace("8080", &port));
     let mut service =
         Command::new("sh").args(["-c", &command]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();
