@@ -43,6 +43,7 @@ pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
         is_refused: false,
         is_limited: false,
         is_logged: false,
+        filled_read: false,
         delayed_by: None,
         listed: None,
     })
@@ -66,6 +67,8 @@ struct Frames {
     is_limited: bool,
     /// Its frames are logged one by one (`log.agents`).
     is_logged: bool,
+    /// The last read had no room for more: the socket most likely has more.
+    filled_read: bool,
     /// What is read next had to wait for this limit.
     delayed_by: Option<LimitScope>,
     /// In the list of connected agents, for `/status.json`.
@@ -104,7 +107,8 @@ impl Protocol for Frames {
         if !self.log_epoch(&cx.peer.origin, cx.ingress) {
             return;
         }
-        if is_read_next && !self.is_limited && self.session.may_acknowledge_later(&shared.settings, cx.ingress.now) {
+        let has_more = is_read_next && self.filled_read && !self.is_limited;
+        if has_more && self.session.may_acknowledge_later(&shared.settings, cx.ingress.now) {
             return;
         }
         let (own, before) = (cx.ingress.event_loop, self.session.acked_seq());
@@ -427,6 +431,7 @@ impl Frames {
             Some(room) if !room.is_empty() => cx.socket.read(room, &mut cx.scratch.wire, cx.ingress.now),
             _ => unreachable!("a partial frame has room for its rest"),
         };
+        self.filled_read = matches!(end, ReadEnd::Bytes(bytes) if bytes == missing);
         if let ReadEnd::Bytes(bytes) = end {
             buffer.advance(bytes);
         }
@@ -467,6 +472,7 @@ impl Frames {
             Some(room) if !room.is_empty() => cx.socket.read(room, &mut cx.scratch.wire, cx.ingress.now),
             _ => unreachable!("a current buffer has room for a read"),
         };
+        self.filled_read = matches!(end, ReadEnd::Bytes(bytes) if bytes == limit);
         if let ReadEnd::Bytes(bytes) = end {
             current.advance(bytes);
         }

@@ -97,7 +97,7 @@ pub(super) trait Protocol: Send {
     /// Whether something waits for a watermark.
     fn is_waiting(&self) -> bool;
 
-    /// Answers what the watermarks cover; `is_read_next`: the connection has more, which is read in the next turn.
+    /// Answers what the watermarks cover; `is_read_next`: the connection is read again in the next turn.
     fn acknowledge(&mut self, is_read_next: bool, cx: &mut Context<'_>);
 
     /// When [`Protocol::handle_timeout`] has something to do. `pressure`: others wait for memory.
