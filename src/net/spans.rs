@@ -4,8 +4,8 @@
 //!  accepted ─▶ connection{id peer tls} ─ first byte ─▶ … protocol} ─ HELLO ─▶ … agent client} ─ reload ─▶ the same anew, or none
 //! ```
 //!
-//! It has level debug; of the agents in `log.agents`, level info. Where the filter leaves it out it is disabled: each turn of the connection checks
-//! that in one comparison, and nothing is formatted.
+//! It has level debug; for the agents in `log.agents`, level info. Where the filter leaves it out it is disabled: each turn of the
+//! connection checks that in one comparison, and nothing is formatted.
 
 use std::time::Instant;
 
@@ -14,8 +14,8 @@ use super::policy::Policy;
 use super::protocols::Protocol;
 
 impl Connection {
-    /// Gives the connection the span of what is known of it now: when it is accepted, when its first byte or its HELLO is there, and after a
-    /// reload.
+    /// Gives the connection the span of what is known of it now: when it is accepted, when its first byte or its HELLO is there,
+    /// and after a reload.
     pub(super) fn renew_span(&mut self, policy: &Policy) {
         let (id, peer, tls) = (self.id.get(), self.peer.address, self.socket.tls().is_some());
         let protocol = self.protocol().map(Protocol::name);

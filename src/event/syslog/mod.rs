@@ -95,7 +95,7 @@ impl SyslogDecoder {
     }
 }
 
-/// What an event has no room for.
+/// What was left out of an event.
 struct Left {
     /// Parameters.
     dropped: i64,

@@ -369,7 +369,7 @@ fn tokens_are_needed_for_posts_only() {
         let got = exchange_with(with(field), needs);
         assert_eq!((got.statuses.as_slice(), got.closing), (&[401][..], true), "{field}");
         assert!(got.answers.contains("\r\nWWW-Authenticate: Bearer\r\n"));
-        // Why, and where there is no token also what to send.
+        // The reason; where no token was sent, also what to send.
         let advice = if field.contains("earer ") { "" } else { ": send `Authorization: Bearer TOKEN`" };
         assert!(got.answers.contains(&format!(r#"{{"error":"not this token{advice}"}}"#)), "{field} {}", got.answers);
     }

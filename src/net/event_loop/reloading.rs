@@ -18,10 +18,9 @@ impl EventLoop {
     }
 
     fn readmit(&mut self, id: ConnectionId, forgets_dues: bool) {
-        let Some(connection) = self.connections.get_mut(id) else { return };
-        if connection.is_closing() {
+        let Some(connection) = self.connections.get_mut(id).filter(|connection| !connection.is_closing()) else {
             return;
-        }
+        };
         let Policy { encryption, tokens, .. } = &*self.ingress.policy;
         connection.peer.access = match connection.socket.tls() {
             Some(machine) => encryption.access_with_tls(machine, tokens),

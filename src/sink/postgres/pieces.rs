@@ -194,7 +194,7 @@ fn piece_rows(usual: usize) -> usize {
 }
 
 #[cfg(test)]
-#[allow(clippy::single_range_in_vec_init)] // most pieces are one stretch
+#[allow(clippy::single_range_in_vec_init)] // a piece of one stretch is meant as a list of one range
 mod tests {
     use proptest::prelude::*;
 
