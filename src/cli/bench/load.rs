@@ -202,12 +202,13 @@ impl Line {
                 }
                 self.begin(now);
             }
-            if !self.write_current()? {
+            let is_flushed = self.write_current()?;
+            if self.current.is_none() && !self.talk.answers() {
+                answered.messages += 1;
+            }
+            if !is_flushed {
                 self.blocked = true;
                 return Ok(());
-            }
-            if !self.talk.answers() {
-                answered.messages += 1;
             }
         }
         Ok(())

@@ -5,6 +5,8 @@ use super::rivals::{Mute, Nats};
 use super::sample::Sample;
 use super::talk::{Answered, TalkError};
 use super::*;
+use crate::tls::testing::{Issued, acceptor};
+use crate::tls::{Connector, ConnectorFiles};
 use crate::wire::{Goaway, GoawayCode, Welcome, answer};
 
 fn welcome(window_bytes: u32, window_frames: u16) -> Vec<u8> {
@@ -148,26 +150,60 @@ fn a_run_counts_what_is_answered_and_stops() {
             }
         }
     });
-    let options = BenchOptions {
-        to: None,
-        token_file: None,
-        tls: TlsArgs::default(),
-        connections: 1,
-        event_bytes: 220,
-        frame_events: 1,
-        rate: 200,
-        seconds: 1,
-        ack: None,
-        http: true,
-        json: false,
-        rival: None,
-    };
+    let options = BenchOptions { frame_events: 1, rate: 200, http: true, ..one_second() };
     let report = measure(&target(address), b"", &options).unwrap();
     assert!((100..=300).contains(&report.events), "{} events at a rate of 200/s", report.events);
     assert!(report.bytes > 300 * report.events && report.latency_micros.len() > 100);
     assert_eq!((report.refused_messages, report.unanswered_messages), (0, 0));
     assert!(report.server.is_some_and(|server| server.pid == std::process::id()));
     assert!(report.text().contains("server CPU") && report.json().contains("\"events_per_second\""));
+}
+
+fn one_second() -> BenchOptions {
+    BenchOptions {
+        to: None,
+        token_file: None,
+        tls: TlsArgs::default(),
+        connections: 1,
+        event_bytes: 220,
+        frame_events: 100,
+        rate: 0,
+        seconds: 1,
+        ack: None,
+        http: false,
+        json: false,
+        rival: None,
+    }
+}
+
+/// What TLS has encrypted and the socket does not take yet is a message as well.
+#[test]
+fn every_message_over_tls_counts_where_nobody_answers() {
+    let certificate = Issued::self_signed("localhost");
+    let config = acceptor(&certificate, None).config();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let received = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut connection = rustls::ServerConnection::new(config).unwrap();
+        let (mut room, mut received) = (vec![0; 1 << 16], 0);
+        while connection.complete_io(&mut stream).is_ok() {
+            match connection.reader().read(&mut room) {
+                Ok(0) => break,
+                Ok(bytes) => received += bytes,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+        received
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let ca_file = dir.path().join("ca.pem");
+    std::fs::write(&ca_file, &certificate.pem).unwrap();
+    let tls = Connector::new(ConnectorFiles { ca_file: Some(&ca_file), certificate: None }).unwrap();
+    let target = Target { tls: Some(tls), ..target(address) };
+    let report = measure(&target, b"", &BenchOptions { rival: Some(Rival::Mute), ..one_second() }).unwrap();
+    assert_eq!(report.unanswered_messages, 0);
+    assert!(report.events > 0 && received.join().unwrap() as u64 >= report.bytes);
 }
 
 fn target(address: SocketAddr) -> Target {
