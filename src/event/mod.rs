@@ -7,7 +7,7 @@
 //!  OTLP ──▶ protobuf, JSON ─▶ otlp ────┘
 //! ```
 //!
-//! `view` reads events in place over the primitives of `protobuf`; `check` holds the rules that every event must keep. `json` reads
+//! `view` reads events in place over the primitives of `protobuf`, and `usual` those in the usual form; `check` holds the rules that every event must keep. `json` reads
 //! bodies, `json_event` one event into a `draft`, `json_key` its keys, `json_map` those of other agents; `json_out` writes.
 //! `json_error`, `nearest` and `foreign` have the messages for what is rejected. `syslog` reads syslog, `otlp` OTLP. `rewrite` writes
 //! events anew from others. `fuzz` compares with prost.
@@ -37,6 +37,7 @@ pub mod rewrite;
 pub mod rfc3339;
 #[cfg(feature = "server")]
 pub mod syslog;
+mod usual;
 pub mod view;
 
 pub use check::{BatchError, Counts, EventError, InvalidEvent, Malformed, Rejection, Rejections, check_batch};
