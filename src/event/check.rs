@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use super::proto::EventKind;
 use super::protobuf::{DEPTH_BATCH, Fault, delimited, field_key, skip};
+use super::usual::{is_usual_and_valid, text_of};
 use super::view::{BATCH_FIELD_LAST, EVENTS, EventRef, Findings};
 use crate::limits::{
     ATTRIBUTE_KEY_BYTES_MAX, EVENT_ATTRIBUTES_MAX, EVENT_BODY_BYTES_MAX, EVENT_BYTES_MAX, EVENT_NAME_BYTES_MAX,
@@ -174,16 +175,12 @@ impl<'a> EventRef<'a> {
     ///
     /// # Errors
     /// [`EventError::Malformed`] wins over [`EventError::Invalid`]: rules are judged on a whole message.
-    #[inline]
     pub fn check(bytes: &'a [u8]) -> Result<Self, EventError> {
-        let mut event = EventRef::unset(bytes);
-        let findings = event.locate_checked()?;
-        event.judge(&findings)?;
-        Ok(event)
+        check_event(bytes)?;
+        Ok(Self::accepted(bytes))
     }
 
     /// The rules of the contract that are not the schema's.
-    #[inline]
     fn judge(&self, findings: &Findings) -> Result<(), InvalidEvent> {
         if self.bytes.len() > EVENT_BYTES_MAX {
             return Err(InvalidEvent::EventTooLong { bytes: self.bytes.len() });
@@ -216,7 +213,21 @@ impl<'a> EventRef<'a> {
     }
 }
 
+/// Checks an event, and returns whether it begins with its head.
 #[inline(always)]
+pub(super) fn check_event(bytes: &[u8]) -> Result<bool, EventError> {
+    if is_usual_and_valid(bytes) { Ok(true) } else { check_any_event(bytes) }
+}
+
+/// The naive twin of [`is_usual_and_valid`]: fields in any form and order.
+#[inline(never)]
+pub(super) fn check_any_event(bytes: &[u8]) -> Result<bool, EventError> {
+    let mut event = EventRef::unset(bytes);
+    let findings = event.locate_checked()?;
+    event.judge(&findings)?;
+    Ok(!findings.is_head_late)
+}
+
 fn text_at_most(field: &'static str, text: &[u8], max: usize) -> Result<(), InvalidEvent> {
     if text.len() > max {
         return Err(InvalidEvent::TextTooLong { field, bytes: text.len(), max });
@@ -224,7 +235,6 @@ fn text_at_most(field: &'static str, text: &[u8], max: usize) -> Result<(), Inva
     Ok(())
 }
 
-#[inline(always)]
 fn time_in_range(field: &'static str, nanoseconds: u64) -> Result<(), InvalidEvent> {
     if nanoseconds > TIME_UNIX_NANO_MAX {
         return Err(InvalidEvent::TimeTooLarge { field, nanoseconds });
@@ -232,7 +242,6 @@ fn time_in_range(field: &'static str, nanoseconds: u64) -> Result<(), InvalidEve
     Ok(())
 }
 
-#[inline(always)]
 fn id_of_length(field: &'static str, id: &[u8], expected: usize) -> Result<(), InvalidEvent> {
     if !id.is_empty() && id.len() != expected {
         return Err(InvalidEvent::IdLength { field, bytes: id.len(), expected });
@@ -241,7 +250,7 @@ fn id_of_length(field: &'static str, id: &[u8], expected: usize) -> Result<(), I
 }
 
 /// Walks an encoded `EventBatch` and checks every event. `each` gets the event's 0-based index, its range in `payload`
-/// (key, length and event: joined ranges are an `EventBatch`), and the event or the rule that it breaks. Unknown fields
+/// (key, length and event: joined ranges are an `EventBatch`), and the encoded event or the rule that it breaks. Unknown fields
 /// of the batch are skipped and belong to no range.
 ///
 /// # Errors
@@ -249,7 +258,7 @@ fn id_of_length(field: &'static str, id: &[u8], expected: usize) -> Result<(), I
 pub fn check_batch<'a>(
     payload: &'a [u8],
     max_events: usize,
-    mut each: impl FnMut(usize, Range<usize>, Result<&EventRef<'a>, InvalidEvent>),
+    mut each: impl FnMut(usize, Range<usize>, Result<&'a [u8], InvalidEvent>),
 ) -> Result<Counts, BatchError> {
     let mut counts = Counts { accepted: 0, rejected: 0, are_head_first: true };
     let mut rest = payload;
@@ -257,29 +266,35 @@ pub fn check_batch<'a>(
         let index = counts.accepted + counts.rejected;
         let no_batch = |fault| BatchError::Malformed { index, malformed: Malformed { field: "EventBatch", fault } };
         let start = payload.len() - rest.len();
-        let (key, after) = field_key(rest).map_err(no_batch)?;
-        if key != EVENTS {
-            rest = skip(key, after, BATCH_FIELD_LAST, DEPTH_BATCH).map_err(no_batch)?;
-            continue;
+        let bytes;
+        if let Some(event) = text_of(rest, EVENTS) {
+            (bytes, rest) = event;
+        } else {
+            let (key, after) = field_key(rest).map_err(no_batch)?;
+            if key != EVENTS {
+                rest = skip(key, after, BATCH_FIELD_LAST, DEPTH_BATCH).map_err(no_batch)?;
+                continue;
+            }
+            (bytes, rest) = delimited(after).map_err(no_batch)?;
         }
-        let (bytes, after) = delimited(after).map_err(no_batch)?;
-        rest = after;
         if index == max_events {
             return Err(BatchError::TooManyEvents { max: max_events });
         }
         let range = start..payload.len() - rest.len();
-        let mut event = EventRef::unset(bytes);
-        let findings = event.locate_checked().map_err(|malformed| BatchError::Malformed { index, malformed })?;
-        if findings.is_head_late {
-            counts.are_head_first = false;
-        }
-        let verdict = event.judge(&findings);
-        match verdict {
-            Ok(()) => counts.accepted += 1,
-            Err(_) => counts.rejected += 1,
-        }
+        let verdict = match check_event(bytes) {
+            Ok(is_head_first) => {
+                counts.accepted += 1;
+                counts.are_head_first &= is_head_first;
+                Ok(bytes)
+            }
+            Err(EventError::Invalid(invalid)) => {
+                counts.rejected += 1;
+                Err(invalid)
+            }
+            Err(EventError::Malformed(malformed)) => return Err(BatchError::Malformed { index, malformed }),
+        };
         // Called in one place, so that it is inlined.
-        each(index, range, verdict.map(|()| &event));
+        each(index, range, verdict);
     }
     Ok(counts)
 }

@@ -3,7 +3,9 @@
 
 use prost::Message;
 
+use super::check::check_any_event;
 use super::proto;
+use super::usual::is_usual_and_valid;
 use super::{
     AttributeValue, BatchError, EventError, EventRef, Events, JsonDecoder, JsonOptions, JsonRecord, Map, check_batch,
     write_json,
@@ -19,6 +21,7 @@ use crate::limits::{
 /// # Panics
 /// If they disagree.
 pub fn compare_with_prost(bytes: &[u8]) {
+    assert_is_valid_if_usual(bytes);
     compare_batch(bytes);
     // An event is checked as a member of a batch, where prost counts its nesting one level deeper.
     let mut batch = Vec::new();
@@ -46,7 +49,8 @@ fn compare_batch(bytes: &[u8]) {
         if event.is_ok() {
             accepted.extend_from_slice(&bytes[range]);
         }
-        ours.push(event.copied());
+        assert_is_valid_if_usual(event.unwrap_or_default());
+        ours.push(event.map(EventRef::accepted));
     });
     let theirs = proto::EventBatch::decode(bytes);
     let (counts, theirs) = match (checked, theirs) {
@@ -80,6 +84,13 @@ fn compare_batch(bytes: &[u8]) {
             let ours = (head.time_unix_nano(), head.kind(), i32::from(head.severity()), head.source(), head.name());
             assert_eq!(ours, (event.time_unix_nano, view.kind(), event.severity, &*event.source, &*event.name));
         }
+    }
+}
+
+/// What the fast check takes its naive twin takes as well, and finds its head first.
+fn assert_is_valid_if_usual(event: &[u8]) {
+    if is_usual_and_valid(event) {
+        assert_eq!(check_any_event(event), Ok(true), "{event:02x?}");
     }
 }
 

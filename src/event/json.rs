@@ -34,12 +34,11 @@ use std::io::BufRead;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use super::check::Rejections;
+use super::check::{Rejections, check_event};
 use super::json_error;
 use super::json_event::{At, EventPlace, Scratch, read_fields};
 use super::json_key::{Key, KeySeed};
 use super::json_options::JsonOptions;
-use super::view::EventRef;
 use crate::limits::FRAME_EVENTS_MAX;
 
 /// Why a body is refused as a whole. Nothing that was emitted for it may be kept.
@@ -236,7 +235,7 @@ impl<'s, E, F: FnMut(&[u8]) -> Result<(), E>> Reading<'s, F, E> {
         }
         if let Some(reason) = draft.take_refusal() {
             decoded.rejected.add(index, reason);
-        } else if let Err(error) = EventRef::check(draft.event()) {
+        } else if let Err(error) = check_event(draft.event()) {
             decoded.rejected.add(index, error);
         } else {
             decoded.accepted += 1;

@@ -191,7 +191,6 @@ pub(super) fn is_utf8(bytes: &[u8]) -> bool {
 /// Whether `bytes` are short and ASCII.
 #[inline(always)]
 pub(super) fn is_ascii(bytes: &[u8]) -> bool {
-    const HIGH: u64 = 0x8080_8080_8080_8080;
     // Longer texts are the SIMD validator's, whose dispatch costs more than these words.
     const SHORT_BYTES: usize = 256;
     if bytes.len() > SHORT_BYTES {
@@ -210,6 +209,47 @@ pub(super) fn is_ascii(bytes: &[u8]) -> bool {
         bytes.iter().fold(0, |bits, byte| bits | u64::from(*byte))
     };
     bits & HIGH == 0
+}
+
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+/// How many of `bytes` are 0x80 or more: none, if they are ASCII.
+#[inline(always)]
+pub(super) fn high_bytes(bytes: &[u8]) -> usize {
+    // Each of 16 sums has a byte.
+    const SUMMED_BYTES: usize = 16 * 254;
+    if bytes.len() > SUMMED_BYTES {
+        return bytes.chunks(SUMMED_BYTES).map(few_high_bytes).sum();
+    }
+    few_high_bytes(bytes)
+}
+
+#[inline(always)]
+fn few_high_bytes(bytes: &[u8]) -> usize {
+    // A piece of it, of 16 bytes, begins with zeros and goes on with ones.
+    const ONES_AT_LAST: [u8; 32] =
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1];
+    let Some(last) = bytes.last_chunk::<16>() else {
+        return bytes.iter().map(|byte| usize::from(byte >> 7)).sum();
+    };
+    let (chunks, rest) = bytes.as_chunks::<16>();
+    let mut sums = [0u8; 16];
+    for chunk in chunks {
+        for (sum, byte) in sums.iter_mut().zip(chunk) {
+            *sum += byte >> 7;
+        }
+    }
+    let not_counted = ONES_AT_LAST.get(rest.len()..).unwrap_or_default();
+    for ((sum, byte), is_not_counted) in sums.iter_mut().zip(last).zip(not_counted) {
+        *sum += byte >> 7 & is_not_counted;
+    }
+    sums.iter().map(|sum| usize::from(*sum)).sum()
+}
+
+/// How many bytes of `word` are 0x80 or more.
+#[inline(always)]
+pub(super) fn high_bytes_in(word: u64) -> usize {
+    ((word & HIGH) >> 7).wrapping_mul(0x0101_0101_0101_0101) as usize >> 56
 }
 
 #[cfg(test)]

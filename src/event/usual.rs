@@ -1,10 +1,15 @@
 //! Reading of events in the usual form, as encoders write them: each field at most once, in the order of the numbers, keys and lengths
 //! as short as they can be. Whatever else comes is left to `view`, which reads every form.
 
+use super::proto::EventKind;
+use super::protobuf::{high_bytes, high_bytes_in, is_one_varint, is_utf8};
 use super::view::{
-    ATTRIBUTES, BODY, DURATION_NANO, EventRef, Findings, KIND, NAME, PARENT_SPAN_ID, SEVERITY, SOURCE, SPAN_ID,
-    TIME_UNIX_NANO, TRACE_ID, VALUE,
+    ATTRIBUTE_KEY, ATTRIBUTES, BODY, BOOL_VALUE, DOUBLE_VALUE, DURATION_NANO, EventRef, Findings, INT_VALUE, KIND,
+    NAME, PARENT_SPAN_ID, SEVERITY, SOURCE, SPAN_ID, STRING_VALUE, TIME_UNIX_NANO, TRACE_ID, VALUE, check_attribute,
 };
+use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, EVENT_ATTRIBUTES_MAX, EVENT_BYTES_MAX, SEVERITY_MAX, TIME_UNIX_NANO_MAX};
+
+const KIND_LAST: u8 = EventKind::Summary as u8;
 
 impl<'a> EventRef<'a> {
     /// Reads fields as far as they come as encoders write them: each at most once, in the order of their numbers, and with lengths
@@ -97,4 +102,257 @@ pub(super) fn usual_delimited<'a>(rest: &mut &'a [u8], key: u32, field: &mut &'a
     let Some((_, bytes)) = whole.split_at_checked(head_bytes) else { return false };
     (*field, *rest) = (bytes, after);
     true
+}
+
+/// Whether an event is valid and all its fields are in the usual form. `false`: it may be anything, and `check` has to read it field by
+/// field. The hot loop of receipt.
+///
+/// Texts are not looked at one by one: the bytes from 0x80 on that are expected outside of texts are counted while fields are passed, and
+/// if the event has no others, then all its texts are ASCII.
+#[inline(never)]
+pub(super) fn is_usual_and_valid(bytes: &[u8]) -> bool {
+    let (mut rest, mut high) = (bytes, 0);
+    let (mut name, mut body) = (&[][..], &[][..]);
+    if let Some((time, after)) = fixed64_of(rest, TIME_UNIX_NANO) {
+        rest = after;
+        if time > TIME_UNIX_NANO_MAX {
+            return false;
+        }
+    }
+    let after_time = rest;
+    for (key, last) in [(KIND, KIND_LAST), (SEVERITY, SEVERITY_MAX as u8)] {
+        if let Some((value, after)) = byte_of(rest, key) {
+            rest = after;
+            if value > last {
+                return false;
+            }
+        }
+    }
+    if let Some((length, after)) = byte_of(rest, SOURCE) {
+        let Some(after) = after.get(usize::from(length)..) else { return false };
+        rest = after;
+    }
+    if let Some((length, after)) = byte_of(rest, NAME) {
+        let Some((found, after)) = after.split_at_checked(usize::from(length)) else { return false };
+        (name, rest) = (found, after);
+    }
+    if let Some((found, after)) = text_of(rest, BODY) {
+        (body, rest) = (found, after);
+        high += usize::from(found.len() >= 0x80);
+    }
+    let mut attributes = 0;
+    loop {
+        while let Some((after, of_attribute)) = pass_usual_attribute(rest) {
+            (rest, high, attributes) = (after, high + of_attribute, attributes + 1);
+        }
+        if rest.first().is_none_or(|first| u32::from(*first) != ATTRIBUTES) {
+            break;
+        }
+        let Some((after, of_attribute)) = pass_any_attribute(rest) else { return false };
+        (rest, high, attributes) = (after, high + of_attribute, attributes + 1);
+    }
+    if !rest.is_empty() {
+        let Some(of_tail) = pass_tail(rest) else { return false };
+        high += of_tail;
+    }
+    let is_short = bytes.len() <= EVENT_BYTES_MAX && attributes <= EVENT_ATTRIBUTES_MAX;
+    let has_text = !(name.is_empty() && body.is_empty());
+    is_short && has_text && (high_bytes(after_time) == high || is_body_alone_beyond_ascii(after_time, body, high))
+}
+
+/// All that can follow the attributes: how many bytes from 0x80 on it has. `None`: it is invalid, or in another form.
+#[inline(never)]
+fn pass_tail(mut rest: &[u8]) -> Option<usize> {
+    let mut high = 0;
+    for (key, last) in [(VALUE, u64::MAX), (DURATION_NANO, TIME_UNIX_NANO_MAX)] {
+        if let Some((bits, after)) = fixed64_of(rest, key) {
+            rest = after;
+            high += high_bytes_in(bits);
+            if bits > last {
+                return None;
+            }
+        }
+    }
+    for (key, id_bytes) in [(TRACE_ID, 16), (SPAN_ID, 8), (PARENT_SPAN_ID, 8)] {
+        if let Some((id, after)) = text_of(rest, key) {
+            rest = after;
+            high += high_bytes(id);
+            if id.len() != id_bytes {
+                return None;
+            }
+        }
+    }
+    rest.is_empty().then_some(high)
+}
+
+/// Whether the texts are UTF-8 although bytes from 0x80 on are left: the body is, and has them all.
+#[inline(never)]
+fn is_body_alone_beyond_ascii(bytes: &[u8], body: &[u8], high: usize) -> bool {
+    high_bytes(bytes) == high + high_bytes(body) && is_utf8(body)
+}
+
+/// Passes an attribute of fewer than 128 bytes that has a key and then one value: what follows, and how many bytes from 0x80 on are
+/// expected in it. `None`: it is in another form.
+#[inline(always)]
+fn pass_usual_attribute(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    const HEAD: u32 = ATTRIBUTES | ATTRIBUTE_KEY << 16;
+    const STRING: usize = STRING_VALUE as usize;
+    const INT: u8 = INT_VALUE as u8;
+    const DOUBLE: u8 = DOUBLE_VALUE as u8;
+    const BOOL: u8 = BOOL_VALUE as u8;
+    let (head, after) = bytes.split_first_chunk::<4>()?;
+    let head = u32::from_le_bytes(*head);
+    // Key and length of the attribute, key and length of its key. The lengths have one byte.
+    if head & 0x80FF_80FF != HEAD {
+        return None;
+    }
+    let (attribute_bytes, key_bytes) = ((head >> 8 & 0x7F) as usize, (head >> 24) as usize);
+    let (key_and_value, after) = after.split_at_checked(attribute_bytes.wrapping_sub(2))?;
+    let value = key_and_value.get(key_bytes..)?;
+    let (value_head, content) = value.split_first_chunk::<2>()?;
+    let high = if usize::from(u16::from_le_bytes(*value_head)) == STRING | content.len() << 8 {
+        0
+    } else {
+        match *value {
+            [INT | BOOL, 0..0x80] => 0,
+            [INT, 0x80..=0xFF, 0..0x80] => 1,
+            [DOUBLE, ref bits @ ..] if let Ok(bits) = bits.try_into() => high_bytes_in(u64::from_le_bytes(bits)),
+            [INT, ref varint @ ..] if is_one_varint(varint) => varint.len() - 1,
+            _ => return None,
+        }
+    };
+    (key_bytes > 0).then_some((after, high))
+}
+
+// A key whose length has one byte needs no look at it.
+const _: () = assert!(ATTRIBUTE_KEY_BYTES_MAX >= 0x7F);
+
+/// Passes an attribute in any form, as [`pass_usual_attribute`] does. `None`: it has a fault.
+#[inline(never)]
+fn pass_any_attribute(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    let (attribute, after) = text_of(bytes, ATTRIBUTES)?;
+    let key_bytes = check_attribute(attribute).ok()?;
+    let whole = bytes.get(..bytes.len() - after.len())?;
+    (1..=ATTRIBUTE_KEY_BYTES_MAX).contains(&key_bytes).then(|| (after, high_bytes(whole)))
+}
+
+/// If `bytes` begin with the field of `key`: its value, and what follows.
+#[inline(always)]
+fn fixed64_of(bytes: &[u8], key: u32) -> Option<(u64, &[u8])> {
+    let (first, after) = bytes.split_first()?;
+    let (value, after) = after.split_first_chunk()?;
+    (u32::from(*first) == key).then_some((u64::from_le_bytes(*value), after))
+}
+
+/// If `bytes` begin with the field of `key`, and its value or length is one byte: that byte, and what follows.
+#[inline(always)]
+fn byte_of(bytes: &[u8], key: u32) -> Option<(u8, &[u8])> {
+    let (head, after) = bytes.split_first_chunk()?;
+    let head = u16::from_le_bytes(*head);
+    (u32::from(head & 0x80FF) == key).then_some(((head >> 8) as u8, after))
+}
+
+/// If `bytes` begin with the field of `key` and a length of one or two bytes: its content, and what follows.
+#[inline(always)]
+pub(super) fn text_of(bytes: &[u8], key: u32) -> Option<(&[u8], &[u8])> {
+    if let Some((length, after)) = byte_of(bytes, key) {
+        return after.split_at_checked(length.into());
+    }
+    let ([first, low, high @ ..0x80], after) = bytes.split_first_chunk()? else { return None };
+    let length = usize::from(low & 0x7F) | usize::from(*high) << 7;
+    (u32::from(*first) == key && *low >= 0x80).then(|| after.split_at_checked(length))?
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::super::check::check_any_event;
+    use super::super::proto::attribute::Value;
+    use super::super::proto::{Attribute, Event};
+    use super::*;
+
+    fn attribute(key: &str, value: Value) -> Attribute {
+        Attribute { key: key.to_owned(), value: Some(value) }
+    }
+
+    /// Valid events as encoders write them, with every kind of value.
+    fn events() -> Vec<Vec<u8>> {
+        let log = Event {
+            time_unix_nano: 1_790_000_000_987_654_321,
+            kind: EventKind::Log as i32,
+            severity: 17,
+            source: "checkout".to_owned(),
+            name: "http.request".to_owned(),
+            body: "GET /api/v1/orders 500".to_owned(),
+            attributes: vec![
+                attribute("http.route", Value::StringValue("/api/v1/orders/{id}".to_owned())),
+                attribute("status", Value::IntValue(500)),
+                attribute("small", Value::IntValue(5)),
+                attribute("negative", Value::IntValue(-5)),
+                attribute("seconds", Value::DoubleValue(-0.125)),
+                attribute("cached", Value::BoolValue(true)),
+            ],
+            ..Event::default()
+        };
+        let unusual = vec![
+            attribute("raw", Value::BytesValue(vec![0xff; 20])),
+            attribute("stack", Value::StringValue("ünusual ".repeat(40))),
+            Attribute { key: "null".to_owned(), value: None },
+        ];
+        let span = Event {
+            kind: EventKind::Span as i32,
+            attributes: Vec::new(),
+            value: Some(-1.5),
+            duration_nano: 200,
+            trace_id: vec![0xfe; 16],
+            span_id: vec![0x80; 8],
+            parent_span_id: vec![1; 8],
+            ..log.clone()
+        };
+        let long = Event { body: "x".repeat(5_000), ..log.clone() };
+        let beyond_ascii = Event { body: "größer als 日本".to_owned(), ..log.clone() };
+        let other_values = Event { attributes: unusual, ..log.clone() };
+        let body_alone = Event { body: "b".to_owned(), ..Event::default() };
+        [log, span, long, beyond_ascii, other_values, body_alone].iter().map(Message::encode_to_vec).collect()
+    }
+
+    #[test]
+    fn what_encoders_write_needs_no_second_reading() {
+        for (index, event) in events().iter().enumerate() {
+            assert!(is_usual_and_valid(event), "event {index}");
+        }
+    }
+
+    #[test]
+    fn an_event_with_one_other_byte_or_a_part_of_it_is_valid_only_if_the_twin_finds_so() {
+        let mut refused = 0;
+        for mut event in events().into_iter().filter(|event| event.len() < 1_000) {
+            for place in 0..event.len() {
+                let whole = event[place];
+                for byte in 0..=u8::MAX {
+                    event[place] = byte;
+                    if is_usual_and_valid(&event) {
+                        assert_eq!(check_any_event(&event), Ok(true), "{byte:02x} at {place} of {event:02x?}");
+                    } else {
+                        refused += 1;
+                    }
+                }
+                event[place] = whole;
+                if is_usual_and_valid(&event[..place]) {
+                    assert_eq!(check_any_event(&event[..place]), Ok(true), "{place} bytes of {event:02x?}");
+                }
+            }
+        }
+        assert!(refused > 10_000);
+    }
+
+    #[test]
+    fn bytes_from_0x80_on_are_counted_in_any_number() {
+        for length in (0..100).chain([4_063, 4_064, 4_065, 9_000]) {
+            let bytes: Vec<u8> = (0..length).map(|index| (index * 37 % 256) as u8).collect();
+            assert_eq!(high_bytes(&bytes), bytes.iter().filter(|byte| **byte >= 0x80).count(), "{length}");
+            assert_eq!(high_bytes(&vec![0xff; length]), length);
+        }
+    }
 }

@@ -293,24 +293,16 @@ impl<'a> EventRef<'a> {
         }
     }
 
-    /// One pass over the fields: texts must be UTF-8, and attributes are read as well. The hot loop of ingress: fields are looked
-    /// for in the order in which encoders write them, because a branch that is not taken is foretold and a jump through a table
-    /// is not.
-    #[inline(always)]
+    /// One pass over the fields, in any form and order: texts must be UTF-8, and attributes are read as well.
     pub(super) fn locate_checked(&mut self) -> Result<Findings, Malformed> {
         let mut findings = Findings::default();
         let mut rest = self.bytes;
-        macro_rules! in_order {
-            ($($key:ident)*) => {$(
-                if let [key, after @ ..] = rest && u32::from(*key) == $key {
-                    rest = self.field::<true>($key, rest.len(), after, &mut findings)?;
-                }
-            )*};
-        }
-        in_order! { TIME_UNIX_NANO KIND SEVERITY SOURCE NAME BODY ATTRIBUTES VALUE }
+        let mut last_key = 0;
         while !rest.is_empty() {
             let (key, after) = field_key(rest).map_err(|fault| Malformed { field: "Event", fault })?;
-            findings.is_head_late |= key <= NAME;
+            // Who looks for the head first does not know longer forms of its keys.
+            findings.is_head_late |= key <= NAME && (key <= last_key || rest.len() > after.len() + 1);
+            last_key = last_key.max(key);
             rest = self.field::<true>(key, rest.len(), after, &mut findings)?;
         }
         Ok(findings)
@@ -415,7 +407,7 @@ fn below_2_63(nanoseconds: u64) -> u64 {
 /// Checks an attribute's structure and texts; returns the length of its key. The usual one, a short key and then one value
 /// that ends where the attribute ends, needs no loop.
 #[inline(always)]
-fn check_attribute(bytes: &[u8]) -> Result<usize, Malformed> {
+pub(super) fn check_attribute(bytes: &[u8]) -> Result<usize, Malformed> {
     const KEY: u8 = ATTRIBUTE_KEY as u8;
     const STRING: u8 = STRING_VALUE as u8;
     const INT: u8 = INT_VALUE as u8;

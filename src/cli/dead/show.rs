@@ -11,7 +11,7 @@ use super::{Failure, Found, count, names, visit};
 use crate::config::Config;
 use crate::counted::Counted;
 use crate::escape::{Quoted, escape};
-use crate::event::{JsonRecord, check_batch, rfc3339, write_json};
+use crate::event::{EventRef, JsonRecord, check_batch, rfc3339, write_json};
 use crate::limits::FRAME_EVENTS_MAX;
 use crate::router::dead::{Content, ReadLetter};
 
@@ -106,7 +106,7 @@ fn write_payload(payload: &str, text: &mut String) {
         let _ = match event {
             Ok(event) => {
                 json.clear();
-                write_json(&JsonRecord::event(*event), &mut json);
+                write_json(&JsonRecord::event(EventRef::accepted(event)), &mut json);
                 writeln!(text, "  {}", escape(&String::from_utf8_lossy(&json)))
             }
             Err(why) => writeln!(text, "  event {index}: {}", escape(&why.to_string())),
