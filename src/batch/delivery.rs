@@ -30,7 +30,7 @@ use crate::metrics::FilterStep;
 
 mod build;
 
-pub use build::{Builder, Fate, MadeRow};
+pub use build::{Builder, Fate, FatesByNumbers, MadeRow};
 
 /// A list of picks, and the range of positions that it covers.
 ///

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub(crate) use self::delivery::runs_from;
-pub use self::delivery::{Builder, Delivery, Fate, Filtered, MadeRow, Pick, PickBuffer, Place};
+pub use self::delivery::{Builder, Delivery, Fate, FatesByNumbers, Filtered, MadeRow, Pick, PickBuffer, Place};
 use self::pool::PoolSlice;
 use crate::event::EventRef;
 use crate::limits::POOL_PAGE_BYTES;

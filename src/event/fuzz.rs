@@ -81,6 +81,7 @@ fn compare_batch(bytes: &[u8]) {
         if counts.are_head_first {
             let mut head = EventRef::unset(view.bytes());
             head.locate_head();
+            assert_eq!(EventRef::head_numbers(view.bytes()), (event.kind, event.severity));
             let ours = (head.time_unix_nano(), head.kind(), i32::from(head.severity()), head.source(), head.name());
             assert_eq!(ours, (event.time_unix_nano, view.kind(), event.severity, &*event.source, &*event.name));
         }

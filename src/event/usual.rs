@@ -50,13 +50,45 @@ impl<'a> EventRef<'a> {
         (rest, findings)
     }
 
+    /// Kind and severity, as encoded, of an event that was accepted before and begins with its head.
+    #[cfg(feature = "server")]
+    #[inline(always)]
+    pub(crate) fn head_numbers(bytes: &'a [u8]) -> (i32, i32) {
+        let mut event = Self::unset(bytes);
+        match event.locate_usual_numbers() {
+            [first, ..] if u32::from(*first) <= SEVERITY => Self::accepted_numbers(bytes),
+            _ => (event.kind, event.severity),
+        }
+    }
+
+    /// Kind and severity, as encoded, of an event that was accepted before.
+    #[cfg(feature = "server")]
+    #[inline(never)]
+    pub(crate) fn accepted_numbers(bytes: &'a [u8]) -> (i32, i32) {
+        let event = Self::accepted(bytes);
+        (event.kind, event.severity)
+    }
+
+    /// Reads time, kind and severity as far as they are in the usual form, and returns what follows.
+    #[inline(always)]
+    fn locate_usual_numbers(&mut self) -> &'a [u8] {
+        let mut rest = self.bytes;
+        if let Some((time, after)) = fixed64_of(rest, TIME_UNIX_NANO) {
+            (self.time_unix_nano, rest) = (time, after);
+        }
+        if let Some((kind, after)) = byte_of(rest, KIND) {
+            (self.kind, rest) = (kind.into(), after);
+        }
+        if let Some((severity, after)) = byte_of(rest, SEVERITY) {
+            (self.severity, rest) = (severity.into(), after);
+        }
+        rest
+    }
+
     /// Reads the head as far as it is in the usual form, and returns what follows.
     #[inline(always)]
     pub(super) fn locate_usual_head(&mut self) -> &'a [u8] {
-        let mut rest = self.bytes;
-        usual_fixed64(&mut rest, TIME_UNIX_NANO, |bits| self.time_unix_nano = bits);
-        usual_varint(&mut rest, KIND, &mut self.kind);
-        usual_varint(&mut rest, SEVERITY, &mut self.severity);
+        let mut rest = self.locate_usual_numbers();
         usual_delimited(&mut rest, SOURCE, &mut self.source);
         usual_delimited(&mut rest, NAME, &mut self.name);
         rest
@@ -71,17 +103,6 @@ fn usual_fixed64(rest: &mut &[u8], key: u32, set: impl FnOnce(u64)) {
         && let Some((bits, after)) = after.split_first_chunk()
     {
         set(u64::from_le_bytes(*bits));
-        *rest = after;
-    }
-}
-
-/// If `rest` begins with the field of `key` and a value of one byte, passes it.
-#[inline(always)]
-fn usual_varint(rest: &mut &[u8], key: u32, field: &mut i32) {
-    if let [first, value @ ..0x80, after @ ..] = *rest
-        && u32::from(*first) == key
-    {
-        *field = i32::from(*value);
         *rest = after;
     }
 }

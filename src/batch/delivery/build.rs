@@ -8,7 +8,7 @@ use prost::encoding::encode_varint;
 
 use super::{Delivery, Filtered, MADE, Pick, Stretch};
 use crate::batch::{Batch, Origin, Payload, Record, Run};
-use crate::event::{EventRef, Events};
+use crate::event::{EventKind, EventRef, Events};
 use crate::metrics::FilterStep;
 
 /// Key of `EventBatch.events`, with which each made row begins: joined, they are an `EventBatch`.
@@ -138,6 +138,7 @@ impl Builder {
             return;
         }
         self.begin_made(delivery);
+        self.bytes.reserve(kept_bytes);
         for pick in delivery.picks() {
             match pick.stretch.batch {
                 MADE => self.keep(&pick),
@@ -319,13 +320,38 @@ impl Delivery {
     }
 
     fn shaped_by(self, heads: bool, mut fate: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate) -> Self {
+        self.shaped_picks(|pick, made, builder| {
+            let (run, heads) = (pick.run, heads && pick.run.are_head_first);
+            let fate = |position, bytes, made: &mut _| {
+                let (received_unix_nano, event) = (run.received_unix_nano, EventRef::unset(bytes));
+                let mut record = Record { position, received_unix_nano, origin: &run.origin, event };
+                // Read where it lies: it is so large that moving it takes a call.
+                match heads {
+                    true => record.event.locate_head(),
+                    false => record.event.locate_accepted(),
+                }
+                fate(&record, made)
+            };
+            shape_pick(pick, fate, made, builder)
+        })
+    }
+
+    /// As [`Delivery::shaped`], where kind and severity decide: nothing else of the events is read.
+    pub fn shaped_by_numbers(self, fates: &FatesByNumbers) -> Self {
+        self.shaped_picks(|pick, made, builder| match pick.run.are_head_first {
+            true => shape_pick(pick, |_, bytes, _| fates.of(EventRef::head_numbers(bytes)), made, builder),
+            false => shape_pick(pick, |_, bytes, _| fates.of(EventRef::accepted_numbers(bytes)), made, builder),
+        })
+    }
+
+    /// `shape` adds to the builder what is left of a pick, and returns whether that is less, or something else.
+    fn shaped_picks(self, mut shape: impl FnMut(&Pick<'_>, &mut Vec<u8>, &mut Builder) -> bool) -> Self {
         let mut builder = Builder::default();
         let mut is_changed = false;
         let mut made = Vec::new();
         builder.begin(&self);
         for pick in self.picks() {
-            let heads = heads && pick.run.are_head_first;
-            is_changed |= shape_pick(&pick, heads, &mut fate, &mut made, &mut builder);
+            is_changed |= shape(&pick, &mut made, &mut builder);
         }
         match builder.finish() {
             Some(shaped) if is_changed => shaped,
@@ -334,12 +360,39 @@ impl Delivery {
     }
 }
 
-/// Adds to `builder` what is left of the pick; returns whether that is less, or something else. `heads`: the head of each event
-/// comes first and decides.
-fn shape_pick(
-    pick: &Pick<'_>,
-    heads: bool,
-    fate: &mut impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate,
+/// What becomes of events of each kind and severity.
+#[derive(Debug)]
+pub struct FatesByNumbers(Vec<Fate>);
+
+impl FatesByNumbers {
+    /// More than there are severities.
+    const SEVERITIES: usize = 32;
+
+    /// Asks once for each kind and severity.
+    pub fn new(fate: impl Fn(EventKind, u8) -> Fate) -> Self {
+        let kinds = (0..).map_while(|kind| EventKind::try_from(kind).ok());
+        // As `EventRef::kind` reads it.
+        let kinds = kinds.map(|kind| if kind == EventKind::Unspecified { EventKind::Log } else { kind });
+        Self(
+            kinds
+                .flat_map(|kind| (0..Self::SEVERITIES as u8).map(|severity| fate(kind, severity)).collect::<Vec<_>>())
+                .collect(),
+        )
+    }
+
+    /// That of an event of an encoded kind and severity.
+    #[inline(always)]
+    fn of(&self, (kind, severity): (i32, i32)) -> Fate {
+        self.0.get(kind as usize * Self::SEVERITIES + severity as usize).copied().unwrap_or(Fate::Keep)
+    }
+}
+
+/// Adds to `builder` what is left of the pick; returns whether that is less, or something else. `fate` gets the position of an event and
+/// its bytes, and the empty buffer.
+#[inline(always)]
+fn shape_pick<'a>(
+    pick: &Pick<'a>,
+    mut fate: impl FnMut(u64, &'a [u8], &mut Vec<u8>) -> Fate,
     made: &mut Vec<u8>,
     builder: &mut Builder,
 ) -> bool {
@@ -349,16 +402,9 @@ fn shape_pick(
     let mut is_changed = false;
     let mut position = stretch.first_position;
     while let Some((field, bytes)) = events.next_encoded() {
-        let (received_unix_nano, event) = (run.received_unix_nano, EventRef::unset(bytes));
-        let mut record = Record { position, received_unix_nano, origin: &run.origin, event };
-        // Read where it lies: it is so large that moving it takes a call.
-        match heads {
-            true => record.event.locate_head(),
-            false => record.event.locate_accepted(),
-        }
         let originals = if stretch.events == 1 { stretch.originals } else { 1 };
         made.clear();
-        let fate = fate(&record, made);
+        let fate = fate(position, bytes, made);
         if fate == Fate::Keep {
             let end = stretch.bytes.end - events.bytes_left();
             match &mut kept {

@@ -92,6 +92,16 @@ impl Conditions {
         !self.keys.is_empty()
     }
 
+    /// Whether kind and severity decide.
+    pub(super) fn need_only_numbers(&self) -> bool {
+        self.keys.is_empty() && !self.have_texts
+    }
+
+    /// Whether one of them allows this kind and severity.
+    pub(super) fn allow(&self, kind: EventKind, severity: u8) -> bool {
+        self.tables.iter().any(|tables| tables.allow(kind, severity) != 0)
+    }
+
     /// Evaluates the conditions on events, one after the other.
     pub(super) fn evaluation(&self) -> Evaluation<'_> {
         Evaluation { conditions: self, last: None, texts_met: [u64::MAX; SETS_MAX] }

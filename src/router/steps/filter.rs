@@ -2,7 +2,7 @@
 
 use super::Step;
 use super::conditions::Conditions;
-use crate::batch::{Delivery, Fate, Record};
+use crate::batch::{Delivery, Fate, FatesByNumbers, Record};
 use crate::metrics::FilterStep;
 use crate::settings::steps::StepSettings;
 
@@ -11,27 +11,45 @@ use crate::settings::steps::StepSettings;
 pub struct Filter {
     include: Conditions,
     exclude: Conditions,
+    /// Where kind and severity decide.
+    by_numbers: Option<FatesByNumbers>,
 }
 
 impl Filter {
     /// The step; `None`: the settings have no conditions.
     pub fn new(settings: &StepSettings) -> Option<Self> {
         let (include, exclude) = (Conditions::new(&settings.include), Conditions::new(&settings.exclude));
-        (!include.is_empty() || !exclude.is_empty()).then_some(Self { include, exclude })
+        let by_numbers = (include.need_only_numbers() && exclude.need_only_numbers()).then(|| {
+            FatesByNumbers::new(|kind, severity| {
+                let are_met = |conditions: &Conditions| conditions.allow(kind, severity);
+                fate(include.is_empty() || are_met(&include), || are_met(&exclude))
+            })
+        });
+        (!include.is_empty() || !exclude.is_empty()).then_some(Self { include, exclude, by_numbers })
+    }
+}
+
+/// That of an event, by whether it meets `include`, and `exclude`.
+#[inline(always)]
+fn fate(is_included: bool, is_excluded: impl FnOnce() -> bool) -> Fate {
+    if !is_included {
+        Fate::Filter(FilterStep::Include)
+    } else if is_excluded() {
+        Fate::Filter(FilterStep::Exclude)
+    } else {
+        Fate::Keep
     }
 }
 
 impl Step for Filter {
     fn apply(&self, delivery: Delivery) -> Delivery {
+        if let Some(fates) = &self.by_numbers {
+            return delivery.shaped_by_numbers(fates);
+        }
         let (mut include, mut exclude) = (self.include.evaluation(), self.exclude.evaluation());
         let fate = |record: &Record<'_>, _: &mut Vec<u8>| {
-            if !self.include.is_empty() && !include.are_met(record) {
-                Fate::Filter(FilterStep::Include)
-            } else if !self.exclude.is_empty() && exclude.are_met(record) {
-                Fate::Filter(FilterStep::Exclude)
-            } else {
-                Fate::Keep
-            }
+            let is_included = self.include.is_empty() || include.are_met(record);
+            fate(is_included, || !self.exclude.is_empty() && exclude.are_met(record))
         };
         match self.include.need_attributes() || self.exclude.need_attributes() {
             true => delivery.shaped(fate),
