@@ -14,7 +14,7 @@ WORKDIR /src
 # Every target that Cargo.toml names must exist, so each gets an empty file.
 COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
-COPY tools/release tools/release
+COPY tools/release tools/text-order.ld tools/
 RUN mkdir src \
  && touch src/lib.rs \
  && echo 'fn main() {}' | tee src/main.rs build.rs >/dev/null \

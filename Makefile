@@ -1,12 +1,16 @@
 # What there is to do here. CI (.github/workflows/ci.yml) runs `make fmt-check clippy check unit-test test`;
 # .ci/run does formatting, clippy and tests where there is no make.
-.PHONY: run release test lint fmt-check check clippy deny fmt doc proto torture reload otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks bench-handshakes bench-tap bench-tracing instructions microbench flamegraph image image-test deb deb-test unit-test alerts-test
+.PHONY: run release text-order test lint fmt-check check clippy deny fmt doc proto torture reload otlp asan loom senders syslog fuzz bench bench-lag bench-compare bench-loops bench-steps bench-sinks bench-handshakes bench-tap bench-tracing instructions microbench flamegraph image image-test deb deb-test unit-test alerts-test
 
 run:            ## start the server with the defaults
 	cargo run --release
 
 release:        ## one static binary, for example target/x86_64-unknown-linux-gnu/release/telemetryx
 	./tools/release
+
+# Its result, tools/text-order.ld, is committed. Needed again when tools/image-test finds an idle server too large.
+text-order:     ## record anew which functions an idle server runs, for the linker (x86-64; 10 minutes)
+	./tools/text-order "$$(./tools/release)"
 
 test:           ## all tests; installs what they need
 	./tools/test

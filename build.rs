@@ -5,6 +5,7 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=src");
+    println!("cargo:rerun-if-changed=tools/text-order.ld"); // read by the linker, see tools/release
     let mut modules = Vec::new();
     add_modules(Path::new("src"), "telemetryx", &mut modules)?;
     modules.sort_unstable();

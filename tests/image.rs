@@ -49,6 +49,15 @@ fn the_defaults_of_the_image_are_a_file_that_can_be_replaced() {
 }
 
 #[test]
+fn the_image_is_built_with_what_the_release_script_reads() {
+    let (script, dockerfile, sent) = (page("tools/release"), page("Dockerfile"), page(".dockerignore"));
+    let order = "tools/text-order.ld";
+    assert!(script.contains(&format!("-Wl,-T,{order}")) && page(order).ends_with("INSERT BEFORE .text;\n"));
+    assert!(dockerfile.lines().any(|line| line.starts_with("COPY tools/release ") && line.contains(order)));
+    assert!(sent.lines().any(|line| line == format!("!{order}")));
+}
+
+#[test]
 fn the_health_check_follows_the_file() {
     assert!(page("Dockerfile").contains("CMD [\"/telemetryx\", \"health\"]\n"));
     let folder = tempfile::tempdir().unwrap();
