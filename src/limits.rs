@@ -424,6 +424,12 @@ pub const RING_SLOTS: usize = 16_384;
 pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Slots that one commit takes from the ring.
 pub const COMMIT_SLOTS_MAX: usize = 4_096;
+/// Without a log: how long the log thread rests after a small batch. As long as a router may take to see that batch.
+pub const REST_TIME: Duration = Duration::from_millis(1);
+/// A batch of so many payload bytes is not small: at that rate another one comes within the rest.
+pub const REST_BYTES_MAX: usize = 128 * 1024;
+/// The same for slots; the ring has room for several times as many.
+pub const REST_SLOTS_MAX: usize = 1_024;
 /// Default bytes of one file of the log: a start reads one of them in a fraction of a second.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 128 * 1024 * 1024;
 /// Smallest settable segment: its table of marks is written again in each.
