@@ -7,8 +7,8 @@ use std::cell::Cell;
 use std::time::Instant;
 
 use super::body::{Chunked, Framing};
+use super::bytes::is_token_byte;
 use super::date::DATE_BYTES;
-use super::head::is_token_byte;
 use super::kept::{Beginnings, Kept};
 use super::{Connection, Denied, Ingress, Limited, Needs, Page, Settings};
 use crate::batch::pool::{Buffer, Pool, PoolSlice};

@@ -15,6 +15,8 @@
 //! |---|---|
 //! | `connection` | the states above, timers, pipelining, 100-continue |
 //! | `head` | request line and header fields, read strictly |
+//! | `fields` | the header fields of a head, in one pass |
+//! | `bytes` | what bytes of a head may be part of |
 //! | `routes` | resources, and what the head of a POST must have before its body is read |
 //! | `query` | the parameters of a POST: the level of its answer, how its JSON is read |
 //! | `body` | Content-Length and chunked, incremental |
@@ -48,8 +50,10 @@
 //! * HTTP/1.0 is answered and closed: nginx and old health checks still use it. Everything else gets 505.
 
 mod body;
+mod bytes;
 mod connection;
 mod date;
+mod fields;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
