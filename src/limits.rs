@@ -240,6 +240,8 @@ pub const HTTP_ERROR_BYTES_MAX: usize = 256;
 /// Bytes of a body that are kept as they arrive; then all that may still come is reserved. Most bodies are smaller, and a
 /// peer that sends less has not shown that it sends at all.
 pub const HTTP_BODY_BEGINNING_BYTES: usize = 64 * 1024;
+/// What a body of at most so many bytes becomes is packed into a buffer with that of others: a page.
+pub const HTTP_PACKED_BODY_BYTES_MAX: usize = POOL_PAGE_BYTES;
 /// Smallest piece of memory for such a beginning.
 pub const HTTP_BODY_BEGINNING_BYTES_LOWEST: usize = 256;
 /// Bytes of beginnings of bodies over all connections, outside the pool: 128 of them whole, or 256 bytes of each of 32,768.

@@ -343,7 +343,7 @@ impl Ingress for FakeIngress {
         if self.answers_find_room { self.pool.allocate(bytes) } else { None }
     }
 
-    fn can_finish(&self, needs: Needs) -> bool {
+    fn can_finish(&mut self, needs: Needs) -> bool {
         let asked = self.asked.get() + 1;
         self.asked.set(asked);
         self.finishes && asked.is_multiple_of(2) && self.accepted.len() + needs.slots <= self.ring_slots
