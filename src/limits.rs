@@ -240,6 +240,8 @@ pub const HTTP_ERROR_BYTES_MAX: usize = 256;
 /// Bytes of a body that are kept as they arrive; then all that may still come is reserved. Most bodies are smaller, and a
 /// peer that sends less has not shown that it sends at all.
 pub const HTTP_BODY_BEGINNING_BYTES: usize = 64 * 1024;
+/// What a body of at most so many bytes becomes is packed into a buffer with that of others: a page.
+pub const HTTP_PACKED_BODY_BYTES_MAX: usize = POOL_PAGE_BYTES;
 /// Smallest piece of memory for such a beginning.
 pub const HTTP_BODY_BEGINNING_BYTES_LOWEST: usize = 256;
 /// Bytes of beginnings of bodies over all connections, outside the pool: 128 of them whole, or 256 bytes of each of 32,768.
@@ -424,6 +426,12 @@ pub const RING_SLOTS: usize = 16_384;
 pub const COMMIT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Slots that one commit takes from the ring.
 pub const COMMIT_SLOTS_MAX: usize = 4_096;
+/// Without a log: how long the log thread rests after a small batch. As long as a router may take to see that batch.
+pub const REST_TIME: Duration = Duration::from_millis(1);
+/// A batch of so many payload bytes is not small: at that rate another one comes within the rest.
+pub const REST_BYTES_MAX: usize = 128 * 1024;
+/// The same for slots; the ring has room for several times as many.
+pub const REST_SLOTS_MAX: usize = 1_024;
 /// Default bytes of one file of the log: a start reads one of them in a fraction of a second.
 pub const SEGMENT_BYTES_DEFAULT: u64 = 128 * 1024 * 1024;
 /// Smallest settable segment: its table of marks is written again in each.

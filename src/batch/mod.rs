@@ -31,7 +31,6 @@ pub(crate) use self::delivery::runs_from;
 pub use self::delivery::{Builder, Delivery, Fate, FatesByNumbers, Filtered, MadeRow, Pick, PickBuffer, Place};
 use self::pool::PoolSlice;
 use crate::event::EventRef;
-use crate::limits::POOL_PAGE_BYTES;
 
 /// Where the events of a connection come from; shared by all its runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,9 +83,7 @@ pub struct Run {
 impl Run {
     fn pinned_bytes(&self) -> usize {
         match &self.payload {
-            // Frames share pages with their neighbours; a request has its own.
-            Payload::Pooled(slice) if self.origin.agent_id.is_some() => slice.len(),
-            Payload::Pooled(slice) => slice.len().next_multiple_of(POOL_PAGE_BYTES),
+            Payload::Pooled(slice) => slice.pinned_bytes(),
             Payload::Read(_) => 0,
         }
     }

@@ -439,6 +439,17 @@ pub struct PoolSlice {
     len: u32,
 }
 
+impl PoolSlice {
+    /// Bytes of the pool that cannot be allocated because of this slice: of pages that it shares with neighbours, its part.
+    pub fn pinned_bytes(&self) -> usize {
+        let len = self.len as usize;
+        // Relaxed: where the run is cut at this moment, either length will do.
+        let run = self.run.region().lens[self.run.head as usize].load(Ordering::Relaxed) as usize * POOL_PAGE_BYTES;
+        let own = len.next_multiple_of(POOL_PAGE_BYTES).max(POOL_PAGE_BYTES);
+        if run <= own { run } else { len }
+    }
+}
+
 impl Deref for PoolSlice {
     type Target = [u8];
 

@@ -188,3 +188,16 @@ fn readers_on_other_threads_see_their_bytes_while_the_writer_goes_on() {
     assert_eq!(reader.join().unwrap(), sent);
     assert_eq!(pool.bytes_in_use(), 0);
 }
+
+#[test]
+fn a_slice_pins_its_own_pages_and_its_part_of_those_that_it_shares() {
+    let mut pool = Pool::new(64 * POOL_PAGE_BYTES, Box::new(|| {}));
+    let mut common = pool.allocate(16 * POOL_PAGE_BYTES).unwrap();
+    assert!(common.extend(&[1; 300]));
+    let (first, second) = (common.share(0..200), common.share(200..300));
+    assert_eq!((first.pinned_bytes(), second.pinned_bytes()), (200, 100));
+    let mut own = pool.allocate(POOL_PAGE_BYTES + 1).unwrap();
+    assert!(own.extend(&[2; POOL_PAGE_BYTES + 1]));
+    assert_eq!(own.share(0..POOL_PAGE_BYTES + 1).pinned_bytes(), 2 * POOL_PAGE_BYTES);
+    assert_eq!(common.share(0..0).pinned_bytes(), 0);
+}

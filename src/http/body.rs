@@ -9,7 +9,7 @@
 //! Chunk extensions and trailers are checked, bounded and dropped. `httparse::parse_chunk_size` is not used: it takes
 //! LF without CR and needs the whole line.
 
-use super::head::is_token_byte;
+use super::bytes::is_token_byte;
 use super::kept::Kept;
 use super::response::Refusal;
 use crate::limits::HTTP_HEAD_BYTES_MAX;

@@ -7,8 +7,8 @@ use std::cell::Cell;
 use std::time::Instant;
 
 use super::body::{Chunked, Framing};
+use super::bytes::is_token_byte;
 use super::date::DATE_BYTES;
-use super::head::is_token_byte;
 use super::kept::{Beginnings, Kept};
 use super::{Connection, Denied, Ingress, Limited, Needs, Page, Settings};
 use crate::batch::pool::{Buffer, Pool, PoolSlice};
@@ -343,7 +343,7 @@ impl Ingress for FakeIngress {
         if self.answers_find_room { self.pool.allocate(bytes) } else { None }
     }
 
-    fn can_finish(&self, needs: Needs) -> bool {
+    fn can_finish(&mut self, needs: Needs) -> bool {
         let asked = self.asked.get() + 1;
         self.asked.set(asked);
         self.finishes && asked.is_multiple_of(2) && self.accepted.len() + needs.slots <= self.ring_slots

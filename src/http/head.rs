@@ -5,12 +5,12 @@
 //! ```
 //!
 //! [`HeadScan`] looks at every byte once, however the head was split, and refuses what two readers could read
-//! differently: LF without CR, CR without LF, control bytes. `httparse`, which takes some of that, sees valid lines
-//! only.
+//! differently: LF without CR, CR without LF, control bytes. What parses the head sees valid lines only.
 
-use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX, HTTP_TARGET_BYTES_MAX};
-
+use super::bytes::{self, HOST, TARGET, TOKEN};
+use super::fields::{Fields, Name};
 use super::response::Refusal;
+use crate::limits::{HTTP_HEAD_BYTES_MAX, HTTP_TARGET_BYTES_MAX};
 
 /// A request line beside its target: the method, two spaces, the version. Generous for any registered method.
 const REQUEST_LINE_EXTRA_BYTES: usize = 64;
@@ -39,36 +39,40 @@ impl HeadScan {
     /// Looks at what is new in `input`, which begins where the head does. `Some`: the range of the whole head, from
     /// the request line to the end of the empty line.
     pub(super) fn advance(&mut self, input: &[u8]) -> Result<Option<std::ops::Range<usize>>, Refusal> {
-        for &byte in input.iter().skip(self.seen) {
+        while let Some(&byte) = input.get(self.seen) {
             if self.seen >= HTTP_HEAD_BYTES_MAX {
                 return Err(Refusal::new(431, format!("the request head is larger than {HTTP_HEAD_BYTES_MAX} bytes")));
             }
-            self.seen += 1;
-            match (self.cr, byte) {
-                (true, b'\n') => {
-                    self.cr = false;
-                    if self.line > 0 {
-                        self.lines += 1;
-                        self.line = 0;
-                    } else if self.lines > 0 {
-                        return Ok(Some(self.skip..self.seen));
-                    } else if self.skip == 0 {
-                        // RFC 9112, section 2.2: some clients send a CRLF after a body. One is enough.
-                        self.skip = self.seen;
-                    } else {
-                        return Err(Refusal::malformed("empty lines before the request line"));
-                    }
+            if !self.cr {
+                let rest = input.get(self.seen..HTTP_HEAD_BYTES_MAX.min(input.len())).unwrap_or_default();
+                let text = bytes::line_length(rest);
+                self.seen += text;
+                self.line += text;
+                if self.lines == 0 && self.line > HTTP_TARGET_BYTES_MAX + REQUEST_LINE_EXTRA_BYTES {
+                    return Err(target_too_long());
                 }
-                (true, _) => return Err(Refusal::malformed("CR without LF in the request head")),
-                (false, b'\r') => self.cr = true,
-                (false, b'\n') => return Err(Refusal::malformed("LF without CR in the request head")),
-                (false, b'\t' | b' '..=b'~' | 0x80..) => {
-                    self.line += 1;
-                    if self.lines == 0 && self.line > HTTP_TARGET_BYTES_MAX + REQUEST_LINE_EXTRA_BYTES {
-                        return Err(target_too_long());
-                    }
+                match rest.get(text) {
+                    Some(b'\r') => (self.cr, self.seen) = (true, self.seen + 1),
+                    Some(b'\n') => return Err(Refusal::malformed("LF without CR in the request head")),
+                    Some(_) => return Err(Refusal::malformed("control byte in the request head")),
+                    None => {}
                 }
-                (false, _) => return Err(Refusal::malformed("control byte in the request head")),
+                continue;
+            }
+            if byte != b'\n' {
+                return Err(Refusal::malformed("CR without LF in the request head"));
+            }
+            (self.cr, self.seen) = (false, self.seen + 1);
+            if self.line > 0 {
+                self.lines += 1;
+                self.line = 0;
+            } else if self.lines > 0 {
+                return Ok(Some(self.skip..self.seen));
+            } else if self.skip == 0 {
+                // RFC 9112, section 2.2: some clients send a CRLF after a body. One is enough.
+                self.skip = self.seen;
+            } else {
+                return Err(Refusal::malformed("empty lines before the request line"));
             }
         }
         Ok(None)
@@ -119,57 +123,39 @@ impl<'a> Head<'a> {
     /// # Errors
     /// 400, 414, 417, 431, 501 or 505. The framing of what follows is not known then: the connection must end.
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Refusal> {
-        let line_end = bytes.windows(2).position(|two| two == b"\r\n").unwrap_or(bytes.len());
-        let (line, fields) = bytes.split_at_checked(line_end).unwrap_or((bytes, &[]));
-        let fields = fields.get(2..).unwrap_or(&[]);
-
+        let (line, fields) = bytes.split_at(bytes::line_length(bytes));
         let (method, target, http_1_0) = request_line(line)?;
         let (path, query) = split_target(method, target)?;
-        let mut headers = [httparse::EMPTY_HEADER; HTTP_HEADERS_MAX];
-        let headers = match httparse::parse_headers(fields, &mut headers) {
-            Ok(httparse::Status::Complete((_, headers))) => headers,
-            Err(httparse::Error::TooManyHeaders) => {
-                return Err(Refusal::new(431, format!("more than {HTTP_HEADERS_MAX} header fields")));
-            }
-            Ok(httparse::Status::Partial) | Err(_) => {
-                return Err(Refusal::malformed("a header field is not `name: value` (RFC 9112, section 5)"));
-            }
-        };
-        let fields = Fields(headers);
+        let fields = Fields::read(fields.get(2..).unwrap_or_default())?;
 
-        let host = fields.once("Host")?;
+        let host = fields.once(Name::Host)?;
         match host {
             Some(host) if !is_host(host) => return Err(Refusal::malformed("Host is not a host and port")),
             None if !http_1_0 => return Err(Refusal::malformed("Host is missing")),
             _ => {}
         }
         let length = body_length(&fields, http_1_0)?;
-        let expects_continue = match fields.once("Expect")? {
+        let expects_continue = match fields.once(Name::Expect)? {
             // RFC 9110, section 10.1.1: HTTP/1.0 knows no interim answers.
             _ if http_1_0 => false,
             None => false,
             Some(expected) if expected.eq_ignore_ascii_case("100-continue") => true,
             Some(_) => return Err(Refusal::new(417, "only `Expect: 100-continue` is known")),
         };
-        let bearer = fields.once("Authorization")?.and_then(|value| {
+        let bearer = fields.once(Name::Authorization)?.and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_start_matches(' '))
         });
-        let close = http_1_0
-            || fields
-                .all("Connection")
-                .flat_map(|value| value.split(|&byte| byte == b','))
-                .any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
         Ok(Self {
             method,
             path,
             host,
             query,
             length,
-            close,
+            close: http_1_0 || fields.closes,
             expects_continue,
-            content_type: fields.once("Content-Type")?,
-            content_encoding: fields.once("Content-Encoding")?,
+            content_type: fields.once(Name::ContentType)?,
+            content_encoding: fields.once(Name::ContentEncoding)?,
             bearer,
         })
     }
@@ -180,11 +166,8 @@ fn request_line(line: &[u8]) -> Result<(&str, &str, bool), Refusal> {
     let malformed = || Refusal::malformed("the request line is not `METHOD target HTTP/1.1`");
     // Obsolete text in a target is refused below with everything else that is no ASCII.
     let line = str::from_utf8(line).map_err(|_| malformed())?;
-    let mut parts = line.split(' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(malformed());
-    };
+    let (method, rest) = split(line, b' ').ok_or_else(malformed)?;
+    let (target, version) = split(rest, b' ').ok_or_else(malformed)?;
     let http_1_0 = match version.as_bytes() {
         b"HTTP/1.1" => false,
         b"HTTP/1.0" => true,
@@ -200,16 +183,22 @@ fn request_line(line: &[u8]) -> Result<(&str, &str, bool), Refusal> {
         }
         _ => return Err(malformed()),
     };
-    if method.is_empty() || !method.bytes().all(is_token_byte) {
+    if !bytes::are(method.as_bytes(), TOKEN) {
         return Err(malformed());
     }
     if target.len() > HTTP_TARGET_BYTES_MAX {
         return Err(target_too_long());
     }
-    if target.is_empty() || !target.bytes().all(is_target_byte) || !is_percent_encoded(target.as_bytes()) {
+    if !bytes::are(target.as_bytes(), TARGET) || !is_percent_encoded(target.as_bytes()) {
         return Err(Refusal::malformed("the request target has a byte that must be percent-encoded"));
     }
     Ok((method, target, http_1_0))
+}
+
+/// What is before and after the first `byte`, which is ASCII. As `split_once`, which is slower for text of a few bytes.
+fn split(text: &str, byte: u8) -> Option<(&str, &str)> {
+    let at = text.bytes().position(|other| other == byte)?;
+    Some((text.get(..at)?, text.get(at + 1..)?))
 }
 
 /// Path and query of a target in one of three forms of RFC 9112, section 3.2: a path, a URL (`http://host/path`, as
@@ -217,7 +206,7 @@ fn request_line(line: &[u8]) -> Result<(&str, &str, bool), Refusal> {
 ///
 /// The host of a URL must be valid and is then ignored, as Host is: every host names this server.
 fn split_target<'a>(method: &str, target: &'a str) -> Result<(&'a str, Option<&'a str>), Refusal> {
-    let (path, query) = match target.split_once('?') {
+    let (path, query) = match split(target, b'?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
     };
@@ -247,9 +236,9 @@ fn without_scheme(target: &str) -> Option<&str> {
 }
 
 /// RFC 9112, section 6: whatever two readers could read as two lengths is refused.
-fn body_length(fields: &Fields<'_, '_>, http_1_0: bool) -> Result<BodyLength, Refusal> {
-    let content_length = fields.once("Content-Length")?;
-    match (fields.once("Transfer-Encoding")?, content_length) {
+fn body_length(fields: &Fields<'_>, http_1_0: bool) -> Result<BodyLength, Refusal> {
+    let content_length = fields.once(Name::ContentLength)?;
+    match (fields.once(Name::TransferEncoding)?, content_length) {
         (Some(_), Some(_)) => Err(Refusal::malformed("both Content-Length and Transfer-Encoding")),
         (Some(_), None) if http_1_0 => Err(Refusal::malformed("HTTP/1.0 has no Transfer-Encoding")),
         (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => Ok(BodyLength::Chunked),
@@ -278,38 +267,6 @@ fn body_length(fields: &Fields<'_, '_>, http_1_0: bool) -> Result<BodyLength, Re
     }
 }
 
-/// The header fields of one request.
-struct Fields<'h, 'a>(&'h [httparse::Header<'a>]);
-
-impl<'a> Fields<'_, 'a> {
-    fn all(&self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |field| field.name.eq_ignore_ascii_case(name)).map(|field| field.value)
-    }
-
-    /// A field whose value must not come twice, and is ASCII.
-    fn once(&self, name: &'static str) -> Result<Option<&'a str>, Refusal> {
-        let mut values = self.all(name);
-        let Some(value) = values.next() else { return Ok(None) };
-        if values.next().is_some() {
-            return Err(Refusal::malformed(format!("{name} is there more than once")));
-        }
-        match str::from_utf8(value) {
-            Ok(text) if text.is_ascii() => Ok(Some(text)),
-            _ => Err(Refusal::malformed(format!("{name} has bytes that are not ASCII"))),
-        }
-    }
-}
-
-/// RFC 9110, section 5.6.2.
-pub(super) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// RFC 3986, and the brackets that some clients leave as they are in a query.
-fn is_target_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/?%[]".contains(&byte)
-}
-
 /// Whether two hexadecimal digits follow every `%`.
 fn is_percent_encoded(target: &[u8]) -> bool {
     target
@@ -324,9 +281,8 @@ fn is_host(value: &str) -> bool {
     let (host_is_sound, port) = match value.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, port)) => (address.parse::<std::net::Ipv6Addr>().is_ok(), port),
         None => {
-            let (name, port) = value.split_at(value.find(':').unwrap_or(value.len()));
-            let is_name_byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-            (!name.is_empty() && name.bytes().all(is_name_byte), port)
+            let (name, port) = value.split_at(value.bytes().position(|byte| byte == b':').unwrap_or(value.len()));
+            (bytes::are(name.as_bytes(), HOST), port)
         }
     };
     let port_is_sound = match port.strip_prefix(':') {

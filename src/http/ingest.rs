@@ -12,6 +12,7 @@
 //! is, so where there is no room it can be tried again.
 
 use std::io::Read;
+use std::mem;
 use std::ops::Range;
 
 use flate2::bufread::GzDecoder;
@@ -27,7 +28,7 @@ use crate::batch::pool::{Buffer, PoolSlice};
 use crate::batch::shares::packed_bytes;
 use crate::event::otlp::Signal;
 use crate::event::{BatchError, Decoded, JsonDecoder, JsonError, JsonOptions, Rejection, Rejections, check_batch};
-use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX};
+use crate::limits::{FRAME_EVENTS_MAX, HTTP_ERROR_BYTES_MAX, HTTP_GZIP_MEMBERS_MAX, HTTP_PACKED_BODY_BYTES_MAX};
 use crate::metrics::RejectReason;
 use crate::rate::{Amount, Received};
 use crate::text::cut;
@@ -330,11 +331,13 @@ fn decode(
     let json = submission.query.json(settings.unknown_keys);
     match submission.media_type {
         MediaType::Protobuf => from_protobuf(body, settings, ingress).map_err(|failed| instead(failed, body)),
-        MediaType::Json => from_json(json, settings, ingress, |decoder, emit| decoder.document(body.filled(), emit))
-            .map_err(|failed| instead(failed, body)),
+        MediaType::Json => {
+            from_json(body, json, settings, ingress, |decoder, emit| decoder.document(body.filled(), emit))
+                .map_err(|failed| instead(failed, body))
+        }
         MediaType::Ndjson => {
             let (pieces, rejections) =
-                from_json(json, settings, ingress, |decoder, emit| decoder.lines(body.filled(), emit))?;
+                from_json(body, json, settings, ingress, |decoder, emit| decoder.lines(body.filled(), emit))?;
             if pieces.is_empty() && rejections.total > 0 {
                 hints::instead(body.filled(), submission).map_or(Ok(()), Err)?;
             }
@@ -374,7 +377,7 @@ fn from_protobuf(
             runs.into_iter().map(|(run, events)| Piece { payload: body.share(run), events, left_out: 0 }).collect();
         return Ok((pieces, rejections));
     }
-    let mut packing = Packing::new(settings, ingress);
+    let mut packing = Packing::new(body.len(), settings, ingress);
     for (run, events) in runs {
         packing.push(body.filled().get(run).unwrap_or_default(), events)?;
     }
@@ -383,12 +386,13 @@ fn from_protobuf(
 
 /// `decode` reads the body, and calls what it is given with each accepted event.
 fn from_json<D: Ingress>(
+    body: &Buffer,
     options: JsonOptions,
     settings: Settings,
     ingress: &mut D,
     decode: impl FnOnce(&mut JsonDecoder, &mut dyn FnMut(&[u8]) -> Result<(), Failed>) -> Result<Decoded, JsonError<Failed>>,
 ) -> Result<(Vec<Piece>, Rejections), Failed> {
-    let mut packing = Packing::new(settings, ingress);
+    let mut packing = Packing::new(body.len(), settings, ingress);
     let decoded =
         decode(&mut JsonDecoder::with_options(options), &mut |event| packing.push(event, 1)).map_err(|error| {
             match error {
@@ -403,19 +407,32 @@ fn from_json<D: Ingress>(
     Ok((packing.finish(), decoded.rejected))
 }
 
-/// Packs encoded events into buffers of at most one frame.
-struct Packing<'d, D> {
+/// Packs encoded events into slots of at most one frame.
+struct Packing<'d, D: Ingress> {
     ingress: &'d mut D,
     settings: Settings,
-    /// The buffer being filled, and its events.
-    open: Option<(Buffer, u32)>,
+    /// The slot being filled.
+    open: Option<Open>,
     pieces: Vec<Piece>,
+    /// Bytes of the body.
+    body_bytes: usize,
+    /// Encoded bytes so far.
     bytes: usize,
 }
 
+/// A slot that is being filled.
+struct Open {
+    buffer: Buffer,
+    /// Where the slot begins.
+    start: usize,
+    events: u32,
+    /// What small bodies become is packed into this buffer, one after the other: a page for each would be mostly empty.
+    is_common: bool,
+}
+
 impl<'d, D: Ingress> Packing<'d, D> {
-    fn new(settings: Settings, ingress: &'d mut D) -> Self {
-        Self { ingress, settings, open: None, pieces: Vec::new(), bytes: 0 }
+    fn new(body_bytes: usize, settings: Settings, ingress: &'d mut D) -> Self {
+        Self { ingress, settings, open: None, pieces: Vec::new(), body_bytes, bytes: 0 }
     }
 
     /// Appends `bytes`, the `EventBatch` of `events` events; they stay in one slot.
@@ -428,29 +445,56 @@ impl<'d, D: Ingress> Packing<'d, D> {
             let error = format!("the body becomes more than {max} bytes of encoded events: send less at once");
             return Err(Refusal::body(RejectReason::TooLarge, error).into());
         }
-        if self.open.as_ref().is_some_and(|(buffer, _)| buffer.len() + len > max_frame_bytes) {
+        let fits =
+            |Open { buffer, start, .. }: &Open| len <= buffer.room() && buffer.len() - start + len <= max_frame_bytes;
+        if self.open.as_ref().is_some_and(|open| !fits(open)) {
             self.close();
         }
-        let (buffer, held) = match &mut self.open {
+        let open = match &mut self.open {
             Some(open) => open,
-            none => none.insert((self.ingress.reserve_to_finish(max_frame_bytes).ok_or(Failed::NoRoom)?, 0)),
+            none => {
+                // As long as its body, as nearly every one is; else it is continued in a slot of its own.
+                let expected = len.max(self.body_bytes);
+                let is_small = self.pieces.is_empty() && expected <= HTTP_PACKED_BODY_BYTES_MAX;
+                let common = if is_small { self.ingress.take_common(expected) } else { None };
+                let is_common = common.is_some();
+                let buffer =
+                    common.or_else(|| self.ingress.reserve_to_finish(max_frame_bytes)).ok_or(Failed::NoRoom)?;
+                none.insert(Open { start: buffer.len(), buffer, events: 0, is_common })
+            }
         };
-        if !buffer.extend(bytes) {
+        if !open.buffer.extend(bytes) {
             return Err(Failed::NoRoom);
         }
-        *held += events;
+        open.events += events;
         Ok(())
     }
 
     fn close(&mut self) {
-        if let Some((mut buffer, events)) = self.open.take().filter(|(_, events)| *events > 0) {
+        let Some(Open { mut buffer, start, events, is_common }) = self.open.take() else { return };
+        if !is_common {
             buffer.trim();
-            self.pieces.push(Piece { payload: buffer.share(0..buffer.len()), events, left_out: 0 });
+        }
+        if events > 0 {
+            self.pieces.push(Piece { payload: buffer.share(start..buffer.len()), events, left_out: 0 });
+        }
+        if is_common {
+            self.ingress.put_back_common(buffer);
         }
     }
 
     fn finish(mut self) -> Vec<Piece> {
         self.close();
-        self.pieces
+        mem::take(&mut self.pieces)
+    }
+}
+
+impl<D: Ingress> Drop for Packing<'_, D> {
+    /// Nothing of the body was taken: the next one begins where it did.
+    fn drop(&mut self) {
+        if let Some(Open { mut buffer, start, is_common: true, .. }) = self.open.take() {
+            buffer.rewind(start);
+            self.ingress.put_back_common(buffer);
+        }
     }
 }

@@ -15,6 +15,8 @@
 //! |---|---|
 //! | `connection` | the states above, timers, pipelining, 100-continue |
 //! | `head` | request line and header fields, read strictly |
+//! | `fields` | the header fields of a head, in one pass |
+//! | `bytes` | what bytes of a head may be part of |
 //! | `routes` | resources, and what the head of a POST must have before its body is read |
 //! | `query` | the parameters of a POST: the level of its answer, how its JSON is read |
 //! | `body` | Content-Length and chunked, incremental |
@@ -48,8 +50,10 @@
 //! * HTTP/1.0 is answered and closed: nginx and old health checks still use it. Everything else gets 505.
 
 mod body;
+mod bytes;
 mod connection;
 mod date;
+mod fields;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -198,11 +202,20 @@ pub trait Ingress {
     /// A buffer for what a whole body becomes; `None` only where the pool has no room for it.
     fn reserve_to_finish(&mut self, bytes: usize) -> Option<Buffer>;
 
+    /// A buffer with room for `bytes`, into which what small bodies become is packed one after the other, or `None`: then
+    /// [`Ingress::reserve_to_finish`]. Give it back with [`Ingress::put_back_common`].
+    fn take_common(&mut self, _bytes: usize) -> Option<Buffer> {
+        None
+    }
+
+    /// Gives the buffer of [`Ingress::take_common`] back.
+    fn put_back_common(&mut self, _buffer: Buffer) {}
+
     /// A buffer for what is kept until an answer is written; `None`: no room, and the answer is shorter.
     fn reserve_for_answer(&mut self, bytes: usize) -> Option<Buffer>;
 
     /// Whether pool and ring have room for what a whole body becomes, and no other one waits for it.
-    fn can_finish(&self, needs: Needs) -> bool;
+    fn can_finish(&mut self, needs: Needs) -> bool;
 
     /// A body is refused because there is no room for it.
     fn no_room(&mut self) {}

@@ -92,7 +92,8 @@ impl Route {
                 None => return Err(Refusal::new(404, not_found(path))),
             },
         };
-        if methods.split(", ").any(|method| method == head.method) {
+        let mut allowed = methods.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        if allowed.any(|method| method == head.method.as_bytes()) {
             Ok(route)
         } else {
             Err(wrong_method(head.method, methods))
@@ -254,7 +255,9 @@ fn wrong_media_type(name: &str, target: Target) -> Refusal {
 
 /// The type without its parameters: text is UTF-8 whatever `charset` says, and is checked.
 fn media_type(content_type: Option<&str>, target: Target) -> Result<MediaType, Refusal> {
-    let name = content_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim_ascii();
+    let value = content_type.unwrap_or_default();
+    let end = value.bytes().position(|byte| byte == b';').unwrap_or(value.len());
+    let name = value.get(..end).unwrap_or_default().trim_ascii();
     let known = MEDIA_TYPES.iter().find(|(known, _)| name.eq_ignore_ascii_case(known));
     let known = known.map(|(_, media_type)| *media_type);
     let is_offered = |media_type: &MediaType| target == Target::Events || *media_type != MediaType::Ndjson;

@@ -353,7 +353,7 @@ impl EventLoop {
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             connection.socket.set_readable();
         }
-        if event.is_read_closed() {
+        if event.is_read_closed() || event.is_error() {
             connection.socket.set_closed_by_peer();
         }
         // Both directions are closed: nobody waits for an answer. A peer that has only half-closed does.

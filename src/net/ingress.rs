@@ -586,11 +586,20 @@ impl http::Ingress for HttpIngress<'_> {
         self.ingress.intake.take_for_answer(bytes)
     }
 
-    fn can_finish(&self, needs: http::Needs) -> bool {
+    fn take_common(&mut self, bytes: usize) -> Option<Buffer> {
+        // Bodies that wait in line come first.
+        if self.ingress.finishing { None } else { self.ingress.intake.take_common(bytes) }
+    }
+
+    fn put_back_common(&mut self, buffer: Buffer) {
+        self.ingress.intake.put_back_common(buffer);
+    }
+
+    fn can_finish(&mut self, needs: http::Needs) -> bool {
         let http::Needs { unpacked_bytes, packed_bytes, piece_bytes, slots } = needs;
         !self.ingress.finishing
             && self.ingress.ring.room() >= slots
-            && self.ingress.intake.pool().can_finish(unpacked_bytes, packed_bytes, piece_bytes)
+            && self.ingress.intake.can_finish(unpacked_bytes, packed_bytes, piece_bytes)
     }
 
     fn no_room(&mut self) {

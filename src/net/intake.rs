@@ -11,10 +11,12 @@
 
 use crate::batch::pool::{Buffer, Pool};
 use crate::batch::shares::Share;
-use crate::limits::{HTTP_BODY_BEGINNING_BYTES, READ_BYTES_PER_TURN};
+use crate::limits::{HTTP_BODY_BEGINNING_BYTES, HTTP_PACKED_BODY_BYTES_MAX, READ_BYTES_PER_TURN};
 
 /// Bytes of one current buffer: several reads, so that its last rest is small against it.
 const CURRENT_BYTES: usize = 4 * READ_BYTES_PER_TURN;
+/// Bytes of the buffer for what small HTTP bodies become: several of the largest of them.
+const COMMON_BYTES: usize = 16 * HTTP_PACKED_BODY_BYTES_MAX;
 /// A current buffer with less room is given up: a short read splits more frames, and a partial frame is copied. Its rest
 /// goes back to the pool.
 const READ_BYTES_MIN: usize = READ_BYTES_PER_TURN;
@@ -24,6 +26,8 @@ pub struct Intake {
     pool: Pool,
     current: Option<Buffer>,
     spare: Option<Buffer>,
+    /// What small HTTP bodies become is packed into it.
+    common: Option<Buffer>,
     /// Bytes of a largest frame, its header included.
     frame_bytes: usize,
 }
@@ -31,7 +35,7 @@ pub struct Intake {
 impl Intake {
     /// No buffers yet. `frame_bytes`: of the largest frame, its header included.
     pub fn new(pool: Pool, frame_bytes: usize) -> Self {
-        Self { pool, current: None, spare: None, frame_bytes }
+        Self { pool, current: None, spare: None, common: None, frame_bytes }
     }
 
     /// The pool that buffers come from.
@@ -48,6 +52,11 @@ impl Intake {
             self.give_up_current();
             // Where the pool is nearly full, a smaller one keeps the agents going.
             self.current = self.pool.allocate(CURRENT_BYTES).or_else(|| self.pool.allocate(READ_BYTES_MIN));
+        }
+        if self.lacks().is_some() && self.common.is_some() {
+            // It may lie in the way.
+            self.give_up_common();
+            return self.prepare();
         }
         self.lacks().is_none()
     }
@@ -100,6 +109,7 @@ impl Intake {
             // What is there for the next reads may lie in the way; it finds another place.
             self.give_up_current();
             self.spare = None;
+            self.give_up_common();
             self.pool.allocate_from(share, bytes)
         })
     }
@@ -112,7 +122,37 @@ impl Intake {
     /// A buffer for what a whole body becomes. `others_wait`: bodies that were whole before wait for the memory that is kept
     /// for this, so it comes from where bodies are received.
     pub fn take_to_finish(&mut self, bytes: usize, others_wait: bool) -> Option<Buffer> {
-        self.pool.allocate_from(if others_wait { Share::Bodies } else { Share::Finishing }, bytes)
+        let share = if others_wait { Share::Bodies } else { Share::Finishing };
+        self.pool.allocate_from(share, bytes).or_else(|| {
+            self.give_up_common();
+            self.pool.allocate_from(share, bytes)
+        })
+    }
+
+    /// As [`Pool::can_finish`].
+    pub fn can_finish(&mut self, first_bytes: usize, packed_bytes: usize, piece_bytes: usize) -> bool {
+        // It may lie in the way.
+        self.give_up_common();
+        self.pool.can_finish(first_bytes, packed_bytes, piece_bytes)
+    }
+
+    /// A buffer with room for `bytes` of what a small body becomes, taken out. Give it back with [`Intake::put_back_common`].
+    pub fn take_common(&mut self, bytes: usize) -> Option<Buffer> {
+        if self.common.as_ref().is_some_and(|common| common.room() < bytes) {
+            self.give_up_common();
+        }
+        self.common.take().or_else(|| self.pool.allocate_from(Share::Finishing, COMMON_BYTES))
+    }
+
+    /// Gives the buffer of [`Intake::take_common`] back.
+    pub fn put_back_common(&mut self, common: Buffer) {
+        self.common = Some(common);
+    }
+
+    fn give_up_common(&mut self) {
+        if let Some(mut common) = self.common.take() {
+            common.trim();
+        }
     }
 
     /// Arms the wake-up by the next free of pool memory.
@@ -149,5 +189,32 @@ mod tests {
         drop(body);
         drop(torn);
         assert!(intake.prepare());
+    }
+
+    #[test]
+    fn what_small_bodies_become_shares_pages_until_a_buffer_is_full() {
+        let mut intake = Intake::new(Pool::new(2 * COMMON_BYTES, Box::new(|| {})), 1);
+        let mut slices = Vec::new();
+        for _ in 0..COMMON_BYTES / 1024 {
+            let mut common = intake.take_common(1024).unwrap();
+            let start = common.len();
+            assert!(common.extend(&[7; 1024]));
+            slices.push(common.share(start..start + 1024));
+            intake.put_back_common(common);
+        }
+        assert_eq!(intake.pool().bytes_in_use(), COMMON_BYTES);
+        let next = intake.take_common(1024).unwrap();
+        assert!(next.is_empty());
+        intake.put_back_common(next);
+        slices.clear();
+        assert_eq!(intake.pool().bytes_in_use(), COMMON_BYTES, "a buffer that is full lives as long as its slices");
+        // It gives way to a body that has to finish.
+        assert!(intake.take_to_finish(2 * COMMON_BYTES, false).is_some());
+        let mut common = intake.take_common(1).unwrap();
+        assert!(common.extend(b"x"));
+        let slice = common.share(0..1);
+        intake.put_back_common(common);
+        assert!(intake.can_finish(2 * COMMON_BYTES - POOL_PAGE_BYTES, 0, 1), "all but the page in use");
+        drop(slice);
     }
 }

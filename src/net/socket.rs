@@ -26,10 +26,10 @@ pub(super) enum ReadEnd {
 /// A socket with its buffers and state.
 pub(super) struct Socket {
     transport: Transport,
-    /// There may be bytes: no read has come back empty since the poll reported the socket.
+    /// There may be bytes: since the poll reported the socket, no read has found less than it had room for.
     readable: bool,
     end_of_stream: bool,
-    /// The poll reported that the peer has closed its half: what the kernel has is all that comes.
+    /// The poll reported that the peer has closed its half, or an error: what the kernel has is all that comes.
     is_closed_by_peer: bool,
     /// With TLS, a part of a record stays with the kernel: connections keep much already.
     whole_records_only: bool,
@@ -98,7 +98,7 @@ impl Socket {
         self.readable = true;
     }
 
-    /// The poll reported that the peer has closed its half.
+    /// The poll reported that the peer has closed its half, or an error.
     pub(super) fn set_closed_by_peer(&mut self) {
         self.is_closed_by_peer = true;
     }
@@ -229,6 +229,8 @@ impl Socket {
             }
             Ok(bytes) => {
                 self.heard = now;
+                // With room left, the kernel has no more, and the poll reports what comes later. The end it has reported already.
+                self.readable = bytes == room.len() || self.is_closed_by_peer;
                 ReadEnd::Bytes(bytes)
             }
             Err(error) => {

@@ -29,6 +29,8 @@ struct State {
     /// Until the router takes again, it is offered positions only, no batches.
     is_let_go: bool,
     closed: bool,
+    /// Threads that wait for a change: the router, or without a log the log thread.
+    waiting: usize,
     /// Until the router has taken them.
     reshape: Option<Reshape>,
 }
@@ -73,7 +75,7 @@ impl Queue {
         match self.share_bytes {
             None => {
                 while state.batches.len() >= ROUTER_QUEUE_BATCHES && !state.closed {
-                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = self.wait_for_change(state, None);
                 }
             }
             Some(share) => {
@@ -82,8 +84,7 @@ impl Queue {
                     state.batches.clear();
                     state.queued_bytes = 0;
                     state.behind = batch.end_position();
-                    drop(state);
-                    self.changed.notify_all();
+                    self.tell(state);
                     return;
                 }
             }
@@ -93,16 +94,14 @@ impl Queue {
             state.behind = batch.end_position();
             state.batches.push_back(batch.clone());
         }
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
     }
 
     /// There is nothing between what was offered and `end`, in the log either.
     pub(super) fn skipped_to(&self, end: u64) {
         let mut state = self.lock();
         state.behind = state.behind.max(end);
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
     }
 
     /// The next batch; the router then holds `taken_bytes` of the pool besides it.
@@ -120,8 +119,7 @@ impl Queue {
                 Taken::Empty { behind: state.behind, closed: state.closed }
             }
         };
-        drop(state);
-        self.changed.notify_all();
+        self.tell(state);
         taken
     }
 
@@ -144,9 +142,8 @@ impl Queue {
         let mut state = self.lock();
         while state.batches.is_empty() && state.behind <= next && state.reshape.is_none() && !state.closed {
             state = match until.map(|until| until.saturating_duration_since(Instant::now())) {
-                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(left) if left.is_zero() => return,
-                Some(left) => self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                left => self.wait_for_change(state, left),
             };
         }
     }
@@ -166,6 +163,26 @@ impl Queue {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
+    }
+
+    /// Gives the lock back until something has changed, at most for `time`.
+    fn wait_for_change<'a>(&self, mut state: MutexGuard<'a, State>, time: Option<Duration>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let mut state = match time {
+            None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(time) => self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0,
+        };
+        state.waiting -= 1;
+        state
+    }
+
+    /// Something has changed. To wake nobody is a system call, too.
+    fn tell(&self, state: MutexGuard<'_, State>) {
+        let waiting = state.waiting;
+        drop(state);
+        if waiting > 0 {
+            self.changed.notify_all();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -49,20 +49,21 @@ impl EventLoop {
 
     /// Serves up to `count` connections within their share of the turn, at least one.
     fn serve_some(&mut self, count: usize, next: impl Fn(&mut Self) -> Option<ConnectionId>) {
-        let until = Instant::now() + OTHERS_TIME_PER_TURN;
-        for _ in 0..count {
-            let Some(id) = next(self) else { break };
-            self.serve_one(id);
-            if Instant::now() >= until {
+        // No clock is read for one alone.
+        let until = (count > 1).then(|| Instant::now() + OTHERS_TIME_PER_TURN);
+        for served in 0..count {
+            if served > 0 && until.is_some_and(|until| Instant::now() >= until) {
                 break;
             }
+            let Some(id) = next(self) else { break };
+            self.serve_one(id);
         }
     }
 
     /// Those in line, in order: those whose memory is reserved while there is ring, the others while there is memory too.
     /// Where there is not, the next free wakes the loop.
     pub(super) fn serve_waiting(&mut self) {
-        let more_bodies = self.finish_bodies(Instant::now() + OTHERS_TIME_PER_TURN);
+        let more_bodies = !self.finishing.is_empty() && self.finish_bodies(Instant::now() + OTHERS_TIME_PER_TURN);
         // Each at most once: one that lines up again has to wait for what others free.
         for _ in 0..self.waiting_for_ring.len() {
             if !self.ingress.has_slots() {

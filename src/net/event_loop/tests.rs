@@ -23,7 +23,7 @@ use crate::net::connection::{Connection, Phase};
 use crate::net::linger::Linger;
 use crate::net::protocols::Protocol;
 use crate::net::{bind, testing};
-use crate::pipeline::ring::{SlotReceiver, ring};
+use crate::pipeline::ring::{Content, SlotReceiver, ring};
 use crate::session::marks::Restored;
 use crate::session::server::SessionSettings;
 use crate::session::tokens::Tokens;
@@ -343,6 +343,70 @@ fn a_lingering_connection_that_is_cut_is_counted_once() {
 
 const HEAD: &str =
     "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n";
+
+/// The poll reports what comes later: a read that finds nothing would be a system call per request.
+#[test]
+fn a_request_that_was_read_with_room_left_is_not_read_again() {
+    let mut bench = Bench::new(10, 0);
+    let (_client, id) = bench.connect(&[HEAD.as_bytes(), br#"{"name":"fan"}"#].concat());
+    let waits = |event_loop: &mut EventLoop| event_loop.connections.get(id).unwrap().awaiting;
+    bench.turns_until("the request waits for the log", waits);
+    assert!(!bench.event_loop.connections.get(id).unwrap().socket.is_readable());
+    assert_ne!(bench.event_loop.timeout(), Some(Duration::ZERO));
+}
+
+#[test]
+fn requests_of_one_event_share_a_buffer_and_refused_ones_take_nothing_of_it() {
+    let mut bench = Bench::new(10, 0);
+    let bodies = [r#"{"name":"fan"}"#, r#"[{"name":"f"},]"#, r#"{"name":"fog"}"#];
+    let mut clients = Vec::new();
+    for body in bodies {
+        let head = HEAD.replace("Length: 14", &format!("Length: {}", body.len()));
+        let (client, id) = bench.connect(format!("{head}{body}").as_bytes());
+        bench.turns_until("it is received", |event_loop| {
+            event_loop.connections.get(id).is_none_or(|it| it.peer.is_known)
+        });
+        clients.push(client);
+    }
+    let mut slots = Vec::new();
+    bench.log_thread.take(SLOTS, &mut slots, |_| false);
+    let payloads = slots.iter().map(|slot| match &slot.content {
+        Content::Events { payload, .. } => payload.as_ptr_range(),
+        other => panic!("{other:?}"),
+    });
+    let payloads: Vec<_> = payloads.collect();
+    assert_eq!(payloads.len(), 2);
+    assert_eq!(payloads[0].end, payloads[1].start);
+}
+
+/// The end may be reported with the last bytes, or by an event of its own.
+#[test]
+fn the_end_of_a_peer_is_found_whenever_it_comes() {
+    for ends_at_once in [true, false] {
+        let mut bench = Bench::new(10, 0);
+        let (client, id) = if ends_at_once {
+            let mut client = TcpStream::connect(bench.address).unwrap();
+            client.write_all(&[HEAD.as_bytes(), br#"{"name":"fan"}"#].concat()).unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            bench.turns_until("it is accepted", |event_loop| event_loop.connections.len() == 1);
+            let id = bench.event_loop.connections.ids()[0];
+            (client, id)
+        } else {
+            bench.connect(&[HEAD.as_bytes(), br#"{"name":"fan"}"#].concat())
+        };
+        bench.turns_until("the request waits for the log", |event_loop| {
+            event_loop.connections.get(id).unwrap().awaiting
+        });
+        if !ends_at_once {
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        bench.event_loop.ingress.own_watermarks().advance(AckLevel::Synced, 1);
+        bench.turns_until("the connection ends", |event_loop| event_loop.connections.is_empty());
+        let mut answer = String::new();
+        (&client).read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+}
 
 /// All that the server sends until it closes its half.
 fn answer(bench: &mut Bench, client: &mut TcpStream, id: ConnectionId) -> String {

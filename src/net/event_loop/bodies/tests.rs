@@ -451,8 +451,8 @@ fn a_list_of_rejected_events_is_not_kept_in_the_memory_for_whole_bodies() {
     bench.send(&mut peer, format!("{}{body}", head(body.len())).as_bytes());
     bench.until("it waits for the log", |bench| bench.machine(id).is_some_and(|http| http.waiting_for().is_some()));
     bench.take_slots();
-    let pool = bench.event_loop.ingress.intake.pool();
-    assert!(pool.can_finish(BODY, crate::batch::shares::packed_bytes(BODY, FRAME), FRAME));
+    let intake = &mut bench.event_loop.ingress.intake;
+    assert!(intake.can_finish(BODY, crate::batch::shares::packed_bytes(BODY, FRAME), FRAME));
     drop(received);
 }
 
