@@ -45,6 +45,19 @@ fn lines_of(log: &[u8]) -> Vec<String> {
     lines.into_iter().map(text).collect()
 }
 
+#[test]
+fn a_token_may_come_from_a_process() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("tokens"), "secret\n").unwrap();
+    let tokens = format!("server.tokens_file={}", directory.path().join("tokens").display());
+    let server = Server::start(directory.path(), &[&tokens, "sinks.discard.kind=discard"]);
+    let line = r#"echo one | "$0" send --to "$1" --token-file <(echo secret) -"#;
+    let mut command = Command::new("bash");
+    command.args(["-c", line, env!("CARGO_BIN_EXE_telemetryx"), &server.address().to_string()]);
+    let output = command.current_dir(directory.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// Logs of the package manager and of the kernel where there are any, and cargo's own log of building this project.
 fn real_logs(directory: &Path) -> Vec<PathBuf> {
     let mut logs: Vec<PathBuf> = ["dpkg.log", "alternatives.log", "apt/history.log", "apt/term.log", "bootstrap.log"]
