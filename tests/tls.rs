@@ -647,6 +647,35 @@ fn syslog_needs_a_certificate_where_it_is_required_and_has_the_limits_of_its_cli
 }
 
 #[test]
+fn the_certificate_of_a_client_stands_in_for_the_network_of_a_syslog_sender() {
+    let server = TlsServer::start(&[
+        "syslog.enabled=true",
+        "syslog.allow=10.0.0.0/8",
+        "tls.client_auth=request",
+        "tls.client_ca_file=DIR/ca.pem",
+        "clients.edge.certificate_name=edge.example.org",
+    ]);
+    let edge = server.issue("edge", &["edge.example.org"], 7);
+    let mut stream = server.connect(&server.client(Some(&edge), BOTH));
+    stream.write_all(b"<14>app: edge\n").unwrap();
+    wait_for_rows(server.directory.path(), 1, TIMEOUT);
+    // Of nobody, and of an authority that is trusted but not of a client: by the address, as without TLS.
+    let other = server.issue("other", &["other.example.org"], 8);
+    for certificate in [None, Some(&other)] {
+        let mut stream = server.connect(&server.client(certificate, BOTH));
+        stream.write_all(b"<14>app: nobody\n").unwrap();
+        assert_eq!(stream.read_to_end().unwrap(), b"");
+    }
+    let refused = || metric(server.address(), "telemetryx_connections_closed_total{reason=\"syslog_not_allowed\"}");
+    assert!(wait_until(TIMEOUT, || refused() == Some(2.0)), "{:?}", refused());
+    let line = server.server.log_with("syslog from a network that is not allowed");
+    assert!(line.contains("syslog.allow") && line.contains("certificate"), "{line}");
+    stream.write_all(b"<14>app: edge again\n").unwrap();
+    stream.half_close().unwrap();
+    wait_for_rows(server.directory.path(), 2, TIMEOUT);
+}
+
+#[test]
 fn a_pair_that_is_replaced_under_load_drops_no_connection() {
     // 100 for a measurement: each takes up to a second to be noticed.
     let replacements: u64 =
