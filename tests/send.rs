@@ -246,8 +246,10 @@ fn silent_after_ack() -> (std::net::SocketAddr, mpsc::Receiver<()>) {
             let Ok(Decoded::Frame { header, payload }) = decode(&inbox, PayloadCaps { data: 1 << 20 }) else {
                 let mut chunk = [0; 4096];
                 match stream.read(&mut chunk).unwrap_or(0) {
-                    // The connection stays open.
-                    0 => thread::sleep(Duration::from_secs(1)),
+                    // The connection stays open until the test ends.
+                    0 => loop {
+                        thread::park();
+                    },
                     bytes => inbox.extend_from_slice(&chunk[..bytes]),
                 }
                 continue;
