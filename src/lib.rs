@@ -23,6 +23,7 @@
 //! | [`session`] | both sides of the agent protocol: hello, sequence, deduplication, acknowledgements |
 //! | [`client`] | blocking agent client |
 //! | `tls` | certificates, and TLS on both sides: bytes in, bytes out |
+//! | `small_file` | settings, secrets and certificates, read as a whole |
 //! | [`resolve`] | host names to addresses; `localhost` needs no resolver |
 //! | `http` | request head, body, routes, responses |
 //! | `net` | mio: event loop, listener, connections, timers |
@@ -53,6 +54,8 @@ pub mod limits;
 pub mod random;
 pub mod resolve;
 pub mod session;
+#[cfg(feature = "tls")]
+pub mod small_file;
 pub mod text;
 pub mod time;
 #[cfg(feature = "tls")]

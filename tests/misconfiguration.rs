@@ -141,16 +141,49 @@ fn variables_of_kubernetes_docker_tests_and_others_are_left_alone() {
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
 }
 
+fn make_fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().expect("there is a mkfifo command").success());
+}
+
+/// Nobody writes into the FIFO: where it was opened, the command would wait for ever.
+#[test]
+fn no_file_that_settings_name_may_be_a_fifo() {
+    let folder = tempfile::tempdir().unwrap();
+    make_fifo(&folder.path().join("fifo"));
+    for sets in [
+        &["server.pages_token_file=fifo"][..],
+        &["clients.a.token_file=fifo"],
+        &["tls.cert_file=fifo", "tls.key_file=fifo"],
+        &["sinks.s.kind=postgres", "sinks.s.url_file=fifo"],
+        &[
+            "sinks.s.kind=discard",
+            "sinks.s.redact=[{ attributes = [\"a\"], action = \"hash\", key_file = \"./fifo\" }]",
+        ],
+    ] {
+        let arguments: Vec<&str> = ["check"].into_iter().chain(sets.iter().flat_map(|set| ["--set", set])).collect();
+        let output = telemetryx(folder.path(), &arguments).output().unwrap();
+        let printed = text(&output.stderr);
+        assert!(printed.contains("fifo cannot be read: it is a FIFO; a regular file is needed"), "{printed}");
+        assert_eq!(output.status.code(), Some(78), "{printed}");
+    }
+    let output = telemetryx(folder.path(), &["--config", "fifo", "check"]).output().unwrap();
+    refused(&output, "fifo: cannot be read: it is a FIFO; a regular file is needed, which can be read again");
+    let output = telemetryx(folder.path(), &["--config", "/dev/null", "check"]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
 #[test]
 fn check_reads_the_tokens_file_as_a_start_does() {
     let folder = tempfile::tempdir().unwrap();
     fs::create_dir(folder.path().join("directory")).unwrap();
     fs::write(folder.path().join("empty"), " \n\n").unwrap();
     fs::write(folder.path().join("binary"), b"\x7fELF\xff\xfe\x00").unwrap();
+    make_fifo(&folder.path().join("fifo"));
     for (file, problem) in [
         ("none", "cannot be read: No such file or directory (os error 2)"),
         ("directory", "cannot be read: Is a directory (os error 21)"),
         ("binary", "cannot be read: stream did not contain valid UTF-8"),
+        ("fifo", "cannot be read: it is a FIFO; a regular file is needed, which can be read again"),
         ("empty", "contains no token: write one per line, or unset server.tokens_file"),
     ] {
         let set = format!("server.tokens_file={file}");
@@ -171,8 +204,12 @@ fn check_reads_the_tokens_file_as_a_start_does() {
 fn check_reads_the_certificates_that_a_sink_names() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("empty.pem"), "").unwrap();
-    for (file, problem) in [("none.pem", "No such file or directory"), ("empty.pem", "contains no certificate in PEM")]
-    {
+    make_fifo(&folder.path().join("fifo.pem"));
+    for (file, problem) in [
+        ("none.pem", "No such file or directory"),
+        ("empty.pem", "contains no certificate in PEM"),
+        ("fifo.pem", "it is a FIFO; a regular file is needed"),
+    ] {
         for (kind, more) in [
             ("postgres", "sinks.s.tls=verify"),
             ("redis", "sinks.s.url=rediss://127.0.0.1:6379"),

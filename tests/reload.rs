@@ -193,6 +193,27 @@ fn statuses(connections: &mut [Requests], token: &str) -> Vec<u16> {
     connections.iter_mut().map(|connection| connection.status_page(token)).collect()
 }
 
+fn make_fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().expect("there is a mkfifo command").success());
+}
+
+#[test]
+fn a_fifo_in_the_place_of_a_file_is_refused_and_the_next_reload_is_not_kept_waiting() {
+    let server = Reloaded::start("");
+    let tokens = TOKENS.replace("\"tokens\"", &format!("{:?}", server.path("tokens")));
+    server.write("tokens", "secret\n");
+    server.applied(&tokens);
+    fs::remove_file(server.path("tokens")).unwrap();
+    make_fifo(&server.path("tokens"));
+    let printed = server.refused(&tokens);
+    assert!(printed.contains("tokens cannot be read: it is a FIFO; a regular file is needed"), "{printed}");
+    send(&mut agent(server.address(), 1, "secret"), 1);
+    fs::remove_file(server.path("tokens")).unwrap();
+    server.write("tokens", "other\n");
+    assert_eq!(server.applied(&tokens), "settings reloaded: contents of the files of tokens\n");
+    send(&mut agent(server.address(), 2, "other"), 1);
+}
+
 #[test]
 fn another_pages_token_opens_the_pages_at_once_and_the_earlier_one_does_not() {
     let server = Reloaded::start("[server]\nevent_loops = 2\n");
@@ -437,22 +458,21 @@ fn without_a_server_there_is_nothing_to_reload() {
 #[test]
 fn signals_that_ask_for_a_reload_do_not_end_a_server_that_starts() {
     let directory = tempfile::tempdir().unwrap();
-    // It waits at the file of tokens, which never ends as long as this is open.
-    let tokens = directory.path().join("tokens");
-    assert!(Command::new("mkfifo").arg(&tokens).status().unwrap().success());
-    let mut writer = fs::File::options().read(true).write(true).open(&tokens).unwrap();
-    let setting = format!("server.tokens_file={}", tokens.display());
-    let mut process = Server::launch_with(directory.path(), &[&setting, "sinks.none.kind=discard"], &[]);
+    // It waits at the position of a sink that was removed, whose file never ends as long as this is open.
+    let position = directory.path().join("positions/removed");
+    fs::create_dir(position.parent().unwrap()).unwrap();
+    make_fifo(&position);
+    let writer = fs::File::options().read(true).write(true).open(&position).unwrap();
+    let mut process = Server::launch_with(directory.path(), &["sinks.none.kind=discard"], &[]);
     let waits = |pid| {
         let links =
             fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(|link| fs::read_link(link.ok()?.path()).ok());
-        links.into_iter().any(|link| link == tokens)
+        links.into_iter().any(|link| link == position)
     };
     assert!(wait_until(DEADLINE, || waits(process.pid())));
     for signal in ["USR1", "HUP"] {
         process.signal(signal);
     }
-    writer.write_all(b"secret\n").unwrap();
     drop(writer);
     let started = wait_until(DEADLINE, || process.listens() || !process.is_running());
     assert!(started && process.is_running(), "a signal has ended it");

@@ -202,6 +202,7 @@ fn reloads_under_load_close_only_what_was_revoked_and_lose_and_repeat_nothing() 
                 wait_until(DEADLINE, || shared.closed.load(SeqCst) == revoked),
                 "not all revoked tokens are closed"
             );
+            // A long run: the load goes on for a while with each of the settings.
             if rounds > 10 {
                 thread::sleep(Duration::from_millis(500));
             }

@@ -45,6 +45,19 @@ fn lines_of(log: &[u8]) -> Vec<String> {
     lines.into_iter().map(text).collect()
 }
 
+#[test]
+fn a_token_may_come_from_a_process() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("tokens"), "secret\n").unwrap();
+    let tokens = format!("server.tokens_file={}", directory.path().join("tokens").display());
+    let server = Server::start(directory.path(), &[&tokens, "sinks.discard.kind=discard"]);
+    let line = r#"echo one | "$0" send --to "$1" --token-file <(echo secret) -"#;
+    let mut command = Command::new("bash");
+    command.args(["-c", line, env!("CARGO_BIN_EXE_telemetryx"), &server.address().to_string()]);
+    let output = command.current_dir(directory.path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 /// Logs of the package manager and of the kernel where there are any, and cargo's own log of building this project.
 fn real_logs(directory: &Path) -> Vec<PathBuf> {
     let mut logs: Vec<PathBuf> = ["dpkg.log", "alternatives.log", "apt/history.log", "apt/term.log", "bootstrap.log"]
@@ -233,8 +246,10 @@ fn silent_after_ack() -> (std::net::SocketAddr, mpsc::Receiver<()>) {
             let Ok(Decoded::Frame { header, payload }) = decode(&inbox, PayloadCaps { data: 1 << 20 }) else {
                 let mut chunk = [0; 4096];
                 match stream.read(&mut chunk).unwrap_or(0) {
-                    // The connection stays open.
-                    0 => thread::sleep(Duration::from_secs(1)),
+                    // The connection stays open until the test ends.
+                    0 => loop {
+                        thread::park();
+                    },
                     bytes => inbox.extend_from_slice(&chunk[..bytes]),
                 }
                 continue;

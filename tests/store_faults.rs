@@ -6,8 +6,9 @@ mod support;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -305,4 +306,47 @@ fn a_full_disk_under_postgresql_is_told_and_nothing_is_lost_once_there_is_space(
     let outcome = ledger.compare(rows::of_postgres(&postgres, &database));
     println!("{outcome}");
     outcome.assert_clean();
+}
+
+/// The rest of a delivery waits in an open transaction, which locks the row of the position, until what was refused of it is kept.
+#[test]
+fn a_full_disk_under_dead_letters_locks_no_position_for_long_and_nothing_is_lost_once_there_is_space() {
+    let disk = match Disk::tmpfs(64 << 10) {
+        Ok(disk) => disk,
+        Err(reason) => return skip("a full disk under dead letters", &reason),
+    };
+    let (data_dir, ballast) = (tempfile::tempdir().unwrap(), disk.path().join("ballast"));
+    symlink(disk.path(), data_dir.path().join("dead")).unwrap();
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let sql = |statement: &str| postgres.psql(&database, statement).map(|rows| rows.trim().to_owned());
+    let stored = |rows: &str| wait_until(PATIENCE, || sql("SELECT count(*) FROM events").as_deref() == Ok(rows));
+    let url = format!("sinks.pg.url={}", postgres.url(&database));
+    let server = Server::start(data_dir.path(), &["sinks.pg.kind=postgres", &url, "sinks.pg.timeout=5s"]);
+    let post = |body: &str| assert_eq!(http::post(server.address(), "?ack=synced", body).unwrap().0, 200);
+    post(r#"{"name":"first"}"#);
+    assert!(stored("1"), "{}", server.log());
+    sql("ALTER TABLE events ADD CHECK (name <> 'bad')").unwrap();
+    let mut file = fs::File::create(&ballast).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+
+    post(r#"[{"name":"good"},{"name":"bad"},{"name":"more"}]"#);
+    let locks = "SELECT position FROM telemetryx_positions FOR UPDATE NOWAIT";
+    assert!(wait_until(PATIENCE, || sql(locks).is_err_and(|error| error.contains("could not obtain lock"))));
+    wait_for_state(&server, "pg", "retrying", &["pg.ndjson", "No space left on device"]);
+    // The store ends a transaction in which nothing comes for so long as the timeout of the sink.
+    assert!(wait_until(PATIENCE, || sql(locks).is_ok()), "the row of the position stays locked");
+    assert_eq!(
+        (sql("SELECT count(*) FROM events").as_deref(), state(server.address(), "pg")),
+        (Ok("1"), "retrying".into())
+    );
+
+    drop(file);
+    fs::remove_file(&ballast).unwrap();
+    assert!(stored("3"), "{}", server.log());
+    assert!(wait_until(PATIENCE, || state(server.address(), "pg") == "ok"), "{}", server.log());
+    let names = "SELECT string_agg(name, ' ' ORDER BY position) FROM events";
+    assert_eq!(sql(names).as_deref(), Ok("first good more"));
+    let letters = fs::read_to_string(disk.path().join("pg.ndjson")).unwrap();
+    assert!(letters.lines().count() == 1 && letters.contains("\"bad\"") && letters.contains("23514"), "{letters}");
 }

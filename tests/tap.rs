@@ -23,7 +23,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const DISCARD: &str = "sinks.none.kind=discard";
 
 fn command(data_dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
+    // A shell ignores SIGINT for what it starts in the background, and with it for these tests and their children.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_telemetryx")]);
     let setting = format!("data_dir={}", data_dir.display());
     command.args(["tap", "--set", &setting]).args(arguments).env_remove("TELEMETRYX_CONFIG").current_dir(data_dir);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -3,8 +3,7 @@
 //! Standard output carries what a command was asked to print (and the `stdout` sink's events), standard error all else.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,6 +16,7 @@ use crate::config::{self, ConfigError, LogFormat, Resolved};
 use crate::escape::escape_lines;
 use crate::limits::SETTINGS_FILE_BYTES_MAX;
 use crate::settings::url::{HIDDEN, Url};
+use crate::small_file::{self, Kinds};
 
 mod address;
 pub mod bench;
@@ -300,13 +300,11 @@ fn print_as_is(bytes: &[u8]) -> Result<(), Failure> {
 /// # Errors
 /// The file cannot be read or holds no token; as a message for a person.
 fn read_token(path: &Path) -> Result<Vec<u8>, String> {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(SETTINGS_FILE_BYTES_MAX + 1).read_to_end(&mut text));
-    read.map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = small_file::read(path, Kinds::Any, SETTINGS_FILE_BYTES_MAX).map_err(|error| match error.kind() {
+        ErrorKind::FileTooLarge => format!("{}: is too large for a file that contains a token", path.display()),
+        _ => format!("{}: {error}", path.display()),
+    })?;
     match text.trim_ascii() {
-        _ if text.len() as u64 > SETTINGS_FILE_BYTES_MAX => {
-            Err(format!("{}: is too large for a file that contains a token", path.display()))
-        }
         b"" => Err(format!("{}: contains no token", path.display())),
         token => Ok(token.to_vec()),
     }

@@ -16,10 +16,11 @@ use super::terminal::fit;
 use super::tls_args::TlsFiles;
 use super::{Failure, SettingsArgs, logging};
 use crate::escape::escape;
-use crate::limits;
+use crate::limits::{self, TLS_FILE_BYTES_MAX};
 use crate::resolve::http::SystemResolver;
 use crate::settings::hide::hide_in_all;
 use crate::settings::url::Url;
+use crate::small_file::{self, Kinds};
 use crate::tls;
 
 /// A page that can be asked for again and again.
@@ -176,7 +177,7 @@ fn tls_config(files: &TlsFiles) -> Result<TlsConfig, Failure> {
     let roots = match &files.ca_file {
         None => RootCerts::WebPki,
         Some(path) => {
-            let authorities = tls::authorities(path).map_err(Failure::Failed)?;
+            let authorities = tls::authorities(path, Kinds::Any).map_err(Failure::Failed)?;
             let certificates = authorities.iter().map(|authority| Certificate::from_der(authority).to_owned());
             RootCerts::Specific(Arc::new(certificates.collect()))
         }
@@ -194,7 +195,7 @@ fn client_certificate(files: &TlsFiles) -> Result<Option<ClientCert>, Failure> {
     let failed = |path: &Path, error: &dyn std::fmt::Display| Failure::Failed(format!("{}: {error}", path.display()));
     let chain = tls::chain(cert).map_err(|error| failed(cert, &error))?;
     let chain: Vec<_> = chain.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect();
-    let key = std::fs::read(key)
+    let key = small_file::read(key, Kinds::Any, TLS_FILE_BYTES_MAX)
         .map_err(|error| failed(key, &error))
         .and_then(|pem| PrivateKey::from_pem(&pem).map_err(|error| failed(key, &error)))?;
     Ok(Some(ClientCert::new_with_certs(&chain, key)))

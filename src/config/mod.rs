@@ -23,10 +23,11 @@ use serde::Deserialize;
 
 use crate::batch::shares::Shares;
 use crate::event::UnknownKeys;
-use crate::limits::{EVENT_LOOP_BUFFER_BYTES_LOWEST, EVENT_LOOPS_DEFAULT_MAX};
+use crate::limits::{EVENT_LOOP_BUFFER_BYTES_LOWEST, EVENT_LOOPS_DEFAULT_MAX, SETTINGS_FILE_BYTES_MAX};
 use crate::settings::url::not_a_url;
-use crate::settings::{Hosts, Networks, read_bounded};
+use crate::settings::{Hosts, Networks};
 use crate::sink::{BatchSettings, SinkSettings};
+use crate::small_file;
 use crate::wire::AckLevel;
 
 pub mod changes;
@@ -254,7 +255,7 @@ pub fn load(file: Option<&Path>, set: Vec<(String, String)>) -> Result<Resolved,
             path.exists().then_some((path, String::new()))
         });
     let file = match named {
-        Some((path, by)) => match read_bounded(&path) {
+        Some((path, by)) => match small_file::read_text(&path, SETTINGS_FILE_BYTES_MAX) {
             Ok(text) => Some((path.display().to_string(), text)),
             Err(error) => {
                 return Err(problem(format!(

@@ -16,13 +16,12 @@ use super::tls::{self, ClientAuth, Plaintext, Tls};
 use super::{Config, ConfigError, Http, Log, LogFilter, RateLimits, Server, Syslog, Wal, table};
 use crate::batch::shares::Shares;
 use crate::event::nearest::nearest;
-use crate::limits::HTTP_ACK_TIMEOUT;
+use crate::limits::{HTTP_ACK_TIMEOUT, SETTINGS_FILE_BYTES_MAX};
 use crate::settings::steps::StepSettings;
 use crate::settings::url::{is_placeholder, not_a_url};
-use crate::settings::{
-    Applies, Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values, parse_duration, read_bounded,
-};
+use crate::settings::{Applies, Form, Problem, Raw, SECRET_ITSELF, Setting, Value, Values, parse_duration};
 use crate::sink::{self, BatchSettings, Kind, Output, SinkConfig, SinkSettings};
+use crate::small_file;
 use crate::wire::AckLevel;
 
 /// The section of which every table is a sink.
@@ -329,7 +328,7 @@ fn choose_secret(
         problems.push(format!("{}: {key}_file = {}: expected a path", file.origin, file.raw));
         return None;
     };
-    match read_bounded(Path::new(path)) {
+    match small_file::read_text(Path::new(path), SETTINGS_FILE_BYTES_MAX) {
         // An editor's last line end is not part of a secret.
         Ok(secret) => Some(Given { raw: Raw::Text(secret.trim_end_matches(['\r', '\n']).to_owned()), ..file }),
         Err(error) => {

@@ -367,8 +367,8 @@ const SYSLOG: Section = Section {
             applies: Applies::OnRestart,
             default: Value::text("127.0.0.0/8,::1"),
             form: Form::Networks,
-            doc: "Networks whose syslog is accepted, as a list or with commas between them. Syslog has no tokens, and \
-                  the sender's address in a datagram can be forged.",
+            doc: "Networks whose syslog is accepted, as a list or with commas between them; over TLS, the certificate of a client \
+                  is accepted from everywhere. Syslog has no tokens, and the sender's address in a datagram can be forged.",
         },
     ],
 };

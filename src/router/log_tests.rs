@@ -74,11 +74,13 @@ impl Bench {
         // A request: it has pages of its own.
         let origin = Arc::new(Origin { agent_id: None, ..(*made.runs()[0].origin).clone() });
         let run = &Run { origin, ..made.runs()[0].clone() };
+        let deadline = Instant::now() + PATIENCE;
         let mut buffer = loop {
-            match self.pool.allocate(run.payload.len()) {
-                Some(buffer) => break buffer,
-                None => thread::sleep(Duration::from_millis(1)),
+            if let Some(buffer) = self.pool.allocate(run.payload.len()) {
+                break buffer;
             }
+            assert!(Instant::now() < deadline, "no memory is freed");
+            thread::sleep(Duration::from_millis(1));
         };
         assert!(buffer.extend(&run.payload));
         let entry = Entry {

@@ -6,10 +6,10 @@ use std::path::Path;
 use crate::config::clients::ClientToken;
 use crate::config::tls::ClientAuth;
 use crate::config::{self, Client, ConfigError};
-use crate::limits::CLIENT_NAMES_MAX;
+use crate::limits::{CLIENT_NAMES_MAX, SETTINGS_FILE_BYTES_MAX};
 use crate::session::tokens::{TokenHash, Tokens};
-use crate::settings;
 use crate::sink::SinkSettings;
+use crate::small_file;
 
 /// Reads the tokens of `server.tokens_file` and those of the clients, in their order.
 ///
@@ -69,7 +69,8 @@ fn token_of(client: &Client) -> Result<Option<TokenHash>, String> {
 fn read_tokens_file(server: &config::Server) -> Result<Tokens, ConfigError> {
     let Some(path) = &server.tokens_file else { return Ok(Tokens::from_lines("", server.allow_plaintext_tokens)) };
     let problem = |why: String| ConfigError { problems: vec![format!("server.tokens_file: {} {why}", path.display())] };
-    let lines = settings::read_bounded(path).map_err(|error| problem(format!("cannot be read: {error}")))?;
+    let lines = small_file::read_text(path, SETTINGS_FILE_BYTES_MAX)
+        .map_err(|error| problem(format!("cannot be read: {error}")))?;
     if let Some(line) = lines.lines().position(|line| line.trim().contains(char::is_control)) {
         return Err(problem(format!("has a control character in line {}: write one token per line", line + 1)));
     }
@@ -95,7 +96,8 @@ pub fn read_pages_token(server: &config::Server) -> Result<Tokens, ConfigError> 
 /// The only token in a file.
 fn read_one_token(path: &Path) -> Result<String, String> {
     let shown = path.display();
-    let text = settings::read_bounded(path).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    let text = small_file::read_text(path, SETTINGS_FILE_BYTES_MAX)
+        .map_err(|error| format!("{shown} cannot be read: {error}"))?;
     match text.trim() {
         "" => Err(format!("{shown} contains no token: write one into it")),
         token if token.contains(char::is_control) => {

@@ -18,7 +18,8 @@ use serde_json::{Value, json};
 
 use super::ServerError;
 use crate::folder;
-use crate::settings::read_bounded;
+use crate::limits::SETTINGS_FILE_BYTES_MAX;
+use crate::small_file;
 
 const LOCK: &str = "lock";
 const REPORT: &str = "reload.json";
@@ -145,7 +146,7 @@ impl Report {
     /// # Errors
     /// It cannot be read.
     pub fn read(data_dir: &Path) -> io::Result<Self> {
-        let text = match read_bounded(&data_dir.join(REPORT)) {
+        let text = match small_file::read_text(&data_dir.join(REPORT), SETTINGS_FILE_BYTES_MAX) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error),

@@ -16,13 +16,11 @@
 //! | `setting` | a row, and a value against it |
 //! | `values` | the values of a section, read into a struct; what is wrong with one that its row allows |
 //! | `steps` | what of the stream a sink gets, and in what form |
-//! | `file` | small files that are read as a whole |
 //! | `networks` | networks in CIDR notation |
 //! | `url` | URLs of stores, of which only the harmless part is shown |
 //! | `hosts` | host names |
 //! | `hide` | secrets that a peer repeats |
 
-mod file;
 pub mod hide;
 mod hosts;
 mod networks;
@@ -31,7 +29,6 @@ pub mod steps;
 pub mod url;
 mod values;
 
-pub use file::read_bounded;
 pub use hosts::Hosts;
 pub use networks::Networks;
 pub use setting::{Applies, Form, Raw, SECRET_ITSELF, Secret, Setting, Value, format_duration, parse_duration};

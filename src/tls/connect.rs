@@ -15,6 +15,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, ClientConnection, Error};
 
 use super::trust::{builder, not_pem, roots};
+use crate::limits::TLS_FILE_BYTES_MAX;
+use crate::small_file::{self, Kinds};
 
 /// Files of a client, in PEM.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,13 +43,14 @@ impl Connector {
     /// # Errors
     /// One cannot be read, or has not the content that it should have; the text is for people.
     pub fn new(files: ConnectorFiles<'_>) -> Result<Self, String> {
-        let builder = builder()?.with_root_certificates(roots(files.ca_file)?);
+        let builder = builder()?.with_root_certificates(roots(files.ca_file, Kinds::Any)?);
         let config = match files.certificate {
             None => builder.with_no_client_auth(),
             Some((cert, key)) => {
                 let wrong = |path: &Path, error: &dyn fmt::Display| format!("{}: {error}", path.display());
                 let chain = chain(cert).map_err(|error| wrong(cert, &pem_error(&error)))?;
-                let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &pem_error(&error)))?;
+                let private = read(key).and_then(|pem| PrivateKeyDer::from_pem_slice(&pem));
+                let private = private.map_err(|error| wrong(key, &pem_error(&error)))?;
                 builder.with_client_auth_cert(chain, private).map_err(|error| wrong(cert, &error))?
             }
         };
@@ -60,7 +63,8 @@ impl Connector {
     /// As of [`Connector::new`].
     #[cfg(feature = "server")]
     pub(crate) fn exactly(cert_file: &Path) -> Result<Self, String> {
-        let certificate = CertificateDer::from_pem_file(cert_file);
+        let pem = small_file::read(cert_file, Kinds::Regular, TLS_FILE_BYTES_MAX).map_err(pem::Error::Io);
+        let certificate = pem.and_then(|pem| CertificateDer::from_pem_slice(&pem));
         let certificate = certificate.map_err(|error| format!("{}: {}", cert_file.display(), pem_error(&error)))?;
         super::trust::exactly(certificate).map(Self)
     }
@@ -100,12 +104,16 @@ impl Connector {
     }
 }
 
-/// The certificates in a file.
+/// The certificates in a file that a command or a program names.
 ///
 /// # Errors
 /// It cannot be read, or is not PEM.
 pub(crate) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
-    CertificateDer::pem_file_iter(path)?.collect()
+    CertificateDer::pem_slice_iter(&read(path)?).collect()
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, pem::Error> {
+    small_file::read(path, Kinds::Any, TLS_FILE_BYTES_MAX).map_err(pem::Error::Io)
 }
 
 /// The error without what the file contains.

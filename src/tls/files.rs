@@ -1,6 +1,6 @@
 //! Certificate, key and authorities of the server: read as a whole, checked as a whole.
 
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +13,7 @@ use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 
 use super::{not_pem, provider, validity};
 use crate::limits::TLS_FILE_BYTES_MAX;
+use crate::small_file::{self, Kinds};
 
 /// The files that the settings name; all in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,15 +169,10 @@ impl Source<'_> {
 
 fn read(name: &'static str, path: &Path) -> Result<Vec<u8>, String> {
     let source = Source { name, path };
-    let mut bytes = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(TLS_FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    match read {
-        Ok(count) if count as u64 > TLS_FILE_BYTES_MAX => {
-            Err(source.wrong(&format!("is larger than {TLS_FILE_BYTES_MAX} bytes: it is another file")))
-        }
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(source.wrong(&format!("cannot be read: {error}"))),
-    }
+    small_file::read(path, Kinds::Regular, TLS_FILE_BYTES_MAX).map_err(|error| match error.kind() {
+        ErrorKind::FileTooLarge => source.wrong(&format!("is {error}: it is another file")),
+        _ => source.wrong(&format!("cannot be read: {error}")),
+    })
 }
 
 #[cfg(test)]

@@ -12,6 +12,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::limits::TLS_FILE_BYTES_MAX;
+use crate::small_file::{self, Kinds};
+
 /// Trusts the certificates that the authorities of the file (or, without one, the public ones) have signed for the name that is
 /// connected to.
 ///
@@ -19,7 +22,7 @@ use rustls::{ClientConfig, RootCertStore};
 /// The file cannot be read or has no certificate; the text is for people.
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) fn verifying(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let config = builder()?.with_root_certificates(roots(ca_file)?).with_no_client_auth();
+    let config = builder()?.with_root_certificates(roots(ca_file, Kinds::Regular)?).with_no_client_auth();
     Ok(Arc::new(config))
 }
 
@@ -76,12 +79,12 @@ pub(crate) fn error_of_http(error: &ureq::Error) -> Option<&rustls::Error> {
 ///
 /// # Errors
 /// The file cannot be read or has no certificate; the text is for people.
-pub(crate) fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+pub(crate) fn roots(ca_file: Option<&Path>, kinds: Kinds) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         Some(path) => {
-            roots.add_parsable_certificates(authorities(path)?);
+            roots.add_parsable_certificates(authorities(path, kinds)?);
         }
     }
     Ok(roots)
@@ -105,11 +108,12 @@ pub(super) fn not_pem(error: &pem::Error) -> &'static str {
 ///
 /// # Errors
 /// As those of [`roots`].
-pub(crate) fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(crate) fn authorities(ca_file: &Path, kinds: Kinds) -> Result<Vec<CertificateDer<'static>>, String> {
     let failed = |why: &dyn std::fmt::Display| format!("ca_file {}: {why}", ca_file.display());
     let mut certificates = Vec::new();
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(ca_file).map_err(|error| failed(&error))? {
+    let pem = small_file::read(ca_file, kinds, TLS_FILE_BYTES_MAX).map_err(|error| failed(&error))?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| failed(&not_pem(&error)))?;
         roots.add(certificate.clone()).map_err(|error| failed(&error))?;
         certificates.push(certificate);
@@ -126,7 +130,7 @@ pub(crate) fn authorities(ca_file: &Path) -> Result<Vec<CertificateDer<'static>>
 /// As those of [`roots`].
 #[cfg(any(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 pub(crate) fn check_authorities(ca_file: Option<&Path>) -> Result<(), String> {
-    ca_file.map_or(Ok(()), |path| authorities(path).map(drop))
+    ca_file.map_or(Ok(()), |path| authorities(path, Kinds::Regular).map(drop))
 }
 
 /// A client's configuration to which it is to be added whom it trusts.

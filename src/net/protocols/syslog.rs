@@ -18,7 +18,8 @@ use crate::net::socket::ReadEnd;
 use crate::session::rates::Wait;
 use crate::session::tokens::Certificate;
 
-/// Why a connection is closed whose peer is outside of `syslog.allow`, or has not TLS or a certificate where the settings require it.
+/// Why a connection is closed whose peer is outside of `syslog.allow` and shows no certificate of a client, or has not TLS or a
+/// certificate where the settings require it.
 const NOT_ALLOWED: &str = "syslog_not_allowed";
 /// Why a connection is closed that was reset, or ended without close_notify, within a message.
 const CUT: &str = "syslog_cut";
@@ -41,12 +42,12 @@ pub(super) fn begins_with(first: u8, ingress: &Ingress) -> bool {
 
 /// A connection that has sent its first byte.
 pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
-    let is_allowed = ingress.shared.syslog.as_ref().is_some_and(|allowed| allowed.contain(peer.address.ip()));
+    let is_in_network = ingress.shared.syslog.as_ref().is_some_and(|allowed| allowed.contain(peer.address.ip()));
     Box::new(Syslog {
         framer: Framer::default(),
         opened: peer.opened,
         paused: None,
-        is_allowed,
+        is_in_network,
         is_known: false,
         holds_whole: true,
         is_broken: false,
@@ -62,7 +63,7 @@ struct Syslog {
     /// The connection is not read since then, through no fault of the peer's.
     paused: Option<Instant>,
     /// The peer is in one of the networks of the settings.
-    is_allowed: bool,
+    is_in_network: bool,
     /// A whole message has come.
     is_known: bool,
     /// What is unparsed may hold whole messages, for which there was no room or no time.
@@ -128,13 +129,9 @@ impl Protocol for Syslog {
     }
 
     fn policy_changed(&mut self, _forgets_dues: bool, cx: &mut Context<'_>) -> Option<&'static str> {
-        if !self.is_allowed {
-            // It will be closed once it is served.
-            return None;
-        }
         cx.peer.client = None;
-        let reason = admit(cx).err()?;
-        log_needs_tls(reason, cx);
+        let refused = admit(self.is_in_network, cx).err()?;
+        log_refused(refused, cx);
         Some(NOT_ALLOWED)
     }
 
@@ -161,12 +158,8 @@ impl Protocol for Syslog {
 
 impl Syslog {
     fn serve_once(&mut self, cx: &mut Context<'_>) -> Served {
-        if !self.is_allowed {
-            log_refused(cx);
-            return Served::Close(NOT_ALLOWED);
-        }
-        if let Err(reason) = admit(cx) {
-            log_needs_tls(reason, cx);
+        if let Err(refused) = admit(self.is_in_network, cx) {
+            log_refused(refused, cx);
             return Served::Close(NOT_ALLOWED);
         }
         if cx.peer.overloaded {
@@ -375,38 +368,49 @@ fn kept_budget(ingress: &Ingress) -> usize {
     ingress.shared.part_of(HTTP_TORN_HEADS_BYTES_MAX) / 2
 }
 
-/// Syslog has no tokens: a certificate makes the peer a client, and where certificates are required it has to be that of one, if
-/// there are clients.
-fn admit(cx: &mut Context<'_>) -> Result<(), &'static str> {
+/// Why a peer may not send.
+enum Refused {
+    /// It is outside of `syslog.allow`, and no certificate says who it is.
+    Network,
+    /// `tls.plaintext` or `tls.client_auth` refuses it.
+    Encryption(&'static str),
+}
+
+/// Syslog has no tokens. A certificate identifies the peer as a client's token does, from any address: that of a client, or, where
+/// there are neither clients nor tokens, any that is trusted. Who shows none is admitted by its address.
+fn admit(is_in_network: bool, cx: &mut Context<'_>) -> Result<(), Refused> {
     let access = cx.peer.access;
     if let Some(reason) = access.refused {
-        return Err(reason);
+        return Err(Refused::Encryption(reason));
     }
     let policy = &cx.ingress.policy;
     match access.certificate {
         Certificate::Client(client) => cx.peer.client = Some(client),
-        Certificate::Other if policy.encryption.requires_certificate && !policy.tokens.is_empty() => {
-            return Err("the certificate is not that of a client (certificate_name)");
+        Certificate::Other if policy.tokens.is_empty() => {}
+        Certificate::Other if policy.encryption.requires_certificate => {
+            return Err(Refused::Encryption("the certificate is not that of a client (certificate_name)"));
         }
+        Certificate::Other | Certificate::None if !is_in_network => return Err(Refused::Network),
         Certificate::Other | Certificate::None => {}
     }
     Ok(())
 }
 
-/// `tls.plaintext` or `tls.client_auth` refuses what the connection sends.
-fn log_needs_tls(reason: &str, cx: &mut Context<'_>) {
-    if let Some(connections) = cx.ingress.shared.log_lines.syslog_refused.allows(1, cx.ingress.now) {
-        let peer = cx.peer.address;
-        tracing::warn!(connections, %peer, reason, "syslog without TLS or a certificate, closed");
-    }
-}
-
-fn log_refused(cx: &mut Context<'_>) {
-    let shared = &cx.ingress.shared;
-    if let Some(allow) = &shared.syslog
-        && let Some(connections) = shared.log_lines.syslog_refused.allows(1, cx.ingress.now)
-    {
-        let (peer, allow) = (cx.peer.address, allow.to_string());
-        tracing::warn!(connections, %peer, allow, "syslog from a network that is not allowed, closed; see syslog.allow");
+fn log_refused(refused: Refused, cx: &mut Context<'_>) {
+    let (shared, peer) = (&cx.ingress.shared, cx.peer.address);
+    let Some(connections) = shared.log_lines.syslog_refused.allows(1, cx.ingress.now) else { return };
+    match refused {
+        Refused::Encryption(reason) => {
+            tracing::warn!(connections, %peer, reason, "syslog without TLS or a certificate, closed");
+        }
+        Refused::Network => {
+            let allow = shared.syslog.as_ref().map(ToString::to_string);
+            tracing::warn!(
+                connections,
+                %peer,
+                allow,
+                "syslog from a network that is not allowed, closed; see syslog.allow, or give the sender the certificate of a client"
+            );
+        }
     }
 }

@@ -16,9 +16,9 @@ use crate::event::nearest::nearest;
 use crate::glob::Glob;
 use crate::limits::{
     ATTRIBUTE_KEY_BYTES_MAX, REDACT_KEY_BYTES_MIN, REDACT_PATTERN_BYTES_MAX, REDACT_PATTERN_COMPILED_BYTES_MAX,
-    REDACT_RULES_MAX,
+    REDACT_RULES_MAX, SETTINGS_FILE_BYTES_MAX,
 };
-use crate::settings::read_bounded;
+use crate::small_file;
 
 /// What is changed of an event.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,7 +67,8 @@ impl KeyFile {
 
     fn load(&mut self) -> Result<(), String> {
         let shown = shown(&self.path);
-        let text = read_bounded(&self.path).map_err(|error| format!("key_file: {shown} cannot be read: {error}"))?;
+        let text = small_file::read_text(&self.path, SETTINGS_FILE_BYTES_MAX);
+        let text = text.map_err(|error| format!("key_file: {shown} cannot be read: {error}"))?;
         // An editor's last line end is not part of a key.
         let key = text.trim_end_matches(['\r', '\n']).as_bytes();
         if key.len() < REDACT_KEY_BYTES_MIN {

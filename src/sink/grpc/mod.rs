@@ -40,6 +40,7 @@ use crate::batch::Delivery;
 use crate::event::proto::DeliverResponse;
 use crate::limits;
 use crate::resolve;
+use crate::small_file::Kinds;
 use crate::text::cut;
 
 const METHOD: &str = "/telemetryx.v1.Sink/Deliver";
@@ -136,7 +137,7 @@ impl Grpc {
             .connect_timeout(limits::STORE_CONNECT_TIMEOUT)
             .tcp_keepalive(Some(limits::STORE_KEEPALIVE_IDLE));
         if is_encrypted {
-            let roots = tls::roots(self.settings.ca_file.as_deref()).map_err(down)?.roots;
+            let roots = tls::roots(self.settings.ca_file.as_deref(), Kinds::Regular).map_err(down)?.roots;
             let name = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
             let config = ClientTlsConfig::new().trust_anchors(roots).domain_name(name);
             endpoint = endpoint.tls_config(config).map_err(|error| down(error.to_string()))?;

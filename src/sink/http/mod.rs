@@ -37,6 +37,7 @@ use super::{Failure, Identity, Sink, Unavailable, connection_advice, tls, uuid, 
 use crate::batch::Delivery;
 use crate::limits;
 use crate::resolve::{self, http::SystemResolver};
+use crate::small_file::Kinds;
 
 const USER_AGENT: &str = concat!("telemetryx/", env!("CARGO_PKG_VERSION"));
 const SERVER_ID: &str = "telemetryx-server-id";
@@ -69,7 +70,7 @@ impl Http {
         let roots = match &self.settings.ca_file {
             None => RootCerts::WebPki,
             Some(path) => {
-                let authorities = tls::authorities(path).map_err(|why| self.down(&why))?;
+                let authorities = tls::authorities(path, Kinds::Regular).map_err(|why| self.down(&why))?;
                 let certificates: Vec<_> =
                     authorities.iter().map(|authority| Certificate::from_der(authority).to_owned()).collect();
                 RootCerts::Specific(Arc::new(certificates))

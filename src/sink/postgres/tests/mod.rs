@@ -582,7 +582,9 @@ fn a_statement_that_takes_too_long_is_ended_by_the_server_and_tried_again() {
     let mut sink = Postgres::new("main", &settings.valid(), &identity(1));
     sink.connect().unwrap();
     thread::scope(|scope| {
-        let holder = scope.spawn(|| database.sql("BEGIN; LOCK TABLE events; SELECT pg_sleep(6); COMMIT"));
+        // Until it is ended, however slow this machine is.
+        let hold = "BEGIN; LOCK TABLE events; SELECT pg_sleep(60)";
+        let holder = scope.spawn(|| database.server.psql(&database.name, hold));
         let locked = "SELECT count(*) FROM pg_locks WHERE relation = 'events'::regclass AND granted \
                       AND mode = 'AccessExclusiveLock' \
                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
@@ -592,7 +594,10 @@ fn a_statement_that_takes_too_long_is_ended_by_the_server_and_tried_again() {
         }
         let reason = retry(sink.deliver(&delivery(1..=1)));
         assert!(reason.contains("55P03") || reason.contains("57014"), "{reason}");
-        holder.join().unwrap();
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' \
+                   AND pid <> pg_backend_pid() AND datname = current_database()";
+        assert_eq!(database.sql(end).trim(), "1");
+        assert!(holder.join().unwrap().is_err());
     });
     sink.connect().unwrap();
     assert_eq!(sink.deliver(&delivery(1..=1)), Ok(()));
