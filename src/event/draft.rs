@@ -17,12 +17,12 @@ use super::view::{
 use crate::limits::EVENT_BYTES_MAX;
 
 /// Bytes before the event: one of key, and the varint of a length up to [`EVENT_BYTES_MAX`].
-const HEADER_BYTES: usize = 1 + varint_bytes(EVENT_BYTES_MAX as u64);
+pub(super) const HEADER_BYTES: usize = 1 + varint_bytes(EVENT_BYTES_MAX as u64);
 /// Most events are shorter: for one event a request the buffer is allocated once.
 const USUAL_BYTES: usize = 512;
 
-/// The encoded event and the first reason to refuse it; reused from event to event.
-#[derive(Debug)]
+/// The encoded event and the first reason to refuse it; reused from event to event. Allocated for the first one.
+#[derive(Debug, Default)]
 pub(super) struct Draft {
     field: Vec<u8>,
     refusal: Option<String>,
@@ -30,18 +30,13 @@ pub(super) struct Draft {
     is_silent: bool,
 }
 
-impl Default for Draft {
-    fn default() -> Self {
-        let mut field = Vec::with_capacity(USUAL_BYTES);
-        field.resize(HEADER_BYTES, 0);
-        Self { field, refusal: None, is_silent: false }
-    }
-}
-
 impl Draft {
     /// Begins the next event.
     pub(super) fn clear(&mut self) {
-        self.field.truncate(HEADER_BYTES);
+        if self.field.is_empty() {
+            self.field.reserve(USUAL_BYTES);
+        }
+        self.field.resize(HEADER_BYTES, 0);
         self.refusal = None;
     }
 
@@ -74,17 +69,8 @@ impl Draft {
 
     /// The event as a field of an `EventBatch`: key, length, event.
     pub(super) fn batch_field(&mut self) -> &[u8] {
-        let event_bytes = self.event().len() as u64;
-        let start = HEADER_BYTES.saturating_sub(1 + varint_bytes(event_bytes));
-        let mut header = self.field.iter_mut().skip(start).take(HEADER_BYTES - start);
-        if let Some(place) = header.next() {
-            *place = EVENTS as u8;
-        }
-        let mut length = event_bytes;
-        for place in header {
-            *place = length as u8 & 0x7F | if length >= 0x80 { 0x80 } else { 0 };
-            length >>= 7;
-        }
+        let event_bytes = self.event().len();
+        let start = write_header(&mut self.field, event_bytes);
         self.field.get(start..).unwrap_or_default()
     }
 
@@ -147,6 +133,23 @@ impl Draft {
             AttributeValue::Bytes(bytes) => self.put_bytes(BYTES_VALUE, bytes),
         }
     }
+}
+
+/// Writes the key and the length of an event in a batch, which end after [`HEADER_BYTES`]. Returns where they begin.
+#[inline]
+pub(super) fn write_header(field: &mut [u8], event_bytes: usize) -> usize {
+    const EVENT: u8 = EVENTS as u8;
+    const MORE: u8 = 0x80;
+    let [low, middle, high] = [event_bytes as u8, (event_bytes >> 7) as u8, (event_bytes >> 14) as u8];
+    let (header, start) = match event_bytes {
+        ..0x80 => ([0, 0, EVENT, low], 2),
+        ..0x4000 => ([0, EVENT, low | MORE, middle], 1),
+        _ => ([EVENT, low | MORE, middle | MORE, high], 0),
+    };
+    if let Some(place) = field.first_chunk_mut::<HEADER_BYTES>() {
+        *place = header;
+    }
+    start
 }
 
 /// Key of one byte, length and content.

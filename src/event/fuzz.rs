@@ -7,8 +7,8 @@ use super::check::check_any_event;
 use super::proto;
 use super::usual::is_usual_and_valid;
 use super::{
-    AttributeValue, BatchError, EventError, EventRef, Events, JsonDecoder, JsonOptions, JsonRecord, Map, check_batch,
-    write_json,
+    AttributeValue, BatchError, Decoded, EventError, EventRef, Events, JsonDecoder, JsonError, JsonOptions, JsonRecord,
+    Map, UnknownKeys, check_batch, write_json,
 };
 use crate::limits::{
     ATTRIBUTE_KEY_BYTES_MAX, EVENT_ATTRIBUTES_MAX, EVENT_BODY_BYTES_MAX, EVENT_BYTES_MAX, EVENT_NAME_BYTES_MAX,
@@ -162,17 +162,57 @@ pub fn compare_event(view: &EventRef<'_>, event: &proto::Event) {
     }
 }
 
-/// Reads `body` as a JSON document and as NDJSON. What is accepted is a valid batch, and is the same events again after
-/// it was written as JSON and read back.
+/// Reads `body` as a JSON document and as NDJSON, with `json_quick` and without. What is accepted is a valid batch, and is the same
+/// events again after it was written as JSON and read back.
 ///
 /// # Panics
 /// If it is not.
 pub fn json_round_trip(body: &[u8]) {
+    compare_with_visitors(body);
     // As other agents' JSON too, each body with one of the maps.
     let map = Map::ALL.get(body.len() % Map::ALL.len()).copied();
     for options in [JsonOptions::default(), JsonOptions { map, ..JsonOptions::default() }] {
         decode_and_read_back(JsonDecoder::with_options(options), body);
     }
+}
+
+/// Reads `body` as a document and as lines, with `json_quick` and without: both give the same bytes and rejections, or the same error.
+///
+/// # Panics
+/// If they disagree.
+pub fn compare_with_visitors(body: &[u8]) {
+    for unknown in [UnknownKeys::Reject, UnknownKeys::Attributes] {
+        let options = JsonOptions { unknown, ..JsonOptions::default() };
+        let (mut quick, mut visitors) = (JsonDecoder::with_options(options), JsonDecoder::reference(options));
+        // The second time with what the first one left in its buffers, and where the third event is not taken.
+        for events_max in [usize::MAX, 2] {
+            let documents =
+                [&mut quick, &mut visitors].map(|decoder| collect(events_max, |emit| decoder.document(body, emit)));
+            assert_eq!(documents[0], documents[1], "{:?} as a document", String::from_utf8_lossy(body));
+            let lines =
+                [&mut quick, &mut visitors].map(|decoder| collect(events_max, |emit| decoder.lines(body, emit)));
+            assert_eq!(lines[0], lines[1], "{:?} as lines", String::from_utf8_lossy(body));
+        }
+    }
+}
+
+type Emit<'e> = &'e mut dyn FnMut(&[u8]) -> Result<(), usize>;
+
+/// What `read` gives: a message, or the events and what was rejected. At most `events_max` events are taken.
+fn collect(
+    events_max: usize,
+    read: impl FnOnce(Emit<'_>) -> Result<Decoded, JsonError<usize>>,
+) -> Result<(Vec<Vec<u8>>, Decoded), String> {
+    let mut events = Vec::new();
+    let decoded = read(&mut |event| {
+        if events.len() == events_max {
+            return Err(events_max);
+        }
+        events.push(event.to_vec());
+        Ok(())
+    });
+    // The variant and all that it holds.
+    decoded.map(|decoded| (events, decoded)).map_err(|error| format!("{error:?}"))
 }
 
 fn decode_and_read_back(mut decoder: JsonDecoder, body: &[u8]) {

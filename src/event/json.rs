@@ -1,9 +1,14 @@
 //! JSON in: bodies of requests and lines of NDJSON become encoded events, without a tree in between.
 //!
 //! ```text
-//!  body ─▶ serde_json, pulled ─▶ visitors append fields ─▶ Draft ─▶ EventRef::check ─▶ emit(key, length, event)
-//!                                   └ what the event does wrong: refused under its index, the rest is read on
+//!  body ─▶ next event ─▶ json_quick: ordinary, encoded in one pass ────────────────────────────────┬─▶ emit(key, length, event)
+//!              │  ▲          └ unusual ─▶ serde_json, pulled ─▶ visitors ─▶ Draft ─▶ check_event ─────┤
+//!              │  └──── , ──────────────────────── rejected under its index, with the reason ◀──────┘
+//!              └ not well-formed: all is read again by the visitors, for the message
 //! ```
+//!
+//! The visitors (`json_event`) are the reference: they decide alone what is refused and why. `json_quick` only takes events that they
+//! would accept, and gives the same bytes. JSON of other agents (a map, or a unit of times) is read by the visitors only.
 //!
 //! A *document* is one event object, an array of them, or an envelope `{"events":[…]}`: an object is an envelope if it
 //! has the key `events` and no key of an event. A document that is not well-formed gives an error, and the caller throws
@@ -27,18 +32,20 @@
 //!
 //! Numbers beyond a double (`1e999`) and halves of surrogate pairs are not well-formed JSON here. Nesting is capped for
 //! each event, the event object being level 1; deeper events are refused. In steady state nothing allocates but
-//! refusals, and a buffer of serde_json for texts with escapes.
+//! refusals, and a buffer of serde_json for unusual events with escapes.
 
 use std::fmt;
 use std::io::BufRead;
+use std::ops::Range;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::check::{Rejections, check_event};
+use super::check::{Rejections, check_batch, check_event};
 use super::json_error;
 use super::json_event::{At, EventPlace, Scratch, read_fields};
 use super::json_key::{Key, KeySeed};
 use super::json_options::JsonOptions;
+use super::json_scan::skip_space;
 use crate::limits::FRAME_EVENTS_MAX;
 
 /// Why a body is refused as a whole. Nothing that was emitted for it may be kept.
@@ -70,10 +77,19 @@ pub struct Decoded {
     pub rejected: Rejections,
 }
 
+/// Room for the first event of a body, bytes: more than most need.
+const ROOM_BYTES_FIRST: usize = 2 * 1024;
+
 /// Turns JSON into encoded events. Reuse it: its buffers stay.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct JsonDecoder {
     scratch: Scratch,
+}
+
+impl Default for JsonDecoder {
+    fn default() -> Self {
+        Self::with_options(JsonOptions::default())
+    }
 }
 
 impl JsonDecoder {
@@ -84,6 +100,13 @@ impl JsonDecoder {
 
     /// A decoder of JSON that is not written for this server.
     pub fn with_options(options: JsonOptions) -> Self {
+        let knows_ordinary = options.has_ordinary_events();
+        Self { scratch: Scratch { options, knows_ordinary, ..Scratch::default() } }
+    }
+
+    /// A decoder that reads every event with the visitors: what `json_quick` is compared with.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn reference(options: JsonOptions) -> Self {
         Self { scratch: Scratch { options, ..Scratch::default() } }
     }
 
@@ -102,14 +125,29 @@ impl JsonDecoder {
             Ok(body) => body,
             Err(fault) => return Err(JsonError::Malformed(self.not_text(body, fault))),
         };
+        self.scratch.make_room(body.len().min(ROOM_BYTES_FIRST));
         let mut reading = Reading::new(&mut self.scratch, emit);
-        match reading.document(body) {
-            Ok(()) => Ok(reading.decoded),
-            Err(_) if body.trim_ascii().is_empty() => Err(JsonError::Empty),
-            Err(error) => {
-                let malformed = || JsonError::Malformed(json_error::in_document(body, &error, reading.failed_event));
-                Err(reading.stopped.unwrap_or_else(malformed))
-            }
+        let error = match reading.document(body) {
+            Ok(()) => return Ok(reading.decoded),
+            Err(_) if body.trim_ascii().is_empty() => return Err(JsonError::Empty),
+            Err(error) => error,
+        };
+        if let Some(stopped) = reading.stopped {
+            return Err(stopped);
+        }
+        let failed_event = reading.failed_event;
+        Err(JsonError::Malformed(match error {
+            Some(error) => json_error::in_document(body, &error, failed_event),
+            None => self.not_json(body),
+        }))
+    }
+
+    /// The message for a document that is not well-formed.
+    fn not_json(&mut self, body: &str) -> String {
+        let mut reading = Reading::new(&mut self.scratch, |_: &[u8]| Ok::<(), ()>(()));
+        match reading.any_document(body) {
+            Err(error) => json_error::in_document(body, &error, reading.failed_event),
+            Ok(()) => "the text is not an event, an array of events or an envelope".to_owned(),
         }
     }
 
@@ -118,7 +156,7 @@ impl JsonDecoder {
         let TextFault::NotUtf8 { valid_bytes } = fault else { return fault.message() };
         let valid = body.get(..valid_bytes).map(str::from_utf8).and_then(Result::ok).unwrap_or_default();
         let mut reading = Reading::new(&mut self.scratch, |_: &[u8]| Ok::<(), ()>(()));
-        let _ = reading.document(valid);
+        let _ = reading.any_document(valid);
         json_error::not_utf8(valid_bytes, reading.failed_event)
     }
 
@@ -128,7 +166,9 @@ impl JsonDecoder {
     /// # Errors
     /// There are more than [`FRAME_EVENTS_MAX`] lines that are not blank, or `emit` failed. What was emitted is void.
     pub fn lines<E>(&mut self, body: &[u8], emit: impl FnMut(&[u8]) -> Result<(), E>) -> Result<Decoded, JsonError<E>> {
+        self.scratch.make_room(body.len().min(ROOM_BYTES_FIRST));
         let mut reading = Reading::new(&mut self.scratch, emit);
+        let may_be_ordinary = reading.scratch.knows_ordinary && simdutf8::basic::from_utf8(body).is_ok();
         let mut rest = body;
         for index in 0.. {
             let mut after = rest;
@@ -140,11 +180,15 @@ impl JsonDecoder {
             if line.iter().all(|byte| b" \t\r".contains(byte)) {
                 continue;
             }
+            if may_be_ordinary && reading.take_line(line)? {
+                continue;
+            }
             if let Err(fault) = read_line(reading.scratch, line) {
                 reading.scratch.draft.clear();
                 reading.scratch.draft.refuse(fault);
             }
             reading.settle(index)?;
+            reading.scratch.make_room_for_more();
         }
         Ok(reading.decoded)
     }
@@ -217,7 +261,90 @@ impl<'s, E, F: FnMut(&[u8]) -> Result<(), E>> Reading<'s, F, E> {
         Self { scratch, emit, decoded: Decoded::default(), stopped: None, failed_event: None }
     }
 
-    fn document(&mut self, text: &str) -> Result<(), serde_json::Error> {
+    /// Reads a document. What is not ordinary in it is read by the visitors. `None` for an error: it is `stopped`, or the one that
+    /// [`Reading::any_document`] finds.
+    fn document(&mut self, text: &str) -> Result<(), Option<serde_json::Error>> {
+        let start = skip_space(text.as_bytes());
+        let rest = match start {
+            _ if !self.scratch.knows_ordinary => return self.any_document(text).map_err(Some),
+            [b'[', events @ ..] => self.events(text, events),
+            [b'{', object @ ..] => match envelope(object) {
+                Some(events) => self.events(text, events).and_then(|rest| skip_space(rest).strip_prefix(b"}")),
+                None => match self.scratch.read_ordinary(start) {
+                    Some((event, rest)) if skip_space(rest).is_empty() => self.accept(event).map(|()| rest),
+                    _ => return self.any_document(text).map_err(Some),
+                },
+            },
+            _ => None,
+        };
+        rest.filter(|rest| skip_space(rest).is_empty()).map(|_| ()).ok_or(None)
+    }
+
+    /// Reads the events of an array after its bracket; returns what follows it. `None`: `stopped` says why, or it is not well-formed.
+    fn events<'t>(&mut self, text: &'t str, events: &'t [u8]) -> Option<&'t [u8]> {
+        let mut rest = skip_space(events);
+        if let [b']', after @ ..] = rest {
+            return Some(after);
+        }
+        loop {
+            rest = match self.scratch.read_ordinary(rest) {
+                Some((event, after)) => {
+                    self.accept(event)?;
+                    after
+                }
+                None => self.any_event(text, rest)?,
+            };
+            match skip_space(rest) {
+                [b',', after @ ..] => rest = skip_space(after),
+                [b']', after @ ..] => return Some(after),
+                _ => return None,
+            }
+        }
+    }
+
+    /// Reads the event at `rest`, the end of `text`, with the visitors; returns what follows it. As [`Reading::events`].
+    #[inline(never)]
+    fn any_event<'t>(&mut self, text: &str, rest: &'t [u8]) -> Option<&'t [u8]> {
+        let mut json = serde_json::Deserializer::from_str(text.get(text.len() - rest.len()..)?);
+        At(EventPlace(self.scratch)).deserialize(&mut json).ok()?;
+        let after = rest.get(json.into_iter::<IgnoredAny>().byte_offset()..)?;
+        let settled = self.settle(self.next_index());
+        self.note(settled)?;
+        self.scratch.make_room_for_more();
+        Some(after)
+    }
+
+    /// Takes an ordinary event, which is in this range of the scratch's room. `None`: `stopped` says why.
+    #[inline]
+    fn accept(&mut self, event: Range<usize>) -> Option<()> {
+        let accepted = self.accept_ordinary(event);
+        self.note(accepted)
+    }
+
+    #[inline]
+    fn note(&mut self, taken: Result<(), JsonError<E>>) -> Option<()> {
+        taken.map_err(|error| self.stopped = Some(error)).ok()
+    }
+
+    #[inline]
+    fn accept_ordinary(&mut self, event: Range<usize>) -> Result<(), JsonError<E>> {
+        self.expect_room()?;
+        let event = self.scratch.room.get(event).unwrap_or_default();
+        debug_assert!(check_batch(event, 1, |_, _, event| assert!(event.is_ok(), "{event:?}")).is_ok());
+        self.decoded.accepted += 1;
+        (self.emit)(event).map_err(JsonError::Emit)
+    }
+
+    /// Takes a line that is an ordinary event, and UTF-8; whether it is.
+    fn take_line(&mut self, line: &[u8]) -> Result<bool, JsonError<E>> {
+        match self.scratch.read_ordinary(skip_space(line)) {
+            Some((event, rest)) if skip_space(rest).is_empty() => self.accept_ordinary(event).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// Reads a document with the visitors: the reference.
+    fn any_document(&mut self, text: &str) -> Result<(), serde_json::Error> {
         let mut json = serde_json::Deserializer::from_str(text);
         json.deserialize_any(Document(self)).and_then(|()| json.end())
     }
@@ -229,10 +356,8 @@ impl<'s, E, F: FnMut(&[u8]) -> Result<(), E>> Reading<'s, F, E> {
 
     /// Takes the event in the draft, or rejects it.
     fn settle(&mut self, index: usize) -> Result<(), JsonError<E>> {
+        self.expect_room()?;
         let Self { scratch: Scratch { draft, .. }, decoded, .. } = self;
-        if decoded.accepted + decoded.rejected.total == FRAME_EVENTS_MAX {
-            return Err(JsonError::TooManyEvents { max: FRAME_EVENTS_MAX });
-        }
         if let Some(reason) = draft.take_refusal() {
             decoded.rejected.add(index, reason);
         } else if let Err(error) = check_event(draft.event()) {
@@ -241,7 +366,16 @@ impl<'s, E, F: FnMut(&[u8]) -> Result<(), E>> Reading<'s, F, E> {
             decoded.accepted += 1;
             (self.emit)(draft.batch_field()).map_err(JsonError::Emit)?;
         }
-        draft.set_silent(!decoded.rejected.has_room());
+        self.scratch.draft.set_silent(!self.decoded.rejected.has_room());
+        Ok(())
+    }
+
+    /// Fails where a body may not have another event.
+    #[inline]
+    fn expect_room(&self) -> Result<(), JsonError<E>> {
+        if self.next_index() == FRAME_EVENTS_MAX {
+            return Err(JsonError::TooManyEvents { max: FRAME_EVENTS_MAX });
+        }
         Ok(())
     }
 
@@ -265,6 +399,13 @@ impl<'s, E, F: FnMut(&[u8]) -> Result<(), E>> Reading<'s, F, E> {
             }
         }
     }
+}
+
+/// What follows the bracket of an envelope's array; `object` follows its brace. `None`: it is another object.
+fn envelope(object: &[u8]) -> Option<&[u8]> {
+    let rest = skip_space(object).strip_prefix(b"\"events\"")?;
+    let rest = skip_space(rest).strip_prefix(b":")?;
+    skip_space(rest).strip_prefix(b"[")
 }
 
 struct Document<'r, 's, F, E>(&'r mut Reading<'s, F, E>);

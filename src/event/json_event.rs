@@ -4,6 +4,7 @@
 //! ends it. Every value of JSON stands at a [`Place`]: an event, one of its fields, an attribute, or within an array.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -12,13 +13,14 @@ use super::foreign::{EarlyTime, FractionalTime, KindHint, SeverityHint};
 use super::json_key::{Field, Key, KeySeed, Quoted};
 use super::json_map::{self, Filled};
 use super::json_options::{JsonOptions, UnknownKeys};
+use super::json_quick::{Trials, read_event};
 use super::proto::EventKind;
 use super::rfc3339;
 use super::view::{
     AttributeValue, BODY, DURATION_NANO, KIND, NAME, PARENT_SPAN_ID, SEVERITY, SOURCE, SPAN_ID, TIME_UNIX_NANO,
     TRACE_ID, VALUE,
 };
-use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, JSON_DEPTH_MAX, JSON_TIME_UNIX_NANO_MIN, SEVERITY_MAX};
+use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, EVENT_BYTES_MAX, JSON_DEPTH_MAX, JSON_TIME_UNIX_NANO_MIN, SEVERITY_MAX};
 
 /// Buffers that are reused from event to event.
 #[derive(Debug, Default)]
@@ -33,6 +35,12 @@ pub(super) struct Scratch {
     pub(super) array: Vec<u8>,
     /// Which fields of a mapped event are filled.
     pub(super) filled: Filled,
+    /// Whether ordinary events are read by `json_quick`.
+    pub(super) knows_ordinary: bool,
+    /// Where they are encoded.
+    pub(super) room: Vec<u8>,
+    /// Which events might be ordinary.
+    pub(super) trials: Trials,
 }
 
 impl Scratch {
@@ -41,6 +49,31 @@ impl Scratch {
         self.draft.clear();
         if self.options.map.is_some() {
             self.filled = Filled::default();
+        }
+    }
+
+    /// Reads the event at the beginning of `text` if it is ordinary, as [`read_event`], into `room`.
+    #[inline]
+    pub(super) fn read_ordinary<'t>(&mut self, text: &'t [u8]) -> Option<(Range<usize>, &'t [u8])> {
+        if !self.trials.is_due() {
+            return None;
+        }
+        let read = read_event(text, &mut self.room);
+        self.trials.note(read.is_some());
+        read
+    }
+
+    /// As [`Scratch::make_room`], for events like the one in the draft.
+    pub(super) fn make_room_for_more(&mut self) {
+        self.make_room(self.draft.event().len());
+    }
+
+    /// Makes room for ordinary events of about so many bytes, as JSON or encoded.
+    pub(super) fn make_room(&mut self, bytes: usize) {
+        // Few encoded events are longer than their JSON; texts are copied in pieces, the last of which may reach further.
+        let bytes = (2 * bytes + 64).min(EVENT_BYTES_MAX + 64);
+        if bytes > self.room.len() && self.knows_ordinary {
+            self.room.resize(bytes, 0);
         }
     }
 
@@ -329,24 +362,43 @@ fn put_id<const BYTES: usize>(draft: &mut Draft, key: u32, field: Field, text: &
     if text.is_empty() {
         return draft.put_bytes(key, &[]);
     }
-    match hex_id::<BYTES>(text) {
+    match hex_id::<BYTES>(text.as_bytes()) {
         Some(id) => draft.put_bytes(key, &id),
         None => draft.refuse(format_args!("{}, not {}", field.expected(), Quoted(text))),
     }
 }
 
 /// The bytes of an id in hex digits of either case; `None`: it is not one.
-pub(super) fn hex_id<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
-    let (pairs, odd) = text.as_bytes().as_chunks::<2>();
+#[inline]
+pub(super) fn hex_id<const BYTES: usize>(text: &[u8]) -> Option<[u8; BYTES]> {
+    let (pairs, odd) = text.as_chunks::<2>();
     if pairs.len() != BYTES || !odd.is_empty() {
         return None;
     }
-    let mut id = [0; BYTES];
+    let (mut id, mut all) = ([0; BYTES], 0);
     for (byte, [high, low]) in id.iter_mut().zip(pairs) {
-        *byte = (char::from(*high).to_digit(16)? << 4 | char::from(*low).to_digit(16)?) as u8;
+        let (high, low) = (HEX_DIGITS[usize::from(*high)], HEX_DIGITS[usize::from(*low)]);
+        all |= high | low;
+        *byte = high << 4 | low & 0x0F;
     }
-    Some(id)
+    (all < NO_HEX_DIGIT).then_some(id)
 }
+
+/// Greater than every value of a digit, also together with others.
+const NO_HEX_DIGIT: u8 = 0x10;
+
+/// The value of each byte as a hex digit.
+static HEX_DIGITS: [u8; 256] = {
+    let mut digits = [NO_HEX_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        let [lower, upper] = [b"0123456789abcdef"[value], b"0123456789ABCDEF"[value]];
+        digits[lower as usize] = value as u8;
+        digits[upper as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
 
 /// Reads an object of attributes whose path is `scratch.path`; `depth` is its own level, 2 for `attributes`. `is_nested`: its
 /// names are joined to the path.

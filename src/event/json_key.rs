@@ -55,6 +55,22 @@ pub const FIELD_NAMES: [&str; 12] = [
 ];
 
 impl Field {
+    /// Every field, in the order of [`FIELD_NAMES`].
+    pub(super) const ALL: [Self; FIELD_NAMES.len()] = [
+        Self::Time,
+        Self::Kind,
+        Self::Severity,
+        Self::Source,
+        Self::Name,
+        Self::Body,
+        Self::Attributes,
+        Self::Value,
+        Self::DurationNano,
+        Self::TraceId,
+        Self::SpanId,
+        Self::ParentSpanId,
+    ];
+
     fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "time" => Self::Time,
@@ -180,8 +196,9 @@ mod tests {
 
     #[test]
     fn every_name_that_is_suggested_is_a_key() {
-        for name in FIELD_NAMES {
+        for (name, same) in FIELD_NAMES.into_iter().zip(Field::ALL) {
             let field = Field::from_name(name).expect(name);
+            assert_eq!(field, same);
             assert!(field.expected().starts_with(&format!("`{name}` must be ")), "{name}");
         }
     }

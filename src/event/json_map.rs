@@ -318,7 +318,7 @@ fn without_line_end(text: &str) -> &str {
 }
 
 fn put_id<const BYTES: usize>(draft: &mut Draft, key: u32, text: &str) -> bool {
-    hex_id::<BYTES>(text).map(|id| draft.put_bytes(key, &id)).is_some()
+    hex_id::<BYTES>(text.as_bytes()).map(|id| draft.put_bytes(key, &id)).is_some()
 }
 
 /// Words of pino, zap, syslog, Python, Java and .NET, and OpenTelemetry's number for each.

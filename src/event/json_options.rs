@@ -57,6 +57,13 @@ pub struct JsonOptions {
     pub time: Option<TimeUnit>,
 }
 
+impl JsonOptions {
+    /// Whether events are read by the contract, but for unknown keys: the only ones that `json_quick` knows.
+    pub(super) fn has_ordinary_events(&self) -> bool {
+        self.map.is_none() && self.time.is_none()
+    }
+}
+
 impl UnknownKeys {
     /// The names of all, as they are set.
     pub const NAMES: [&'static str; 2] = ["reject", "attributes"];

@@ -7,10 +7,11 @@
 //!  OTLP ──▶ protobuf, JSON ─▶ otlp ────┘
 //! ```
 //!
-//! `view` reads events in place over the primitives of `protobuf`, and `usual` those in the usual form; `check` holds the rules that every event must keep. `json` reads
-//! bodies, `json_event` one event into a `draft`, `json_key` its keys, `json_map` those of other agents; `json_out` writes.
+//! `view` reads events in place over the primitives of `protobuf`, and `usual` those in the usual form; `check` holds the rules that
+//! every event must keep. `json` reads bodies, `json_quick` the ordinary event over the passes of `json_scan`, `json_event` any event
+//! into a `draft`, `json_key` its keys, `json_map` those of other agents; `json_out` writes.
 //! `json_error`, `nearest` and `foreign` have the messages for what is rejected. `syslog` reads syslog, `otlp` OTLP. `rewrite` writes
-//! events anew from others. `fuzz` compares with prost.
+//! events anew from others. `fuzz` compares with prost, and `json_quick` with `json_event`.
 
 pub mod check;
 mod draft;
@@ -25,6 +26,10 @@ mod json_key;
 mod json_map;
 mod json_options;
 pub mod json_out;
+mod json_quick;
+#[cfg(test)]
+mod json_quick_tests;
+mod json_scan;
 mod json_time;
 pub mod nearest;
 pub mod otlp;

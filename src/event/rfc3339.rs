@@ -1,6 +1,7 @@
 //! RFC 3339 times to and from nanoseconds since 1970-01-01T00:00:00Z, in the range of the contract: `[0, 2^63)`, which
 //! ends on 2262-04-11. Years are those of the Gregorian calendar; nothing allocates.
 
+use super::json_scan::decimals;
 use crate::limits::TIME_UNIX_NANO_MAX;
 
 const NANOS_PER_SECOND: u64 = 1_000_000_000;
@@ -31,6 +32,57 @@ pub enum TimeError {
 /// The text is not such a time, or is outside of `[0, 2^63)` nanoseconds.
 pub fn parse(text: &str) -> Result<u64, TimeError> {
     parse_as(text, false)
+}
+
+/// Reads the usual form, `2026-11-23T20:15:48Z` with or without one to nine digits of a fraction, at the beginning of `text`. Returns
+/// what [`parse`] would, and what follows. `None`: the time has another form, is after 2261, or [`parse`] says what is wrong with it.
+#[inline]
+pub(super) fn parse_usual(text: &[u8]) -> Option<(u64, &[u8])> {
+    let (date, rest) = text.split_first_chunk()?;
+    let (minutes, rest) = rest.split_first_chunk()?;
+    let [b':', seconds @ .., fraction_mark] = rest.first_chunk::<4>()? else { return None };
+    let [century, _, year, _, _, month, ..] = pairs(date, b"0000-00-")?;
+    let [day, _, _, hour, _, _, minute, _] = pairs(minutes, b"00T00:00")?;
+    let [tens @ b'0'..=b'5', ones @ b'0'..=b'9'] = seconds else { return None };
+    let second = u64::from(10 * (tens - b'0') + (ones - b'0'));
+    let mut rest = rest.get(3..)?;
+    let mut nanos = 0;
+    if *fraction_mark == b'.' {
+        let (eight, digits) = decimals(rest.get(1..)?);
+        rest = rest.get(1 + digits..)?;
+        nanos = 10 * eight;
+        if digits == 0 {
+            return None;
+        }
+        if let ([digit @ b'0'..=b'9', after @ ..], 8) = (rest, digits) {
+            nanos += u64::from(digit - b'0');
+            rest = after;
+        }
+    }
+    let [b'Z', rest @ ..] = rest else { return None };
+    let (year, month, day) = (100 * u64::from(century) + u64::from(year), u64::from(month), u64::from(day));
+    if !(1970..2262).contains(&year) || !(1..=12).contains(&month) || day < 1 || hour > 23 || minute > 59 {
+        return None;
+    }
+    if day > 28 && day as i64 > days_in_month(year as i64, month as i64) {
+        return None;
+    }
+    // As `days_since_1970`, without the years before 0.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - DAYS_TO_1970 as u64;
+    let seconds = days * SECONDS_PER_DAY as u64 + u64::from(hour) * 3600 + u64::from(minute) * 60 + second;
+    Some((seconds * NANOS_PER_SECOND + nanos, rest))
+}
+
+/// The number of each two neighbouring digits, by the index of the first, where `form` has digits 0. `None`: `text` does not have the
+/// form.
+#[inline(always)]
+fn pairs(text: &[u8; 8], form: &[u8; 8]) -> Option<[u8; 8]> {
+    // What a byte may differ by is below what makes its high bit 1: 10 for a digit, 1 for all else.
+    let limits = u64::from_le_bytes(form.map(|byte| if byte == b'0' { 0x76 } else { 0x7F }));
+    let digits = u64::from_le_bytes(*text) ^ u64::from_le_bytes(*form);
+    let is_other = (digits.wrapping_add(limits) | digits) & 0x8080_8080_8080_8080 != 0;
+    (!is_other).then(|| digits.wrapping_mul(10).wrapping_add(digits >> 8).to_le_bytes())
 }
 
 /// As [`parse`], and reads what loggers write instead: a comma before the fraction, an offset as `+0100` or `+01`, and no
@@ -261,6 +313,18 @@ mod tests {
         ] {
             assert_eq!(text(nanoseconds), written);
             assert_eq!(parse(written), Ok(nanoseconds), "{written}");
+            let is_usual = !written.starts_with("2262");
+            assert_eq!(parse_usual(written.as_bytes()), is_usual.then_some((nanoseconds, &b""[..])), "{written}");
+        }
+    }
+
+    /// [`parse_usual`] reads what [`parse`] reads, and stops at what is not the time's.
+    fn compare_usual(written: &str) {
+        for after in ["", "\"", "0", "Z", "\",\"name\":\"n\"}"] {
+            let text = format!("{written}{after}");
+            if let Some((nanoseconds, rest)) = parse_usual(text.as_bytes()) {
+                assert_eq!(parse(&text[..text.len() - rest.len()]), Ok(nanoseconds), "{text}");
+            }
         }
     }
 
@@ -287,6 +351,7 @@ mod tests {
             ("2017-01-01T08:59:60.5+09:00", 1_483_228_800_500_000_000),
         ] {
             assert_eq!(parse(written), Ok(nanoseconds), "{written}");
+            compare_usual(written);
         }
     }
 
@@ -330,6 +395,7 @@ mod tests {
             ("9999-12-31T23:59:59Z", OutOfRange),
         ] {
             assert_eq!(parse(written), Err(error), "{written}");
+            compare_usual(written);
         }
     }
 
@@ -354,6 +420,18 @@ mod tests {
         #[test]
         fn what_is_written_reads_back(unix_nano in 0..=TIME_UNIX_NANO_MAX) {
             prop_assert_eq!(parse(&text(unix_nano)), Ok(unix_nano));
+            compare_usual(&text(unix_nano));
+        }
+
+        #[test]
+        fn the_usual_form_is_read_as_any_other(
+            text in "(19[67]|20[0-9]|2[12][0-9]|[0-9]{3})[0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-6][0-9]:[0-6][0-9](\\.[0-9]{0,11})?Z",
+            at in any::<prop::sample::Index>(),
+            other in any::<char>(),
+        ) {
+            compare_usual(&text);
+            let at = at.index(text.len());
+            compare_usual(&format!("{}{other}{}", &text[..at], &text[at + 1..]));
         }
 
         #[test]
