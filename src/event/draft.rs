@@ -143,7 +143,7 @@ pub(super) fn write_header(field: &mut [u8], event_bytes: usize) -> usize {
     let [low, middle, high] = [event_bytes as u8, (event_bytes >> 7) as u8, (event_bytes >> 14) as u8];
     let (header, start) = match event_bytes {
         ..0x80 => ([0, 0, EVENT, low], 2),
-        ..0x4000 => ([0, EVENT, low | MORE, middle], 1),
+        0x80..0x4000 => ([0, EVENT, low | MORE, middle], 1),
         _ => ([EVENT, low | MORE, middle | MORE, high], 0),
     };
     if let Some(place) = field.first_chunk_mut::<HEADER_BYTES>() {

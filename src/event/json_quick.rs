@@ -591,7 +591,7 @@ const SLOTS: usize = 16;
 /// The slot of a name, by its first two letters, which differ.
 #[inline(always)]
 const fn slot(letters: u16) -> usize {
-    (letters as u32 * 593 >> 12) as usize % SLOTS
+    ((letters as u32 * 593) >> 12) as usize % SLOTS
 }
 
 /// Each known key in its slot.
