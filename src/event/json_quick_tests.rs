@@ -182,7 +182,7 @@ fn ordinary_events_are_read_as_the_visitors_read_them() {
     for text in ORDINARY {
         assert!(read(text).is_some(), "{text}");
         for body in [
-            format!("{text}"),
+            text.to_string(),
             format!("[{text}]"),
             format!(" [ {text} , {text}\n] "),
             format!("{{\"events\":[{text}]}}"),
