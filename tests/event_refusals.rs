@@ -187,12 +187,27 @@ fn bad_events_and_their_answers() {
             "`attributes` entry 1 has a key of 129 bytes: send at most 128",
         ),
         (named(&field(0x6a, &[0; EVENT_BYTES_MAX - 6])), "event has 131073 bytes: send at most 131072"),
+        (as_encoders_write(EVENT_BYTES_MAX + 1), "event has 131073 bytes: send at most 131072"),
     ];
     assert!(cases.len() >= 60);
     for (event, expected) in cases {
         let answer = answer(&event);
         assert!(answer.contains(expected), "{:02x?}: {answer}", &event[..event.len().min(40)]);
     }
+}
+
+/// An event of so many bytes with known fields only, in the order of their numbers.
+fn as_encoders_write(bytes: usize) -> Vec<u8> {
+    let text = |bytes: usize| field(0x3a, &[field(0x0a, b"k"), field(0x12, &vec![b'x'; bytes])].concat());
+    let mut event = named(&[]);
+    while bytes - event.len() > 16_000 {
+        event.extend(text(15_000));
+    }
+    // Three keys, two lengths of two bytes, a key of one byte with its length.
+    let last = text(bytes - event.len() - 9);
+    event.extend(last);
+    assert_eq!(event.len(), bytes);
+    event
 }
 
 #[test]
@@ -208,6 +223,7 @@ fn events_at_the_limits_are_taken() {
         named(&field(0x3a, b"\x0a\x01k").repeat(EVENT_ATTRIBUTES_MAX)),
         attribute(&field(0x0a, &[b'k'; ATTRIBUTE_KEY_BYTES_MAX])),
         named(&field(0x6a, &[0; EVENT_BYTES_MAX - 7])),
+        as_encoders_write(EVENT_BYTES_MAX),
         named(&group(99)),
         // A rule broken by a value that a later one replaces.
         named(&[0x10, 9, 0x10, 1]),

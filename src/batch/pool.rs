@@ -403,9 +403,21 @@ impl Buffer {
     /// # Panics
     /// If `range` reaches beyond what is filled: a mistake of ours, never a peer's.
     pub fn share(&mut self, range: Range<usize>) -> PoolSlice {
+        let bytes = range.len();
+        self.share_pinning(range, bytes)
+    }
+
+    /// As [`Buffer::share`], for a slice that counts as what pins `bytes` of the pool: those of the buffer that no other slice counts.
+    pub fn share_pinning(&mut self, range: Range<usize>, bytes: usize) -> PoolSlice {
         assert!(range.start <= range.end && range.end <= self.filled, "shared range is filled");
         self.shared_end = self.shared_end.max(range.end);
-        PoolSlice { run: self.run.clone(), offset: range.start as u32, len: (range.end - range.start) as u32 }
+        let (offset, len, pinned) = (range.start as u32, range.len() as u32, bytes as u32);
+        PoolSlice { run: self.run.clone(), offset, len, pinned }
+    }
+
+    /// Bytes of its pages.
+    pub fn capacity_bytes(&self) -> usize {
+        self.capacity
     }
 
     /// Gives back the pages beyond what is filled; at least one stays.
@@ -437,16 +449,13 @@ pub struct PoolSlice {
     run: RunRef,
     offset: u32,
     len: u32,
+    pinned: u32,
 }
 
 impl PoolSlice {
-    /// Bytes of the pool that cannot be allocated because of this slice: of pages that it shares with neighbours, its part.
+    /// Bytes of the pool that cannot be allocated because of this slice. Of a buffer that it shares with neighbours, its part.
     pub fn pinned_bytes(&self) -> usize {
-        let len = self.len as usize;
-        // Relaxed: where the run is cut at this moment, either length will do.
-        let run = self.run.region().lens[self.run.head as usize].load(Ordering::Relaxed) as usize * POOL_PAGE_BYTES;
-        let own = len.next_multiple_of(POOL_PAGE_BYTES).max(POOL_PAGE_BYTES);
-        if run <= own { run } else { len }
+        self.pinned as usize
     }
 }
 

@@ -190,14 +190,13 @@ fn readers_on_other_threads_see_their_bytes_while_the_writer_goes_on() {
 }
 
 #[test]
-fn a_slice_pins_its_own_pages_and_its_part_of_those_that_it_shares() {
+fn a_slice_pins_its_own_bytes_or_what_its_buffer_has_beside_other_slices() {
     let mut pool = Pool::new(64 * POOL_PAGE_BYTES, Box::new(|| {}));
-    let mut common = pool.allocate(16 * POOL_PAGE_BYTES).unwrap();
-    assert!(common.extend(&[1; 300]));
-    let (first, second) = (common.share(0..200), common.share(200..300));
+    let mut buffer = pool.allocate(16 * POOL_PAGE_BYTES).unwrap();
+    assert!(buffer.extend(&[1; 300]));
+    let (first, second) = (buffer.share(0..200), buffer.share(200..300));
     assert_eq!((first.pinned_bytes(), second.pinned_bytes()), (200, 100));
-    let mut own = pool.allocate(POOL_PAGE_BYTES + 1).unwrap();
-    assert!(own.extend(&[2; POOL_PAGE_BYTES + 1]));
-    assert_eq!(own.share(0..POOL_PAGE_BYTES + 1).pinned_bytes(), 2 * POOL_PAGE_BYTES);
-    assert_eq!(common.share(0..0).pinned_bytes(), 0);
+    buffer.trim();
+    let last = buffer.share_pinning(300..300, buffer.capacity_bytes() - 300);
+    assert_eq!(first.pinned_bytes() + second.pinned_bytes() + last.pinned_bytes(), pool.bytes_in_use());
 }

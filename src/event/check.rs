@@ -130,8 +130,8 @@ pub struct Counts {
     pub accepted: usize,
     /// Number of events that break a rule.
     pub rejected: usize,
-    /// Whether each event begins with its head: time, kind, severity, source and name lie before all other fields, each at most
-    /// once. (Encoders write them so; protobuf does not ask for it.)
+    /// Whether each valid event begins with its head: time, kind, severity, source and name lie in this order before all other
+    /// fields, each at most once. (Encoders write them so; protobuf does not ask for it.)
     pub are_head_first: bool,
 }
 

@@ -46,7 +46,7 @@ use super::json_event::{At, EventPlace, Scratch, read_fields};
 use super::json_key::{Key, KeySeed};
 use super::json_options::JsonOptions;
 use super::json_scan::skip_space;
-use crate::limits::FRAME_EVENTS_MAX;
+use crate::limits::{EVENT_BYTES_MAX, FRAME_EVENTS_MAX};
 
 /// Why a body is refused as a whole. Nothing that was emitted for it may be kept.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,9 @@ impl JsonDecoder {
             Ok(body) => body,
             Err(fault) => return Err(JsonError::Malformed(self.not_text(body, fault))),
         };
-        self.scratch.make_room(body.len().min(ROOM_BYTES_FIRST));
+        // A body that is one event has room at once.
+        let is_array = body.trim_ascii_start().starts_with('[');
+        self.scratch.make_room(body.len().min(if is_array { ROOM_BYTES_FIRST } else { EVENT_BYTES_MAX }));
         let mut reading = Reading::new(&mut self.scratch, emit);
         let error = match reading.document(body) {
             Ok(()) => return Ok(reading.decoded),

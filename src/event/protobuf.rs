@@ -249,7 +249,7 @@ fn few_high_bytes(bytes: &[u8]) -> usize {
 /// How many bytes of `word` are 0x80 or more.
 #[inline(always)]
 pub(super) fn high_bytes_in(word: u64) -> usize {
-    ((word & HIGH) >> 7).wrapping_mul(0x0101_0101_0101_0101) as usize >> 56
+    (((word & HIGH) >> 7).wrapping_mul(0x0101_0101_0101_0101) >> 56) as usize
 }
 
 #[cfg(test)]

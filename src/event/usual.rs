@@ -129,11 +129,11 @@ pub(super) fn usual_delimited<'a>(rest: &mut &'a [u8], key: u32, field: &mut &'a
 /// field. The hot loop of receipt.
 ///
 /// Texts are not looked at one by one: the bytes from 0x80 on that are expected outside of texts are counted while fields are passed, and
-/// if the event has no others, then all its texts are ASCII.
+/// if the event has no others, then all its texts are ASCII. If it has, they are looked at.
 #[inline(never)]
 pub(super) fn is_usual_and_valid(bytes: &[u8]) -> bool {
     let (mut rest, mut high) = (bytes, 0);
-    let (mut name, mut body) = (&[][..], &[][..]);
+    let mut has_text = false;
     if let Some((time, after)) = fixed64_of(rest, TIME_UNIX_NANO) {
         rest = after;
         if time > TIME_UNIX_NANO_MAX {
@@ -154,12 +154,14 @@ pub(super) fn is_usual_and_valid(bytes: &[u8]) -> bool {
         rest = after;
     }
     if let Some((length, after)) = byte_of(rest, NAME) {
-        let Some((found, after)) = after.split_at_checked(usize::from(length)) else { return false };
-        (name, rest) = (found, after);
+        let Some(after) = after.get(usize::from(length)..) else { return false };
+        rest = after;
+        has_text = length > 0;
     }
-    if let Some((found, after)) = text_of(rest, BODY) {
-        (body, rest) = (found, after);
-        high += usize::from(found.len() >= 0x80);
+    if let Some((body, after)) = text_of(rest, BODY) {
+        rest = after;
+        high += usize::from(body.len() >= 0x80);
+        has_text |= !body.is_empty();
     }
     let mut attributes = 0;
     loop {
@@ -177,8 +179,7 @@ pub(super) fn is_usual_and_valid(bytes: &[u8]) -> bool {
         high += of_tail;
     }
     let is_short = bytes.len() <= EVENT_BYTES_MAX && attributes <= EVENT_ATTRIBUTES_MAX;
-    let has_text = !(name.is_empty() && body.is_empty());
-    is_short && has_text && (high_bytes(after_time) == high || is_body_alone_beyond_ascii(after_time, body, high))
+    is_short && has_text && (high_bytes(after_time) == high || are_texts_utf8(after_time))
 }
 
 /// All that can follow the attributes: how many bytes from 0x80 on it has. `None`: it is invalid, or in another form.
@@ -206,10 +207,27 @@ fn pass_tail(mut rest: &[u8]) -> Option<usize> {
     rest.is_empty().then_some(high)
 }
 
-/// Whether the texts are UTF-8 although bytes from 0x80 on are left: the body is, and has them all.
+/// Whether the texts of an event are UTF-8, of which all else was found valid; `rest` begins after its time.
 #[inline(never)]
-fn is_body_alone_beyond_ascii(bytes: &[u8], body: &[u8], high: usize) -> bool {
-    high_bytes(bytes) == high + high_bytes(body) && is_utf8(body)
+fn are_texts_utf8(mut rest: &[u8]) -> bool {
+    for key in [KIND, SEVERITY] {
+        rest = byte_of(rest, key).map_or(rest, |(_, after)| after);
+    }
+    for key in [SOURCE, NAME, BODY] {
+        if let Some((text, after)) = text_of(rest, key) {
+            rest = after;
+            if !is_utf8(text) {
+                return false;
+            }
+        }
+    }
+    while let Some((attribute, after)) = text_of(rest, ATTRIBUTES) {
+        rest = after;
+        if check_attribute(attribute).is_err() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Passes an attribute of fewer than 128 bytes that has a key and then one value: what follows, and how many bytes from 0x80 on are
@@ -334,8 +352,17 @@ mod tests {
         let long = Event { body: "x".repeat(5_000), ..log.clone() };
         let beyond_ascii = Event { body: "größer als 日本".to_owned(), ..log.clone() };
         let other_values = Event { attributes: unusual, ..log.clone() };
-        let body_alone = Event { body: "b".to_owned(), ..Event::default() };
-        [log, span, long, beyond_ascii, other_values, body_alone].iter().map(Message::encode_to_vec).collect()
+        let other_texts = Event {
+            name: "größe".to_owned(),
+            body: "x".repeat(0x80),
+            attributes: vec![attribute("stadt", Value::StringValue("München".to_owned()))],
+            ..Event::default()
+        };
+        let body_alone = Event { body: "x".repeat(0x7f), ..Event::default() };
+        [log, span, long, beyond_ascii, other_values, other_texts, body_alone]
+            .iter()
+            .map(Message::encode_to_vec)
+            .collect()
     }
 
     #[test]

@@ -137,6 +137,14 @@ pub struct EventRef<'a> {
     pub(super) severity: i32,
 }
 
+/// The kind that an encoded number is read as: log where it is unset or unknown.
+pub fn kind_of(number: i32) -> EventKind {
+    match EventKind::try_from(number) {
+        Ok(EventKind::Unspecified) | Err(_) => EventKind::Log,
+        Ok(kind) => kind,
+    }
+}
+
 /// What the rules need to know about the attributes, found while reading them.
 #[derive(Default)]
 pub(super) struct Findings {
@@ -146,7 +154,7 @@ pub(super) struct Findings {
     pub(super) first_attribute: usize,
     /// Index and length of the first key that is empty or too long.
     pub(super) bad_key: Option<(usize, usize)>,
-    /// A field of the head may follow one of the others.
+    /// A field of the head may follow one of the others, come twice or out of order, or have a longer key.
     pub(super) is_head_late: bool,
 }
 
@@ -201,10 +209,7 @@ impl<'a> EventRef<'a> {
 
     /// Log where unset.
     pub fn kind(&self) -> EventKind {
-        match EventKind::try_from(self.kind) {
-            Ok(EventKind::Unspecified) | Err(_) => EventKind::Log,
-            Ok(kind) => kind,
-        }
+        kind_of(self.kind)
     }
 
     /// 1 to 24; 0: unset.

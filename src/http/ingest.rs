@@ -373,9 +373,13 @@ fn from_protobuf(
     })?;
     if runs.len() <= body.len() / settings.max_frame_bytes.max(1) + GAPS_SHARED_MAX {
         body.trim();
-        let pieces =
-            runs.into_iter().map(|(run, events)| Piece { payload: body.share(run), events, left_out: 0 }).collect();
-        return Ok((pieces, rejections));
+        // What lies between them, and behind, counts with the first one.
+        let mut others = body.capacity_bytes() - runs.iter().map(|(run, _)| run.len()).sum::<usize>();
+        let pieces = runs.into_iter().map(|(run, events)| {
+            let pinned = run.len() + std::mem::take(&mut others);
+            Piece { payload: body.share_pinning(run, pinned), events, left_out: 0 }
+        });
+        return Ok((pieces.collect(), rejections));
     }
     let mut packing = Packing::new(body.len(), settings, ingress);
     for (run, events) in runs {
@@ -476,7 +480,9 @@ impl<'d, D: Ingress> Packing<'d, D> {
             buffer.trim();
         }
         if events > 0 {
-            self.pieces.push(Piece { payload: buffer.share(start..buffer.len()), events, left_out: 0 });
+            let range = start..buffer.len();
+            let pinned = if is_common { range.len() } else { buffer.capacity_bytes() };
+            self.pieces.push(Piece { payload: buffer.share_pinning(range, pinned), events, left_out: 0 });
         }
         if is_common {
             self.ingress.put_back_common(buffer);

@@ -219,7 +219,8 @@ impl Filling {
     fn close(&mut self) {
         if let Some((mut buffer, events)) = self.open.take().filter(|(_, events)| *events > 0) {
             buffer.trim();
-            self.pieces.push(Piece { payload: buffer.share(0..buffer.len()), events, left_out: self.left_out });
+            let payload = buffer.share_pinning(0..buffer.len(), buffer.capacity_bytes());
+            self.pieces.push(Piece { payload, events, left_out: self.left_out });
             self.left_out = 0;
         }
     }

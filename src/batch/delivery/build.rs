@@ -8,7 +8,8 @@ use prost::encoding::encode_varint;
 
 use super::{Delivery, Filtered, MADE, Pick, Stretch};
 use crate::batch::{Batch, Origin, Payload, Record, Run};
-use crate::event::{EventKind, EventRef, Events};
+use crate::event::{EventKind, EventRef, Events, kind_of};
+use crate::limits::SEVERITY_MAX;
 use crate::metrics::FilterStep;
 
 /// Key of `EventBatch.events`, with which each made row begins: joined, they are an `EventBatch`.
@@ -365,25 +366,24 @@ impl Delivery {
 pub struct FatesByNumbers(Vec<Fate>);
 
 impl FatesByNumbers {
-    /// More than there are severities.
-    const SEVERITIES: usize = 32;
+    const KINDS: usize = EventKind::Summary as usize + 1;
+    const SEVERITIES: usize = SEVERITY_MAX as usize + 1;
 
     /// Asks once for each kind and severity.
     pub fn new(fate: impl Fn(EventKind, u8) -> Fate) -> Self {
-        let kinds = (0..).map_while(|kind| EventKind::try_from(kind).ok());
-        // As `EventRef::kind` reads it.
-        let kinds = kinds.map(|kind| if kind == EventKind::Unspecified { EventKind::Log } else { kind });
-        Self(
-            kinds
-                .flat_map(|kind| (0..Self::SEVERITIES as u8).map(|severity| fate(kind, severity)).collect::<Vec<_>>())
-                .collect(),
-        )
+        let all = (0..Self::KINDS * Self::SEVERITIES).map(|index| {
+            let (kind, severity) = (index / Self::SEVERITIES, index % Self::SEVERITIES);
+            fate(kind_of(kind as i32), severity as u8)
+        });
+        Self(all.collect())
     }
 
-    /// That of an event of an encoded kind and severity.
+    /// That of an event of an encoded kind and severity. Unknown numbers are read as unset, as `EventRef` does.
     #[inline(always)]
     fn of(&self, (kind, severity): (i32, i32)) -> Fate {
-        self.0.get(kind as usize * Self::SEVERITIES + severity as usize).copied().unwrap_or(Fate::Keep)
+        let known = |number: i32, numbers| usize::try_from(number).ok().filter(|number| *number < numbers).unwrap_or(0);
+        let index = known(kind, Self::KINDS) * Self::SEVERITIES + known(severity, Self::SEVERITIES);
+        self.0.get(index).copied().unwrap_or(Fate::Keep)
     }
 }
 

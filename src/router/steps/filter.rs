@@ -19,13 +19,16 @@ impl Filter {
     /// The step; `None`: the settings have no conditions.
     pub fn new(settings: &StepSettings) -> Option<Self> {
         let (include, exclude) = (Conditions::new(&settings.include), Conditions::new(&settings.exclude));
+        if include.is_empty() && exclude.is_empty() {
+            return None;
+        }
         let by_numbers = (include.need_only_numbers() && exclude.need_only_numbers()).then(|| {
             FatesByNumbers::new(|kind, severity| {
                 let are_met = |conditions: &Conditions| conditions.allow(kind, severity);
                 fate(include.is_empty() || are_met(&include), || are_met(&exclude))
             })
         });
-        (!include.is_empty() || !exclude.is_empty()).then_some(Self { include, exclude, by_numbers })
+        Some(Self { include, exclude, by_numbers })
     }
 }
 
