@@ -10,7 +10,7 @@ release:        ## one static binary, for example target/x86_64-unknown-linux-gn
 
 # Its result, tools/text-order.ld, is committed. Needed again when tools/image-test finds an idle server too large.
 text-order:     ## record anew which functions an idle server runs, for the linker (x86-64; 10 minutes)
-	./tools/text-order "$$(./tools/release)"
+	program=$$(./tools/release) && ./tools/text-order "$$program"
 
 test:           ## all tests; installs what they need
 	./tools/test

@@ -104,7 +104,9 @@ impl Intake {
         self.pool.allocate_from(share, bytes).or_else(|| {
             if share == Share::SmallBodies {
                 // There may be many of them: agents would be left without a buffer to read into.
-                return None;
+                self.common.as_ref()?;
+                self.give_up_common();
+                return self.pool.allocate_from(share, bytes);
             }
             // What is there for the next reads may lie in the way; it finds another place.
             self.give_up_current();
@@ -131,9 +133,14 @@ impl Intake {
 
     /// As [`Pool::can_finish`].
     pub fn can_finish(&mut self, first_bytes: usize, packed_bytes: usize, piece_bytes: usize) -> bool {
+        if self.pool.can_finish(first_bytes, packed_bytes, piece_bytes) {
+            return true;
+        }
         // It may lie in the way.
-        self.give_up_common();
-        self.pool.can_finish(first_bytes, packed_bytes, piece_bytes)
+        self.common.is_some() && {
+            self.give_up_common();
+            self.pool.can_finish(first_bytes, packed_bytes, piece_bytes)
+        }
     }
 
     /// A buffer with room for `bytes` of what a small body becomes, taken out. Give it back with [`Intake::put_back_common`].

@@ -197,8 +197,9 @@ fn discard(phase: &mut Phase, cx: &mut Context<'_>) -> Served {
 /// What comes after a read whose bytes are parsed.
 pub(super) fn after_read(socket: &Socket, end: ReadEnd) -> Served {
     match end {
-        ReadEnd::Bytes(_) | ReadEnd::Empty if socket.is_readable() => Served::Again,
-        ReadEnd::Bytes(_) | ReadEnd::Empty => Served::Idle,
+        ReadEnd::Bytes(_) => Served::Again,
+        ReadEnd::Empty if socket.is_readable() => Served::Again,
+        ReadEnd::Empty => Served::Idle,
         ReadEnd::End => Served::End,
         ReadEnd::Broken => Served::Gone("broken"),
     }

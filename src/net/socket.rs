@@ -26,7 +26,7 @@ pub(super) enum ReadEnd {
 /// A socket with its buffers and state.
 pub(super) struct Socket {
     transport: Transport,
-    /// There may be bytes: since the poll reported the socket, no read has found less than it had room for.
+    /// There may be bytes: since the poll reported the socket, no read has come back empty, and no [`Socket::read_once`] with room left.
     readable: bool,
     end_of_stream: bool,
     /// The poll reported that the peer has closed its half, or an error: what the kernel has is all that comes.
@@ -143,6 +143,20 @@ impl Socket {
         self.heard
     }
 
+    /// As [`Socket::read`]. If it leaves room, the socket counts as empty until the poll reports it again, without a second read that
+    /// finds nothing. For protocols whose timers do not depend on such a read (R11), and which need no urgent data of TCP, before which a
+    /// read ends too.
+    pub(super) fn read_once(&mut self, room: &mut [u8], wire: &mut [u8], now: Instant) -> ReadEnd {
+        let end = self.read(room, wire, now);
+        if let ReadEnd::Bytes(bytes) = end
+            && self.transport.tls().is_none()
+        {
+            // The poll has reported the end already.
+            self.readable = bytes == room.len() || self.is_closed_by_peer;
+        }
+        end
+    }
+
     /// One read into `room`, which is not empty: nothing read would be taken for the peer's end. `wire`: for ciphertext.
     pub(super) fn read(&mut self, room: &mut [u8], wire: &mut [u8], now: Instant) -> ReadEnd {
         debug_assert!(!room.is_empty(), "a read without room looks like the peer's end");
@@ -229,8 +243,6 @@ impl Socket {
             }
             Ok(bytes) => {
                 self.heard = now;
-                // With room left, the kernel has no more, and the poll reports what comes later. The end it has reported already.
-                self.readable = bytes == room.len() || self.is_closed_by_peer;
                 ReadEnd::Bytes(bytes)
             }
             Err(error) => {

@@ -184,7 +184,7 @@ impl Http {
         match self.machine.body_room() {
             Some(room) => {
                 let limit = room.len().min(READ_BYTES_PER_TURN);
-                let end = cx.socket.read(&mut room[..limit], &mut cx.scratch.wire, cx.ingress.now);
+                let end = cx.socket.read_once(&mut room[..limit], &mut cx.scratch.wire, cx.ingress.now);
                 if let ReadEnd::Bytes(bytes) = end {
                     let now = cx.ingress.now;
                     let mut ingress = cx.ingress.http(cx.peer);
@@ -200,7 +200,7 @@ impl Http {
         // Beyond a head only what belongs to the body: what is left over would stay with the connection.
         let limit = self.machine.beginning_room().unwrap_or(HEAD_READ_BYTES).max(1);
         let Scratch { read, wire, .. } = &mut *cx.scratch;
-        let end = cx.socket.read(&mut read[..limit], wire, cx.ingress.now);
+        let end = cx.socket.read_once(&mut read[..limit], wire, cx.ingress.now);
         let ReadEnd::Bytes(bytes) = end else { return end };
         if cx.socket.unparsed.is_empty() {
             // Most requests come whole: nothing is copied.

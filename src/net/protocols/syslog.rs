@@ -376,8 +376,8 @@ enum Refused {
     Encryption(&'static str),
 }
 
-/// Syslog has no tokens. A certificate identifies the peer as a client's token does, from any address: that of a client, or, where
-/// there are neither clients nor tokens, any that is trusted. Who shows none is admitted by its address.
+/// Syslog has no tokens. The certificate of a client identifies the peer as its token does, from any address. Everybody else is admitted
+/// by address.
 fn admit(is_in_network: bool, cx: &mut Context<'_>) -> Result<(), Refused> {
     let access = cx.peer.access;
     if let Some(reason) = access.refused {
@@ -386,8 +386,7 @@ fn admit(is_in_network: bool, cx: &mut Context<'_>) -> Result<(), Refused> {
     let policy = &cx.ingress.policy;
     match access.certificate {
         Certificate::Client(client) => cx.peer.client = Some(client),
-        Certificate::Other if policy.tokens.is_empty() => {}
-        Certificate::Other if policy.encryption.requires_certificate => {
+        Certificate::Other if policy.encryption.requires_certificate && !policy.tokens.is_empty() => {
             return Err(Refused::Encryption("the certificate is not that of a client (certificate_name)"));
         }
         Certificate::Other | Certificate::None if !is_in_network => return Err(Refused::Network),
