@@ -35,7 +35,7 @@ const DEPTH_MAX: usize = 8;
 const SHORT_BYTES: usize = 0x80;
 
 /// Reads the event at the beginning of `text`, which is UTF-8, into `room`. Returns the range of `room` with the event as a field of an
-/// `EventBatch`, and the text after it. `None`: the event is not ordinary, is longer than `room`, or is no event.
+/// `EventBatch`, and the text after it. `None`: the event is not ordinary, is longer than `room`, or is not an event.
 pub(super) fn read_event<'t>(text: &'t [u8], room: &mut [u8]) -> Option<(Range<usize>, &'t [u8])> {
     let [b'{', rest @ ..] = text else { return None };
     let mut event = Event { rest: skip_space(rest), room, at: HEADER_BYTES, seen: 0, attributes: 0, has_text: false };
@@ -565,7 +565,7 @@ fn hex_unit(digits: &[u8]) -> Option<(u32, &[u8])> {
 /// A time in another form than the usual one, up to its quotation mark.
 #[cold]
 fn any_time(text: &[u8]) -> Option<(u64, &[u8])> {
-    // A longer one has more digits than nanoseconds; there is no need to be quick about it.
+    // A longer one has more digits than nanoseconds. This form is rare: a plain search for its end will do.
     const BYTES_MAX: usize = 40;
     let bytes = text.iter().take(BYTES_MAX).position(|byte| *byte == b'"')?;
     let (time, after) = text.split_at_checked(bytes)?;

@@ -1,6 +1,6 @@
 //! What bytes of a head may be part of: a table, so that each is looked up once.
 
-/// Of a line: a head has no control byte but HTAB, and CR and LF only together.
+/// Of a line of a head: no control byte except HTAB. The CRLF at its end is not part of it.
 pub(super) const LINE: u8 = 1;
 /// Of a token (RFC 9110, section 5.6.2).
 pub(super) const TOKEN: u8 = 2;

@@ -227,7 +227,7 @@ fn a_certificate_of_a_client_is_its_identity() {
     assert_eq!(answer, "{\"accepted\":1,\"rejected\":[]}");
 }
 
-/// Whoever is refused over HTTP is told the same reason as an agent.
+/// HTTP gives the same reason for a refusal as frames do.
 #[test]
 fn a_refused_post_names_what_is_wrong_with_its_token_or_certificate() {
     let server = TlsServer::start_with(

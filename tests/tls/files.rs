@@ -43,7 +43,7 @@ fn a_pair_that_is_replaced_under_load_drops_no_connection() {
     assert_eq!((progress.acknowledged_events, progress.connections), (sent, 1));
     wait_for_rows(server.directory.path(), sent.cast_signed(), TIMEOUT);
     assert!(server.server.log_with("TLS certificate replaced").contains("valid_until=\"2120-01-01T00:00:00Z\""));
-    // What is wrong is said once, and changes nothing.
+    // The error is logged once, and nothing changes.
     std::fs::write(server.file("server.key"), "nothing").unwrap();
     server.server.log_with("contains no private key in PEM");
     let mut stream = server.connect(&config);
