@@ -157,16 +157,22 @@ impl GlobSet {
         self.is_exact(text) || self.has_prefix(text) || self.has_suffix(text) || self.is_other(text)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_exact(&self, text: &[u8]) -> bool {
+        if self.exact.is_empty() {
+            return false;
+        }
         match self.exact.len() {
             ..=ONE_BY_ONE_MAX => self.exact.iter().any(|exact| exact.first() == text.first() && **exact == *text),
             _ => self.exact.binary_search_by(|exact| (**exact).cmp(text)).is_ok(),
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn has_prefix(&self, text: &[u8]) -> bool {
+        if self.prefixes.is_empty() {
+            return false;
+        }
         if self.prefixes.len() <= ONE_BY_ONE_MAX {
             return self.prefixes.iter().any(|prefix| starts_with(text, prefix));
         }
@@ -175,8 +181,11 @@ impl GlobSet {
         index.checked_sub(1).and_then(|index| self.prefixes.get(index)).is_some_and(|prefix| text.starts_with(prefix))
     }
 
-    #[inline]
+    #[inline(always)]
     fn has_suffix(&self, text: &[u8]) -> bool {
+        if self.suffixes.is_empty() {
+            return false;
+        }
         if self.suffixes.len() <= ONE_BY_ONE_MAX {
             return self.suffixes.iter().any(|suffix| ends_with(text, suffix));
         }

@@ -386,12 +386,7 @@ pub(crate) fn runs_from(batch: &Batch, place: Option<Place>) -> impl Iterator<It
 
 fn records<'a>(run: &'a Run, stretch: &Stretch) -> impl Iterator<Item = Record<'a>> + use<'a> {
     let payload = run.payload.get(stretch.bytes.clone()).unwrap_or_default();
-    Events::accepted(payload).zip(stretch.first_position..).map(move |(event, position)| Record {
-        position,
-        received_unix_nano: run.received_unix_nano,
-        origin: &run.origin,
-        event,
-    })
+    Events::accepted(payload).zip(stretch.first_position..).map(move |(event, position)| run.record(position, event))
 }
 
 impl Stretch {

@@ -81,6 +81,12 @@ pub struct Run {
 }
 
 impl Run {
+    /// One of its events, at `position`.
+    #[inline(always)]
+    fn record<'a>(&'a self, position: u64, event: EventRef<'a>) -> Record<'a> {
+        Record { position, received_unix_nano: self.received_unix_nano, origin: &self.origin, event }
+    }
+
     fn pinned_bytes(&self) -> usize {
         match &self.payload {
             Payload::Pooled(slice) => slice.pinned_bytes(),

@@ -79,11 +79,11 @@ fn compare_batch(bytes: &[u8]) {
     for (view, event) in Events::accepted(&accepted).zip(&kept) {
         compare_event(&view, event);
         if counts.are_head_first {
-            let mut head = EventRef::unset(view.bytes());
-            head.locate_head();
+            let head = EventRef::head(view.bytes(), true);
             assert_eq!(EventRef::head_numbers(view.bytes()), (event.kind, event.severity));
             let ours = (head.time_unix_nano(), head.kind(), i32::from(head.severity()), head.source(), head.name());
             assert_eq!(ours, (event.time_unix_nano, view.kind(), event.severity, &*event.source, &*event.name));
+            compare_attributes(&head, event);
         }
     }
 }
@@ -144,8 +144,15 @@ pub fn compare_event(view: &EventRef<'_>, event: &proto::Event) {
     assert_eq!(view.trace_id().map_or(&[][..], |id| id), event.trace_id);
     assert_eq!(view.span_id().map_or(&[][..], |id| id), event.span_id);
     assert_eq!(view.parent_span_id().map_or(&[][..], |id| id), event.parent_span_id);
+    compare_attributes(view, event);
+}
+
+fn compare_attributes(view: &EventRef<'_>, event: &proto::Event) {
     assert_eq!(view.attributes().count(), event.attributes.len());
-    for ((key, value), attribute) in view.attributes().zip(&event.attributes) {
+    assert_eq!(view.unread_attributes().count(), event.attributes.len());
+    let both = view.attributes().zip(view.unread_attributes());
+    for (((key, value), (unread_key, unread)), attribute) in both.zip(&event.attributes) {
+        assert_eq!((key.as_bytes(), format!("{value:?}")), (unread_key, format!("{:?}", unread.read())));
         use proto::attribute::Value;
         assert_eq!(key, attribute.key);
         match (value, &attribute.value) {

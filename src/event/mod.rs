@@ -52,4 +52,4 @@ pub use json_key::{FIELD_NAMES, Quoted};
 pub use json_options::{JsonOptions, Map, TimeUnit, UnknownKeys};
 pub use json_out::{JsonRecord, write_attributes_json, write_json};
 pub use protobuf::Fault;
-pub use view::{AttributeValue, EventKind, EventRef, Events, UnreadValue, kind_of};
+pub use view::{AttributeValue, EventKind, EventRef, Events, UnreadAttributes, UnreadValue, kind_of};

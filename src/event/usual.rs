@@ -10,6 +10,10 @@ use super::view::{
 use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, EVENT_ATTRIBUTES_MAX, EVENT_BYTES_MAX, SEVERITY_MAX, TIME_UNIX_NANO_MAX};
 
 const KIND_LAST: u8 = EventKind::Summary as u8;
+// Keys of an attribute's value.
+const INT: u8 = INT_VALUE as u8;
+const DOUBLE: u8 = DOUBLE_VALUE as u8;
+const BOOL: u8 = BOOL_VALUE as u8;
 
 impl<'a> EventRef<'a> {
     /// Reads fields as far as they come as encoders write them: each at most once, in the order of their numbers, and with lengths
@@ -230,15 +234,20 @@ fn are_texts_utf8(mut rest: &[u8]) -> bool {
     true
 }
 
-/// Passes an attribute of fewer than 128 bytes that has a key and then one value: what follows, and how many bytes from 0x80 on are
-/// expected in it. `None`: it is in another form.
+/// An attribute at the beginning of some bytes, and what follows it.
+struct UsualAttribute<'a> {
+    key: &'a [u8],
+    value: &'a [u8],
+    /// `value` is one text, of fewer than 128 bytes. Otherwise it was not looked at.
+    is_text: bool,
+    after: &'a [u8],
+}
+
+/// If `bytes` begin with an attribute of fewer than 128 bytes that has a key, and then at least two bytes more: its parts.
 #[inline(always)]
-fn pass_usual_attribute(bytes: &[u8]) -> Option<(&[u8], usize)> {
+fn usual_attribute(bytes: &[u8]) -> Option<UsualAttribute<'_>> {
     const HEAD: u32 = ATTRIBUTES | ATTRIBUTE_KEY << 16;
     const STRING: usize = STRING_VALUE as usize;
-    const INT: u8 = INT_VALUE as u8;
-    const DOUBLE: u8 = DOUBLE_VALUE as u8;
-    const BOOL: u8 = BOOL_VALUE as u8;
     let (head, after) = bytes.split_first_chunk::<4>()?;
     let head = u32::from_le_bytes(*head);
     // Key and length of the attribute, key and length of its key. The lengths have one byte.
@@ -247,9 +256,18 @@ fn pass_usual_attribute(bytes: &[u8]) -> Option<(&[u8], usize)> {
     }
     let (attribute_bytes, key_bytes) = ((head >> 8 & 0x7F) as usize, (head >> 24) as usize);
     let (key_and_value, after) = after.split_at_checked(attribute_bytes.wrapping_sub(2))?;
-    let value = key_and_value.get(key_bytes..)?;
+    let (key, value) = key_and_value.split_at_checked(key_bytes)?;
     let (value_head, content) = value.split_first_chunk::<2>()?;
-    let high = if usize::from(u16::from_le_bytes(*value_head)) == STRING | content.len() << 8 {
+    let is_text = usize::from(u16::from_le_bytes(*value_head)) == STRING | content.len() << 8;
+    Some(UsualAttribute { key, value, is_text, after })
+}
+
+/// Passes an attribute of fewer than 128 bytes that has a key and then one value: what follows, and how many bytes from 0x80 on are
+/// expected in it. `None`: it is in another form.
+#[inline(always)]
+fn pass_usual_attribute(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    let UsualAttribute { key, value, is_text, after } = usual_attribute(bytes)?;
+    let high = if is_text {
         0
     } else {
         match *value {
@@ -260,7 +278,25 @@ fn pass_usual_attribute(bytes: &[u8]) -> Option<(&[u8], usize)> {
             _ => return None,
         }
     };
-    (key_bytes > 0).then_some((after, high))
+    (!key.is_empty()).then_some((after, high))
+}
+
+/// If `rest` begins with an attribute of fewer than 128 bytes that has a key and then one value, passes it: its key, and key and content
+/// of its value.
+#[inline(always)]
+pub(super) fn read_usual_attribute<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let UsualAttribute { key, value, is_text, after } = usual_attribute(rest)?;
+    let is_one_value = is_text
+        || match value {
+            [INT | BOOL, varint @ ..] => is_one_varint(varint),
+            [DOUBLE, bits @ ..] => bits.len() == 8,
+            _ => false,
+        };
+    if !is_one_value {
+        return None;
+    }
+    *rest = after;
+    Some((key, value))
 }
 
 // A key whose length has one byte needs no look at it.

@@ -19,7 +19,7 @@ use super::protobuf::{
     DELIMITED, DEPTH_ATTRIBUTE, DEPTH_BATCH, DEPTH_EVENT, FIXED64, Fault, Read, VARINT, delimited, field_key, fixed64,
     is_ascii, is_one_varint, is_utf8, key, skip, varint,
 };
-use super::usual::usual_delimited;
+use super::usual::{read_usual_attribute, usual_delimited};
 use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, SEVERITY_MAX, TIME_UNIX_NANO_MAX};
 
 // Keys of `EventBatch`, `Event` and `Attribute`, all of one byte.
@@ -123,7 +123,7 @@ pub struct EventRef<'a> {
     pub(super) name: &'a [u8],
     /// Empty: unset.
     pub(super) body: &'a [u8],
-    /// From the first attribute on; may have other fields in between. Empty: no attributes.
+    /// The bytes in which the attributes lie, with or without other fields. Empty: no attributes.
     pub(super) attributes: &'a [u8],
     /// Empty: unset.
     pub(super) trace_id: &'a [u8],
@@ -176,15 +176,25 @@ impl<'a> EventRef<'a> {
         }
     }
 
-    /// Reads the head of an event that was accepted before and begins with it (`Counts::are_head_first`): time, kind, severity,
-    /// source and name. Where it is not in the usual form, everything is read.
+    /// Reads the head of an event that was accepted before: time, kind, severity, source and name; of the rest only attributes can be
+    /// read. Where the event may not begin with its head (`Counts::are_head_first`), or it is not in the usual form, everything is read.
     #[cfg(feature = "server")]
     #[inline(always)]
-    pub(crate) fn locate_head(&mut self) {
-        let rest = self.locate_usual_head();
-        if rest.first().is_some_and(|key| u32::from(*key) <= NAME) {
-            self.locate_rest(rest, Findings::default());
+    pub(crate) fn head(bytes: &'a [u8], is_head_first: bool) -> Self {
+        let mut event = Self::unset(bytes);
+        let rest = event.locate_usual_head();
+        if !is_head_first || rest.first().is_some_and(|key| u32::from(*key) <= NAME) {
+            return Self::accepted_in_any_form(bytes);
         }
+        event.attributes = rest;
+        event
+    }
+
+    /// As [`EventRef::accepted`], in a call.
+    #[cfg(feature = "server")]
+    #[inline(never)]
+    fn accepted_in_any_form(bytes: &'a [u8]) -> Self {
+        Self::accepted(bytes)
     }
 
     /// Reads the fields from `rest` on, in any form and order. A fault ends the reading; what was not reached stays unset.
@@ -274,8 +284,10 @@ impl<'a> EventRef<'a> {
 
     /// As [`EventRef::attributes`], with the bytes of each key, and its value not read yet: for those who look for few keys.
     #[inline]
-    pub fn unread_attributes(&self) -> impl Iterator<Item = (&'a [u8], UnreadValue<'a>)> + use<'a> {
-        Fields { rest: self.attributes, key: ATTRIBUTES }.map(unread_attribute)
+    pub fn unread_attributes(&self) -> UnreadAttributes<'a> {
+        let mut rest = self.attributes;
+        usual_delimited(&mut rest, BODY, &mut &[][..]);
+        UnreadAttributes(Fields { rest, key: ATTRIBUTES })
     }
 
     /// An event of these bytes, of which no field was read yet.
@@ -456,25 +468,29 @@ fn check_any_attribute(bytes: &[u8]) -> Result<usize, Malformed> {
     Ok(key_bytes)
 }
 
-/// The bytes of the key of an accepted attribute, and its value. As in [`check_attribute`], the usual form needs no loop.
-#[inline]
-fn unread_attribute(bytes: &[u8]) -> (&[u8], UnreadValue<'_>) {
-    const KEY: u8 = ATTRIBUTE_KEY as u8;
-    const STRING: u8 = STRING_VALUE as u8;
-    const INT: u8 = INT_VALUE as u8;
-    const DOUBLE: u8 = DOUBLE_VALUE as u8;
-    if let [KEY, key_bytes @ ..0x80, rest @ ..] = bytes
-        && let Some((key, fields @ [value_key, value @ ..])) = rest.split_at_checked(usize::from(*key_bytes))
-        && match (*value_key, value) {
-            (STRING, [text_bytes @ ..0x80, text @ ..]) => usize::from(*text_bytes) == text.len(),
-            (INT, value) => is_one_varint(value),
-            (DOUBLE, value) => value.len() == 8,
-            _ => false,
+/// Attributes of an event that was accepted: the bytes of each key, and its value.
+#[derive(Debug, Clone)]
+pub struct UnreadAttributes<'a>(Fields<'a>);
+
+impl<'a> Iterator for UnreadAttributes<'a> {
+    type Item = (&'a [u8], UnreadValue<'a>);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        match read_usual_attribute(&mut self.0.rest) {
+            Some((key, value)) => Some((key, UnreadValue(value))),
+            None if self.0.rest.is_empty() => None,
+            None => self.next_unusual(),
         }
-    {
-        return (key, UnreadValue(fields));
     }
-    (read_attribute(bytes).0.as_bytes(), UnreadValue(bytes))
+}
+
+impl<'a> UnreadAttributes<'a> {
+    #[inline(never)]
+    fn next_unusual(&mut self) -> Option<(&'a [u8], UnreadValue<'a>)> {
+        let bytes = self.0.next()?;
+        Some((read_attribute(bytes).0.as_bytes(), UnreadValue(bytes)))
+    }
 }
 
 /// Key and value of an accepted attribute.

@@ -310,28 +310,25 @@ impl Builder {
 impl Delivery {
     /// The delivery in which each event has the fate that `fate` decides, in order of position; the buffer is empty each
     /// time. Without any change it is the same delivery. Runs, and parts of them, whose events are kept are not copied.
-    pub fn shaped(self, fate: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate) -> Self {
-        self.shaped_by(false, fate)
-    }
-
-    /// As [`Delivery::shaped`], where time, kind, severity, source and name decide: the other fields of the records may read as
-    /// unset.
-    pub fn shaped_by_heads(self, fate: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate) -> Self {
-        self.shaped_by(true, fate)
-    }
-
-    fn shaped_by(self, heads: bool, mut fate: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate) -> Self {
+    pub fn shaped(self, mut fate: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate) -> Self {
         self.shaped_picks(|pick, made, builder| {
-            let (run, heads) = (pick.run, heads && pick.run.are_head_first);
             let fate = |position, bytes, made: &mut _| {
-                let (received_unix_nano, event) = (run.received_unix_nano, EventRef::unset(bytes));
-                let mut record = Record { position, received_unix_nano, origin: &run.origin, event };
+                let mut record = pick.run.record(position, EventRef::unset(bytes));
                 // Read where it lies: it is so large that moving it takes a call.
-                match heads {
-                    true => record.event.locate_head(),
-                    false => record.event.locate_accepted(),
-                }
+                record.event.locate_accepted();
                 fate(&record, made)
+            };
+            shape_pick(pick, fate, made, builder)
+        })
+    }
+
+    /// As [`Delivery::shaped`], where time, kind, severity, source, name and attributes decide: the other fields of the records may
+    /// read as unset.
+    pub fn shaped_by_heads(self, mut fate: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Fate) -> Self {
+        self.shaped_picks(|pick, made, builder| {
+            let fate = |position, bytes, made: &mut _| {
+                let event = EventRef::head(bytes, pick.run.are_head_first);
+                fate(&pick.run.record(position, event), made)
             };
             shape_pick(pick, fate, made, builder)
         })

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use crate::batch::Record;
-use crate::event::{AttributeValue, EventKind, UnreadValue};
+use crate::event::{AttributeValue, EventKind, UnreadAttributes, UnreadValue};
 use crate::glob::GlobSet;
 use crate::limits::{SEVERITY_MAX, STEP_CONDITIONS_MAX};
 use crate::settings::steps::{AttributeTest, Condition};
@@ -63,8 +63,13 @@ struct Test {
     flags: Vec<bool>,
 }
 
-/// The attributes that conditions look at; `None`: they were not read yet.
-type Attributes<'a> = Option<[Option<UnreadValue<'a>>; KEYS_AT_ONCE]>;
+/// The values of the first keys that conditions look at.
+#[derive(Default)]
+struct FirstValues<'a> {
+    are_read: bool,
+    /// `None`: the event has no such attribute.
+    values: [Option<UnreadValue<'a>>; KEYS_AT_ONCE],
+}
 
 impl Conditions {
     /// Compiles the conditions.
@@ -87,11 +92,6 @@ impl Conditions {
         self.any_of.is_empty()
     }
 
-    /// Whether one of them looks at attributes. The others need only the head of an event.
-    pub(super) fn need_attributes(&self) -> bool {
-        !self.keys.is_empty()
-    }
-
     /// Whether kind and severity decide.
     pub(super) fn need_only_numbers(&self) -> bool {
         self.keys.is_empty() && !self.have_texts
@@ -109,19 +109,27 @@ impl Conditions {
 
     /// Whether the attributes of the event are those of a condition.
     #[inline]
-    fn attributes_are_met<'a>(&self, index: usize, record: &Record<'a>, read: &mut Attributes<'a>) -> bool {
+    fn attributes_are_met<'a>(&self, index: usize, record: &Record<'a>, first: &mut FirstValues<'a>) -> bool {
         self.any_of.get(index).is_some_and(|condition| {
-            condition.attributes.is_empty() || self.tests_hold(&condition.attributes, record, read)
+            condition.attributes.is_empty()
+                || self.tests_hold(&condition.attributes, record.event.unread_attributes(), first)
         })
     }
 
     #[inline(never)]
-    fn tests_hold<'a>(&self, tests: &[(usize, Test)], record: &Record<'a>, read: &mut Attributes<'a>) -> bool {
-        let first = read.get_or_insert_with(|| first_attributes(record, &self.keys));
+    fn tests_hold<'a>(
+        &self,
+        tests: &[(usize, Test)],
+        attributes: UnreadAttributes<'a>,
+        first: &mut FirstValues<'a>,
+    ) -> bool {
+        if !std::mem::replace(&mut first.are_read, true) {
+            read_first_values(attributes.clone(), &self.keys, &mut first.values);
+        }
         tests.iter().all(|(index, test)| {
-            let value = match first.get(*index) {
+            let value = match first.values.get(*index) {
                 Some(value) => *value,
-                None => self.keys.get(*index).and_then(|key| attribute(record, key)),
+                None => self.keys.get(*index).and_then(|key| value_of(attributes.clone(), key)),
             };
             value.is_some_and(|value| test.holds(value))
         })
@@ -166,16 +174,19 @@ impl Evaluation<'_> {
     #[inline(always)]
     pub(super) fn first_met(&mut self, record: &Record<'_>) -> Option<usize> {
         let conditions = self.conditions;
-        if conditions.have_texts && !self.has_last_texts(record) {
-            self.look_up_texts(record);
+        if conditions.have_texts {
+            let (source, name) = (record.source_bytes(), record.event.name_bytes());
+            if !self.are_last_texts(source, name) {
+                self.look_up_texts(source, name);
+            }
         }
         let (kind, severity) = (record.event.kind(), record.event.severity());
-        let mut attributes = None;
+        let mut first = FirstValues::default();
         for (set, (tables, texts_met)) in conditions.tables.iter().zip(self.texts_met).enumerate() {
             let mut maybe = tables.allow(kind, severity) & texts_met;
             while maybe != 0 {
                 let index = set * 64 + maybe.trailing_zeros() as usize;
-                if conditions.attributes_are_met(index, record, &mut attributes) {
+                if conditions.attributes_are_met(index, record, &mut first) {
                     return Some(index);
                 }
                 maybe &= maybe - 1;
@@ -191,19 +202,17 @@ impl Evaluation<'_> {
     }
 
     #[inline]
-    fn has_last_texts(&self, record: &Record<'_>) -> bool {
-        self.last
-            .as_ref()
-            .is_some_and(|(source, name)| *source == record.source_bytes() && *name == record.event.name_bytes())
+    fn are_last_texts(&self, source: &[u8], name: &[u8]) -> bool {
+        self.last.as_ref().is_some_and(|(last_source, last_name)| *last_source == source && *last_name == name)
     }
 
     #[inline(never)]
-    fn look_up_texts(&mut self, record: &Record<'_>) {
-        let (source, name) = self.last.get_or_insert_default();
-        source.clear();
-        source.extend_from_slice(record.source_bytes());
-        name.clear();
-        name.extend_from_slice(record.event.name_bytes());
+    fn look_up_texts(&mut self, source: &[u8], name: &[u8]) {
+        let (last_source, last_name) = self.last.get_or_insert_default();
+        last_source.clear();
+        last_source.extend_from_slice(source);
+        last_name.clear();
+        last_name.extend_from_slice(name);
         for (bits, conditions) in self.texts_met.iter_mut().zip(self.conditions.any_of.chunks(64)) {
             let each = conditions.iter().enumerate();
             *bits = each.fold(0, |met, (bit, condition)| met | u64::from(condition.texts_are_met(source, name)) << bit);
@@ -292,22 +301,28 @@ pub(super) fn with_decimal<T>(number: i64, with: impl FnOnce(&[u8]) -> T) -> T {
     with(text.get(begin..).unwrap_or_default())
 }
 
-/// The values of the first keys. Of two attributes with one key the later one counts.
-fn first_attributes<'a>(record: &Record<'a>, keys: &[String]) -> [Option<UnreadValue<'a>>; KEYS_AT_ONCE] {
-    let mut values = [None; KEYS_AT_ONCE];
-    for (key, value) in record.event.unread_attributes() {
-        for (wanted, place) in keys.iter().zip(&mut values) {
+/// Of two attributes with one key the later one counts.
+#[inline]
+fn read_first_values<'a>(
+    attributes: UnreadAttributes<'a>,
+    keys: &[String],
+    values: &mut [Option<UnreadValue<'a>>; KEYS_AT_ONCE],
+) {
+    for (key, value) in attributes {
+        for (wanted, place) in keys.iter().zip(&mut *values) {
             if wanted.as_bytes() == key {
                 *place = Some(value);
                 break;
             }
         }
     }
-    values
 }
 
 /// The value of an attribute; of two with one key the later one counts.
 pub(super) fn attribute<'a>(record: &Record<'a>, key: &str) -> Option<UnreadValue<'a>> {
-    let key = key.as_bytes();
-    record.event.unread_attributes().filter(|(other, _)| *other == key).last().map(|(_, value)| value)
+    value_of(record.event.unread_attributes(), key)
+}
+
+fn value_of<'a>(attributes: UnreadAttributes<'a>, key: &str) -> Option<UnreadValue<'a>> {
+    attributes.filter(|(other, _)| *other == key.as_bytes()).last().map(|(_, value)| value)
 }

@@ -54,10 +54,7 @@ impl Step for Filter {
             let is_included = self.include.is_empty() || include.are_met(record);
             fate(is_included, || !self.exclude.is_empty() && exclude.are_met(record))
         };
-        match self.include.need_attributes() || self.exclude.need_attributes() {
-            true => delivery.shaped(fate),
-            false => delivery.shaped_by_heads(fate),
-        }
+        delivery.shaped_by_heads(fate)
     }
 
     fn reason(&self, record: &Record<'_>) -> Option<String> {
