@@ -363,8 +363,12 @@ pub const TLS_HELD_BYTES_MAX: usize = 32 * 1024;
 pub const TLS_AGENTS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Connections that keep too much outside the pool are looked at again after this: what others keep is parsed within a few turns.
 pub const KEPT_BYTES_PAUSE: Duration = Duration::from_millis(10);
-/// Bytes of ciphertext that a loop receives at once, together with what is held: it stays in the cache of a core.
-pub const TLS_WIRE_BYTES: usize = 128 * 1024;
+/// Bytes of plaintext in a full record. Most records of a stream are full.
+pub const TLS_FULL_RECORD_PLAIN_BYTES: usize = 16 * 1024;
+/// Bytes of a full record as the ciphers here make it: its header, and at most 24 bytes that encryption adds (RFC 5288).
+pub const TLS_FULL_RECORD_BYTES: usize = TLS_FULL_RECORD_PLAIN_BYTES + 5 + 24;
+/// Bytes of ciphertext that a loop receives at once, together with what is held: a read in full records. It stays in the cache of a core.
+pub const TLS_WIRE_BYTES: usize = READ_BYTES_PER_TURN / TLS_FULL_RECORD_PLAIN_BYTES * TLS_FULL_RECORD_BYTES;
 const _: () = assert!(TLS_WIRE_BYTES >= TLS_HELD_BYTES_MAX + TLS_RECORD_BYTES_MAX);
 /// Bytes of a file of certificates or of a key.
 pub const TLS_FILE_BYTES_MAX: u64 = 1024 * 1024;

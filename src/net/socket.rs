@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 
 use crate::limits::{OUTBOX_BYTES_MAX, WRITE_TIMEOUT};
 use crate::net::transport::{TlsReadError, Transport};
-use crate::tls::{Machine, Received};
+use crate::tls::{Fill, Machine, Received};
 
 /// What a read came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +113,11 @@ impl Socket {
         self.transport.tls_mut().map_or(0, |machine| machine.take_plain(room))
     }
 
+    /// Whether the last read took as much as it was to take: there most likely is more.
+    pub(super) fn is_more_likely(&self) -> bool {
+        self.transport.is_more_likely()
+    }
+
     /// Whether a read may return bytes.
     pub(super) fn is_readable(&self) -> bool {
         self.readable
@@ -159,6 +164,15 @@ impl Socket {
 
     /// One read into `room`, which is not empty: nothing read would be taken for the peer's end. `wire`: for ciphertext.
     pub(super) fn read(&mut self, room: &mut [u8], wire: &mut [u8], now: Instant) -> ReadEnd {
+        self.read_as(Fill::Within, room, wire, now)
+    }
+
+    /// The same into a room for what is missing of a frame: with TLS one read takes what fills it, as far as that has come.
+    pub(super) fn read_rest(&mut self, room: &mut [u8], wire: &mut [u8], now: Instant) -> ReadEnd {
+        self.read_as(Fill::Whole, room, wire, now)
+    }
+
+    fn read_as(&mut self, fill: Fill, room: &mut [u8], wire: &mut [u8], now: Instant) -> ReadEnd {
         debug_assert!(!room.is_empty(), "a read without room looks like the peer's end");
         if self.transport.tls().is_none() {
             return self.read_raw(room, now);
@@ -166,7 +180,7 @@ impl Socket {
         let unsent = self.outbox.len();
         let read = {
             let whole_records_only = self.whole_records_only && !self.is_closed_by_peer;
-            self.transport.read_tls(room, wire, whole_records_only, &mut self.outbox)
+            self.transport.read_tls(room, wire, fill, whole_records_only, &mut self.outbox)
         };
         self.received_tls(read, unsent, now)
     }

@@ -13,13 +13,15 @@ use mio::{Interest, Registry, Token};
 use rustls::ServerConfig;
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::tls::{Machine, Received};
+use crate::tls::{Fill, Machine, Received};
 
 /// A connected socket, not blocking.
 pub(super) struct Transport {
     stream: TcpStream,
     /// `None`: without TLS, or not yet.
     tls: Option<Box<Machine>>,
+    /// The last read took as much as it was to take: there most likely is more.
+    is_more_likely: bool,
 }
 
 /// Why TLS could not be read.
@@ -34,7 +36,7 @@ pub(super) enum TlsReadError {
 impl Transport {
     /// TCP without TLS.
     pub(super) fn plain(stream: TcpStream) -> Self {
-        Self { stream, tls: None }
+        Self { stream, tls: None, is_more_likely: false }
     }
 
     /// Asks the poll for both directions, edge-triggered: not reading needs no system call.
@@ -61,12 +63,14 @@ impl Transport {
 
     /// One read of the socket, again where a signal came between. `Ok(0)`: the peer sends nothing more; `room` is not empty.
     pub(super) fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.stream.read(room) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => return other,
-            }
-        }
+        let received = read(&mut self.stream, room);
+        self.is_more_likely = matches!(received, Ok(bytes) if bytes == room.len());
+        received
+    }
+
+    /// Whether the last read took as much as it was to take: there most likely is more.
+    pub(super) fn is_more_likely(&self) -> bool {
+        self.is_more_likely
     }
 
     /// What the kernel has received, without taking it.
@@ -124,21 +128,26 @@ impl Transport {
         &mut self,
         room: &mut [u8],
         wire: &mut [u8],
+        fill: Fill,
         whole_records_only: bool,
         out: &mut Vec<u8>,
     ) -> Result<Received, TlsReadError> {
         let Some(machine) = &mut self.tls else { return Ok(Received::Nothing) };
         match machine.take_plain(room) {
             0 => {}
-            bytes => return Ok(Received::Bytes(bytes)),
+            bytes => {
+                self.is_more_likely = true;
+                return Ok(Received::Bytes(bytes));
+            }
         }
+        self.is_more_likely = false;
         if let Some(error) = machine.take_failure() {
             return Err(TlsReadError::Tls(error));
         }
         if machine.is_at_end() {
             return Ok(Received::End);
         }
-        let at = machine.receive_at(room.len());
+        let at = machine.receive_at(room.len(), fill);
         let (start, mut end) = (at.start, at.end.min(wire.len()));
         if whole_records_only {
             let next = wire.get_mut(start..end).unwrap_or_default();
@@ -150,12 +159,9 @@ impl Transport {
             }
             end = if whole > 0 { start + whole } else { end };
         }
-        let received = loop {
-            match self.stream.read(wire.get_mut(start..end).unwrap_or_default()) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other.map_err(TlsReadError::Io)?,
-            }
-        };
+        let next = wire.get_mut(start..end).unwrap_or_default();
+        let received = read(&mut self.stream, next).map_err(TlsReadError::Io)?;
+        self.is_more_likely = received == next.len();
         if received == 0 {
             // Without close_notify. Frames and bodies carry their lengths: what is cut off is noticed. Lines of syslog do not: see
             // `Socket::is_cut`.
@@ -163,5 +169,15 @@ impl Transport {
         }
         let wire = wire.get_mut(..start + received).unwrap_or_default();
         machine.receive(wire, room, out).map_err(TlsReadError::Tls)
+    }
+}
+
+/// One read, again where a signal came between.
+fn read(stream: &mut TcpStream, room: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(room) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }

@@ -19,7 +19,18 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, ServerConfig};
 
-use crate::limits::{TLS_HELD_BYTES_MAX, TLS_RECORD_BYTES_MAX};
+use crate::limits::{
+    TLS_FULL_RECORD_BYTES, TLS_FULL_RECORD_PLAIN_BYTES, TLS_HELD_BYTES_MAX, TLS_RECORD_BYTES_MAX, TLS_WIRE_BYTES,
+};
+
+/// How much is to be received for a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// What has a place in it.
+    Within,
+    /// All of it, for what is missing of a frame or body. What the last record has beyond it is kept.
+    Whole,
+}
 
 /// What received ciphertext came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,13 +98,19 @@ impl Machine {
         self.held.len() + self.plain.len().saturating_sub(self.plain_taken)
     }
 
-    /// Where the next ciphertext is to be received, in a buffer that is at least [`TLS_WIRE_BYTES`](crate::limits::TLS_WIRE_BYTES)
-    /// long: after what is held, and with it no more than will have a place in `room` bytes of plaintext or in a record. So nothing is
-    /// left of what is decrypted into a room for a record. A handshake message may be longer: it is received record by record.
-    pub(crate) fn receive_at(&self, room: usize) -> std::ops::Range<usize> {
+    /// Where the next ciphertext is to be received, in a buffer of [`TLS_WIRE_BYTES`]: after what is held, and with it no more than will
+    /// have a place in `room` bytes of plaintext or in a record. So nothing is left of what is decrypted into a room for a record. A
+    /// handshake message may be longer: it is received record by record.
+    ///
+    /// [`Fill::Whole`]: as many full records as fill the room, in one read in place of several that become shorter.
+    pub(crate) fn receive_at(&self, room: usize, fill: Fill) -> std::ops::Range<usize> {
         let held = self.held.len();
         let records = if held < TLS_RECORD_BYTES_MAX { TLS_RECORD_BYTES_MAX } else { held + TLS_RECORD_BYTES_MAX };
-        held..room.max(records)
+        let filled = match fill {
+            Fill::Within => room,
+            Fill::Whole => room.div_ceil(TLS_FULL_RECORD_PLAIN_BYTES) * TLS_FULL_RECORD_BYTES,
+        };
+        held..filled.max(records).min(TLS_WIRE_BYTES)
     }
 
     /// How many bytes of `next`, which come after what is held, end with a record: whoever receives only these holds nothing afterwards.

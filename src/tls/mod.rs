@@ -38,6 +38,6 @@ pub(crate) use self::connect::{chain, failed};
 #[cfg(feature = "server")]
 pub use self::files::Files;
 #[cfg(feature = "server")]
-pub(crate) use self::machine::{Machine, Received, explain, first_dns_name};
+pub(crate) use self::machine::{Fill, Machine, Received, explain, first_dns_name};
 #[cfg(feature = "server")]
 pub(crate) use self::trust::*;

@@ -43,7 +43,6 @@ pub(super) fn open(peer: &Peer, ingress: &Ingress) -> Box<dyn Protocol> {
         is_refused: false,
         is_limited: false,
         is_logged: false,
-        filled_read: false,
         delayed_by: None,
         listed: None,
     })
@@ -67,8 +66,6 @@ struct Frames {
     is_limited: bool,
     /// Its frames are logged one by one (`log.agents`).
     is_logged: bool,
-    /// The last read had no room for more: the socket most likely has more.
-    filled_read: bool,
     /// What is read next had to wait for this limit.
     delayed_by: Option<LimitScope>,
     /// In the list of connected agents, for `/status.json`.
@@ -107,7 +104,7 @@ impl Protocol for Frames {
         if !self.log_epoch(&cx.peer.origin, cx.ingress) {
             return;
         }
-        let has_more = is_read_next && self.filled_read && !self.is_limited;
+        let has_more = is_read_next && cx.socket.is_more_likely() && !self.is_limited;
         if has_more && self.session.may_acknowledge_later(&shared.settings, cx.ingress.now) {
             return;
         }
@@ -428,10 +425,9 @@ impl Frames {
         let PartialFrame { mut buffer, total } = partial;
         let missing = total.saturating_sub(buffer.len());
         let end = match buffer.unfilled().get_mut(..missing) {
-            Some(room) if !room.is_empty() => cx.socket.read(room, &mut cx.scratch.wire, cx.ingress.now),
+            Some(room) if !room.is_empty() => cx.socket.read_rest(room, &mut cx.scratch.wire, cx.ingress.now),
             _ => unreachable!("a partial frame has room for its rest"),
         };
-        self.filled_read = matches!(end, ReadEnd::Bytes(bytes) if bytes == missing);
         if let ReadEnd::Bytes(bytes) = end {
             buffer.advance(bytes);
         }
@@ -472,7 +468,6 @@ impl Frames {
             Some(room) if !room.is_empty() => cx.socket.read(room, &mut cx.scratch.wire, cx.ingress.now),
             _ => unreachable!("a current buffer has room for a read"),
         };
-        self.filled_read = matches!(end, ReadEnd::Bytes(bytes) if bytes == limit);
         if let ReadEnd::Bytes(bytes) = end {
             current.advance(bytes);
         }

@@ -47,7 +47,7 @@ impl Server {
             if bytes.is_empty() || self.has_ended {
                 return Ok(());
             }
-            let at = self.machine.receive_at(room.len());
+            let at = self.machine.receive_at(room.len(), Fill::Within);
             let count = bytes.len().min(piece).min(at.len()).min(TLS_WIRE_BYTES - at.start);
             let end = at.start + count;
             self.wire[at.start..end].copy_from_slice(&bytes[..count]);
@@ -154,7 +154,7 @@ fn what_is_left_before_the_end_is_read_before_the_end() {
     client.writer().write_all(&[7; 50]).unwrap();
     client.send_close_notify();
     let bytes = sent_by(&mut client);
-    let at = server.machine.receive_at(10);
+    let at = server.machine.receive_at(10, Fill::Within);
     server.wire[at.start..at.start + bytes.len()].copy_from_slice(&bytes);
     let (mut room, mut out) = ([0; 10], Vec::new());
     let received = server.machine.receive(&mut server.wire[..bytes.len()], &mut room, &mut out);
@@ -176,7 +176,7 @@ fn nothing_is_left_of_what_is_decrypted_into_a_room_for_a_record() {
             client.writer().write_all(&vec![part; 1_000 * usize::from(part)]).unwrap();
             let mut bytes = &sent_by(&mut client)[..];
             while !bytes.is_empty() {
-                let at = server.machine.receive_at(room.len());
+                let at = server.machine.receive_at(room.len(), Fill::Within);
                 let (next, rest) = bytes.split_at(bytes.len().min(at.len()).min(7_000));
                 server.wire[at.start..at.start + next.len()].copy_from_slice(next);
                 let wire = &mut server.wire[..at.start + next.len()];
