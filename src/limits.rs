@@ -367,7 +367,7 @@ pub const KEPT_BYTES_PAUSE: Duration = Duration::from_millis(10);
 pub const TLS_FULL_RECORD_PLAIN_BYTES: usize = 16 * 1024;
 /// Bytes of a full record as the ciphers here make it: its header, and at most 24 bytes that encryption adds (RFC 5288).
 pub const TLS_FULL_RECORD_BYTES: usize = TLS_FULL_RECORD_PLAIN_BYTES + 5 + 24;
-/// Bytes of ciphertext that a loop receives at once, together with what is held: a read in full records. It stays in the cache of a core.
+/// Bytes of ciphertext that a loop receives at once, together with what is held: a read in full records. Each loop has one such buffer.
 pub const TLS_WIRE_BYTES: usize = READ_BYTES_PER_TURN / TLS_FULL_RECORD_PLAIN_BYTES * TLS_FULL_RECORD_BYTES;
 const _: () = assert!(TLS_WIRE_BYTES >= TLS_HELD_BYTES_MAX + TLS_RECORD_BYTES_MAX);
 /// Bytes of a file of certificates or of a key.

@@ -78,6 +78,7 @@ fn compare_batch(bytes: &[u8]) {
     assert_eq!(Events::accepted(&accepted).count(), kept.len());
     for (view, event) in Events::accepted(&accepted).zip(&kept) {
         compare_event(&view, event);
+        compare_event(&EventRef::head(view.bytes(), false), event);
         if counts.are_head_first {
             let head = EventRef::head(view.bytes(), true);
             assert_eq!(EventRef::head_numbers(view.bytes()), (event.kind, event.severity));

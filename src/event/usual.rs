@@ -101,7 +101,7 @@ impl<'a> EventRef<'a> {
 
 /// If `rest` begins with the field of `key`, passes it.
 #[inline(always)]
-fn usual_fixed64(rest: &mut &[u8], key: u32, set: impl FnOnce(u64)) {
+pub(super) fn usual_fixed64(rest: &mut &[u8], key: u32, set: impl FnOnce(u64)) {
     if let [first, after @ ..] = *rest
         && u32::from(*first) == key
         && let Some((bits, after)) = after.split_first_chunk()

@@ -10,8 +10,8 @@
 //!   ingress cannot make it fail either; what is malformed reads as unset.
 //! * Texts are kept as bytes, and an accessor turns them into `&str`. Ingress has checked them already, but safe Rust
 //!   keeps no proof of that in a slice; ingress reads no texts and a sink reads each once, so each side pays one pass.
-//! * Attributes lie mostly side by side; `attributes` spans from the first to the last, and whatever another encoder
-//!   put in between is stepped over.
+//! * Attributes lie mostly side by side; `attributes` spans from the first to the last, or all that follows the head, and whatever else
+//!   is in it is stepped over.
 
 use super::check::Malformed;
 pub use super::proto::EventKind;
@@ -19,7 +19,7 @@ use super::protobuf::{
     DELIMITED, DEPTH_ATTRIBUTE, DEPTH_BATCH, DEPTH_EVENT, FIXED64, Fault, Read, VARINT, delimited, field_key, fixed64,
     is_ascii, is_one_varint, is_utf8, key, skip, varint,
 };
-use super::usual::{read_usual_attribute, usual_delimited};
+use super::usual::{read_usual_attribute, text_of, usual_delimited, usual_fixed64};
 use crate::limits::{ATTRIBUTE_KEY_BYTES_MAX, SEVERITY_MAX, TIME_UNIX_NANO_MAX};
 
 // Keys of `EventBatch`, `Event` and `Attribute`, all of one byte.
@@ -93,9 +93,8 @@ impl<'a> UnreadValue<'a> {
     /// The bytes of a text, in the usual form; `None`: [`UnreadValue::read`] tells what it is.
     #[inline]
     pub fn text(self) -> Option<&'a [u8]> {
-        const STRING: u8 = STRING_VALUE as u8;
-        match self.0 {
-            [STRING, bytes @ ..0x80, text @ ..] if usize::from(*bytes) == text.len() => Some(text),
+        match text_of(self.0, STRING_VALUE) {
+            Some((text, [])) => Some(text),
             _ => None,
         }
     }
@@ -123,7 +122,7 @@ pub struct EventRef<'a> {
     pub(super) name: &'a [u8],
     /// Empty: unset.
     pub(super) body: &'a [u8],
-    /// The bytes in which the attributes lie, with or without other fields. Empty: no attributes.
+    /// The bytes in which the attributes lie, with or without other fields; there may be none.
     pub(super) attributes: &'a [u8],
     /// Empty: unset.
     pub(super) trace_id: &'a [u8],
@@ -181,13 +180,15 @@ impl<'a> EventRef<'a> {
     #[cfg(feature = "server")]
     #[inline(always)]
     pub(crate) fn head(bytes: &'a [u8], is_head_first: bool) -> Self {
-        let mut event = Self::unset(bytes);
-        let rest = event.locate_usual_head();
-        if !is_head_first || rest.first().is_some_and(|key| u32::from(*key) <= NAME) {
-            return Self::accepted_in_any_form(bytes);
+        if is_head_first {
+            let mut event = Self::unset(bytes);
+            let rest = event.locate_usual_head();
+            if rest.first().is_none_or(|key| u32::from(*key) > NAME) {
+                event.attributes = rest;
+                return event;
+            }
         }
-        event.attributes = rest;
-        event
+        Self::accepted_in_any_form(bytes)
     }
 
     /// As [`EventRef::accepted`], in a call.
@@ -488,7 +489,20 @@ impl<'a> Iterator for UnreadAttributes<'a> {
 impl<'a> UnreadAttributes<'a> {
     #[inline(never)]
     fn next_unusual(&mut self) -> Option<(&'a [u8], UnreadValue<'a>)> {
+        // What mostly follows the attributes.
+        let rest = &mut self.0.rest;
+        usual_fixed64(rest, VALUE, |_| ());
+        usual_fixed64(rest, DURATION_NANO, |_| ());
+        for key in [TRACE_ID, SPAN_ID, PARENT_SPAN_ID] {
+            usual_delimited(rest, key, &mut &[][..]);
+        }
         let bytes = self.0.next()?;
+        // One of 128 bytes or more.
+        if let Some((key, value)) = text_of(bytes, ATTRIBUTE_KEY)
+            && let Some((_, [])) = text_of(value, STRING_VALUE)
+        {
+            return Some((key, UnreadValue(value)));
+        }
         Some((read_attribute(bytes).0.as_bytes(), UnreadValue(bytes)))
     }
 }

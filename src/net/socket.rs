@@ -113,7 +113,7 @@ impl Socket {
         self.transport.tls_mut().map_or(0, |machine| machine.take_plain(room))
     }
 
-    /// Whether the last read took as much as it was to take: there most likely is more.
+    /// Whether the last read took as much as it had room for: there most likely is more.
     pub(super) fn is_more_likely(&self) -> bool {
         self.transport.is_more_likely()
     }
@@ -167,7 +167,8 @@ impl Socket {
         self.read_as(Fill::Within, room, wire, now)
     }
 
-    /// The same into a room for what is missing of a frame: with TLS one read takes what fills it, as far as that has come.
+    /// The same into a room for what is missing of a frame: with TLS one read takes what fills it, as far as that has come and the loop's
+    /// buffer for ciphertext has room.
     pub(super) fn read_rest(&mut self, room: &mut [u8], wire: &mut [u8], now: Instant) -> ReadEnd {
         self.read_as(Fill::Whole, room, wire, now)
     }

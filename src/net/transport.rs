@@ -20,7 +20,7 @@ pub(super) struct Transport {
     stream: TcpStream,
     /// `None`: without TLS, or not yet.
     tls: Option<Box<Machine>>,
-    /// The last read took as much as it was to take: there most likely is more.
+    /// The last read took as much as it had room for: there most likely is more.
     is_more_likely: bool,
 }
 
@@ -68,7 +68,7 @@ impl Transport {
         received
     }
 
-    /// Whether the last read took as much as it was to take: there most likely is more.
+    /// Whether the last read took as much as it had room for: there most likely is more.
     pub(super) fn is_more_likely(&self) -> bool {
         self.is_more_likely
     }
@@ -136,11 +136,13 @@ impl Transport {
         match machine.take_plain(room) {
             0 => {}
             bytes => {
-                self.is_more_likely = true;
+                self.is_more_likely = bytes == room.len();
                 return Ok(Received::Bytes(bytes));
             }
         }
         self.is_more_likely = false;
+        // What has no place in the room would be kept as well.
+        let fill = if whole_records_only { Fill::Within } else { fill };
         if let Some(error) = machine.take_failure() {
             return Err(TlsReadError::Tls(error));
         }
@@ -159,9 +161,10 @@ impl Transport {
             }
             end = if whole > 0 { start + whole } else { end };
         }
+        let is_cut = end < at.end;
         let next = wire.get_mut(start..end).unwrap_or_default();
         let received = read(&mut self.stream, next).map_err(TlsReadError::Io)?;
-        self.is_more_likely = received == next.len();
+        self.is_more_likely = received == next.len() && !is_cut;
         if received == 0 {
             // Without close_notify. Frames and bodies carry their lengths: what is cut off is noticed. Lines of syslog do not: see
             // `Socket::is_cut`.

@@ -10,7 +10,7 @@
 //! all connections of a loop share it. The buffered one would copy all ciphertext into a buffer of each connection, 4 KiB at a time.
 //!
 //! Memory of a connection, beside some KiB of rustls' state: at most [`TLS_HELD_BYTES_MAX`] of ciphertext that is not a whole record
-//! (or handshake message) yet, and the plaintext of one record that had no place with the caller. Both are freed once they are empty.
+//! (or handshake message) yet, and at most 18 KiB of plaintext that had no place with the caller. Both are freed once they are empty.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use crate::limits::{
 pub(crate) enum Fill {
     /// What has a place in it.
     Within,
-    /// All of it, for what is missing of a frame or body. What the last record has beyond it is kept.
+    /// All of it, for what is missing of a frame. What the last record has beyond it, and a part of the next record, are kept.
     Whole,
 }
 
@@ -98,9 +98,10 @@ impl Machine {
         self.held.len() + self.plain.len().saturating_sub(self.plain_taken)
     }
 
-    /// Where the next ciphertext is to be received, in a buffer of [`TLS_WIRE_BYTES`]: after what is held, and with it no more than will
-    /// have a place in `room` bytes of plaintext or in a record. So nothing is left of what is decrypted into a room for a record. A
-    /// handshake message may be longer: it is received record by record.
+    /// Where the next ciphertext is to be received, in a buffer of [`TLS_WIRE_BYTES`]: after what is held.
+    ///
+    /// [`Fill::Within`]: with what is held no more than will have a place in `room` bytes of plaintext or in a record, so that nothing is
+    /// left of what is decrypted into a room for a record. A handshake message may be longer: it is received record by record.
     ///
     /// [`Fill::Whole`]: as many full records as fill the room, in one read in place of several that become shorter.
     pub(crate) fn receive_at(&self, room: usize, fill: Fill) -> std::ops::Range<usize> {

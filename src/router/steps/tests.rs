@@ -8,7 +8,7 @@ use super::*;
 use crate::batch::Fate;
 use crate::event::proto::attribute::Value;
 use crate::event::proto::{Attribute, Event, EventBatch};
-use crate::event::{EventKind, JsonRecord, write_json};
+use crate::event::{EventKind, JsonRecord, check_batch, write_json};
 use crate::limits::{EVENT_ATTRIBUTES_MAX, STEP_CONDITIONS_MAX};
 use crate::metrics::FilterStep;
 use crate::settings::steps::{SampleBy, SampleSettings};
@@ -102,6 +102,58 @@ fn each_of_256_conditions_is_the_one_that_is_met() {
         let expected: Vec<Option<usize>> = (0..number).map(Some).chain([None]).collect();
         assert_eq!(met, expected, "{part}");
         super::fuzz::check(&settings, EventBatch { events }.encode_to_vec());
+    }
+}
+
+/// Events that begin with their head, and then have attributes in every place and form that an encoder may write.
+#[test]
+fn attributes_are_found_wherever_they_lie_behind_the_head() {
+    let only = |attributes: Vec<Attribute>| Event { attributes, ..Event::default() }.encode_to_vec();
+    let env = |value: &str| attribute("env", Value::StringValue(value.to_owned()));
+    let head = Event { severity: 9, ..named("request") };
+    let long = attribute("route", Value::StringValue("/x".repeat(100)));
+    let tail = Event {
+        value: Some(1.5),
+        duration_nano: 7,
+        trace_id: vec![1; 16],
+        span_id: vec![2; 8],
+        parent_span_id: vec![3; 8],
+        ..Event::default()
+    };
+    // In the second one the value comes before the key; 0xb8 0x3e 0x05 is an unknown field.
+    let [key, value] = [&b"\x0a\x03env"[..], b"\x12\x04prod"];
+    let reversed = [&[0x3a, 11][..], value, key].concat();
+    let unusual = vec![
+        attribute("raw", Value::BytesValue(vec![0xff; 20])),
+        Attribute { key: "env".to_owned(), value: None },
+        attribute("ok", Value::BoolValue(true)),
+        attribute("n", Value::IntValue(-5)),
+        attribute("x", Value::DoubleValue(0.5)),
+    ];
+    let body = Event { body: "b".repeat(20_000), ..Event::default() }.encode_to_vec();
+    let behind_head = [
+        only(vec![env("prod")]),
+        reversed,
+        [&[0xb8, 0x3e, 5][..], &only(vec![env("prod")])].concat(),
+        [tail.encode_to_vec(), only(vec![env("prod")])].concat(),
+        [only(vec![env("test")]), tail.encode_to_vec(), only(vec![env("prod")])].concat(),
+        [body, only(vec![long.clone(), env("prod")]), tail.encode_to_vec()].concat(),
+        only([vec![env("prod")], unusual].concat()),
+        [only(vec![long]), tail.encode_to_vec()].concat(),
+    ];
+    let events = behind_head.iter().map(|rest| [head.encode_to_vec(), rest.clone()].concat());
+    let payload: Vec<u8> = events
+        .flat_map(|event| {
+            let mut field = vec![0x0a];
+            prost::encoding::encode_varint(event.len() as u64, &mut field);
+            [field, event].concat()
+        })
+        .collect();
+    let counts = check_batch(&payload, behind_head.len(), |_, _, _| {}).unwrap();
+    assert_eq!((counts.accepted, counts.are_head_first), (behind_head.len(), true));
+    for include in ["env = 'prod'", "env = '*'", "route = '/x*'", "raw = '*'", "ok = true", "n = -5", "x = 0.5"] {
+        let settings = settings(&[("include", &format!("{{ attributes = {{ {include} }} }}"))]);
+        super::fuzz::check(&settings, payload.clone());
     }
 }
 

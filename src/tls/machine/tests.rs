@@ -192,6 +192,31 @@ fn nothing_is_left_of_what_is_decrypted_into_a_room_for_a_record() {
 }
 
 #[test]
+fn one_read_takes_what_fills_the_room_for_the_rest_of_a_frame() {
+    let sent: Vec<u8> = (0..200_000).map(|index| (index % 251) as u8).collect();
+    for version in VERSIONS {
+        for (missing, piece) in [(150_000, 65_000), (16_384, 100_000), (100, 100_000), (90_112, 16_384)] {
+            let (mut server, mut client) = pair(version);
+            client.set_buffer_limit(None);
+            let mut bytes = Vec::new();
+            for part in sent.chunks(piece) {
+                client.writer().write_all(part).unwrap();
+                bytes.extend_from_slice(&sent_by(&mut client));
+            }
+            let mut room = vec![0; missing];
+            let at = server.machine.receive_at(room.len(), Fill::Whole);
+            let (next, rest) = bytes.split_at(at.len());
+            server.wire[at.clone()].copy_from_slice(next);
+            let received = server.machine.receive(&mut server.wire[..at.end], &mut room, &mut server.out).unwrap();
+            assert_eq!(received, Received::Bytes(missing), "{version:?}");
+            assert!(server.machine.kept_bytes() <= 2 * TLS_FULL_RECORD_BYTES, "{}", server.machine.kept_bytes());
+            server.receive(rest, usize::MAX, 1 << 20).unwrap();
+            assert!([room, std::mem::take(&mut server.plain)].concat() == sent, "{version:?} {missing}");
+        }
+    }
+}
+
+#[test]
 fn whole_records_end_with_the_last_that_has_come() {
     for version in VERSIONS {
         let (mut server, mut client) = pair(version);
