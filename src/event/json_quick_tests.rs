@@ -153,7 +153,7 @@ const VALUES: &[&str] = &[
     "\"00010203040506\"",
 ];
 
-/// Keys that are no fields, though most nearly are.
+/// Keys that are not names of fields; most of them differ from one in a single character.
 const OTHER_KEYS: &[&str] =
     &["events", "nmae", "", "names", "nam", "time_", "ti", "t\\u0069me", "parent_span_id2", "value\\\""];
 

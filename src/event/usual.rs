@@ -133,7 +133,7 @@ pub(super) fn usual_delimited<'a>(rest: &mut &'a [u8], key: u32, field: &mut &'a
 /// field. The hot loop of receipt.
 ///
 /// Texts are not looked at one by one: the bytes from 0x80 on that are expected outside of texts are counted while fields are passed, and
-/// if the event has no others, then all its texts are ASCII. Otherwise each text is checked.
+/// if the event has no more than these, all its texts are ASCII. Otherwise each text is checked.
 #[inline(never)]
 pub(super) fn is_usual_and_valid(bytes: &[u8]) -> bool {
     let (mut rest, mut high) = (bytes, 0);

@@ -141,7 +141,7 @@ impl Transport {
             }
         }
         self.is_more_likely = false;
-        // What has no place in the room would be kept as well.
+        // Memory is short: plaintext that does not fit in the room would have to be kept as well.
         let fill = if whole_records_only { Fill::Within } else { fill };
         if let Some(error) = machine.take_failure() {
             return Err(TlsReadError::Tls(error));

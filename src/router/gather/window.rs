@@ -73,7 +73,7 @@ impl Gather {
         self.open.is_full(self.settings) || is_window && self.open.read_bytes() >= self.window_bytes_max
     }
 
-    /// Most encoded bytes of events that a window may read before it is delivered. By default there is no such limit.
+    /// Most encoded bytes of events that a window may read before it is delivered. No limit by default.
     pub fn limit_window(&mut self, bytes: u64) {
         self.window_bytes_max = bytes;
     }

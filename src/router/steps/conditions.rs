@@ -67,7 +67,7 @@ struct Test {
 #[derive(Default)]
 struct FirstValues<'a> {
     are_read: bool,
-    /// `None`, once they are read: the event has no such attribute.
+    /// Once `are_read`, `None` says that the event has no such attribute.
     values: [Option<UnreadValue<'a>>; KEYS_AT_ONCE],
 }
 
