@@ -53,9 +53,10 @@ fn twice_in_a_row(mut look: impl FnMut() -> bool) -> bool {
     })
 }
 
-/// Asks for a page over a connection that stays open.
+/// Asks for a page over a connection that stays open. The request is one write: parts of it could wake the server up one by one.
 fn ask(connection: &mut BufReader<TcpStream>, page: &str) {
-    write!(connection.get_mut(), "GET {page} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let request = format!("GET {page} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    connection.get_mut().write_all(request.as_bytes()).unwrap();
     let (mut line, mut length) = (String::new(), 0);
     while line != "\r\n" {
         line.clear();
