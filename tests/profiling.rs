@@ -158,6 +158,15 @@ fn status(stream: TcpStream) -> (u16, String) {
     (status, String::from_utf8_lossy(&body).into_owned())
 }
 
+/// Ends the load, also where a test fails: its thread is waited for.
+struct EndsLoad<'a>(&'a AtomicBool);
+
+impl Drop for EndsLoad<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Sends frames until `is_over`.
 fn load(address: SocketAddr, is_over: &AtomicBool) {
     let mut agent = RawAgent::greeted(address, hello([1; 16], 0)).0;
@@ -177,7 +186,8 @@ fn a_profile_under_load_names_our_functions_and_threads() {
     let server = start(directory.path());
     let (address, is_over) = (server.address(), AtomicBool::new(false));
     thread::scope(|scope| {
-        let loading = scope.spawn(|| load(address, &is_over));
+        let _ends_load = EndsLoad(&is_over);
+        scope.spawn(|| load(address, &is_over));
         let (head, body) = answer(ask(address, "profile?seconds=1", TOKEN));
         assert!(head.starts_with("HTTP/1.1 200 "), "{head} {}", String::from_utf8_lossy(&body));
         assert!(head.contains("\r\nCache-Control: no-store\r\n"), "{head}");
@@ -188,8 +198,9 @@ fn a_profile_under_load_names_our_functions_and_threads() {
         assert!(profile.duration_nanos >= 1_000_000_000 && profile.time_nanos > 0, "{}", profile.duration_nanos);
         println!("{} bytes, {} stacks, threads {:?}", body.len(), profile.sample.len(), profile.threads());
         let names = profile.names();
-        let is_ours = |part: &str| names.iter().any(|name| name.starts_with("telemetryx::") && name.contains(part));
-        assert!(is_ours("EventLoop") && is_ours("turn"), "{names:#?}");
+        // Where it is inlined, a function has the name of its file, if the build has line tables.
+        let is_turn = |name: &&str| name.contains("EventLoop") || name.contains("(net/event_loop.rs)");
+        assert!(names.iter().any(|name| is_turn(name) && name.contains("turn")), "{names:#?}");
         assert!(!names.iter().any(|name| name.contains("perf_signal_handler")), "the profiler is not in the profile");
 
         // With the same numbers of seconds again: the first one has ended.
@@ -197,9 +208,7 @@ fn a_profile_under_load_names_our_functions_and_threads() {
         let svg = String::from_utf8(body).unwrap();
         assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("\r\nContent-Type: image/svg+xml\r\n"), "{head}");
         println!("{} bytes of SVG", svg.len());
-        assert!(svg.contains("<svg") && svg.contains("telemetryx::net"), "{svg}");
-        is_over.store(true, Ordering::Relaxed);
-        loading.join().unwrap();
+        assert!(svg.contains("<svg") && (svg.contains("telemetryx::net") || svg.contains("(net/")), "{svg}");
     });
 }
 
