@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!  baseline recv PORT        reads what comes, from any number of connections, and forgets it
-//!  baseline recv-tls PORT CERT KEY [BYTES]
-//!                            the same with TLS: rustls' own buffers, and what is decrypted is forgotten; reads of at most BYTES
+//!  baseline recv-tls PORT CERT KEY
+//!                            the same with TLS: rustls' own buffers, and what is decrypted is forgotten
+//!  baseline recv-tls-itself PORT CERT KEY
+//!                            the same, and rustls reads the socket itself (`read_tls`), as its examples let it
 //!  baseline handshakes PORT CERT PER_SECOND SECONDS
 //!                            connects so often with a full handshake, and closes; prints JSON: how many were complete, how
 //!                            many failed, the slowest in milliseconds
@@ -15,7 +17,7 @@
 //!                            the median of one append in milliseconds
 //! ```
 //!
-//! One thread; reads are as large as the server's, unless BYTES says how large. `recv` and `answer` end when they are killed.
+//! One thread; reads are as large as the server's, but those of rustls itself. `recv` and `answer` end when they are killed.
 
 #[path = "../../benches/support/plain_json.rs"]
 mod plain_json;
@@ -39,18 +41,19 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
-        ["recv", port] => serve(port, READ_BYTES_PER_TURN, |_, _| Ok(())),
-        ["recv-tls", port, cert, key] => receive_tls(port, cert, key, READ_BYTES_PER_TURN),
-        ["recv-tls", port, cert, key, bytes] => {
-            bytes.parse().map_err(io::Error::other).and_then(|bytes| receive_tls(port, cert, key, bytes))
-        }
+        ["recv", port] => serve(port, |_, _| Ok(())),
+        ["recv-tls", port, cert, key] => tls::config(cert, key).and_then(|config| {
+            serve(port, |peer, bytes| tls::receive(&mut peer.tls, &config, bytes, &mut peer.stream))
+        }),
+        ["recv-tls-itself", port, cert, key] => tls::config(cert, key)
+            .and_then(|config| serve_ready(port, |peer| tls::receive_itself(&mut peer.tls, &config, &mut peer.stream))),
         ["handshakes", port, cert, per_second, seconds] => tls::handshakes(port, cert, per_second, seconds),
         ["certificate", folder] => tls::certificate(folder),
-        ["answer", port] => serve(port, READ_BYTES_PER_TURN, answer),
+        ["answer", port] => serve(port, answer),
         ["decode", seconds] => decode(seconds),
         ["append", file, bytes, seconds, pause_ms] => append(file, bytes, seconds, pause_ms),
         _ => {
-            let usage = "usage: baseline recv PORT | recv-tls PORT CERT KEY [BYTES] | handshakes PORT CERT PER_SECOND SECONDS | \
+            let usage = "usage: baseline recv PORT | recv-tls PORT CERT KEY | recv-tls-itself PORT CERT KEY | handshakes PORT CERT PER_SECOND SECONDS | \
                          certificate DIR | answer PORT | decode SECONDS | \
                          append FILE BYTES SECONDS PAUSE_MS";
             Err(io::Error::other(usage))
@@ -65,16 +68,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn receive_tls(port: &str, cert: &str, key: &str, read_bytes: usize) -> io::Result<()> {
-    let config = tls::config(cert, key)?;
-    serve(port, read_bytes, |peer, bytes| tls::receive(&mut peer.tls, &config, bytes, &mut peer.stream))
+/// One read of a connection that is ready, into a room that all share.
+fn serve(port: &str, mut each: impl FnMut(&mut Peer, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut room = vec![0; READ_BYTES_PER_TURN];
+    serve_ready(port, |peer| match peer.stream.read(&mut room)? {
+        0 => Ok(false),
+        bytes => each(peer, &room[..bytes]).map(|()| true),
+    })
 }
 
-fn serve(port: &str, read_bytes: usize, mut each: impl FnMut(&mut Peer, &[u8]) -> io::Result<()>) -> io::Result<()> {
+/// Calls `each` for every connection that has something to read, until it returns false or an error.
+fn serve_ready(port: &str, mut each: impl FnMut(&mut Peer) -> io::Result<bool>) -> io::Result<()> {
     let port = port.parse().map_err(io::Error::other)?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
     let mut peers: Vec<Peer> = Vec::new();
-    let mut room = vec![0; read_bytes];
     loop {
         let mut sockets: Vec<_> = peers.iter().map(|peer| PollFd::new(&peer.stream, PollFlags::IN)).collect();
         sockets.push(PollFd::new(&listener, PollFlags::IN));
@@ -88,14 +95,7 @@ fn serve(port: &str, read_bytes: usize, mut each: impl FnMut(&mut Peer, &[u8]) -
         }
         let mut ready = ready.into_iter();
         peers.retain_mut(|peer| {
-            if ready.next() != Some(true) {
-                return true;
-            }
-            match peer.stream.read(&mut room) {
-                Ok(0) => false,
-                Ok(bytes) => each(peer, &room[..bytes]).is_ok(),
-                Err(error) => error.kind() == io::ErrorKind::WouldBlock,
-            }
+            ready.next() != Some(true) || each(peer).unwrap_or_else(|error| error.kind() == io::ErrorKind::WouldBlock)
         });
     }
 }

@@ -34,18 +34,42 @@ pub(super) fn receive(
     mut bytes: &[u8],
     stream: &mut TcpStream,
 ) -> io::Result<()> {
+    let connection = begun(connection, config)?;
+    while !bytes.is_empty() {
+        connection.read_tls(&mut bytes)?;
+        forget_plaintext(connection, stream)?;
+    }
+    Ok(())
+}
+
+/// One read of the socket, as large as rustls makes it, decrypted. False: the peer sends nothing more.
+pub(super) fn receive_itself(
+    connection: &mut Option<ServerConnection>,
+    config: &Arc<ServerConfig>,
+    stream: &mut TcpStream,
+) -> io::Result<bool> {
+    let connection = begun(connection, config)?;
+    let is_open = connection.read_tls(stream)? > 0;
+    forget_plaintext(connection, stream)?;
+    Ok(is_open)
+}
+
+fn begun<'a>(
+    connection: &'a mut Option<ServerConnection>,
+    config: &Arc<ServerConfig>,
+) -> io::Result<&'a mut ServerConnection> {
     if connection.is_none() {
         *connection = Some(ServerConnection::new(config.clone()).map_err(io::Error::other)?);
     }
-    let Some(connection) = connection else { return Ok(()) };
+    connection.as_mut().ok_or_else(|| io::Error::other("no connection"))
+}
+
+fn forget_plaintext(connection: &mut ServerConnection, stream: &mut TcpStream) -> io::Result<()> {
     let mut room = [0; 16 * 1024];
-    while !bytes.is_empty() {
-        connection.read_tls(&mut bytes)?;
-        connection.process_new_packets().map_err(io::Error::other)?;
-        while matches!(connection.reader().read(&mut room), Ok(1..)) {}
-        while connection.wants_write() {
-            connection.write_tls(stream)?;
-        }
+    connection.process_new_packets().map_err(io::Error::other)?;
+    while matches!(connection.reader().read(&mut room), Ok(1..)) {}
+    while connection.wants_write() {
+        connection.write_tls(stream)?;
     }
     Ok(())
 }
