@@ -8,7 +8,6 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -345,18 +344,16 @@ fn replays_and_drops_beside_a_server_that_refuses_more_all_the_time_lose_nothing
     let table = || Connection::open(dir.join("events.db")).unwrap().table_exists(None, "events").unwrap_or(false);
     assert!(wait_until(PATIENCE, table), "{}", server.log());
     sqlite(dir, REFUSE);
-    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let posting = scope.spawn(|| {
             for number in 0..60 {
                 post(server.address(), &format!("{{\"name\":\"good{number}\"}}\n{{\"name\":\"bad{number}\"}}\n"));
                 if number == 40 {
                     sqlite(dir, "DROP TRIGGER no_bad");
                 }
             }
-            done.store(true, Ordering::SeqCst);
         });
-        while !done.load(Ordering::SeqCst) {
+        while !posting.is_finished() {
             let (code, out, err) = dead(dir, &["replay", "--sink", "sqlite"]);
             assert!(code == 0 || err.contains("SQLITE_CONSTRAINT_TRIGGER"), "{out}{err}");
             assert_eq!(fine(dir, &["drop", "--code", "other"]), "no dead letters match: nothing was dropped\n");

@@ -21,7 +21,7 @@ use telemetryx::wire::FrameKind;
 const AGENTS: u64 = 8;
 const FRAME_EVENTS: u64 = 200;
 const WINDOW_FRAMES: u64 = 32;
-const PUSH: Duration = Duration::from_secs(15);
+const PUSH: Duration = Duration::from_secs(30);
 const BUFFER_BYTES: u64 = 64 << 20;
 /// What the process may need beside its buffers.
 const BESIDE_BUFFERS_BYTES: u64 = 64 << 20;

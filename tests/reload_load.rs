@@ -17,6 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use support::Ended;
 use support::agent::{RawAgent, batch, data, hello, named};
 use support::http::{self, metric};
 use support::server::{Server, wait_until};
@@ -177,6 +178,7 @@ fn reloads_under_load_close_only_what_was_revoked_and_lose_and_repeat_nothing() 
     let (shared, agents) = (Shared::default(), connect(address, common, revocable));
     let mut posted = 0;
     let sent: Vec<Sent> = thread::scope(|scope| {
+        let ended = Ended(&shared.stop);
         let senders: Vec<_> = agents.into_iter().map(|agents| scope.spawn(|| send_all(agents, &shared))).collect();
         for round in 1..=rounds {
             let revoked = revocable * round / rounds;
@@ -207,7 +209,7 @@ fn reloads_under_load_close_only_what_was_revoked_and_lose_and_repeat_nothing() 
                 thread::sleep(Duration::from_millis(500));
             }
         }
-        shared.stop.store(true, SeqCst);
+        drop(ended);
         senders.into_iter().flat_map(|sender| sender.join().expect("a sender met what must not be")).collect()
     });
     let reloads = |result| metric(address, &format!("telemetryx_reloads_total{{result=\"{result}\"}}"));

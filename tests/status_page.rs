@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use support::Ended;
 use support::agent::{RawAgent, batch, data, hello, named};
 use support::chromium::Page;
 use support::disk::Disk;
@@ -336,15 +337,6 @@ fn the_page_fits_a_desk_and_a_phone_in_light_and_dark() {
 const WATCH_SHIFTS: &str = "window.shifted = 0; new PerformanceObserver(list => {
     for (const entry of list.getEntries()) window.shifted += entry.value;
 }).observe({ type: 'layout-shift' }); true";
-
-/// Sets the flag when it goes out of scope, also because of a failed assertion.
-struct Ended<'a>(&'a AtomicBool);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 /// Sends requests of different sizes until `ended` is set.
 fn send(address: SocketAddr, ended: &AtomicBool) {

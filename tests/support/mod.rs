@@ -30,6 +30,7 @@ pub(crate) mod tls;
 pub(crate) mod tls_front;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use telemetryx::random::Random;
 
@@ -47,4 +48,15 @@ pub(crate) fn seed() -> u64 {
     };
     println!("TELEMETRYX_TEST_SEED={seed}");
     seed
+}
+
+/// Sets a flag when dropped, also when an assertion fails. To be created within `thread::scope` and bound to a name: the scope waits for
+/// its threads, and they run until the flag is set.
+#[must_use]
+pub(crate) struct Ended<'a>(pub &'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -350,27 +350,26 @@ fn no_letter_is_lost_while_others_are_taken_out() {
         let dir = tempfile::tempdir().unwrap();
         let server = letters(dir.path(), bytes_max);
         let path = path(dir.path(), "out");
-        let (done, rewrites) = (AtomicBool::new(false), AtomicU64::new(0));
+        let rewrites = AtomicU64::new(0);
         let mut taken = Vec::new();
         std::thread::scope(|scope| {
-            scope.spawn(|| {
+            let appending = scope.spawn(|| {
                 let mut random = Random::seeded(seed);
                 let mut next = 0;
+                let until = Instant::now() + Duration::from_secs(60);
                 while next < letters_appended {
                     let end = next + 1 + random.next_u64() % 20;
                     server.append((next..end).map(|number| Text(number.to_string()))).unwrap();
                     next = end;
                     // In each quarter some are taken out, however the threads run.
                     let due = 4 * next / letters_appended;
-                    let until = Instant::now() + Duration::from_secs(60);
                     while rewrites.load(Ordering::SeqCst) < due && Instant::now() < until {
                         std::thread::yield_now();
                     }
                 }
                 server.append([Text("last".into())]).unwrap();
-                done.store(true, Ordering::SeqCst);
             });
-            while !done.load(Ordering::SeqCst) {
+            while !appending.is_finished() {
                 // Every third, as it is when the file is rewritten.
                 let mut now = Vec::new();
                 let count = rewrite(&path, |line| {
