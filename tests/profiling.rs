@@ -192,8 +192,8 @@ fn a_profile_under_load_names_our_functions_and_threads() {
         let names = profile.names();
         // With line tables, the end of a file's path stands for the module of a function into which others were inlined.
         let is_turn = |name: &&str| {
-            let is_ours = name.starts_with("telemetryx::") || name.ends_with("(net/event_loop.rs)");
-            is_ours && (name.contains("EventLoop") || name.contains("event_loop")) && name.contains("turn")
+            name.starts_with("telemetryx::") && name.contains("EventLoop::turn")
+                || name.starts_with("turn") && name.ends_with("(net/event_loop.rs)")
         };
         assert!(names.iter().any(is_turn), "{names:#?}");
         assert!(!names.iter().any(|name| name.contains("perf_signal_handler")), "the profiler is not in the profile");

@@ -132,8 +132,8 @@ pub(super) fn usual_delimited<'a>(rest: &mut &'a [u8], key: u32, field: &mut &'a
 /// Whether an event is valid and all its fields are in the usual form. `false`: it may be anything, and `check` has to read it field by
 /// field. The hot loop of receipt.
 ///
-/// Texts are not looked at one by one: the bytes from 0x80 on that are expected outside of texts are counted while fields are passed, and
-/// if the event has no more than these, all its texts are ASCII. Otherwise each text is checked.
+/// Texts are not checked one by one. While fields are passed, the bytes of 0x80 or more that numbers, lengths and ids contain are counted.
+/// If the whole event contains no more such bytes than that, all its texts are ASCII. Otherwise each text is checked for UTF-8.
 #[inline(never)]
 pub(super) fn is_usual_and_valid(bytes: &[u8]) -> bool {
     let (mut rest, mut high) = (bytes, 0);

@@ -53,8 +53,8 @@ fn main() -> ExitCode {
         ["decode", seconds] => decode(seconds),
         ["append", file, bytes, seconds, pause_ms] => append(file, bytes, seconds, pause_ms),
         _ => {
-            let usage = "usage: baseline recv PORT | recv-tls PORT CERT KEY | recv-tls-itself PORT CERT KEY | handshakes PORT CERT PER_SECOND SECONDS | \
-                         certificate DIR | answer PORT | decode SECONDS | \
+            let usage = "usage: baseline recv PORT | recv-tls PORT CERT KEY | recv-tls-itself PORT CERT KEY | \
+                         handshakes PORT CERT PER_SECOND SECONDS | certificate DIR | answer PORT | decode SECONDS | \
                          append FILE BYTES SECONDS PAUSE_MS";
             Err(io::Error::other(usage))
         }

@@ -54,14 +54,15 @@ pub(super) fn receive_itself(
     Ok(is_open)
 }
 
+/// The connection, which is created for the first bytes.
 fn begun<'a>(
     connection: &'a mut Option<ServerConnection>,
     config: &Arc<ServerConfig>,
 ) -> io::Result<&'a mut ServerConnection> {
-    if connection.is_none() {
-        *connection = Some(ServerConnection::new(config.clone()).map_err(io::Error::other)?);
+    match connection {
+        Some(connection) => Ok(connection),
+        none => Ok(none.insert(ServerConnection::new(config.clone()).map_err(io::Error::other)?)),
     }
-    connection.as_mut().ok_or_else(|| io::Error::other("no connection"))
 }
 
 fn forget_plaintext(connection: &mut ServerConnection, stream: &mut TcpStream) -> io::Result<()> {

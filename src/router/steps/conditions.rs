@@ -67,7 +67,7 @@ struct Test {
 #[derive(Default)]
 struct FirstValues<'a> {
     are_read: bool,
-    /// Once `are_read`, `None` says that the event has no such attribute.
+    /// If `are_read` is true, `None` means that the event does not have this attribute.
     values: [Option<UnreadValue<'a>>; KEYS_AT_ONCE],
 }
 
