@@ -36,7 +36,7 @@ RUN touch build.rs src/lib.rs src/main.rs \
 
 FROM scratch
 # After FROM: a change of them builds nothing again.
-# VERSION is that of Cargo.toml (tests/image.rs); `make image` and compose.yaml set REVISION.
+# VERSION is that of Cargo.toml (tests/system/image.rs); `make image` and compose.yaml set REVISION.
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="telemetryx" \

@@ -28,7 +28,7 @@ clippy:
 	cargo clippy --no-default-features --lib --locked -- -D warnings
 	cargo clippy --features profiling --lib --bins --test profiling --locked -- -D warnings
 
-deny:           ## licences, advisories, banned and second crates; tests/deny.rs checks all but advisories
+deny:           ## licences, advisories, banned and second crates; tests/project/deny.rs checks all but advisories
 	cargo deny --version || cargo install cargo-deny --locked
 	cargo deny check
 
@@ -39,23 +39,23 @@ doc:            ## write docs/configuration.md anew from the table of settings
 	UPDATE_DOCS=1 cargo test --locked --lib config::
 
 proto:          ## generate src/event/proto.rs again from proto/events.proto
-	UPDATE_PROTO=1 cargo test --locked --test proto
+	UPDATE_PROTO=1 cargo test --locked --test project proto::
 
 # What `make test` does a dozen times: kills under load and in recovery, connections cut at any byte, and power loss (as
 # root). Prints its seeds and ledgers; TELEMETRYX_TEST_SEED=… repeats a run.
 torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores and of refused uploads, a minute of windows, 20 of power loss
-	TELEMETRYX_TORTURE_ROUNDS=100 cargo test --locked --test torture -- --nocapture --test-threads=1
-	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test store_torture --test store_faults -- --nocapture --test-threads=1
-	cargo test --locked --release --test shaping -- --ignored --nocapture
-	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test refusals -- --nocapture --test-threads=1
-	TELEMETRYX_WINDOW_SECONDS=60 TELEMETRYX_SERIES=1000000 cargo test --locked --test windows -- --nocapture --test-threads=1
+	TELEMETRYX_TORTURE_ROUNDS=100 cargo test --locked --test system torture:: -- --skip store_torture --nocapture --test-threads=1
+	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test system -- store_torture:: store_faults:: --nocapture --test-threads=1
+	cargo test --locked --release --test system shaping:: -- --ignored --nocapture
+	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test system refusals:: -- --nocapture --test-threads=1
+	TELEMETRYX_WINDOW_SECONDS=60 TELEMETRYX_SERIES=1000000 cargo test --locked --test system windows:: -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=20 ./tools/power-loss
 
 reload:         ## 50 reloads with 1,000 agents and three sinks: nobody disconnected without reason, nothing lost, nothing twice (1 minute)
-	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test reload_load -- --nocapture
+	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test system reload_load:: -- --nocapture
 
 otlp:           ## 100,000 logs, data points and spans each from the OpenTelemetry SDKs, and retries (20 minutes)
-	cargo test --locked --test otlp -- --include-ignored --nocapture --test-threads=1
+	cargo test --locked --test system otlp:: -- --include-ignored --nocapture --test-threads=1
 
 # The module with `unsafe` (src/batch/pool.rs), its users in the pipeline, and a server under load, with every memory
 # access checked. Needs a nightly toolchain. Proc macros and build scripts stay without: hence --target.
@@ -63,13 +63,13 @@ asan:           ## AddressSanitizer over pool and pipeline (nightly)
 	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
 		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --lib -- batch:: pipeline::
 	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
-		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --test frames
+		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --test system frames::
 
 senders:        ## 100,000 records each of Python logging, pino, a Collector, syslog over TLS and curl, compared in SQLite (3 minutes)
-	TELEMETRYX_SENDER_RECORDS=100000 cargo test --locked --test senders -- --nocapture --test-threads=1
+	TELEMETRYX_SENDER_RECORDS=100000 cargo test --locked --test system senders:: -- --nocapture --test-threads=1
 
 syslog:         ## 100,000 records of rsyslogd and of syslog-ng over each transport, compared in SQLite (5 minutes)
-	TELEMETRYX_SYSLOG_RECORDS=100000 cargo test --locked --test syslog -- --nocapture --test-threads=1
+	TELEMETRYX_SYSLOG_RECORDS=100000 cargo test --locked --test system syslog:: -- --nocapture --test-threads=1
 
 # Without the stores: their tokio has no sockets under loom.
 loom:           ## every order in which threads can meet in the pool

@@ -1,5 +1,5 @@
 //! Writes a list of the modules for the filter of log lines. Has no dependencies: an agent that links the library waits
-//! for no code generator. The Rust types of `proto/events.proto` are committed; `tests/proto.rs` compares them.
+//! for no code generator. The Rust types of `proto/events.proto` are committed; `tests/project/proto.rs` compares them.
 
 use std::path::Path;
 

@@ -34,7 +34,7 @@ mod json_time;
 pub mod nearest;
 pub mod otlp;
 /// The owned form, generated from `proto/events.proto`: what a client builds, and what the in-place parser is
-/// compared with. `make proto` writes the file; `tests/proto.rs` compares it with the contract.
+/// compared with. `make proto` writes the file; `tests/project/proto.rs` compares it with the contract.
 #[rustfmt::skip]
 pub mod proto;
 mod protobuf;

@@ -1,6 +1,6 @@
 //! What tests with real processes and sockets share.
 
-#![allow(dead_code)] // every test file is a crate of its own and uses a part
+#![allow(dead_code)] // every crate of tests uses a part
 
 pub(crate) mod agent;
 #[cfg(feature = "sqlite")]

@@ -128,7 +128,7 @@ fn who_says_nothing_is_sent_to_without_end() {
     }
 }
 
-/// The whole way but for a real server: see `tests/bench.rs` for that.
+/// The whole way but for a real server: see `tests/system/bench.rs` for that.
 #[test]
 fn a_run_counts_what_is_answered_and_stops() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,5 +1,5 @@
 //! The types of OTLP that prost generates from the official files in `tests/proto`: what the mapping in place is compared
-//! with. `make proto` writes the files below; `tests/proto.rs` compares them.
+//! with. `make proto` writes the files below; `tests/project/proto.rs` compares them.
 #![allow(missing_docs, clippy::all)]
 
 #[rustfmt::skip]
