@@ -414,7 +414,9 @@ mod tests {
         for mut event in events().into_iter().filter(|event| event.len() < 1_000) {
             for place in 0..event.len() {
                 let whole = event[place];
-                for byte in 0..=u8::MAX {
+                // All bytes, without optimization every fourth one: others at each place.
+                let (first, step) = if cfg!(debug_assertions) { (place % 4, 4) } else { (0, 1) };
+                for byte in (first as u8..=u8::MAX).step_by(step) {
                     event[place] = byte;
                     if is_usual_and_valid(&event) {
                         assert_eq!(check_any_event(&event), Ok(true), "{byte:02x} at {place} of {event:02x?}");
@@ -428,7 +430,7 @@ mod tests {
                 }
             }
         }
-        assert!(refused > 10_000);
+        assert!(refused > 2_500);
     }
 
     #[test]

@@ -61,12 +61,12 @@ fn chunked_body() {
 
 #[test]
 fn json() {
-    run("json", 1, telemetryx::event::fuzz::json_round_trip);
+    run("json", 3, telemetryx::event::fuzz::json_round_trip);
 }
 
 #[test]
 fn otlp_protobuf() {
-    run("otlp_protobuf", 1, telemetryx::event::otlp::fuzz::compare_with_prost);
+    run("otlp_protobuf", 3, telemetryx::event::otlp::fuzz::compare_with_prost);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn syslog() {
 
 #[test]
 fn redaction() {
-    run("redaction", 3, telemetryx::router::steps::redact_fuzz::redaction);
+    run("redaction", 10, telemetryx::router::steps::redact_fuzz::redaction);
 }
 
 /// `make fuzz` runs what `fuzz/Cargo.toml` names: each target has its seeds, and is run above.

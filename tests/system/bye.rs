@@ -62,33 +62,33 @@ fn expect_stored(directory: &Path, events: u64) {
     assert_eq!(count(directory), events, "complete: {stored}");
 }
 
-/// A hundred runs beside `server.max_agents = 5`, with restarts between them.
-fn a_hundred_runs(program: fn(SocketAddr) -> Command) {
+/// Runs beside `server.max_agents = 5`, with restarts between them.
+fn many_runs(program: fn(SocketAddr) -> Command, runs: u64) {
     let directory = tempfile::tempdir().unwrap();
     let address = format!("server.address={}", own_address());
     let settings = [address.as_str(), "server.max_agents=5"];
     let mut server = Server::start(directory.path(), &settings);
-    for number in 0..100 {
+    for number in 0..runs {
         run(program(server.address()));
         // At most one mark comes back with each kill: that of an agent whose BYE was not in the log yet.
-        if [20, 60].contains(&number) {
+        if [runs / 5, runs * 3 / 5].contains(&number) {
             server.kill();
             server = Server::start(directory.path(), &settings);
         }
-        if [40, 80].contains(&number) {
+        if [runs * 2 / 5, runs * 4 / 5].contains(&number) {
             server.terminate();
             assert!(server.wait(EXIT_TIMEOUT).success(), "{}", server.log());
             server = Server::start(directory.path(), &settings);
         }
     }
-    expect_stored(directory.path(), 100);
+    expect_stored(directory.path(), runs);
     let agents = agents_known(server, directory.path());
     assert!(agents <= 2, "{agents} agents are remembered, and at most one for each kill may be");
 }
 
 #[test]
 fn a_hundred_runs_of_send_do_not_use_up_max_agents() {
-    a_hundred_runs(send);
+    many_runs(send, 100);
 }
 
 /// A limit holds back events. BYE has none, and an agent that has everything acknowledged waits for two seconds only.
@@ -122,8 +122,8 @@ fn agents_above_their_limit_are_forgotten_too() {
 }
 
 #[test]
-fn a_hundred_runs_of_the_python_agent_do_not_use_up_max_agents() {
-    a_hundred_runs(python_agent);
+fn many_runs_of_the_python_agent_do_not_use_up_max_agents() {
+    many_runs(python_agent, 30);
 }
 
 #[test]
