@@ -46,8 +46,8 @@ proto:          ## generate src/event/proto.rs again from proto/events.proto
 torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores and of refused uploads, a minute of windows, 20 of power loss
 	TELEMETRYX_TORTURE_ROUNDS=100 cargo test --locked --test system torture:: -- --skip store_torture --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test system -- store_torture:: store_faults:: --nocapture --test-threads=1
-	cargo test --locked --release --test system shaping:: -- --ignored --nocapture
-	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test system refusals:: -- --nocapture --test-threads=1
+	cargo test --locked --profile fast --test system shaping:: -- --ignored --nocapture
+	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test refusals -- --nocapture --test-threads=1
 	TELEMETRYX_WINDOW_SECONDS=60 TELEMETRYX_SERIES=1000000 cargo test --locked --test system windows:: -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=20 ./tools/power-loss
 

@@ -4,7 +4,6 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::agent::{RawAgent, batch, data, hello, log_line};
 use support::http::metric;
 use support::server::{Server, resident_bytes};
@@ -39,8 +38,6 @@ fn id(index: usize) -> [u8; 16] {
 
 #[test]
 fn ten_thousand_idle_agents_cost_little_memory_and_no_latency() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let server =
         Server::start(directory.path(), &["sinks.discard.kind=discard", "wal.enabled=false", "server.event_loops=2"]);

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::agent::{RawAgent, batch, data, hello, hello_bytes, log_line};
 use support::server::{Server, resident_bytes, wait_until};
 
@@ -72,8 +71,6 @@ fn open_descriptors(pid: u32) -> usize {
 
 #[test]
 fn slow_and_deaf_peers_cost_agents_nothing_and_are_gone_within_their_timers() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
     let directory = tempfile::tempdir().unwrap();
     // What a deaf peer's socket takes whole leaves its connection idle.
     let server = Server::start(directory.path(), &["sinks.discard.kind=discard", "server.http_idle_timeout=25s"]);

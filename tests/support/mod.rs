@@ -1,6 +1,6 @@
 //! What tests with real processes and sockets share.
 
-#![allow(dead_code)] // every crate of tests uses a part
+#![allow(dead_code)] // each crate of tests uses only a part
 
 pub(crate) mod agent;
 #[cfg(feature = "sqlite")]
@@ -32,11 +32,18 @@ pub(crate) mod tls_front;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use telemetryx::random::Random;
 
 /// Where cargo has put what it built, such as `target`: this test is in `debug/deps` there.
 pub(crate) fn target_directory() -> PathBuf {
     std::env::current_exe().unwrap().ancestors().nth(3).expect("a test is in debug/deps").to_owned()
+}
+
+/// Raises the limit of open files of this process, and of those that it starts, as far as it may.
+pub(crate) fn raise_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
 }
 
 /// The seed of a randomized test: `TELEMETRYX_TEST_SEED`, else another one each time. Printed, so that a failure can

@@ -36,7 +36,8 @@ struct Log {
 /// An address on which a server can be started again and again: nobody else listens on this process's own part of
 /// 127.0.0.0/8, and no connection out of this machine ever takes a port of it.
 pub(crate) fn own_address() -> SocketAddr {
-    static NEXT_PORT: AtomicU16 = AtomicU16::new(4640);
+    // After the default port, which a test needs.
+    static NEXT_PORT: AtomicU16 = AtomicU16::new(4641);
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     (Ipv4Addr::new(127, 64 | high, middle, low), NEXT_PORT.fetch_add(1, Ordering::Relaxed)).into()
 }
@@ -87,6 +88,8 @@ impl Server {
     }
 
     fn launch_by(mut command: Command, data_dir: &Path, settings: &[&str], environment: &[(&str, &str)]) -> Process {
+        // Tests that connect thousands of times share this process with others.
+        super::raise_open_files();
         let data_dir_setting = format!("data_dir={}", data_dir.to_str().expect("a test's directory has a UTF-8 name"));
         for setting in [&data_dir_setting as &str, "server.address=127.0.0.1:0"].iter().chain(settings) {
             command.args(["--set", setting]);

@@ -31,7 +31,6 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-#[cfg(feature = "sqlite")]
 #[test]
 fn check_connect_says_what_would_not_do_and_makes_nothing() {
     let folder = tempfile::tempdir().unwrap();

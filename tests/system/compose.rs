@@ -1,6 +1,6 @@
 //! `tools/compose.yaml` without Docker: the schema of the Compose Specification, the files that it mounts, and the settings of
 //! its server.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc"))]
+#![cfg(all(feature = "postgres", feature = "redis", feature = "grpc"))]
 
 use std::path::Path;
 use std::process::{Command, Stdio};

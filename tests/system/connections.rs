@@ -10,17 +10,11 @@ use std::time::{Duration, Instant};
 use crate::support::http;
 use crate::support::server::{Server, wait_until};
 use crate::support::stores::python;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
 const POST: &[u8] = b"POST /v1/events?ack=received HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
     Connection: close\r\nContent-Length: 14\r\n\r\n{\"name\":\"fan\"}";
-
-fn raise_descriptors() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
-}
 
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
@@ -63,7 +57,6 @@ fn burst(address: SocketAddr, count: usize, delay: Duration) -> (usize, usize) {
 
 #[test]
 fn a_burst_of_connects_whose_requests_follow_later_is_answered() {
-    raise_descriptors();
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path(), &["sinks.discard.kind=discard"]);
     for delay in [100, 900] {

@@ -1,6 +1,6 @@
 //! Data directories that earlier revisions wrote, in `tests/fixtures`: the current program starts on a copy of them, and
 //! continues where they ended.
-#![cfg(all(feature = "sqlite", feature = "http-sink"))]
+#![cfg(feature = "http-sink")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
 //! `telemetryx dead` as its users call it: over files made here, and beside a server whose store refuses events.
-#![cfg(all(feature = "sqlite", feature = "postgres"))]
+#![cfg(feature = "postgres")]
 
 use std::fs;
 use std::io::{Read, Write};

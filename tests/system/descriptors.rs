@@ -1,6 +1,6 @@
 //! File descriptors run out: connections never take those of the log and the sinks, and without any the server pauses and
 //! continues by itself.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "http-sink"))]
+#![cfg(all(feature = "postgres", feature = "redis", feature = "http-sink"))]
 
 use std::fs;
 use std::io::{Read, Write};

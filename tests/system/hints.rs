@@ -1,5 +1,5 @@
 //! What is wrong in settings and arguments is named with its next step: quotes, sections, keys, units, hidden secrets.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
+#![cfg(all(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! `localhost` where no resolver knows it: an empty root has neither `/etc/hosts` nor `/etc/resolv.conf`.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
+#![cfg(all(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 
 use std::process::{Command, Output};
 

@@ -1,7 +1,8 @@
 //! The program as its users run it: real processes, sockets, stores and senders.
 //!
-//! A file is a subject: `cargo test --test system bye::` runs one. All are one crate, which is linked once, and whose tests fill each
-//! other's waits. Tests that have to run alone, because they measure latency, wake-ups or allocations, are crates of their own.
+//! A file is a subject; `cargo test --test system bye::` runs the tests of `bye.rs`. All are one crate: it is linked once, and while one
+//! test waits, others use the CPUs. Tests that have to run alone, because they measure latency, wake-ups or allocations, or run
+//! against the timers of the server, are crates of their own.
 #![cfg(feature = "sqlite")] // the default sink; it takes the server with it
 
 mod alerts;
@@ -22,7 +23,6 @@ mod frames;
 mod hints;
 mod http;
 mod image;
-mod limits;
 mod localhost;
 mod metrics_move;
 mod misconfiguration;
@@ -32,7 +32,6 @@ mod packages;
 mod proxy;
 mod python_agent;
 mod queries;
-mod refusals;
 mod reload;
 mod reload_load;
 mod secrets;

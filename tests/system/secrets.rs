@@ -1,7 +1,7 @@
 //! Passwords, tokens and headers appear in nothing that the program prints, logs, keeps or answers, whether a store is
 //! away, refuses the login, or repeats what it was sent.
 
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
+#![cfg(all(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 
 use std::fs::{self, File};
 use std::net::SocketAddr;

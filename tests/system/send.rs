@@ -54,7 +54,7 @@ fn a_token_may_come_from_a_process() {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Logs of the package manager and of the kernel where there are any, and cargo's own log of building this project.
+/// Logs of the package manager and of the kernel where there are any, and cargo's own of reading this project.
 fn real_logs(directory: &Path) -> Vec<PathBuf> {
     let mut logs: Vec<PathBuf> = ["dpkg.log", "alternatives.log", "apt/history.log", "apt/term.log", "bootstrap.log"]
         .iter()
@@ -71,7 +71,11 @@ fn real_logs(directory: &Path) -> Vec<PathBuf> {
     if let Ok(kernel) = Command::new("dmesg").output() {
         keep("kernel.log", kernel.stdout);
     }
-    for (name, command) in [("build.log", &["test", "--no-run", "--lib"][..]), ("resolve.log", &["tree"])] {
+    for (name, command) in [
+        ("tree.log", &["tree"][..]),
+        ("all.log", &["tree", "--edges", "all"]),
+        ("metadata.log", &["metadata", "--format-version=1"]),
+    ] {
         let cargo = Command::new(env!("CARGO"))
             .args(command)
             .args(["--offline", "--locked"])

@@ -1,5 +1,5 @@
 //! What sinks get of the stream: the examples of docs/shaping.md, the preview, acknowledgements, and sampling into two stores.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
+#![cfg(all(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,6 +1,6 @@
 //! What `/ready` and `/metrics` show of sinks that do not deliver: services that nobody runs, stores that hang, sinks
 //! that are far behind.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "grpc", feature = "http-sink"))]
+#![cfg(all(feature = "postgres", feature = "grpc", feature = "http-sink"))]
 
 use std::fs::File;
 use std::io::Read as _;

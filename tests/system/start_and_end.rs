@@ -1,5 +1,5 @@
 //! A start that fails leaves nothing behind, and an end while the log is full says what is lost, if anything.
-#![cfg(all(feature = "sqlite", feature = "http-sink"))]
+#![cfg(feature = "http-sink")]
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,5 +1,5 @@
 //! The page at `/` in a real browser, and `/status.json`.
-#![cfg(all(feature = "sqlite", feature = "http-sink"))]
+#![cfg(feature = "http-sink")]
 
 use std::fs;
 use std::net::SocketAddr;

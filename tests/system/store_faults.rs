@@ -1,6 +1,6 @@
 //! Stores that are set up wrong, full, or written to by two servers with one log: the server says what to do, goes on
 //! serving, and nothing is lost or doubled once it is mended.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis"))]
+#![cfg(all(feature = "postgres", feature = "redis"))]
 
 use std::fmt::Write as _;
 use std::fs;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A short form is part of `cargo test`; `make torture` runs 50 rounds. Both print their seed and the ledgers.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc"))]
+#![cfg(all(feature = "postgres", feature = "redis", feature = "grpc"))]
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! The real server in front of real stores: PostgreSQL, Redis and services in Python, as their users set them up and
 //! break them.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
+#![cfg(all(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

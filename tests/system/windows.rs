@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A short form is part of `cargo test`; `make torture` goes on for a minute. Both print their seed.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis"))]
+#![cfg(all(feature = "postgres", feature = "redis"))]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,5 +1,5 @@
 //! What is wrong in a file, a variable or an argument is named in one line, with its place and what to write instead.
-#![cfg(all(feature = "sqlite", feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
+#![cfg(all(feature = "postgres", feature = "redis", feature = "grpc", feature = "http-sink"))]
 
 use std::fs;
 use std::path::Path;

@@ -18,7 +18,7 @@ use crate::support::server::wait_until;
 use crate::support::tls::TlsServer;
 
 const BOTH: &[&rustls::SupportedProtocolVersion] = &[&TLS12, &TLS13];
-const TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 fn run(command: &mut Command) -> (String, Output) {
     let output = command.stdin(Stdio::null()).output().expect("the program is installed");

@@ -1,4 +1,7 @@
 //! Limits with a real server: a greedy sender gets its rate, the others do not notice, and nothing is lost.
+#![cfg(feature = "server")]
+
+mod support;
 
 use std::collections::HashMap;
 use std::fs;
@@ -11,10 +14,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::agent::{ANSWER_TIMEOUT, RawAgent, batch, data, hello, log_line};
-use crate::support::http::{get, metric};
-use crate::support::server::{Server, wait_until};
 use socket2::{Domain, Socket, Type};
+use support::agent::{ANSWER_TIMEOUT, RawAgent, batch, data, hello, log_line};
+use support::http::{get, metric};
+use support::server::{Server, wait_until};
 use telemetryx::client::{Client, Options};
 use telemetryx::event::proto::Event;
 use telemetryx::limits::{WINDOW_BYTES, WINDOW_BYTES_DELAYED};
@@ -462,11 +465,11 @@ fn clients_are_known_by_their_tokens_and_have_limits_and_counters_of_their_own()
     }
     assert_eq!(post("token-of-someone").0, 401);
     let mut unknown = RawAgent::connect(address);
-    unknown.send(&crate::support::agent::hello_bytes(Hello { token: API_SHA256.as_bytes(), ..hello([3; 16], 0) }));
+    unknown.send(&support::agent::hello_bytes(Hello { token: API_SHA256.as_bytes(), ..hello([3; 16], 0) }));
     assert_eq!(unknown.answer(FrameKind::Goaway).goaway(), Some(GoawayCode::Auth), "a hash is not a token");
 
     let mut thief = RawAgent::connect(address);
-    thief.send(&crate::support::agent::hello_bytes(Hello { token: b"token-of-edge", ..hello([1; 16], 0) }));
+    thief.send(&support::agent::hello_bytes(Hello { token: b"token-of-edge", ..hello([1; 16], 0) }));
     assert_eq!(thief.answer(FrameKind::Goaway).goaway(), Some(GoawayCode::Auth), "the agent of another client");
 
     let (_, page) = get(address, "/metrics");

@@ -3,6 +3,8 @@
 //!
 //! `make torture` runs 50 tries instead of 10, and each of them at both speeds.
 
+mod support;
+
 use std::fmt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,12 +15,12 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::agent::{RawAgent, data, hello, hello_bytes};
-use crate::support::http;
-use crate::support::nginx::Nginx;
-use crate::support::server::{Server, wait_until};
-use crate::support::stores::python;
 use serde_json::{Value, json};
+use support::agent::{RawAgent, data, hello, hello_bytes};
+use support::http;
+use support::nginx::Nginx;
+use support::server::{Server, wait_until};
+use support::stores::python;
 use telemetryx::wire::{FrameKind, GoawayCode, Header, Hello};
 
 const MIB: usize = 1 << 20;
@@ -525,15 +527,8 @@ impl Floods {
     }
 }
 
-fn raise_descriptors() {
-    let rustix::process::Rlimit { maximum, .. } = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit { current: maximum, maximum };
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
-}
-
 #[test]
 fn of_more_than_1024_lingering_connections_the_oldest_are_closed() {
-    raise_descriptors();
     let directory = tempfile::tempdir().unwrap();
     let server = Server::start(directory.path(), &["sinks.discard.kind=discard", "server.max_unauthenticated=1"]);
     let floods = Floods::start(server.address(), 1_100);
