@@ -414,9 +414,10 @@ mod tests {
         for mut event in events().into_iter().filter(|event| event.len() < 1_000) {
             for place in 0..event.len() {
                 let whole = event[place];
-                // All bytes, without optimization every fourth one: others at each place.
+                // All bytes; in a debug build those at bounds, and one in four of the others, other ones at each place.
                 let (first, step) = if cfg!(debug_assertions) { (place % 4, 4) } else { (0, 1) };
-                for byte in (first as u8..=u8::MAX).step_by(step) {
+                let at_bounds = [0, 1, 0x7f, 0x80, 0xff, whole ^ 1, whole ^ 0x80];
+                for byte in at_bounds.into_iter().chain((first as u8..=u8::MAX).step_by(step)) {
                     event[place] = byte;
                     if is_usual_and_valid(&event) {
                         assert_eq!(check_any_event(&event), Ok(true), "{byte:02x} at {place} of {event:02x?}");

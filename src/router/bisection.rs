@@ -230,11 +230,14 @@ mod tests {
 
     #[test]
     fn one_bad_event_costs_a_logarithm_of_deliveries() {
-        for bad in 1..=256 {
-            let (stored, found, deliveries) = run(delivery(1..=256), &[bad]);
-            assert_eq!(found, [bad]);
-            assert_eq!(stored.len(), 255);
-            assert!(deliveries <= 2 * 8 + 2, "{deliveries} deliveries for {bad}");
+        for (logarithm, step) in [(4, 1), (8, 3), (10, 31)] {
+            let events = 1 << logarithm;
+            for bad in (1..=events).step_by(step).chain([events / 2, events / 2 + 1, events]) {
+                let (stored, found, deliveries) = run(delivery(1..=events), &[bad]);
+                assert_eq!(found, [bad]);
+                assert_eq!(stored.len() as u64, events - 1);
+                assert!(deliveries <= 2 * logarithm + 2, "{deliveries} deliveries for {bad} of {events}");
+            }
         }
     }
 

@@ -318,6 +318,27 @@ fn unsafe_is_where_it_is_allowed() {
     assert!(uses("x.rs", "#![allow(unsafe_code)] // unsafe\nfn a() { \"unsafe\" }", "unsafe").is_none());
 }
 
+/// Crates of tests that consist of several files. The other files in `tests` are crates of their own.
+const TEST_CRATES: [&str; 3] = ["events", "project", "system"];
+
+/// Files beside `main.rs` that it does not name: cargo compiles them for nobody.
+fn without_module(main: &str, files: &[&str]) -> Vec<String> {
+    let is_named = |name: &&str| main.lines().any(|line| line.strip_prefix("mod ") == Some(&format!("{name};")));
+    files.iter().filter(|name| **name != "main" && !is_named(name)).map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn every_file_of_tests_is_compiled() {
+    for name in TEST_CRATES {
+        let sources = files(&format!("tests/{name}"), "rs");
+        let main = &sources.iter().find(|(file, _)| file == "main.rs").unwrap().1;
+        let names: BTreeSet<&str> = sources.iter().map(|(file, _)| file.split(['/', '.']).next().unwrap()).collect();
+        let missing = without_module(main, &Vec::from_iter(names));
+        assert!(missing.is_empty(), "tests/{name}/main.rs has no line `mod …;` for {missing:?}");
+    }
+    assert_eq!(without_module("mod a;\n#[cfg(x)]\nmod b;\n", &["a", "ab", "b", "main"]), ["ab"]);
+}
+
 #[test]
 fn modules_import_from_below() {
     let sources = files("src", "rs");
