@@ -51,7 +51,7 @@ torture:        ## 100 rounds of kill -9 and of cut connections, 50 with stores 
 	TELEMETRYX_WINDOW_SECONDS=60 TELEMETRYX_SERIES=1000000 cargo test --locked --test system windows:: -- --nocapture --test-threads=1
 	TELEMETRYX_TORTURE_ROUNDS=20 ./tools/power-loss
 
-reload:         ## 50 reloads with 1,000 agents and three sinks: nobody disconnected without reason, nothing lost, nothing twice (1 minute)
+reload:         ## 50 reloads with 1,000 agents and three sinks: nobody disconnected without reason, nothing lost, nothing twice (2 minutes)
 	TELEMETRYX_TORTURE_ROUNDS=50 cargo test --locked --test system reload_load:: -- --nocapture
 
 otlp:           ## 100,000 logs, data points and spans each from the OpenTelemetry SDKs, and retries (20 minutes)
