@@ -1,11 +1,12 @@
 //! HAProxy with `tools/haproxy.cfg` in front of two servers: a process of the test on a free port.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::server::wait_until;
+use super::stores::free_address;
 
 /// A running HAProxy. Dropping it ends it.
 pub(crate) struct Haproxy {
@@ -17,7 +18,7 @@ pub(crate) struct Haproxy {
 impl Haproxy {
     pub(crate) fn start(servers: [SocketAddr; 2]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/haproxy.cfg")).unwrap();
         let mut settings = text.clone();
         for (shown, own) in [("0.0.0.0:4640", address), ("192.0.2.1:4640", servers[0]), ("192.0.2.2:4640", servers[1])]

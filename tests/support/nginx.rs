@@ -1,11 +1,12 @@
 //! nginx as a reverse proxy in front of a server: a process of the test, with its own settings on a free port.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::server::wait_until;
+use super::stores::free_address;
 
 /// A running nginx. Dropping it ends it.
 pub(crate) struct Nginx {
@@ -14,16 +15,12 @@ pub(crate) struct Nginx {
     directory: tempfile::TempDir,
 }
 
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 impl Nginx {
     /// Starts nginx in front of `upstream`; `request_buffering` is nginx's own setting of that name.
     pub(crate) fn start(upstream: SocketAddr, request_buffering: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().display();
-        let address = free_port();
+        let address = free_address();
         let buffering = if request_buffering { "on" } else { "off" };
         let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .iter()

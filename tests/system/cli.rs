@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::server::Server;
+use crate::support::stores::free_address;
 
 /// `telemetryx ARGUMENTS` in `folder`, with nobody's settings in its environment.
 fn telemetryx(folder: &Path, arguments: &[&str]) -> Command {
@@ -230,7 +231,7 @@ fn health_is_the_exit_code() {
     expect(&output, 1, "", &said);
 
     // Bound but never accepting would wait; a port that was closed refuses.
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = free_address();
     let output = run(folder.path(), &["health", &closed.to_string()]);
     assert_eq!(output.status.code(), Some(1));
     let refused = text(&output.stderr);

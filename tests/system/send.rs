@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::server::{Server, wait_until};
+use crate::support::stores::free_address;
 use telemetryx::wire::{AckLevel, Decoded, FrameKind, PayloadCaps, Welcome, answer, decode};
 
 const LINES_MIN: u64 = 100_000;
@@ -164,7 +165,7 @@ fn a_line_that_is_no_event_ends_the_command_with_its_number_after_all_before_it(
 
 #[test]
 fn nobody_listening_is_an_error_that_names_the_address() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let free = free_address();
     let mut command = Command::new(env!("CARGO_BIN_EXE_telemetryx"));
     let output = command.args(["send", "--to", &free.to_string()]).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -4,14 +4,14 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::http::{get, metric, post};
 use crate::support::server::{Server, wait_until};
-use crate::support::stores::{HttpService, Postgres};
+use crate::support::stores::{HttpService, Postgres, free_address};
 
 /// Longer than the 30 s after which a sink is `stalled`, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -38,15 +38,10 @@ fn oldest(address: SocketAddr, sink: &str) -> f64 {
     metric(address, &format!("telemetryx_sink_oldest_seconds{{sink=\"{sink}\"}}")).expect("every sink has it")
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
-}
-
 #[test]
 fn a_service_that_nobody_runs_is_never_ok_and_its_events_grow_old() {
     let directory = tempfile::tempdir().unwrap();
-    let [http_url, grpc_url] =
-        ["h", "g"].map(|sink| format!("sinks.{sink}.url=http://127.0.0.1:{}/secret", free_port()));
+    let [http_url, grpc_url] = ["h", "g"].map(|sink| format!("sinks.{sink}.url=http://{}/secret", free_address()));
     let grpc_url = grpc_url.replace("/secret", "");
     let server = Server::start(directory.path(), &["sinks.h.kind=http", &http_url, "sinks.g.kind=grpc", &grpc_url]);
     let address = server.address();

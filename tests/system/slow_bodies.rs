@@ -1,7 +1,7 @@
 //! Slow uploads beside normal requests: they cost little, and whoever is slowest goes first where there is no room.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,7 @@ use crate::support::agent::{RawAgent, hello};
 use crate::support::fifo::Fifo;
 use crate::support::http;
 use crate::support::server::{Server, wait_until};
+use crate::support::stores::free_address;
 use telemetryx::random::Random;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -244,7 +245,7 @@ fn an_admitted_body_waits_for_memory() {
 /// become more than that share, are taken at once, and an agent beside them is acknowledged.
 #[test]
 fn while_a_sink_is_unavailable_bodies_and_agents_are_taken() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = free_address();
     let directory = tempfile::tempdir().unwrap();
     let url = format!("sinks.away.url=http://{closed}/");
     let server = Server::start(directory.path(), &["sinks.away.kind=http", &url, ONE_POOL]);

@@ -4,13 +4,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::support::server::{Server, wait_until};
-use crate::support::stores::{HttpService, Postgres, Receiver, Redis, python};
+use crate::support::stores::{HttpService, Postgres, Receiver, Redis, free_address, python};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -515,7 +515,7 @@ impl Drop for Running {
 fn the_readme_reads_events_back_from_a_python_service() {
     use std::os::unix::process::CommandExt as _;
     let (there, folder) = ("localhost:50051", tempfile::tempdir().unwrap());
-    let here = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let here = free_address().to_string();
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let (_, rest) = page.split_once("**To a Python service**").expect("it is told of");
     let mut blocks = rest.split("\n```").skip(1).step_by(2).map(|block| block.split_once('\n').unwrap());
@@ -554,7 +554,7 @@ fn the_readme_prints_events_in_an_http_service() {
     let (settings, command) = readme("**To an HTTP service**");
     assert!(settings.lines().count() <= 5, "five lines of settings");
     // A port that is free, in the place of the one that may not be.
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_address().port().to_string();
     assert!(settings.contains("8080") && command.contains("8080"), "{settings}{command}");
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("telemetryx.toml"), settings.replace("8080", &port)).unwrap();
