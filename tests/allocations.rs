@@ -1,6 +1,7 @@
 //! In steady state nothing is allocated for a frame or an event on its way from socket to batch.
 //!
 //! The real event loop and log thread run here, each counting its own allocations.
+#![cfg(feature = "server")]
 
 mod support;
 

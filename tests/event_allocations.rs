@@ -2,6 +2,7 @@
 //! where a router gathers a delivery and a sink reads it.
 
 // Counting allocations needs an allocator, which cannot be written without unsafe.
+#![cfg(feature = "server")]
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -1,4 +1,5 @@
 //! Ten thousand agents that say nothing: what each costs, and whether a busy one notices them.
+#![cfg(feature = "server")]
 
 mod support;
 

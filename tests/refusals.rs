@@ -2,6 +2,7 @@
 //! use, at full speed and at 4 MiB/s, with Content-Length and chunked, directly and through nginx; and GOAWAY.
 //!
 //! `make torture` runs 50 tries instead of 10, and each of them at both speeds.
+#![cfg(feature = "server")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Slow and greedy peers beside busy agents: the agents do not notice, the others are gone within their timers.
+#![cfg(feature = "server")]
 
 mod support;
 

@@ -15,7 +15,9 @@ pub(crate) use positions::statement;
 pub(crate) use positions::{KeepsPositions, keeps_positions};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use results::refused;
-pub(crate) use results::{down, retry, retry_after};
+#[cfg(any(feature = "grpc", feature = "http-sink"))]
+pub(crate) use results::retry_after;
+pub(crate) use results::{down, retry};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
