@@ -97,4 +97,6 @@ class Spoil(grpc.ServerInterceptor):
 
 spoil = Spoil()
 tls = args.tls and tuple(open(path, "rb").read() for path in args.tls)
-tx.serve(Spoiled(args.database), args.address, args.token, tls, args.workers, interceptors=(spoil,)).wait()
+receiver = tx.serve(Spoiled(args.database), args.address, args.token, tls, args.workers, interceptors=(spoil,))
+print("listening", file=sys.stderr, flush=True)  # what starts it waits for this line
+receiver.wait()
