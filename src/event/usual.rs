@@ -431,7 +431,7 @@ mod tests {
                 }
             }
         }
-        assert!(refused > 2_500);
+        assert!(refused > 10_000);
     }
 
     #[test]

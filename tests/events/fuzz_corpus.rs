@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus");
-/// A seed is small enough to be read, and to be damaged at most of its bytes.
+/// A seed is small enough to be read, and to be damaged at many of its bytes.
 const SEED_BYTES_MAX: u64 = 2048;
 
 /// The seeds of a target, in the order of their names.

@@ -1,4 +1,4 @@
-//! Events as the library reads them, without a server: protobuf, JSON and its mappings, OTLP, and the corpus of the fuzz targets.
+//! Events as the library reads them, without a running server: protobuf, JSON and its mappings, OTLP, and the corpus of the fuzz targets.
 
 #[cfg(feature = "server")]
 mod fuzz_corpus;

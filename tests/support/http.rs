@@ -38,3 +38,11 @@ pub(crate) fn metric(address: SocketAddr, name: &str) -> Option<f64> {
     let (_, page) = get(address, "/metrics");
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
+
+/// The state of a sink as `/ready` has it, which must be 200: a store that is away is no reason to send agents away.
+pub(crate) fn sink_state(address: SocketAddr, sink: &str) -> String {
+    let (status, page) = get(address, "/ready");
+    assert_eq!(status, 200, "{page}");
+    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+    page["sinks"][sink].as_str().unwrap_or_else(|| panic!("no {sink} in {page}")).to_owned()
+}

@@ -9,25 +9,17 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::http::{get, metric, post};
+use crate::support::http::{get, metric, post, sink_state};
 use crate::support::server::{Server, wait_until};
 use crate::support::stores::{HttpService, Postgres, free_address};
 
 /// Longer than the 30 s after which a sink is `stalled`, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The state of each sink as `/ready` has it, which must be 200.
-fn state(address: SocketAddr, sink: &str) -> String {
-    let (status, page) = get(address, "/ready");
-    assert_eq!(status, 200, "{page}");
-    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
-    page["sinks"][sink].as_str().unwrap_or_else(|| panic!("no {sink} in {page}")).to_owned()
-}
-
 #[track_caller]
 fn wait_for_state(server: &Server, sink: &str, expected: &str) {
-    let reached = wait_until(PATIENCE, || state(server.address(), sink) == expected);
-    assert!(reached, "{sink} is `{}`, expected `{expected}`\n{}", state(server.address(), sink), server.log());
+    let reached = wait_until(PATIENCE, || sink_state(server.address(), sink) == expected);
+    assert!(reached, "{sink} is `{}`, expected `{expected}`\n{}", sink_state(server.address(), sink), server.log());
 }
 
 fn up(address: SocketAddr, sink: &str) -> f64 {
@@ -46,7 +38,7 @@ fn a_service_that_nobody_runs_is_never_ok_and_its_events_grow_old() {
     let server = Server::start(directory.path(), &["sinks.h.kind=http", &http_url, "sinks.g.kind=grpc", &grpc_url]);
     let address = server.address();
     for sink in ["h", "g"] {
-        let state = state(address, sink);
+        let state = sink_state(address, sink);
         assert!(["connecting", "retrying"].contains(&state.as_str()), "{sink} is {state} after the start");
         wait_for_state(&server, sink, "retrying");
         assert_eq!((up(address, sink), oldest(address, sink)), (0.0, 0.0));

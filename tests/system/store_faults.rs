@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::support::disk::{Disk, skip};
-use crate::support::http::{self, get};
+use crate::support::http::{self, get, sink_state};
 use crate::support::ledger::{self, Ledger, NAME, Outcome, Sender};
 use crate::support::load::{Load, Plan};
 use crate::support::server::{Server, own_address, wait_until};
@@ -24,19 +24,11 @@ use telemetryx::wire::AckLevel::Synced;
 /// Longer than the 30 s that a sink waits at most before another attempt.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The state of each sink as `/ready` has it, which must be 200: a store that is away is no reason to send agents away.
-fn state(address: SocketAddr, sink: &str) -> String {
-    let (status, page) = get(address, "/ready");
-    assert_eq!(status, 200, "{page}");
-    let page: serde_json::Value = serde_json::from_str(&page).unwrap();
-    page["sinks"][sink].as_str().unwrap_or_else(|| panic!("no {sink} in {page}")).to_owned()
-}
-
 /// Waits until `/ready` has this state of the sink, and the log a line about it with all these words.
 #[track_caller]
 fn wait_for_state(server: &Server, sink: &str, expected: &str, words: &[&str]) {
-    let reached = wait_until(PATIENCE, || state(server.address(), sink) == expected);
-    assert!(reached, "{sink} is `{}`, expected `{expected}`\n{}", state(server.address(), sink), server.log());
+    let reached = wait_until(PATIENCE, || sink_state(server.address(), sink) == expected);
+    assert!(reached, "{sink} is `{}`, expected `{expected}`\n{}", sink_state(server.address(), sink), server.log());
     let (of_sink, status) = (format!("sink=\"{sink}\""), format!("{expected}: "));
     let is_it = |line: &str| {
         let line = line.replace("\\\"", "\"");
@@ -161,7 +153,7 @@ fn a_second_server_on_a_copy_of_the_data_directory_fences_or_is_down_and_nothing
     for sink in SINKS {
         let words = ["fenced at position 500: another server with the same log delivers", "stop one of them"];
         wait_for_state(&first, sink, "down", &words);
-        assert_eq!(state(second.address(), sink), "ok");
+        assert_eq!(sink_state(second.address(), sink), "ok");
     }
     stop(second);
     stop(first);
@@ -175,7 +167,7 @@ fn a_second_server_on_a_copy_of_the_data_directory_fences_or_is_down_and_nothing
     }
     poster.post(&first, 100);
     shared.assert_complete(&poster.ledger(), &[&first, &second]);
-    SINKS.iter().for_each(|sink| assert_eq!(state(first.address(), sink), "ok"));
+    SINKS.iter().for_each(|sink| assert_eq!(sink_state(first.address(), sink), "ok"));
     stop(second);
 
     // Both have the same events to deliver, and meet at stores that come back.
@@ -194,7 +186,7 @@ fn a_second_server_on_a_copy_of_the_data_directory_fences_or_is_down_and_nothing
     let (first, second) = (first.listening(), second.listening());
     shared.assert_complete(&poster.ledger(), &[&first, &second]);
     for server in [&first, &second] {
-        SINKS.iter().for_each(|sink| println!("{sink}: {}", state(server.address(), sink)));
+        SINKS.iter().for_each(|sink| println!("{sink}: {}", sink_state(server.address(), sink)));
     }
     stop(second);
     stop(first);
@@ -335,14 +327,14 @@ fn a_full_disk_under_dead_letters_locks_no_position_for_long_and_nothing_is_lost
     // The store ends a transaction in which nothing comes for so long as the timeout of the sink.
     assert!(wait_until(PATIENCE, || sql(locks).is_ok()), "the row of the position stays locked");
     assert_eq!(
-        (sql("SELECT count(*) FROM events").as_deref(), state(server.address(), "pg")),
+        (sql("SELECT count(*) FROM events").as_deref(), sink_state(server.address(), "pg")),
         (Ok("1"), "retrying".into())
     );
 
     drop(file);
     fs::remove_file(&ballast).unwrap();
     assert!(stored("3"), "{}", server.log());
-    assert!(wait_until(PATIENCE, || state(server.address(), "pg") == "ok"), "{}", server.log());
+    assert!(wait_until(PATIENCE, || sink_state(server.address(), "pg") == "ok"), "{}", server.log());
     let names = "SELECT string_agg(name, ' ' ORDER BY position) FROM events";
     assert_eq!(sql(names).as_deref(), Ok("first good more"));
     let letters = fs::read_to_string(disk.path().join("pg.ndjson")).unwrap();
