@@ -11,7 +11,7 @@ use rustls::server::{ProducesTickets, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
 
-use super::{not_pem, provider, validity};
+use super::{in_place, not_pem, provider, validity};
 use crate::limits::TLS_FILE_BYTES_MAX;
 use crate::small_file::{self, Kinds};
 
@@ -131,7 +131,8 @@ impl Files {
 impl Certificates {
     /// What connections are opened with. `tickets`: what sessions are resumed by. `are_sent`: also after a handshake of TLS 1.3.
     pub(super) fn config(&self, tickets: Arc<dyn ProducesTickets>, are_sent: bool) -> Result<Arc<ServerConfig>, Error> {
-        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let builder =
+            ServerConfig::builder_with_provider(in_place::provider()).with_safe_default_protocol_versions()?;
         let builder = match &self.clients {
             Some(clients) => builder.with_client_cert_verifier(clients.clone()),
             None => builder.with_no_client_auth(),

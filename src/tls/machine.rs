@@ -8,6 +8,7 @@
 //!
 //! This is rustls' unbuffered API: the caller owns the memory that ciphertext is received into, decrypted in and encrypted to, and
 //! all connections of a loop share it. The buffered one would copy all ciphertext into a buffer of each connection, 4 KiB at a time.
+//! Plaintext of version 1.3 is copied once, from the wire into the room: see [`in_place`].
 //!
 //! Memory of a connection, beside some KiB of rustls' state: at most [`TLS_HELD_BYTES_MAX`] of ciphertext that is not a whole record
 //! (or handshake message) yet, and at most 18 KiB of plaintext that had no place with the caller. Both are freed once they are empty.
@@ -19,6 +20,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, ServerConfig};
 
+use super::in_place;
 use crate::limits::{
     TLS_FULL_RECORD_BYTES, TLS_FULL_RECORD_PLAIN_BYTES, TLS_HELD_BYTES_MAX, TLS_RECORD_BYTES_MAX, TLS_WIRE_BYTES,
 };
@@ -221,22 +223,23 @@ impl Machine {
         filled: &mut usize,
         out: &mut Vec<u8>,
     ) -> Result<usize, Error> {
+        let mut plain = Plain { room, filled, later: &mut self.plain };
         let mut used = 0;
         loop {
             let left = wire.get_mut(used..).unwrap_or_default();
-            let left_bytes = left.len();
+            let (left_at, left_bytes) = (left.as_ptr().addr(), left.len());
+            in_place::forget();
             let UnbufferedStatus { mut discard, state, .. } = self.connection.process_tls_records(left);
             let mut is_done = false;
             match state {
+                // One: if there are more, the state is the same in the next turn.
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(record) = traffic.next_record() {
-                        let record = record?;
+                    if let Some(record) = traffic.next_record().transpose()? {
                         discard += record.discard;
-                        let fits = record.payload.len().min(room.len() - *filled);
-                        let (now, later) = record.payload.split_at(fits);
-                        room[*filled..*filled + fits].copy_from_slice(now);
-                        *filled += fits;
-                        self.plain.extend_from_slice(later);
+                        match in_place::place(record.payload, left_at) {
+                            None => plain.put(record.payload),
+                            Some(place) => plain.put(place.payload(wire.get(used..).unwrap_or_default())?),
+                        }
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => encode(out, |out| data.encode(out))?,
@@ -338,6 +341,27 @@ impl Machine {
     }
 }
 
+/// Where plaintext goes.
+struct Plain<'a> {
+    room: &'a mut [u8],
+    /// Bytes of the room that have some.
+    filled: &'a mut usize,
+    /// What has no place in it.
+    later: &'a mut Vec<u8>,
+}
+
+impl Plain<'_> {
+    fn put(&mut self, payload: &[u8]) {
+        let free = self.room.get_mut(*self.filled..).unwrap_or_default();
+        let (now, later) = payload.split_at(payload.len().min(free.len()));
+        if let Some(free) = free.get_mut(..now.len()) {
+            free.copy_from_slice(now);
+        }
+        *self.filled += now.len();
+        self.later.extend_from_slice(later);
+    }
+}
+
 /// What an encoder returns when it has too little room, and why it fails otherwise.
 trait Needs: Sized {
     fn required(self) -> Result<usize, Error>;
@@ -414,5 +438,7 @@ pub(crate) fn explain(error: &Error) -> &'static str {
     }
 }
 
+#[cfg(test)]
+mod sealed_tests;
 #[cfg(test)]
 mod tests;

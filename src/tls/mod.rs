@@ -15,12 +15,15 @@
 //! | `validity` | until when a certificate is valid |
 //! | `acceptor` | what new connections of the server use, replaced as a whole |
 //! | `machine` | one connection of the server: bytes in, bytes out |
+//! | `in_place` | its cipher suites, whose plaintext is not copied by rustls |
 
 #[cfg(feature = "server")]
 mod acceptor;
 mod connect;
 #[cfg(feature = "server")]
 mod files;
+#[cfg(feature = "server")]
+mod in_place;
 #[cfg(feature = "server")]
 mod machine;
 #[cfg(all(test, feature = "server"))]

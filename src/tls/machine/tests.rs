@@ -12,25 +12,25 @@ const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 const FAR: (i32, u8, u8) = (2120, 1, 1);
 
 /// A server's machine with the buffers that a loop has.
-struct Server {
+pub(super) struct Server {
     machine: Machine,
     wire: Vec<u8>,
-    /// Received, and not shown to the client.
-    out: Vec<u8>,
-    plain: Vec<u8>,
-    has_ended: bool,
+    /// To be sent, and not shown to the client yet.
+    pub(super) out: Vec<u8>,
+    pub(super) plain: Vec<u8>,
+    pub(super) has_ended: bool,
     /// How often something was received.
     reads: usize,
 }
 
 impl Server {
-    fn new(acceptor: &crate::tls::Acceptor) -> Self {
-        let machine = Machine::new(acceptor.config()).unwrap();
+    pub(super) fn new(config: Arc<ServerConfig>) -> Self {
+        let machine = Machine::new(config).unwrap();
         Self { machine, wire: vec![0; TLS_WIRE_BYTES], out: Vec::new(), plain: Vec::new(), has_ended: false, reads: 0 }
     }
 
     /// Receives `bytes` as a socket would deliver them in pieces of at most `piece`, into rooms of `room` bytes.
-    fn receive(&mut self, mut bytes: &[u8], piece: usize, room: usize) -> Result<(), Error> {
+    pub(super) fn receive(&mut self, mut bytes: &[u8], piece: usize, room: usize) -> Result<(), Error> {
         let mut room = vec![0; room];
         loop {
             let plain = self.machine.take_plain(&mut room);
@@ -62,13 +62,13 @@ impl Server {
         }
     }
 
-    fn take_out(&mut self) -> Vec<u8> {
+    pub(super) fn take_out(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
 }
 
 /// Runs the handshake, in pieces.
-fn shake(server: &mut Server, client: &mut ClientConnection, piece: usize) {
+pub(super) fn shake(server: &mut Server, client: &mut ClientConnection, piece: usize) {
     for _ in 0..4 {
         let bytes = sent_by(client);
         server.receive(&bytes, piece, 1024).unwrap();
@@ -79,7 +79,7 @@ fn shake(server: &mut Server, client: &mut ClientConnection, piece: usize) {
 
 fn pair(version: &'static SupportedProtocolVersion) -> (Server, ClientConnection) {
     let issued = Issued::self_signed("localhost");
-    let mut server = Server::new(&acceptor(&issued, None));
+    let mut server = Server::new(acceptor(&issued, None).config());
     let mut client = connect(&self::client(&issued, None, version));
     shake(&mut server, &mut client, usize::MAX);
     (server, client)
@@ -95,7 +95,7 @@ fn bytes_arrive_in_any_pieces_and_through_any_room() {
         for (piece, room) in
             [(usize::MAX, 1 << 20), (1, 7), (13, 1056), (1_460, 64 << 10), (16_000, 1), (40_000, 20_000)]
         {
-            let mut server = Server::new(&acceptor);
+            let mut server = Server::new(acceptor.config());
             let mut client = connect(&self::client(&issued, None, version));
             shake(&mut server, &mut client, piece);
             assert_eq!(server.machine.kept_bytes(), 0, "nothing is kept of a handshake");
@@ -267,7 +267,7 @@ fn sessions_are_resumed() {
     for version in VERSIONS {
         let config = self::client(&issued, None, version);
         for kind in [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed] {
-            let (mut server, mut client) = (Server::new(&acceptor), connect(&config));
+            let (mut server, mut client) = (Server::new(acceptor.config()), connect(&config));
             shake(&mut server, &mut client, usize::MAX);
             assert_eq!(client.handshake_kind(), Some(kind), "{version:?}");
         }
@@ -286,12 +286,12 @@ fn the_first_dns_name_says_who_a_client_is() {
         ] {
             let own = authority.issue(names, 7, FAR);
             let (mut server, mut client) =
-                (Server::new(&acceptor), connect(&self::client(&issued, Some(&own), version)));
+                (Server::new(acceptor.config()), connect(&self::client(&issued, Some(&own), version)));
             shake(&mut server, &mut client, usize::MAX);
             let certificate = server.machine.client_certificate().unwrap();
             assert_eq!(first_dns_name(certificate).as_deref(), name, "{version:?}");
         }
-        let (mut server, mut client) = (Server::new(&acceptor), connect(&self::client(&issued, None, version)));
+        let (mut server, mut client) = (Server::new(acceptor.config()), connect(&self::client(&issued, None, version)));
         shake(&mut server, &mut client, usize::MAX);
         assert!(server.machine.client_certificate().is_none(), "a client may show none");
     }
@@ -307,7 +307,8 @@ fn a_long_certificate_of_a_client_is_received_in_a_few_reads() {
     let own = authority.issue(&names, 7, FAR);
     assert!((22_000..TLS_HELD_BYTES_MAX - 2_000).contains(&own.der.len()), "{}", own.der.len());
     for version in VERSIONS {
-        let (mut server, mut client) = (Server::new(&acceptor), connect(&self::client(&issued, Some(&own), version)));
+        let (mut server, mut client) =
+            (Server::new(acceptor.config()), connect(&self::client(&issued, Some(&own), version)));
         shake(&mut server, &mut client, usize::MAX);
         assert!(server.machine.client_certificate().is_some() && server.reads < 10, "{version:?}: {}", server.reads);
         assert_eq!(server.machine.kept_bytes(), 0);
@@ -328,7 +329,7 @@ fn clients_that_are_not_trusted_are_refused_and_told() {
             (&untrusted, AlertDescription::UnknownCA, "tls.client_ca_file"),
         ] {
             let (mut server, mut client) =
-                (Server::new(&acceptor), connect(&self::client(&issued, Some(own), version)));
+                (Server::new(acceptor.config()), connect(&self::client(&issued, Some(own), version)));
             let mut failed = None;
             for _ in 0..3 {
                 let bytes = sent_by(&mut client);
@@ -357,7 +358,7 @@ fn a_client_that_does_not_trust_the_server_is_explained() {
     let (issued, other) = (Issued::self_signed("localhost"), Issued::self_signed("other"));
     let acceptor = acceptor(&issued, None);
     for version in VERSIONS {
-        let (mut server, mut client) = (Server::new(&acceptor), connect(&self::client(&other, None, version)));
+        let (mut server, mut client) = (Server::new(acceptor.config()), connect(&self::client(&other, None, version)));
         let bytes = sent_by(&mut client);
         server.receive(&bytes, usize::MAX, 100).unwrap();
         assert!(show(&mut client, &server.take_out()).is_err());
@@ -481,7 +482,7 @@ fn bad_hellos(hello: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// Fails where `bytes` are not whole records.
-fn assert_records(mut bytes: &[u8]) {
+pub(super) fn assert_records(mut bytes: &[u8]) {
     while let [_, 3, _, high, low, rest @ ..] = bytes {
         bytes = &rest[usize::from(*high) << 8 | usize::from(*low)..];
     }
@@ -498,7 +499,7 @@ fn bad_input_never_panics_and_ends_alike_in_any_pieces() {
         assert!(inputs.len() >= 60);
         for (name, bytes) in inputs {
             let outcome = |pieces: &[&[u8]], piece: usize| {
-                let mut server = Server::new(&acceptor);
+                let mut server = Server::new(acceptor.config());
                 let failed = pieces.iter().try_for_each(|part| server.receive(part, piece, 100)).err();
                 assert_eq!(server.plain, b"", "{name}");
                 if let Some(error) = &failed {
