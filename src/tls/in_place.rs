@@ -1,15 +1,15 @@
 //! Cipher suites of TLS 1.3 whose plaintext is taken from where it was decrypted.
 //!
 //! rustls decrypts a record where it was received, copies the plaintext into a vector of its own, and lends that; its unbuffered API is
-//! prepared to lend the plaintext itself, but does not do it yet. Here its decrypters are wrapped: rustls is shown the first byte of the
-//! plaintext only, and the thread notes where the whole of it is. rustls lends that byte where it accepts the record: it is the receipt
-//! for which the note is taken.
+//! prepared to lend the plaintext itself, but does not do it yet. Here its decrypters are wrapped: while somebody is [`decrypting`], rustls
+//! is shown only the first byte of the plaintext, and a variable of the thread notes where all of it is. If rustls accepts the record, it
+//! lends that byte, which is the receipt for the place. rustls returns after each record that is not empty, so there is one at a time.
 //!
 //! ```text
 //!  wire of the caller: │ header │ plaintext ............ │ tag │      decrypted in place, by the decrypter of rustls
 //!                               └┬┘                    │
 //!                       first byte ─▶ rustls: is application data expected now? ─▶ lent: the receipt ─┐
-//!                               └── note: where it is ────────────────────────────────────────────────┴▶ place
+//!                               └── note: where it is ────────────────────────────────────────────────┴▶ Place
 //! ```
 //!
 //! All that makes TLS secure stays in rustls: keys, nonces, tags, padding, and which record is allowed when. A record that rustls does not
@@ -25,27 +25,33 @@ use rustls::crypto::cipher::{
 };
 use rustls::{CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error, SupportedCipherSuite, Tls13CipherSuite};
 
-/// Where the plaintext of a record is: its address, and its bytes.
-type Note = (usize, usize);
-
-thread_local! {
-    /// Of the record that this thread decrypted last, until it is taken or forgotten.
-    static NOTE: Cell<Option<Note>> = const { Cell::new(None) };
+/// What this thread's decrypters do with the plaintext of application data.
+#[derive(Clone, Copy)]
+enum Note {
+    /// They show rustls all of it, as those of rustls do.
+    Off,
+    /// Of the next record that has any, they note where it is.
+    Armed,
+    /// The plaintext of a record: its address, and its length in bytes.
+    Noted { address: usize, length: usize },
 }
 
-/// The cryptography of the server's connections: that of [`super::provider`]. Whoever uses it calls [`forget`] before bytes are
-/// decrypted, and [`place`] for each payload that rustls lends.
+thread_local! {
+    static NOTE: Cell<Note> = const { Cell::new(Note::Off) };
+}
+
+/// The cryptography of the server's connections: that of [`super::provider`], with suites whose plaintext [`decrypting`] does not copy.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let provider = CryptoProvider::clone(&super::provider());
-        let cipher_suites = provider.cipher_suites.iter().copied().map(in_place).collect();
+        let cipher_suites = provider.cipher_suites.iter().copied().map(wrapped).collect();
         Arc::new(CryptoProvider { cipher_suites, ..provider })
     });
     PROVIDER.clone()
 }
 
-/// rustls keeps references to suites for as long as the process runs. Of version 1.2, which is not worth it, they are as they were.
-fn in_place(suite: SupportedCipherSuite) -> SupportedCipherSuite {
+/// Suites of TLS 1.2 are left as they are. What is made here is never freed: rustls keeps references to suites as long as the process runs.
+fn wrapped(suite: SupportedCipherSuite) -> SupportedCipherSuite {
     let SupportedCipherSuite::Tls13(Tls13CipherSuite { common, hkdf_provider, aead_alg, quic: _ }) = suite else {
         return suite;
     };
@@ -54,41 +60,64 @@ fn in_place(suite: SupportedCipherSuite) -> SupportedCipherSuite {
         common: CipherSuiteCommon { suite, hash_provider, confidentiality_limit },
         hkdf_provider: *hkdf_provider,
         aead_alg: Box::leak(Box::new(Algorithm(*aead_alg))),
-        quic: None,
+        quic: None, // There is no QUIC here.
     })))
 }
 
-/// No record is noted: what is noted from now on comes from what is decrypted from now on.
-pub(super) fn forget() {
-    NOTE.set(None);
+/// Until it is dropped, the decrypters of this thread note where the plaintext of one record is.
+pub(super) struct Decrypting(());
+
+/// Begins to note. To be called before rustls decrypts.
+pub(super) fn decrypting() -> Decrypting {
+    NOTE.set(Note::Armed);
+    Decrypting(())
 }
 
-/// Where the plaintext of the record is for which rustls has lent `receipt`, in bytes that begin at the address `wire`. `None`: the
-/// receipt is the plaintext itself.
-pub(super) fn place(receipt: &[u8], wire: usize) -> Option<Place> {
-    let &[first] = receipt else { return None };
-    let (address, bytes) = NOTE.take()?;
-    Some(Place { start: address.wrapping_sub(wire), bytes, first })
+impl Drop for Decrypting {
+    fn drop(&mut self) {
+        NOTE.set(Note::Off);
+    }
+}
+
+impl Decrypting {
+    /// Where the plaintext of the record is for which rustls has lent `receipt`, in bytes that begin at the address `wire`. `None`: the
+    /// receipt is the plaintext itself.
+    ///
+    /// # Errors
+    /// The receipt is not that of the record that was noted.
+    pub(super) fn place(self, receipt: &[u8], wire: usize) -> Result<Option<Place>, Error> {
+        match (NOTE.get(), receipt) {
+            (Note::Noted { address, length }, &[first]) => {
+                Ok(Some(Place { start: address.wrapping_sub(wire), length, first }))
+            }
+            (Note::Noted { .. }, _) => Err(wrong_place()),
+            (Note::Off | Note::Armed, _) => Ok(None),
+        }
+    }
 }
 
 /// Where the plaintext of a record is.
+#[derive(Debug)]
 pub(super) struct Place {
     start: usize,
-    bytes: usize,
+    length: usize,
     first: u8,
 }
 
 impl Place {
-    /// The plaintext, in the bytes that were decrypted.
+    /// The plaintext, in the bytes of the records that rustls has read.
     ///
     /// # Errors
     /// It is not there: these are other bytes.
     pub(super) fn payload<'a>(&self, wire: &'a [u8]) -> Result<&'a [u8], Error> {
-        let payload = wire.get(self.start..).and_then(|rest| rest.get(..self.bytes));
-        payload
-            .filter(|payload| payload.first() == Some(&self.first))
-            .ok_or_else(|| Error::General("a decrypted record is not where it was".to_owned()))
+        let payload = wire.get(self.start..).and_then(|rest| rest.get(..self.length));
+        payload.filter(|payload| payload.first() == Some(&self.first)).ok_or_else(wrong_place)
     }
+}
+
+/// Not reached as long as rustls lends what it was shown.
+fn wrong_place() -> Error {
+    Error::General("a decrypted record is not where it was".to_owned())
 }
 
 struct Algorithm(&'static dyn Tls13AeadAlgorithm);
@@ -124,14 +153,12 @@ impl MessageDecrypter for Decrypter {
         sequence: u64,
     ) -> Result<InboundPlainMessage<'a>, Error> {
         let mut plain = self.0.decrypt(message, sequence)?;
-        let bytes = plain.payload.len();
-        // An empty one stays what it is: rustls checks that a payload lies in the buffer. And a second one, before the first was taken, is
-        // copied by rustls as it always was.
+        // Of an empty one there is no byte to show; rustls counts it, and lends nothing.
         if plain.typ == ContentType::ApplicationData
-            && NOTE.get().is_none()
+            && let Note::Armed = NOTE.get()
             && let Some(receipt @ [_]) = plain.payload.get(..1)
         {
-            NOTE.set(Some((plain.payload.as_ptr().addr(), bytes)));
+            NOTE.set(Note::Noted { address: plain.payload.as_ptr().addr(), length: plain.payload.len() });
             plain.payload = receipt;
         }
         Ok(plain)
@@ -183,45 +210,46 @@ mod tests {
     fn rustls_is_shown_one_byte_and_the_rest_stays_where_it_was_decrypted() {
         let (mut encrypter, mut decrypter) = ciphers();
         let mut record = sealed(&mut *encrypter, ContentType::ApplicationData, b"hello", 0);
-        forget();
-        let receipt = opened(&mut *decrypter, &mut record, 0);
-        assert_eq!(receipt, b"h");
-        let found = place(&receipt, record.as_ptr().addr()).unwrap();
-        assert_eq!(found.payload(&record).unwrap(), b"hello");
+        let wire = record.as_ptr().addr();
+        let noting = decrypting();
+        assert_eq!(opened(&mut *decrypter, &mut record, 0), b"h");
+        let place = noting.place(b"h", wire).unwrap().unwrap();
+        assert_eq!(place.payload(&record).unwrap(), b"hello");
         for other in [&b""[..], &record[..9], &[0; 100], &record[1..]] {
-            assert!(found.payload(other).is_err(), "{other:?}");
+            assert!(place.payload(other).is_err(), "{other:?}");
         }
-        assert!(place(&receipt, record.as_ptr().addr()).is_none(), "it was taken");
+        assert!(decrypting().place(b"h", wire).unwrap().is_none(), "the note is gone");
     }
 
     #[test]
-    fn a_second_record_before_the_first_was_taken_is_shown_as_a_whole() {
+    fn a_record_whose_receipt_does_not_fit_is_an_error() {
         let (mut encrypter, mut decrypter) = ciphers();
-        let mut records = [b"first", b"later"]
-            .iter()
-            .zip(0..)
-            .map(|(content, sequence)| sealed(&mut *encrypter, ContentType::ApplicationData, *content, sequence))
-            .collect::<Vec<_>>();
-        forget();
-        let first = opened(&mut *decrypter, &mut records[0], 0);
-        assert_eq!(opened(&mut *decrypter, &mut records[1], 1), b"later");
-        let found = place(&first, records[0].as_ptr().addr()).unwrap();
-        assert_eq!(found.payload(&records[0]).unwrap(), b"first");
-        assert!(place(b"later", records[1].as_ptr().addr()).is_none());
+        for (sequence, receipt) in (0..).zip([&b""[..], b"he", b"hello"]) {
+            let mut record = sealed(&mut *encrypter, ContentType::ApplicationData, b"hello", sequence);
+            let noting = decrypting();
+            opened(&mut *decrypter, &mut record, sequence);
+            assert!(noting.place(receipt, record.as_ptr().addr()).is_err(), "{receipt:?}");
+        }
     }
 
     #[test]
-    fn other_records_and_empty_ones_are_shown_as_they_are() {
+    fn what_is_not_noted_is_shown_as_a_whole() {
         let (mut encrypter, mut decrypter) = ciphers();
-        forget();
+        let data = ContentType::ApplicationData;
+        let mut open = |kind, content: &[u8], sequence| {
+            let mut record = sealed(&mut *encrypter, kind, content, sequence);
+            opened(&mut *decrypter, &mut record, sequence)
+        };
+        assert_eq!(open(data, b"nobody notes", 0), b"nobody notes");
+        let noting = decrypting();
         for (sequence, (kind, content)) in
-            [(ContentType::Handshake, &b"hello"[..]), (ContentType::Alert, b"no"), (ContentType::ApplicationData, b"")]
-                .into_iter()
-                .enumerate()
+            (1..).zip([(ContentType::Handshake, &b"hello"[..]), (ContentType::Alert, b"no"), (data, b"")])
         {
-            let mut record = sealed(&mut *encrypter, kind, content, sequence as u64);
-            assert_eq!(opened(&mut *decrypter, &mut record, sequence as u64), content);
-            assert!(place(b"h", record.as_ptr().addr()).is_none(), "{kind:?}");
+            assert_eq!(open(kind, content, sequence), content);
         }
+        assert_eq!(open(data, b"noted", 4), b"n");
+        assert_eq!(open(data, b"a second one", 5), b"a second one");
+        drop(noting);
+        assert_eq!(open(data, b"nobody notes", 6), b"nobody notes");
     }
 }

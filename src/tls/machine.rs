@@ -8,7 +8,7 @@
 //!
 //! This is rustls' unbuffered API: the caller owns the memory that ciphertext is received into, decrypted in and encrypted to, and
 //! all connections of a loop share it. The buffered one would copy all ciphertext into a buffer of each connection, 4 KiB at a time.
-//! Plaintext of version 1.3 is copied once, from the wire into the room: see [`in_place`].
+//! Plaintext of version 1.3 is copied once from the wire into the room, or to what has no place there: see [`in_place`].
 //!
 //! Memory of a connection, beside some KiB of rustls' state: at most [`TLS_HELD_BYTES_MAX`] of ciphertext that is not a whole record
 //! (or handshake message) yet, and at most 18 KiB of plaintext that had no place with the caller. Both are freed once they are empty.
@@ -228,17 +228,18 @@ impl Machine {
         loop {
             let left = wire.get_mut(used..).unwrap_or_default();
             let (left_at, left_bytes) = (left.as_ptr().addr(), left.len());
-            in_place::forget();
+            let noting = in_place::decrypting();
             let UnbufferedStatus { mut discard, state, .. } = self.connection.process_tls_records(left);
             let mut is_done = false;
             match state {
-                // One: if there are more, the state is the same in the next turn.
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     if let Some(record) = traffic.next_record().transpose()? {
                         discard += record.discard;
-                        match in_place::place(record.payload, left_at) {
+                        match noting.place(record.payload, left_at)? {
                             None => plain.put(record.payload),
-                            Some(place) => plain.put(place.payload(wire.get(used..).unwrap_or_default())?),
+                            Some(place) => {
+                                plain.put(place.payload(wire.get(used..used + discard).unwrap_or_default())?);
+                            }
                         }
                     }
                 }

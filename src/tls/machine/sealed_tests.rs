@@ -13,7 +13,7 @@ use rustls::{CipherSuite, ClientConfig, ClientConnection, KeyLog, RootCertStore}
 use super::tests::{Server, assert_records, shake};
 use super::*;
 use crate::random::Random;
-use crate::tls::testing::{Issued, acceptor, connect, sent_by, show};
+use crate::tls::testing::{Authority, Issued, acceptor, connect, sent_by, show};
 
 // Types of records (RFC 8446, appendix B.1).
 const CHANGE_CIPHER_SPEC: u8 = 20;
@@ -117,7 +117,9 @@ impl Pair {
         let of_rustls = ServerConfig::builder_with_provider(crate::tls::provider()).with_protocol_versions(&[&TLS13]);
         let of_rustls = of_rustls.unwrap().with_no_client_auth();
         let of_rustls = Arc::new(of_rustls.with_single_cert(vec![issued.der.clone().into()], key).unwrap());
-        Self { in_place: acceptor(&issued, None).config(), of_rustls, issued }
+        let in_place = acceptor(&issued, None).config();
+        assert!(Arc::ptr_eq(in_place.crypto_provider(), &in_place::provider()));
+        Self { in_place, of_rustls, issued }
     }
 
     /// A client of this suite, and where its secrets will be.
@@ -154,13 +156,28 @@ impl Pair {
     }
 }
 
-/// The plaintext, the error, and whether the client has ended.
-type Outcome = (Vec<u8>, Option<String>, bool);
+/// What a server makes of what it receives.
+#[derive(Debug, Clone, PartialEq)]
+struct Outcome {
+    plain: Vec<u8>,
+    error: Option<String>,
+    has_ended: bool,
+    /// Bytes to send.
+    out: usize,
+}
+
+impl Outcome {
+    /// All of it was read, and nothing is to be sent.
+    fn read(plain: &[u8]) -> Self {
+        Self { plain: plain.to_vec(), error: None, has_ended: false, out: 0 }
+    }
+}
 
 fn outcome_of(server: &mut Server, bytes: &[u8], piece: usize, room: usize) -> Outcome {
-    let error = server.receive(bytes, piece, room).err();
-    assert_records(&server.out);
-    (std::mem::take(&mut server.plain), error.map(|error| error.to_string()), server.has_ended)
+    let error = server.receive(bytes, piece, room).err().map(|error| error.to_string());
+    let out = server.take_out();
+    assert_records(&out);
+    Outcome { plain: std::mem::take(&mut server.plain), error, has_ended: server.has_ended, out: out.len() }
 }
 
 #[test]
@@ -177,64 +194,94 @@ fn records_of_all_sizes_with_and_without_padding_are_read() {
         let outcome = pair.outcome(suite, |sealer| {
             sizes.iter().zip(&sent).flat_map(|((_, padding), sent)| sealer.seal(DATA, sent, *padding)).collect()
         });
-        assert!(outcome == (sent.concat(), None, false), "{suite:?}");
+        assert!(outcome == Outcome::read(&sent.concat()), "{suite:?}");
     }
 }
+
+/// A handshake message, in parts, and an alert.
+const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
+const KEY_UPDATE_REQUESTED: [u8; 5] = [24, 0, 0, 1, 1];
+const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 
 #[test]
 fn keys_are_renewed_between_records() {
     let pair = Pair::new();
     for suite in SUITES {
-        for asks_for_new_keys in [0, 1] {
+        for message in [KEY_UPDATE, KEY_UPDATE_REQUESTED] {
             let outcome = pair.outcome(suite, |sealer| {
-                let mut bytes = sealer.seal(DATA, b"old keys, ", 0);
-                bytes.extend(sealer.seal(HANDSHAKE, &[24, 0, 0, 1, asks_for_new_keys], 3));
-                sealer.renew();
-                bytes.extend(sealer.seal(DATA, b"new keys", 0));
+                let mut bytes = Vec::new();
+                for _ in 0..40 {
+                    bytes.extend(sealer.seal(DATA, b"old keys, ", 0));
+                    bytes.extend(sealer.seal(HANDSHAKE, &message, 3));
+                    sealer.renew();
+                    bytes.extend(sealer.seal(DATA, b"new keys. ", 0));
+                }
                 bytes
             });
-            assert_eq!(outcome, (b"old keys, new keys".to_vec(), None, false), "{suite:?}");
+            // Where the client asks for new keys, they are announced before the next answer.
+            assert_eq!(outcome, Outcome::read(&b"old keys, new keys. ".repeat(40)), "{suite:?}");
         }
     }
 }
 
 #[test]
+fn keys_that_are_renewed_again_and_again_end_the_connection() {
+    let outcome = Pair::new().outcome(SUITES[0], |sealer| {
+        let renewed = |_| {
+            let bytes = sealer.seal(HANDSHAKE, &KEY_UPDATE, 0);
+            sealer.renew();
+            bytes
+        };
+        (0..40).flat_map(renewed).collect()
+    });
+    assert!(outcome.error.is_some());
+}
+
+#[test]
 fn a_record_that_is_not_allowed_ends_the_connection_after_those_before_it() {
     let pair = Pair::new();
-    let key_update = [24, 0, 0, 1, 0];
-    let close_notify = [1, 0];
+    let many_empty = [(DATA, &b""[..]); 40];
     type Records<'a> = &'a [(u8, &'a [u8])];
-    let cases: [(&str, Records<'_>, bool); 18] = [
-        ("nothing but padding", &[(0, b"")], false),
-        ("nothing but padding, and much of it", &[(0, &[0; 16_384])], false),
-        ("more plaintext than is allowed", &[(DATA, &[7; 16_385])], false),
-        ("an unknown type", &[(99, b"hello")], false),
-        ("change cipher spec", &[(CHANGE_CIPHER_SPEC, &[1])], false),
-        ("a fatal alert", &[(ALERT, &[2, 80])], false),
-        ("an alert of one byte", &[(ALERT, &[1])], false),
-        ("an empty alert", &[(ALERT, b"")], false),
-        (
-            "an empty handshake record within a message",
-            &[(HANDSHAKE, &key_update[..3]), (HANDSHAKE, b""), (DATA, b"")],
-            false,
-        ),
-        ("a second ClientHello", &[(HANDSHAKE, &[1, 0, 0, 0])], false),
-        ("a second Finished", &[(HANDSHAKE, &[20, 0, 0, 0])], false),
-        ("an unknown handshake message", &[(HANDSHAKE, &[200, 0, 0, 0])], false),
-        ("KeyUpdate of an unknown kind", &[(HANDSHAKE, &[24, 0, 0, 1, 7])], false),
-        ("data within a handshake message", &[(HANDSHAKE, &key_update[..3]), (DATA, b"not allowed here")], false),
-        ("data behind a KeyUpdate with the keys before it", &[(HANDSHAKE, &key_update), (DATA, b"old keys")], false),
-        ("a KeyUpdate that does not end its record", &[(HANDSHAKE, &[24, 0, 0, 1, 0, 24])], false),
-        ("the end", &[(ALERT, &close_notify)], true),
-        ("the end, and more", &[(ALERT, &close_notify), (DATA, b"too late")], true),
+    let cases: [(&str, Records<'_>); 17] = [
+        ("nothing but padding", &[(0, b"")]),
+        ("nothing but padding, and much of it", &[(0, &[0; 16_384])]),
+        ("more plaintext than is allowed", &[(DATA, &[7; 16_385])]),
+        ("an unknown type", &[(99, b"hello")]),
+        ("change cipher spec", &[(CHANGE_CIPHER_SPEC, &[1])]),
+        ("a fatal alert", &[(ALERT, &[2, 80])]),
+        ("an alert of one byte", &[(ALERT, &[1])]),
+        ("an empty alert", &[(ALERT, b"")]),
+        ("many empty records", &many_empty),
+        ("an empty record within a message", &[(HANDSHAKE, &KEY_UPDATE[..3]), (HANDSHAKE, b""), (DATA, b"")]),
+        ("a second ClientHello", &[(HANDSHAKE, &[1, 0, 0, 0])]),
+        ("a second Finished", &[(HANDSHAKE, &[20, 0, 0, 0])]),
+        ("an unknown handshake message", &[(HANDSHAKE, &[200, 0, 0, 0])]),
+        ("KeyUpdate of an unknown kind", &[(HANDSHAKE, &[24, 0, 0, 1, 7])]),
+        ("data within a handshake message", &[(HANDSHAKE, &KEY_UPDATE[..3]), (DATA, b"not allowed here")]),
+        ("data behind a KeyUpdate with the keys before it", &[(HANDSHAKE, &KEY_UPDATE), (DATA, b"old keys")]),
+        ("a KeyUpdate that does not end its record", &[(HANDSHAKE, &[24, 0, 0, 1, 0, 24])]),
     ];
-    for (index, (name, records, is_end)) in cases.into_iter().enumerate() {
-        let (plain, error, has_ended) = pair.outcome(SUITES[index % SUITES.len()], |sealer| {
+    for (index, (name, records)) in cases.into_iter().enumerate() {
+        let outcome = pair.outcome(SUITES[index % SUITES.len()], |sealer| {
             let mut bytes = sealer.seal(DATA, b"before", 0);
             bytes.extend(records.iter().flat_map(|(kind, content)| sealer.seal(*kind, content, 0)));
             bytes
         });
-        assert_eq!((&plain[..], has_ended, error.is_none()), (&b"before"[..], is_end, is_end), "{name}: {error:?}");
+        assert_eq!((&outcome.plain[..], outcome.has_ended), (&b"before"[..], false), "{name}: {:?}", outcome.error);
+        assert!(outcome.error.is_some(), "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_read_after_the_end() {
+    for suite in SUITES {
+        let outcome = Pair::new().outcome(suite, |sealer| {
+            [(DATA, &b"before"[..]), (ALERT, &CLOSE_NOTIFY), (DATA, b"too late")]
+                .into_iter()
+                .flat_map(|(kind, content)| sealer.seal(kind, content, 0))
+                .collect()
+        });
+        assert_eq!(outcome, Outcome { has_ended: true, ..Outcome::read(b"before") }, "{suite:?}");
     }
 }
 
@@ -243,7 +290,7 @@ fn a_changed_record_is_not_read_and_those_before_it_are() {
     let (pair, mut random) = (Pair::new(), Random::seeded(12));
     for changed in 0..12 {
         let (place, bit) = (random.next_u64() as usize, 1 << (changed % 8));
-        let (plain, error, _) = pair.outcome(SUITES[changed % SUITES.len()], |sealer| {
+        let outcome = pair.outcome(SUITES[changed % SUITES.len()], |sealer| {
             let mut bytes = sealer.seal(DATA, b"before", 0);
             let mut wrong = sealer.seal(DATA, &[7; 900], 20);
             // Not in the header: another length only waits for more.
@@ -253,29 +300,69 @@ fn a_changed_record_is_not_read_and_those_before_it_are() {
             bytes.extend(sealer.seal(DATA, b"after", 0));
             bytes
         });
-        assert_eq!((&plain[..], error.is_some()), (&b"before"[..], true), "{changed}");
+        assert_eq!((&outcome.plain[..], outcome.error.is_some()), (&b"before"[..], true), "{changed}");
     }
 }
 
-/// A client has not shown yet who it is: nothing of it may be delivered, whatever keys it has.
+/// All connections of a loop use one thread and one wire.
+#[test]
+fn connections_that_share_a_wire_get_only_what_was_sent_to_them() {
+    let pair = Pair::new();
+    let connected = |suite| {
+        let (mut client, secrets) = pair.client(suite);
+        let mut server = Server::new(pair.in_place.clone());
+        shake(&mut server, &mut client, usize::MAX);
+        (server, Sealer::new(suite, &secrets.get("CLIENT_TRAFFIC_SECRET_0")))
+    };
+    let mut connections: Vec<_> = SUITES.into_iter().map(connected).collect();
+    let mut wire = Vec::new();
+    let mut receive = |(server, sealer): &mut (Server, Sealer), content: &[u8]| {
+        let bytes = sealer.seal(DATA, content, 0);
+        std::mem::swap(&mut server.wire, &mut wire);
+        server.wire.resize(crate::limits::TLS_WIRE_BYTES, 0);
+        let outcome = outcome_of(server, &bytes, usize::MAX, 100);
+        std::mem::swap(&mut server.wire, &mut wire);
+        outcome
+    };
+    for length in (0..50).rev() {
+        for (connection, letter) in connections.iter_mut().zip(b"abc") {
+            let sent = vec![*letter; length];
+            assert_eq!(receive(connection, &sent), Outcome::read(&sent));
+        }
+    }
+    // A record that was decrypted, and rejected: it would end within a handshake message.
+    let (server, sealer) = &mut connections[0];
+    server.receive(&sealer.seal(HANDSHAKE, &KEY_UPDATE[..3], 0), usize::MAX, 100).unwrap();
+    let rejected = receive(&mut connections[0], b"bbb");
+    assert_eq!((&rejected.plain[..], rejected.error.is_some()), (&b""[..], true));
+    assert_eq!(receive(&mut connections[1], b"b"), Outcome::read(b"b"));
+}
+
+/// A client has not shown yet that it takes part in this handshake: nothing of it may be delivered, with whatever keys.
 #[test]
 fn data_before_the_end_of_the_handshake_is_never_delivered() {
     let pair = Pair::new();
+    let asks_for_certificate = acceptor(&pair.issued, Some((&Authority::new("clients"), &[]))).config();
+    let wrong_finished = [&[20, 0, 0, 48][..], &[7; 48]].concat();
     for suite in SUITES {
-        for config in [&pair.in_place, &pair.of_rustls] {
-            for with_finished in [false, true] {
+        for config in [&pair.in_place, &pair.of_rustls, &asks_for_certificate] {
+            for case in 0..3 {
                 let (mut client, secrets) = pair.client(suite);
                 let mut server = Server::new(config.clone());
                 server.receive(&sent_by(&mut client), usize::MAX, 100).unwrap();
                 show(&mut client, &server.take_out()).unwrap();
-                let finished = sent_by(&mut client);
-                let mut sealer = Sealer::new(suite, &secrets.get("CLIENT_HANDSHAKE_TRAFFIC_SECRET"));
-                let mut bytes = sealer.seal(DATA, b"too early", 0);
-                if with_finished {
-                    bytes.extend(finished);
-                }
-                let (plain, error, _) = outcome_of(&mut server, &bytes, usize::MAX, 1 << 15);
-                assert_eq!((&plain[..], error.is_some()), (&b""[..], true), "{suite:?}");
+                let mut of_handshake = Sealer::new(suite, &secrets.get("CLIENT_HANDSHAKE_TRAFFIC_SECRET"));
+                let mut of_data = Sealer::new(suite, &secrets.get("CLIENT_TRAFFIC_SECRET_0"));
+                let bytes = match case {
+                    0 => of_handshake.seal(DATA, b"too early", 0),
+                    1 => of_data.seal(DATA, b"too early", 0),
+                    _ => {
+                        let finished = of_handshake.seal(HANDSHAKE, &wrong_finished, 0);
+                        [finished, of_data.seal(DATA, b"too early", 0)].concat()
+                    }
+                };
+                let outcome = outcome_of(&mut server, &bytes, usize::MAX, 1 << 15);
+                assert_eq!((&outcome.plain[..], outcome.error.is_some()), (&b""[..], true), "{suite:?}, {case}");
             }
         }
     }

@@ -14,7 +14,7 @@ const FAR: (i32, u8, u8) = (2120, 1, 1);
 /// A server's machine with the buffers that a loop has.
 pub(super) struct Server {
     machine: Machine,
-    wire: Vec<u8>,
+    pub(super) wire: Vec<u8>,
     /// To be sent, and not shown to the client yet.
     pub(super) out: Vec<u8>,
     pub(super) plain: Vec<u8>,
@@ -131,6 +131,22 @@ fn answers_follow_after_the_client_has_ended() {
         // Again: there is nothing more to send.
         server.machine.end_sending(&mut server.out);
         assert_eq!(server.out, b"");
+    }
+}
+
+#[test]
+fn answers_are_encrypted_while_a_part_of_a_record_waits_for_the_rest() {
+    for version in VERSIONS {
+        let (mut server, mut client) = pair(version);
+        client.writer().write_all(&[7; 100]).unwrap();
+        let bytes = sent_by(&mut client);
+        for at in 0..bytes.len() - 1 {
+            server.receive(&bytes[at..=at], usize::MAX, 1_000).unwrap();
+            server.machine.encrypt(b"answer", &mut server.out).unwrap();
+            assert_eq!(show(&mut client, &server.take_out()).unwrap(), b"answer", "{version:?} {at}");
+        }
+        server.receive(&bytes[bytes.len() - 1..], usize::MAX, 1_000).unwrap();
+        assert_eq!(server.plain, [7; 100]);
     }
 }
 
@@ -270,6 +286,9 @@ fn sessions_are_resumed() {
             let (mut server, mut client) = (Server::new(acceptor.config()), connect(&config));
             shake(&mut server, &mut client, usize::MAX);
             assert_eq!(client.handshake_kind(), Some(kind), "{version:?}");
+            client.writer().write_all(b"hello").unwrap();
+            server.receive(&sent_by(&mut client), usize::MAX, 100).unwrap();
+            assert_eq!(server.plain, b"hello", "{version:?} {kind:?}");
         }
     }
 }
