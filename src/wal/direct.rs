@@ -24,8 +24,9 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::OFlags;
 
 use super::storage::{StorageFile, read_full_at};
+use crate::batch::pool::{Buffer, Pool};
 use crate::descriptors;
-use crate::limits::{WAL_BLOCK_BYTES, WAL_STAGING_BYTES};
+use crate::limits::{POOL_HUGE_PAGE_BYTES, WAL_BLOCK_BYTES, WAL_STAGING_BYTES, WAL_STAGING_SMALL_BYTES};
 
 /// A segment's file.
 pub(super) struct DirectFile {
@@ -55,7 +56,7 @@ impl DirectFile {
 
     fn with(file: File, direct: io::Result<File>) -> io::Result<Self> {
         let append = match direct {
-            Ok(file) => Some(Append { file, staging: Staging::new(), end: None }),
+            Ok(file) => Some(Append { file, staging: Staging::small(), end: None }),
             Err(error) if descriptors::are_exhausted_by(&error) => return Err(error),
             // The file system refuses `O_DIRECT`.
             Err(_) => None,
@@ -108,6 +109,8 @@ impl Append {
         let block = WAL_BLOCK_BYTES as u64;
         let begin = offset - offset % block;
         let kept = (offset - begin) as usize;
+        let wanted = slices.iter().fold(kept, |bytes, slice| bytes.saturating_add(slice.len()));
+        self.staging.grow(wanted, kept);
         let staging = self.staging.bytes_mut();
         if self.end.take() != Some(offset) {
             let Some(before) = staging.get_mut(..kept) else { return Err(ErrorKind::InvalidInput.into()) };
@@ -162,20 +165,43 @@ fn write_blocks(blocks: &[u8], mut write_at: impl FnMut(&[u8], usize) -> io::Res
 }
 
 /// Memory that begins at a block's boundary.
-struct Staging {
-    bytes: Vec<u8>,
-    begin: usize,
+enum Staging {
+    /// As long as commits are small: a server with little to do does not use more.
+    Small { bytes: Vec<u8>, begin: usize },
+    /// On huge pages. For each write the system looks up every page of it: with pages of 4 KiB the whole server took about 5 % more CPU time.
+    Large(Buffer),
 }
 
 impl Staging {
-    fn new() -> Self {
-        let bytes = vec![0; WAL_STAGING_BYTES + WAL_BLOCK_BYTES];
+    fn small() -> Self {
+        let bytes = vec![0; WAL_STAGING_SMALL_BYTES + WAL_BLOCK_BYTES];
         let begin = bytes.as_ptr().align_offset(WAL_BLOCK_BYTES);
-        Self { bytes, begin }
+        Self::Small { bytes, begin }
+    }
+
+    /// A pool that is just large enough to be on huge pages, for one buffer. `None` does not occur: the pool is empty.
+    fn large() -> Option<Self> {
+        Pool::new(2 * POOL_HUGE_PAGE_BYTES, Box::new(|| {})).allocate(WAL_STAGING_BYTES).map(Self::Large)
+    }
+
+    /// Becomes large if `wanted` bytes do not fit. The first `kept` bytes stay.
+    fn grow(&mut self, wanted: usize, kept: usize) {
+        if matches!(self, Self::Small { .. })
+            && wanted > WAL_STAGING_SMALL_BYTES
+            && let Some(mut large) = Self::large()
+        {
+            if let (Some(to), Some(from)) = (large.bytes_mut().get_mut(..kept), self.bytes_mut().get(..kept)) {
+                to.copy_from_slice(from);
+            }
+            *self = large;
+        }
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.begin..self.begin + WAL_STAGING_BYTES).unwrap_or_default()
+        match self {
+            Self::Small { bytes, begin } => bytes.get_mut(*begin..*begin + WAL_STAGING_SMALL_BYTES).unwrap_or_default(),
+            Self::Large(buffer) => buffer.unfilled(),
+        }
     }
 }
 
@@ -254,6 +280,8 @@ mod tests {
         // A segment's begin: what follows the header, then the header, both in the first block.
         direct.write_at(&[IoSlice::new(&[7; 100])], 56).unwrap();
         direct.write_at(&[IoSlice::new(&[8; 56])], 0).unwrap();
+        let is_small = || matches!(direct.append.lock().unwrap().as_ref().unwrap().staging, Staging::Small { .. });
+        assert!(is_small());
         let mut naive = [vec![8_u8; 56], vec![7; 100]].concat();
         while naive.len() < 6 << 20 {
             let parts: Vec<Vec<u8>> = (0..1 + random.next_u64() % 4)
@@ -291,6 +319,7 @@ mod tests {
                 _ => {}
             }
         }
+        assert!(!is_small());
         direct.sync_data().unwrap();
         let seen = std::fs::read(&path).unwrap();
         assert!(seen[..naive.len()] == naive, "seed {seed}");
