@@ -57,11 +57,11 @@ reload:         ## 50 reloads with 1,000 agents and three sinks: nobody disconne
 otlp:           ## 100,000 logs, data points and spans each from the OpenTelemetry SDKs, and retries (20 minutes)
 	cargo test --locked --test system otlp:: -- --include-ignored --nocapture --test-threads=1
 
-# The module with `unsafe` (src/batch/pool.rs), its users in the pipeline, and a server under load, with every memory
+# The module with `unsafe` (src/batch/pool.rs), its users in the pipeline and the log, and a server under load, with every memory
 # access checked. Needs a nightly toolchain. Proc macros and build scripts stay without: hence --target.
 asan:           ## AddressSanitizer over pool and pipeline (nightly)
 	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
-		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --lib -- batch:: pipeline::
+		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --lib -- batch:: pipeline:: wal::direct
 	RUSTFLAGS=-Zsanitizer=address ASAN_OPTIONS=detect_leaks=0 CARGO_TARGET_DIR=target/asan \
 		cargo +nightly test --locked --target x86_64-unknown-linux-gnu --test system frames::
 

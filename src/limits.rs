@@ -485,7 +485,7 @@ pub const WAL_READ_BYTES: usize = 256 * 1024;
 pub const WAL_BLOCK_BYTES: usize = 4 * 1024;
 /// Bytes of one such write; a commit may be several. Larger ones were not cheaper, and ones of a quarter took a tenth more CPU time.
 pub const WAL_STAGING_BYTES: usize = 1024 * 1024;
-/// The same, until a commit of the segment is larger.
+/// The same for a segment until more is to be written at once: a commit, or at its begin the marks of more than 1,100 agents.
 pub const WAL_STAGING_SMALL_BYTES: usize = 64 * 1024;
 /// Slices in one vectored write: Linux's IOV_MAX.
 pub const WAL_SLICES_MAX: usize = 1_024;

@@ -1,5 +1,6 @@
 //! The buffer pool: the memory of all events that are received, reserved at start and never grown. (What else a peer can make the
-//! server hold, such as a part of a request head or unread answers, has bounds of its own in [`crate::limits`].)
+//! server hold, such as a part of a request head or unread answers, has bounds of its own in [`crate::limits`]. The log has a pool of its
+//! own, of one buffer.)
 //!
 //! ```text
 //!  one region of `buffer_bytes`, in pages of 4 KiB; a bit a page, 1 = free

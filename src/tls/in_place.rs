@@ -1,7 +1,7 @@
 //! Cipher suites of TLS 1.3 whose plaintext is taken from where it was decrypted.
 //!
 //! rustls decrypts a record where it was received, copies the plaintext into a vector of its own, and lends that; its unbuffered API is
-//! prepared to lend the plaintext itself, but does not do it yet. Here its decrypters are wrapped: while somebody is [`decrypting`], rustls
+//! prepared to lend the plaintext itself, but does not do it yet. Here its decrypters are wrapped: during a [`capture`] rustls
 //! is shown only the first byte of the plaintext, and a variable of the thread notes where all of it is. If rustls accepts the record, it
 //! lends that byte, which is the receipt for the place. rustls returns after each record that is not empty, so there is one at a time.
 //!
@@ -26,21 +26,21 @@ use rustls::crypto::cipher::{
 use rustls::{CipherSuiteCommon, ConnectionTrafficSecrets, ContentType, Error, SupportedCipherSuite, Tls13CipherSuite};
 
 /// What this thread's decrypters do with the plaintext of application data.
-#[derive(Clone, Copy)]
-enum Note {
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Mode {
     /// They show rustls all of it, as those of rustls do.
     Off,
     /// Of the next record that has any, they note where it is.
-    Armed,
-    /// The plaintext of a record: its address, and its length in bytes.
+    Waiting,
+    /// The plaintext of a record is there: its address, and its length in bytes. They show all of what follows.
     Noted { address: usize, length: usize },
 }
 
 thread_local! {
-    static NOTE: Cell<Note> = const { Cell::new(Note::Off) };
+    static MODE: Cell<Mode> = const { Cell::new(Mode::Off) };
 }
 
-/// The cryptography of the server's connections: that of [`super::provider`], with suites whose plaintext [`decrypting`] does not copy.
+/// The cryptography of the server's connections: that of [`super::provider`], with suites whose plaintext rustls does not copy during a [`capture`].
 pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let provider = CryptoProvider::clone(&super::provider());
@@ -65,33 +65,44 @@ fn wrapped(suite: SupportedCipherSuite) -> SupportedCipherSuite {
 }
 
 /// Until it is dropped, the decrypters of this thread note where the plaintext of one record is.
-pub(super) struct Decrypting(());
+pub(super) struct Capture(());
 
 /// Begins to note. To be called before rustls decrypts.
-pub(super) fn decrypting() -> Decrypting {
-    NOTE.set(Note::Armed);
-    Decrypting(())
+pub(super) fn capture() -> Capture {
+    MODE.set(Mode::Waiting);
+    Capture(())
 }
 
-impl Drop for Decrypting {
+impl Drop for Capture {
     fn drop(&mut self) {
-        NOTE.set(Note::Off);
+        MODE.set(Mode::Off);
     }
 }
 
-impl Decrypting {
+impl Capture {
     /// Where the plaintext of the record is for which rustls has lent `receipt`, in bytes that begin at the address `wire`. `None`: the
     /// receipt is the plaintext itself.
     ///
     /// # Errors
     /// The receipt is not that of the record that was noted.
-    pub(super) fn place(self, receipt: &[u8], wire: usize) -> Result<Option<Place>, Error> {
-        match (NOTE.get(), receipt) {
-            (Note::Noted { address, length }, &[first]) => {
+    pub(super) fn place(&self, receipt: &[u8], wire: usize) -> Result<Option<Place>, Error> {
+        match (MODE.replace(Mode::Off), receipt) {
+            (Mode::Waiting, _) => Ok(None),
+            (Mode::Noted { address, length }, &[first]) => {
                 Ok(Some(Place { start: address.wrapping_sub(wire), length, first }))
             }
-            (Note::Noted { .. }, _) => Err(wrong_place()),
-            (Note::Off | Note::Armed, _) => Ok(None),
+            (Mode::Noted { .. } | Mode::Off, _) => Err(wrong_place()),
+        }
+    }
+
+    /// To be called when rustls has lent what it lends.
+    ///
+    /// # Errors
+    /// A record was noted, and its receipt did not come.
+    pub(super) fn end(self) -> Result<(), Error> {
+        match MODE.get() {
+            Mode::Noted { .. } => Err(wrong_place()),
+            Mode::Off | Mode::Waiting => Ok(()),
         }
     }
 }
@@ -115,7 +126,7 @@ impl Place {
     }
 }
 
-/// Not reached as long as rustls lends what it was shown.
+/// Not reached as long as rustls returns after each record, and lends what it was shown.
 fn wrong_place() -> Error {
     Error::General("a decrypted record is not where it was".to_owned())
 }
@@ -155,10 +166,10 @@ impl MessageDecrypter for Decrypter {
         let mut plain = self.0.decrypt(message, sequence)?;
         // Of an empty one there is no byte to show; rustls counts it, and lends nothing.
         if plain.typ == ContentType::ApplicationData
-            && let Note::Armed = NOTE.get()
+            && MODE.get() == Mode::Waiting
             && let Some(receipt @ [_]) = plain.payload.get(..1)
         {
-            NOTE.set(Note::Noted { address: plain.payload.as_ptr().addr(), length: plain.payload.len() });
+            MODE.set(Mode::Noted { address: plain.payload.as_ptr().addr(), length: plain.payload.len() });
             plain.payload = receipt;
         }
         Ok(plain)
@@ -211,24 +222,29 @@ mod tests {
         let (mut encrypter, mut decrypter) = ciphers();
         let mut record = sealed(&mut *encrypter, ContentType::ApplicationData, b"hello", 0);
         let wire = record.as_ptr().addr();
-        let noting = decrypting();
+        let capture = capture();
         assert_eq!(opened(&mut *decrypter, &mut record, 0), b"h");
-        let place = noting.place(b"h", wire).unwrap().unwrap();
+        let place = capture.place(b"h", wire).unwrap().unwrap();
         assert_eq!(place.payload(&record).unwrap(), b"hello");
         for other in [&b""[..], &record[..9], &[0; 100], &record[1..]] {
             assert!(place.payload(other).is_err(), "{other:?}");
         }
-        assert!(decrypting().place(b"h", wire).unwrap().is_none(), "the note is gone");
+        assert!(capture.place(b"h", wire).is_err(), "once");
+        assert!(capture.end().is_ok());
     }
 
     #[test]
-    fn a_record_whose_receipt_does_not_fit_is_an_error() {
+    fn a_record_whose_receipt_does_not_fit_or_does_not_come_is_an_error() {
         let (mut encrypter, mut decrypter) = ciphers();
-        for (sequence, receipt) in (0..).zip([&b""[..], b"he", b"hello"]) {
+        for (sequence, receipt) in (0..).zip([Some(&b""[..]), Some(b"he"), Some(b"hello"), None]) {
             let mut record = sealed(&mut *encrypter, ContentType::ApplicationData, b"hello", sequence);
-            let noting = decrypting();
+            let capture = capture();
             opened(&mut *decrypter, &mut record, sequence);
-            assert!(noting.place(receipt, record.as_ptr().addr()).is_err(), "{receipt:?}");
+            let is_error = match receipt {
+                Some(receipt) => capture.place(receipt, record.as_ptr().addr()).is_err(),
+                None => capture.end().is_err(),
+            };
+            assert!(is_error, "{receipt:?}");
         }
     }
 
@@ -236,20 +252,24 @@ mod tests {
     fn what_is_not_noted_is_shown_as_a_whole() {
         let (mut encrypter, mut decrypter) = ciphers();
         let data = ContentType::ApplicationData;
-        let mut open = |kind, content: &[u8], sequence| {
+        let mut sequence = 0;
+        let mut open = |kind, content: &[u8]| {
             let mut record = sealed(&mut *encrypter, kind, content, sequence);
-            opened(&mut *decrypter, &mut record, sequence)
+            sequence += 1;
+            opened(&mut *decrypter, &mut record, sequence - 1)
         };
-        assert_eq!(open(data, b"nobody notes", 0), b"nobody notes");
-        let noting = decrypting();
-        for (sequence, (kind, content)) in
-            (1..).zip([(ContentType::Handshake, &b"hello"[..]), (ContentType::Alert, b"no"), (data, b"")])
-        {
-            assert_eq!(open(kind, content, sequence), content);
+        assert_eq!(open(data, b"no capture"), b"no capture");
+        drop(capture());
+        assert_eq!(open(data, b"no capture"), b"no capture");
+        let capture = capture();
+        for (kind, content) in [(ContentType::Handshake, &b"hello"[..]), (ContentType::Alert, b"no"), (data, b"")] {
+            assert_eq!(open(kind, content), content);
         }
-        assert_eq!(open(data, b"noted", 4), b"n");
-        assert_eq!(open(data, b"a second one", 5), b"a second one");
-        drop(noting);
-        assert_eq!(open(data, b"nobody notes", 6), b"nobody notes");
+        assert!(capture.place(b"", 0).unwrap().is_none());
+        let capture = self::capture();
+        assert_eq!(open(data, b"noted"), b"n");
+        assert_eq!(open(data, b"a second one"), b"a second one");
+        drop(capture);
+        assert_eq!(open(data, b"no capture"), b"no capture");
     }
 }

@@ -228,14 +228,14 @@ impl Machine {
         loop {
             let left = wire.get_mut(used..).unwrap_or_default();
             let (left_at, left_bytes) = (left.as_ptr().addr(), left.len());
-            let noting = in_place::decrypting();
+            let capture = in_place::capture();
             let UnbufferedStatus { mut discard, state, .. } = self.connection.process_tls_records(left);
             let mut is_done = false;
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     if let Some(record) = traffic.next_record().transpose()? {
                         discard += record.discard;
-                        match noting.place(record.payload, left_at)? {
+                        match capture.place(record.payload, left_at)? {
                             None => plain.put(record.payload),
                             Some(place) => {
                                 plain.put(place.payload(wire.get(used..used + discard).unwrap_or_default())?);
@@ -257,6 +257,7 @@ impl Machine {
                     return Err(error);
                 }
             }
+            capture.end()?;
             used += discard;
             if !is_done {
                 continue;

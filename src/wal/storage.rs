@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::direct::DirectFile;
+use super::direct::{DirectFile, Spare};
 use crate::{descriptors, folder};
 
 /// One directory of files. A name may have a directory before it, as in `damaged/x`, which is created when needed.
@@ -104,18 +104,20 @@ pub struct DirStorage {
     dir: PathBuf,
     /// The directory itself, held open so that syncing it never lacks a descriptor. `None`: it is only read.
     synced: Option<File>,
+    /// What a segment that has ended leaves to the next one.
+    spare: Spare,
 }
 
 impl DirStorage {
     /// Creates the directory if it is missing; its own name is durable then.
     pub fn create(dir: &Path) -> io::Result<Self> {
         folder::make(dir)?;
-        Ok(Self { dir: dir.to_owned(), synced: Some(File::open(dir)?) })
+        Ok(Self { dir: dir.to_owned(), synced: Some(File::open(dir)?), spare: Spare::default() })
     }
 
     /// A directory that is only read.
     pub fn existing(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), synced: None }
+        Self { dir: dir.to_owned(), synced: None, spare: Spare::default() }
     }
 }
 
@@ -156,7 +158,7 @@ impl Storage for DirStorage {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
             Err(error) => Err(error.into()),
         };
-        match reserved.and_then(|()| DirectFile::new(file, &path)) {
+        match reserved.and_then(|()| DirectFile::new(file, &path, &self.spare)) {
             Ok(file) => Ok(Arc::new(file)),
             Err(error) => {
                 // Nothing is in it: were it left, it would be passed over.
