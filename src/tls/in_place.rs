@@ -12,8 +12,8 @@
 //!                               └── note: where it is ────────────────────────────────────────────────┴▶ Place
 //! ```
 //!
-//! All that makes TLS secure stays in rustls: keys, nonces, tags, padding, and which record is allowed when. A record that rustls does not
-//! accept has no receipt, and its plaintext is not delivered.
+//! All that makes TLS secure stays in rustls: keys, nonces, tags, padding, and which record is allowed when. For a record that
+//! it does not accept, rustls lends nothing, and so nothing is delivered.
 
 use std::cell::Cell;
 use std::sync::{Arc, LazyLock};
@@ -40,7 +40,8 @@ thread_local! {
     static MODE: Cell<Mode> = const { Cell::new(Mode::Off) };
 }
 
-/// The cryptography of the server's connections: that of [`super::provider`], with suites whose plaintext rustls does not copy during a [`capture`].
+/// The cryptography of the server's connections: that of [`super::provider`], with suites whose plaintext rustls does not copy during a
+/// [`capture`].
 pub(super) fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let provider = CryptoProvider::clone(&super::provider());
@@ -164,7 +165,7 @@ impl MessageDecrypter for Decrypter {
         sequence: u64,
     ) -> Result<InboundPlainMessage<'a>, Error> {
         let mut plain = self.0.decrypt(message, sequence)?;
-        // Of an empty one there is no byte to show; rustls counts it, and lends nothing.
+        // An empty record has no byte to show. rustls only counts such records.
         if plain.typ == ContentType::ApplicationData
             && MODE.get() == Mode::Waiting
             && let Some(receipt @ [_]) = plain.payload.get(..1)

@@ -8,7 +8,7 @@
 //!
 //! This is rustls' unbuffered API: the caller owns the memory that ciphertext is received into, decrypted in and encrypted to, and
 //! all connections of a loop share it. The buffered one would copy all ciphertext into a buffer of each connection, 4 KiB at a time.
-//! Plaintext of version 1.3 is copied once from the wire into the room, or to what has no place there: see [`in_place`].
+//! The plaintext of TLS 1.3 is copied once, out of the wire: see [`in_place`].
 //!
 //! Memory of a connection, beside some KiB of rustls' state: at most [`TLS_HELD_BYTES_MAX`] of ciphertext that is not a whole record
 //! (or handshake message) yet, and at most 18 KiB of plaintext that had no place with the caller. Both are freed once they are empty.
@@ -348,7 +348,7 @@ struct Plain<'a> {
     room: &'a mut [u8],
     /// Bytes of the room that have some.
     filled: &'a mut usize,
-    /// What has no place in it.
+    /// What does not fit into it.
     later: &'a mut Vec<u8>,
 }
 

@@ -39,7 +39,7 @@ pub(crate) fn metric(address: SocketAddr, name: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 
-/// The state of a sink as `/ready` has it, which must be 200: a store that is away is no reason to send agents away.
+/// The state of a sink in the answer to `/ready`. Its status must be 200: agents can send while a store cannot be reached.
 pub(crate) fn sink_state(address: SocketAddr, sink: &str) -> String {
     let (status, page) = get(address, "/ready");
     assert_eq!(status, 200, "{page}");
